@@ -4,17 +4,17 @@ Each class knows its code (a word for machines), its HTTP status and whether try
 A message says what was wrong and what was expected; the hint says what to do.
 
     RerankError
-    ├── UsageError                422  the caller must change something; stops before any work starts
+    ├── UsageError                422  the caller must change something, before any work starts
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
-    │   ├── InputChanged          409  the input is no longer the one that the job was made from
+    │   ├── InputChanged          409  the input is not the one that the job was made from
     │   └── WrongState            409  a verb that the job's state does not permit
-    ├── ItemError                 422  one line or one pair cannot be scored: an outcome, not a crash
+    ├── ItemError                 422  a line or a pair cannot be scored: an outcome, no crash
     ├── Overloaded                429  the interactive queue is over its limit; retry later
-    ├── Unavailable               503  infrastructure, retried with back-off, never blamed on items
+    ├── Unavailable               503  infrastructure: retried with back-off, never blamed on items
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
     │   └── NoWorker                   nobody serves this model
@@ -28,7 +28,7 @@ from __future__ import annotations
 
 
 class RerankError(Exception):
-    """Root of all errors raised on purpose. `str(error)` is message and hint in one sentence each."""
+    """Root of all errors raised on purpose. `str(error)` is the message and what to do."""
 
     code = "error"
     http_status = 500

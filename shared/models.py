@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -28,33 +28,20 @@ class _Frozen(BaseModel):
 class Document(_Frozen):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""
 
-    id: str | None = None
+    id: str | int | None = None
     text: str
 
 
 class RerankRequest(_Frozen):
-    """One query with its documents: one line of input."""
+    """One query with its documents: one line of input. Documents are validated one by one, later,
+    so that a bad one costs only its own pair."""
 
-    id: str | None = None
+    id: str | int | None = None
     query: str
-    documents: list[Document] = Field(min_length=1)
+    documents: list[Any]
     instruction: str | None = None
     top_n: int | None = Field(default=None, ge=1)
     metadata: dict[str, Any] | None = None
-
-    @field_validator("query")
-    @classmethod
-    def _query_says_something(cls, query: str) -> str:
-        if not query.strip():
-            raise ValueError("the query is empty")
-        return query
-
-    @field_validator("documents", mode="before")
-    @classmethod
-    def _bare_strings_are_documents(cls, documents: Any) -> Any:
-        if isinstance(documents, list):
-            return [{"text": d} if isinstance(d, str) else d for d in documents]
-        return documents
 
 
 class Failure(_Frozen):
@@ -83,53 +70,56 @@ class Scored(_Frozen):
     """One pair's score. `truncated_tokens` counts what max_length cut off its body."""
 
     index: int
-    id: str | None = None
+    id: str | int | None = None
     margin: float
     truncated_tokens: int = 0
 
 
 class Slice(_Frozen):
-    """A contiguous run of one request's documents inside a shard, or a line decided at the door.
+    """A contiguous run of one request's items in the job's cut order: what a shard file holds.
 
-    `start` is the ordinal of its first item in the job's cut order, where each pair is one item and
-    each line without pairs is one item. `first` is the index of its first document in the request.
+    Each pair is one item, and so is each line without pairs. Items to be scored come first
+    (`documents`, with their `indices` in the request), then those decided at the door (`failures`).
     """
 
     line: int
-    start: int
-    id: str | None = None
+    id: str | int | None = None
     query: str = ""
     instruction: str | None = None
     top_n: int | None = None
     metadata: dict[str, Any] | None = None
-    first: int = 0
-    total: int = 0
     documents: list[Document] = Field(default_factory=list)
-    indices: list[int] | None = None
-    """Set by a retry: the indices of `documents` in the request, when they are not contiguous."""
-    failure: Failure | None = None
+    indices: list[int] = Field(default_factory=list)
+    failures: list[Failure] = Field(default_factory=list)
 
     @property
     def items(self) -> int:
         """How many items of the cut order it covers."""
-        return 1 if self.failure else len(self.documents)
+        return len(self.documents) + len(self.failures)
 
-    def index(self, position: int) -> int:
-        """The request's index of the document at `position` in this slice."""
-        return self.indices[position] if self.indices is not None else self.first + position
+    def cut(self, first: int, last: int) -> Slice:
+        """The items at positions [first, last) as a slice of their own."""
+        if first <= 0 and last >= self.items:
+            return self
+        pairs, first, last = len(self.documents), max(first, 0), min(last, self.items)
+        return self.model_copy(
+            update={
+                "documents": self.documents[first:last],
+                "indices": self.indices[first:last],
+                "failures": self.failures[max(first - pairs, 0) : max(last - pairs, 0)],
+            }
+        )
 
 
 class SliceOutcome(_Frozen):
     """What became of a slice: each of its items is in `results` or in `errors`."""
 
     line: int
-    id: str | None = None
+    id: str | int | None = None
     top_n: int | None = None
     metadata: dict[str, Any] | None = None
     results: list[Scored] = Field(default_factory=list)
     errors: list[Failure] = Field(default_factory=list)
-    provenance: int | None = None
-    """Position of the provenance in its part's header."""
 
 
 class ShardSummary(_Frozen):
@@ -191,7 +181,7 @@ class Progress(_Frozen):
         return self.scored + self.errors + self.rejected + self.cancelled
 
 
-JobState = Literal["running", "paused", "finishing", "done", "cancelled", "failed"]
+JobState = Literal["running", "paused", "finishing", "done", "cancelled"]
 
 
 class JobStatus(_Frozen):
@@ -200,7 +190,7 @@ class JobStatus(_Frozen):
     id: str
     state: JobState
     reason: str = ""
-    """What holds the job back now, in words; for a failed job, why it failed."""
+    """What holds the job back now, in words."""
     model: str
     priority: Priority
     progress: Progress

@@ -1,0 +1,26 @@
+"""From the margin, which ranks, to the relevance_score, which people read.
+
+Here and not with the engine because the finished output is assembled by the side that never loads
+a model. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0) -> float:
+    """Return sigmoid(margin / temperature) in 0..1, after the two-way nucleus `top_p`.
+
+    Temperature spreads or squeezes scores and never changes an order. With top_p < 1 the less
+    likely of the two answers is dropped when the other alone reaches top_p, so the score becomes
+    0 or 1. Raises ValueError for a temperature that is not positive.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature} must be above 0")
+    scaled = margin / temperature
+    # exp of a large positive number overflows; of a large negative one it is 0
+    score = 1 / (1 + math.exp(-scaled)) if scaled >= 0 else 1 - 1 / (1 + math.exp(scaled))
+    if max(score, 1 - score) >= top_p and top_p < 1:
+        return 1.0 if score >= 0.5 else 0.0
+    return score

@@ -1,0 +1,265 @@
+"""A line of input -> a slice of pairs; the outcomes of slices -> a line of output.
+
+The two text formats that users see. A malformed line is a slice with one failure, so that every
+line of input gives one line of output, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NoReturn
+
+from pydantic import ValidationError
+
+from shared.calibration import relevance_score
+from shared.errors import ItemError, UsageError
+from shared.models import (
+    Document,
+    Failure,
+    Provenance,
+    RerankRequest,
+    Scored,
+    Slice,
+    SliceOutcome,
+)
+
+PROBE_LINES = 20
+"""A file none of whose first lines is a JSON object is not JSON Lines."""
+
+FORMAT_HINT = (
+    'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
+    '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
+)
+
+
+# ---- input --------------------------------------------------------------------------------------
+
+
+def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield (bytes consumed, line without its end) per line; None for one over `max_bytes`.
+
+    Holds one line at the most, whatever the file is.
+    """
+    while line := stream.readline(max_bytes + 1):
+        consumed = len(line)
+        if consumed <= max_bytes or line.endswith(b"\n"):
+            yield consumed, line.rstrip(b"\r\n")
+            continue
+        while rest := stream.readline(1 << 20):
+            consumed += len(rest)
+            if rest.endswith(b"\n"):
+                break
+        yield consumed, None
+
+
+def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
+    """Raise UsageError when none of a file's first lines is a JSON object."""
+    lines = list(head)
+    if not lines:
+        raise UsageError(f"{name} is empty", hint=FORMAT_HINT)
+    if not any(line is not None and _is_object(line) for line in lines):
+        raise UsageError(f"{name} is not JSON Lines", hint=FORMAT_HINT)
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
+    """Turn line `number` (from 1) into a slice; what is wrong with it becomes its failure."""
+    try:
+        return _parse(number, raw, max_documents)
+    except ItemError as error:
+        failure = Failure(line=number, code=error.code, message=error.message, hint=error.hint)
+        return Slice(line=number, id=_salvage_id(raw), failures=[failure])
+
+
+def _parse(number: int, raw: bytes | None, max_documents: int) -> Slice:
+    if raw is None:
+        raise ItemError("line_too_long", "the line is too long", hint="RERANK_MAX_LINE_BYTES")
+    return slice_of(number, _decode(raw), max_documents=max_documents)
+
+
+def slice_of(number: int, fields: Mapping[str, Any], *, max_documents: int) -> Slice:
+    """Validate a request and return it as one slice. Raises ItemError when it cannot be scored;
+    a document that cannot is a failure in the slice."""
+    request = _validate(fields)
+    if not request.query.strip():
+        raise ItemError("empty_query", "the query is empty", hint="say what is looked for")
+    if not request.documents:
+        raise ItemError("no_documents", "there are no documents", hint="give at least one")
+    if len(request.documents) > max_documents:
+        raise ItemError(
+            "too_many_documents",
+            f"{len(request.documents)} documents in one request, at most {max_documents} allowed",
+            hint="split it, or raise RERANK_MAX_DOCUMENTS_PER_REQUEST",
+        )
+    documents, indices, failures = [], [], []
+    for index, value in enumerate(request.documents):
+        found = _document(number, index, value)
+        if isinstance(found, Document):
+            documents.append(found)
+            indices.append(index)
+        else:
+            failures.append(found)
+    return Slice(
+        line=number,
+        documents=documents,
+        indices=indices,
+        failures=failures,
+        **request.model_dump(exclude={"documents"}),
+    )
+
+
+def _decode(raw: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ItemError("malformed_line", f"not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise ItemError(
+            "malformed_line", f"not JSON: {str(error)[:200]}", hint=FORMAT_HINT
+        ) from error
+    if not isinstance(fields, dict):
+        kind = type(fields).__name__
+        raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=FORMAT_HINT)
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _validate(fields: Mapping[str, Any]) -> RerankRequest:
+    try:
+        request = RerankRequest.model_validate(fields)
+        # half a surrogate pair is no text: nothing can encode it
+        request.model_copy(update={"documents": []}).model_dump_json()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        message = first["msg"]
+        if first["type"] == "extra_forbidden":
+            message = "there is no such field"
+        raise ItemError("invalid_request", f"{field}: {message}", hint=FORMAT_HINT) from error
+    except ValueError as error:
+        raise ItemError("invalid_text", "the request holds half a surrogate pair") from error
+    return request
+
+
+def _document(number: int, index: int, value: Any) -> Document | Failure:
+    fields = {"text": value} if isinstance(value, str) else value
+    try:
+        document = Document.model_validate(fields)
+        document.text.encode()
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["documents", str(index), *(str(part) for part in first["loc"])])
+        return Failure(
+            line=number,
+            index=index,
+            code="invalid_document",
+            message=f"{field}: {first['msg']}",
+            hint='a document is a string or {"id"?, "text"}',
+        )
+    except UnicodeEncodeError:
+        return Failure(
+            line=number,
+            index=index,
+            code="invalid_text",
+            message=f"documents.{index} holds half a surrogate pair, which is no text",
+            hint="repair the text's encoding",
+        )
+    return document
+
+
+def _salvage_id(raw: bytes | None) -> str | int | None:
+    """The id of a line that is wrong elsewhere, so that its error can be told to its owner."""
+    try:
+        found = json.loads(raw or b"null")["id"]
+        json.dumps(found, ensure_ascii=False).encode()
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None
+    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
+
+
+# ---- output -------------------------------------------------------------------------------------
+
+
+def cancelled(piece: Slice) -> SliceOutcome:
+    """The outcome of a slice that nobody scores any more."""
+    indices: list[int | None] = [*piece.indices, *(f.index for f in piece.failures)]
+    errors = [
+        Failure(line=piece.line, index=index, code="cancelled", message="the job was cancelled")
+        for index in indices
+    ]
+    return SliceOutcome(
+        line=piece.line, id=piece.id, top_n=piece.top_n, metadata=piece.metadata, errors=errors
+    )
+
+
+def merge(pieces: Sequence[SliceOutcome]) -> SliceOutcome:
+    """Join the outcomes of one line's slices."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return pieces[0].model_copy(
+        update={
+            "results": [result for piece in pieces for result in piece.results],
+            "errors": [error for piece in pieces for error in piece.errors],
+        }
+    )
+
+
+def output_line(
+    outcome: SliceOutcome,
+    provenance: Provenance | None,
+    *,
+    top_n: int | None,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
+    """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
+    ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: outcome.top_n or top_n]
+    errors = sorted(outcome.errors, key=lambda e: -1 if e.index is None else e.index)
+    line: dict[str, Any] = {
+        "id": outcome.id,
+        "results": [_result(found, temperature) for found in ranked],
+        "errors": [error.model_dump(exclude_none=True) for error in errors],
+        "provenance": provenance.model_dump() if provenance else None,
+    }
+    if outcome.metadata is not None:
+        line["metadata"] = outcome.metadata
+    return line
+
+
+def _result(found: Scored, temperature: float) -> dict[str, Any]:
+    result: dict[str, Any] = {"index": found.index}
+    if found.id is not None:
+        result["id"] = found.id
+    result["relevance_score"] = relevance_score(found.margin, temperature)
+    result["margin"] = found.margin
+    if found.truncated_tokens:
+        result["truncated_tokens"] = found.truncated_tokens
+    return result
+
+
+def outcome_of(number: int, line: Mapping[str, Any]) -> SliceOutcome:
+    """Read a line of output back: what a retry merges new outcomes into."""
+    fields = {"index", "id", "margin", "truncated_tokens"}
+    return SliceOutcome(
+        line=number,
+        id=line["id"],
+        metadata=line.get("metadata"),
+        results=[
+            Scored(**{k: v for k, v in found.items() if k in fields}) for found in line["results"]
+        ],
+        errors=[Failure(**error) for error in line["errors"]],
+    )
+
+
+def dump_line(line: Mapping[str, Any]) -> bytes:
+    """One line of JSON Lines, in UTF-8."""
+    return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,38 @@
+"""OUTPUT.manifest.json: what a finished output holds and how it came about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.models import InputRef, Provenance
+
+
+class Manifest(BaseModel):
+    """Counts are of the whole job; `provenance` lists every way in which its scores were made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job: str | None = None
+    model: str
+    input: InputRef
+    options: dict[str, Any] = Field(default_factory=dict)
+    lines: int = 0
+    pairs: int = 0
+    scored: int = 0
+    errors: int = 0
+    rejected: int = 0
+    cancelled: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    round: int = 0
+    started_s: float = 0.0
+    seconds: float = 0.0
+    pairs_per_s: float = 0.0
+    provenance: list[Provenance] = Field(default_factory=list)
+
+
+def manifest_uri(output: str) -> str:
+    """Where the manifest of an output stands: beside it."""
+    return f"{output}.manifest.json"

@@ -1,0 +1,137 @@
+"""Child processes that are kept alive: started, restarted with back-off, stopped together.
+
+Used by `rerank up`, `rerank coordinator` and `rerank worker`. Knows nothing of what the children do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from shared.errors import EngineError
+
+RESTART_MIN_S = 0.5
+RESTART_MAX_S = 30.0
+STEADY_S = 60.0
+"""A child that lived this long starts its back-off anew."""
+REFUSED = 78
+"""Exit status (EX_CONFIG) of a child for which a restart is no cure."""
+
+_PR_SET_PDEATHSIG = 1
+
+log = structlog.get_logger()
+
+
+def _die_with_parent() -> None:
+    """Linux: a child whose supervisor is killed gets SIGTERM, so that nothing is left running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def spawn(
+    command: Sequence[str], env: Mapping[str, str] | None = None, log_file: str | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own: Ctrl-C reaches its supervisor alone."""
+    out = open(log_file, "ab") if log_file else None  # noqa: SIM115
+    try:
+        return subprocess.Popen(
+            list(command),
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT if out else None,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 (called before any thread is started)
+        )
+    finally:
+        if out:
+            out.close()
+
+
+@dataclass(slots=True)
+class Child:
+    """One command that is kept alive."""
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_file: str | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    next_start_s: float = 0.0
+    backoff_s: float = RESTART_MIN_S
+
+    def start(self) -> None:
+        """Start the command."""
+        self.process = spawn(self.command, self.env, self.log_file)
+        self.started_s = time.monotonic()
+
+    def revive(self) -> None:
+        """Start it again when it has ended and its back-off is over. Raises EngineError when it
+        said that a restart is no cure."""
+        now = time.monotonic()
+        if self.process is not None:
+            status = self.process.poll()
+            if status is None:
+                return
+            if status == REFUSED:
+                raise EngineError(f"{self.name} cannot run", hint="its message stands above")
+            if now - self.started_s > STEADY_S:
+                self.backoff_s = RESTART_MIN_S
+            log.warning("restarting", child=self.name, status=status, in_s=self.backoff_s)
+            self.process = None
+            self.next_start_s = now + self.backoff_s
+            self.backoff_s = min(self.backoff_s * 2, RESTART_MAX_S)
+        if now >= self.next_start_s:
+            self.start()
+
+
+class Supervisor:
+    """Keeps children alive until it is told to stop."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self.children = list(children)
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Start all children."""
+        for child in self.children:
+            child.start()
+
+    def watch(self) -> None:
+        """Revive whoever died; one turn of the loop."""
+        for child in self.children:
+            child.revive()
+
+    def run(self) -> None:
+        """Start, watch and, on SIGTERM or SIGINT, stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        self.start()
+        try:
+            while not self._stop.wait(0.2):
+                self.watch()
+        finally:
+            self.stop()
+
+    def stop(self, timeout_s: float = 25.0) -> None:
+        """Ask all children to end; kill those that do not in time."""
+        alive = [c.process for c in self.children if c.process and c.process.poll() is None]
+        for process in alive:
+            process.terminate()
+        deadline = time.monotonic() + timeout_s
+        for process in alive:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -1,0 +1,124 @@
+"""The Celery app, the names of tasks and queues, and how hints are published.
+
+A message is only a hint that something waits; losing, doubling or reordering it is harmless, since
+`store.py` holds the truth. So: early acknowledgement, no results, no backend, JSON only.
+The only file that names tasks and queues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu import Queue
+from kombu.exceptions import OperationalError
+
+from shared.models import Priority
+from shared.settings import Settings
+
+SCORE_SHARD = "rerank.score_shard"
+FEED = "rerank.feed"
+FINISH = "rerank.finish"
+TICK = "rerank.tick"
+
+CONTROL_QUEUE = "control"
+"""Feed and finish steps."""
+MONITOR_QUEUE = "monitor"
+"""Ticks, apart from the steps so that they never wait for them."""
+
+log = structlog.get_logger()
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app over the broker that the settings name."""
+    app = Celery("rerankfleet", broker=settings.redis_address, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,  # a hint is disposable: a shard that is not committed comes back
+        task_create_missing_queues=True,
+        task_publish_retry_policy={"max_retries": 2, "interval_start": 0, "interval_step": 0.2},
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": f"{settings.key_prefix}:celery:",
+            "queue_order_strategy": "priority",
+            "priority_steps": [0],  # priorities are queues of their own
+            "polling_interval": 0.25,  # how soon a queue that was taken up again is listened to
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "max_retries": 2,
+            "interval_max": 0.5,
+        },
+    )
+    return app
+
+
+def model_queue(model: str, priority: Priority) -> str:
+    """The queue of a model's hints at one priority."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[-40:]
+    digest = hashlib.sha256(model.encode()).hexdigest()[:8]
+    return f"model.{slug}.{digest}.{priority.value}"
+
+
+def model_queues(model: str) -> list[str]:
+    """A model's queues, the most urgent first: the order in which they are listened to."""
+    return [model_queue(model, priority) for priority in Priority]
+
+
+def as_queues(names: Iterable[str]) -> list[Queue]:
+    """Queue declarations for a worker."""
+    return [Queue(name, routing_key=name) for name in names]
+
+
+def broker_keys(settings: Settings, queues: Iterable[str]) -> list[str]:
+    """The Redis lists in which these queues' messages wait."""
+    return [f"{settings.key_prefix}:celery:{name}" for name in queues]
+
+
+def hint_id(job_id: str, shard: str) -> str:
+    """The message id of a shard's hint, by which the monitor finds it in the broker's list."""
+    return f"{job_id}/{shard}"
+
+
+class Hints:
+    """Publishes hints. A hint that cannot be sent is only logged: the monitor sends it again."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def shard(self, model: str, priority: Priority, job_id: str, shard: str) -> None:
+        """A shard waits to be scored."""
+        queue = model_queue(model, priority)
+        self._send(SCORE_SHARD, [job_id, shard], queue, task_id=hint_id(job_id, shard))
+
+    def feed(self, job_id: str) -> None:
+        """A job's window has room."""
+        self._send(FEED, [job_id], CONTROL_QUEUE)
+
+    def finish(self, job_id: str) -> None:
+        """A job's last shard was committed."""
+        self._send(FINISH, [job_id], CONTROL_QUEUE)
+
+    def tick(self, expires_s: float) -> None:
+        """Time to look around."""
+        self._send(TICK, [], MONITOR_QUEUE, expires=expires_s)
+
+    def _send(self, task: str, args: list[str], queue: str, **options: Any) -> None:
+        try:
+            self._app.send_task(task, args=args, queue=queue, retry=True, **options)
+        except (OperationalError, OSError) as error:
+            log.warning("hint not sent", task=task, args=args, error=str(error))

@@ -1,0 +1,15 @@
+-- Take a job's shards out of the open set. Shards in hand may still be committed.
+-- KEYS job, job_open, open
+-- ARGV id, reason
+-- -> 'paused' | 'finished' | 'gone' | 'cancelled'
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'cancel')
+if not job[1] then return 'gone' end
+if job[2] then return 'finished' end
+if job[3] then return 'cancelled' end
+redis.call('HSET', KEYS[1], 'paused', ARGV[2])
+for _, shard in ipairs(redis.call('HKEYS', KEYS[2])) do
+  redis.call('ZREM', KEYS[3], ARGV[1] .. '/' .. shard)
+end
+return 'paused'

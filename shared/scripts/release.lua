@@ -1,0 +1,16 @@
+-- Give a shard back at once: drain and preemption blame nobody.
+-- KEYS job_open, open
+-- ARGV id, range, token
+-- -> 1 when it is free again
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local found = redis.call('HGET', KEYS[1], ARGV[2])
+if not found then return 0 end
+local state = cjson.decode(found)
+if state.t ~= ARGV[3] then return 0 end
+state.t, state.w, state.a = nil, nil, nil
+redis.call('HSET', KEYS[1], ARGV[2], cjson.encode(state))
+if redis.call('ZSCORE', KEYS[2], ARGV[1] .. '/' .. ARGV[2]) then
+  redis.call('ZADD', KEYS[2], now, ARGV[1] .. '/' .. ARGV[2])
+end
+return 1

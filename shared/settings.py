@@ -1,0 +1,148 @@
+"""All settings: one frozen value with the prefix RERANK_, read at an entry point and passed down.
+
+No other module reads the environment. The README's table of settings is checked against this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.errors import UsageError
+
+ADDRESS_FILE = "address.json"
+
+
+def _default_state_dir() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "rerankfleet"
+
+
+class Settings(BaseSettings):
+    """Where things are and how they behave. Times in seconds, sizes in bytes unless named."""
+
+    model_config = SettingsConfigDict(env_prefix="RERANK_", frozen=True, extra="ignore")
+
+    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, redis:// or rediss://")
+    state_dir: Path = Field(
+        default_factory=_default_state_dir, description="data and address of `rerank up`"
+    )
+    storage: str | None = Field(
+        None, description="folder or s3://bucket/prefix for the files of running jobs"
+    )
+    key_prefix: str = Field("rerank", description="first part of every Redis key")
+    allowed_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="buckets that s3:// inputs and outputs may name, comma-separated"
+    )
+    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="folders that file:// inputs and outputs may be in, comma-separated"
+    )
+
+    batch_tokens: int | None = Field(
+        None, ge=64, description="pack limit in tokens; measured at start when not set"
+    )
+    batch_pairs: int = Field(1024, ge=1, description="pack limit in pairs")
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number type")
+    attention: str = Field("auto", description="attention kernel; auto chooses and reports")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    deterministic: bool = Field(False, description="fixed pack shapes: equal runs, equal bits")
+    threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
+    shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")
+    interactive_slots: int = Field(8, ge=1, description="interactive shards one worker holds")
+
+    shard_seconds: float = Field(5.0, gt=0, description="device time a shard is cut to")
+    shard_pairs_max: int = Field(4096, ge=1, description="pairs in one shard at the most")
+    window_min: int = Field(16, ge=1, description="open shards of a model at the least")
+    max_documents_per_request: int = Field(10_000, ge=1, description="more is an error outcome")
+    max_line_bytes: int = Field(64 << 20, ge=1024, description="a longer line is an error outcome")
+    inline_bytes_max: int = Field(4 << 20, description="payload of one interactive request")
+    interactive_queue_max: int = Field(256, ge=1, description="open interactive shards; then 429")
+    interactive_deadline_s: float = Field(60.0, gt=0, description="when a rerank() call gives up")
+
+    lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
+    heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")
+    tick_s: float = Field(2.0, gt=0, description="how often the coordinator reconciles")
+    hint_grace_s: float = Field(5.0, ge=0, description="how long a hint may be missing")
+    drain_s: float = Field(18.0, gt=0, description="how long a worker may take to stop")
+    stall_timeout_s: float = Field(300.0, gt=0, description="a pack that takes longer: restart")
+    result_ttl_s: float = Field(7 * 86_400, gt=0, description="how long a finished job is kept")
+    parts_ttl_s: float = Field(3600.0, ge=0, description="how long its part files are kept")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @field_validator("allowed_buckets", "allowed_roots", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def storage_uri(self) -> str:
+        """The storage as a URI without a slash at its end."""
+        storage = self.storage or str(self.state_dir / "storage")
+        return (storage if "://" in storage else f"file://{Path(storage).resolve()}").rstrip("/")
+
+    @property
+    def redis_address(self) -> str:
+        """The Redis URL, secrets included. Raises UsageError when none is known."""
+        if self.redis_url is None:
+            raise UsageError(
+                "no Redis is known",
+                hint="start `rerank up` in another terminal, or set RERANK_REDIS_URL",
+            )
+        return self.redis_url.get_secret_value()
+
+    def environment(self) -> dict[str, str]:
+        """These settings as RERANK_ variables, for a child process. Holds secrets: never print."""
+        out = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            elif isinstance(value, tuple):
+                value = ",".join(map(str, value))
+            if value is not None:
+                out[f"RERANK_{name.upper()}"] = str(value)
+        return out
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; where no Redis is named, take the address that `rerank up` recorded.
+
+    Raises UsageError naming the variable that is wrong.
+    """
+    try:
+        settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
+    if settings.redis_url is not None:
+        return settings
+    address = read_address(settings.state_dir)
+    found = {k: address[k] for k in ("redis_url", "storage") if k in address}
+    if settings.storage:
+        found.pop("storage", None)
+    return Settings(**{**overrides, **found})
+
+
+def read_address(state_dir: Path) -> dict[str, Any]:
+    """What a running `rerank up` recorded in its state folder; empty when there is none."""
+    try:
+        found = json.loads((state_dir / ADDRESS_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def mask(url: str) -> str:
+    """Return the URL without its password, fit to be printed."""
+    scheme, separator, rest = url.partition("://")
+    secret, at, host = rest.rpartition("@")
+    user = secret.partition(":")[0]
+    return f"{scheme}{separator}{user}:***@{host}" if at else url

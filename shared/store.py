@@ -1,0 +1,507 @@
+"""Job state in Redis: leases, commits, progress. One method, one round trip, one atomic step.
+
+Celery messages are only hints; what is written here is the truth. Each script says in its head
+which keys it touches and what it answers; each gives the same answer when it is repeated, so a
+lost reply does no harm. Knows nothing of storage, Celery, models or devices.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob
+from shared.keys import Keys, shard_name
+from shared.models import JobSpec, Progress, ShardSummary
+from shared.settings import Settings, mask
+
+OUTAGE_MS = 10_000
+"""A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
+LOOK_AGAIN_MS = 10_000
+"""A job in motion is looked at by the monitor when nothing touched it for this long."""
+
+_SCRIPTS = Path(__file__).with_name("scripts")
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Connect and check that the server answers. Raises QueueUnavailable saying where it looked."""
+    address = settings.redis_address
+    client = redis.Redis.from_url(
+        address,
+        decode_responses=True,
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=25,
+        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+    )
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise QueueUnavailable(
+            f"Redis at {mask(address)} does not answer ({type(error).__name__})",
+            hint="start it, or set RERANK_REDIS_URL; `rerank up` starts one of its own",
+        ) from error
+    return client
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShard:
+    """A shard that one feed step cut: items [start, end) described in `file`."""
+
+    start: int
+    end: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed shard."""
+
+    job_id: str
+    model: str
+    shard: str
+    token: str
+    file: str
+    poison: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as Redis has it: the spec and the raw facts."""
+
+    id: str
+    spec: JobSpec
+    facts: dict[str, str]
+    open_shards: int
+
+    def number(self, name: str) -> int:
+        """A count among the facts; 0 when absent."""
+        return int(self.facts.get(name) or 0)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the whole input was cut."""
+        return self.facts.get("sealed") == "1"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether someone cancelled it."""
+        return "cancel" in self.facts
+
+    @property
+    def paused(self) -> str | None:
+        """Why it stands still, or None."""
+        return self.facts.get("paused")
+
+    @property
+    def finished(self) -> bool:
+        """Whether its output is published."""
+        return "finished_ms" in self.facts
+
+    @property
+    def round(self) -> int:
+        """How many times it was retried."""
+        return self.number("round")
+
+    @property
+    def progress(self) -> Progress:
+        """Its counts."""
+        names = ("lines", "fed", "scored", "errors", "rejected", "cancelled", "tokens", "truncated")
+        total = self.facts.get("total")
+        return Progress(
+            total=int(total) if total is not None else None,
+            **{name: self.number(name) for name in names},
+        )
+
+
+class Store:
+    """The state machine of jobs and shards over one Redis."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self.client = client
+        self.keys = Keys(settings.key_prefix)
+        self._settings = settings
+        self._scripts = {p.stem: client.register_script(p.read_text()) for p in _SCRIPTS.iterdir()}
+
+    def _run(self, script: str, keys: Sequence[str], args: Iterable[str | int | float]) -> Any:
+        return self._scripts[script](keys=list(keys), args=list(args))
+
+    # ---- jobs -----------------------------------------------------------------------------------
+
+    def create(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        digest: str,
+        *,
+        deadline_ms: int = 0,
+        inline_ttl_ms: int = 0,
+        shards: Sequence[OpenShard] = (),
+    ) -> str:
+        """Make a job; an inline one is born sealed, with its shards open and a deadline.
+
+        Returns its id, or that of the job which already has this key, input and options.
+        Raises KeyConflict when the key stands for another input or other options.
+        """
+        keys = self.keys
+        inline: list[str | int] = [shards[-1].end] if shards else []
+        for shard in shards:
+            inline += [shard_name(shard.start, shard.end), shard.file]
+        answer, found = self._run(
+            "create",
+            [
+                keys.job(job_id),
+                keys.jobs,
+                keys.recent,
+                keys.models,
+                keys.job_key(spec.key) if spec.key else "",
+                keys.open(spec.model),
+                keys.job_open(job_id),
+            ],
+            [
+                job_id,
+                spec.model_dump_json(),
+                digest,
+                spec.model,
+                deadline_ms or LOOK_AGAIN_MS,
+                inline_ttl_ms,
+                *inline,
+            ],
+        )
+        if answer == "conflict":
+            raise KeyConflict(
+                f"the key {spec.key!r} belongs to job {found}, made from another input or options",
+                hint="choose another key, or submit the same input and options",
+            )
+        return cast(str, found)
+
+    def settle(self) -> None:
+        """Wait until the append-only file has what was written, where the server can tell."""
+        with suppress(redis.ResponseError):
+            self.client.execute_command("WAITAOF", 1, 0, 2000)
+
+    def job(self, job_id: str) -> Job:
+        """Read a job. Raises UnknownJob."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.hgetall(self.keys.job(job_id))
+        pipe.hlen(self.keys.job_open(job_id))
+        facts, waiting = pipe.execute()
+        if "spec" not in facts:
+            raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
+        return Job(job_id, JobSpec.model_validate_json(facts["spec"]), facts, waiting)
+
+    def recent(self, count: int = 50) -> list[str]:
+        """The newest jobs' ids, newest first."""
+        return cast("list[str]", self.client.zrevrange(self.keys.recent, 0, count - 1))
+
+    def pause(self, job_id: str, reason: str) -> str:
+        """Take a job's shards out of the open set. Answers as `pause.lua` says."""
+        job = self.job(job_id)
+        keys = [self.keys.job(job_id), self.keys.job_open(job_id), self.keys.open(job.spec.model)]
+        return cast(str, self._run("pause", keys, [job_id, reason]))
+
+    def resume(self, job_id: str) -> tuple[str, list[str]]:
+        """Put a paused job's shards back. Returns the answer and the shards to hint."""
+        job = self.job(job_id)
+        k = self.keys
+        keys = [k.job(job_id), k.job_open(job_id), k.open(job.spec.model), k.jobs]
+        answer, *shards = self._run("resume", keys, [job_id])
+        return answer, shards
+
+    def cancel(self, job_id: str) -> str:
+        """Stop a job and keep what was scored. Answers as `cancel.lua` says."""
+        job = self.job(job_id)
+        k = self.keys
+        keys = [
+            k.job(job_id),
+            k.job_open(job_id),
+            k.open(job.spec.model),
+            k.job_parts(job_id),
+            k.jobs,
+        ]
+        return cast(str, self._run("cancel", keys, [job_id])[0])
+
+    def retry(self, job_id: str, only: str) -> str:
+        """Open a finished job again for what failed. Answers as `retry.lua` says."""
+        k = self.keys
+        key = self.job(job_id).facts.get("key", "")
+        keys = [k.job(job_id), k.jobs, k.job_parts(job_id), k.sweep, k.recent, key]
+        return cast(str, self._run("retry", keys, [job_id, only]))
+
+    # ---- the coordinator's steps ----------------------------------------------------------------
+
+    def begin(self, job_id: str, token: str, lease_s: float) -> str:
+        """Lease a job for a feed or finish step, or renew that lease."""
+        keys = [self.keys.job(job_id), self.keys.jobs]
+        return cast(str, self._run("begin", keys, [job_id, token, int(lease_s * 1000)]))
+
+    def end(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
+        """Give a step's lease back."""
+        self._run("end", [self.keys.job(job_id), self.keys.jobs], [job_id, token, due_ms])
+
+    def open(
+        self,
+        job: Job,
+        cursor: tuple[str, str],
+        shards: Sequence[OpenShard],
+        *,
+        sealed: bool,
+        lines: int,
+        low_water: int,
+    ) -> str:
+        """Open shards and move the cursor from cursor[0] to cursor[1], if it still stands there."""
+        k = self.keys
+        flat = [x for shard in shards for x in (shard.start, shard.end, shard.file)]
+        return cast(
+            str,
+            self._run(
+                "open",
+                [
+                    k.job(job.id),
+                    k.job_open(job.id),
+                    k.open(job.spec.model),
+                    k.job_parts(job.id),
+                    k.jobs,
+                ],
+                [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat],
+            ),
+        )
+
+    def set_facts(self, job_id: str, **facts: str | int) -> None:
+        """Write facts that no script guards (timings, what is being waited for)."""
+        self.client.hset(self.keys.job(job_id), mapping=cast("dict[Any, Any]", facts))
+
+    def parts(self, job_id: str) -> list[tuple[int, int, str]]:
+        """Committed ranges in order: (start, end, part); a part beginning with ! is cancelled."""
+        found = []
+        for start, record in self.client.hscan_iter(self.keys.job_parts(job_id), count=1000):
+            end, _, part = record.partition(" ")
+            found.append((int(start), int(end), part))
+        return sorted(set(found))
+
+    def finish(self, job_id: str, token: str, output: str) -> bool:
+        """End a job whose output is published."""
+        k, settings = self.keys, self._settings
+        key = self.job(job_id).facts.get("key", "")
+        keys = [k.job(job_id), k.jobs, k.job_open(job_id), k.job_parts(job_id), k.sweep, key]
+        times = [int(settings.result_ttl_s * 1000), int(settings.parts_ttl_s * 1000)]
+        args = [job_id, token, output, *times, k.done_channel(job_id)]
+        return bool(self._run("finish", keys, args))
+
+    # ---- shards ---------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        job_id: str,
+        model: str,
+        shard: str,
+        *,
+        token: str,
+        worker: str,
+        alone: bool,
+        fingerprint: str,
+    ) -> Lease | str:
+        """Lease a shard, or say why not: done, busy, paused, cancelled, newer, suspect, split."""
+        k = self.keys
+        answer, *rest = self._run(
+            "claim",
+            [k.job(job_id), k.job_open(job_id), k.open(model), k.pulse, k.amnesty],
+            [job_id, shard, token, worker, int(alone), self._lease_ms, fingerprint, OUTAGE_MS],
+        )
+        if answer in ("yes", "poison"):
+            return Lease(job_id, model, shard, token, rest[0], poison=answer == "poison")
+        return cast(str, answer)
+
+    def renew(self, leases: Sequence[Lease]) -> list[str]:
+        """Prolong leases in one call; per lease ok, lost, cancelled or paused."""
+        if not leases:
+            return []
+        k = self.keys
+        keys = [
+            key
+            for lease in leases
+            for key in (k.job(lease.job_id), k.job_open(lease.job_id), k.open(lease.model))
+        ]
+        args = [x for lease in leases for x in (lease.job_id, lease.shard, lease.token)]
+        return cast("list[str]", self._run("renew", keys, [self._lease_ms, *args]))
+
+    def commit(self, lease: Lease, part: str, summary: ShardSummary) -> tuple[str, bool, bool]:
+        """Record a shard's part. Returns (committed or late, feed wanted, finish wanted)."""
+        k = self.keys
+        start, _, end = lease.shard.partition("-")
+        job_id = lease.job_id
+        answer, feed, finish = self._run(
+            "commit",
+            [
+                k.job(job_id),
+                k.job_open(job_id),
+                k.open(lease.model),
+                k.job_parts(job_id),
+                k.jobs,
+            ],
+            [
+                job_id,
+                start,
+                end,
+                part,
+                LOOK_AGAIN_MS,
+                k.done_channel(job_id),
+                summary.scored,
+                summary.errors,
+                summary.rejected,
+                summary.cancelled,
+                summary.tokens,
+                summary.truncated,
+            ],
+        )
+        return answer, bool(feed), bool(finish)
+
+    def release(self, lease: Lease) -> bool:
+        """Give a shard back at once, blaming nobody. Returns whether it is free again."""
+        keys = [self.keys.job_open(lease.job_id), self.keys.open(lease.model)]
+        return bool(self._run("release", keys, [lease.job_id, lease.shard, lease.token]))
+
+    def split(self, job_id: str, model: str, shard: str) -> list[str]:
+        """Replace a shard that killed its worker by its two halves. Returns them, or nothing."""
+        start, end = (int(x) for x in shard.split("-"))
+        middle = (start + end) // 2
+        keys = [self.keys.job_open(job_id), self.keys.open(model)]
+        if not self._run("split", keys, [job_id, start, middle, end]):
+            return []
+        return [shard_name(start, middle), shard_name(middle, end)]
+
+    @property
+    def _lease_ms(self) -> int:
+        return int(self._settings.lease_s * 1000)
+
+    # ---- what the monitor looks at --------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """The server's clock, which all leases go by."""
+        seconds, micros = cast("tuple[int, int]", self.client.time())
+        return seconds * 1000 + micros // 1000
+
+    def models(self) -> list[str]:
+        """Every model that a job was made for."""
+        return sorted(cast("set[str]", self.client.smembers(self.keys.models)))
+
+    def backlog(self, model: str) -> int:
+        """How many shards of a model are open, claimed or not: what an autoscaler reads."""
+        return cast(int, self.client.zcard(self.keys.open(model)))
+
+    def due_shards(self, model: str, count: int) -> list[tuple[str, str]]:
+        """Shards that nobody holds: (job, range), longest waiting first."""
+        due = self.client.zrange(
+            self.keys.open(model), 0, self.now_ms(), byscore=True, offset=0, num=count
+        )
+        return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
+
+    def leased_shards(self, model: str) -> int:
+        """How many shards of a model are leased now."""
+        key = self.keys.open(model)
+        return cast(int, self.client.zcount(key, f"({self.now_ms()}", "+inf"))
+
+    def unfinished(self) -> list[str]:
+        """All unfinished jobs, the most urgent first."""
+        return cast("list[str]", self.client.zrange(self.keys.jobs, 0, -1))
+
+    def due_jobs(self, count: int = 100) -> list[str]:
+        """Unfinished jobs that nobody touched for a while."""
+        due = self.client.zrange(
+            self.keys.jobs, 0, self.now_ms(), byscore=True, offset=0, num=count
+        )
+        return cast("list[str]", due)
+
+    def look_again(self, job_id: str, after_ms: int = LOOK_AGAIN_MS) -> None:
+        """Say when to look at an unfinished job again."""
+        self.client.zadd(self.keys.jobs, {job_id: self.now_ms() + after_ms}, xx=True)
+
+    def pulse(self) -> bool:
+        """Note that the coordinator lives. Returns whether it had been silent."""
+        keys = [self.keys.pulse, self.keys.amnesty]
+        return bool(self._run("pulse", keys, [OUTAGE_MS, self._lease_ms]))
+
+    def lead(self, role: str, token: str, ttl_s: float) -> bool:
+        """Take or keep a role."""
+        return bool(self._run("lead", [self.keys.leader(role)], [token, int(ttl_s * 1000)]))
+
+    def saw(self, kind: str, count: int = 1) -> None:
+        """Count something that the monitor had to do."""
+        key = self.keys.seen(kind)
+        pipe = self.client.pipeline()
+        pipe.incrby(key, count)
+        pipe.expire(key, 3600)
+        pipe.execute()
+
+    def seen(self, kind: str) -> int:
+        """How often the monitor had to do it in the last hour."""
+        return int(cast("str | None", self.client.get(self.keys.seen(kind))) or 0)
+
+    def sweepable(self) -> list[str]:
+        """Finished jobs whose files may go."""
+        return cast(
+            "list[str]",
+            self.client.zrange(self.keys.sweep, 0, self.now_ms(), byscore=True, offset=0, num=10),
+        )
+
+    def swept(self, job_id: str, again_ms: int | None) -> None:
+        """Take a job off the sweep list, or put it back for later."""
+        if again_ms is None:
+            self.client.zrem(self.keys.sweep, job_id)
+        else:
+            self.client.zadd(self.keys.sweep, {job_id: self.now_ms() + again_ms}, xx=True)
+
+    def hints(self, list_keys: Sequence[str]) -> set[str]:
+        """The ids of the messages that wait in the broker's lists."""
+        pipe = self.client.pipeline(transaction=False)
+        for key in list_keys:
+            pipe.lrange(key, 0, -1)
+        return {
+            json.loads(message)["headers"]["id"]
+            for waiting in pipe.execute()
+            for message in waiting
+        }
+
+    def hints_waiting(self, list_keys: Sequence[str]) -> int:
+        """How many messages wait in the broker's lists."""
+        pipe = self.client.pipeline(transaction=False)
+        for key in list_keys:
+            pipe.llen(key)
+        return sum(pipe.execute())
+
+    # ---- inline payloads and waiting ------------------------------------------------------------
+
+    def put_inline(self, job_id: str, name: str, payload: bytes, ttl_s: float) -> str:
+        """Keep a small payload or result. Returns its redis: URI."""
+        self.client.set(self.keys.inline(job_id, name), payload, px=int(ttl_s * 1000))
+        return f"redis:{job_id}/{name}"
+
+    def get_inline(self, uri: str) -> bytes | None:
+        """Read what `put_inline` kept; None when its time is over."""
+        job_id, _, name = uri.removeprefix("redis:").partition("/")
+        found = cast("str | None", self.client.get(self.keys.inline(job_id, name)))
+        return None if found is None else found.encode()
+
+    def wait_done(self, job_id: str, timeout_s: float) -> bool:
+        """Wait until a job's end is told, polling slowly beside. Returns whether it ended."""
+        deadline = time.monotonic() + timeout_s
+        with self.client.pubsub(ignore_subscribe_messages=True) as channel:
+            channel.subscribe(self.keys.done_channel(job_id))
+            while True:
+                if self.client.hexists(self.keys.job(job_id), "finished_ms"):
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                channel.get_message(timeout=min(left, 1.0))
