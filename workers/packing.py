@@ -1,0 +1,176 @@
+"""Which waiting pairs go into the next pack: group by shared prefix, fill by cost. Pure.
+
+A pack is a tree of three levels, since a part that pairs share is computed once:
+
+    Pack
+    └── KeptPart       system turn and instruction     computed once and kept
+        └── QueryPart  query                           computed once in the pack
+            └── documents                              computed for each pair
+
+Knows nothing of devices, threads or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from workers.prompts import Prompt, Tokens
+
+#: Context length at which reading it costs a token as much as all linear layers: about 4 × the
+#: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.
+ATTENTION_TOKENS = 4096
+
+LimitedBy = Literal["limit", "empty"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The size of a pack: a budget of token-equivalents, and a cap on pairs."""
+
+    tokens: int
+    pairs: int | None = None
+
+
+class Waiting(Protocol):
+    """What is planned: a prompt and its lane (0 goes first)."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+    @property
+    def lane(self) -> int: ...
+
+
+W = TypeVar("W", bound=Waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPart:
+    """A query and the documents of this pack that stand after it."""
+
+    tokens: Tokens
+    documents: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPart:
+    """A system turn with its instruction, and the queries of this pack that stand after it."""
+
+    tokens: Tokens
+    queries: tuple[QueryPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """What one forward pass scores. Scores come in the order of `documents()`."""
+
+    parts: tuple[KeptPart, ...]
+
+    @classmethod
+    def of(cls, prompts: Iterable[Prompt]) -> tuple[Pack, list[int]]:
+        """The pack of these prompts, and which prompt stands at each of its documents."""
+        tree: dict[Tokens, dict[Tokens, list[tuple[int, Tokens]]]] = {}
+        for index, p in enumerate(prompts):
+            tree.setdefault(p.kept, {}).setdefault(p.query, []).append((index, p.document))
+        order = [i for queries in tree.values() for leaves in queries.values() for i, _ in leaves]
+        parts = tuple(
+            KeptPart(
+                kept,
+                tuple(QueryPart(q, tuple(d for _, d in leaves)) for q, leaves in queries.items()),
+            )
+            for kept, queries in tree.items()
+        )
+        return cls(parts), order
+
+    def queries(self) -> Iterator[tuple[KeptPart, QueryPart]]:
+        """All queries, each with the part it stands after."""
+        return ((part, query) for part in self.parts for query in part.queries)
+
+    def documents(self) -> Iterator[Tokens]:
+        """All documents, in the order of the scores."""
+        return (d for _, query in self.queries() for d in query.documents)
+
+    @property
+    def pairs(self) -> int:
+        """How many scores it gives."""
+        return sum(len(query.documents) for _, query in self.queries())
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that its forward pass computes, kept parts aside."""
+        return sum(len(q.tokens) + sum(map(len, q.documents)) for _, q in self.queries())
+
+    @property
+    def shared_tokens(self) -> int:
+        """Tokens that its pairs have beyond the computed ones: what sharing saves."""
+        return sum(
+            len(part.tokens) * len(q.documents) + len(q.tokens) * (len(q.documents) - 1)
+            for part, q in self.queries()
+        )
+
+
+def cost(length: int, context: int) -> float:
+    """Token-equivalents of `length` tokens after `context` others."""
+    return length * (1 + (context + length / 2) / ATTENTION_TOKENS)
+
+
+def query_cost(prompt: Prompt) -> float:
+    """What a prompt's query costs the pack in which it comes first."""
+    return cost(len(prompt.query), len(prompt.kept))
+
+
+def document_cost(prompt: Prompt) -> float:
+    """What a prompt's document costs a pack that has its query."""
+    return cost(len(prompt.document), len(prompt.kept) + len(prompt.query))
+
+
+def pack_cost(prompts: Iterable[Prompt]) -> float:
+    """Token-equivalents of a pack of these prompts."""
+    queries: set[tuple[Tokens, Tokens]] = set()
+    total = 0.0
+    for p in prompts:
+        total += document_cost(p)
+        if (key := (p.kept, p.query)) not in queries:
+            queries.add(key)
+            total += query_cost(p)
+    return total
+
+
+def plan(
+    waiting: Sequence[W], limit: Limit, *, last_lane_first: bool = False
+) -> tuple[list[W], LimitedBy]:
+    """The next pack's items out of those waiting (oldest first), and what ended it.
+
+    Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
+    then guarantees the last lane its share. Within a lane the query that waits longest comes
+    first, with its documents from long to short; what does not fit is passed over for smaller
+    ones. The first item is always taken, so one pair over the budget gets a pack of its own.
+    """
+    taken: list[W] = []
+    queries: set[tuple[Tokens, Tokens]] = set()
+    spent = 0.0
+    full = False
+    for item in _in_order(waiting, last_lane_first):
+        if limit.pairs is not None and taken and len(taken) >= limit.pairs:
+            return taken, "limit"
+        key = (item.prompt.kept, item.prompt.query)
+        price = document_cost(item.prompt) + (0 if key in queries else query_cost(item.prompt))
+        if taken and spent + price > limit.tokens:
+            full = True
+            continue
+        taken.append(item)
+        queries.add(key)
+        spent += price
+    return taken, "limit" if full else "empty"
+
+
+def _in_order(waiting: Sequence[W], reverse: bool) -> Iterator[W]:
+    lanes: dict[int, dict[tuple[Tokens, Tokens], list[W]]] = {}
+    for item in waiting:
+        key = (item.prompt.kept, item.prompt.query)
+        lanes.setdefault(item.lane, {}).setdefault(key, []).append(item)
+    for lane in sorted(lanes, reverse=reverse):
+        for items in lanes[lane].values():
+            yield from sorted(items, key=lambda item: -len(item.prompt.document))

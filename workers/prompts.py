@@ -1,0 +1,190 @@
+"""Text -> token ids: the official Qwen3-Reranker prompt, cut where documents can share work.
+
+    kept      system turn, "<Instruct>: ...\\n<Query>:"   the same for all pairs of an instruction
+    query     " {query}\\n<Document>:"                    the same for all documents of a query
+    document  " {document}" and the assistant turn        what is left to compute for each pair
+
+The joints stand before a space, where no pre-tokeniser of this family joins, so that the three
+parts have the ids of the whole. The strings are our own and never come from a checkpoint's chat
+template. User text is encoded without added tokens: `<|im_end|>` inside a document stays text.
+
+Knows nothing of torch, batches or models beyond their tokeniser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from shared.errors import ItemError, ModelRefused
+
+#: Part of provenance and of every cache key; changes when a prompt's ids would.
+TEMPLATE_VERSION = "qwen3-text-1"
+
+PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n"
+)
+SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+#: Instructions whose ids are remembered; a job has one, a fleet a handful.
+_INSTRUCTIONS_REMEMBERED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids as int32 in one bytes object: small, immutable, compared and hashed by content."""
+
+    data: bytes
+
+    @classmethod
+    def of(cls, ids: Iterable[int]) -> Tokens:
+        """Pack ids."""
+        return cls(np.fromiter(ids, np.int32).tobytes())
+
+    def __len__(self) -> int:
+        return len(self.data) // 4
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.array().tolist())
+
+    def array(self) -> NDArray[np.int32]:
+        """The ids without a copy, read-only."""
+        return np.frombuffer(self.data, np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One pair, ready to be scored. `kept` and `query` are shared objects within a request."""
+
+    kept: Tokens
+    query: Tokens
+    document: Tokens
+    truncated_tokens: int = 0
+    """Tokens that max_length cut off the body."""
+    crowded: bool = False
+    """The instruction and query left no room for the document."""
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.query) + len(self.document)
+
+
+class TextPrompter:
+    """Builds prompts with the tokeniser of a model. Safe to use from several threads.
+
+    `source` is a tokenizer.json or the folder that holds one.
+    """
+
+    def __init__(self, source: str | Path) -> None:
+        path = Path(source)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ModelRefused(
+                f"{path.parent} has no tokenizer.json", hint="save the model's fast tokeniser there"
+            )
+        full = Tokenizer.from_file(str(path))
+        self._prefix = _encode(full, PREFIX)
+        self._suffix = _encode(full, SUFFIX)
+        self.yes_id, self.no_id = (_single(full, word) for word in ("yes", "no"))
+        self._plain = _without_added_tokens(full)
+        remember = lru_cache(_INSTRUCTIONS_REMEMBERED)
+        self._head = remember(self._encode_head)
+        self._kept = remember(self._join_kept)
+
+    def encode(
+        self, query: str, documents: Sequence[str], *, instruction: str, max_length: int
+    ) -> list[Prompt | ItemError]:
+        """The prompts of one request, in order; a document that has none gets its error instead.
+
+        The body (instruction, query, document) is cut on the right to what `max_length` tokens
+        leave beside system and assistant turn. Raises ItemError when no pair can be made.
+        """
+        for name, text in (("instruction", instruction), ("query", query)):
+            if not _is_unicode(text):
+                raise _not_unicode(name)
+        room = max_length - len(self._prefix) - len(self._suffix)
+        if room <= 0:
+            raise ItemError(
+                "max_length_too_small",
+                f"max_length {max_length} leaves no room beside the template's "
+                f"{max_length - room} tokens",
+                hint="raise max_length",
+            )
+        head = self._head(instruction)
+        turn = _encode(self._plain, f" {query}\n<Document>:")
+        kept, query_ids = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
+        left = max(0, room - len(head) - len(turn))
+        overrun = max(0, len(head) + len(turn) - room)
+
+        good = [_is_unicode(d) for d in documents]
+        encoded = iter(
+            self._plain.encode_batch_fast(
+                [f" {d}" for d, ok in zip(documents, good, strict=True) if ok],
+                add_special_tokens=False,
+            )
+        )
+        prompts: list[Prompt | ItemError] = []
+        for ok in good:
+            if not ok:
+                prompts.append(_not_unicode("document"))
+                continue
+            ids = next(encoded).ids
+            cut = max(0, len(ids) - left)
+            tail = Tokens.of([*ids[:left], *self._suffix])
+            prompts.append(Prompt(kept, query_ids, tail, overrun + cut, left == 0))
+        return prompts
+
+    def _encode_head(self, instruction: str) -> tuple[int, ...]:
+        return tuple(_encode(self._plain, f"<Instruct>: {instruction}\n<Query>:"))
+
+    def _join_kept(self, head: tuple[int, ...], room: int) -> Tokens:
+        return Tokens.of([*self._prefix, *head[:room]])
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def _single(tokenizer: Tokenizer, word: str) -> int:
+    token: int | None = tokenizer.token_to_id(word)
+    if token is None or _encode(tokenizer, word) != [token]:
+        raise ModelRefused(
+            f"the tokeniser has no single token {word!r}", hint="use a Qwen3 reranker"
+        )
+    return token
+
+
+def _without_added_tokens(full: Tokenizer) -> Tokenizer:
+    """A copy that reads control-token strings as the text they are."""
+    plain = Tokenizer.from_str(json.dumps(json.loads(full.to_str()) | {"added_tokens": []}))
+    plain.no_truncation()
+    plain.no_padding()
+    return plain
+
+
+def _is_unicode(text: str) -> bool:
+    """False for text with lone surrogates, which UTF-8 and so the tokeniser cannot express."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _not_unicode(what: str) -> ItemError:
+    return ItemError(
+        "invalid_text",
+        f"the {what} contains lone surrogates, which are not text",
+        hint="repair the encoding of the source",
+    )
