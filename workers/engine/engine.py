@@ -1,0 +1,111 @@
+"""A loaded model that scores packs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared.errors import OutOfDeviceMemory
+from shared.models import Provenance
+from workers.engine.attention import Attention, GroupedAttention
+from workers.engine.decoder import Decoder
+from workers.engine.kept import KeptStates
+from workers.engine.layout import Layout, lay_out, lay_out_kept
+from workers.packing import Limit, Pack
+from workers.prompts import TextPrompter, Tokens
+
+AttentionFactory = Callable[[Layout, Decoder], Attention]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What the self-test found: the largest deviation, and a first idea of the speed."""
+
+    pairs: int
+    largest_difference: float
+    tolerance: float
+    tokens_per_s: float
+    overhead_s: float
+    """Fixed seconds of a pack, by a line through the timed sizes."""
+    limit: Limit
+    """A pack limit to start with."""
+
+
+class Engine:
+    """Scores packs with one model on one device. One thread at a time."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompter: TextPrompter,
+        provenance: Provenance,
+        fingerprint: str,
+        attention: AttentionFactory,
+        *,
+        kept_bytes: int,
+        device_name: str,
+        reference: list[float],
+    ) -> None:
+        self.prompter = prompter
+        self.provenance = provenance
+        self.fingerprint = fingerprint
+        self.device_name = device_name
+        self.decoder = decoder
+        self.reference = reference
+        self._attention = attention
+        self._kept = KeptStates(kept_bytes)
+
+    @torch.inference_mode()
+    def score(self, pack: Pack) -> list[float]:
+        """Margins (z_yes - z_no) in the order of `pack.documents()`; NaN where not finite.
+
+        Raises OutOfDeviceMemory when the pack does not fit.
+        """
+        try:
+            kept = [self._kept.get(part.tokens, self._keep) for part in pack.parts]
+            layout = lay_out(pack)
+            state = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
+            margins = self.decoder.margins(layout, state, self._attention(layout, self.decoder))
+            return margins.tolist()
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _out_of_memory(pack) from error
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):  # the CPU allocator's way to say it
+                raise _out_of_memory(pack) from error
+            raise
+
+    def free(self) -> None:
+        """Give back device memory: scratch, kept states, the allocator's cache."""
+        self._kept.clear()
+        self.decoder.workspace.clear()
+        if self.decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def self_test(self) -> SelfTest:
+        """Compare the fast path with the unmodified model, and time it; see `selftest`."""
+        from workers.engine.selftest import run_self_test
+
+        return run_self_test(self)
+
+    def _keep(self, tokens: Tokens) -> Tensor:
+        layout = lay_out_kept(tokens.array())
+        return self.decoder.keep(layout, self._attention(layout, self.decoder))
+
+
+def grouped(sdpa: bool) -> AttentionFactory:
+    """Attention by batched products (or SDPA calls) over groups of similar shapes."""
+
+    def make(layout: Layout, decoder: Decoder) -> Attention:
+        return GroupedAttention(layout, decoder.heads, decoder.workspace, decoder.device, sdpa)
+
+    return make
+
+
+def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:
+    return OutOfDeviceMemory(
+        f"a pack of {pack.pairs} pairs, {pack.computed_tokens} tokens, does not fit",
+        hint="lower the batch size",
+    )

@@ -1,0 +1,210 @@
+"""A pack as index tables: which rows are computed, and which rows each of them reads.
+
+    buffer rows   kept part(s) | queries | documents       every layer's q, k and v, one row a token
+    segment       a query or a document: its own rows, and the rows before them that it attends to
+    group         segments of similar lengths, padded to one shape: one batched matrix product
+    block         some of the group's rows as queries; long documents have several
+
+The tables are the same for all layers. Padding exists in the attention of a group only, never in
+the linear layers. Numpy only; knows nothing of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.packing import Pack
+
+Rows = NDArray[np.int64]
+
+#: Attention scores of a block at most, in values: they should stay in the cache of a core.
+SCORES_MAX = 1 << 20
+#: Rows of one block of a long document.
+BLOCK_ROWS = 256
+#: A segment shorter than this share of its group's longest starts a new group.
+_SIMILAR = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A query or document: its rows are own[0]..own[0]+own[1]-1; context are (first, count)."""
+
+    own: tuple[int, int]
+    context: tuple[tuple[int, int], ...]
+
+    @property
+    def context_length(self) -> int:
+        """How many rows it attends to beside its own."""
+        return sum(count for _, count in self.context)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows that are queries together: [members, rows], and the keys they see.
+
+    `reach` keys of the group are read; `mask` [members or 1, rows, width] is added to the last
+    `width` of their scores, or nothing when it is None.
+    """
+
+    rows: Rows
+    reach: int
+    mask: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Segments whose attention is one batched product: `keys` [members, context + own]."""
+
+    keys: Rows
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The tables of one pack."""
+
+    ids: NDArray[np.int64]
+    """[computed rows] token ids; row i stands at buffer row `kept_rows` + i."""
+    positions: NDArray[np.int64]
+    """[computed rows]"""
+    kept_rows: int
+    segments: tuple[Segment, ...]
+    documents: tuple[Segment, ...]
+    """The segments that are scored, in the order of the pack."""
+
+    @property
+    def last_rows(self) -> Rows:
+        """[documents] the computed row of each document's last token."""
+        rows = [s.own[0] + s.own[1] - 1 - self.kept_rows for s in self.documents]
+        return np.array(rows, np.int64)
+
+
+def lay_out(pack: Pack) -> Layout:
+    """The rows of a pack: kept parts first (given, not computed), then queries, then documents."""
+    kept_rows = sum(len(part.tokens) for part in pack.parts)
+    ids: list[NDArray[np.int32]] = []
+    positions: list[Rows] = []
+    queries: list[Segment] = []
+    documents: list[Segment] = []
+    row, kept_row = kept_rows, 0
+    waiting: list[tuple[tuple[tuple[int, int], ...], int, NDArray[np.int32]]] = []
+    for part in pack.parts:
+        kept = (kept_row, len(part.tokens))
+        kept_row += len(part.tokens)
+        for query in part.queries:
+            own = (row, len(query.tokens))
+            if own[1]:
+                queries.append(Segment(own, (kept,)))
+                ids.append(query.tokens.array())
+                positions.append(np.arange(kept[1], kept[1] + own[1]))
+                row += own[1]
+            waiting += [((kept, own), kept[1] + own[1], d.array()) for d in query.documents]
+    for context, position, tokens in waiting:
+        documents.append(Segment((row, len(tokens)), context))
+        ids.append(tokens)
+        positions.append(np.arange(position, position + len(tokens)))
+        row += len(tokens)
+    return Layout(
+        np.concatenate(ids).astype(np.int64),
+        np.concatenate(positions),
+        kept_rows,
+        (*queries, *documents),
+        tuple(documents),
+    )
+
+
+def lay_out_kept(tokens: NDArray[np.int32]) -> Layout:
+    """A kept part on its own: nothing before it, nothing scored."""
+    segment = Segment((0, len(tokens)), ())
+    return Layout(tokens.astype(np.int64), np.arange(len(tokens)), 0, (segment,), ())
+
+
+def group(segments: Sequence[Segment], heads: int, *, last_only: bool = False) -> list[Group]:
+    """Segments in groups of similar shape; with `last_only` only their last rows are queries."""
+    order = sorted(segments, key=lambda s: (s.own[1] + s.context_length, s.own[1]), reverse=True)
+    groups: list[Group] = []
+    at = 0
+    while at < len(order):
+        members = _take_similar(order, at, heads, last_only)
+        groups.append(_group(members, last_only))
+        at += len(members)
+    return groups
+
+
+def _take_similar(order: list[Segment], at: int, heads: int, last_only: bool) -> list[Segment]:
+    first = order[at]
+    own = context = 0
+    taken: list[Segment] = []
+    for segment in order[at:]:
+        own, context = max(own, segment.own[1]), max(context, segment.context_length)
+        rows = 1 if last_only else own
+        if taken and (
+            segment.own[1] < _SIMILAR * own
+            or first.own[1] < _SIMILAR * own
+            or segment.context_length < _SIMILAR * context - 8
+            or (len(taken) + 1) * heads * rows * (own + context) > SCORES_MAX
+        ):
+            break
+        taken.append(segment)
+    return taken
+
+
+def _group(members: list[Segment], last_only: bool) -> Group:
+    own = max(s.own[1] for s in members)
+    context = max(s.context_length for s in members)
+    keys = np.zeros((len(members), context + own), np.int64)
+    for line, s in zip(keys, members, strict=True):
+        at = 0
+        for first, count in s.context:
+            line[at : at + count] = np.arange(first, first + count)
+            at += count
+        line[context:] = _rows(s, own)
+    if last_only:
+        rows = np.array([[s.own[0] + s.own[1] - 1] for s in members])
+        return Group(keys, (Block(rows, context + own, _last_mask(members, own, context)),))
+    rows = np.stack([_rows(s, own) for s in members])
+    if len(members) > 1 or own <= BLOCK_ROWS:
+        return Group(keys, (Block(rows, context + own, _mask(members, own, context)),))
+    edges = [*range(0, own, BLOCK_ROWS), own]
+    return Group(
+        keys,
+        tuple(Block(rows[:, a:b], context + b, _causal(b - a)[None]) for a, b in pairwise(edges)),
+    )
+
+
+def _rows(segment: Segment, length: int) -> Rows:
+    """Its own rows, the last one repeated up to `length`: causal rows never look at these."""
+    first, count = segment.own
+    return first + np.minimum(np.arange(length), count - 1)
+
+
+def _causal(length: int) -> NDArray[np.float32]:
+    return np.triu(np.full((length, length), -np.inf, np.float32), 1)
+
+
+def _mask(members: list[Segment], own: int, context: int) -> NDArray[np.float32]:
+    """Own keys up to each row; none of the padding between a shorter context and its document."""
+    causal = _causal(own)[None]
+    if all(s.context_length == context for s in members):
+        return causal
+    padding = _context_mask(members, context)[:, None, :].repeat(own, axis=1)
+    return np.concatenate([padding, causal.repeat(len(members), axis=0)], axis=2)
+
+
+def _last_mask(members: list[Segment], own: int, context: int) -> NDArray[np.float32] | None:
+    lengths = np.array([s.own[1] for s in members])
+    if (lengths == own).all() and all(s.context_length == context for s in members):
+        return None
+    beyond = np.where(np.arange(own) < lengths[:, None], np.float32(0), np.float32(-np.inf))
+    return np.concatenate([_context_mask(members, context), beyond], axis=1)[:, None, :]
+
+
+def _context_mask(members: list[Segment], context: int) -> NDArray[np.float32]:
+    lengths = np.array([s.context_length for s in members])
+    inside = np.arange(context) < lengths[:, None]
+    return np.where(inside, np.float32(0), np.float32(-np.inf))

@@ -1,0 +1,153 @@
+"""Folder or hub name -> Engine."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.errors import ModelRefused
+from shared.models import Provenance
+from workers.engine.decoder import Decoder
+from workers.engine.engine import AttentionFactory, Engine, grouped
+from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
+from workers.engine.selftest import reference_margins, self_test_prompts
+from workers.prompts import TEMPLATE_VERSION, TextPrompter
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+KEPT_BYTES = 256 << 20
+
+
+def load(
+    model: str,
+    *,
+    dtype: str = "auto",
+    attention: str = "auto",
+    revision: str | None = None,
+    device: str = "auto",
+    deterministic: bool = False,
+    kept_bytes: int = KEPT_BYTES,
+    threads: int | None = None,
+) -> Engine:
+    """Load a Qwen3 reranker from a folder or the hub.
+
+    dtype      auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
+    attention  auto, or one of `ATTENTIONS`
+    device     auto (CUDA where there is one), cpu, cuda or cuda:N
+    kept_bytes bound of the keys and values kept for instructions
+    threads    CPU threads of a forward pass; None: torch's own choice
+
+    Raises UnknownModel when there is no such model, ModelRefused when it is not a reranker.
+    """
+    folder = resolve_model(model, revision)
+    config = read_config(folder)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = _device(device)
+    number_type = _dtype(dtype, place)
+    prompter = TextPrompter(folder)
+    loaded = _load_weights(folder, config, number_type, place)
+    reference = reference_margins(
+        loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
+    )
+    decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
+    name, factory = _attention(attention, place, number_type)
+    provenance = Provenance(
+        model=model,
+        revision=revision_of(folder, revision),
+        template=TEMPLATE_VERSION,
+        dtype=_name(number_type),
+        attention=name,
+        device=_device_name(place),
+        version=_version(),
+    )
+    return Engine(
+        decoder,
+        prompter,
+        provenance,
+        _fingerprint(folder, number_type),
+        factory,
+        kept_bytes=kept_bytes,
+        device_name=_device_name(place),
+        reference=reference,
+    )
+
+
+def _load_weights(
+    folder: Path, config: dict[str, Any], dtype: torch.dtype, place: torch.device
+) -> Any:
+    from transformers import Qwen3ForCausalLM
+
+    _check(config)
+    model = Qwen3ForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    return model.eval().requires_grad_(False).to(place)
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Refuse what the decoder loop does not compute."""
+    strange = [
+        name
+        for name, bad in (
+            ("attention_bias", bool(config.get("attention_bias"))),
+            ("use_sliding_window", bool(config.get("use_sliding_window"))),
+            ("hidden_act", config.get("hidden_act", "silu") != "silu"),
+            ("quantization_config", "quantization_config" in config),
+        )
+        if bad
+    ]
+    if strange:
+        raise ModelRefused(
+            f"the model's {', '.join(strange)} is not supported", hint="use a Qwen3 reranker"
+        )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelRefused("device cuda was asked for, but torch sees none", hint="use device=cpu")
+    return place
+
+
+def _dtype(dtype: str, place: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        return torch.bfloat16 if place.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise ModelRefused(f"dtype {dtype!r} is unknown", hint="auto, bf16, fp16 or fp32")
+    return DTYPES[dtype]
+
+
+def _attention(name: str, place: torch.device, dtype: torch.dtype) -> tuple[str, AttentionFactory]:
+    if name == "auto":
+        name = "matmul"
+    return name, grouped(sdpa=name == "sdpa")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, value in DTYPES.items() if value == dtype)
+
+
+def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
+    """Short hash of all that margins depend on beyond the pair."""
+    parts = (weights_identity(folder), TEMPLATE_VERSION, _name(dtype))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _device_name(place: torch.device) -> str:
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def _version() -> str:
+    try:
+        return version("rerankfleet")
+    except PackageNotFoundError:
+        return "0"

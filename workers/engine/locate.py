@@ -1,0 +1,110 @@
+"""Model names -> folders: pocket models, local folders, hub names. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from shared.errors import ModelRefused, UnknownModel
+
+#: Package data: small demonstration models, by name.
+POCKET_MODELS = Path(__file__).parent.parent / "models"
+#: Of a weights file this much is read for its identity: the header, and some of its values.
+_WEIGHTS_READ_BYTES = 1 << 20
+
+
+def resolve_model(name: str, revision: str | None = None) -> Path:
+    """The folder of a model: a pocket model's name, a folder, or a hub name (downloaded once).
+
+    Raises UnknownModel with what to do.
+    """
+    pocket = POCKET_MODELS / name
+    if name.startswith("pocket-"):
+        if (pocket / "config.json").is_file():
+            return pocket
+        known = ", ".join(sorted(p.name for p in POCKET_MODELS.glob("pocket-*"))) or "none"
+        raise UnknownModel(f"there is no pocket model {name!r}", hint=f"available: {known}")
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return folder.resolve()
+        raise UnknownModel(
+            f"the folder {name} has no config.json", hint="name the folder that holds the model"
+        )
+    if folder.exists():
+        raise UnknownModel(
+            f"{name} is a file", hint="name the folder that holds config.json and *.safetensors"
+        )
+    if not _could_be_hub_name(name):
+        raise UnknownModel(
+            f"{name} is not a folder",
+            hint="name a model folder, or a hub name such as Qwen/Qwen3-Reranker-0.6B",
+        )
+    return _from_hub(name, revision)
+
+
+def _could_be_hub_name(name: str) -> bool:
+    owner, slash, repository = name.partition("/")
+    return bool(slash and owner and repository) and "/" not in repository and owner[0] not in "./~"
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except RevisionNotFoundError as error:
+        raise UnknownModel(f"{name} has no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise UnknownModel(
+            f"{name} is neither a folder here nor a model on the hub (or it is private)",
+            hint="check the spelling; for a private one log in to the hub",
+        ) from error
+    except Exception as error:
+        raise UnknownModel(
+            f"{name} is not a folder here and could not be downloaded from the hub "
+            f"({type(error).__name__})",
+            hint="go online once, or name a folder that holds the model",
+        ) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; raises ModelRefused unless it describes a Qwen3 text reranker."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{folder}/config.json cannot be read: {error}") from error
+    architectures = config.get("architectures") or []
+    if "Qwen3ForCausalLM" not in architectures:
+        raise ModelRefused(
+            f"{folder.name} is a {', '.join(architectures) or 'model without architecture'}",
+            hint="use a Qwen3ForCausalLM reranker, such as Qwen/Qwen3-Reranker-0.6B",
+        )
+    if not list(folder.glob("*.safetensors")):
+        raise ModelRefused(
+            f"{folder} has no *.safetensors", hint="convert the weights; pickles are not loaded"
+        )
+    return config
+
+
+def weights_identity(folder: Path) -> str:
+    """A hash over config, tokeniser and weights files: their sizes, headers and first values."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        with path.open("rb") as file:
+            head = file.read(_WEIGHTS_READ_BYTES)
+            file.seek(max(0, path.stat().st_size - _WEIGHTS_READ_BYTES))
+            tail = file.read()
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + head + tail)
+    return digest.hexdigest()
+
+
+def revision_of(folder: Path, revision: str | None) -> str:
+    """What names these weights: the hub's commit, else the start of their hash."""
+    if folder.parent.name == "snapshots":
+        return folder.name
+    return revision or f"sha256:{weights_identity(folder)[:12]}"

@@ -1,0 +1,109 @@
+"""Does the fast path give what the unmodified model gives? And how fast is it?
+
+The reference is computed while the model loads, before its weights are fused.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from shared.errors import ItemError, ModelRefused
+from shared.models import DEFAULT_INSTRUCTION
+from workers.packing import Limit, Pack, pack_cost
+from workers.prompts import Prompt, TextPrompter
+
+if TYPE_CHECKING:
+    from workers.engine.engine import Engine, SelfTest
+
+#: Largest permitted difference of a margin, by number type; in half types the kernels' roundings
+#: differ from the reference's, and margins come in coarse steps.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.75, torch.float16: 0.1}
+
+_QUERIES = ("Which planet is known as the Red Planet?", "how do queues keep work from being lost")
+_DOCUMENTS = (
+    "Mars, known for its reddish appearance, is often referred to as the Red Planet.",
+    "Venus is often called Earth's twin because of its similar size and proximity.",
+    "A queue hands a message to one consumer and keeps it until that consumer has acknowledged "
+    "it. A consumer that dies before gives its messages back, and another one takes them over.",
+    "",
+)
+#: Sizes of the packs that are timed, in documents of about 80 tokens.
+_TIMED_DOCUMENTS = {"cpu": (2, 6, 18), "cuda": (16, 64, 256)}
+#: A first pack limit: what the device does in this time.
+_PACK_S = {"cpu": 1.0, "cuda": 0.25}
+
+
+def self_test_prompts(prompter: TextPrompter) -> list[Prompt]:
+    """A few pairs: two queries, documents of several lengths, an empty one."""
+    prompts: list[Prompt | ItemError] = []
+    for query in _QUERIES:
+        prompts += prompter.encode(
+            query, _DOCUMENTS, instruction=DEFAULT_INSTRUCTION, max_length=8192
+        )
+    return [p for p in prompts if isinstance(p, Prompt)]
+
+
+@torch.inference_mode()
+def reference_margins(model: Any, prompts: list[Prompt], yes_id: int, no_id: int) -> list[float]:
+    """Margins by the unmodified model, one pair at a time, from its own logits."""
+    margins = []
+    for p in prompts:
+        ids = np.concatenate([p.kept.array(), p.query.array(), p.document.array()])
+        tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
+        logits = model(tokens, logits_to_keep=1, use_cache=False).logits[0, -1].float()
+        margins.append(float(logits[yes_id] - logits[no_id]))
+    return margins
+
+
+def run_self_test(engine: Engine) -> SelfTest:
+    """Raises ModelRefused when the margins differ, or their order, beyond the tolerance."""
+    from workers.engine.engine import SelfTest
+
+    prompts = self_test_prompts(engine.prompter)
+    pack, order = Pack.of(prompts)
+    margins = np.empty(len(prompts))
+    margins[order] = engine.score(pack)
+    tolerance = TOLERANCE[engine.decoder.dtype]
+    difference = _compare(margins, np.array(engine.reference), tolerance)
+    tokens_per_s, overhead_s = _time_packs(engine, prompts)
+    tokens = int(tokens_per_s * _PACK_S.get(engine.decoder.device.type, 0.25))
+    limit = Limit(max(256, min(tokens, 1 << 16)))
+    return SelfTest(len(prompts), difference, tolerance, tokens_per_s, overhead_s, limit)
+
+
+def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> float:
+    difference = float(np.abs(margins - reference).max())
+    if not difference <= tolerance:
+        raise ModelRefused(
+            f"the self-test failed: margins differ from the unmodified model's by {difference:.2g}"
+            f" (allowed {tolerance:.2g})",
+            hint="another number type or attention kernel may work; please report it",
+        )
+    ranked = margins[np.argsort(reference)]
+    if (np.maximum.accumulate(ranked) - ranked > 2 * tolerance).any():
+        raise ModelRefused("the self-test failed: pairs come in another order than they should")
+    return difference
+
+
+def _time_packs(engine: Engine, prompts: list[Prompt]) -> tuple[float, float]:
+    """Token-equivalents per second and the fixed seconds of a pack, by least squares."""
+    long = max(prompts, key=lambda p: len(p.document))
+    costs, seconds = [], []
+    for documents in _TIMED_DOCUMENTS.get(engine.decoder.device.type, (16, 64, 256)):
+        pack, _ = Pack.of([long] * documents)
+        costs.append(pack_cost([long] * documents))
+        seconds.append(min(_timed(engine, pack) for _ in range(2)))
+    slope, fixed = np.polyfit(costs, seconds, 1)
+    if slope <= 0:  # too small to measure
+        slope, fixed = seconds[-1] / costs[-1], 0.0
+    return float(1 / slope), float(max(0.0, fixed))
+
+
+def _timed(engine: Engine, pack: Pack) -> float:
+    start = time.perf_counter()
+    engine.score(pack)
+    return time.perf_counter() - start
