@@ -10,8 +10,9 @@ from torch import Tensor
 
 from shared.errors import OutOfDeviceMemory
 from shared.models import Provenance
-from workers.engine.attention import Attention, GroupedAttention
+from workers.engine.attention import Attention
 from workers.engine.decoder import Decoder
+from workers.engine.grouped import GroupedAttention
 from workers.engine.kept import KeptStates
 from workers.engine.layout import Layout, lay_out, lay_out_kept
 from workers.packing import Limit, Pack

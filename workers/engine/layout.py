@@ -24,8 +24,10 @@ Rows = NDArray[np.int64]
 
 #: Attention scores of a block at most, in values: they should stay in the cache of a core.
 SCORES_MAX = 1 << 20
-#: Rows of one block of a long document.
-BLOCK_ROWS = 256
+#: Rows of one block of a long document, at most and at least; fewer the more keys they see.
+BLOCK_ROWS = (256, 32)
+#: Attention scores of a long document's block at most, in values.
+BLOCK_SCORES_MAX = 1 << 22
 #: A segment shorter than this share of its group's longest starts a new group.
 _SIMILAR = 0.8
 
@@ -131,7 +133,7 @@ def group(segments: Sequence[Segment], heads: int, *, last_only: bool = False) -
     at = 0
     while at < len(order):
         members = _take_similar(order, at, heads, last_only)
-        groups.append(_group(members, last_only))
+        groups.append(_group(members, heads, last_only))
         at += len(members)
     return groups
 
@@ -154,7 +156,7 @@ def _take_similar(order: list[Segment], at: int, heads: int, last_only: bool) ->
     return taken
 
 
-def _group(members: list[Segment], last_only: bool) -> Group:
+def _group(members: list[Segment], heads: int, last_only: bool) -> Group:
     own = max(s.own[1] for s in members)
     context = max(s.context_length for s in members)
     keys = np.zeros((len(members), context + own), np.int64)
@@ -168,9 +170,11 @@ def _group(members: list[Segment], last_only: bool) -> Group:
         rows = np.array([[s.own[0] + s.own[1] - 1] for s in members])
         return Group(keys, (Block(rows, context + own, _last_mask(members, own, context)),))
     rows = np.stack([_rows(s, own) for s in members])
-    if len(members) > 1 or own <= BLOCK_ROWS:
+    most, least = BLOCK_ROWS
+    if len(members) > 1 or own <= most:
         return Group(keys, (Block(rows, context + own, _mask(members, own, context)),))
-    edges = [*range(0, own, BLOCK_ROWS), own]
+    height = min(most, max(least, BLOCK_SCORES_MAX // (heads * (context + own))))
+    edges = [*range(0, own, height), own]
     return Group(
         keys,
         tuple(Block(rows[:, a:b], context + b, _causal(b - a)[None]) for a, b in pairwise(edges)),

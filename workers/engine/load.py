@@ -83,10 +83,10 @@ def _load_weights(
     from transformers import Qwen3ForCausalLM
 
     _check(config)
-    model = Qwen3ForCausalLM.from_pretrained(
+    model: Any = Qwen3ForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
     )
-    return model.eval().requires_grad_(False).to(place)
+    return model.requires_grad_(False).to(place)
 
 
 def _check(config: dict[str, Any]) -> None:

@@ -1,0 +1,42 @@
+# rerankfleet: `make` lists what there is.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up check test bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make a virtual environment with everything that demo and tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"rerankfleet needs Python 3.11 or newer, this is {v.major}.{v.minor}: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[worker,embedded,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## the main job on this machine: rank the example through Redis, Celery and a worker
+	$(BIN)/rerank demo
+
+up: $(STAMP) ## the whole stack in the foreground, with the demonstration model
+	$(BIN)/rerank up
+
+check: $(STAMP) ## ruff, mypy (strict on the packages), import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+test: $(STAMP) ## all tests; they start the servers that they need
+	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## pairs per second beside the peers: same weights, same pairs, one run
+	$(BIN)/python benchmarks/text.py
+
+clean: ## remove the virtual environment and what tools left
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

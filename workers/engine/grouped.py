@@ -1,0 +1,156 @@
+"""Attention of a pack over its layout, by batched matrix products or by SDPA.
+
+A document attends to its kept part, its query and, causally, to itself. Segments of similar
+shape are gathered into one padded batch; long documents go block by block of rows, so that
+memory grows with their length, never with its square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from workers.engine.layout import Block, Group, Layout, Rows, group
+from workers.engine.weights import Heads
+from workers.engine.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    queries: Tensor  # [members · kv · fan · rows] head index
+    rows: int
+    reach: int
+    mask: Tensor | None  # [members or 1, 1, 1, rows, width]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    members: int
+    keys: Tensor  # [members · kv · span] head index
+    values: Tensor
+    blocks: tuple[_Block, ...]
+
+
+class GroupedAttention:
+    """Groups of segments as batched products: on CPU, and wherever no varlen kernel runs."""
+
+    def __init__(
+        self, layout: Layout, heads: Heads, workspace: Workspace, device: torch.device, sdpa: bool
+    ) -> None:
+        self._heads, self._workspace, self._sdpa = heads, workspace, sdpa
+        self._device = device
+        first = layout.kept_rows
+        groups = group(layout.segments, heads.queries)
+        self._groups = [self._tables(g, heads.per_row) for g in groups]
+        self._order = self._inverse(groups, len(layout.ids), lambda rows: rows - first)
+        last = group(layout.documents, heads.queries, last_only=True)
+        number = np.zeros(first + len(layout.ids), np.int64)
+        number[layout.last_rows + first] = np.arange(len(layout.documents))
+        self._last_groups = [self._tables(g, heads.queries, number) for g in last]
+        self._last_order = self._inverse(last, len(layout.documents), lambda rows: number[rows])
+
+    def all(self, buffer: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        flat = buffer.view(-1, self._heads.dim)
+        return self._attend(self._groups, flat, flat, self._order)
+
+    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        dim = self._heads.dim
+        return self._attend(
+            self._last_groups, buffer.view(-1, dim), queries.view(-1, dim), self._last_order
+        )
+
+    def _attend(
+        self, groups: list[_Group], buffer: Tensor, queries: Tensor, order: Tensor
+    ) -> Tensor:
+        dim, take = self._heads.dim, self._workspace.take
+        count = sum(b.queries.numel() for g in groups for b in g.blocks)
+        gathered = take("outputs", count, dim)
+        at = 0
+        for g in groups:
+            keys = self._gather("keys", buffer, g.keys, g.members)
+            values = self._gather("values", buffer, g.values, g.members)
+            for block in g.blocks:
+                out = gathered[at : at + block.queries.numel()]
+                at += block.queries.numel()
+                q = self._gather("queries", queries, block.queries, g.members)
+                reach = block.reach
+                self._block(q, keys[:, :reach], values[:, :reach], block, g.members, out)
+        result = take("attended", order.numel(), dim)
+        torch.index_select(gathered, 0, order, out=result)
+        return result.view(-1, self._heads.queries * dim)
+
+    def _gather(self, name: str, source: Tensor, index: Tensor, members: int) -> Tensor:
+        """[members · kv, rows, dim]"""
+        out = self._workspace.take(name, index.numel(), self._heads.dim)
+        torch.index_select(source, 0, index, out=out)
+        return out.view(members * self._heads.kv, -1, self._heads.dim)
+
+    def _block(
+        self, q: Tensor, k: Tensor, v: Tensor, block: _Block, members: int, out: Tensor
+    ) -> None:
+        if self._sdpa:
+            out.copy_(self._block_sdpa(q, k, v, block, members).reshape(out.shape))
+            return
+        scores = self._workspace.take("scores", q.shape[0], q.shape[1], k.shape[1])
+        torch.bmm(q, k.transpose(1, 2), out=scores)
+        if block.mask is not None:
+            grid = scores.view(members, self._heads.kv, self._heads.fan, block.rows, -1)
+            grid[..., -block.mask.shape[-1] :].add_(block.mask)
+        torch.softmax(scores, -1, out=scores)
+        torch.bmm(scores, v, out=out.view(q.shape))
+
+    def _block_sdpa(self, q: Tensor, k: Tensor, v: Tensor, block: _Block, members: int) -> Tensor:
+        heads = self._heads
+        mask = None
+        if block.mask is not None:
+            free = k.shape[1] - block.mask.shape[-1]
+            mask = functional.pad(block.mask[:, 0], (free, 0)).to(q.dtype)
+        return functional.scaled_dot_product_attention(
+            q.view(members, heads.queries, block.rows, heads.dim),
+            k.view(members, heads.kv, -1, heads.dim),
+            v.view(members, heads.kv, -1, heads.dim),
+            attn_mask=mask,
+            scale=1.0,
+            enable_gqa=heads.fan > 1,
+        )
+
+    def _tables(self, g: Group, per_row: int, number: Rows | None = None) -> _Group:
+        kv = np.arange(self._heads.kv)[:, None]
+        base = g.keys[:, None, :] * self._heads.per_row + self._heads.queries + kv
+        members = len(g.keys)
+        blocks = tuple(self._block_tables(b, per_row, number) for b in g.blocks)
+        return _Group(members, self._put(base), self._put(base + self._heads.kv), blocks)
+
+    def _block_tables(self, block: Block, per_row: int, number: Rows | None) -> _Block:
+        rows = block.rows if number is None else number[block.rows]
+        head = np.arange(self._heads.queries).reshape(self._heads.kv, self._heads.fan, 1)
+        index = rows[:, None, None, :] * per_row + head
+        mask = None
+        if block.mask is not None:
+            mask = torch.from_numpy(block.mask[:, None, None]).to(self._device)
+        return _Block(self._put(index), rows.shape[1], block.reach, mask)
+
+    def _inverse(self, groups: list[Group], count: int, number: Callable[[Rows], Rows]) -> Tensor:
+        """For each of `count` rows and each head, where its output stands among all blocks'."""
+        heads = self._heads.queries
+        where = np.empty((count, heads), np.int64)
+        at = 0
+        for block in (b for g in groups for b in g.blocks):
+            members, width = block.rows.shape
+            size = members * heads * width
+            place = np.arange(at, at + size).reshape(members, heads, width).swapaxes(1, 2)
+            own = np.ones(block.rows.shape, bool)  # a row, not a padding repeat of the one before
+            own[:, 1:] = block.rows[:, 1:] != block.rows[:, :-1]
+            where[number(block.rows[own])] = place[own]
+            at += size
+        return self._put(where)
+
+    def _put(self, index: Rows) -> Tensor:
+        return torch.from_numpy(index.reshape(-1)).to(self._device)
