@@ -15,6 +15,9 @@ from shared.settings import Settings
 HEARTBEATS_MISSED = 3
 """A worker that missed this many heartbeats is gone."""
 
+SERVED_TTL_S = 30 * 86_400
+"""How long a model counts as one of this fleet's after its last worker stopped."""
+
 WorkerState = Literal["loading", "ready", "draining"]
 
 
@@ -68,6 +71,7 @@ class Fleet:
         pipe.hset(key, mapping=cast("Mapping[Any, Any]", fields))
         pipe.pexpire(key, int(self._ttl_s * 1000))
         pipe.zadd(self._keys.workers, {row.id: now})
+        pipe.set(self._keys.served(row.model), row.fingerprint, ex=SERVED_TTL_S)
         pipe.zremrangebyscore(self._keys.workers, "-inf", now - 3600)
         pipe.execute()
 
@@ -77,6 +81,10 @@ class Fleet:
         pipe.delete(self._keys.worker(worker_id))
         pipe.zrem(self._keys.workers, worker_id)
         pipe.execute()
+
+    def knows(self, model: str) -> bool:
+        """Whether this model is served, or was lately (a fleet may be scaled down to nothing)."""
+        return bool(self._client.exists(self._keys.served(model)))
 
     def workers(self, model: str | None = None) -> list[WorkerRow]:
         """All workers whose heartbeat is fresh, by id; of one model if named."""

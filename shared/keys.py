@@ -13,6 +13,7 @@
     {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
     {p}:worker:{id}       hash    3 heartbeats             worker                 all
     {p}:workers           zset    permanent, trimmed       worker                 all
+    {p}:served:{model}    string  30 days                  worker                 client
     {p}:pulse             string  permanent                monitor                claim
     {p}:amnesty           string  permanent                monitor                claim
     {p}:leader:{role}     string  a few ticks              monitor                monitor
@@ -99,6 +100,10 @@ class Keys:
     def worker(self, worker_id: str) -> str:
         """A worker's heartbeat."""
         return f"{self.prefix}:worker:{worker_id}"
+
+    def served(self, model: str) -> str:
+        """Set while a worker served this model lately."""
+        return f"{self.prefix}:served:{model}"
 
     def leader(self, role: str) -> str:
         """Who may act in a role now."""

@@ -24,9 +24,6 @@ from shared.models import (
     SliceOutcome,
 )
 
-PROBE_LINES = 20
-"""A file none of whose first lines is a JSON object is not JSON Lines."""
-
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
     '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
@@ -243,12 +240,14 @@ def _result(found: Scored, temperature: float) -> dict[str, Any]:
     result["margin"] = found.margin
     if found.truncated_tokens:
         result["truncated_tokens"] = found.truncated_tokens
+    if found.crowded:
+        result["crowded"] = True
     return result
 
 
 def outcome_of(number: int, line: Mapping[str, Any]) -> SliceOutcome:
     """Read a line of output back: what a retry merges new outcomes into."""
-    fields = {"index", "id", "margin", "truncated_tokens"}
+    fields = set(Scored.model_fields)
     return SliceOutcome(
         line=number,
         id=line["id"],

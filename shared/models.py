@@ -6,9 +6,15 @@ Validated once, at the border; frozen from there on. No logic beyond validation.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import UsageError
+
+POCKET_MODELS = ("pocket-text",)
+"""Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -19,6 +25,13 @@ class Priority(StrEnum):
     interactive = "interactive"
     normal = "normal"
     bulk = "bulk"
+
+
+def canonical_model(model: str) -> str:
+    """The name under which a model is served: a folder by its full path, a hub name as it is."""
+    return (
+        model if model in POCKET_MODELS or not Path(model).is_dir() else str(Path(model).resolve())
+    )
 
 
 class _Frozen(BaseModel):
@@ -73,6 +86,8 @@ class Scored(_Frozen):
     id: str | int | None = None
     margin: float
     truncated_tokens: int = 0
+    crowded: bool = False
+    """The query alone filled max_length: nothing of the document was read."""
 
 
 class Slice(_Frozen):
@@ -139,7 +154,9 @@ class InputRef(_Frozen):
     uri: str
     size: int
     tag: str
-    """sha256 of an uploaded input; ETag of an object; modification time of a file."""
+    """ETag of an object, modification time of a file."""
+    sha256: str | None = None
+    """Known where the bytes passed through the client, or lie in a folder."""
 
 
 class JobSpec(_Frozen):
@@ -160,6 +177,16 @@ class JobSpec(_Frozen):
     name: str = ""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself."""
+
+
+def make_spec(**fields: Any) -> JobSpec:
+    """Validate a job's options. Raises UsageError naming the first that is wrong."""
+    try:
+        return JobSpec(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{field} is wrong: {first['msg']}") from error
 
 
 class Progress(_Frozen):

@@ -1,6 +1,6 @@
 """Child processes that are kept alive: started, restarted with back-off, stopped together.
 
-Used by `rerank up`, `rerank coordinator` and `rerank worker`. Knows nothing of what the children do.
+Used by `rerank up`, `rerank coordinator` and `rerank worker`. Knows nothing of what they do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def spawn(
     command: Sequence[str], env: Mapping[str, str] | None = None, log_file: str | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own: Ctrl-C reaches its supervisor alone."""
-    out = open(log_file, "ab") if log_file else None  # noqa: SIM115
+    out = open(log_file, "ab") if log_file else None
     try:
         return subprocess.Popen(
             list(command),
@@ -50,7 +50,7 @@ def spawn(
             stdout=out,
             stderr=subprocess.STDOUT if out else None,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 (called before any thread is started)
+            preexec_fn=_die_with_parent,  # safe: no thread was started
         )
     finally:
         if out:
@@ -114,14 +114,18 @@ class Supervisor:
 
     def run(self) -> None:
         """Start, watch and, on SIGTERM or SIGINT, stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
         self.start()
         try:
-            while not self._stop.wait(0.2):
-                self.watch()
+            self.wait()
         finally:
             self.stop()
+
+    def wait(self) -> None:
+        """Watch over the children until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        while not self._stop.wait(0.2):
+            self.watch()
 
     def stop(self, timeout_s: float = 25.0) -> None:
         """Ask all children to end; kill those that do not in time."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
-from kombu import Queue
+from kombu import Queue  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
 from shared.models import Priority
@@ -67,6 +67,25 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
+def serve(app: Celery, *, name: str, queues: Sequence[str], concurrency: int) -> int:
+    """Work on these queues with threads until a signal ends it. Returns the exit status.
+
+    SIGTERM is a warm shutdown: tasks in hand end, nothing new is begun.
+    """
+    app.conf.task_queues = as_queues(queues)
+    worker = app.Worker(
+        hostname=name,
+        pool="threads",
+        concurrency=concurrency,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
 def model_queue(model: str, priority: Priority) -> str:
     """The queue of a model's hints at one priority."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[-40:]
@@ -81,7 +100,7 @@ def model_queues(model: str) -> list[str]:
 
 def as_queues(names: Iterable[str]) -> list[Queue]:
     """Queue declarations for a worker."""
-    return [Queue(name, routing_key=name) for name in names]
+    return [Queue(name, routing_key=name) for name in names]  # type: ignore[no-untyped-call]
 
 
 def broker_keys(settings: Settings, queues: Iterable[str]) -> list[str]:

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """These settings as RERANK_ variables, for a child process. Holds secrets: never print."""
-        out = {}
+        out: dict[str, str] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, SecretStr):
@@ -128,7 +128,7 @@ def load_settings(**overrides: Any) -> Settings:
     found = {k: address[k] for k in ("redis_url", "storage") if k in address}
     if settings.storage:
         found.pop("storage", None)
-    return Settings(**{**overrides, **found})
+    return Settings(**overrides, **found)
 
 
 def read_address(state_dir: Path) -> dict[str, Any]:

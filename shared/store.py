@@ -189,7 +189,7 @@ class Store:
     def settle(self) -> None:
         """Wait until the append-only file has what was written, where the server can tell."""
         with suppress(redis.ResponseError):
-            self.client.execute_command("WAITAOF", 1, 0, 2000)
+            self.client.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
 
     def job(self, job_id: str) -> Job:
         """Read a job. Raises UnknownJob."""
@@ -262,7 +262,9 @@ class Store:
     ) -> str:
         """Open shards and move the cursor from cursor[0] to cursor[1], if it still stands there."""
         k = self.keys
-        flat = [x for shard in shards for x in (shard.start, shard.end, shard.file)]
+        flat: list[str | int] = [
+            x for shard in shards for x in (shard.start, shard.end, shard.file)
+        ]
         return cast(
             str,
             self._run(
@@ -277,6 +279,13 @@ class Store:
                 [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat],
             ),
         )
+
+    def active_jobs(self, model: str) -> int:
+        """How many jobs of a model still have input to be cut: they share its window."""
+        pipe = self.client.pipeline(transaction=False)
+        for job_id in self.unfinished():
+            pipe.hmget(self.keys.job(job_id), "model", "sealed", "paused")
+        return sum(found == [model, "0", None] for found in pipe.execute())
 
     def set_facts(self, job_id: str, **facts: str | int) -> None:
         """Write facts that no script guards (timings, what is being waited for)."""
@@ -295,8 +304,8 @@ class Store:
         k, settings = self.keys, self._settings
         key = self.job(job_id).facts.get("key", "")
         keys = [k.job(job_id), k.jobs, k.job_open(job_id), k.job_parts(job_id), k.sweep, key]
-        times = [int(settings.result_ttl_s * 1000), int(settings.parts_ttl_s * 1000)]
-        args = [job_id, token, output, *times, k.done_channel(job_id)]
+        result_ms, parts_ms = settings.result_ttl_s * 1000, settings.parts_ttl_s * 1000
+        args = [job_id, token, output, int(result_ms), int(parts_ms), k.done_channel(job_id)]
         return bool(self._run("finish", keys, args))
 
     # ---- shards ---------------------------------------------------------------------------------
@@ -389,7 +398,7 @@ class Store:
 
     def now_ms(self) -> int:
         """The server's clock, which all leases go by."""
-        seconds, micros = cast("tuple[int, int]", self.client.time())
+        seconds, micros = self.client.time()
         return seconds * 1000 + micros // 1000
 
     def models(self) -> list[str]:
@@ -398,7 +407,7 @@ class Store:
 
     def backlog(self, model: str) -> int:
         """How many shards of a model are open, claimed or not: what an autoscaler reads."""
-        return cast(int, self.client.zcard(self.keys.open(model)))
+        return self.client.zcard(self.keys.open(model))
 
     def due_shards(self, model: str, count: int) -> list[tuple[str, str]]:
         """Shards that nobody holds: (job, range), longest waiting first."""
@@ -410,7 +419,7 @@ class Store:
     def leased_shards(self, model: str) -> int:
         """How many shards of a model are leased now."""
         key = self.keys.open(model)
-        return cast(int, self.client.zcount(key, f"({self.now_ms()}", "+inf"))
+        return self.client.zcount(key, f"({self.now_ms()}", "+inf")
 
     def unfinished(self) -> list[str]:
         """All unfinished jobs, the most urgent first."""
@@ -455,6 +464,10 @@ class Store:
             self.client.zrange(self.keys.sweep, 0, self.now_ms(), byscore=True, offset=0, num=10),
         )
 
+    def remaining_ms(self, job_id: str) -> int:
+        """How long a finished job is still kept; negative when it is gone."""
+        return self.client.pttl(self.keys.job(job_id))
+
     def swept(self, job_id: str, again_ms: int | None) -> None:
         """Take a job off the sweep list, or put it back for later."""
         if again_ms is None:
@@ -496,7 +509,7 @@ class Store:
     def wait_done(self, job_id: str, timeout_s: float) -> bool:
         """Wait until a job's end is told, polling slowly beside. Returns whether it ended."""
         deadline = time.monotonic() + timeout_s
-        with self.client.pubsub(ignore_subscribe_messages=True) as channel:
+        with self.client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(self.keys.done_channel(job_id))
             while True:
                 if self.client.hexists(self.keys.job(job_id), "finished_ms"):

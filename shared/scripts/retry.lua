@@ -15,7 +15,7 @@ local kept = tonumber(job[3] or 0) + tonumber(job[5] or 0)
 local cancelled = ARGV[2] == 'errors' and tonumber(job[6] or 0) or 0
 kept = kept + cancelled
 redis.call('HSET', KEYS[1], 'errors', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
-           'fed', kept, 'lines', 0, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
+           'fed', kept, 'lines', 0, 'base', kept, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
            'd0', kept, 'd1', kept)
 redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'total', 'output')
 redis.call('PERSIST', KEYS[1])

@@ -1,0 +1,308 @@
+"""The sub-commands that submit and look: thin shells over `producer.client.Client`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli import INTERRUPTED, PARTIAL
+from shared.errors import UsageError
+from shared.models import Priority
+
+if TYPE_CHECKING:
+    from producer.client import Client
+    from shared.models import JobStatus
+
+JobArgument = Annotated[str, typer.Argument(help="the job's id, as `rerank submit` printed it")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
+POCKET = "pocket-text"
+
+
+def commands(app: typer.Typer) -> None:
+    """Add the sub-commands."""
+    for verb in (up, demo, coordinator, submit, status, watch, results):
+        app.command()(verb)
+    for verb in (cancel, pause, resume, retry, jobs, workers):
+        app.command()(verb)
+
+
+def _client() -> Client:
+    from producer.client import Client
+
+    return Client()
+
+
+# ---- the stack ----------------------------------------------------------------------------------
+
+
+def up(
+    model: Annotated[
+        str | None, typer.Option(help="a model folder or hub name; pocket-text to try it out")
+    ] = None,
+) -> None:
+    """Run the whole stack on this machine in the foreground: server, coordinator, worker.
+
+    Example: rerank up --model Qwen/Qwen3-Reranker-0.6B
+    """
+    from producer.local import stack
+    from shared.settings import Settings, load_settings
+
+    if os.environ.get("RERANK_REDIS_URL"):
+        settings = load_settings()
+    else:
+        settings = Settings()
+    if model is None:
+        model = POCKET
+        sys.stderr.write(
+            f"No --model was named: this serves {POCKET}, a DEMONSTRATION MODEL that knows little "
+            "more than shared words.\nFor real scores: rerank up --model Qwen/Qwen3-Reranker-0.6B\n"
+        )
+    with stack(settings, model) as local:
+        from shared.settings import mask
+
+        sys.stderr.write(
+            f"Redis    {mask(local.settings.redis_address)}\n"
+            f"storage  {local.settings.storage_uri}\n"
+            f"state    {settings.state_dir}\n"
+            "The worker is loading the model. In another terminal:\n"
+            f"  rerank submit pairs.jsonl -o ranked.jsonl --model {model} --wait\n"
+            "Ctrl-C stops everything and keeps the data.\n"
+        )
+        local.supervisor.wait()
+        sys.stderr.write("stopping\n")
+
+
+def demo() -> None:
+    """Run the main job once, on free ports: a small stack, the example, its ranking, the figures.
+
+    Example: rerank demo
+    """
+    from producer.demo import run_demo
+
+    run_demo()
+
+
+def coordinator() -> None:
+    """Run what feeds, finishes and monitors jobs. Any number may run.
+
+    Example: RERANK_REDIS_URL=redis://redis:6379/0 rerank coordinator
+    """
+    from producer.coordinator import children
+    from shared.processes import Supervisor
+    from shared.settings import load_settings
+    from shared.store import connect
+
+    settings = load_settings()
+    connect(settings).close()
+    Supervisor(children(settings)).run()
+
+
+# ---- jobs ---------------------------------------------------------------------------------------
+
+
+def submit(
+    input: Annotated[
+        str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="a path, or file:// or s3:// for the coordinator"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="the task, for requests that bring none; English is best")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
+    top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
+    limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
+    priority: Annotated[Priority, typer.Option(help="whose turn comes first")] = Priority.normal,
+    key: Annotated[
+        str | None, typer.Option(help="your name for this job: submitting it twice is harmless")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait for the end; write the output")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a job of a file and print its id.
+
+    Example: rerank submit pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B --wait
+    """
+    client = _client()
+    job_id = client.submit(
+        input,
+        output=output,
+        model=model,
+        instruction=instruction,
+        max_length=max_length,
+        top_n=top_n,
+        limit=limit,
+        priority=priority,
+        key=key,
+        force=force,
+    )
+    if wait:
+        _follow(client, job_id, as_json=as_json, output=output)
+        return
+    if as_json:
+        sys.stdout.write(json.dumps({"id": job_id}) + "\n")
+        return
+    sys.stdout.write(f"{job_id}\n")
+    sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+
+
+def status(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Show a job's progress, and what holds it back.
+
+    Example: rerank status 1f2e3d4c5b6a
+    """
+    from producer import show
+
+    found = _client().status(job)
+    show.as_json(found) if as_json else show.console().print(show.job_panel(found))
+
+
+def watch(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Follow a job to its end; Ctrl-C leaves it running. Writes the output that submit named.
+
+    Example: rerank watch 1f2e3d4c5b6a
+    """
+    _follow(_client(), job, as_json=as_json)
+
+
+def _follow(client: Client, job_id: str, *, as_json: bool, output: str | None = None) -> None:
+    """Wait with live progress, write a local output, and end with the job's exit code."""
+    from producer import show
+
+    try:
+        with show.live_progress() as progress:
+            found = client.wait(job_id, on_progress=progress)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
+        raise typer.Exit(INTERRUPTED) from None
+    target = client.store.job(job_id).spec.local_output
+    if output is not None and "://" not in output:
+        target = str(Path(output).resolve())
+    if target:
+        client.fetch(job_id, target)
+        found = found.model_copy(update={"output": target})
+    show.as_json(found) if as_json else show.console().print(show.job_panel(found))
+    _exit(found)
+
+
+def _exit(found: JobStatus) -> None:
+    progress = found.progress
+    if progress.errors or progress.rejected or progress.cancelled:
+        raise typer.Exit(PARTIAL)
+
+
+def results(
+    job: JobArgument,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="a path; stdout else")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="what was scored so far of an unfinished job")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+) -> None:
+    """Print a job's output, or write it to a file.
+
+    Example: rerank results 1f2e3d4c5b6a -o ranked.jsonl
+    """
+    from shared.lines import dump_line
+    from shared.objects import publish_file
+
+    client = _client()
+    if output is None:
+        for line in client.results(job, partial=partial):
+            sys.stdout.buffer.write(dump_line(line))
+        return
+    if Path(output).exists() and not force:
+        raise UsageError(f"the output {output} exists", hint="use --force to replace it")
+    if not partial:
+        client.fetch(job, output)
+        return
+    with publish_file(Path(output)) as out:
+        for line in client.results(job, partial=True):
+            out.write(dump_line(line))
+
+
+def cancel(job: JobArgument) -> None:
+    """Stop a job. What was scored is kept and published.
+
+    Example: rerank cancel 1f2e3d4c5b6a
+    """
+    _client().cancel(job)
+    sys.stderr.write(f"cancelled; what was scored:  rerank results {job}\n")
+
+
+def pause(job: JobArgument) -> None:
+    """Hold a job; shards in hand are finished.
+
+    Example: rerank pause 1f2e3d4c5b6a
+    """
+    _client().pause(job)
+    sys.stderr.write(f"paused; go on with:  rerank resume {job}\n")
+
+
+def resume(job: JobArgument) -> None:
+    """Let a paused job go on.
+
+    Example: rerank resume 1f2e3d4c5b6a
+    """
+    _client().resume(job)
+    sys.stderr.write(f"resumed:  rerank watch {job}\n")
+
+
+def retry(
+    job: JobArgument,
+    only: Annotated[str, typer.Option(help="errors: not what was cancelled")] = "all",
+) -> None:
+    """Score again what has no score, and merge it into the same output.
+
+    Example: rerank retry 1f2e3d4c5b6a --only errors
+    """
+    _client().retry(job, only)
+    sys.stderr.write(f"retrying:  rerank watch {job}\n")
+
+
+def jobs(
+    count: Annotated[int, typer.Option("-n", help="how many, newest first")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest jobs.
+
+    Example: rerank jobs --json
+    """
+    from producer import show
+
+    found = _client().jobs(count)
+    if as_json:
+        show.as_json(found)
+    elif found:
+        show.console().print(show.jobs_table(found))
+    else:
+        sys.stderr.write("no jobs yet:  rerank submit pairs.jsonl -o ranked.jsonl\n")
+
+
+def workers(as_json: JsonOption = False) -> None:
+    """List the worker processes.
+
+    Example: rerank workers
+    """
+    from producer import show
+
+    found = _client().workers()
+    if as_json:
+        show.as_json(found)
+    elif found:
+        show.console().print(show.workers_table(found))
+    else:
+        sys.stderr.write("no workers:  rerank worker --model Qwen/Qwen3-Reranker-0.6B\n")

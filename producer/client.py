@@ -1,0 +1,399 @@
+"""Client: submit jobs, watch them, read their results. What the command line is a thin shell over.
+
+    from producer import Client
+
+    client = Client()
+    job_id = client.submit("pairs.jsonl", model="Qwen/Qwen3-Reranker-0.6B")
+    client.wait(job_id)
+    for line in client.results(job_id):
+        print(line["id"], line["results"][0])
+
+Needs Redis and the storage, never torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from producer.cutting import Cursor, Read, cut, shard_size
+from producer.feeder import Control
+from producer.finisher import committed_lines
+from producer.ingest import pin, refuse_changed
+from producer.status import describe
+from shared.errors import (
+    DeadlineExceeded,
+    NoWorker,
+    OutputExists,
+    Overloaded,
+    UnknownModel,
+    UsageError,
+    WrongState,
+)
+from shared.fleet import Fleet, WorkerRow
+from shared.keys import shard_name
+from shared.lines import merge, output_line, slice_of
+from shared.manifest import manifest_uri
+from shared.models import (
+    POCKET_MODELS,
+    InputRef,
+    JobSpec,
+    JobStatus,
+    Priority,
+    Slice,
+    canonical_model,
+    make_spec,
+)
+from shared.objects import Objects, publish_file
+from shared.queue import Hints, broker_keys, make_app, model_queue
+from shared.settings import Settings, load_settings
+from shared.shards import dump_slices, job_uri, parse_part, shard_file
+from shared.sources import COPY_BYTES, is_uri
+from shared.store import OpenShard, Store, connect
+
+
+class Client:
+    """One connection to a fleet. Safe to share between threads.
+
+    Raises QueueUnavailable at once when Redis does not answer.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or load_settings()
+        redis = connect(self._settings)
+        self.store = Store(redis, self._settings)
+        self.fleet = Fleet(redis, self._settings)
+        self.objects = Objects(self._settings, inline=self.store.get_inline)
+        self._hints = Hints(make_app(self._settings))
+        self._control = Control(self.store, self.fleet, self.objects, self._hints, self._settings)
+
+    # ---- jobs -----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        input: str | Path,
+        *,
+        output: str | Path | None = None,
+        model: str | None = None,
+        key: str | None = None,
+        force: bool = False,
+        **options: Any,
+    ) -> str:
+        """Make a job of a JSON Lines file and return its id, once the server has it safely.
+
+        `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
+        `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
+        Options are the fields of JobSpec: instruction, max_length, top_n, limit, priority,
+        temperature, name. The same key with the same input and options returns the same job.
+        Raises UsageError (or what derives from it) before any work starts.
+        """
+        model = self.choose_model(model)
+        job_id = uuid.uuid4().hex[:12]
+        target = self._check_output(output, force)
+        spec = make_spec(
+            model=model,
+            input=InputRef(uri="", size=0, tag=""),
+            output=target if target and is_uri(target) else None,
+            local_output=target if target and not is_uri(target) else None,
+            key=key,
+            force=force,
+            **{"name": Path(str(input)).name, **options},
+        )
+        pinned = pin(
+            str(input), self.objects, self._settings, job_uri(self.objects, job_id, "input.jsonl")
+        )
+        spec = spec.model_copy(update={"input": pinned})
+        found = self._create(job_id, spec)
+        if found == job_id:
+            self.store.settle()
+            self._hints.feed(job_id)
+        return found
+
+    def _create(self, job_id: str, spec: JobSpec) -> str:
+        """Create the job; drop what was uploaded for it when another job stands instead."""
+        found = ""
+        try:
+            found = self.store.create(job_id, spec, _digest(spec))
+        finally:
+            if found != job_id:
+                self.objects.delete_tree(job_uri(self.objects, job_id))
+        return found
+
+    def _check_output(self, output: str | Path | None, force: bool) -> str | None:
+        if output is None:
+            return None
+        target = str(output) if is_uri(str(output)) else str(Path(output).resolve())
+        if is_uri(target):
+            self.objects.check(target)
+            self.objects.check(manifest_uri(target))
+            taken = self.objects.exists(target)
+        else:
+            taken = Path(target).exists()
+            if Path(target).is_dir():
+                raise UsageError(f"the output {output} is a folder", hint="name a file in it")
+        if taken and not force:
+            raise OutputExists(f"the output {output} exists", hint="use --force to replace it")
+        return target
+
+    def choose_model(self, model: str | None) -> str:
+        """The model as the fleet knows it; without a name, the only one that it serves.
+
+        Raises UnknownModel when that is not clear. A demonstration model is never chosen silently.
+        """
+        served = sorted({worker.model for worker in self.fleet.workers()})
+        if model is not None:
+            name = canonical_model(model)
+            if name not in served and not self.fleet.knows(name):
+                there = f"it serves {', '.join(served)}" if served else "it has no worker"
+                raise UnknownModel(
+                    f"this fleet never served the model {model!r}; {there}",
+                    hint=f"start one: rerank worker --model {model}",
+                )
+            return name
+        if len(served) != 1:
+            there = f"serves {', '.join(served)}" if served else "has no worker now"
+            raise UnknownModel(f"this fleet {there}", hint="name the model with --model")
+        if served[0] in POCKET_MODELS:
+            raise UnknownModel(
+                f"this fleet serves only the demonstration model {served[0]}",
+                hint=f"say --model {served[0]} if you mean it, or start `rerank worker --model M`",
+            )
+        return served[0]
+
+    def status(self, job_id: str) -> JobStatus:
+        """Progress, rate, and what holds the job back."""
+        return describe(self.store.job(job_id), self.store, self.fleet)
+
+    def jobs(self, count: int = 50) -> list[JobStatus]:
+        """The newest jobs, newest first."""
+        found = []
+        for job_id in self.store.recent(count):
+            with suppress(UsageError):  # its time was over a moment ago
+                found.append(self.status(job_id))
+        return found
+
+    def workers(self) -> list[WorkerRow]:
+        """A row per living worker process."""
+        return self.fleet.workers()
+
+    def wait(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        on_progress: Callable[[JobStatus], None] | None = None,
+    ) -> JobStatus:
+        """Wait until the job is done or cancelled. Raises DeadlineExceeded after `timeout_s`.
+
+        `on_progress` is called about once a second. Leaving early leaves the job running.
+        """
+        deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        while True:
+            status = self.status(job_id)
+            if on_progress:
+                on_progress(status)
+            if status.state in ("done", "cancelled"):
+                return status
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            if left <= 0:
+                raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
+            self.store.wait_done(job_id, left)
+
+    def results(self, job_id: str, *, partial: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the output's lines in input order.
+
+        Of an unfinished job only with `partial`: what was committed so far, where a line may still
+        lack documents. Raises WrongState otherwise.
+        """
+        job = self.store.job(job_id)
+        if job.finished:
+            with self.objects.open(job.facts["output"]) as stream:
+                for line in stream:
+                    yield json.loads(line)
+            return
+        if not partial:
+            raise WrongState(
+                f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
+            )
+        for outcome, provenance in committed_lines(job, self._control, whole=False):
+            spec = job.spec
+            yield output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
+
+    def fetch(self, job_id: str, path: Path | str) -> None:
+        """Copy a finished job's output and its manifest to a local path."""
+        job = self.store.job(job_id)
+        if not job.finished:
+            raise WrongState(f"job {job_id} is not finished", hint="wait for it first")
+        output = job.facts["output"]
+        pairs = ((output, str(path)), (manifest_uri(output), manifest_uri(str(path))))
+        for source, target in pairs:
+            with self.objects.open(source) as stream, publish_file(Path(target)) as out:
+                while block := stream.read(COPY_BYTES):
+                    out.write(block)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job. What was scored is kept and published; all else ends as cancelled."""
+        _refuse(job_id, "cancelled", self.store.cancel(job_id))
+        self._hints.feed(job_id)
+
+    def pause(self, job_id: str, reason: str = "paused by the user") -> None:
+        """Hold a job. Shards in hand are finished; nothing new is begun."""
+        _refuse(job_id, "paused", self.store.pause(job_id, reason))
+
+    def resume(self, job_id: str) -> None:
+        """Let a paused job go on."""
+        answer, shards = self.store.resume(job_id)
+        _refuse(job_id, "resumed", answer)
+        spec = self.store.job(job_id).spec
+        for shard in shards:
+            self._hints.shard(spec.model, spec.priority, job_id, shard)
+        self._hints.feed(job_id)
+
+    def retry(self, job_id: str, only: str = "all") -> None:
+        """Score again what has no score, and merge it into the same output.
+
+        `only` "errors" leaves out what was cancelled. Raises InputChanged when the input is no
+        longer the one that the job was made from.
+        """
+        if only not in ("all", "errors"):
+            raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
+        job = self.store.job(job_id)
+        refuse_changed(job.spec.input, self.objects)
+        answer = self.store.retry(job_id, only)
+        if answer == "nothing":
+            raise WrongState(f"job {job_id} has nothing to retry: every pair has its score")
+        if answer == "unfinished":
+            raise WrongState(f"job {job_id} is not finished", hint="wait for it, or cancel it")
+        self.store.settle()
+        self._hints.feed(job_id)
+
+    # ---- a small request ------------------------------------------------------------------------
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str | Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        instruction: str | None = None,
+        top_n: int | None = None,
+        max_length: int = 8192,
+        temperature: float = 1.0,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """Rerank a few documents and wait: a line of output. The same path as a job's.
+
+        Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
+        """
+        model = self.choose_model(model)
+        fields = {
+            "query": query,
+            "documents": list(documents),
+            "instruction": instruction,
+            "top_n": top_n,
+        }
+        piece = slice_of(1, fields, max_documents=self._settings.max_documents_per_request)
+        self._check_interactive(model)
+        seconds = timeout_s or self._settings.interactive_deadline_s
+        job_id = self._create_inline(model, piece, max_length, temperature, seconds)
+        if not self.store.wait_done(job_id, seconds):
+            self.store.cancel(job_id)
+            raise DeadlineExceeded(
+                f"no answer within {seconds:g} s", hint="ask again, or look at `rerank workers`"
+            )
+        outcomes, provenance = [], None
+        for _, _, part in self.store.parts(job_id):
+            found, provenance = parse_part(self.objects.read(part))
+            outcomes += found
+        return output_line(merge(outcomes), provenance, top_n=top_n, temperature=temperature)
+
+    def _check_interactive(self, model: str) -> None:
+        if not self.fleet.workers(model):
+            raise NoWorker(
+                f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
+            )
+        queue = model_queue(model, Priority.interactive)
+        waiting = self.store.hints_waiting(broker_keys(self._settings, [queue]))
+        if waiting >= self._settings.interactive_queue_max:
+            raise Overloaded(
+                f"{waiting} interactive shards wait already",
+                hint="try again in a moment",
+            )
+
+    def _create_inline(
+        self, model: str, piece: Slice, max_length: int, temperature: float, seconds: float
+    ) -> str:
+        """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
+        job_id = uuid.uuid4().hex[:12]
+        payload = dump_slices([piece])
+        if len(payload) > self._settings.inline_bytes_max:
+            raise Overloaded(
+                f"a request of {len(payload)} bytes, at most {self._settings.inline_bytes_max} fit",
+                hint="submit it as a job",
+            )
+        ttl_s = seconds + 60
+        spec = make_spec(
+            model=model,
+            input=InputRef(uri="", size=len(payload), tag=""),
+            priority=Priority.interactive,
+            max_length=max_length,
+            temperature=temperature,
+        )
+        shards = self._put_inline(job_id, piece, model, len(payload), ttl_s)
+        self.store.create(
+            job_id,
+            spec,
+            "",
+            deadline_ms=int(seconds * 1000),
+            inline_ttl_ms=int(ttl_s * 1000),
+            shards=shards,
+        )
+        for shard in shards:
+            name = shard_name(shard.start, shard.end)
+            self._hints.shard(model, Priority.interactive, job_id, name)
+        return job_id
+
+    def _put_inline(
+        self, job_id: str, piece: Slice, model: str, size: int, ttl_s: float
+    ) -> list[OpenShard]:
+        workers = self.fleet.workers(model)
+        cuts = cut(
+            [Read(piece, 0)],
+            Cursor(),
+            shard_size(
+                shard_s=1.0,
+                tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
+                pairs_max=self._settings.shard_pairs_max,
+                input_bytes=size * 4,
+                workers=len(workers),
+            ),
+        )
+        shards = []
+        for found in cuts:
+            if found.slices:
+                name = shard_file(0, found.start, found.end, "inline")
+                uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
+                shards.append(OpenShard(found.start, found.end, uri))
+        return shards
+
+
+def _digest(spec: JobSpec) -> str:
+    """What must be equal for two jobs to be the same: input and options, not where bytes lie."""
+    fields = spec.model_dump(mode="json", exclude={"input", "key", "force", "local_output"})
+    pinned = spec.input
+    same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
+    text = json.dumps([fields, same_bytes], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse(job_id: str, verb: str, answer: str) -> None:
+    """Raise WrongState unless the verb was carried out."""
+    if answer in ("finished", "running", "cancelled") and answer != verb:
+        state = "is not paused" if answer == "running" else f"is already {answer}"
+        raise WrongState(f"job {job_id} cannot be {verb}: it {state}")

@@ -1,0 +1,172 @@
+"""Requests -> shards: how much work one shard holds. Pure arithmetic.
+
+The feeder has no tokenizer, so cost is estimated from characters; a shard need not be exact, only
+short enough that a lost one costs little and long enough that its bookkeeping is nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+from shared.models import Slice
+
+CHARACTERS_PER_TOKEN = 3.5
+PAIR_TOKENS = 12
+"""The suffix of every pair."""
+REQUEST_TOKENS = 80
+"""The system turn and the default instruction."""
+DEFAULT_TOKENS_PER_S = 4000.0
+"""What a worker is thought to do until one has measured itself."""
+LINES_PER_CUT = 20_000
+"""A shard is closed after this many lines, even when a retry found nothing in them to score: the
+cursor moves, and so the step that reads them can be short."""
+SLIVER = 0.25
+"""A request is cut when what is left of the shard's room is more than this share of it."""
+
+
+def pair_tokens(text: str) -> float:
+    """Estimated tokens that one document adds."""
+    return PAIR_TOKENS + len(text) / CHARACTERS_PER_TOKEN
+
+
+def slice_tokens(piece: Slice) -> float:
+    """Estimated tokens of a slice."""
+    shared = REQUEST_TOKENS + len(piece.query) / CHARACTERS_PER_TOKEN
+    return shared + sum(pair_tokens(document.text) for document in piece.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSize:
+    """What closes a shard."""
+
+    tokens: float
+    pairs: int
+
+
+def shard_size(
+    *, shard_s: float, tokens_per_s: float, pairs_max: int, input_bytes: int, workers: int
+) -> ShardSize:
+    """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
+    enough that every worker of the fleet gets two."""
+    tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
+    whole = input_bytes / CHARACTERS_PER_TOKEN
+    return ShardSize(max(min(tokens, whole / (2 * max(workers, 1))), 512.0), pairs_max)
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a job's cutting stands: what lets it resume where it was.
+
+    `offset` is the byte at which line `line + 1` begins, of which `skip` items are cut already;
+    `item` is the next ordinal of the cut order. `previous` is the byte offset in the previous
+    round's output, which a retry reads beside the input.
+    """
+
+    offset: int = 0
+    line: int = 0
+    item: int = 0
+    skip: int = 0
+    previous: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read what `str(cursor)` wrote; the empty text is the beginning."""
+        return cls(**json.loads(text)) if text else cls()
+
+    def __str__(self) -> str:
+        if self == Cursor():
+            return ""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One line of input as a slice, and the places behind it."""
+
+    piece: Slice
+    offset: int
+    previous: int = 0
+
+
+def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]:
+    """Cut requests into shards of about `size`, from where `cursor` stands."""
+    draft = Draft(size, start=cursor.item)
+    for count, read in enumerate(reads, 1):
+        skip, items = cursor.skip, read.piece.items
+        while skip < items:
+            taken = draft.take(read.piece.cut(skip, items))
+            skip += taken
+            cursor = replace(cursor, item=cursor.item + taken, skip=skip)
+            if skip < items:
+                yield draft.close(cursor)
+                draft = Draft(size, start=cursor.item)
+        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous)
+        if draft.full or count % LINES_PER_CUT == 0:
+            yield draft.close(cursor)
+            draft = Draft(size, start=cursor.item)
+    yield draft.close(cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A shard: its slices, the range of its items, and the cursor behind it."""
+
+    slices: list[Slice]
+    start: int
+    cursor: Cursor
+
+    @property
+    def end(self) -> int:
+        """One past its last item."""
+        return self.cursor.item
+
+
+class Draft:
+    """A shard being filled."""
+
+    def __init__(self, size: ShardSize, start: int) -> None:
+        self._size = size
+        self._start = start
+        self._slices: list[Slice] = []
+        self._tokens = 0.0
+        self._items = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is worth adding."""
+        return self._tokens >= self._size.tokens or self._items >= self._size.pairs
+
+    def take(self, piece: Slice) -> int:
+        """Add as much of a slice as fits, and say how many items that was.
+
+        A request that nearly fits is not cut: its query would be computed twice. An empty draft
+        always takes something, so cutting makes progress whatever the sizes are.
+        """
+        tokens_left = self._size.tokens - self._tokens
+        pairs_left = self._size.pairs - self._items
+        cost = slice_tokens(piece)
+        slack = SLIVER * self._size.tokens
+        if cost <= tokens_left + slack and piece.items <= pairs_left:
+            return self._add(piece, cost)
+        if self._slices and tokens_left < slack:
+            return 0
+        count, cost = 0, slice_tokens(piece.cut(0, 0))
+        for document in piece.documents[:pairs_left]:
+            cost += pair_tokens(document.text)
+            if cost > tokens_left and count:
+                break
+            count += 1
+        piece = piece.cut(0, max(count, 1))
+        return self._add(piece, slice_tokens(piece))
+
+    def _add(self, piece: Slice, tokens: float) -> int:
+        self._slices.append(piece)
+        self._tokens += tokens
+        self._items += piece.items
+        return piece.items
+
+    def close(self, cursor: Cursor) -> Cut:
+        """The finished shard."""
+        return Cut(self._slices, self._start, cursor)

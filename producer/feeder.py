@@ -1,0 +1,154 @@
+"""Feed: cut a job's input into shards, under back-pressure. A step of the coordinator.
+
+A step is leased, short and resumable: it cuts at most a few shards while the window has room, and
+the cursor moves with them in one atomic step. The window is per model and shared by its jobs, sized
+by the fleet and never below a minimum, so that an autoscaler sees a backlog even at zero workers.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from producer.cutting import Cursor, Cut, ShardSize, cut, shard_size
+from producer.ingest import Input, refuse_changed
+from shared.errors import Unavailable, UsageError
+from shared.fleet import Fleet
+from shared.keys import shard_name
+from shared.objects import Objects
+from shared.queue import Hints
+from shared.settings import Settings
+from shared.shards import dump_slices, shard_file, shard_uri
+from shared.store import Job, OpenShard, Store
+
+SHARDS_PER_STEP = 8
+"""A step ends after this many shards: steps stay short, so that jobs take turns."""
+SHARDS_PER_STEP_CANCELLED = 256
+STEP_LEASE_S = 30.0
+WINDOW_PER_SLOT = 4
+"""Shards that wait per slot of the fleet: enough that no worker finds the queue empty."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the coordinator's steps work with."""
+
+    store: Store
+    fleet: Fleet
+    objects: Objects
+    hints: Hints
+    settings: Settings
+
+
+def feed(job_id: str, control: Control) -> None:
+    """Cut the next shards of a job, if it is anyone's turn to do so."""
+    store, token = control.store, uuid.uuid4().hex
+    if store.begin(job_id, token, STEP_LEASE_S) != "yes":
+        return
+    job = store.job(job_id)
+    go_on = finish = False
+    try:
+        if not job.sealed and not job.paused:
+            go_on = _cut_some(job, control, token)
+            job = store.job(job_id)
+        finish = job.sealed and not job.open_shards
+    except Unavailable as error:
+        log.warning("feeding is delayed", job=job_id, error=str(error))
+        store.set_facts(job_id, waiting_for=str(error))
+        store.end(job_id, token, due_ms=5000)
+        return
+    except UsageError as error:  # the input is gone, changed or refused: a person must look
+        store.pause(job_id, str(error))
+    store.end(job_id, token)
+    if finish:
+        control.hints.finish(job_id)
+    elif go_on:
+        control.hints.feed(job_id)
+
+
+def _cut_some(job: Job, control: Control, token: str) -> bool:
+    """Open shards while there is room. Returns whether another step is wanted at once."""
+    store, settings = control.store, control.settings
+    share = _window_share(job, control)
+    room = SHARDS_PER_STEP_CANCELLED if job.cancelled else share - job.open_shards
+    steps = SHARDS_PER_STEP_CANCELLED if job.cancelled else SHARDS_PER_STEP
+    if room <= 0:
+        return False
+    refuse_changed(job.spec.input, control.objects)
+    source = Input(job, control.objects, settings)
+    uri = job.facts.get("plain_uri")
+    if uri is None:
+        uri = source.make_seekable(lambda: store.begin(job.id, token, STEP_LEASE_S))
+        store.set_facts(job.id, plain_uri=uri)
+    cursor = Cursor.parse(job.facts["cursor"])
+    shards = cut(source.reads(uri, cursor), cursor, _shard_size(job, control))
+    for count, found in enumerate(shards):
+        if count == min(room, steps):
+            return count < room
+        if store.begin(job.id, token, STEP_LEASE_S) != "yes":
+            return False
+        if _open(job, control, cursor, [found], low_water=max(share // 2, 1)) != "opened":
+            return False
+        cursor = found.cursor
+    _open(job, control, cursor, [], low_water=0, sealed=True)
+    return False
+
+
+def _open(
+    job: Job,
+    control: Control,
+    cursor: Cursor,
+    cuts: Sequence[Cut],
+    *,
+    low_water: int,
+    sealed: bool = False,
+) -> str:
+    """Write shard files, open the shards, hint them: in this order, so that no hint is ahead."""
+    after = cuts[-1].cursor if cuts else cursor
+    shards = [OpenShard(c.start, c.end, _write(job, control, c)) for c in cuts if c.slices]
+    answer = control.store.open(
+        job,
+        (str(cursor), str(after)),
+        shards,
+        sealed=sealed,
+        lines=after.line - cursor.line,
+        low_water=low_water,
+    )
+    if answer == "opened" and not job.cancelled:
+        for shard in shards:
+            name = shard_name(shard.start, shard.end)
+            control.hints.shard(job.spec.model, job.spec.priority, job.id, name)
+    return answer
+
+
+def _write(job: Job, control: Control, found: Cut) -> str:
+    """Write a shard file under a name of this attempt. Returns the name."""
+    name = shard_file(job.round, found.start, found.end, uuid.uuid4().hex[:8])
+    uri = shard_uri(control.objects, job.id, name)
+    control.objects.write(uri, dump_slices(found.slices))
+    return name
+
+
+def _shard_size(job: Job, control: Control) -> ShardSize:
+    workers = control.fleet.workers(job.spec.model)
+    rates = [w.tokens_per_s for w in workers if w.tokens_per_s > 0]
+    return shard_size(
+        shard_s=control.settings.shard_seconds,
+        tokens_per_s=sum(rates) / len(rates) if rates else 0.0,
+        pairs_max=control.settings.shard_pairs_max,
+        input_bytes=job.spec.input.size,
+        workers=len(workers),
+    )
+
+
+def _window_share(job: Job, control: Control) -> int:
+    """How many open shards this job may have now."""
+    model = job.spec.model
+    slots = sum(worker.slots for worker in control.fleet.workers(model))
+    window = max(control.settings.window_min, WINDOW_PER_SLOT * slots)
+    return max(window // max(control.store.active_jobs(model), 1), 1)

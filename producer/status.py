@@ -1,0 +1,92 @@
+"""What a job's facts mean: its state, its rate, and what holds it back."""
+
+from __future__ import annotations
+
+from shared.fleet import Fleet, WorkerRow
+from shared.models import JobState, JobStatus
+from shared.store import Job, Store
+
+STALE_S = 20.0
+"""A rate is shown as 0 when nothing was committed for this long beyond the usual pace."""
+
+
+def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
+    """Compute a job's status from facts alone: nothing in Redis says it in a word that can lie."""
+    now_s = store.now_ms() / 1000
+    state = _state(job)
+    rate = _rate(job, now_s)
+    progress = job.progress
+    left = progress.total - progress.done if progress.total is not None else None
+    leased = store.leased_shards(job.spec.model) if state == "running" else 0
+    finished = job.facts.get("finished_ms")
+    return JobStatus(
+        id=job.id,
+        state=state,
+        reason=_reason(job, state, leased, fleet) if state in ("running", "paused") else "",
+        model=job.spec.model,
+        priority=job.spec.priority,
+        progress=progress,
+        open_shards=job.open_shards,
+        leased_shards=min(leased, job.open_shards),
+        created_s=job.number("created_ms") / 1000,
+        finished_s=int(finished) / 1000 if finished else None,
+        pairs_per_s=rate,
+        eta_s=left / rate if left is not None and rate > 0 and state == "running" else None,
+        name=job.spec.name,
+        round=job.round,
+        output=job.facts.get("output") or job.spec.output,
+    )
+
+
+def _state(job: Job) -> JobState:
+    if job.finished:
+        return "cancelled" if job.cancelled else "done"
+    if job.paused:
+        return "paused"
+    return "finishing" if job.sealed and not job.open_shards else "running"
+
+
+def _rate(job: Job, now_s: float) -> float:
+    """Pairs per second: of the whole job once it is finished, of the last while before."""
+    done = job.progress.done
+    if job.finished:
+        seconds = (job.number("finished_ms") - job.number("created_ms")) / 1000
+        return done / max(seconds, 1e-3)
+    since_s, before = job.number("t0") / 1000, job.number("d0")
+    last_s = job.number("last_commit_ms") / 1000
+    if done == before or now_s - last_s > STALE_S:
+        return 0.0
+    return (done - before) / max(now_s - since_s, 1e-3)
+
+
+def _reason(job: Job, state: JobState, leased: int, fleet: Fleet) -> str:
+    """The bottleneck in words."""
+    if state == "paused":
+        return job.paused or ""
+    workers = fleet.workers(job.spec.model)
+    pinned = job.facts.get("fingerprint")
+    able = [w for w in workers if not pinned or w.fingerprint in ("", pinned)]
+    if waiting := job.facts.get("waiting_for"):
+        return f"storage: {waiting}"
+    if not workers:
+        return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
+    if not able:
+        return (
+            f"the job was begun with other weights or another number type ({pinned}) than any "
+            "worker serves now"
+        )
+    if all(w.state == "loading" for w in able):
+        return "workers are loading the model"
+    if not job.open_shards:
+        return "feeding: the input is being read"
+    if not leased:
+        return "queue: its shards wait for a worker"
+    return _device_or_preparing(able)
+
+
+def _device_or_preparing(workers: list[WorkerRow]) -> str:
+    busy = sum(w.busy_share for w in workers) / len(workers)
+    preparing = sum(w.preparing_share for w in workers) / len(workers)
+    if preparing > busy:
+        return f"preparing: devices wait for input {preparing:.0%} of the time"
+    return f"device: {len(workers)} worker{'s' * (len(workers) > 1)}, {busy:.0%} busy"

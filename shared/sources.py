@@ -1,0 +1,88 @@
+"""Where lines come from: a path, standard input or a URI, plain or gzip; and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from shared.errors import UsageError
+from shared.lines import raw_lines, refuse_other_formats
+
+COPY_BYTES = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+PROBE_LINES = 20
+"""A file none of whose first lines is a JSON object is refused as a whole."""
+
+
+def is_uri(text: str) -> bool:
+    """Whether the coordinator reads or writes it itself, rather than the client."""
+    return text.startswith(("s3://", "file://"))
+
+
+@contextmanager
+def open_local(source: str) -> Iterator[BinaryIO]:
+    """The bytes of a path, or of standard input for `-`. Raises UsageError in clear words."""
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with Path(source).open("rb") as stream:
+            yield stream
+    except FileNotFoundError:
+        raise UsageError(f"the input {source} does not exist", hint="check the path") from None
+    except IsADirectoryError:
+        raise UsageError(f"the input {source} is a folder", hint="name a JSON Lines file") from None
+    except PermissionError:
+        raise UsageError(f"the input {source} may not be read") from None
+
+
+@contextmanager
+def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a stream, unpacked when it is gzip."""
+    buffered = io.BufferedReader(cast(io.RawIOBase, raw), COPY_BYTES)
+    if not buffered.peek(2).startswith(GZIP_MAGIC):
+        yield buffered
+        return
+    try:
+        yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), COPY_BYTES)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise UsageError(f"{name} is damaged gzip ({error})", hint="make it anew") from error
+
+
+def probe(plain: io.BufferedReader, name: str) -> None:
+    """Refuse what is not JSON Lines, without consuming anything."""
+    head = plain.peek(COPY_BYTES)
+    lines = [line for _, line in islice(raw_lines(io.BytesIO(head), len(head)), PROBE_LINES)]
+    if len(lines) == 1 and len(head) >= COPY_BYTES - 1:
+        return  # one very long line: it is parsed when its turn comes
+    refuse_other_formats(lines, name)
+
+
+class Hashing(io.RawIOBase):
+    """A raw stream that hashes what is read through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        self._digest.update(data)
+        self.size += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def hexdigest(self) -> str:
+        """The hash of everything read so far, in hexadecimal."""
+        return self._digest.hexdigest()

@@ -1,0 +1,116 @@
+"""The sub-commands that score: `rerank worker` and `rerank score`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from shared.cli import PARTIAL
+
+InputArgument = Annotated[
+    str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
+]
+OutputOption = Annotated[str, typer.Option("--output", "-o", help="where the ranked lines go")]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="a model folder, a hub name, or pocket-text")
+]
+
+
+def commands(app: typer.Typer) -> None:
+    """Add the sub-commands."""
+    app.command()(worker)
+    app.command()(score)
+
+
+def worker(
+    model: ModelOption,
+    gpus_per_worker: Annotated[
+        int, typer.Option(min=1, help="GPUs that one copy of the model is spread over")
+    ] = 1,
+) -> None:
+    """Serve a model: one process per GPU, or one on the CPU.
+
+    Example: rerank worker --model Qwen/Qwen3-Reranker-0.6B
+    """
+    from shared.settings import load_settings
+    from shared.store import connect
+    from workers.engine import resolve_model
+    from workers.launcher import launch
+
+    settings = load_settings()
+    connect(settings).close()
+    resolve_model(model)
+    launch(settings, model, gpus_per_worker)
+
+
+def score(
+    input: InputArgument,
+    output: OutputOption,
+    model: ModelOption,
+    instruction: Annotated[
+        str | None, typer.Option(help="the task, for requests that bring none; English is best")
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
+    top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
+    limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """Score a file in this process, without a queue.
+
+    Example: rerank score pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B
+    """
+    from shared.models import InputRef, canonical_model, make_spec
+    from shared.settings import load_settings
+    from workers.engine import resolve_model
+    from workers.score import score_file
+
+    spec = make_spec(
+        model=canonical_model(model),
+        input=InputRef(uri=input, size=0, tag=""),
+        instruction=instruction,
+        max_length=max_length,
+        top_n=top_n,
+        limit=limit,
+    )
+    resolve_model(model)
+    with ExitStack() as stack:
+        manifest = score_file(
+            input, output, spec, load_settings(), force=force, on_progress=_progress(stack)
+        )
+    if as_json:
+        sys.stdout.write(manifest.model_dump_json() + "\n")
+    else:
+        sys.stderr.write(
+            f"{manifest.scored} pairs scored, {manifest.errors} errors, {manifest.seconds:.1f} s, "
+            f"{manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
+        )
+    if manifest.errors:
+        raise typer.Exit(PARTIAL)
+
+
+def _progress(stack: ExitStack):  # type: ignore[no-untyped-def]
+    """A progress line on stderr when it is a terminal."""
+    if not sys.stderr.isatty():
+        return lambda pairs, errors: None
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:,} pairs · {task.fields[errors]} errors · {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    stack.enter_context(bar)
+    task = bar.add_task("", total=None, errors=0, rate="loading the model")
+
+    def show(pairs: int, errors: int) -> None:
+        speed = bar.tasks[0].speed or 0
+        bar.update(task, completed=pairs, errors=errors, rate=f"{speed:,.0f} pairs/s")
+
+    return show

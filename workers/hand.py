@@ -1,0 +1,143 @@
+"""The shards that one worker process holds: claims, their renewal, and being alone with a suspect.
+
+Ordinary shards share the worker; a shard that may have killed its last worker is claimed only by a
+process that holds nothing else, so that a second death tells who is to blame.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from shared.queue import Hints
+from shared.store import Lease, Store
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A leased shard; `stop` is set when it is no longer wanted here."""
+
+    lease: Lease
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Hand:
+    """Claims shards of one model for one worker. `priority_of` serves the hints of halves."""
+
+    def __init__(
+        self, store: Store, hints: Hints, *, model: str, worker: str, fingerprint: str
+    ) -> None:
+        self._store = store
+        self._hints = hints
+        self._model, self._worker, self._fingerprint = model, worker, fingerprint
+        self._held: dict[str, Held] = {}
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._alone_wanted = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @contextmanager
+    def claim(self, job_id: str, shard: str) -> Iterator[Held | None]:
+        """Hold a shard while the block runs; None when it is not ours to take.
+
+        When the block raises, the lease is left to run out: whatever happened makes it a suspect.
+        """
+        with self._shared():
+            answer = self._ask(job_id, shard, alone=False)
+            if answer != "suspect":
+                with self._tracked(answer) as held:
+                    yield held
+                return
+        with self._alone() as alone:
+            with self._tracked(self._ask(job_id, shard, alone=True) if alone else "") as held:
+                yield held
+
+    def _ask(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
+        if self._closed:
+            return "closed"
+        answer = self._store.claim(
+            job_id,
+            self._model,
+            shard,
+            token=uuid.uuid4().hex[:16],
+            worker=self._worker,
+            alone=alone,
+            fingerprint=self._fingerprint,
+        )
+        if answer == "split":
+            log.warning("a shard killed its worker: split", job=job_id, shard=shard)
+            priority = self._store.job(job_id).spec.priority
+            for half in self._store.split(job_id, self._model, shard):
+                self._hints.shard(self._model, priority, job_id, half)
+        return answer
+
+    @contextmanager
+    def _tracked(self, answer: Lease | str) -> Iterator[Held | None]:
+        if not isinstance(answer, Lease):
+            yield None
+            return
+        held = Held(answer)
+        with self._changed:
+            self._held[answer.token] = held
+            if self._closed:
+                held.stop.set()
+        try:
+            yield held
+        finally:
+            with self._changed:
+                del self._held[answer.token]
+
+    @contextmanager
+    def _shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._alone_wanted == 0 or self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Wait until nothing else is held; nothing else begins meanwhile. False when closed."""
+        with self._changed:
+            self._alone_wanted += 1
+            self._changed.wait_for(lambda: self._inside == 0 or self._closed)
+            self._inside += 1
+        try:
+            yield not self._closed
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._alone_wanted -= 1
+                self._changed.notify_all()
+
+    def renew(self) -> None:
+        """Prolong all leases in one call; stop what was cancelled or lost."""
+        with self._changed:
+            held = list(self._held.values())
+        answers = self._store.renew([h.lease for h in held])
+        for one, answer in zip(held, answers, strict=True):
+            if answer in ("lost", "cancelled") and not one.stop.is_set():
+                log.info("stopped", job=one.lease.job_id, shard=one.lease.shard, why=answer)
+                one.stop.set()
+
+    def close(self) -> None:
+        """Drain: claim nothing more and stop what is held."""
+        with self._changed:
+            self._closed = True
+            for held in self._held.values():
+                held.stop.set()
+            self._changed.notify_all()

@@ -1,0 +1,168 @@
+"""The monitor: reconcile shards and jobs with the hints that are on their way, and clean up.
+
+It alone guarantees progress: whatever message was lost, it sends again. In an undisturbed run it
+sends nothing. Ticks are a Celery task on the coordinator, fired by a timer under a leader lease;
+any number of coordinators may run.  Started by it:  python -m workers.monitor
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+
+import structlog
+
+from shared.cli import configure_logs
+from shared.errors import RerankError, UnknownJob
+from shared.models import Priority
+from shared.objects import Objects
+from shared.queue import (
+    MONITOR_QUEUE,
+    TICK,
+    Hints,
+    broker_keys,
+    hint_id,
+    make_app,
+    model_queues,
+    serve,
+)
+from shared.settings import Settings, load_settings
+from shared.shards import job_uri
+from shared.store import Job, Store, connect
+
+REPUBLISHED = "republished"
+HINTS_AT_ONCE = 64
+"""So many hints may wait in the broker's list by the monitor's hand."""
+
+log = structlog.get_logger()
+
+
+class Monitor:
+    """Looks around once per tick."""
+
+    def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
+        self._store = store
+        self._objects = objects
+        self._hints = hints
+        self._settings = settings
+        self._missing_since: dict[str, float] = {}
+
+    def tick(self) -> None:
+        """One look: at the clock, the shards, the jobs, and what may be swept."""
+        if self._store.pulse():
+            log.info("the coordinator was away: expired leases blame nobody")
+            self._missing_since.clear()
+        missing: dict[str, float] = {}
+        for model in self._store.models():
+            missing |= self._rehint_shards(model)
+        self._missing_since = missing
+        for job_id in self._store.due_jobs():
+            self._look_at(job_id)
+        self._sweep()
+
+    def _rehint_shards(self, model: str) -> dict[str, float]:
+        """Send again the hints of shards that nobody holds and no message names, once they were
+        missing for a while. Returns since when each is missing."""
+        due = self._store.due_shards(model, HINTS_AT_ONCE)
+        if not due:
+            return {}
+        waiting = self._store.hints(broker_keys(self._settings, model_queues(model)))
+        now = time.monotonic()
+        missing = {}
+        for job_id, shard in due:
+            name = hint_id(job_id, shard)
+            if name in waiting:
+                continue
+            since = self._missing_since.get(name, now)
+            if now - since >= self._settings.hint_grace_s and len(waiting) < HINTS_AT_ONCE:
+                self._rehint(model, job_id, shard)
+                waiting.add(name)
+                continue
+            missing[name] = since
+        return missing
+
+    def _rehint(self, model: str, job_id: str, shard: str) -> None:
+        try:
+            priority = self._store.job(job_id).spec.priority
+        except UnknownJob:
+            priority = Priority.bulk  # the claim says `done`, which takes it off
+        log.info("hint sent again", job=job_id, shard=shard)
+        self._store.saw(REPUBLISHED)
+        self._hints.shard(model, priority, job_id, shard)
+
+    def _look_at(self, job_id: str) -> None:
+        """A job that nobody touched for a while: what it needs next is computed from its facts."""
+        try:
+            job = self._store.job(job_id)
+        except UnknownJob:
+            self._store.begin(job_id, uuid.uuid4().hex, 1)  # takes it off the list
+            return
+        if "inline" in job.facts:
+            self._store.cancel(job_id)  # past its deadline: its waiter is gone
+        elif step := next_step(job):
+            log.info("step hinted again", job=job_id, step=step)
+            self._store.saw(REPUBLISHED)
+            self._hints.finish(job_id) if step == "finish" else self._hints.feed(job_id)
+        self._store.look_again(job_id)
+
+    def _sweep(self) -> None:
+        """Remove shard and part files of jobs that ended a while ago; later all the rest."""
+        for job_id in self._store.sweepable():
+            remaining_ms = self._store.remaining_ms(job_id)
+            if remaining_ms > 0:
+                for folder in ("shards", "parts"):
+                    self._objects.delete_tree(job_uri(self._objects, job_id, folder))
+                self._store.swept(job_id, again_ms=remaining_ms + 60_000)
+            else:
+                self._objects.delete_tree(job_uri(self._objects, job_id))
+                self._store.swept(job_id, again_ms=None)
+
+
+def next_step(job: Job) -> str | None:
+    """What a job needs from the coordinator now: feed, finish or nothing."""
+    if job.finished or job.paused:
+        return None
+    if job.sealed:
+        return None if job.open_shards else "finish"
+    return "feed" if job.cancelled or job.open_shards <= job.number("low_water") else None
+
+
+def main() -> int:
+    """Entry point of the coordinator's monitor process."""
+    settings = load_settings()
+    configure_logs(settings.log_level)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    app = make_app(settings)
+    store = Store(connect(settings), settings)
+    hints = Hints(app)
+    monitor = Monitor(store, Objects(settings), hints, settings)
+
+    @app.task(name=TICK)  # type: ignore[untyped-decorator]
+    def _tick() -> None:
+        try:
+            monitor.tick()
+        except RerankError as error:
+            log.warning("tick", error=str(error))
+
+    def fire() -> None:
+        token = uuid.uuid4().hex
+        while True:
+            time.sleep(settings.tick_s)
+            try:
+                if store.lead("monitor", token, ttl_s=3 * settings.tick_s):
+                    hints.tick(expires_s=settings.tick_s)
+            except Exception as error:
+                log.warning("Redis is away", error=str(error))
+
+    threading.Thread(target=fire, name="timer", daemon=True).start()
+    name = f"monitor-{os.getpid()}@{socket.gethostname()}"
+    return serve(app, name=name, queues=[MONITOR_QUEUE], concurrency=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

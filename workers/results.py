@@ -1,0 +1,41 @@
+"""A shard's part file, then its commit: in this order, so that no commit names a missing part."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from shared.keys import shard_range
+from shared.models import Provenance, ShardSummary, SliceOutcome
+from shared.objects import Objects
+from shared.queue import Hints
+from shared.shards import dump_part, part_uri
+from shared.store import Lease, Store
+
+
+def write(
+    outcomes: Sequence[SliceOutcome],
+    provenance: Provenance,
+    lease: Lease,
+    objects: Objects,
+    store: Store,
+    inline_ttl_s: float,
+) -> str:
+    """Write the part of this attempt, complete, and return its name."""
+    start, _ = shard_range(lease.shard)
+    attempt = uuid.uuid4().hex[:12]
+    data = dump_part(outcomes, provenance)
+    if lease.file.startswith("redis:"):
+        return store.put_inline(lease.job_id, f"part-{start}-{attempt}", data, inline_ttl_s)
+    objects.write(part_uri(objects, lease.job_id, start, attempt), data)
+    return attempt
+
+
+def commit(lease: Lease, part: str, summary: ShardSummary, store: Store, hints: Hints) -> bool:
+    """Commit a part and hint what its job needs next. False when another commit was first."""
+    answer, feed, finish = store.commit(lease, part, summary)
+    if finish:
+        hints.finish(lease.job_id)
+    elif feed:
+        hints.feed(lease.job_id)
+    return answer == "committed"

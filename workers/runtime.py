@@ -1,0 +1,259 @@
+"""One worker process: engine, batcher, leases, heartbeat, watchdog, wired together.
+
+Started by the launcher, one per device:  python -m workers.runtime --model M
+Serves only after load and self-test. Exit status 78 says that a restart is no cure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import structlog
+from celery import signals
+
+from shared import __version__
+from shared.cli import configure_logs
+from shared.errors import ModelRefused, RerankError, UsageError
+from shared.fleet import Fleet, WorkerRow, WorkerState
+from shared.models import Priority, canonical_model
+from shared.objects import Objects
+from shared.processes import REFUSED
+from shared.queue import SCORE_SHARD, Hints, make_app, model_queue, model_queues, serve
+from shared.settings import Settings, load_settings
+from shared.store import Job, Store, connect
+from workers.batcher import Batcher
+from workers.engine import load_engine
+from workers.gate import BulkGate
+from workers.hand import Hand
+from workers.meter import Meter
+from workers.packing import Limit
+from workers.scorer import Scorer
+
+HOUSEKEEPING_S = 0.25
+
+log = structlog.get_logger()
+
+
+class Runtime:
+    """What the task works with, and the thread that keeps house."""
+
+    def __init__(self, settings: Settings, model: str, device: str) -> None:
+        self.settings = settings
+        self.model = canonical_model(model)
+        self.device = device
+        self.draining = False
+        redis = connect(settings)
+        self.store = Store(redis, settings)
+        self.objects = Objects(settings, inline=self.store.get_inline)
+        self.app = make_app(settings)
+        self.hints = Hints(self.app)
+        self.id = f"{socket.gethostname()}:{device}:{os.getpid()}"
+        self._fleet = Fleet(redis, settings)
+        self._state: WorkerState = "loading"
+        self._beat(WorkerRow(**self._identity()))
+        self._load(model)
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+
+    def _load(self, model: str) -> None:
+        """Load the model, test it against its own unmodified forward, and wire it up."""
+        settings = self.settings
+        stop = threading.Event()
+        threading.Thread(target=self._beat_while_loading, args=(stop,), daemon=True).start()
+        try:
+            engine = load_engine(
+                model,
+                dtype=settings.dtype,
+                attention=settings.attention,
+                device=settings.device,
+                deterministic=settings.deterministic,
+                threads=settings.threads,
+            )
+            tested = engine.self_test()
+        finally:
+            stop.set()
+        tokens = settings.batch_tokens or tested.limit.tokens
+        self.provenance = engine.provenance
+        self.fingerprint = engine.fingerprint
+        self.meter = Meter(tokens_per_s=tested.tokens_per_s)
+        self.batcher = Batcher(
+            engine,
+            Limit(tokens, settings.batch_pairs),
+            on_pack=self.meter.pack,
+            around_pack=self._watchdog,
+        )
+        self.scorer = Scorer(engine.prompter, self.batcher)
+        self.hand = Hand(
+            self.store,
+            self.hints,
+            model=self.model,
+            worker=self.id,
+            fingerprint=self.fingerprint,
+        )
+        self._state = "ready"
+        log.info(
+            "ready",
+            model=self.model,
+            device=engine.device_name,
+            dtype=engine.provenance.dtype,
+            attention=engine.provenance.attention,
+            batch_tokens=tokens,
+            tokens_per_s=round(tested.tokens_per_s),
+        )
+
+    def job(self, job_id: str) -> Job:
+        """A job's spec and facts."""
+        return self.store.job(job_id)
+
+    @contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        """A pack that hangs ends the process with its stack traces, even without the GIL."""
+        faulthandler.dump_traceback_later(self.settings.stall_timeout_s, exit=True)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    # ---- keeping house --------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        """Renew leases while work progresses, report, and survive a Redis that is away."""
+        next_beat = next_renewal = 0.0
+        while True:
+            time.sleep(HOUSEKEEPING_S)
+            now = time.monotonic()
+            self.meter.sample(holding=len(self.hand) > 0)
+            try:
+                if now >= next_renewal and not self._stalled(now):
+                    next_renewal = now + self.settings.lease_s / 4
+                    self.hand.renew()
+                if now >= next_beat:
+                    next_beat = now + self.settings.heartbeat_s
+                    self._beat(self._describe())
+            except Exception as error:
+                log.warning("housekeeping is delayed", error=str(error))
+
+    def _stalled(self, now: float) -> bool:
+        since_s = now - self.batcher.progress_s()
+        return self.batcher.busy and since_s > self.settings.stall_timeout_s
+
+    def _beat(self, row: WorkerRow) -> None:
+        self._fleet.beat(row)
+
+    def _beat_while_loading(self, stop: threading.Event) -> None:
+        while not stop.wait(self.settings.heartbeat_s):
+            try:
+                self._beat(WorkerRow(**self._identity()))
+            except Exception as error:
+                log.warning("heartbeat is delayed", error=str(error))
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": self.device,
+            "model": self.model,
+            "state": self._state,
+            "version": __version__,
+            "slots": self.settings.shards_in_hand,
+        }
+
+    def _describe(self) -> WorkerRow:
+        limit, rates = self.batcher.limit, self.meter.rates()
+        return WorkerRow(
+            **self._identity(),
+            fingerprint=self.fingerprint,
+            dtype=self.provenance.dtype,
+            attention=self.provenance.attention,
+            batch_tokens=limit.tokens,
+            batch_pairs=limit.pairs or 0,
+            batch_reason="set" if self.settings.batch_tokens else "measured at start",
+            shards=len(self.hand),
+            **rates,
+        )
+
+    # ---- the end --------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Finish the pack in hand, give the rest back, and be gone within the deadline."""
+        if self.draining:
+            return
+        self.draining, self._state = True, "draining"
+        log.info("draining", shards=len(self.hand))
+        self.hand.close()
+        deadline = threading.Timer(self.settings.drain_s, partial(os._exit, 1))
+        deadline.daemon = True
+        deadline.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os._exit(1))
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self.batcher.close(drain=False)
+        self._fleet.leave(self.id)
+
+
+def work(settings: Settings, model: str, device: str) -> int:
+    """Serve a model until a signal ends it. Returns the exit status."""
+    from workers.tasks import score_shard
+
+    runtime = Runtime(settings, model, device)
+    bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
+    gate = BulkGate(bulk, settings.shards_in_hand)
+    signals.task_received.connect(gate.received, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+
+    @runtime.app.task(name=SCORE_SHARD, bind=True)  # type: ignore[untyped-decorator]
+    def _score_shard(self: Any, job_id: str, shard: str) -> None:
+        try:
+            score_shard(runtime, job_id, shard)
+        except Exception:
+            log.exception("a shard failed in a way nobody foresaw", job=job_id, shard=shard)
+        finally:
+            gate.done(self.request.delivery_info["routing_key"])
+
+    try:
+        return serve(
+            runtime.app,
+            name=f"worker-{os.getpid()}@{socket.gethostname()}",
+            queues=model_queues(runtime.model),
+            concurrency=settings.shards_in_hand + settings.interactive_slots,
+        )
+    finally:
+        runtime.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the child process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device-name", default="cpu", help="how the fleet calls this device")
+    given = parser.parse_args(arguments)
+    settings = load_settings()
+    configure_logs(settings.log_level)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    faulthandler.enable()
+    try:
+        return work(settings, given.model, given.device_name)
+    except (ModelRefused, UsageError) as error:
+        sys.stderr.write(f"rerank worker: {error}\n")
+        return REFUSED
+    except RerankError as error:
+        sys.stderr.write(f"rerank worker: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Slices -> outcomes: prepare pairs ahead of the device, score them, keep each with its item.
+
+The one path from text to margin, used by the queue's workers and by `rerank score` alike.
+Knows nothing of Redis, Celery or torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+
+import structlog
+
+from shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from shared.models import (
+    DEFAULT_INSTRUCTION,
+    Failure,
+    JobSpec,
+    Priority,
+    Scored,
+    ShardSummary,
+    Slice,
+    SliceOutcome,
+)
+from workers.batcher import Batcher, Outcome
+from workers.prompts import Prompt, TextPrompter
+
+PAIRS_AHEAD = 256
+"""Pairs are handed to the device in runs of about this many, so that it starts on the first run
+while the next is being tokenised."""
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):
+    """The work is no longer wanted here: drained, cancelled, or lost to another worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some slices, their prepared pairs (or errors), and the outcomes to come."""
+
+    slices: list[Slice]
+    prepared: list[list[Prompt | ItemError]]
+    prompts: list[Prompt]
+    future: Future[list[Outcome]]
+
+    @property
+    def tokens(self) -> int:
+        """Query tokens once a slice, document tokens once a pair."""
+        queries = sum(
+            next((len(p.query) for p in pairs if isinstance(p, Prompt)), 0)
+            for pairs in self.prepared
+        )
+        return queries + sum(len(prompt.document) for prompt in self.prompts)
+
+
+class Scorer:
+    """Scores slices with one prompter and one batcher."""
+
+    def __init__(self, prompter: TextPrompter, batcher: Batcher) -> None:
+        self._prompter = prompter
+        self._batcher = batcher
+
+    def score(
+        self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event
+    ) -> tuple[list[SliceOutcome], int]:
+        """Score slices. Returns their outcomes in order, and how many tokens were read for them.
+
+        Raises Stopped when `stop` is set.
+        """
+        runs = [self.begin(run, spec, stop) for run in in_runs(slices)]
+        found = [outcome for run in runs for outcome in self.collect(run, spec.priority, stop)]
+        return found, sum(run.tokens for run in runs)
+
+    def begin(self, slices: list[Slice], spec: JobSpec, stop: threading.Event) -> Run:
+        """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
+        if stop.is_set():
+            raise Stopped
+        prepared = [self._prepare(piece, spec) for piece in slices]
+        prompts = [p for pairs in prepared for p in pairs if isinstance(p, Prompt)]
+        future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
+        return Run(slices, prepared, prompts, future)
+
+    def _prepare(self, piece: Slice, spec: JobSpec) -> list[Prompt | ItemError]:
+        """A slice's pairs as prompts; when the request itself has none, its error for each."""
+        if not piece.documents:
+            return []
+        try:
+            return self._prompter.encode(
+                piece.query,
+                [document.text for document in piece.documents],
+                instruction=piece.instruction or spec.instruction or DEFAULT_INSTRUCTION,
+                max_length=spec.max_length,
+            )
+        except ItemError as error:
+            return [error] * len(piece.documents)
+
+    def collect(
+        self, run: Run, priority: Priority, stop: threading.Event
+    ) -> Iterator[SliceOutcome]:
+        """The outcomes of a run, in order; waits for the device."""
+        outcomes = iter(self._outcomes(run, priority, stop))
+        for piece, pairs in zip(run.slices, run.prepared, strict=True):
+            found = [next(outcomes) if isinstance(p, Prompt) else p for p in pairs]
+            yield _slice_outcome(piece, pairs, found)
+
+    def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
+        try:
+            return run.future.result()
+        except CancelledError:
+            raise Stopped from None
+        except EngineError as error:
+            log.warning("a pack failed; its pairs are tried in halves", error=str(error))
+            return self._halves(run.prompts, priority, stop, error)
+
+    def _halves(
+        self,
+        prompts: Sequence[Prompt],
+        priority: Priority,
+        stop: threading.Event,
+        error: EngineError,
+    ) -> list[Outcome]:
+        """Find the pairs that fail: what fails alone is an error, all others get their scores."""
+        if len(prompts) == 1:
+            cause = error.__cause__ or error
+            return [ItemError("engine_error", f"the model failed on this pair: {cause}")]
+        middle = len(prompts) // 2
+        found: list[Outcome] = []
+        for half in (prompts[:middle], prompts[middle:]):
+            try:
+                found += self._batcher.submit(half, priority=priority, stop=stop).result()
+            except CancelledError:
+                raise Stopped from None
+            except OutOfDeviceMemory:
+                raise
+            except EngineError as again:
+                found += self._halves(half, priority, stop, again)
+        return found
+
+
+def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
+    """Group slices into runs of about PAIRS_AHEAD pairs."""
+    run: list[Slice] = []
+    pairs = 0
+    for piece in slices:
+        run.append(piece)
+        pairs += max(len(piece.documents), 1)
+        if pairs >= PAIRS_AHEAD:
+            yield run
+            run, pairs = [], 0
+    if run:
+        yield run
+
+
+def _slice_outcome(
+    piece: Slice, pairs: Sequence[Prompt | ItemError], found: Sequence[Outcome]
+) -> SliceOutcome:
+    results, errors = [], list(piece.failures)
+    for document, index, pair, outcome in zip(
+        piece.documents, piece.indices, pairs, found, strict=True
+    ):
+        if isinstance(outcome, ItemError):
+            errors.append(_failure(piece.line, index, outcome))
+            continue
+        assert isinstance(pair, Prompt)
+        results.append(
+            Scored(
+                index=index,
+                id=document.id,
+                margin=outcome,
+                truncated_tokens=pair.truncated_tokens,
+                crowded=pair.crowded,
+            )
+        )
+    return SliceOutcome(
+        line=piece.line,
+        id=piece.id,
+        top_n=piece.top_n,
+        metadata=piece.metadata,
+        results=results,
+        errors=errors,
+    )
+
+
+def _failure(line: int, index: int, error: ItemError) -> Failure:
+    return Failure(line=line, index=index, code=error.code, message=error.message, hint=error.hint)
+
+
+def poisoned(piece: Slice) -> SliceOutcome:
+    """The outcome of a slice that killed its worker twice while it was alone."""
+    error = ItemError(
+        "worker_died",
+        "the worker died twice while it scored this pair alone",
+        hint="score it by itself with `rerank score` and look at what the process says",
+    )
+    return _slice_outcome(piece, [error] * len(piece.documents), [error] * len(piece.documents))
+
+
+def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:
+    """The counts that a commit adds to its job."""
+    scored = [result for outcome in outcomes for result in outcome.results]
+    return ShardSummary(
+        scored=len(scored),
+        errors=sum(len(outcome.errors) for outcome in outcomes),
+        truncated=sum(result.truncated_tokens > 0 for result in scored),
+        tokens=tokens,
+    )

@@ -1,0 +1,86 @@
+"""The Celery task score_shard: the story of a shard.
+
+A hint only says that a shard waits. The claim decides; what is not ours is left alone, and a shard
+that is not committed comes back by itself.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import structlog
+
+from shared.errors import RerankError, Unavailable, UsageError
+from shared.keys import shard_range
+from shared.models import SliceOutcome
+from shared.shards import load_slices
+from shared.store import Job, Lease
+from workers import results
+from workers.runtime import Held, Runtime
+from workers.scorer import Stopped, poisoned, summarize
+
+STORAGE_BACKOFF_S = 5.0
+
+log = structlog.get_logger()
+
+
+def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
+    """Claim, load, score, write, commit. Never raises: what went wrong is logged, and the shard is
+    given back or left to its lease."""
+    with runtime.hand.claim(job_id, shard) as held:
+        if held is None:
+            return
+        try:
+            job = runtime.job(job_id)
+            outcomes, tokens = _score(runtime, held, job)
+            part = results.write(
+                outcomes,
+                runtime.provenance,
+                held.lease,
+                runtime.objects,
+                runtime.store,
+                runtime.settings.interactive_deadline_s + 60,
+            )
+            summary = summarize(outcomes, tokens)
+            if not results.commit(held.lease, part, summary, runtime.store, runtime.hints):
+                log.info("another commit was first", job=job_id, shard=shard)
+        except Stopped:
+            _give_back(runtime, held)
+        except Unavailable as error:
+            _wait_for_storage(runtime, held, error)
+        except UsageError as error:  # its files are gone or refused: a person must look
+            log.error("the job is paused", job=job_id, shard=shard, error=str(error))
+            with suppress(UsageError):
+                runtime.store.pause(job_id, f"shard {shard} cannot be read: {error}")
+        except RerankError as error:
+            log.error("the shard is given back", job=job_id, shard=shard, error=str(error))
+            _give_back(runtime, held)
+
+
+def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], int]:
+    lease = held.lease
+    slices = load_slices(runtime.objects, lease.job_id, lease.file, lease.shard)
+    first, last = shard_range(lease.shard)
+    if sum(piece.items for piece in slices) != last - first:
+        raise UsageError(f"shard {lease.shard} of job {lease.job_id} does not fit its file")
+    if lease.poison:
+        return [poisoned(piece) for piece in slices], 0
+    return runtime.scorer.score(slices, job.spec, held.stop)
+
+
+def _give_back(runtime: Runtime, held: Held) -> None:
+    """Release a shard that was stopped; when that frees it, tell the others."""
+    lease = held.lease
+    if runtime.store.release(lease) and runtime.draining:
+        priority = runtime.job(lease.job_id).spec.priority
+        runtime.hints.shard(lease.model, priority, lease.job_id, lease.shard)
+
+
+def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
+    """Slow down, then give the shard back: the monitor sends its hint again."""
+    lease: Lease = held.lease
+    log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
+    runtime.store.set_facts(lease.job_id, waiting_for=str(error))
+    time.sleep(STORAGE_BACKOFF_S)
+    runtime.store.release(lease)
