@@ -92,6 +92,13 @@ class Pack:
         """All documents, in the order of the scores."""
         return (d for _, query in self.queries() for d in query.documents)
 
+    def apart(self) -> Iterator[Pack]:
+        """Its documents as packs of one, in their order."""
+        for part, query in self.queries():
+            for document in query.documents:
+                alone = QueryPart(query.tokens, (document,))
+                yield Pack((KeptPart(part.tokens, (alone,)),))
+
     @property
     def pairs(self) -> int:
         """How many scores it gives."""

@@ -1,10 +1,28 @@
-"""Which attention kernel runs, and what all of them offer."""
+"""Which attention kernel runs, and what all of them offer. Chosen by a setting, never in silence.
+
+matmul  batched matrix products over groups of similar shapes   fp32; the best on CPU
+sdpa    the same groups by scaled_dot_product_attention         all; the best for fp32 on CUDA
+flash   flash-attn's varlen kernel                              CUDA, bf16 and fp16
+varlen  torch's varlen kernel                                   CUDA, bf16 and fp16
+flex    FlexAttention                                           all; slow but on CUDA
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from shared.errors import ModelRefused
+from workers.engine.layout import Layout
+from workers.engine.weights import Heads
+from workers.engine.workspace import Workspace
+
+ATTENTIONS = ("matmul", "sdpa", "flash", "varlen", "flex")
+#: Preferred order for half types on CUDA.
+_CUDA_HALF = ("flash", "varlen", "flex")
 
 
 class Attention(Protocol):
@@ -18,3 +36,63 @@ class Attention(Protocol):
 
         `queries` [documents, query heads · dim] are given apart.
         """
+
+
+#: Makes the attention of a pack from its layout.
+AttentionFactory = Callable[[Layout, Heads, Workspace], Attention]
+
+
+def choose_attention(
+    name: str, device: torch.device, dtype: torch.dtype
+) -> tuple[str, AttentionFactory]:
+    """The kernel of that name, or with "auto" the best that runs here, and its name.
+
+    Raises ModelRefused for a name that is unknown or cannot run here.
+    """
+    if name == "auto":
+        name = _best(device, dtype)
+    elif name not in ATTENTIONS:
+        raise ModelRefused(f"attention {name!r} is unknown", hint=f"auto, {', '.join(ATTENTIONS)}")
+    elif reason := unavailable(name, device, dtype):
+        raise ModelRefused(f"attention {name!r} {reason}", hint="use attention=auto")
+    return name, _factory(name, device)
+
+
+def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why a kernel cannot run here; empty when it can."""
+    if name == "matmul" and dtype != torch.float32:
+        return "computes in fp32 only"
+    if name not in ("flash", "varlen"):
+        return ""
+    if device.type != "cuda" or dtype == torch.float32:
+        return "runs on CUDA in bf16 or fp16 only"
+    try:
+        _factory(name, device)
+    except ImportError as error:
+        return f"is not installed ({error})"
+    return ""
+
+
+def _best(device: torch.device, dtype: torch.dtype) -> str:
+    if device.type != "cuda":
+        return "matmul" if dtype == torch.float32 else "sdpa"
+    if dtype == torch.float32:
+        return "sdpa"
+    return next(name for name in _CUDA_HALF if not unavailable(name, device, dtype))
+
+
+def _factory(name: str, device: torch.device) -> AttentionFactory:
+    if name in ("matmul", "sdpa"):
+        from workers.engine.grouped import GroupedAttention
+
+        return lambda layout, heads, space: GroupedAttention(
+            layout, heads, space, device, sdpa=name == "sdpa"
+        )
+    if name == "flex":
+        from workers.engine.flex import FlexAttention
+
+        return lambda layout, heads, space: FlexAttention(layout, heads, device)
+    from workers.engine.varlen import VarlenAttention, flash_kernel, torch_kernel
+
+    kernel = flash_kernel() if name == "flash" else torch_kernel()
+    return lambda layout, heads, space: VarlenAttention(layout, heads, device, kernel)

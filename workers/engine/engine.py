@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +9,12 @@ from torch import Tensor
 
 from shared.errors import OutOfDeviceMemory
 from shared.models import Provenance
-from workers.engine.attention import Attention
+from workers.engine.attention import Attention, AttentionFactory
 from workers.engine.decoder import Decoder
-from workers.engine.grouped import GroupedAttention
 from workers.engine.kept import KeptStates
 from workers.engine.layout import Layout, lay_out, lay_out_kept
 from workers.packing import Limit, Pack
 from workers.prompts import TextPrompter, Tokens
-
-AttentionFactory = Callable[[Layout, Decoder], Attention]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +43,7 @@ class Engine:
         attention: AttentionFactory,
         *,
         kept_bytes: int,
+        deterministic: bool,
         device_name: str,
         reference: list[float],
     ) -> None:
@@ -57,20 +54,28 @@ class Engine:
         self.decoder = decoder
         self.reference = reference
         self._attention = attention
+        self._deterministic = deterministic
         self._kept = KeptStates(kept_bytes)
 
     @torch.inference_mode()
     def score(self, pack: Pack) -> list[float]:
         """Margins (z_yes - z_no) in the order of `pack.documents()`; NaN where not finite.
 
-        Raises OutOfDeviceMemory when the pack does not fit.
+        Raises OutOfDeviceMemory when the pack does not fit. When deterministic, documents are
+        computed one by one: all shapes, and so all roundings, depend on the pair alone.
         """
+        packs = pack.apart() if self._deterministic else (pack,)
+        return [margin for p in packs for margin in self._margins(p)]
+
+    def _margins(self, pack: Pack) -> list[float]:
         try:
             kept = [self._kept.get(part.tokens, self._keep) for part in pack.parts]
             layout = lay_out(pack)
             state = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
-            margins = self.decoder.margins(layout, state, self._attention(layout, self.decoder))
-            return margins.tolist()
+            margins: list[float] = self.decoder.margins(
+                layout, state, self._attend(layout)
+            ).tolist()
+            return margins
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(pack) from error
         except RuntimeError as error:
@@ -93,16 +98,10 @@ class Engine:
 
     def _keep(self, tokens: Tokens) -> Tensor:
         layout = lay_out_kept(tokens.array())
-        return self.decoder.keep(layout, self._attention(layout, self.decoder))
+        return self.decoder.keep(layout, self._attend(layout))
 
-
-def grouped(sdpa: bool) -> AttentionFactory:
-    """Attention by batched products (or SDPA calls) over groups of similar shapes."""
-
-    def make(layout: Layout, decoder: Decoder) -> Attention:
-        return GroupedAttention(layout, decoder.heads, decoder.workspace, decoder.device, sdpa)
-
-    return make
+    def _attend(self, layout: Layout) -> Attention:
+        return self._attention(layout, self.decoder.heads, self.decoder.workspace)
 
 
 def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers.utils.logging
+from safetensors import SafetensorError
+from transformers import Qwen3ForCausalLM
 
 from shared.errors import ModelRefused
 from shared.models import Provenance
+from workers.engine.attention import choose_attention
 from workers.engine.decoder import Decoder
-from workers.engine.engine import AttentionFactory, Engine, grouped
+from workers.engine.engine import Engine
 from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
 from workers.engine.selftest import reference_margins, self_test_prompts
 from workers.prompts import TEMPLATE_VERSION, TextPrompter
@@ -36,8 +42,9 @@ def load(
     """Load a Qwen3 reranker from a folder or the hub.
 
     dtype      auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
-    attention  auto, or one of `ATTENTIONS`
+    attention  auto, or a kernel's name: see `workers.engine.attention`
     device     auto (CUDA where there is one), cpu, cuda or cuda:N
+    deterministic  the same pair has the same bits in any pack; costs speed
     kept_bytes bound of the keys and values kept for instructions
     threads    CPU threads of a forward pass; None: torch's own choice
 
@@ -49,13 +56,13 @@ def load(
         torch.set_num_threads(threads)
     place = _device(device)
     number_type = _dtype(dtype, place)
+    name, factory = choose_attention(attention, place, number_type)
     prompter = TextPrompter(folder)
     loaded = _load_weights(folder, config, number_type, place)
     reference = reference_margins(
         loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
     )
     decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
-    name, factory = _attention(attention, place, number_type)
     provenance = Provenance(
         model=model,
         revision=revision_of(folder, revision),
@@ -72,6 +79,7 @@ def load(
         _fingerprint(folder, number_type),
         factory,
         kept_bytes=kept_bytes,
+        deterministic=deterministic,
         device_name=_device_name(place),
         reference=reference,
     )
@@ -80,13 +88,46 @@ def load(
 def _load_weights(
     folder: Path, config: dict[str, Any], dtype: torch.dtype, place: torch.device
 ) -> Any:
-    from transformers import Qwen3ForCausalLM
-
+    """The transformers model, complete: nothing in it was made up."""
     _check(config)
-    model: Any = Qwen3ForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
-    )
+    from_pretrained: Any = Qwen3ForCausalLM.from_pretrained
+    with _no_progress_bars():
+        try:
+            model, info = from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelRefused(f"the weights in {folder} cannot be loaded: {error}") from error
+    absent = [key for key in info["missing_keys"] if not _tied(key, config)]
+    if absent or info["mismatched_keys"]:
+        raise ModelRefused(
+            f"the weights in {folder} do not fit its config.json: "
+            f"{len(absent)} missing ({', '.join(sorted(absent)[:3])}), "
+            f"{len(info['mismatched_keys'])} of another shape",
+            hint="save or download the model again",
+        )
     return model.requires_grad_(False).to(place)
+
+
+def _tied(key: str, config: dict[str, Any]) -> bool:
+    return key == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    hf_logging: Any = transformers.utils.logging
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def _check(config: dict[str, Any]) -> None:
@@ -122,12 +163,6 @@ def _dtype(dtype: str, place: torch.device) -> torch.dtype:
     if dtype not in DTYPES:
         raise ModelRefused(f"dtype {dtype!r} is unknown", hint="auto, bf16, fp16 or fp32")
     return DTYPES[dtype]
-
-
-def _attention(name: str, place: torch.device, dtype: torch.dtype) -> tuple[str, AttentionFactory]:
-    if name == "auto":
-        name = "matmul"
-    return name, grouped(sdpa=name == "sdpa")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -11,8 +11,8 @@ from shared.errors import ModelRefused, UnknownModel
 
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"
-#: Of a weights file this much is read for its identity: the header, and some of its values.
-_WEIGHTS_READ_BYTES = 1 << 20
+#: Of a weights file so many samples of so many bytes are read for its identity.
+_SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
@@ -92,15 +92,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_identity(folder: Path) -> str:
-    """A hash over config, tokeniser and weights files: their sizes, headers and first values."""
+    """A hash over config, tokeniser and weights: all of small files, samples of large ones."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:
-            head = file.read(_WEIGHTS_READ_BYTES)
-            file.seek(max(0, path.stat().st_size - _WEIGHTS_READ_BYTES))
-            tail = file.read()
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode() + head + tail)
+            for at in _sampled(size):
+                file.seek(at)
+                digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def _sampled(size: int) -> range:
+    """Where to read: everywhere, or at most `_SAMPLES` places spread over the whole file."""
+    return range(0, size, max(_SAMPLE_BYTES, size // _SAMPLES))
 
 
 def revision_of(folder: Path, revision: str | None) -> str:

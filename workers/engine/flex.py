@@ -1,0 +1,98 @@
+"""Attention of a pack by FlexAttention: one kernel, its mask computed from row labels.
+
+A row sees its own segment up to itself, and the segments of its context. Blocks of the mask that
+are empty cost nothing. Compiled on CUDA; elsewhere torch's slow reference, for tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from workers.engine.layout import Layout, Segment
+from workers.engine.weights import Heads
+
+#: The context of a row that has fewer parts before it than others.
+_NOTHING = -1
+
+
+class FlexAttention:
+    """See `attention.Attention`."""
+
+    def __init__(self, layout: Layout, heads: Heads, device: torch.device) -> None:
+        self._heads, self._first = heads, layout.kept_rows
+        rows = layout.kept_rows + len(layout.ids)
+        labels = _labels(layout, rows)
+        own = np.arange(layout.kept_rows, rows)
+        self._all = _mask(labels, own, _contexts(layout.segments, by_row=True), device)
+        last = layout.last_rows + layout.kept_rows
+        self._last = (
+            _mask(labels, last, _contexts(layout.documents, by_row=False), device)
+            if len(last)
+            else None
+        )
+
+    def all(self, buffer: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        width = self._heads.queries * self._heads.dim
+        return self._attend(buffer[self._first :, :width], buffer, self._all)
+
+    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        assert self._last is not None
+        return self._attend(queries, buffer, self._last)
+
+    def _attend(self, queries: Tensor, buffer: Tensor, mask: BlockMask) -> Tensor:
+        heads = self._heads
+        grid = buffer.view(len(buffer), heads.per_row, heads.dim).transpose(0, 1)[None]
+        keys = grid[:, heads.queries : heads.queries + heads.kv]
+        values = grid[:, heads.queries + heads.kv :]
+        q = queries.view(1, len(queries), heads.queries, heads.dim).transpose(1, 2)
+        out: Tensor = _kernel(buffer.device.type)(
+            q, keys, values, block_mask=mask, scale=1.0, enable_gqa=heads.fan > 1
+        )
+        return out.transpose(1, 2).reshape(len(queries), heads.queries * heads.dim)
+
+
+@cache
+def _kernel(device: str) -> Callable[..., Any]:
+    kernel: Callable[..., Any] = flex_attention
+    return torch.compile(kernel, dynamic=True) if device == "cuda" else kernel
+
+
+def _labels(layout: Layout, rows: int) -> np.ndarray:
+    """For each buffer row the first row of the part it belongs to."""
+    labels = np.empty(rows, np.int64)
+    for first, count in {part for s in layout.segments for part in (*s.context, s.own)}:
+        labels[first : first + count] = first
+    return labels
+
+
+def _contexts(segments: Sequence[Segment], *, by_row: bool) -> np.ndarray:
+    """[2, rows] labels of the parts before each row (or, if not `by_row`, each segment)."""
+    columns = []
+    for s in segments:
+        before = [first for first, count in s.context if count]
+        before += [_NOTHING] * (2 - len(before))
+        columns += [before] * (s.own[1] if by_row else 1)
+    return np.array(columns).T
+
+
+def _mask(
+    labels: np.ndarray, rows: np.ndarray, contexts: np.ndarray, device: torch.device
+) -> BlockMask:
+    label, row, before, further = (
+        torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (labels, rows, *contexts)
+    )
+
+    def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        own = (label[k] == label[row[q]]) & (k <= row[q])
+        return own | (label[k] == before[q]) | (label[k] == further[q])
+
+    return create_block_mask(sees, None, None, len(rows), len(labels), device=str(device))

@@ -1,0 +1,121 @@
+"""Attention of a pack by one variable-length kernel: flash-attn's, or the one torch brings. CUDA.
+
+Each segment is a sequence whose keys are its context and itself; queries are its last rows, so
+the causal mask is aligned at the bottom right, as both kernels do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.engine.layout import Layout, Segment
+from workers.engine.weights import Heads
+
+#: q [rows, heads, dim], k and v [keys, kv heads, dim], starts of q and of k, longest q and k.
+Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequences:
+    """Key rows of some segments one after another, and where each begins."""
+
+    keys: Tensor
+    query_starts: Tensor
+    key_starts: Tensor
+    longest_query: int
+    longest_key: int
+
+
+class VarlenAttention:
+    """See `attention.Attention`."""
+
+    def __init__(self, layout: Layout, heads: Heads, device: torch.device, kernel: Kernel) -> None:
+        self._heads, self._kernel, self._first = heads, kernel, layout.kept_rows
+        own = [s.own[1] for s in layout.segments]
+        self._all = _sequences(layout.segments, own, device)
+        self._last = _sequences(layout.documents, [1] * len(layout.documents), device)
+
+    def all(self, buffer: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        width = self._heads.queries * self._heads.dim
+        return self._attend(buffer[self._first :, :width], buffer, self._all)
+
+    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+        """See `attention.Attention`."""
+        return self._attend(queries, buffer, self._last)
+
+    def _attend(self, queries: Tensor, buffer: Tensor, s: _Sequences) -> Tensor:
+        heads = self._heads
+        width = heads.queries * heads.dim
+        keys, values = (
+            buffer[:, width:]
+            .index_select(0, s.keys)
+            .view(len(s.keys), 2, heads.kv, heads.dim)
+            .unbind(1)
+        )
+        q = queries.view(len(queries), heads.queries, heads.dim)
+        out = self._kernel(
+            q, keys, values, s.query_starts, s.key_starts, s.longest_query, s.longest_key
+        )
+        return out.reshape(len(q), width)
+
+
+def _sequences(
+    segments: Sequence[Segment], rows: Sequence[int], device: torch.device
+) -> _Sequences:
+    if not segments:
+        empty = torch.zeros(1, dtype=torch.int32, device=device)
+        return _Sequences(empty[:0].long(), empty, empty, 0, 0)
+    keys = np.concatenate(
+        [np.arange(first, first + n) for s in segments for first, n in (*s.context, s.own)]
+    )
+    spans = [s.context_length + s.own[1] for s in segments]
+    return _Sequences(
+        torch.from_numpy(keys).to(device),
+        _starts(rows, device),
+        _starts(spans, device),
+        max(rows),
+        max(spans),
+    )
+
+
+def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
+
+
+def flash_kernel() -> Kernel:
+    """flash-attn's kernel; raises ImportError where it is not installed."""
+    from flash_attn import flash_attn_varlen_func
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor, k_starts: Tensor, q_max: int, k_max: int
+    ) -> Tensor:
+        out: Tensor = flash_attn_varlen_func(
+            q, k, v, q_starts, k_starts, q_max, k_max, softmax_scale=1.0, causal=True
+        )
+        return out
+
+    return kernel
+
+
+def torch_kernel() -> Kernel:
+    """torch's kernel; raises ImportError where this torch has none."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    def kernel(
+        q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor, k_starts: Tensor, q_max: int, k_max: int
+    ) -> Tensor:
+        # One split: with more, the order of summation would depend on the device's load.
+        out = varlen_attn(
+            q, k, v, q_starts, k_starts, q_max, k_max,
+            scale=1.0, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1], num_splits=1,
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        return out
+
+    return kernel
