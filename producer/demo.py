@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from producer import show
 from producer.client import Client
 from producer.local import Local, stack
 from shared.errors import NoWorker
+from shared.fleet import WorkerRow
 from shared.manifest import Manifest, manifest_uri
 from shared.settings import Settings
 
@@ -50,7 +52,7 @@ def _rank(local: Local, output: Path) -> None:
     manifest = Manifest.model_validate_json(Path(manifest_uri(str(output))).read_text())
     worker = next((w for w in client.workers() if w.pid == worker.pid), worker)
     show.console().print(
-        f"\n{manifest.scored:,} pairs scored, {manifest.errors} errors in {manifest.seconds:.1f} s: "
+        f"\n{manifest.scored:,} pairs scored, {manifest.errors} errors, {manifest.seconds:.1f} s: "
         f"[bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
         f"batch size {worker.batch_tokens:,} tokens ({worker.batch_reason}), "
         f"{worker.latency_s * 1000:,.0f} ms a pack on {worker.device}\n"
@@ -58,7 +60,7 @@ def _rank(local: Local, output: Path) -> None:
     )
 
 
-def _wait_for_worker(client: Client, local: Local):  # type: ignore[no-untyped-def]
+def _wait_for_worker(client: Client, local: Local) -> WorkerRow:
     deadline = time.monotonic() + WORKER_START_S
     while time.monotonic() < deadline:
         local.supervisor.watch()
@@ -66,7 +68,10 @@ def _wait_for_worker(client: Client, local: Local):  # type: ignore[no-untyped-d
             if worker.state == "ready":
                 return worker
         time.sleep(0.1)
-    raise NoWorker(f"no worker was ready within {WORKER_START_S:g} s")
+    log = Path(local.supervisor.children[-1].log_file or os.devnull).read_text(errors="replace")
+    raise NoWorker(
+        f"no worker was ready within {WORKER_START_S:g} s", hint=f"its log ends:\n{log[-2000:]}"
+    )
 
 
 def _show(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import structlog
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
@@ -48,6 +50,7 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         worker_soft_shutdown_timeout=0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
@@ -73,6 +76,8 @@ def serve(app: Celery, *, name: str, queues: Sequence[str], concurrency: int) ->
     SIGTERM is a warm shutdown: tasks in hand end, nothing new is begun.
     """
     app.conf.task_queues = as_queues(queues)
+    # Celery warns about root because of pickle, which this app refuses
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
         hostname=name,
         pool="threads",

@@ -56,7 +56,7 @@ def children(settings: Settings, model: str, gpus_per_worker: int = 1) -> list[C
     for group in device_groups(settings.device, visible_gpus(), gpus_per_worker):
         name = f"cuda{'+'.join(group)}" if group else "cpu"
         env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
-        command = [sys.executable, "-m", "workers.runtime", "--model", model]
+        command = [sys.executable, "-m", "workers", "--model", model]
         found.append(Child(f"worker {name}", [*command, "--device-name", name], env))
     return found
 

@@ -1,41 +1,33 @@
 """One worker process: engine, batcher, leases, heartbeat, watchdog, wired together.
 
-Started by the launcher, one per device:  python -m workers.runtime --model M
-Serves only after load and self-test. Exit status 78 says that a restart is no cure.
+Serves only after load and self-test. Started by `python -m workers`, one process per device.
 """
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import structlog
-from celery import signals
 
 from shared import __version__
-from shared.cli import configure_logs
-from shared.errors import ModelRefused, RerankError, UsageError
 from shared.fleet import Fleet, WorkerRow, WorkerState
-from shared.models import Priority, canonical_model
+from shared.models import canonical_model
 from shared.objects import Objects
-from shared.processes import REFUSED
-from shared.queue import SCORE_SHARD, Hints, make_app, model_queue, model_queues, serve
-from shared.settings import Settings, load_settings
+from shared.queue import Hints, make_app
+from shared.settings import Settings
 from shared.store import Job, Store, connect
 from workers.batcher import Batcher
 from workers.engine import load_engine
-from workers.gate import BulkGate
 from workers.hand import Hand
 from workers.meter import Meter
 from workers.packing import Limit
@@ -119,7 +111,9 @@ class Runtime:
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
         """A pack that hangs ends the process with its stack traces, even without the GIL."""
-        faulthandler.dump_traceback_later(self.settings.stall_timeout_s, exit=True)
+        faulthandler.dump_traceback_later(
+            self.settings.stall_timeout_s, exit=True, file=sys.__stderr__
+        )
         try:
             yield
         finally:
@@ -203,57 +197,3 @@ class Runtime:
         """Say goodbye."""
         self.batcher.close(drain=False)
         self._fleet.leave(self.id)
-
-
-def work(settings: Settings, model: str, device: str) -> int:
-    """Serve a model until a signal ends it. Returns the exit status."""
-    from workers.tasks import score_shard
-
-    runtime = Runtime(settings, model, device)
-    bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
-    gate = BulkGate(bulk, settings.shards_in_hand)
-    signals.task_received.connect(gate.received, weak=False)
-    signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
-
-    @runtime.app.task(name=SCORE_SHARD, bind=True)  # type: ignore[untyped-decorator]
-    def _score_shard(self: Any, job_id: str, shard: str) -> None:
-        try:
-            score_shard(runtime, job_id, shard)
-        except Exception:
-            log.exception("a shard failed in a way nobody foresaw", job=job_id, shard=shard)
-        finally:
-            gate.done(self.request.delivery_info["routing_key"])
-
-    try:
-        return serve(
-            runtime.app,
-            name=f"worker-{os.getpid()}@{socket.gethostname()}",
-            queues=model_queues(runtime.model),
-            concurrency=settings.shards_in_hand + settings.interactive_slots,
-        )
-    finally:
-        runtime.close()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the child process."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--device-name", default="cpu", help="how the fleet calls this device")
-    given = parser.parse_args(arguments)
-    settings = load_settings()
-    configure_logs(settings.log_level)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    faulthandler.enable()
-    try:
-        return work(settings, given.model, given.device_name)
-    except (ModelRefused, UsageError) as error:
-        sys.stderr.write(f"rerank worker: {error}\n")
-        return REFUSED
-    except RerankError as error:
-        sys.stderr.write(f"rerank worker: {error}\n")
-        return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

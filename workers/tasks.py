@@ -17,7 +17,8 @@ from shared.models import SliceOutcome
 from shared.shards import load_slices
 from shared.store import Job, Lease
 from workers import results
-from workers.runtime import Held, Runtime
+from workers.hand import Held
+from workers.runtime import Runtime
 from workers.scorer import Stopped, poisoned, summarize
 
 STORAGE_BACKOFF_S = 5.0

@@ -1,0 +1,82 @@
+"""Entry point of one worker process:  python -m workers --model M
+
+Started by the launcher, one per device. Exit status 78 says that a restart is no cure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from celery import signals
+
+from shared.cli import configure_logs
+from shared.errors import ModelRefused, RerankError, UsageError
+from shared.models import Priority
+from shared.processes import REFUSED
+from shared.queue import SCORE_SHARD, model_queue, model_queues, serve
+from shared.settings import Settings, load_settings
+from workers.gate import BulkGate
+from workers.runtime import Runtime
+from workers.tasks import score_shard
+
+log = structlog.get_logger()
+
+
+def work(settings: Settings, model: str, device: str) -> int:
+    """Serve a model until a signal ends it. Returns the exit status."""
+    runtime = Runtime(settings, model, device)
+    bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
+    gate = BulkGate(bulk, settings.shards_in_hand)
+    signals.task_received.connect(gate.received, weak=False)
+    signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
+
+    @runtime.app.task(name=SCORE_SHARD, bind=True)  # type: ignore[untyped-decorator]
+    def _score_shard(self: Any, job_id: str, shard: str) -> None:
+        try:
+            score_shard(runtime, job_id, shard)
+        except Exception:
+            log.exception("a shard failed in a way nobody foresaw", job=job_id, shard=shard)
+        finally:
+            gate.done(self.request.delivery_info["routing_key"])
+
+    try:
+        return serve(
+            runtime.app,
+            name=f"worker-{os.getpid()}@{socket.gethostname()}",
+            queues=model_queues(runtime.model),
+            concurrency=settings.shards_in_hand + settings.interactive_slots,
+        )
+    finally:
+        runtime.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the child process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device-name", default="cpu", help="how the fleet calls this device")
+    given = parser.parse_args(arguments)
+    settings = load_settings()
+    configure_logs(settings.log_level)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    faulthandler.enable()
+    try:
+        return work(settings, given.model, given.device_name)
+    except (ModelRefused, UsageError) as error:
+        sys.stderr.write(f"rerank worker: {error}\n")
+        return REFUSED
+    except RerankError as error:
+        sys.stderr.write(f"rerank worker: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
