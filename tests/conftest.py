@@ -1,0 +1,188 @@
+"""A real Redis-compatible server, a storage folder, a local S3, and fakes at the seams."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from producer.feeder import Control
+from shared.fleet import Fleet
+from shared.objects import Objects
+from shared.queue import Hints, make_app
+from shared.settings import Settings
+from shared.store import Store, connect
+from tests.support.fleet import Worker
+from tests.support.hints import RecordedHints
+from tests.support.leaks import leaked_keys
+from tests.support.server import valkey
+
+hypothesis_settings.register_profile(
+    "rerankfleet",
+    max_examples=60,
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("rerankfleet")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No RERANK_ or AWS_ variable of the developer reaches a test, nor their state folder."""
+    for name in list(os.environ):
+        if name.startswith(("RERANK_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+# ---- Redis --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that lives as long as the tests."""
+    with valkey(tmp_path_factory.mktemp("valkey")) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
+    """An empty Redis, a key prefix and a storage folder of one's own. Nothing may leak."""
+    with redis.Redis.from_url(redis_server, decode_responses=True) as client:
+        client.flushall()
+        found = Settings(
+            redis_url=redis_server,
+            storage=str(tmp_path / "storage"),
+            state_dir=tmp_path / "state",
+            key_prefix=f"t{uuid.uuid4().hex[:8]}",
+            allowed_roots=(tmp_path / "allowed",),
+            lease_s=5,
+            hint_grace_s=0,
+        )
+        yield found
+        assert leaked_keys(client, found.key_prefix) == []
+
+
+@pytest.fixture
+def change(settings: Settings) -> Callable[..., Settings]:
+    """`change(lease_s=0.1)`: the settings with other values, unchecked."""
+    return lambda **values: settings.model_copy(update=values)
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[redis.Redis]:
+    with connect(settings) as found:
+        yield found
+
+
+@pytest.fixture
+def store(client: redis.Redis, settings: Settings) -> Store:
+    return Store(client, settings)
+
+
+@pytest.fixture
+def fleet(client: redis.Redis, settings: Settings) -> Fleet:
+    return Fleet(client, settings)
+
+
+@pytest.fixture
+def objects(settings: Settings, store: Store) -> Objects:
+    return Objects(settings, inline=store.get_inline)
+
+
+@pytest.fixture
+def hints() -> RecordedHints:
+    """Hints that are written down."""
+    return RecordedHints()
+
+
+@pytest.fixture
+def real_hints(settings: Settings) -> Hints:
+    """Hints that go to the broker."""
+    return Hints(make_app(settings))
+
+
+@pytest.fixture
+def control(
+    store: Store, fleet: Fleet, objects: Objects, hints: RecordedHints, settings: Settings
+) -> Control:
+    """What the coordinator's steps work with; its hints are written down."""
+    return Control(store, fleet, objects, hints, settings)
+
+
+@pytest.fixture
+def worker(control: Control) -> Worker:
+    """A worker without a model."""
+    return Worker(control)
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """`jsonl(line, ...)` writes an input; a line is a dict, text or bytes."""
+
+    def write(*lines: Any, name: str = "input.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_bytes(b"".join(_line(line) for line in lines))
+        return path
+
+    return write
+
+
+def _line(line: Any) -> bytes:
+    if isinstance(line, bytes):
+        return line + b"\n"
+    return (line if isinstance(line, str) else json.dumps(line)).encode() + b"\n"
+
+
+# ---- S3 -----------------------------------------------------------------------------------------
+
+BUCKET = "pairs"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a local S3 that lives as long as the tests."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an S3 with one empty bucket, `pairs`; boto3 everywhere finds the same."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": s3_server,
+        "AWS_ACCESS_KEY_ID": "key-id",
+        "AWS_SECRET_ACCESS_KEY": "very-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    import urllib.request
+
+    request = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
+    with urllib.request.urlopen(request, timeout=10):
+        pass

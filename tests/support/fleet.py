@@ -1,0 +1,150 @@
+"""A worker without a model and a coordinator without processes: the real store, real files."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from producer.feeder import Control, feed
+from producer.finisher import finish
+from shared.fleet import WorkerRow
+from shared.keys import shard_range
+from shared.models import Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
+from shared.shards import dump_part, load_slices, part_uri
+from shared.store import Lease
+from workers import results
+
+MODEL = "org/model"
+FINGERPRINT = "weights-1"
+PROVENANCE = Provenance(
+    model=MODEL,
+    revision="r1",
+    template="t1",
+    dtype="fp32",
+    attention="sdpa",
+    device="cpu",
+    version="1",
+)
+
+
+def margin_of(query: str, text: str) -> float:
+    """A margin in -8..8 that depends on the pair alone."""
+    return zlib.crc32(f"{query}\n{text}".encode()) % 16_000 / 1000 - 8
+
+
+def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> WorkerRow:
+    """A ready worker's heartbeat."""
+    row = {
+        "id": worker_id,
+        "host": "host",
+        "pid": 1,
+        "device": "cpu",
+        "model": model,
+        "state": "ready",
+        "fingerprint": FINGERPRINT,
+        "slots": 3,
+    }
+    return WorkerRow(**(row | fields))
+
+
+class Worker:
+    """Scores shards with `margin_of`; a document that holds `fails` becomes an error."""
+
+    def __init__(
+        self, control: Control, model: str = MODEL, name: str = "w1", fails: str | None = None
+    ) -> None:
+        self.control, self.model, self.name, self.fails = control, model, name, fails
+        self.fingerprint = FINGERPRINT
+        self.provenance = PROVENANCE.model_copy(update={"model": model})
+
+    def claim(
+        self, job_id: str, shard: str, *, alone: bool = False, token: str | None = None
+    ) -> Lease | str:
+        """What the store answers to a claim."""
+        return self.control.store.claim(
+            job_id,
+            self.model,
+            shard,
+            token=token or uuid.uuid4().hex[:16],
+            worker=self.name,
+            alone=alone,
+            fingerprint=self.fingerprint,
+        )
+
+    def claimed(self, job_id: str, shard: str, **options: Any) -> Lease:
+        """A claim that must be granted."""
+        lease = self.claim(job_id, shard, **options)
+        assert isinstance(lease, Lease), lease
+        return lease
+
+    def write(self, lease: Lease) -> tuple[str, ShardSummary]:
+        """Score a shard and write its part."""
+        objects = self.control.objects
+        slices = load_slices(objects, lease.job_id, lease.file, lease.shard)
+        first, last = shard_range(lease.shard)
+        assert sum(piece.items for piece in slices) == last - first
+        outcomes = [self._score(piece) for piece in slices]
+        part = results.write(
+            outcomes, self.provenance, lease, objects, self.control.store, inline_ttl_s=60
+        )
+        summary = ShardSummary(
+            scored=sum(len(o.results) for o in outcomes),
+            errors=sum(len(o.errors) for o in outcomes),
+        )
+        return part, summary
+
+    def commit(self, lease: Lease) -> bool:
+        """Score, write and commit a shard. False when another commit was first."""
+        part, summary = self.write(lease)
+        return results.commit(lease, part, summary, self.control.store, self.control.hints)
+
+    def score(self, job_id: str, shard: str) -> bool:
+        """Do a shard from claim to commit. False when it was not ours to take."""
+        lease = self.claim(job_id, shard)
+        return isinstance(lease, Lease) and self.commit(lease)
+
+    def work(self, count: int = 1000) -> int:
+        """Do up to `count` of the shards that wait; say how many were committed."""
+        due = self.control.store.due_shards(self.model, count)
+        return sum(self.score(job_id, shard) for job_id, shard in due)
+
+    def _score(self, piece: Slice) -> SliceOutcome:
+        scored, errors = [], list(piece.failures)
+        for document, index in zip(piece.documents, piece.indices, strict=True):
+            if self.fails is not None and self.fails in document.text:
+                errors.append(Failure(line=piece.line, index=index, code="failed", message="no"))
+            else:
+                margin = margin_of(piece.query, document.text)
+                scored.append(Scored(index=index, id=document.id, margin=margin))
+        return SliceOutcome(
+            line=piece.line,
+            id=piece.id,
+            top_n=piece.top_n,
+            metadata=piece.metadata,
+            results=scored,
+            errors=errors,
+        )
+
+
+def run(control: Control, *workers: Worker, until: Callable[[], bool] = lambda: False) -> None:
+    """Carry out the recorded hints, in order, until there are none left (or `until`)."""
+    while hints := control.hints.take():
+        for number, (kind, *args) in enumerate(hints):
+            if until():
+                control.hints.sent[:0] = hints[number:]
+                return
+            if kind == "feed":
+                feed(args[0], control)
+            elif kind == "finish":
+                finish(args[0], control)
+            elif workers:
+                workers[number % len(workers)].score(*args)
+
+
+def write_part(control: Control, lease: Lease, outcomes: list[SliceOutcome], part: str) -> None:
+    """Write a part file under a name of the test's choice."""
+    start, _ = shard_range(lease.shard)
+    uri = part_uri(control.objects, lease.job_id, start, part)
+    control.objects.write(uri, dump_part(outcomes, PROVENANCE))
