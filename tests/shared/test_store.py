@@ -1,0 +1,782 @@
+"""The state machine of jobs and shards, script by script, over a real server."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import pytest
+
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
+from shared.models import InputRef, JobSpec, ShardSummary, make_spec
+from shared.settings import Settings
+from shared.store import OUTAGE_MS, Lease, OpenShard, Store, connect
+from tests.support.server import free_port
+from tests.support.wait import wait_until
+
+MODEL = "org/model"
+ALL = ShardSummary(scored=10)
+
+
+def spec_of(**options) -> JobSpec:
+    return make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"), **options)
+
+
+@pytest.fixture(autouse=True)
+def _calm(store: Store, client) -> None:
+    """The coordinator ticks, and no amnesty is under way."""
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+
+
+@pytest.fixture
+def make(store: Store):
+    """`make("a", (0, 10), ...)`: a job with these shards open."""
+
+    def job(job_id: str, *ranges: tuple[int, int], sealed: bool = True, **options) -> str:
+        store.create(job_id, spec_of(**options), "digest")
+        shards = [OpenShard(start, end, f"0-{start}-{end}-x") for start, end in ranges]
+        assert open_(store, job_id, "", "1", shards, sealed=sealed) == "opened"
+        return job_id
+
+    return job
+
+
+def open_(store: Store, job_id, old, new, shards=(), *, sealed=False, lines=1, low_water=1) -> str:
+    return store.open(
+        store.job(job_id), (old, new), shards, sealed=sealed, lines=lines, low_water=low_water
+    )
+
+
+def claim(store: Store, job_id="a", shard="0-10", token="t1", *, alone=False, fingerprint="fp"):
+    return store.claim(
+        job_id, MODEL, shard, token=token, worker="w", alone=alone, fingerprint=fingerprint
+    )
+
+
+def run_out(store: Store, lease: Lease) -> None:
+    """Let a lease expire now."""
+    member = f"{lease.job_id}/{lease.shard}"
+    store.client.zadd(store.keys.open(MODEL), {member: store.now_ms() - 1}, xx=True)
+
+
+def die_with(store: Store, job_id: str, shard: str, *, alone: bool) -> None:
+    """A worker claims a shard and is never heard of again."""
+    lease = claim(store, job_id, shard, uuid.uuid4().hex, alone=alone)
+    assert isinstance(lease, Lease), lease
+    run_out(store, lease)
+
+
+# ---- create -------------------------------------------------------------------------------------
+
+
+def test_creating_a_job_twice_changes_nothing(store):
+    first = store.create("a", spec_of(), "digest")
+    before = store.client.hgetall(store.keys.job("a"))
+
+    again = store.create("a", spec_of(top_n=3), "other")
+
+    assert (first, again) == ("a", "a")
+    assert store.client.hgetall(store.keys.job("a")) == before
+    assert store.unfinished() == ["a"] == store.recent()
+
+
+def test_the_same_key_and_input_give_the_job_that_exists(store):
+    store.create("a", spec_of(key="mine"), "digest")
+
+    assert store.create("b", spec_of(key="mine"), "digest") == "a"
+    with pytest.raises(UnknownJob):
+        store.job("b")
+
+
+def test_the_same_key_with_another_input_is_refused(store):
+    store.create("a", spec_of(key="mine"), "digest")
+
+    with pytest.raises(KeyConflict, match=r"'mine' belongs to job a,.*choose another key"):
+        store.create("b", spec_of(key="mine"), "differ")
+
+
+def test_a_digest_that_begins_like_another_is_another(store):
+    store.create("a", spec_of(key="mine"), "d" * 64)
+
+    with pytest.raises(KeyConflict):
+        store.create("b", spec_of(key="mine"), "d" * 63 + "e")
+
+
+def test_the_list_of_recent_jobs_is_bounded(store):
+    now = store.now_ms()
+    store.client.zadd(store.keys.recent, {f"old{i}": now - 10_000 + i for i in range(1200)})
+
+    store.create("a", spec_of(), "digest")
+
+    assert store.client.zcard(store.keys.recent) == 1000
+    assert store.recent(2) == ["a", "old1199"]
+
+
+def test_a_job_with_its_shards_inline_is_born_sealed_and_open(store):
+    file = store.put_inline("a", "0-0-10-inline", b"payload", 60)
+    store.create(
+        "a",
+        spec_of(),
+        "",
+        deadline_ms=60_000,
+        inline_ttl_ms=90_000,
+        shards=[OpenShard(0, 10, file)],
+    )
+
+    job = store.job("a")
+    assert job.sealed
+    assert job.open_shards == 1
+    assert job.progress.total == 10
+    assert store.recent() == []
+    lease = claim(store)
+    assert store.get_inline(lease.file) == b"payload"
+
+
+# ---- open ---------------------------------------------------------------------------------------
+
+
+def test_of_two_feeders_exactly_one_wins(store):
+    store.create("a", spec_of(), "digest")
+
+    first = open_(store, "a", "", "1", [OpenShard(0, 10, "0-0-10-x")])
+    second = open_(store, "a", "", "1", [OpenShard(0, 10, "0-0-10-y")])
+
+    assert (first, second) == ("opened", "stale")
+    assert store.job("a").number("fed") == 10
+    assert claim(store).file == "0-0-10-x"
+
+
+def test_sealing_tells_the_total(store, make):
+    make("a", (0, 10), sealed=False)
+    assert store.job("a").progress.total is None
+
+    assert open_(store, "a", "1", "2", [OpenShard(10, 25, "f")], sealed=True) == "opened"
+
+    assert store.job("a").progress.total == 25
+    assert store.job("a").progress.lines == 2
+
+
+def test_nothing_is_opened_while_a_job_is_paused(store, make):
+    make("a", (0, 10), sealed=False)
+    store.pause("a", "why")
+
+    assert open_(store, "a", "1", "2", [OpenShard(10, 20, "f")]) == "paused"
+    assert store.job("a").facts["cursor"] == "1"
+
+
+def test_what_is_cut_of_a_cancelled_job_is_cancelled_at_once(store, make):
+    make("a", (0, 10), sealed=False)
+    store.cancel("a")
+
+    assert open_(store, "a", "1", "2", [OpenShard(10, 25, "0-10-25-x")], sealed=True) == "opened"
+
+    assert store.job("a").open_shards == 0
+    assert store.job("a").progress.cancelled == 25
+    assert store.parts("a") == [(0, 10, "!0-0-10-x"), (10, 25, "!0-10-25-x")]
+
+
+# ---- claim, renew, commit, release --------------------------------------------------------------
+
+
+def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, make):
+    make("a", (0, 10))
+
+    mine = claim(store, token="mine")
+    again = claim(store, token="mine")
+    other = claim(store, token="other")
+
+    assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x")
+    assert other == "busy"
+    assert store.leased_shards(MODEL) == 1
+    assert store.due_shards(MODEL, 9) == []
+
+
+def test_a_shard_of_no_job_is_done(store):
+    assert claim(store, "nobody") == "done"
+
+
+def test_a_job_goes_on_only_with_the_weights_that_began_it(store, make):
+    make("a", (0, 10), (10, 20))
+    claim(store, shard="0-10", fingerprint="one")
+
+    assert claim(store, shard="10-20", fingerprint="two") == "newer"
+    assert isinstance(claim(store, shard="10-20", fingerprint="one"), Lease)
+
+
+def test_renewal_prolongs_a_lease_and_says_what_became_of_others(store, make):
+    for job_id in "abcd":
+        make(job_id, (0, 10))
+    leases = [claim(store, job_id) for job_id in "abcd"]
+    store.cancel("b")
+    store.pause("c", "why")
+    store.commit(leases[3], "part", ALL)
+    before = store.client.zscore(store.keys.open(MODEL), "a/0-10")
+    store.client.zadd(store.keys.open(MODEL), {"a/0-10": before - 2000})
+
+    assert store.renew(leases) == ["ok", "cancelled", "paused", "lost"]
+    assert store.client.zscore(store.keys.open(MODEL), "a/0-10") >= before
+    assert store.renew([]) == []
+
+
+def test_a_lease_that_another_worker_took_over_is_lost(store, make):
+    make("a", (0, 10))
+    first = claim(store, token="first")
+    run_out(store, first)
+    second = claim(store, token="second", alone=True)
+
+    assert store.renew([first, second]) == ["lost", "ok"]
+
+
+def test_a_lease_runs_out_by_the_servers_clock(client, change, make):
+    store = Store(client, change(lease_s=0.1))
+    make("a", (0, 10))
+    claim(store, token="first")
+    assert claim(store, token="second", alone=True) == "busy"
+
+    lease = wait_until(lambda: isinstance(claim(store, token="second", alone=True), Lease))
+
+    assert lease
+
+
+def test_a_commit_removes_the_shard_and_adds_its_counts(store, make):
+    make("a", (0, 10), (10, 20))
+    lease = claim(store)
+
+    answer = store.commit(lease, "part1", ShardSummary(scored=7, errors=3, tokens=99, truncated=2))
+
+    assert answer == ("committed", False, False)
+    job = store.job("a")
+    assert (job.progress.scored, job.progress.errors, job.progress.done) == (7, 3, 10)
+    assert (job.progress.tokens, job.progress.truncated) == (99, 2)
+    assert store.parts("a") == [(0, 10, "part1")]
+    assert store.backlog(MODEL) == 1
+    assert claim(store) == "done"
+
+
+def test_the_last_commit_of_a_sealed_job_asks_for_its_finish(store, make):
+    make("a", (0, 10), (10, 20))
+
+    assert store.commit(claim(store, shard="10-20"), "p", ALL) == ("committed", False, False)
+    assert store.commit(claim(store, shard="0-10"), "p", ALL) == ("committed", False, True)
+
+
+def test_a_commit_below_low_water_asks_for_more(store):
+    store.create("a", spec_of(), "digest")
+    shards = [OpenShard(i, i + 1, "f") for i in range(3)]
+    open_(store, "a", "", "1", shards, low_water=1)
+
+    assert store.commit(claim(store, shard="0-1"), "p", ALL)[1] is False
+    assert store.commit(claim(store, shard="1-2"), "p", ALL)[1] is True
+
+
+def test_a_repeated_commit_is_committed_and_counted_once(store, make):
+    make("a", (0, 10), (10, 20))
+    lease = claim(store)
+
+    first, again = store.commit(lease, "part1", ALL), store.commit(lease, "part1", ALL)
+
+    assert first[0] == again[0] == "committed"
+    assert store.job("a").progress.scored == 10
+
+
+def test_the_first_commit_wins_even_when_its_lease_was_lost(store, make):
+    """Given a worker that was thought dead, and its shard with another one."""
+    make("a", (0, 10), (10, 20))
+    zombie = claim(store, token="zombie")
+    run_out(store, zombie)
+    heir = claim(store, token="heir", alone=True)
+
+    assert store.commit(zombie, "of-zombie", ALL)[0] == "committed"
+    assert store.commit(heir, "of-heir", ALL)[0] == "late"
+    assert store.parts("a") == [(0, 10, "of-zombie")]
+    assert store.job("a").progress.scored == 10
+
+
+def test_a_commit_from_before_a_retry_does_not_touch_the_new_round(store, make):
+    """The same range names other items then."""
+    make("a", (0, 10))
+    zombie = claim(store, token="zombie")
+    run_out(store, zombie)
+    store.commit(claim(store, token="heir", alone=True), "p", ShardSummary(scored=5, errors=5))
+    end_job(store, "a")
+    assert store.retry("a", "all") == "reopened"
+    open_(store, "a", "", "1", [OpenShard(0, 10, "1-0-10-y")])
+
+    assert store.commit(zombie, "of-zombie", ALL)[0] == "late"
+    assert store.job("a").open_shards == 1
+
+
+def test_a_released_shard_is_free_at_once_and_blames_nobody(store, make):
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+
+    assert store.release(lease)
+    assert not store.release(lease)
+    assert store.due_shards(MODEL, 9) == [("a", "0-10")]
+    assert isinstance(claim(store, token="second"), Lease)
+
+
+def test_only_the_holder_can_release(store, make):
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+
+    stranger = Lease("a", MODEL, "0-10", "stranger", lease.file)
+
+    assert not store.release(stranger)
+    assert claim(store, token="other") == "busy"
+
+
+def test_what_a_job_waited_for_is_forgotten_once_it_goes_on(store, make):
+    make("a", (0, 10), sealed=False)
+    store.set_facts("a", waiting_for="the disk is full")
+    store.commit(claim(store), "p", ALL)
+    assert "waiting_for" not in store.job("a").facts
+
+    store.set_facts("a", waiting_for="the disk is full")
+    open_(store, "a", "1", "2", sealed=True)
+    assert "waiting_for" not in store.job("a").facts
+
+    store.set_facts("a", waiting_for="the disk is full")
+    end_job(store, "a")
+    assert "waiting_for" not in store.job("a").facts
+
+
+# ---- blame --------------------------------------------------------------------------------------
+
+
+def test_a_shard_whose_lease_ran_out_is_for_a_worker_that_holds_nothing_else(store, make):
+    make("a", (0, 10))
+    die_with(store, "a", "0-10", alone=False)
+
+    assert claim(store, token="second") == "suspect"
+    assert isinstance(claim(store, token="second", alone=True), Lease)
+
+
+def test_dying_alone_with_a_suspect_splits_it(store, make):
+    make("a", (0, 10))
+    die_with(store, "a", "0-10", alone=False)
+    die_with(store, "a", "0-10", alone=True)
+
+    assert claim(store, token="third", alone=True) == "split"
+    assert store.split("a", MODEL, "0-10") == ["0-5", "5-10"]
+
+    assert store.split("a", MODEL, "0-10") == []
+    assert claim(store, token="third") == "done"
+    assert claim(store, shard="0-5") == "suspect"
+    half = claim(store, shard="5-10", alone=True)
+    assert half.file == "0-0-10-x"
+    assert store.backlog(MODEL) == 2
+
+
+def test_a_shard_that_nobody_blames_is_never_split(store, make):
+    make("a", (0, 10))
+    assert store.split("a", MODEL, "0-10") == []
+    claim(store)
+    assert store.split("a", MODEL, "0-10") == []
+    assert store.split("a", MODEL, "90-99") == []
+
+
+def test_a_single_pair_that_kills_its_worker_twice_alone_is_poison(store, make):
+    make("a", (3, 4))
+    die_with(store, "a", "3-4", alone=False)
+    die_with(store, "a", "3-4", alone=True)
+    die_with(store, "a", "3-4", alone=True)
+
+    lease = claim(store, shard="3-4", token="last")
+
+    assert lease.poison
+    assert store.commit(lease, "p", ShardSummary(errors=1)) == ("committed", False, True)
+
+
+def test_of_a_large_shard_only_the_poisonous_pair_is_lost(store, make):
+    """Whatever holds item 5 kills its worker; all others are committed."""
+    make("a", (0, 8))
+    todo, poisoned = ["0-8"], []
+    for turn in range(100):
+        if not todo:
+            break
+        shard = todo.pop(0)
+        first, last = map(int, shard.split("-"))
+        lease = claim(store, shard=shard, token=f"t{turn}")
+        if lease == "suspect":
+            lease = claim(store, shard=shard, token=f"t{turn}", alone=True)
+        if lease == "split":
+            todo += store.split("a", MODEL, shard)
+        elif lease.poison:
+            poisoned.append(shard)
+            store.commit(lease, "p", ShardSummary(errors=1))
+        elif first <= 5 < last:
+            run_out(store, lease)
+            todo.append(shard)
+        else:
+            store.commit(lease, "p", ShardSummary(scored=last - first))
+
+    assert poisoned == ["5-6"]
+    assert store.job("a").progress.scored == 7
+    assert store.job("a").progress.errors == 1
+    assert [end for _, end, _ in store.parts("a")][-1] == 8
+
+
+def test_a_lease_that_ran_out_while_the_coordinator_was_away_blames_nobody(store, make):
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+    run_out(store, lease)
+    store.client.set(store.keys.pulse, store.now_ms() - OUTAGE_MS - 1)
+
+    assert isinstance(claim(store, token="second"), Lease)
+
+
+def test_after_an_outage_leases_get_time_to_be_renewed(store, make):
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+    store.client.set(store.keys.pulse, store.now_ms() - OUTAGE_MS - 1)
+
+    assert store.pulse()
+    assert not store.pulse()
+    run_out(store, lease)
+
+    assert isinstance(claim(store, token="second"), Lease)
+
+
+# ---- pause, resume, cancel ----------------------------------------------------------------------
+
+
+def test_a_paused_job_waits_and_what_is_in_hand_may_still_be_committed(store, make):
+    make("a", (0, 10), (10, 20))
+    lease = claim(store)
+
+    assert store.pause("a", "lunch") == "paused"
+
+    assert store.job("a").paused == "lunch"
+    assert store.backlog(MODEL) == 0
+    assert claim(store, shard="10-20") == "paused"
+    assert store.commit(lease, "p", ALL)[0] == "committed"
+    assert store.resume("a") == ("resumed", ["10-20"])
+    assert store.due_shards(MODEL, 9) == [("a", "10-20")]
+    assert store.resume("a") == ("running", [])
+
+
+def test_a_lease_from_before_a_pause_is_void_and_blames_nobody(store, make):
+    make("a", (0, 10))
+    old = claim(store, token="old")
+    store.pause("a", "why")
+
+    store.resume("a")
+
+    assert store.renew([old]) == ["lost"]
+    assert isinstance(claim(store, token="new"), Lease)
+
+
+def test_a_shard_released_during_a_pause_comes_back_with_the_resume(store, make):
+    make("a", (0, 10))
+    lease = claim(store)
+    store.pause("a", "why")
+
+    assert store.release(lease)
+    assert store.due_shards(MODEL, 9) == []
+
+    store.resume("a")
+    assert store.due_shards(MODEL, 9) == [("a", "0-10")]
+
+
+def test_cancelling_keeps_what_was_scored_and_counts_the_rest(store, make):
+    make("a", (0, 10), (10, 25))
+    lease = claim(store)
+    store.commit(claim(store, shard="10-25"), "p", ShardSummary(scored=15))
+
+    assert store.cancel("a") == "cancelled"
+    assert store.cancel("a") == "cancelled"
+
+    assert claim(store) == "done"
+    assert store.commit(lease, "late", ALL)[0] == "late"
+    progress = store.job("a").progress
+    assert (progress.scored, progress.cancelled, progress.done) == (15, 10, 25)
+    assert store.backlog(MODEL) == 0
+    assert store.due_jobs() == ["a"]
+
+
+def test_a_paused_job_can_be_cancelled_and_a_cancelled_one_not_paused(store, make):
+    make("a", (0, 10))
+    store.pause("a", "why")
+
+    assert store.cancel("a") == "cancelled"
+    assert store.job("a").paused is None
+    assert store.pause("a", "why") == "cancelled"
+    assert store.resume("a") == ("running", [])
+
+
+def test_verbs_on_a_job_that_nobody_knows_say_so(store):
+    for verb in (store.resume, store.cancel, lambda j: store.pause(j, ""), store.job):
+        with pytest.raises(UnknownJob, match="there is no job x"):
+            verb("x")
+
+
+# ---- the steps of the coordinator ---------------------------------------------------------------
+
+
+def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, make):
+    make("a", (0, 10))
+
+    assert store.begin("a", "one", 30) == "yes"
+    assert store.begin("a", "two", 30) == "busy"
+    assert store.begin("a", "one", 0.03) == "yes"
+    assert wait_until(lambda: store.begin("a", "two", 30) == "yes")
+    store.end("a", "one")
+    assert store.begin("a", "three", 30) == "busy"
+    store.end("a", "two")
+    assert store.begin("a", "three", 30) == "yes"
+
+
+def test_a_step_of_no_job_takes_it_off_the_list(store):
+    store.client.zadd(store.keys.jobs, {"ghost": 0})
+
+    assert store.begin("ghost", "t", 30) == "gone"
+    assert store.unfinished() == []
+
+
+def end_job(store: Store, job_id: str) -> None:
+    """Finish a job as the coordinator does."""
+    assert store.begin(job_id, "finisher", 30) == "yes"
+    assert store.finish(job_id, "finisher", "file:///out")
+
+
+def test_only_the_holder_of_the_step_can_finish(store, make):
+    make("a", (0, 10))
+    store.commit(claim(store), "p", ALL)
+    store.begin("a", "mine", 30)
+
+    assert not store.finish("a", "stranger", "file:///out")
+    assert not store.job("a").finished
+    assert store.finish("a", "mine", "file:///out")
+    assert store.finish("a", "mine", "file:///out")
+
+
+def test_a_job_with_open_shards_or_unread_input_cannot_be_finished(store, make):
+    make("a", (0, 10))
+    make("b", sealed=False)
+    for job_id in "ab":
+        store.begin(job_id, "t", 30)
+        assert not store.finish(job_id, "t", "file:///out")
+
+
+def test_what_a_finished_job_leaves_has_an_end(store, make, settings):
+    make("a", (0, 10), key="mine")
+    store.commit(claim(store), "p", ALL)
+
+    end_job(store, "a")
+
+    k, ttl = store.keys, store.client.ttl
+    assert store.unfinished() == []
+    assert settings.result_ttl_s - 5 <= ttl(k.job("a")) <= settings.result_ttl_s
+    assert settings.result_ttl_s - 5 <= ttl(k.job_key("mine")) <= settings.result_ttl_s
+    assert settings.parts_ttl_s - 5 <= ttl(k.job_parts("a")) <= settings.parts_ttl_s + 1
+    assert store.client.exists(k.job_open("a")) == 0
+    assert store.sweepable() == []
+    assert store.begin("a", "t", 30) == "finished"
+    for verb in (store.cancel, lambda j: store.pause(j, "")):
+        assert verb("a") == "finished"
+    assert store.resume("a")[0] == "finished"
+
+
+def test_the_end_of_a_job_is_told(store, make):
+    make("a", (0, 10))
+    store.commit(claim(store), "p", ALL)
+    assert not store.wait_done("a", 0.01)
+
+    end_job(store, "a")
+
+    assert store.wait_done("a", 5)
+
+
+def test_whoever_waits_hears_of_the_end_before_the_next_poll(store, make, client, settings):
+    make("a", (0, 10))
+    store.commit(claim(store), "p", ALL)
+    heard = []
+    waiter = threading.Thread(
+        target=lambda: heard.append(Store(connect(settings), settings).wait_done("a", 20))
+    )
+    waiter.start()
+    channel = store.keys.done_channel("a")
+    wait_until(lambda: client.pubsub_numsub(channel)[0][1])
+
+    end_job(store, "a")
+
+    waiter.join(5)
+    assert heard == [True]
+
+
+# ---- retry --------------------------------------------------------------------------------------
+
+
+def failed_job(store, make, **counts) -> None:
+    make("a", (0, 10), key="mine")
+    store.commit(claim(store), "p", ShardSummary(**counts))
+    end_job(store, "a")
+
+
+def test_a_retry_opens_the_job_again_for_what_failed(store, make):
+    failed_job(store, make, scored=6, errors=4)
+
+    assert store.retry("a", "all") == "reopened"
+
+    job = store.job("a")
+    assert (job.sealed, job.finished, job.round, job.facts["cursor"]) == (False, False, 1, "")
+    assert (job.progress.scored, job.progress.errors, job.progress.fed) == (6, 0, 6)
+    assert job.facts["previous"] == "file:///out"
+    assert store.unfinished() == ["a"]
+    assert store.parts("a") == []
+    assert store.client.ttl(store.keys.job("a")) == -1
+    assert store.client.ttl(store.keys.job_key("mine")) == -1
+    assert store.retry("a", "all") == "unfinished"
+
+
+def test_a_job_without_failures_has_nothing_to_retry(store, make):
+    failed_job(store, make, scored=10)
+    assert store.retry("a", "all") == "nothing"
+
+
+def test_a_retry_of_errors_alone_leaves_what_was_cancelled(store, make):
+    failed_job(store, make, scored=5, errors=2, cancelled=3)
+
+    store.retry("a", "errors")
+
+    progress = store.job("a").progress
+    assert (progress.scored, progress.errors, progress.cancelled, progress.fed) == (5, 0, 3, 8)
+
+
+def test_a_job_that_was_only_cancelled_has_no_errors_to_retry(store, make):
+    failed_job(store, make, scored=5, cancelled=5)
+    assert store.retry("a", "errors") == "nothing"
+
+
+def test_a_pause_that_came_too_late_does_not_hold_the_retry(store, make):
+    make("a", (0, 10))
+    store.commit(claim(store), "p", ShardSummary(errors=10))
+    store.begin("a", "t", 30)
+    store.pause("a", "why")
+    store.finish("a", "t", "file:///out")
+
+    store.retry("a", "all")
+
+    assert store.job("a").paused is None
+
+
+# ---- inline jobs --------------------------------------------------------------------------------
+
+
+def inline(store: Store, job_id: str, *ranges: tuple[int, int], deadline_ms=60_000) -> None:
+    shards = [
+        OpenShard(a, b, store.put_inline(job_id, f"0-{a}-{b}-inline", b"{}", 60)) for a, b in ranges
+    ]
+    store.create(
+        job_id, spec_of(), "", deadline_ms=deadline_ms, inline_ttl_ms=90_000, shards=shards
+    )
+
+
+def test_an_inline_job_ends_with_its_last_commit(store):
+    inline(store, "a", (0, 1), (1, 2))
+
+    assert store.commit(claim(store, shard="0-1"), "redis:a/p0", ALL)[1:] == (False, False)
+    assert not store.job("a").finished
+    assert store.commit(claim(store, shard="1-2"), "redis:a/p1", ALL)[1:] == (False, False)
+
+    assert store.job("a").finished
+    assert store.unfinished() == []
+    assert 0 < store.client.ttl(store.keys.job("a")) <= 90
+    assert 0 < store.client.ttl(store.keys.job_parts("a")) <= 90
+
+
+def test_a_commit_does_not_move_the_deadline_of_an_inline_job(store):
+    inline(store, "a", (0, 1), (1, 2), deadline_ms=60_000)
+    deadline = store.client.zscore(store.keys.jobs, "a")
+
+    store.commit(claim(store, shard="0-1"), "redis:a/p0", ALL)
+
+    assert store.client.zscore(store.keys.jobs, "a") == deadline
+
+
+def test_a_cancelled_inline_job_is_over_at_once(store):
+    inline(store, "a", (0, 1))
+
+    assert store.cancel("a") == "cancelled"
+
+    assert store.job("a").finished
+    assert store.unfinished() == []
+    assert store.client.ttl(store.keys.job("a")) > 0
+
+
+def test_an_inline_payload_ends_with_its_time(store):
+    uri = store.put_inline("a", "p", "ü".encode(), 0.01)
+
+    wait_until(lambda: store.get_inline(uri) is None)
+
+
+# ---- what the monitor looks at ------------------------------------------------------------------
+
+
+def test_only_one_leads_and_only_for_a_while(store):
+    assert store.lead("role", "one", 30)
+    assert store.lead("role", "one", 0.03)
+    wait_until(lambda: store.lead("role", "two", 30))
+    assert not store.lead("role", "one", 30)
+
+
+def test_counters_of_the_monitor_go_after_an_hour(store):
+    assert store.seen("kind") == 0
+    store.saw("kind")
+    store.saw("kind", 2)
+    assert store.seen("kind") == 3
+    assert 3500 < store.client.ttl(store.keys.seen("kind")) <= 3600
+
+
+def test_jobs_are_looked_at_again_when_nobody_touched_them(store, make):
+    make("a", (0, 10))
+    assert store.due_jobs() == []
+
+    store.look_again("a", after_ms=-1)
+
+    assert store.due_jobs() == ["a"]
+    store.look_again("ghost", after_ms=-1)
+    assert store.due_jobs() == ["a"]
+
+
+def test_jobs_with_input_to_be_cut_share_the_window(store, make):
+    make("a", sealed=False)
+    make("b", sealed=False)
+    make("c", (0, 1), sealed=True)
+    store.pause("b", "why")
+
+    assert store.active_jobs(MODEL) == 1
+    assert store.active_jobs("other") == 0
+    assert store.models() == [MODEL]
+
+
+# ---- the connection -----------------------------------------------------------------------------
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password():
+    port = free_port()
+    settings = Settings(redis_url=f"redis://me:hunter2@127.0.0.1:{port}/0")
+
+    with pytest.raises(QueueUnavailable) as caught:
+        connect(settings)
+
+    assert f"redis://me:***@127.0.0.1:{port}/0 does not answer" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:6379", "http://host", "redis://host:port"])
+def test_an_address_that_is_none_is_refused_in_one_sentence(url):
+    with pytest.raises(UsageError, match="RERANK_REDIS_URL"):
+        connect(Settings(redis_url=url))
+
+
+def test_settling_waits_for_the_append_only_file_where_there_is_one(store, client):
+    store.settle()
+    client.config_set("appendonly", "yes")
+    try:
+        store.create("a", spec_of(), "digest")
+        store.settle()
+    finally:
+        client.config_set("appendonly", "no")
