@@ -142,7 +142,7 @@ def read_address(state_dir: Path) -> dict[str, Any]:
 
 def mask(url: str) -> str:
     """Return the URL without its password, fit to be printed."""
-    scheme, separator, rest = url.partition("://")
-    secret, at, host = rest.rpartition("@")
+    front, at, host = url.rpartition("@")
+    scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
     user = secret.partition(":")[0]
     return f"{scheme}{separator}{user}:***@{host}" if at else url

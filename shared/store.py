@@ -19,7 +19,7 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from shared.errors import KeyConflict, QueueUnavailable, UnknownJob
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
 from shared.keys import Keys, shard_name
 from shared.models import JobSpec, Progress, ShardSummary
 from shared.settings import Settings, mask
@@ -35,18 +35,23 @@ _SCRIPTS = Path(__file__).with_name("scripts")
 def connect(settings: Settings) -> redis.Redis:
     """Connect and check that the server answers. Raises QueueUnavailable saying where it looked."""
     address = settings.redis_address
-    client = redis.Redis.from_url(
-        address,
-        decode_responses=True,
-        socket_timeout=30,
-        socket_connect_timeout=5,
-        socket_keepalive=True,
-        health_check_interval=25,
-        retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
-        retry_on_error=[redis.ConnectionError, redis.TimeoutError],
-    )
     try:
+        client = redis.Redis.from_url(
+            address,
+            decode_responses=True,
+            socket_timeout=30,
+            socket_connect_timeout=5,
+            socket_keepalive=True,
+            health_check_interval=25,
+            retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        )
         client.ping()
+    except ValueError as error:
+        raise UsageError(
+            f"RERANK_REDIS_URL is wrong: {mask(address)} is no address of a Redis",
+            hint="write redis://host:6379/0, or rediss:// for TLS",
+        ) from error
     except redis.RedisError as error:
         raise QueueUnavailable(
             f"Redis at {mask(address)} does not answer ({type(error).__name__})",
@@ -364,6 +369,7 @@ class Store:
                 start,
                 end,
                 part,
+                lease.file,
                 LOOK_AGAIN_MS,
                 k.done_channel(job_id),
                 summary.scored,

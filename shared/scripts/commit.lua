@@ -1,21 +1,23 @@
 -- Record a shard's part and add its counts. The first commit wins, whoever brings it; for a shard that is
--- not open nothing changes. Repeatable.
+-- not open, or whose file is another one (it was scored before a retry), nothing changes. Repeatable.
 -- KEYS job, job_open, open, parts, jobs
--- ARGV id, start, end, part, due_ms, channel, scored, errors, rejected, cancelled, tokens, truncated
+-- ARGV id, start, end, part, file, due_ms, channel, scored, errors, rejected, cancelled, tokens, truncated
 -- -> {'committed' | 'late', feed wanted, finish wanted}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, first, last, part = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local shard, record = first .. '-' .. last, last .. ' ' .. part
 local answer = 'late'
-if redis.call('HDEL', KEYS[2], shard) == 1 then
+local found = redis.call('HGET', KEYS[2], shard)
+if found and cjson.decode(found).f == ARGV[5] then
   answer = 'committed'
+  redis.call('HDEL', KEYS[2], shard)
   redis.call('ZREM', KEYS[3], id .. '/' .. shard)
   redis.call('HSET', KEYS[4], first, record)
   local names = {'scored', 'errors', 'rejected', 'cancelled', 'tokens', 'truncated'}
   local done = 0
   for i, name in ipairs(names) do
-    local total = redis.call('HINCRBY', KEYS[1], name, ARGV[6 + i])
+    local total = redis.call('HINCRBY', KEYS[1], name, ARGV[7 + i])
     if i <= 4 then done = done + total end
   end
   -- two samples of (time, done), at least ten seconds apart, tell the present rate
@@ -24,7 +26,10 @@ if redis.call('HDEL', KEYS[2], shard) == 1 then
     redis.call('HSET', KEYS[1], 't0', sample[1], 'd0', sample[2], 't1', now, 'd1', done)
   end
   redis.call('HSET', KEYS[1], 'last_commit_ms', now)
-  redis.call('ZADD', KEYS[5], 'XX', now + ARGV[5], id)
+  redis.call('HDEL', KEYS[1], 'waiting_for')
+  if redis.call('HEXISTS', KEYS[1], 'inline') == 0 then  -- an inline job keeps its deadline
+    redis.call('ZADD', KEYS[5], 'XX', now + ARGV[6], id)
+  end
 elseif redis.call('HGET', KEYS[4], first) == record then
   answer = 'committed'
 end
@@ -37,7 +42,7 @@ if finish and job[3] then  -- an inline job ends here: its waiter assembles the 
   redis.call('ZREM', KEYS[5], id)
   redis.call('PEXPIRE', KEYS[1], job[3])
   redis.call('PEXPIRE', KEYS[4], job[3])
-  redis.call('PUBLISH', ARGV[6], id)
+  redis.call('PUBLISH', ARGV[7], id)
   finish = false
 end
 return {answer, feed and 1 or 0, finish and 1 or 0}

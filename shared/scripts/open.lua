@@ -24,6 +24,7 @@ for i = 8, #ARGV, 3 do
   end
 end
 redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'sealed', ARGV[4], 'low_water', ARGV[7])
+redis.call('HDEL', KEYS[1], 'waiting_for')
 redis.call('HINCRBY', KEYS[1], 'lines', ARGV[5])
 local fed = redis.call('HINCRBY', KEYS[1], 'fed', items)
 if ARGV[4] == '1' then redis.call('HSET', KEYS[1], 'total', fed) end

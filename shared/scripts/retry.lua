@@ -17,7 +17,7 @@ kept = kept + cancelled
 redis.call('HSET', KEYS[1], 'errors', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
            'fed', kept, 'lines', 0, 'base', kept, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
            'd0', kept, 'd1', kept)
-redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'total', 'output')
+redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output')
 redis.call('PERSIST', KEYS[1])
 if KEYS[6] ~= '' then redis.call('PERSIST', KEYS[6]) end
 redis.call('DEL', KEYS[3])
