@@ -167,7 +167,7 @@ class Batcher:
         return len(self._waiting)
 
     def progress_s(self) -> float:
-        """time.monotonic() when a pack last completed (or the batcher started)."""
+        """time.monotonic() when a pack last began or ended (or the batcher started)."""
         return self._progress_s
 
     def submit(
@@ -234,7 +234,7 @@ class Batcher:
                 self._waiting, self.limit, last_lane_first=self._packs % BULK_TURN == 0
             )
             self._remove(taken)
-            self._busy = True
+            self._busy, self._progress_s = True, time.monotonic()
             return taken, limited_by
 
     def _drop_unwanted(self) -> None:
@@ -297,14 +297,14 @@ class Batcher:
         if len(items) == 1:
             items[0].ticket.put(items[0].index, _too_large(items[0].prompt))
             return
-        self._ceiling = max(1.0, min(self._ceiling, price) / 2)
+        self._ceiling = max(1.0, min(self._ceiling, price / 2))
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
             self._score(half, "limit")
 
     def _recover(self, price: float) -> None:
         """Let a learned ceiling rise slowly again while packs of its size succeed."""
-        if self._ceiling < self._limit.tokens and price > self._ceiling * 0.75:
+        if self._ceiling < self._limit.tokens and price > self._ceiling / 2:
             self._ceiling *= 1 + 1 / 64
 
     def _report(self, report: PackReport) -> None:

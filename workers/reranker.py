@@ -12,17 +12,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from shared.calibration import relevance_score
-from shared.errors import ItemError, UsageError
-from shared.models import DEFAULT_INSTRUCTION, RerankRequest
+from shared.errors import ItemError
+from shared.lines import slice_of
+from shared.models import DEFAULT_INSTRUCTION
 from workers.batcher import Batcher
 from workers.engine import load_engine
 from workers.packing import Limit
 from workers.prompts import Prompt
 
 T = TypeVar("T")
+
+#: The caller holds the request already; no line of a file is read.
+_NO_BOUND = 1 << 40
 
 
 class Reranker:
@@ -48,17 +50,16 @@ class Reranker:
     def process(self, request: Mapping[str, Any]) -> list[float]:
         """Relevance scores (0 to 1) of a request's documents, in their order.
 
-        `request`: {"query", "documents": [text or {"text"}], "instruction"?}. Raises UsageError
-        for a malformed request, ItemError for a document that cannot be scored.
+        `request`: {"query", "documents": [text or {"text"}], "instruction"?}. Raises
+        ItemError for a malformed request and for a document that cannot be scored.
         """
         return [relevance_score(m, self._temperature) for m in self.margins(request)]
 
     def margins(self, request: Mapping[str, Any]) -> list[float]:
         """Like `process`, but z_yes - z_no: what rankings are made of."""
-        try:
-            checked = RerankRequest.model_validate(dict(request))
-        except ValidationError as error:
-            raise UsageError(f"the request is malformed: {error}") from error
+        checked = slice_of(1, request, max_documents=_NO_BOUND)
+        for failure in checked.failures:
+            raise ItemError(failure.code, failure.message, hint=failure.hint)
         prompts = self.engine.prompter.encode(
             checked.query,
             [document.text for document in checked.documents],
@@ -69,7 +70,7 @@ class Reranker:
 
     def _score(self, prompts: Sequence[Prompt]) -> list[float]:
         """Through the batcher of the queue path, so that both have one behaviour."""
-        batcher = Batcher(self.engine, self._limit, waiting_tokens_max=1 << 40)
+        batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
             outcomes = batcher.submit(prompts).result()
         finally:

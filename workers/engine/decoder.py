@@ -32,9 +32,9 @@ class Decoder:
         self.eps = float(config.rms_norm_eps)
         self._direction = yes_minus_no(model, (yes_id, no_id))
         model.lm_head = None
-        self._embedding: Tensor = model.model.embed_tokens.weight.detach()
+        self.embedding: Tensor = model.model.embed_tokens.weight.detach()
         self._rotary = model.model.rotary_emb
-        self.device, self.dtype = self._embedding.device, self._embedding.dtype
+        self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self.layers = [take_layer(module, self.heads) for module in model.model.layers]
         self.workspace = Workspace(self.device, self.dtype)
         self._table = torch.empty(0)
@@ -46,6 +46,14 @@ class Decoder:
         """Size of a kept token's keys and values."""
         values = len(self.layers) * 2 * self.heads.kv * self.heads.dim
         return values * int(self.dtype.itemsize)
+
+    @property
+    def scratch_bytes_per_token(self) -> int:
+        """Roughly what each computed token of a pack takes beside the weights."""
+        heads = self.heads
+        values = 2 * self.embedding.shape[1] + (heads.per_row + 2 * heads.queries) * heads.dim
+        tables = 3 * heads.queries + 4 * heads.kv
+        return values * int(self.dtype.itemsize) + tables * 8
 
     def margins(self, layout: Layout, kept: Tensor, attention: Attention) -> Tensor:
         """Margins [documents] fp32. `kept` [layers, kept rows, 2 · kv heads · dim]."""
@@ -77,8 +85,8 @@ class Decoder:
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)
         table = self._rotations(int(layout.positions.max()) + 1)[positions]
-        x = self.workspace.take("residual", len(ids), self._embedding.shape[1])
-        torch.index_select(self._embedding, 0, ids, out=x)
+        x = self.workspace.take("residual", len(ids), self.embedding.shape[1])
+        torch.index_select(self.embedding, 0, ids, out=x)
         return x, table[:, None, :]
 
     def _project(self, x: Tensor, layer: Layer, state: Tensor, table: Tensor) -> Tensor:

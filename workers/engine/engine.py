@@ -55,7 +55,7 @@ class Engine:
         self.reference = reference
         self._attention = attention
         self._deterministic = deterministic
-        self._kept = KeptStates(kept_bytes)
+        self.kept = KeptStates(kept_bytes)
 
     @torch.inference_mode()
     def score(self, pack: Pack) -> list[float]:
@@ -69,7 +69,7 @@ class Engine:
 
     def _margins(self, pack: Pack) -> list[float]:
         try:
-            kept = [self._kept.get(part.tokens, self._keep) for part in pack.parts]
+            kept = [self.kept.get(part.tokens, self._keep) for part in pack.parts]
             layout = lay_out(pack)
             state = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
             margins: list[float] = self.decoder.margins(
@@ -85,7 +85,7 @@ class Engine:
 
     def free(self) -> None:
         """Give back device memory: scratch, kept states, the allocator's cache."""
-        self._kept.clear()
+        self.kept.clear()
         self.decoder.workspace.clear()
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers.utils.logging
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import Qwen3ForCausalLM
 
@@ -101,7 +102,7 @@ def _load_weights(
                 local_files_only=True,
                 output_loading_info=True,
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             raise ModelRefused(f"the weights in {folder} cannot be loaded: {error}") from error
     absent = [key for key in info["missing_keys"] if not _tied(key, config)]
     if absent or info["mismatched_keys"]:

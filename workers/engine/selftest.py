@@ -13,6 +13,7 @@ import torch
 
 from shared.errors import ItemError, ModelRefused
 from shared.models import DEFAULT_INSTRUCTION
+from workers.engine.memory import free_bytes
 from workers.packing import Limit, Pack, pack_cost
 from workers.prompts import Prompt, TextPrompter
 
@@ -33,8 +34,13 @@ _DOCUMENTS = (
 )
 #: Sizes of the packs that are timed, in documents of about 80 tokens.
 _TIMED_DOCUMENTS = {"cpu": (2, 6, 18), "cuda": (16, 64, 256)}
-#: A first pack limit: what the device does in this time.
+#: No further size is timed once the timing took so long.
+_TIMING_S = 0.6
+#: A first pack limit: what the device does in this time, but within these bounds and in this share
+#: of the free memory. Larger packs are no faster on a CPU, and cost latency and memory.
 _PACK_S = {"cpu": 1.0, "cuda": 0.25}
+_LIMIT_TOKENS = {"cpu": (256, 1 << 14), "cuda": (1024, 1 << 17)}
+_MEMORY_SHARE = {"cpu": 0.1, "cuda": 0.5}
 
 
 def self_test_prompts(prompter: TextPrompter) -> list[Prompt]:
@@ -70,9 +76,18 @@ def run_self_test(engine: Engine) -> SelfTest:
     tolerance = TOLERANCE[engine.decoder.dtype]
     difference = _compare(margins, np.array(engine.reference), tolerance)
     tokens_per_s, overhead_s = _time_packs(engine, prompts)
-    tokens = int(tokens_per_s * _PACK_S.get(engine.decoder.device.type, 0.25))
-    limit = Limit(max(256, min(tokens, 1 << 16)))
+    limit = _first_limit(engine, tokens_per_s)
     return SelfTest(len(prompts), difference, tolerance, tokens_per_s, overhead_s, limit)
+
+
+def _first_limit(engine: Engine, tokens_per_s: float) -> Limit:
+    decoder = engine.decoder
+    kind = decoder.device.type
+    tokens = tokens_per_s * _PACK_S[kind]
+    if (free := free_bytes(decoder.device)) is not None:
+        tokens = min(tokens, free * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
+    least, most = _LIMIT_TOKENS[kind]
+    return Limit(int(min(most, max(least, tokens))))
 
 
 def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> float:
@@ -92,13 +107,17 @@ def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> fl
 def _time_packs(engine: Engine, prompts: list[Prompt]) -> tuple[float, float]:
     """Token-equivalents per second and the fixed seconds of a pack, by least squares."""
     long = max(prompts, key=lambda p: len(p.document))
-    costs, seconds = [], []
-    for documents in _TIMED_DOCUMENTS.get(engine.decoder.device.type, (16, 64, 256)):
+    costs, seconds, spent_s = [], [], 0.0
+    for documents in _TIMED_DOCUMENTS[engine.decoder.device.type]:
         pack, _ = Pack.of([long] * documents)
+        runs = [_timed(engine, pack) for _ in range(2)]
         costs.append(pack_cost([long] * documents))
-        seconds.append(min(_timed(engine, pack) for _ in range(2)))
-    slope, fixed = np.polyfit(costs, seconds, 1)
-    if slope <= 0:  # too small to measure
+        seconds.append(min(runs))
+        spent_s += sum(runs)
+        if spent_s > _TIMING_S:
+            break
+    slope, fixed = np.polyfit(costs, seconds, 1) if len(costs) > 1 else (0.0, 0.0)
+    if slope <= 0:  # one size only, or too fast to see a difference
         slope, fixed = seconds[-1] / costs[-1], 0.0
     return float(1 / slope), float(max(0.0, fixed))
 

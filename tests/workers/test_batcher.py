@@ -1,0 +1,306 @@
+"""The device thread: results travel with their pairs, failures stay where they belong."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import CancelledError, wait
+from contextlib import contextmanager
+
+import pytest
+
+from shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from shared.models import Priority
+from workers.batcher import BULK_TURN, Batcher
+from workers.packing import Limit, Pack
+from workers.prompts import Prompt, Tokens
+
+WAIT_S = 10
+
+
+def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:
+    """A document of `length` tokens; a FakeEngine scores it with `number`."""
+    return Prompt(Tokens.of([1, 2]), Tokens.of([query] * 2), Tokens.of([number] * length))
+
+
+class FakeEngine:
+    """Scores a document with its first token; can hold, fail and run out of memory."""
+
+    def __init__(self, fits: float = math.inf) -> None:
+        self.fits = fits  # documents in a pack
+        self.packs: list[list[int]] = []
+        self.freed = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.fail_with: Exception | None = None
+
+    def score(self, pack: Pack) -> list[float]:
+        numbers = [next(iter(d)) for d in pack.documents()]
+        self.packs.append(numbers)
+        self.entered.set()
+        assert self.gate.wait(WAIT_S)
+        if 13 in numbers and self.fail_with is not None:
+            raise self.fail_with
+        if pack.pairs > self.fits or 99 in numbers:
+            raise OutOfDeviceMemory("full")
+        return [math.nan if n == 77 else float(n) for n in numbers]
+
+    def free(self) -> None:
+        self.freed += 1
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def start(engine):
+    """Makes batchers over `engine` and closes them."""
+    made: list[Batcher] = []
+
+    def make(limit: Limit | None = None, **options) -> Batcher:
+        made.append(Batcher(engine, limit or Limit(1000), **options))
+        return made[-1]
+
+    yield make
+    engine.gate.set()
+    for batcher in made:
+        batcher.close(drain=False)
+
+
+@contextmanager
+def held(engine: FakeEngine, batcher: Batcher):
+    """The device is busy with a first pair while the body runs."""
+    engine.gate.clear()
+    engine.entered.clear()
+    first = batcher.submit([prompt(500)])
+    assert engine.entered.wait(WAIT_S)
+    engine.packs.clear()
+    yield
+    engine.gate.set()
+    first.result(WAIT_S)
+
+
+def test_outcomes_come_in_the_order_of_the_submitted_pairs(start):
+    batcher = start(Limit(20))
+    futures = [
+        batcher.submit([prompt(10 * i + j, length=1 + j % 5, query=i) for j in range(7)])
+        for i in range(20, 26)
+    ]
+    for i, future in zip(range(20, 26), futures, strict=True):
+        assert future.result(WAIT_S) == [10 * i + j for j in range(7)]
+
+
+def test_no_pairs_give_no_outcomes(start):
+    assert start().submit([]).result(WAIT_S) == []
+
+
+def test_a_pack_takes_pairs_of_several_submits(engine, start):
+    batcher = start()
+    with held(engine, batcher):
+        futures = [batcher.submit([prompt(i)]) for i in (1, 2, 3)]
+    assert [f.result(WAIT_S) for f in futures] == [[1], [2], [3]]
+    assert [sorted(p) for p in engine.packs] == [[1, 2, 3]]
+
+
+def test_a_new_limit_holds_from_the_next_pack(engine, start):
+    batcher = start(Limit(1000))
+    with held(engine, batcher):
+        future = batcher.submit([prompt(i) for i in range(1, 7)])
+        batcher.limit = Limit(1000, pairs=2)
+    assert future.result(WAIT_S) == [1, 2, 3, 4, 5, 6]
+    assert [len(p) for p in engine.packs] == [2, 2, 2]
+
+
+def test_interactive_pairs_overtake_bulk_but_bulk_keeps_its_share(engine, start):
+    batcher = start(Limit(1000, pairs=1))
+    with held(engine, batcher):
+        bulk = batcher.submit([prompt(1), prompt(2)], priority=Priority.bulk)
+        quick = batcher.submit([prompt(i) for i in range(100, 110)], priority=Priority.interactive)
+    bulk.result(WAIT_S)
+    quick.result(WAIT_S)
+    order = [p[0] for p in engine.packs]
+    assert order[0] >= 100
+    assert 1 in order[:BULK_TURN]
+    assert 2 in order[: 2 * BULK_TURN]
+
+
+def test_out_of_memory_halves_the_pack_and_teaches_the_limit(engine, start):
+    engine.fits = 3
+    reports = []
+    batcher = start(Limit(1000), on_pack=reports.append)
+    with held(engine, batcher):
+        future = batcher.submit([prompt(i, length=20) for i in range(10, 20)])
+    assert future.result(WAIT_S) == list(range(10, 20))
+    assert engine.freed
+    assert batcher.limit.tokens < 60
+    assert [r.oom for r in reports].count(True) == engine.freed
+    before = len(engine.packs)
+    batcher.submit([prompt(i, length=20) for i in range(20, 30)]).result(WAIT_S)
+    assert len(engine.packs) - before == 5
+
+
+def test_a_learned_limit_recovers_slowly(engine, start):
+    engine.fits = 2
+    batcher = start(Limit(160))
+    batcher.submit([prompt(i, length=20) for i in range(1, 9)]).result(WAIT_S)
+    learned = batcher.limit.tokens
+    engine.fits = math.inf
+    for _ in range(30):
+        batcher.submit([prompt(i, length=20) for i in range(20, 32)]).result(WAIT_S)
+    assert learned < batcher.limit.tokens <= 160
+
+
+def test_one_pair_that_does_not_fit_alone_is_an_error_of_its_own(start):
+    ok, bad, also_ok = start().submit([prompt(1), prompt(99), prompt(2)]).result(WAIT_S)
+    assert (ok, also_ok) == (1, 2)
+    assert isinstance(bad, ItemError)
+    assert bad.code == "out_of_memory"
+
+
+def test_a_margin_that_is_no_number_is_an_error_never_a_score(start):
+    good, bad = start().submit([prompt(5), prompt(77)]).result(WAIT_S)
+    assert good == 5
+    assert isinstance(bad, ItemError)
+    assert bad.code == "non_finite_score"
+
+
+def test_a_failed_pack_fails_its_own_pairs_and_the_loop_lives_on(engine, start, caplog):
+    engine.fail_with = ValueError("broken kernel")
+    batcher = start(Limit(1000, pairs=1))
+    with held(engine, batcher):
+        bad = batcher.submit([prompt(13), prompt(14)])
+        good = batcher.submit([prompt(15)])
+    with pytest.raises(EngineError, match="broken kernel") as caught:
+        bad.result(WAIT_S)
+    assert caught.value.retryable
+    assert good.result(WAIT_S) == [15]
+    assert batcher.submit([prompt(16)]).result(WAIT_S) == [16]
+    assert [14] not in engine.packs
+
+
+def test_a_wrong_number_of_margins_is_a_failure(start, engine, monkeypatch):
+    batcher = start()
+    monkeypatch.setattr(engine, "score", lambda pack: [1.0])
+    with pytest.raises(EngineError, match="1 margins for 2 pairs"):
+        batcher.submit([prompt(1), prompt(2)]).result(WAIT_S)
+
+
+def test_a_stopped_submit_is_cancelled_and_its_pairs_are_not_scored(engine, start):
+    batcher = start(Limit(1000, pairs=1))
+    stop = threading.Event()
+    with held(engine, batcher):
+        stopped = batcher.submit([prompt(1), prompt(2)], stop=stop)
+        other = batcher.submit([prompt(3)])
+        stop.set()
+    assert other.result(WAIT_S) == [3]
+    assert wait([stopped], WAIT_S).done
+    with pytest.raises(CancelledError):
+        stopped.result()
+    assert engine.packs == [[3]]
+
+
+def test_a_future_cancelled_by_its_caller_is_dropped(engine, start):
+    batcher = start(Limit(1000, pairs=1))
+    with held(engine, batcher):
+        unwanted = batcher.submit([prompt(1)])
+        assert unwanted.cancel()
+    assert batcher.submit([prompt(2)]).result(WAIT_S) == [2]
+    assert wait([unwanted], WAIT_S).done
+    assert [1] not in engine.packs
+
+
+def test_submit_blocks_while_too_much_waits_but_interactive_does_not(engine, start):
+    batcher = start(Limit(1000), waiting_tokens_max=20)
+    with held(engine, batcher):
+        batcher.submit([prompt(1, length=15)])
+        late = threading.Thread(target=batcher.submit, args=([prompt(2, length=15)],))
+        late.start()
+        quick = batcher.submit([prompt(3, length=15)], priority=Priority.interactive)
+        late.join(0.1)
+        assert late.is_alive()
+    late.join(WAIT_S)
+    assert not late.is_alive()
+    assert quick.result(WAIT_S) == [3]
+
+
+def test_a_blocked_submit_gives_up_when_stopped(engine, start):
+    batcher = start(Limit(1000), waiting_tokens_max=20)
+    stop = threading.Event()
+    with held(engine, batcher):
+        batcher.submit([prompt(1, length=15)])
+        threading.Timer(0.05, stop.set).start()
+        assert batcher.submit([prompt(2, length=15)], stop=stop).cancelled()
+
+
+def test_one_submit_larger_than_the_bound_is_admitted_alone(start):
+    batcher = start(Limit(10), waiting_tokens_max=5)
+    assert batcher.submit([prompt(i, length=4) for i in range(1, 5)]).result(WAIT_S) == [1, 2, 3, 4]
+
+
+def test_close_with_drain_scores_what_waits(engine, start):
+    batcher = start(Limit(1000, pairs=1))
+    with held(engine, batcher):
+        future = batcher.submit([prompt(1), prompt(2)])
+        threading.Thread(target=batcher.close).start()
+    assert future.result(WAIT_S) == [1, 2]
+
+
+def test_close_without_drain_cancels_what_waits_and_refuses_more(engine, start):
+    batcher = start(Limit(1000, pairs=1))
+    with held(engine, batcher):
+        future = batcher.submit([prompt(1), prompt(2)])
+        closing = threading.Thread(target=batcher.close, kwargs={"drain": False})
+        closing.start()
+    closing.join(WAIT_S)
+    assert future.cancelled()
+    with pytest.raises(EngineError, match="closed"):
+        batcher.submit([prompt(3)])
+
+
+def test_reports_tell_what_a_pack_was(engine, start):
+    reports = []
+    batcher = start(Limit(1000), on_pack=reports.append)
+    batcher.submit([prompt(1, 4), prompt(2, 6)]).result(WAIT_S)
+    while not reports:
+        time.sleep(0.001)
+    (report,) = reports
+    assert (report.pairs, report.computed_tokens, report.shared_tokens) == (2, 12, 6)
+    assert report.limited_by == "empty"
+    assert report.cost >= 12
+    assert report.forward_s >= 0
+    assert report.waited_s >= 0
+
+
+def test_a_report_that_is_refused_does_not_stop_the_loop(start, caplog):
+    def refuse(report):
+        raise RuntimeError("no")
+
+    batcher = start(on_pack=refuse)
+    assert batcher.submit([prompt(1)]).result(WAIT_S) == [1]
+    assert batcher.submit([prompt(2)]).result(WAIT_S) == [2]
+
+
+def test_the_watchdog_sees_progress_and_surrounds_each_pack(engine, start):
+    inside = []
+
+    @contextmanager
+    def around():
+        inside.append("in")
+        yield
+        inside.append("out")
+
+    batcher = start(around_pack=around)
+    begun = batcher.progress_s()
+    with held(engine, batcher):
+        assert batcher.busy
+        assert inside == ["in"]
+        batcher.submit([prompt(1)])
+        assert batcher.waiting_pairs == 1
+    batcher.close()
+    assert batcher.progress_s() >= begun
+    assert not batcher.busy
+    assert inside == ["in", "out"] * 2

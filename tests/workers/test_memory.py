@@ -1,0 +1,51 @@
+"""Free memory, as system and container tell it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workers.engine import memory
+
+CPU = torch.device("cpu")
+SYSTEM = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A machine with 4000 kB free, whose container files a test may write."""
+    (tmp_path / "meminfo").write_text(SYSTEM)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+
+    def container(limit: str, used: int = 1_000_000, cached: int = 500_000) -> None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    return container
+
+
+def test_without_a_container_the_system_counts(system):
+    assert memory.free_bytes(CPU) == 4000 * 1024
+
+
+def test_a_container_without_limit_does_not_count(system):
+    system("max")
+    assert memory.free_bytes(CPU) == 4000 * 1024
+
+
+def test_a_tighter_container_counts(system):
+    system("2000000")
+    assert memory.free_bytes(CPU) == 1_500_000
+
+
+def test_a_container_over_its_limit_has_nothing_free(system):
+    system("100", used=5_000_000)
+    assert memory.free_bytes(CPU) == 0
+
+
+def test_a_system_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free_bytes(CPU) is None

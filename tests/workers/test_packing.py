@@ -1,0 +1,120 @@
+"""Which pairs go into a pack, and what a pack is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.packing import Limit, Pack, cost, document_cost, pack_cost, plan
+from workers.prompts import Prompt, Tokens
+
+
+@dataclass(frozen=True)
+class Item:
+    prompt: Prompt
+    lane: int = 1
+
+
+def item(query: int, length: int, lane: int = 1, kept: int = 5) -> Item:
+    part = Tokens.of(range(kept))
+    return Item(Prompt(part, Tokens.of([query] * 4), Tokens.of([length] * length)), lane)
+
+
+def lengths(items: list[Item]) -> list[int]:
+    return [len(i.prompt.document) for i in items]
+
+
+items = st.lists(
+    st.builds(item, st.integers(0, 4), st.integers(1, 60), st.integers(0, 2), st.integers(1, 2)),
+    max_size=40,
+)
+limits = st.builds(Limit, st.integers(1, 200), st.none() | st.integers(1, 10))
+
+
+@given(items, limits, st.booleans())
+def test_packs_take_every_item_once_and_keep_to_the_limit(waiting, limit, last_lane_first):
+    rest = list(waiting)
+    taken_all = []
+    while rest:
+        taken, _ = plan(rest, limit, last_lane_first=last_lane_first)
+        assert taken
+        price = pack_cost(i.prompt for i in taken)
+        assert price <= limit.tokens + 1e-6 or len(taken) == 1
+        assert limit.pairs is None or len(taken) <= limit.pairs
+        gone = set(map(id, taken))
+        assert len(gone) == len(taken)
+        rest = [i for i in rest if id(i) not in gone]
+        taken_all += taken
+    assert sorted(map(id, taken_all)) == sorted(map(id, waiting))
+
+
+@given(items, limits)
+def test_the_same_items_give_the_same_pack(waiting, limit):
+    assert plan(waiting, limit) == plan(list(waiting), limit)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 2, st.integers(0, 30)), min_size=1))
+def test_a_pack_is_a_tree_that_keeps_every_document(triples):
+    prompts = [
+        Prompt(Tokens.of([100 + k]), Tokens.of([200 + q]), Tokens.of([i] * n))
+        for i, (k, q, n) in enumerate(triples)
+    ]
+    pack, order = Pack.of(prompts)
+    assert sorted(order) == list(range(len(prompts)))
+    assert list(pack.documents()) == [prompts[i].document for i in order]
+    assert len(pack.parts) == len({p.kept for p in prompts})
+    assert len(list(pack.queries())) == len({(p.kept, p.query) for p in prompts})
+    assert pack.pairs == len(prompts)
+    assert pack.computed_tokens + pack.shared_tokens == sum(map(len, prompts))
+    alone = list(pack.apart())
+    assert [next(p.documents()) for p in alone] == list(pack.documents())
+    assert all(p.pairs == 1 for p in alone)
+
+
+def test_a_pair_over_the_budget_gets_a_pack_of_its_own():
+    taken, limited_by = plan([item(0, 500), item(0, 3)], Limit(100))
+    assert lengths(taken) == [500]
+    assert limited_by == "limit"
+
+
+def test_documents_go_from_long_to_short_and_small_ones_fill_the_gap():
+    taken, limited_by = plan([item(0, n) for n in (30, 80, 70, 5)], Limit(125))
+    assert lengths(taken) == [80, 30, 5]
+    assert limited_by == "limit"
+
+
+def test_what_all_fits_is_limited_by_the_queue():
+    assert plan([item(0, 3), item(1, 4)], Limit(1000))[1] == "empty"
+    assert plan([], Limit(1000)) == ([], "empty")
+
+
+def test_a_shared_query_costs_once():
+    one, two, other = item(0, 10), item(0, 20), item(1, 10)
+    assert pack_cost([one.prompt, two.prompt]) < pack_cost([two.prompt, other.prompt])
+    assert pack_cost([one.prompt]) > document_cost(one.prompt)
+
+
+def test_the_query_that_waits_longest_goes_first():
+    taken, _ = plan([item(3, 10), item(1, 50), item(3, 20)], Limit(10_000, pairs=2))
+    assert lengths(taken) == [20, 10]
+
+
+def test_interactive_goes_before_bulk_that_waited_longer():
+    taken, _ = plan([item(0, 40, lane=2), item(1, 20, lane=1), item(2, 10, lane=0)], Limit(99, 2))
+    assert lengths(taken) == [10, 20]
+
+
+def test_on_its_turn_bulk_goes_first():
+    waiting = [item(2, 10, lane=0), item(1, 20, lane=1), item(0, 40, lane=2)]
+    taken, _ = plan(waiting, Limit(99, 2), last_lane_first=True)
+    assert lengths(taken) == [40, 20]
+
+
+@pytest.mark.parametrize("length", [10, 1000, 30_000])
+def test_attention_makes_long_documents_dearer(length):
+    assert cost(length, 0) > length
+    assert cost(length, 100) > cost(length, 0)
+    assert cost(2 * length, 0) > 2 * cost(length, 0)

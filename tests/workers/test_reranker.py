@@ -1,0 +1,64 @@
+"""The engine in one's own process."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import workers
+from shared.errors import ItemError
+from shared.models import DEFAULT_INSTRUCTION
+from workers.packing import Limit
+
+
+@pytest.fixture(scope="module")
+def reranker(model_folders):
+    return workers.Reranker(str(model_folders["tied"]), limit=Limit(300))
+
+
+def test_scores_come_in_the_order_of_the_documents(reranker, model_folders, model_card, passages):
+    documents = passages[:9]
+    want = model_card(model_folders["tied"], [("what?", d) for d in documents])
+    request = {
+        "query": "what?",
+        "documents": [documents[0], {"text": documents[1]}, *documents[2:]],
+    }
+    assert reranker.margins(request) == pytest.approx(want, abs=1e-4)
+    scores = reranker.process(request)
+    assert scores == pytest.approx([1 / (1 + math.exp(-m)) for m in want], abs=1e-4)
+
+
+def test_an_instruction_counts(reranker):
+    request = {"query": "what?", "documents": ["a stone"]}
+    same = reranker.margins(request | {"instruction": DEFAULT_INSTRUCTION})
+    assert reranker.margins(request) == same
+    assert reranker.margins(request | {"instruction": "Find the reverse"}) != same
+
+
+def test_temperature_spreads_scores_but_not_margins(model_folders, reranker):
+    request = {"query": "what?", "documents": ["a stone", "a river"]}
+    cool = workers.Reranker(str(model_folders["tied"]), temperature=0.5)
+    assert cool.margins(request) == pytest.approx(reranker.margins(request), abs=1e-4)
+    for margin, score in zip(cool.margins(request), cool.process(request), strict=True):
+        assert score == pytest.approx(1 / (1 + math.exp(-margin / 0.5)))
+
+
+def test_a_document_that_is_not_text_raises(reranker):
+    with pytest.raises(ItemError, match="surrogate"):
+        reranker.process({"query": "what?", "documents": ["fine", "\ud800"]})
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [{}, {"query": " ", "documents": ["a"]}, {"query": "q", "documents": []}, {"query": "q"}],
+)
+def test_a_malformed_request_raises(reranker, malformed):
+    with pytest.raises(ItemError):
+        reranker.process(malformed)
+
+
+def test_only_what_is_public_is_exported():
+    assert workers.__all__ == ["Reranker"]
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = workers.Nothing

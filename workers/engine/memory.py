@@ -1,0 +1,45 @@
+"""How much memory is free: on the device, or on the CPU within its container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_CGROUP = Path("/sys/fs/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free bytes of the device; on the CPU of the container too, since there the kernel kills.
+
+    None where the system does not tell.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    known = [free for free in (_of_system(), _of_container()) if free is not None]
+    return min(known, default=None)
+
+
+def _of_system() -> int | None:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    available = fields.get("MemAvailable", "").split()
+    return int(available[0]) * 1024 if available else None
+
+
+def _of_container() -> int | None:
+    """cgroup v2: its limit less what is in use and cannot be dropped."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        stat = (_CGROUP / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    cached = next((int(line.split()[1]) for line in stat if line.startswith("inactive_file ")), 0)
+    return max(0, int(limit) - used + cached)
