@@ -30,6 +30,10 @@ FORMAT_HINT = (
 )
 
 
+FIELD_SHOWN = 100
+"""Characters of a field's name in a message: names come from the input too."""
+
+
 # ---- input --------------------------------------------------------------------------------------
 
 
@@ -134,28 +138,37 @@ def _refuse_constant(name: str) -> NoReturn:
 def _validate(fields: Mapping[str, Any]) -> RerankRequest:
     try:
         request = RerankRequest.model_validate(fields)
-        # half a surrogate pair is no text: nothing can encode it
-        request.model_copy(update={"documents": []}).model_dump_json()
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"])[:FIELD_SHOWN]
         message = first["msg"]
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
         raise ItemError("invalid_request", f"{field}: {message}", hint=FORMAT_HINT) from error
-    except ValueError as error:
-        raise ItemError("invalid_text", "the request holds half a surrogate pair") from error
+    _refuse_unwritable(request.model_copy(update={"documents": []}))
     return request
+
+
+def _refuse_unwritable(request: RerankRequest) -> None:
+    """Raise ItemError for what no shard file can hold: it would stop the whole job."""
+    try:
+        again = RerankRequest.model_validate_json(request.model_dump_json())
+    except ValueError as error:
+        if "surrogates" in str(error):
+            raise ItemError("invalid_text", "the request holds half a surrogate pair") from error
+        raise ItemError("invalid_request", "metadata: nested too deeply") from error
+    if again != request:
+        raise ItemError("invalid_request", "metadata: a number is out of range")
 
 
 def _document(number: int, index: int, value: Any) -> Document | Failure:
     fields = {"text": value} if isinstance(value, str) else value
     try:
         document = Document.model_validate(fields)
-        document.text.encode()
+        f"{document.id}{document.text}".encode()  # half a surrogate pair is no text
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(["documents", str(index), *(str(part) for part in first["loc"])])
+        field = ".".join(["documents", str(index), *map(str, first["loc"])])[:FIELD_SHOWN]
         return Failure(
             line=number,
             index=index,

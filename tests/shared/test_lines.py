@@ -1,0 +1,417 @@
+"""The two text formats: whatever a line holds, it is one slice, and one line of output."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import string
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from shared.calibration import relevance_score
+from shared.errors import ItemError, UsageError
+from shared.lines import (
+    cancelled,
+    dump_line,
+    merge,
+    outcome_of,
+    output_line,
+    parse_line,
+    raw_lines,
+    refuse_other_formats,
+    slice_of,
+)
+from shared.models import Failure, Provenance, Scored, Slice, SliceOutcome
+from shared.shards import dump_part, dump_slices, parse_part
+from tests.support.fleet import PROVENANCE
+
+GOOD = {"query": "q", "documents": ["a", {"id": 7, "text": "b"}]}
+
+
+def parse(line: object, number: int = 1, max_documents: int = 100) -> Slice:
+    raw = line if isinstance(line, bytes) else json.dumps(line).encode()
+    return parse_line(number, raw, max_documents=max_documents)
+
+
+def only_failure(line: object) -> Failure:
+    """The failure of a line that has nothing else."""
+    piece = parse(line, number=4)
+    assert piece.documents == []
+    (failure,) = piece.failures
+    assert failure.line == 4
+    assert failure.index is None
+    return failure
+
+
+# ---- reading lines ------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_line_by_line_whatever_ends_them():
+    stream = io.BytesIO(b"one\r\ntwo\n\nlast")
+    assert list(raw_lines(stream, 100)) == [(5, b"one"), (4, b"two"), (1, b""), (4, b"last")]
+
+
+def test_a_line_that_is_too_long_is_skipped_without_being_held():
+    stream = io.BytesIO(b"x" * 3_000_000 + b"\nshort\n" + b"y" * 20)
+    assert list(raw_lines(stream, 10)) == [(3_000_001, None), (6, b"short"), (20, None)]
+
+
+@given(
+    st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\n", b"")), max_size=8),
+    st.integers(1, 20),
+)
+def test_offsets_lead_back_to_the_lines(lines, max_bytes):
+    data = b"".join(line + b"\n" for line in lines)
+    consumed = [count for count, _ in raw_lines(io.BytesIO(data), max_bytes)]
+    assert consumed == [len(line) + 1 for line in lines]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [[b"query,documents", b"a,b"], [b"[", b"{"], [b"\x89PNG"], [b"", b""], [b"[" * 100_000]],
+    ids=["csv", "broken", "binary", "blank", "deep"],
+)
+def test_a_file_that_is_not_json_lines_is_refused_as_a_whole(head):
+    with pytest.raises(UsageError, match=r"f is not JSON Lines: write one JSON object a line"):
+        refuse_other_formats(head, "f")
+
+
+def test_an_empty_file_is_refused_as_a_whole():
+    with pytest.raises(UsageError, match="f is empty"):
+        refuse_other_formats([], "f")
+
+
+def test_one_good_line_among_the_first_is_enough():
+    refuse_other_formats([b"garbage", None, b"{}"], "f")
+
+
+# ---- one line -----------------------------------------------------------------------------------
+
+
+def test_a_request_becomes_a_slice_of_its_pairs():
+    piece = parse({**GOOD, "id": "r1", "instruction": "find", "top_n": 3, "metadata": {"k": [1]}})
+
+    assert [d.text for d in piece.documents] == ["a", "b"]
+    assert [d.id for d in piece.documents] == [None, 7]
+    assert piece.indices == [0, 1]
+    assert piece.items == 2
+    assert (piece.id, piece.instruction, piece.top_n) == ("r1", "find", 3)
+    assert piece.metadata == {"k": [1]}
+
+
+def test_a_byte_order_mark_is_no_part_of_the_line():
+    assert parse(b"\xef\xbb\xbf" + json.dumps(GOOD).encode()).items == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        (b"", "malformed_line", "not JSON"),
+        (b"{", "malformed_line", "not JSON"),
+        (b"[1]", "malformed_line", "expected a JSON object, got list"),
+        (b"7", "malformed_line", "expected a JSON object, got int"),
+        (b'{"query": "\xff"}', "malformed_line", "not UTF-8 at byte 11"),
+        (b'{"query": NaN, "documents": []}', "malformed_line", "NaN is no JSON value"),
+        (b"[" * 100_000, "malformed_line", "not JSON"),
+        (json.dumps(GOOD).encode("utf-16"), "malformed_line", "not UTF-8"),
+        ({"documents": ["a"]}, "invalid_request", "query: Field required"),
+        ({"query": "q"}, "invalid_request", "documents: Field required"),
+        ({"query": 5, "documents": ["a"]}, "invalid_request", "query: Input should be"),
+        ({"query": "q", "documents": "a"}, "invalid_request", "documents: Input should be"),
+        ({**GOOD, "top_n": 0}, "invalid_request", "top_n: Input should be greater"),
+        ({**GOOD, "docs": []}, "invalid_request", "docs: there is no such field"),
+        ({**GOOD, "id": [1]}, "invalid_request", "id"),
+        ({**GOOD, "x" * 10_000: 1}, "invalid_request", "x: there is no such field"),
+        ({"query": "q\ud800", "documents": ["a"]}, "invalid_text", "half a surrogate pair"),
+        ({**GOOD, "metadata": {"\udfff": 1}}, "invalid_request", "valid string"),
+        ({**GOOD, "id": "\ud800"}, "invalid_text", "half a surrogate pair"),
+        ({"query": " \n", "documents": ["a"]}, "empty_query", "the query is empty"),
+        ({"query": "q", "documents": []}, "no_documents", "there are no documents"),
+        ({"query": "q", "documents": ["a"] * 101}, "too_many_documents", "101 documents"),
+    ],
+)
+def test_a_line_that_cannot_be_scored_is_one_failure(line, code, says):
+    failure = only_failure(line)
+
+    assert failure.code == code
+    assert says in failure.message
+    assert len(failure.message) < 300
+
+
+@pytest.mark.parametrize("depth", [201, 230, 400, 900])
+def test_metadata_that_no_shard_file_can_hold_costs_its_line_alone(depth):
+    line = b'{"query":"q","documents":["a"],"metadata":{"a":' + b"[" * depth + b"]" * depth + b"}}"
+
+    failure = only_failure(line)
+
+    assert (failure.code, failure.message) == ("invalid_request", "metadata: nested too deeply")
+
+
+def test_a_number_that_json_cannot_hold_costs_its_line_alone():
+    failure = only_failure(b'{"query":"q","documents":["a"],"metadata":{"a":1e999}}')
+
+    assert failure.message == "metadata: a number is out of range"
+
+
+def test_a_line_that_was_too_long_says_which_setting_bounds_it():
+    piece = parse_line(9, None, max_documents=10)
+
+    assert piece.failures[0].code == "line_too_long"
+    assert piece.failures[0].hint == "RERANK_MAX_LINE_BYTES"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ({"id": "mine"}, "mine"),
+        ({"id": 12, "query": ""}, 12),
+        ({"id": True}, None),
+        ({"id": {"a": 1}}, None),
+        ({"id": "\ud800"}, None),
+        (b"no json", None),
+        (b"[]", None),
+        (b'"id"', None),
+    ],
+)
+def test_the_failure_of_a_line_carries_the_lines_own_id(line, found):
+    assert parse(line).id == found
+
+
+@pytest.mark.parametrize(
+    ("document", "code", "says"),
+    [
+        (5, "invalid_document", "documents.1: Input should be"),
+        (None, "invalid_document", "documents.1: "),
+        ({"id": 1}, "invalid_document", "documents.1.text: Field required"),
+        ({"text": 1}, "invalid_document", "documents.1.text: Input should be"),
+        ({"text": "a", "title": "b"}, "invalid_document", "documents.1.title"),
+        ({"text": "a", "x" * 9999: "b"}, "invalid_document", "documents.1.x"),
+        ("\ud800", "invalid_text", "documents.1 holds half a surrogate pair"),
+        ({"text": "a", "id": "\ud800"}, "invalid_text", "documents.1 holds half a surrogate pair"),
+    ],
+)
+def test_a_bad_document_costs_only_its_own_pair(document, code, says):
+    piece = parse({"query": "q", "documents": ["a", document, "c"]})
+
+    assert piece.indices == [0, 2]
+    (failure,) = piece.failures
+    assert (failure.index, failure.code) == (1, code)
+    assert says in failure.message
+    assert len(failure.message) < 300
+    assert piece.items == 3
+
+
+def test_a_request_from_python_is_refused_with_its_reason():
+    with pytest.raises(ItemError, match="the query is empty: say what is looked for"):
+        slice_of(1, {"query": "", "documents": ["a"]}, max_documents=9)
+
+
+# Text as Python can hold it: json.loads makes lone surrogates of escapes.
+text = st.text(st.characters(exclude_categories=()), max_size=12)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=8,
+)
+documents = text | st.fixed_dictionaries({"text": text}, optional={"id": values}) | values
+requests = st.fixed_dictionaries(
+    {"query": text | values, "documents": st.lists(documents, max_size=5) | values},
+    optional={
+        "id": values,
+        "instruction": values,
+        "top_n": values,
+        "metadata": st.dictionaries(text, values, max_size=3) | values,
+        "more": values,
+    },
+)
+
+
+@given(st.binary(max_size=60) | requests | values, st.integers(1, 4))
+@example(b"\xff\xfe", 1)
+@example({"query": "q", "documents": [{"text": "a", "id": "\udc00"}]}, 1)
+def test_whatever_a_line_holds_it_is_one_slice_that_a_shard_file_can_hold(line, max_documents):
+    piece = parse(line, number=3, max_documents=max_documents)
+
+    assert piece.line == 3
+    assert piece.items >= 1
+    positions = [*piece.indices, *(f.index for f in piece.failures)]
+    if None in positions:
+        assert len(positions) == 1
+    else:
+        assert sorted(positions) == list(range(piece.items))
+    stored = dump_slices([piece])
+    assert stored.count(b"\n") == 1
+    assert Slice.model_validate_json(stored) == piece
+    json.loads(dump_line(output_line(cancelled(piece), None, top_n=None)).decode())
+
+
+@given(requests, st.data())
+def test_a_slice_cut_in_pieces_is_the_slice(line, data):
+    piece = parse(line)
+    middle = data.draw(st.integers(0, piece.items))
+
+    left, right = piece.cut(0, middle), piece.cut(middle, piece.items)
+
+    assert left.items == middle
+    assert right.items == piece.items - middle
+    for field in ("documents", "indices", "failures"):
+        assert getattr(left, field) + getattr(right, field) == getattr(piece, field)
+
+
+# ---- output -------------------------------------------------------------------------------------
+
+margins = st.floats(-100, 100)
+ids = st.none() | st.integers() | st.text(string.printable, max_size=5)
+
+
+@st.composite
+def outcomes(draw) -> SliceOutcome:
+    """The outcome of a line whose items are each scored or failed."""
+    scored = [
+        Scored(
+            index=index,
+            id=draw(ids),
+            margin=draw(margins),
+            truncated_tokens=draw(st.integers(0, 2)),
+            crowded=draw(st.booleans()),
+        )
+        for index in draw(st.lists(st.integers(0, 50), unique=True, max_size=6))
+    ]
+    errors = [
+        Failure(line=5, index=index, code="bad", message="m", hint=draw(st.text(max_size=3)))
+        for index in draw(st.lists(st.none() | st.integers(51, 99), unique=True, max_size=3))
+    ]
+    metadata = draw(st.none() | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2))
+    return SliceOutcome(line=5, id=draw(ids), metadata=metadata, results=scored, errors=errors)
+
+
+@given(outcomes(), st.none() | st.integers(1, 4), st.floats(0.1, 2))
+def test_a_line_of_output_is_ranked_and_cut_to_its_best(outcome, top_n, temperature):
+    line = output_line(outcome, PROVENANCE, top_n=top_n, temperature=temperature)
+
+    found = line["results"]
+    everything = sorted(outcome.results, key=lambda r: (-r.margin, r.index))
+    assert [r["index"] for r in found] == [r.index for r in everything][:top_n]
+    scores = [r["relevance_score"] for r in found]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= s <= 1 for s in scores)
+    assert len(line["errors"]) == len(outcome.errors)
+    assert json.loads(dump_line(line)) == line
+
+
+@given(outcomes())
+def test_a_line_of_output_can_be_read_back(outcome):
+    line = json.loads(dump_line(output_line(outcome, PROVENANCE, top_n=None)))
+
+    again = outcome_of(5, line)
+
+    assert (again.id, again.metadata) == (outcome.id, outcome.metadata)
+    assert sorted(again.results, key=lambda r: r.index) == sorted(
+        outcome.results, key=lambda r: r.index
+    )
+    assert {e.index: e for e in again.errors} == {e.index: e for e in outcome.errors}
+    assert output_line(again, PROVENANCE, top_n=None) == line
+
+
+@given(st.lists(outcomes(), max_size=4))
+def test_a_part_file_holds_outcomes_as_they_were(found):
+    assert parse_part(dump_part(found, PROVENANCE)) == (found, PROVENANCE)
+
+
+def test_the_requests_own_top_n_comes_before_the_jobs():
+    results = [Scored(index=i, margin=float(i)) for i in range(5)]
+    outcome = SliceOutcome(line=1, top_n=2, results=results)
+
+    assert len(output_line(outcome, None, top_n=4)["results"]) == 2
+    assert output_line(outcome, None, top_n=4)["provenance"] is None
+
+
+def test_equal_margins_stand_in_the_order_of_the_input():
+    results = [Scored(index=i, margin=1.5) for i in (3, 1, 2)]
+
+    line = output_line(SliceOutcome(line=1, results=results), None, top_n=None)
+
+    assert [r["index"] for r in line["results"]] == [1, 2, 3]
+
+
+def test_only_what_is_unusual_is_written_beside_a_score():
+    results = [
+        Scored(index=0, margin=1.0),
+        Scored(index=1, margin=0.0, id="d", truncated_tokens=4, crowded=True),
+    ]
+
+    plain, unusual = output_line(SliceOutcome(line=1, results=results), None, top_n=None)["results"]
+
+    assert plain == {"index": 0, "relevance_score": relevance_score(1.0), "margin": 1.0}
+    assert unusual == {
+        "index": 1,
+        "id": "d",
+        "relevance_score": 0.5,
+        "margin": 0.0,
+        "truncated_tokens": 4,
+        "crowded": True,
+    }
+
+
+def test_slices_of_one_line_are_joined():
+    pieces = [
+        SliceOutcome(line=1, id="r", results=[Scored(index=0, margin=1)]),
+        SliceOutcome(line=1, id="r", errors=[Failure(line=1, index=1, code="c", message="m")]),
+    ]
+
+    assert merge(pieces) == SliceOutcome(
+        line=1, id="r", results=pieces[0].results, errors=pieces[1].errors
+    )
+    assert merge(pieces[:1]) is pieces[0]
+
+
+def test_every_item_of_a_cancelled_slice_says_so():
+    piece = parse({"query": "q", "documents": ["a", 5, "c"], "id": "r", "top_n": 1})
+
+    outcome = cancelled(piece)
+
+    assert (outcome.id, outcome.top_n) == ("r", 1)
+    assert sorted(e.index for e in outcome.errors) == [0, 1, 2]
+    assert {e.code for e in outcome.errors} == {"cancelled"}
+
+
+def test_text_of_any_script_is_written_as_it_is():
+    assert "日本\u2028" in dump_line({"t": "日本\u2028"}).decode()
+    assert dump_line({"t": "a\nb"}).count(b"\n") == 1
+
+
+# ---- calibration --------------------------------------------------------------------------------
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0.1, 2))
+def test_a_score_is_symmetric_and_between_0_and_1(margin, temperature):
+    score = relevance_score(margin, temperature)
+
+    assert 0 <= score <= 1
+    assert math.isclose(score + relevance_score(-margin, temperature), 1, abs_tol=1e-12)
+
+
+@given(st.floats(-30, 30), st.floats(-30, 30), st.floats(0.1, 2))
+def test_temperature_never_changes_an_order(one, other, temperature):
+    if one <= other:
+        assert relevance_score(one, temperature) <= relevance_score(other, temperature)
+
+
+def test_the_nucleus_makes_a_likely_answer_certain():
+    assert relevance_score(0.42, 0.3, top_p=0.8) == 1.0
+    assert relevance_score(-0.42, 0.3, top_p=0.8) == 0.0
+    assert relevance_score(0.40, 0.3, top_p=0.8) == pytest.approx(0.791, abs=1e-3)
+    assert relevance_score(50.0, top_p=1.0) == pytest.approx(1.0)
+
+
+def test_a_temperature_must_be_positive():
+    with pytest.raises(ValueError, match="temperature 0 must be above 0"):
+        relevance_score(1.0, 0)
+
+
+def test_provenance_is_written_with_each_line():
+    line = output_line(SliceOutcome(line=1), PROVENANCE, top_n=None)
+    assert Provenance(**line["provenance"]) == PROVENANCE
