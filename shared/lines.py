@@ -158,7 +158,7 @@ def _refuse_unwritable(request: RerankRequest) -> None:
             raise ItemError("invalid_text", "the request holds half a surrogate pair") from error
         raise ItemError("invalid_request", "metadata: nested too deeply") from error
     if again != request:
-        raise ItemError("invalid_request", "metadata: a number is out of range")
+        raise ItemError("invalid_request", "metadata: a number is out of range or a key is no text")
 
 
 def _document(number: int, index: int, value: Any) -> Document | Failure:

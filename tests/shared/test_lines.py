@@ -126,7 +126,7 @@ def test_a_byte_order_mark_is_no_part_of_the_line():
         ({**GOOD, "id": [1]}, "invalid_request", "id"),
         ({**GOOD, "x" * 10_000: 1}, "invalid_request", "x: there is no such field"),
         ({"query": "q\ud800", "documents": ["a"]}, "invalid_text", "half a surrogate pair"),
-        ({**GOOD, "metadata": {"\udfff": 1}}, "invalid_request", "valid string"),
+        ({**GOOD, "metadata": {"\udfff": 1}}, "invalid_request", "a key is no text"),
         ({**GOOD, "id": "\ud800"}, "invalid_text", "half a surrogate pair"),
         ({"query": " \n", "documents": ["a"]}, "empty_query", "the query is empty"),
         ({"query": "q", "documents": []}, "no_documents", "there are no documents"),
@@ -153,7 +153,7 @@ def test_metadata_that_no_shard_file_can_hold_costs_its_line_alone(depth):
 def test_a_number_that_json_cannot_hold_costs_its_line_alone():
     failure = only_failure(b'{"query":"q","documents":["a"],"metadata":{"a":1e999}}')
 
-    assert failure.message == "metadata: a number is out of range"
+    assert failure.message == "metadata: a number is out of range or a key is no text"
 
 
 def test_a_line_that_was_too_long_says_which_setting_bounds_it():
