@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import stamina
 
@@ -40,12 +40,12 @@ class Stat:
 
 def file_uri(path: Path | str) -> str:
     """The URI of a local path."""
-    return f"file://{Path(path).resolve()}"
+    return f"file://{str(Path(path).resolve()).replace('%', '%25')}"
 
 
 def local_path(uri: str) -> Path:
     """The path of a file: URI."""
-    return Path(unquote(urlsplit(uri).path) if "%" in uri else uri.removeprefix("file://"))
+    return Path(unquote(uri.removeprefix("file://")))
 
 
 class Objects:
@@ -304,8 +304,10 @@ def _clear_errors(uri: str) -> Iterator[None]:
     """Turn what the disk or S3 raises into an error that says what to do."""
     try:
         yield
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{uri} does not exist", hint="check the path") from error
+    except (IsADirectoryError, FileExistsError) as error:
+        raise UsageError(f"{uri} is a folder, or one is needed", hint="name a file") from error
     except PermissionError as error:
         raise UsageError(f"{uri} may not be read or written", hint="check permissions") from error
     except OSError as error:

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     def storage_uri(self) -> str:
         """The storage as a URI without a slash at its end."""
         storage = self.storage or str(self.state_dir / "storage")
-        return (storage if "://" in storage else f"file://{Path(storage).resolve()}").rstrip("/")
+        if "://" not in storage:
+            storage = f"file://{str(Path(storage).resolve()).replace('%', '%25')}"
+        return storage.rstrip("/")
 
     @property
     def redis_address(self) -> str:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -33,14 +34,15 @@ def open_local(source: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        with Path(source).open("rb") as stream:
-            yield stream
-    except FileNotFoundError:
+        stream = Path(source).open("rb")
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"the input {source} does not exist", hint="check the path") from None
     except IsADirectoryError:
         raise UsageError(f"the input {source} is a folder", hint="name a JSON Lines file") from None
-    except PermissionError:
-        raise UsageError(f"the input {source} may not be read") from None
+    except OSError as error:
+        raise UsageError(f"the input {source} cannot be read ({error.strerror})") from None
+    with stream:
+        yield stream
 
 
 @contextmanager
@@ -50,10 +52,28 @@ def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader
     if not buffered.peek(2).startswith(GZIP_MAGIC):
         yield buffered
         return
-    try:
-        yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=buffered)), COPY_BYTES)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UsageError(f"{name} is damaged gzip ({error})", hint="make it anew") from error
+    yield io.BufferedReader(cast(io.RawIOBase, _Unpacked(buffered, name)), COPY_BYTES)
+
+
+class _Unpacked(io.RawIOBase):
+    """Gzip as a raw stream that says at once, in our words, when it is damaged."""
+
+    def __init__(self, packed: BinaryIO | io.BufferedReader, name: str) -> None:
+        self._stream = gzip.GzipFile(fileobj=packed)
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            data = self._stream.read(len(buffer))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UsageError(
+                f"{self._name} is damaged gzip ({error})", hint="make it anew"
+            ) from error
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def probe(plain: io.BufferedReader, name: str) -> None:
