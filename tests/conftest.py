@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,11 +179,10 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     yield client
-    import urllib.request
-
     request = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
     with urllib.request.urlopen(request, timeout=10):
         pass
