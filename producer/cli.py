@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,12 +49,9 @@ def up(
     Example: rerank up --model Qwen/Qwen3-Reranker-0.6B
     """
     from producer.local import stack
-    from shared.settings import Settings, load_settings
+    from shared.settings import read_environment
 
-    if os.environ.get("RERANK_REDIS_URL"):
-        settings = load_settings()
-    else:
-        settings = Settings()
+    settings = read_environment()  # not the address of another `rerank up`
     if model is None:
         model = POCKET
         sys.stderr.write(

@@ -72,7 +72,9 @@ class Settings(BaseSettings):
     stall_timeout_s: float = Field(300.0, gt=0, description="a pack that takes longer: restart")
     result_ttl_s: float = Field(7 * 86_400, gt=0, description="how long a finished job is kept")
     parts_ttl_s: float = Field(3600.0, ge=0, description="how long its part files are kept")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
 
     @field_validator("allowed_buckets", "allowed_roots", mode="before")
     @classmethod
@@ -118,19 +120,24 @@ def load_settings(**overrides: Any) -> Settings:
 
     Raises UsageError naming the variable that is wrong.
     """
-    try:
-        settings = Settings(**{k: v for k, v in overrides.items() if v is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
+    settings = read_environment(**overrides)
     if settings.redis_url is not None:
         return settings
     address = read_address(settings.state_dir)
-    found = {k: address[k] for k in ("redis_url", "storage") if k in address}
+    found = {k: v for k in ("redis_url", "storage") if isinstance(v := address.get(k), str)}
     if settings.storage:
         found.pop("storage", None)
-    return Settings(**overrides, **found)
+    return read_environment(**overrides | found)
+
+
+def read_environment(**overrides: Any) -> Settings:
+    """Read the environment alone. Raises UsageError naming the variable that is wrong."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"][:1]).upper()
+        raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
 
 
 def read_address(state_dir: Path) -> dict[str, Any]:

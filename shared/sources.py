@@ -48,7 +48,7 @@ def open_local(source: str) -> Iterator[BinaryIO]:
 @contextmanager
 def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
     """The bytes of a stream, unpacked when it is gzip."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, raw), COPY_BYTES)
+    buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, raw), COPY_BYTES)
     if not buffered.peek(2).startswith(GZIP_MAGIC):
         yield buffered
         return

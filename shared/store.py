@@ -310,7 +310,8 @@ class Store:
         key = self.job(job_id).facts.get("key", "")
         keys = [k.job(job_id), k.jobs, k.job_open(job_id), k.job_parts(job_id), k.sweep, key]
         result_ms, parts_ms = settings.result_ttl_s * 1000, settings.parts_ttl_s * 1000
-        args = [job_id, token, output, int(result_ms), int(parts_ms), k.done_channel(job_id)]
+        channel = k.done_channel(job_id)
+        args: list[str | int] = [job_id, token, output, int(result_ms), int(parts_ms), channel]
         return bool(self._run("finish", keys, args))
 
     # ---- shards ---------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""All settings: one frozen value, and one sentence about what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from shared.errors import UsageError
+from shared.settings import (
+    ADDRESS_FILE,
+    Settings,
+    load_settings,
+    mask,
+    read_address,
+    read_environment,
+)
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch) -> Path:
+    """A state folder that the environment names."""
+    monkeypatch.setenv("RERANK_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def record(state: Path, **fields) -> None:
+    (state / ADDRESS_FILE).write_text(json.dumps(fields))
+
+
+def test_the_environment_is_read_with_its_prefix(monkeypatch):
+    monkeypatch.setenv("RERANK_REDIS_URL", "redis://host/1")
+    monkeypatch.setenv("RERANK_LEASE_S", "7.5")
+    monkeypatch.setenv("RERANK_ALLOWED_BUCKETS", "one, two,")
+    monkeypatch.setenv("RERANK_ALLOWED_ROOTS", "/a,/b c")
+
+    settings = load_settings()
+
+    assert settings.redis_address == "redis://host/1"
+    assert settings.lease_s == 7.5
+    assert settings.allowed_buckets == ("one", "two")
+    assert settings.allowed_roots == (Path("/a"), Path("/b c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEASE_S", "soon"),
+        ("LEASE_S", "0.5"),
+        ("LOG_LEVEL", "loud"),
+        ("DTYPE", "int3"),
+        ("BATCH_TOKENS", "1"),
+        ("SHARD_PAIRS_MAX", "0"),
+        ("DETERMINISTIC", "perhaps"),
+    ],
+)
+def test_a_value_that_is_wrong_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(f"RERANK_{name}", value)
+
+    for read in (load_settings, read_environment):
+        with pytest.raises(UsageError, match=f"RERANK_{name} is wrong: Input should be"):
+            read()
+
+
+def test_settings_do_not_change():
+    settings = Settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.lease_s = 3
+
+
+def test_without_a_redis_the_recorded_address_is_used(state):
+    record(state, redis_url="redis://127.0.0.1:1/0", storage="file:///recorded", pid=1)
+
+    settings = load_settings()
+
+    assert settings.redis_address == "redis://127.0.0.1:1/0"
+    assert settings.storage_uri == "file:///recorded"
+
+
+def test_what_is_set_comes_before_what_is_recorded(state, monkeypatch):
+    record(state, redis_url="redis://recorded/0", storage="/recorded")
+    monkeypatch.setenv("RERANK_STORAGE", "/set")
+
+    assert load_settings().redis_address == "redis://recorded/0"
+    assert load_settings().storage_uri == "file:///set"
+    monkeypatch.setenv("RERANK_REDIS_URL", "redis://set/0")
+    assert load_settings().redis_address == "redis://set/0"
+    assert load_settings(redis_url="redis://given/0").redis_address == "redis://given/0"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"redis_url": 7}', "{}"])
+def test_a_broken_record_is_as_good_as_none(state, content):
+    (state / ADDRESS_FILE).write_text(content)
+
+    with pytest.raises(UsageError, match=r"no Redis is known: start `rerank up`"):
+        _ = load_settings().redis_address
+
+
+def test_no_record_is_no_address(tmp_path):
+    assert read_address(tmp_path / "none") == {}
+
+
+def test_the_storage_is_a_folder_or_a_uri(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert Settings(storage="work/").storage_uri == f"file://{tmp_path}/work"
+    assert Settings(storage="s3://bucket/prefix/").storage_uri == "s3://bucket/prefix"
+    assert Settings(state_dir=tmp_path).storage_uri == f"file://{tmp_path}/storage"
+
+
+def test_a_child_process_gets_equal_settings(monkeypatch, tmp_path):
+    settings = Settings(
+        redis_url="redis://:pw@host/0",
+        storage="s3://bucket/x",
+        state_dir=tmp_path,
+        allowed_buckets=("one", "two"),
+        allowed_roots=(tmp_path,),
+        batch_tokens=4096,
+        deterministic=True,
+        log_level="WARNING",
+    )
+    environment = settings.environment()
+    assert environment["RERANK_REDIS_URL"] == "redis://:pw@host/0"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
+
+
+def test_settings_can_be_printed_without_their_secret():
+    settings = Settings(redis_url="redis://:hunter2@host/0")
+
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
+    assert "hunter2" not in settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:pw@host/0", "redis://:***@host/0"),
+        ("rediss://me:p@ss://w@host/0", "rediss://me:***@host/0"),
+        ("me:pw@host", "me:***@host"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url, shown):
+    assert mask(url) == shown
+
+
+def test_every_setting_says_what_it_is_for():
+    for name, field in Settings.model_fields.items():
+        assert field.description, name

@@ -1,0 +1,103 @@
+"""Shard files and part files: a range of a shard is exactly those items."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import UsageError
+from shared.keys import shard_name, shard_range
+from shared.models import Document, Failure, Slice, SliceOutcome
+from shared.objects import Objects
+from shared.settings import Settings
+from shared.shards import (
+    dump_part,
+    dump_slices,
+    load_part,
+    load_slices,
+    part_uri,
+    shard_file,
+    shard_uri,
+)
+from tests.support.fleet import PROVENANCE
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Objects:
+    return Objects(Settings(storage=str(tmp_path)))
+
+
+@st.composite
+def slices(draw) -> list[Slice]:
+    """Slices of a few items each, some of them failures."""
+    found = []
+    for line in range(draw(st.integers(1, 5))):
+        pairs, failures = draw(st.integers(0, 4)), draw(st.integers(0, 2))
+        found.append(
+            Slice(
+                line=line + 1,
+                query="q\u2028\r",
+                documents=[Document(text=f"{line} {i}") for i in range(pairs)],
+                indices=list(range(pairs)),
+                failures=[
+                    Failure(line=line + 1, index=pairs + i, code="bad", message="m")
+                    for i in range(failures)
+                ],
+            )
+        )
+    return [piece for piece in found if piece.items] or draw(slices())
+
+
+def items(found: list[Slice]) -> list[tuple[int, int | None]]:
+    return [
+        (piece.line, index)
+        for piece in found
+        for index in (*piece.indices, *(f.index for f in piece.failures))
+    ]
+
+
+@given(slices(), st.integers(0, 1000), st.data())
+def test_halves_of_a_shard_hold_its_items_in_order(files, found, start, data):
+    whole, end = items(found), start + len(items(found))
+    file = shard_file(0, start, end, "attempt")
+    files.write(shard_uri(files, "job", file), dump_slices(found))
+    cuts = sorted(
+        data.draw(
+            st.lists(st.integers(start + 1, max(end - 1, start + 1)), unique=True, max_size=3)
+        )
+    )
+
+    assert load_slices(files, "job", file, shard_name(start, end)) == found
+    bounds = [start, *(c for c in cuts if c < end), end]
+    parts = [load_slices(files, "job", file, shard_name(a, b)) for a, b in pairwise(bounds)]
+    assert [item for part in parts for item in items(part)] == whole
+    for part, (a, b) in zip(parts, pairwise(bounds), strict=True):
+        assert len(items(part)) == b - a
+        assert all(piece.items for piece in part)
+
+
+def test_a_part_is_read_outcome_by_outcome(files):
+    outcomes = [SliceOutcome(line=i, id=f"r{i}") for i in range(3)]
+    files.write(part_uri(files, "job", 10, "x"), dump_part(outcomes, PROVENANCE))
+
+    assert list(load_part(files, "job", 10, "x")) == [(o, PROVENANCE) for o in outcomes]
+
+
+def test_files_of_a_job_stand_under_its_name(files, tmp_path):
+    assert shard_uri(files, "j", "0-5-9-x") == f"file://{tmp_path}/jobs/j/shards/0-5-9-x"
+    assert part_uri(files, "j", 5, "x") == f"file://{tmp_path}/jobs/j/parts/5-x"
+    assert shard_uri(files, "j", "redis:j/f") == part_uri(files, "j", 5, "redis:j/f") == "redis:j/f"
+
+
+def test_a_shard_file_that_is_gone_is_named(files):
+    with pytest.raises(UsageError, match="jobs/j/shards/0-0-9-x does not exist"):
+        load_slices(files, "j", "0-0-9-x", "0-9")
+
+
+@given(st.integers(0, 10**12), st.integers(0, 10**12))
+def test_a_shards_name_is_its_range(start, end):
+    assert shard_range(shard_name(start, end)) == (start, end)
