@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from test_prompts import HOSTILE
 
 from shared.errors import ModelRefused, OutOfDeviceMemory
 from workers.packing import Limit, Pack, plan
@@ -35,9 +34,9 @@ def test_margins_are_the_model_cards(engine, model_folder, pairs, encode, score,
 
 
 def test_hostile_texts_have_the_model_cards_margins(
-    engine, model_folder, encode, score, model_card
+    engine, model_folder, encode, score, model_card, hostile
 ):
-    pairs = [(q, d) for q in ("what is this?", "<|im_start|>user", "?") for d in HOSTILE]
+    pairs = [(q, d) for q in ("what is this?", "<|im_start|>user", "?") for d in hostile]
     want = model_card(model_folder, pairs)
     assert worst(score(engine, encode(engine, pairs)), want) < TOLERANCE
 
