@@ -96,7 +96,7 @@ def jobs_table(jobs: Sequence[JobStatus]) -> Table:
     """A row per job."""
     table = Table(box=None, header_style="bold")
     for name in ("JOB", "NAME", "STATE", "MODEL"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="ellipsis", no_wrap=name in ("JOB", "STATE"))
     for name in ("DONE", "TOTAL", "ERRORS", "PAIRS/S", "ETA"):
         table.add_column(name, justify="right")
     for job in jobs:
@@ -119,7 +119,7 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
     """A row per worker process."""
     table = Table(box=None, header_style="bold")
     for name in ("ID", "HOST", "PID", "DEVICE", "MODEL", "STATE"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="ellipsis", no_wrap=name != "MODEL")
     for name in ("BATCH", "PAIRS/S", "BUSY"):
         table.add_column(name, justify="right")
     for worker in workers:
@@ -140,10 +140,15 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
 def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: int = 3) -> Table:
     """The best results of one request."""
     table = Table(
-        title=query, title_justify="left", title_style="bold", box=None, show_header=False
+        title=query,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        expand=True,
     )
-    table.add_column(justify="right", style="cyan")
-    table.add_column(overflow="ellipsis", no_wrap=True, max_width=96)
+    table.add_column(justify="right", style="cyan", min_width=7)
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for found in line["results"][:count]:
         table.add_row(f"{found['relevance_score']:.3f}", texts[found["index"]])
     return table

@@ -51,7 +51,7 @@ def _rate(job: Job, now_s: float) -> float:
     done = job.progress.done
     if job.finished:
         seconds = (job.number("finished_ms") - job.number("created_ms")) / 1000
-        return done / max(seconds, 1e-3)
+        return job.number("scored") / max(seconds, 1e-3)
     since_s, before = job.number("t0") / 1000, job.number("d0")
     last_s = job.number("last_commit_ms") / 1000
     if done == before or now_s - last_s > STALE_S:
