@@ -1,0 +1,41 @@
+"""Benchmarks run to their last line, which a machine can read. What they measure is not judged."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
+    # given the benchmark with a tiny model
+    command = [sys.executable, str(ROOT / "benchmarks" / "text.py"), "--quick"]
+    # when it runs
+    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    # then its last line says what was measured, where, and with what
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "text"
+    assert found["device"] == "cpu"
+    assert found["cpu_count"] >= 1
+    assert found["start_up_s"] > 0
+    assert {"python", "torch", "transformers", "rerankfleet"} <= set(found["versions"])
+    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
+    assert "commit" in found
+    # and each side scored all pairs of each shape, with the same margins
+    assert found["shapes"]
+    for shape in found["shapes"]:
+        assert shape["pairs"] == shape["queries"] * shape["documents"]
+        assert shape["largest_difference"] < 1e-4
+        assert set(shape["sides"]) == {"score", "queue", "card", "st"}
+        for side in shape["sides"].values():
+            assert math.isclose(side["pairs_per_s"] * side["seconds"], shape["pairs"], rel_tol=0.1)
+            assert side["peak_rss_bytes"] > 50 << 20
+            assert side["start_up_s"] > 0

