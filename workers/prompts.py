@@ -14,6 +14,7 @@ Knows nothing of torch, batches or models beyond their tokeniser.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,8 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
 #: Instructions whose ids are remembered; a job has one, a fleet a handful.
 _INSTRUCTIONS_REMEMBERED = 256
+#: Text encoded at a time: an encoding takes some twenty times the memory of its ids.
+_BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Tokens:
     @classmethod
     def of(cls, ids: Iterable[int]) -> Tokens:
         """Pack ids."""
-        return cls(np.fromiter(ids, np.int32).tobytes())
+        return cls(array("i", ids).tobytes())
 
     def __len__(self) -> int:
         return len(self.data) // 4
@@ -125,22 +128,29 @@ class TextPrompter:
         overrun = max(0, len(head) + len(turn) - room)
 
         good = [_is_unicode(d) for d in documents]
-        encoded = iter(
-            self._plain.encode_batch_fast(
-                [f" {d}" for d, ok in zip(documents, good, strict=True) if ok],
-                add_special_tokens=False,
-            )
-        )
+        encoded = self._encode_all([f" {d}" for d, ok in zip(documents, good, strict=True) if ok])
         prompts: list[Prompt | ItemError] = []
         for ok in good:
             if not ok:
                 prompts.append(_not_unicode("document"))
                 continue
-            ids = next(encoded).ids
+            ids = next(encoded)
             cut = max(0, len(ids) - left)
             tail = Tokens.of([*ids[:left], *self._suffix])
             prompts.append(Prompt(kept, query_ids, tail, overrun + cut, left == 0))
         return prompts
+
+    def _encode_all(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Ids of many texts, encoded on several threads without the GIL, a bounded batch a time."""
+        at = 0
+        while at < len(texts):
+            end, size = at, 0
+            while end < len(texts) and (end == at or size + len(texts[end]) <= _BATCH_CHARACTERS):
+                size += len(texts[end])
+                end += 1
+            batch = self._plain.encode_batch_fast(texts[at:end], add_special_tokens=False)
+            yield from (encoding.ids for encoding in batch)
+            at = end
 
     def _encode_head(self, instruction: str) -> tuple[int, ...]:
         return tuple(_encode(self._plain, f"<Instruct>: {instruction}\n<Query>:"))

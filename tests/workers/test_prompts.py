@@ -111,6 +111,14 @@ def test_threads_share_a_prompter(prompters, passages):
         assert all([whole(p) for p in run.result()] == want for run in runs)
 
 
+def test_many_long_documents_are_encoded_in_batches(prompters, monkeypatch):
+    monkeypatch.setattr("workers.prompts._BATCH_CHARACTERS", 100)
+    documents = ["stone " * n for n in (1, 50, 3, 0, 7, 30, 2)]
+    batched = encode(prompters["qwen"], "what?", documents)
+    monkeypatch.undo()
+    assert batched == encode(prompters["qwen"], "what?", documents)
+
+
 def test_a_prompt_is_small(prompters):
     prompts = encode(prompters["qwen"], "what?", ["stone " * 50] * 10)
     own = sum(sys.getsizeof(p) + sys.getsizeof(p.document) + len(p.document.data) for p in prompts)
