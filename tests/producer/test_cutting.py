@@ -1,0 +1,171 @@
+"""Requests -> shards: every item in exactly one, in order, wherever the cutting is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer import cutting
+from producer.cutting import Cursor, Cut, Read, ShardSize, cut, shard_size, slice_tokens
+from shared.models import Document, Failure, Slice
+
+Item = tuple[int, int | None]
+
+
+def a_slice(line: int, lengths: Sequence[int], failures: int = 0) -> Slice:
+    """A line's slice: documents of these lengths, then failures."""
+    count = len(lengths)
+    return Slice(
+        line=line,
+        query="query",
+        documents=[Document(text="x" * length) for length in lengths],
+        indices=list(range(count)),
+        failures=[
+            Failure(line=line, index=count + i, code="bad", message="m") for i in range(failures)
+        ],
+    )
+
+
+@st.composite
+def inputs(draw) -> list[Slice]:
+    """Lines of a few or many documents; in a retry, some have nothing to be scored."""
+    lengths = st.lists(st.integers(0, 400), max_size=12)
+    shapes = draw(st.lists(st.tuples(lengths, st.integers(0, 6)), max_size=12))
+    return [a_slice(line, *shape) for line, shape in enumerate(shapes, 1)]
+
+
+sizes = st.builds(ShardSize, tokens=st.floats(1, 2000), pairs=st.integers(1, 20))
+
+
+START = Cursor()
+
+
+def reads(lines: Sequence[Slice], cursor: Cursor = START) -> Iterator[Read]:
+    """The lines from a cursor on; line n ends at byte 10 n."""
+    for piece in lines[cursor.line :]:
+        yield Read(piece, offset=10 * piece.line, previous=7 * piece.line)
+
+
+def items(cuts: Sequence[Cut]) -> list[Item]:
+    return [
+        (piece.line, index)
+        for found in cuts
+        for piece in found.slices
+        for index in (*piece.indices, *(f.index for f in piece.failures))
+    ]
+
+
+def all_items(lines: Sequence[Slice]) -> list[Item]:
+    return [
+        (piece.line, index)
+        for piece in lines
+        for index in (*piece.indices, *(f.index for f in piece.failures))
+    ]
+
+
+@given(inputs(), sizes)
+def test_every_item_is_in_exactly_one_shard_in_order(lines, size):
+    cuts = list(cut(reads(lines), Cursor(), size))
+
+    assert items(cuts) == all_items(lines)
+    at = 0
+    for found in cuts:
+        assert found.start == at
+        assert found.end - found.start == sum(piece.items for piece in found.slices)
+        assert found.end - found.start <= size.pairs
+        assert all(piece.items for piece in found.slices)
+        at = found.end
+    assert cuts[-1].cursor == Cursor(
+        offset=10 * len(lines), line=len(lines), item=at, previous=7 * len(lines)
+    )
+
+
+@given(inputs(), sizes, sizes, st.data())
+def test_cutting_resumes_where_it_was_at_any_shard(lines, size, other, data):
+    """Given a feeder that dies after some shards, and another with another rate."""
+    cuts = list(cut(reads(lines), Cursor(), size))
+    kept = cuts[: data.draw(st.integers(0, len(cuts)))]
+    cursor = Cursor.parse(str(kept[-1].cursor)) if kept else Cursor()
+
+    same = list(cut(reads(lines, cursor), cursor, size))
+    changed = list(cut(reads(lines, cursor), cursor, other))
+
+    assert items(kept) + items(same) == items(kept) + items(changed) == all_items(lines)
+    if len(kept) < len(cuts):
+        assert [c.slices for c in kept + same] == [c.slices for c in cuts]
+
+
+@given(inputs(), sizes)
+def test_every_shard_but_the_last_makes_progress(lines, size):
+    cuts = list(cut(reads(lines), Cursor(), size))
+
+    places = [(c.cursor.line, c.cursor.item) for c in cuts[:-1]]
+    assert places == sorted(set(places))
+    assert all(found.slices for found in cuts[:-1])
+
+
+@given(inputs(), sizes)
+def test_a_shard_costs_about_its_size_unless_one_pair_does_not_fit(lines, size):
+    for found in cut(reads(lines), Cursor(), size):
+        tokens = sum(slice_tokens(piece) for piece in found.slices)
+        last = slice_tokens(found.slices[-1]) if found.slices else 0
+        slack = cutting.SLIVER * size.tokens
+        one = cutting.REQUEST_TOKENS + cutting.pair_tokens("x" * 400) + 10
+        assert tokens <= size.tokens + slack + one or tokens == last
+
+
+def test_a_request_that_nearly_fits_is_not_cut():
+    line = a_slice(1, [35] * 10)
+    tokens = slice_tokens(line)
+
+    def shards(tokens: float) -> int:
+        return sum(bool(c.slices) for c in cut(reads([line]), Cursor(), ShardSize(tokens, 100)))
+
+    assert shards(tokens / 1.2) == 1
+    assert shards(tokens / 1.8) > 1
+
+
+def test_many_bad_documents_do_not_make_a_shard_each():
+    """Given a request of which nothing can be scored, larger than a shard."""
+    line = a_slice(1, [], failures=1000)
+
+    cuts = [c for c in cut(reads([line]), Cursor(), ShardSize(512, 100)) if c.slices]
+
+    assert [c.end - c.start for c in cuts] == [100] * 10
+
+
+def test_lines_with_nothing_to_be_scored_still_move_the_cursor(monkeypatch):
+    """Given a retry of a job in which only the last line failed."""
+    monkeypatch.setattr(cutting, "LINES_PER_CUT", 10)
+    lines = [a_slice(n, []) for n in range(1, 26)] + [a_slice(26, [5])]
+
+    cuts = list(cut(reads(lines), Cursor(), ShardSize(512, 100)))
+
+    assert [c.cursor.line for c in cuts] == [10, 20, 26]
+    assert [len(c.slices) for c in cuts] == [0, 0, 1]
+
+
+@given(st.builds(Cursor, *[st.integers(0, 10**15)] * 5))
+def test_a_cursor_is_read_as_it_was_written(cursor):
+    assert Cursor.parse(str(cursor)) == cursor
+
+
+def test_the_beginning_is_the_empty_text():
+    assert str(Cursor()) == ""
+    assert Cursor.parse("") == Cursor()
+
+
+def test_shards_are_as_long_as_a_worker_takes_for_them():
+    options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_bytes": 10**12}
+
+    assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(40_000.0, 4096)
+    assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
+
+
+def test_a_small_input_is_cut_so_that_every_worker_gets_two():
+    options = {"shard_s": 5.0, "pairs_max": 4096, "tokens_per_s": 1e6}
+
+    assert shard_size(**options, input_bytes=350_000, workers=10).tokens == 5000
+    assert shard_size(**options, input_bytes=0, workers=0).tokens == 512
