@@ -304,9 +304,9 @@ class Client:
         job_id = self._create_inline(model, piece, max_length, temperature, seconds)
         if not self.store.wait_done(job_id, seconds):
             self.store.cancel(job_id)
-            raise DeadlineExceeded(
-                f"no answer within {seconds:g} s", hint="ask again, or look at `rerank workers`"
-            )
+            raise _too_late(seconds)
+        if self.store.job(job_id).cancelled:  # by the monitor, at the same deadline
+            raise _too_late(seconds)
         outcomes, provenance = [], None
         for _, _, part in self.store.parts(job_id):
             found, provenance = parse_part(self.objects.read(part))
@@ -385,11 +385,17 @@ class Client:
 
 def _digest(spec: JobSpec) -> str:
     """What must be equal for two jobs to be the same: input and options, not where bytes lie."""
-    fields = spec.model_dump(mode="json", exclude={"input", "key", "force", "local_output"})
+    fields = spec.model_dump(mode="json", exclude={"input", "key", "force", "local_output", "name"})
     pinned = spec.input
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _too_late(seconds: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"no answer within {seconds:g} s", hint="ask again, or look at `rerank workers`"
+    )
 
 
 def _refuse(job_id: str, verb: str, answer: str) -> None:

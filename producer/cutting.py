@@ -158,6 +158,8 @@ class Draft:
             if cost > tokens_left and count:
                 break
             count += 1
+        if count == len(piece.documents):  # failures cost nothing
+            count = min(piece.items, pairs_left)
         piece = piece.cut(0, max(count, 1))
         return self._add(piece, slice_tokens(piece))
 

@@ -63,7 +63,8 @@ def feed(job_id: str, control: Control) -> None:
         store.end(job_id, token, due_ms=5000)
         return
     except UsageError as error:  # the input is gone, changed or refused: a person must look
-        store.pause(job_id, str(error))
+        if store.pause(job_id, str(error)) == "cancelled":
+            finish = _end_early(job_id, control)
     store.end(job_id, token)
     if finish:
         control.hints.finish(job_id)
@@ -97,6 +98,14 @@ def _cut_some(job: Job, control: Control, token: str) -> bool:
         cursor = found.cursor
     _open(job, control, cursor, [], low_water=0, sealed=True)
     return False
+
+
+def _end_early(job_id: str, control: Control) -> bool:
+    """Seal a cancelled job whose input cannot be read any more with what was cut of it."""
+    job = control.store.job(job_id)
+    cursor = Cursor.parse(job.facts["cursor"])
+    log.warning("a cancelled job ends before its input does", job=job_id, line=cursor.line)
+    return _open(job, control, cursor, [], low_water=0, sealed=True) == "opened"
 
 
 def _open(

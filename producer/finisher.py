@@ -93,9 +93,12 @@ def merged_lines(job: Job, control: Control) -> Iterator[Merged]:
 
 
 def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
+    """Everything of the old line that was not tried again, and the new outcomes. The old line may
+    hold them already: when a finish was killed after it had published."""
     tried = {r.index for r in new.results} | {e.index for e in new.errors}
-    kept = [e for e in old.errors if e.index is not None and e.index not in tried]
-    merged = merge([new, old.model_copy(update={"errors": kept})])
+    results = [r for r in old.results if r.index not in tried]
+    errors = [e for e in old.errors if e.index is not None and e.index not in tried]
+    merged = merge([new, old.model_copy(update={"results": results, "errors": errors})])
     return merged.model_copy(update={"top_n": new.top_n})
 
 

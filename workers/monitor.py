@@ -36,6 +36,8 @@ from shared.shards import job_uri
 from shared.store import Job, Store, connect
 
 REPUBLISHED = "republished"
+UNLIMITED = -1
+"""What Redis says of a key without a TTL."""
 HINTS_AT_ONCE = 64
 """So many hints may wait in the broker's list by the monitor's hand."""
 
@@ -114,7 +116,9 @@ class Monitor:
         """Remove shard and part files of jobs that ended a while ago; later all the rest."""
         for job_id in self._store.sweepable():
             remaining_ms = self._store.remaining_ms(job_id)
-            if remaining_ms > 0:
+            if remaining_ms == UNLIMITED:
+                self._store.swept(job_id, again_ms=None)  # opened again by a retry just now
+            elif remaining_ms > 0:
                 for folder in ("shards", "parts"):
                     self._objects.delete_tree(job_uri(self._objects, job_id, folder))
                 self._store.swept(job_id, again_ms=remaining_ms + 60_000)
