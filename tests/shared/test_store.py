@@ -515,36 +515,37 @@ def test_verbs_on_a_job_that_nobody_knows_say_so(store):
 # ---- the steps of the coordinator ---------------------------------------------------------------
 
 
-def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, make):
+def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, make, client, change):
+    hasty = Store(client, change(lease_s=0.03))
     make("a", (0, 10))
 
-    assert store.begin("a", "one", 30) == "yes"
-    assert store.begin("a", "two", 30) == "busy"
-    assert store.begin("a", "one", 0.03) == "yes"
-    assert wait_until(lambda: store.begin("a", "two", 30) == "yes")
+    assert store.begin("a", "one") == "yes"
+    assert store.begin("a", "two") == "busy"
+    assert hasty.begin("a", "one") == "yes"
+    assert wait_until(lambda: store.begin("a", "two") == "yes")
     store.end("a", "one")
-    assert store.begin("a", "three", 30) == "busy"
+    assert store.begin("a", "three") == "busy"
     store.end("a", "two")
-    assert store.begin("a", "three", 30) == "yes"
+    assert store.begin("a", "three") == "yes"
 
 
 def test_a_step_of_no_job_takes_it_off_the_list(store):
     store.client.zadd(store.keys.jobs, {"ghost": 0})
 
-    assert store.begin("ghost", "t", 30) == "gone"
+    assert store.begin("ghost", "t") == "gone"
     assert store.unfinished() == []
 
 
 def end_job(store: Store, job_id: str) -> None:
     """Finish a job as the coordinator does."""
-    assert store.begin(job_id, "finisher", 30) == "yes"
+    assert store.begin(job_id, "finisher") == "yes"
     assert store.finish(job_id, "finisher", "file:///out")
 
 
 def test_only_the_holder_of_the_step_can_finish(store, make):
     make("a", (0, 10))
     store.commit(claim(store), "p", ALL)
-    store.begin("a", "mine", 30)
+    store.begin("a", "mine")
 
     assert not store.finish("a", "stranger", "file:///out")
     assert not store.job("a").finished
@@ -556,7 +557,7 @@ def test_a_job_with_open_shards_or_unread_input_cannot_be_finished(store, make):
     make("a", (0, 10))
     make("b", sealed=False)
     for job_id in "ab":
-        store.begin(job_id, "t", 30)
+        store.begin(job_id, "t")
         assert not store.finish(job_id, "t", "file:///out")
 
 
@@ -573,7 +574,7 @@ def test_what_a_finished_job_leaves_has_an_end(store, make, settings):
     assert settings.parts_ttl_s - 5 <= ttl(k.job_parts("a")) <= settings.parts_ttl_s + 1
     assert store.client.exists(k.job_open("a")) == 0
     assert store.sweepable() == []
-    assert store.begin("a", "t", 30) == "finished"
+    assert store.begin("a", "t") == "finished"
     for verb in (store.cancel, lambda j: store.pause(j, "")):
         assert verb("a") == "finished"
     assert store.resume("a")[0] == "finished"
@@ -653,7 +654,7 @@ def test_a_job_that_was_only_cancelled_has_no_errors_to_retry(store, make):
 def test_a_pause_that_came_too_late_does_not_hold_the_retry(store, make):
     make("a", (0, 10))
     store.commit(claim(store), "p", ShardSummary(errors=10))
-    store.begin("a", "t", 30)
+    store.begin("a", "t")
     store.pause("a", "why")
     store.finish("a", "t", "file:///out")
 

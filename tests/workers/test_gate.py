@@ -1,0 +1,104 @@
+"""A worker whose hands are full leaves the bulk queues, and no other."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+
+from shared.models import Priority
+from shared.queue import as_queues, model_queue, model_queues
+from workers.gate import BulkGate
+
+BULK = [model_queue("m", p) for p in (Priority.normal, Priority.bulk)]
+INTERACTIVE = model_queue("m", Priority.interactive)
+
+
+class Consumer:
+    """Celery's consumer as far as the gate knows it; `listens` is the order of the queues."""
+
+    def __init__(self) -> None:
+        self.listens = model_queues("m")
+        self.soon: list = []
+
+    def cancel_task_queue(self, queue: str) -> None:
+        if queue in self.listens:
+            self.listens.remove(queue)
+
+    def add_task_queue(self, queue: str) -> None:
+        if queue not in self.listens:
+            self.listens.append(queue)
+
+    def call_soon(self, act) -> None:
+        self.soon.append(act)
+
+    def turn(self) -> None:
+        """One turn of the event loop."""
+        while self.soon:
+            self.soon.pop(0)()
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer()
+
+
+@pytest.fixture
+def gate() -> BulkGate:
+    return BulkGate(BULK, limit=2)
+
+
+def take(gate: BulkGate, consumer: Consumer, queue: str) -> None:
+    gate.received(consumer, SimpleNamespace(delivery_info={"routing_key": queue}))
+
+
+def test_a_worker_listens_to_everything_until_its_hands_are_full(gate, consumer):
+    take(gate, consumer, BULK[0])
+    assert consumer.listens == model_queues("m")
+
+    take(gate, consumer, BULK[1])
+
+    assert consumer.listens == [INTERACTIVE]
+
+
+def test_interactive_messages_do_not_count(gate, consumer):
+    for _ in range(9):
+        take(gate, consumer, INTERACTIVE)
+        gate.done(INTERACTIVE)
+    assert consumer.listens == model_queues("m")
+
+
+def test_a_hand_that_comes_free_listens_again_in_the_event_loop_most_urgent_first(gate, consumer):
+    take(gate, consumer, BULK[0])
+    take(gate, consumer, BULK[0])
+
+    gate.done(BULK[0])
+    assert consumer.listens == [INTERACTIVE]
+    consumer.turn()
+
+    assert consumer.listens == model_queues("m")
+
+
+def test_a_hand_that_was_filled_meanwhile_listens_to_nothing_more(gate, consumer):
+    take(gate, consumer, BULK[0])
+    take(gate, consumer, BULK[0])
+    gate.done(BULK[0])
+    take(gate, consumer, BULK[0])  # it was on its way
+
+    consumer.turn()
+
+    assert consumer.listens == [INTERACTIVE]
+
+
+def test_a_queue_that_was_left_is_among_those_taken_up_after_a_reconnection(gate):
+    """Given Celery's own book of queues, from which a new connection starts."""
+    app = Celery(set_as_current=False)
+    app.conf.task_queues = as_queues(model_queues("m"))
+    app.amqp.queues.select(model_queues("m"))
+    app.amqp.queues.deselect(BULK[0])
+    assert list(app.amqp.queues.consume_from) == [INTERACTIVE, BULK[1]]
+
+    app.amqp.queues.select_add(app.amqp.queues[BULK[0]])
+
+    assert set(app.amqp.queues.consume_from) == set(model_queues("m"))

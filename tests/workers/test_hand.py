@@ -1,0 +1,213 @@
+"""What one worker process holds: shards side by side, a suspect alone, nothing after the drain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from shared.models import InputRef, make_spec
+from shared.store import Lease, OpenShard, Store
+from tests.support.fleet import FINGERPRINT, MODEL
+from tests.support.hints import RecordedHints
+from tests.support.wait import wait_until
+from workers.hand import Hand, Held
+
+WAIT_S = 10
+
+
+@pytest.fixture
+def job(store: Store, client) -> str:
+    """A job with three shards of ten items, over a coordinator that ticks."""
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+    spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
+    store.create("j", spec, "digest")
+    shards = [OpenShard(at, at + 10, f"0-{at}-{at + 10}-x") for at in (0, 10, 20)]
+    store.open(store.job("j"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
+    return "j"
+
+
+@pytest.fixture
+def hand(store: Store, hints: RecordedHints) -> Hand:
+    return Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+
+
+class Thread:
+    """A thread of the pool: claims a shard and holds it until it is told to go on."""
+
+    def __init__(self, hand: Hand, shard: str) -> None:
+        self.held: Held | None = None
+        self.claimed, self._go_on = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(hand, shard), daemon=True)
+        self._thread.start()
+
+    def _run(self, hand: Hand, shard: str) -> None:
+        with hand.claim("j", shard) as self.held:
+            self.claimed.set()
+            assert self._go_on.wait(WAIT_S)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def start(hand: Hand, job: str) -> Iterator:
+    """`start(shard)`: a thread that claims; all are let go in the end."""
+    threads: list[Thread] = []
+
+    def make(shard: str) -> Thread:
+        threads.append(Thread(hand, shard))
+        return threads[-1]
+
+    yield make
+    for thread in threads:
+        thread.go_on()
+
+
+def run_out(store: Store, shard: str) -> None:
+    """The shard's lease is over, and its worker with it."""
+    store.client.zadd(store.keys.open(MODEL), {f"j/{shard}": store.now_ms() - 1})
+
+
+def suspect(store: Store, shard: str, *, alone: bool = False) -> None:
+    """A worker died with this shard."""
+    token = f"dead-{shard}-{alone}"
+    store.claim("j", MODEL, shard, token=token, worker="dead", alone=alone, fingerprint=FINGERPRINT)
+    run_out(store, shard)
+
+
+def test_shards_are_held_side_by_side_while_their_blocks_run(hand, job, store):
+    with ExitStack() as stack:
+        for shard in ("0-10", "10-20"):
+            held = stack.enter_context(hand.claim(job, shard))
+            assert isinstance(held.lease, Lease)
+        assert len(hand) == 2
+        assert store.leased_shards(MODEL) == 2
+    assert len(hand) == 0
+
+
+def test_what_another_worker_holds_or_did_is_not_ours(hand, job, store):
+    other = Hand(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
+    with other.claim(job, "0-10"), hand.claim(job, "0-10") as held:
+        assert held is None
+    with hand.claim(job, "90-99") as held:
+        assert held is None
+    with hand.claim("nobody", "0-10") as held:
+        assert held is None
+
+
+def test_a_block_that_raises_leaves_its_lease_to_run_out(hand, job, store):
+    def fail():
+        with hand.claim(job, "0-10"):
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fail()
+
+    assert len(hand) == 0
+    assert store.leased_shards(MODEL) == 1
+
+
+def test_a_suspect_waits_until_nothing_else_is_held(store, start):
+    suspect(store, "0-10")
+    first, second = start("10-20"), start("20-30")
+    assert first.claimed.wait(WAIT_S)
+    assert second.claimed.wait(WAIT_S)
+
+    third = start("0-10")
+    first.go_on()
+    assert not third.claimed.is_set()
+    second.go_on()
+
+    assert third.claimed.wait(WAIT_S)
+    assert third.held.lease.shard == "0-10"
+
+
+def test_nothing_is_claimed_while_a_suspect_is_held(hand, store, start):
+    suspect(store, "0-10")
+    first = start("0-10")
+    assert first.claimed.wait(WAIT_S)
+
+    second = start("10-20")
+    wait_until(lambda: threading.active_count() > 2)
+    assert not second.claimed.is_set()
+    assert len(hand) == 1
+    first.go_on()
+
+    assert second.claimed.wait(WAIT_S)
+    assert second.held is not None
+
+
+def test_two_suspects_are_held_one_after_the_other(hand, store, start):
+    suspect(store, "0-10")
+    suspect(store, "10-20")
+    threads = [start("0-10"), start("10-20")]
+
+    wait_until(lambda: any(t.claimed.is_set() for t in threads))
+    assert len(hand) == 1
+    first = next(t for t in threads if t.claimed.is_set())
+    other = next(t for t in threads if t is not first)
+    assert not other.claimed.is_set()
+    first.go_on()
+
+    assert other.claimed.wait(WAIT_S)
+
+
+def test_a_shard_that_killed_its_worker_alone_is_split_and_its_halves_are_hinted(
+    hand, job, store, hints
+):
+    suspect(store, "0-10")
+    suspect(store, "0-10", alone=True)
+
+    with hand.claim(job, "0-10") as held:
+        assert held is None
+
+    assert hints.take() == [("shard", "j", "0-5"), ("shard", "j", "5-10")]
+    with hand.claim(job, "0-5") as held:
+        assert held.lease.file == "0-0-10-x"
+
+
+def test_renewal_stops_what_was_cancelled_or_lost_and_nothing_else(hand, job, store, client):
+    with ExitStack() as stack:
+        kept, lost, gone = (
+            stack.enter_context(hand.claim(job, shard)) for shard in ("0-10", "10-20", "20-30")
+        )
+        run_out(store, "10-20")
+        store.claim(
+            "j", MODEL, "10-20", token="x", worker="w2", alone=True, fingerprint=FINGERPRINT
+        )
+        client.hdel(store.keys.job_open("j"), "20-30")
+
+        hand.renew()
+        assert [h.stop.is_set() for h in (kept, lost, gone)] == [False, True, True]
+        store.pause("j", "why")
+        hand.renew()
+        assert not kept.stop.is_set()
+        store.cancel("j")
+        hand.renew()
+        assert kept.stop.is_set()
+
+
+def test_a_closed_hand_stops_what_it_holds_and_takes_nothing_more(hand, job):
+    with hand.claim(job, "0-10") as held:
+        hand.close()
+        assert held.stop.is_set()
+        with hand.claim(job, "10-20") as more:
+            assert more is None
+
+
+def test_whoever_waits_to_be_alone_gives_up_when_the_hand_closes(hand, store, start):
+    suspect(store, "0-10")
+    holder = start("10-20")
+    assert holder.claimed.wait(WAIT_S)
+    waiter = start("0-10")
+
+    hand.close()
+
+    assert waiter.claimed.wait(WAIT_S)
+    assert waiter.held is None

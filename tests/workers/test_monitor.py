@@ -1,0 +1,323 @@
+"""The monitor alone guarantees progress: it sends what was lost, once, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.keys import shard_name
+from shared.models import InputRef, Priority, make_spec
+from shared.queue import broker_keys, model_queue, model_queues
+from shared.store import OUTAGE_MS, OpenShard, ShardSummary
+from tests.support.fleet import MODEL, Worker
+from tests.support.wait import wait_until
+from workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
+
+GRACE_S = 5
+
+
+class Clock:
+    """The monitor's own clock, which only measures how long a hint is missing."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("workers.monitor.time", clock)
+    return clock
+
+
+@pytest.fixture
+def start(store, objects, hints, change, client):
+    """`start()`: a monitor of a coordinator that has ticked before."""
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+    settings = change(hint_grace_s=GRACE_S)
+    return lambda hints=hints: Monitor(store, objects, hints, settings)
+
+
+@pytest.fixture
+def monitor(start) -> Monitor:
+    return start()
+
+
+@pytest.fixture
+def job(store, objects):
+    """`job("a", (0, 2), ...)`: a job with these shards open, each with a file of its own."""
+
+    def make(job_id: str, *ranges: tuple[int, int], sealed=True, low_water=1, **options) -> str:
+        spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"), **options)
+        store.create(job_id, spec, "digest")
+        shards = [OpenShard(a, b, f"0-{a}-{b}-x") for a, b in ranges]
+        store.open(
+            store.job(job_id), ("", "1"), shards, sealed=sealed, lines=1, low_water=low_water
+        )
+        return job_id
+
+    return make
+
+
+def let_time_pass(store, job_id: str) -> None:
+    store.look_again(job_id, after_ms=-1)
+
+
+def test_a_lost_hint_is_sent_again_once_after_its_grace(monitor, job, hints, store, clock):
+    job("a", (0, 2), (2, 4), priority=Priority.bulk)
+
+    for seconds in (0, 2, 2):
+        clock.now_s += seconds
+        monitor.tick()
+        assert hints.take() == []
+    clock.now_s += 1
+    monitor.tick()
+    monitor.tick()
+
+    assert hints.take() == [("shard", "a", "0-2"), ("shard", "a", "2-4")]
+    assert hints.priorities == [Priority.bulk] * 2
+    assert store.seen(REPUBLISHED) == 2
+
+
+def test_a_hint_that_waits_in_the_broker_is_not_sent_again(
+    start, job, store, settings, real_hints, clock
+):
+    monitor = start(real_hints)
+    job("a", (0, 2), (2, 4))
+    real_hints.shard(MODEL, Priority.normal, "a", "0-2")
+    keys = broker_keys(settings, model_queues(MODEL))
+
+    for _ in range(5):
+        monitor.tick()
+        clock.now_s += GRACE_S
+
+    assert store.hints(keys) == {"a/0-2", "a/2-4"}
+    assert store.hints_waiting(keys) == 2
+    assert store.seen(REPUBLISHED) == 1
+
+
+def test_what_a_worker_holds_is_left_alone(monitor, job, hints, control, clock):
+    job("a", (0, 2))
+    Worker(control).claimed("a", "0-2")
+
+    monitor.tick()
+    clock.now_s += 2 * GRACE_S
+    monitor.tick()
+
+    assert hints.take() == []
+
+
+def test_a_lease_that_ran_out_is_hinted(monitor, job, hints, control, store, clock):
+    job("a", (0, 2))
+    Worker(control).claimed("a", "0-2")
+    store.client.zadd(store.keys.open(MODEL), {"a/0-2": store.now_ms() - 1})
+
+    monitor.tick()
+    clock.now_s += GRACE_S
+    monitor.tick()
+
+    assert hints.take() == [("shard", "a", "0-2")]
+
+
+def test_after_an_outage_hints_get_their_grace_anew(monitor, job, hints, store, client, clock):
+    job("a", (0, 2))
+    monitor.tick()
+    clock.now_s += GRACE_S
+    client.set(store.keys.pulse, store.now_ms() - OUTAGE_MS - 1)
+
+    monitor.tick()
+    assert hints.take() == []
+    clock.now_s += GRACE_S
+    monitor.tick()
+
+    assert hints.take() == [("shard", "a", "0-2")]
+
+
+def test_two_monitors_send_a_lost_hint_once_each_at_the_most(start, job, hints, clock):
+    job("a", (0, 2))
+    monitors = [start(), start()]
+    for seconds in (0, GRACE_S, 0):
+        clock.now_s += seconds
+        for monitor in monitors:
+            monitor.tick()
+
+    assert hints.take() == [("shard", "a", "0-2")] * 2  # harmless: the claim decides
+
+
+def test_hints_in_the_broker_are_kept_few(start, job, store, settings, real_hints, clock):
+    """Given a hundred shards whose hints were all lost."""
+    monitor = start(real_hints)
+    job("a", *((i, i + 1) for i in range(100)))
+
+    for _ in range(5):
+        monitor.tick()
+        clock.now_s += GRACE_S
+
+    keys = broker_keys(settings, [model_queue(MODEL, Priority.normal)])
+    assert store.hints_waiting(keys) == HINTS_AT_ONCE
+
+
+# ---- steps of jobs ------------------------------------------------------------------------------
+
+
+def test_a_lost_feed_is_sent_again(monitor, job, hints, store):
+    job("a", sealed=False)
+    monitor.tick()
+    assert hints.take() == []
+    let_time_pass(store, "a")
+
+    monitor.tick()
+    monitor.tick()
+
+    assert hints.take() == [("feed", "a")]
+    assert store.seen(REPUBLISHED) == 1
+
+
+def test_a_lost_finish_is_sent_again(monitor, job, hints, store):
+    job("a")
+    let_time_pass(store, "a")
+
+    monitor.tick()
+
+    assert hints.take() == [("finish", "a")]
+
+
+def test_a_job_whose_shards_are_with_workers_needs_nothing(monitor, job, hints, store, control):
+    job("a", (0, 2))
+    Worker(control).claimed("a", "0-2")
+    let_time_pass(store, "a")
+
+    monitor.tick()
+
+    assert hints.take() == []
+    assert store.seen(REPUBLISHED) == 0
+    assert store.due_jobs() == []
+
+
+def test_what_a_job_needs_next_is_computed_from_facts(job, store):
+    job("full", (0, 2), (2, 4), sealed=False)
+    job("low", (0, 2), sealed=False)
+    job("sealed", (0, 2))
+    job("over")
+    job("paused")
+    job("cancelled", (0, 2), (2, 4), sealed=False)
+    store.pause("paused", "why")
+    store.cancel("cancelled")
+
+    steps = {name: next_step(store.job(name)) for name in store.unfinished()}
+
+    assert steps == {
+        "full": None,
+        "low": "feed",
+        "sealed": None,
+        "over": "finish",
+        "paused": None,
+        "cancelled": "feed",
+    }
+
+
+def test_a_job_that_vanished_is_taken_off_the_list(monitor, store, client, hints):
+    client.zadd(store.keys.jobs, {"ghost": 0})
+
+    monitor.tick()
+
+    assert store.unfinished() == []
+    assert hints.take() == []
+
+
+def test_a_shard_of_a_job_that_vanished_goes_with_its_next_claim(
+    monitor, job, store, client, hints, clock, control
+):
+    job("a", (0, 2))
+    client.delete(store.keys.job("a"), store.keys.job_open("a"))
+    client.zrem(store.keys.jobs, "a")
+    monitor.tick()
+    clock.now_s += GRACE_S
+    monitor.tick()
+    assert hints.take() == [("shard", "a", "0-2")]
+
+    assert Worker(control).claim("a", "0-2") == "done"
+
+    assert store.backlog(MODEL) == 0
+
+
+def test_an_interactive_job_past_its_deadline_is_over(monitor, store, hints):
+    file = store.put_inline("a", "0-0-2-inline", b"", 60)
+    spec = make_spec(model=MODEL, input=InputRef(uri="", size=0, tag=""))
+    store.create(
+        "a",
+        spec,
+        "",
+        deadline_ms=30_000,
+        inline_ttl_ms=90_000,
+        shards=[OpenShard(0, 2, file)],
+    )
+    monitor.tick()
+    assert not store.job("a").finished
+
+    let_time_pass(store, "a")
+    monitor.tick()
+
+    assert store.job("a").cancelled
+    assert store.unfinished() == []
+
+
+# ---- sweeping -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ended(job, store, objects, client):
+    """A finished job with all its files, due to be swept."""
+    job("a", (0, 2))
+    for name in ("shards/0-0-2-x", "parts/0-p", "input.jsonl", "output-0.jsonl"):
+        objects.write(objects.at("jobs", "a", *name.split("/")), b"x")
+    lease = store.claim("a", MODEL, "0-2", token="t", worker="w", alone=False, fingerprint="f")
+    store.commit(lease, "p", ShardSummary(scored=1, errors=1))
+    store.begin("a", "t")
+    store.finish("a", "t", "file:///out")
+    store.swept("a", again_ms=-1)
+    return "a"
+
+
+def files(tmp_path) -> list[str]:
+    root = tmp_path / "storage" / "jobs" / "a"
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+def test_shard_and_part_files_go_first(monitor, ended, store, tmp_path):
+    monitor.tick()
+
+    assert files(tmp_path) == ["input.jsonl", "output-0.jsonl"]
+    assert store.sweepable() == []
+    assert store.client.zcard(store.keys.sweep) == 1
+
+
+def test_all_files_go_with_the_job(monitor, ended, store, client, tmp_path):
+    client.delete(store.keys.job("a"))
+
+    monitor.tick()
+
+    assert files(tmp_path) == []
+    assert store.client.zcard(store.keys.sweep) == 0
+
+
+def test_a_job_that_is_retried_just_now_keeps_its_files(
+    monitor, ended, store, tmp_path, monkeypatch
+):
+    due = store.sweepable()
+    store.retry("a", "all")
+    monkeypatch.setattr(store, "sweepable", lambda: due)
+
+    monitor.tick()
+
+    assert "input.jsonl" in files(tmp_path)
+    assert "output-0.jsonl" in files(tmp_path)
+
+
+def test_the_end_of_a_job_is_the_end_of_its_keys(ended, store, client):
+    for key in (store.keys.job("a"), store.keys.job_parts("a")):
+        client.pexpire(key, 1)
+    wait_until(lambda: not client.exists(store.keys.job("a")))
+    assert shard_name(0, 2) == "0-2"
