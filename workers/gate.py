@@ -15,7 +15,7 @@ class BulkGate:
     """Counts bulk messages in hand. `received` is a handler of Celery's task_received signal."""
 
     def __init__(self, queues: Sequence[str], limit: int) -> None:
-        self._queues = frozenset(queues)
+        self._queues = tuple(queues)  # in the order in which they are listened to
         self._limit = limit
         self._in_hand = 0
         self._lock = threading.Lock()
@@ -45,5 +45,5 @@ class BulkGate:
         with self._lock:
             if self._in_hand >= self._limit:
                 return
-        for queue in sorted(self._queues):
+        for queue in self._queues:
             self._consumer.add_task_queue(queue)

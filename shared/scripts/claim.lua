@@ -8,7 +8,10 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, shard, token = ARGV[1], ARGV[2], ARGV[3]
 local found = redis.call('HGET', KEYS[2], shard)
-if not found then return {'done'} end
+if not found then
+  redis.call('ZREM', KEYS[3], id .. '/' .. shard)
+  return {'done'}
+end
 local job = redis.call('HMGET', KEYS[1], 'cancel', 'paused', 'fingerprint')
 if job[1] then return {'cancelled'} end
 if job[2] then return {'paused'} end
