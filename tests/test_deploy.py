@@ -336,16 +336,15 @@ def let_through(path: str) -> bool:
     return kept
 
 
-def copied() -> set[str]:
-    """What the Dockerfile copies from the repository."""
-    lines = [i.rest for i in instructions() if i.word == "COPY" and "--from=" not in i.rest]
-    return {source for rest in lines for source in rest.split()[:-1]}
+def copied(target: str) -> set[str]:
+    """What an image takes from the repository."""
+    lines = [rest for stage in lineage(target) for rest in of_stage(stage, "COPY")]
+    return {source for rest in lines if "--from=" not in rest for source in rest.split()[:-1]}
 
 
 def test_every_copied_path_is_in_git_and_is_sent_to_the_build():
     tracked = tracked_files()
-    assert copied()
-    for source in copied():
+    for source in copied("producer") | copied("worker"):
         assert any(f == source or f.startswith(f"{source}/") for f in tracked), source
         assert let_through(source), f".dockerignore holds back {source}"
 
@@ -356,9 +355,9 @@ def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
     packages = {p.split(".")[0] for p in project["tool"]["setuptools"]["packages"]}
     needed = packages | {project["project"]["readme"], *project["project"]["license-files"]}
     # then all of it is copied, and .dockerignore lets nothing else through
-    assert copied() == needed | {"pyproject.toml", "constraints.txt"}
-    sent = {f.split("/")[0] for f in tracked_files() if let_through(f)}
-    assert sent <= copied()
+    needed |= {"pyproject.toml", "constraints.txt"}
+    assert copied("producer") == copied("worker") == needed
+    assert {f.split("/")[0] for f in tracked_files() if let_through(f)} <= needed
     assert not let_through("shared/__pycache__/cli.cpython-311.pyc")
 
 
