@@ -1,0 +1,104 @@
+"""A worker's rates over the last seconds, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers import meter as module
+from workers.batcher import PackReport
+from workers.meter import WINDOW_S, Meter
+
+
+class Clock:
+    now_s = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def report(pairs: int, tokens: int, forward_s: float, *, oom: bool = False) -> PackReport:
+    return PackReport(
+        pairs=pairs,
+        cost=tokens,
+        computed_tokens=tokens,
+        shared_tokens=0,
+        waited_s=0.0,
+        forward_s=forward_s,
+        limited_by="empty",
+        oom=oom,
+    )
+
+
+def test_before_the_first_pack_the_self_test_tells_the_rate(clock):
+    assert Meter(tokens_per_s=1234).rates() == {
+        "pairs_per_s": 0.0,
+        "tokens_per_s": 1234,
+        "busy_share": 0.0,
+        "preparing_share": 0.0,
+        "latency_s": 0.0,
+        "pairs": 0,
+    }
+
+
+def test_rates_are_of_the_last_seconds(clock):
+    meter = Meter(tokens_per_s=1)
+    for _ in range(20):
+        clock.now_s += 1
+        meter.sample(holding=True)
+        meter.pack(report(30, 600, 0.5))
+
+    rates = meter.rates()
+
+    assert rates["pairs_per_s"] == pytest.approx(30, rel=0.15)
+    assert rates["tokens_per_s"] == 1200
+    assert rates["busy_share"] == pytest.approx(0.5, rel=0.15)
+    assert rates["preparing_share"] == pytest.approx(0.5, rel=0.15)
+    assert rates["latency_s"] == 0.5
+    assert rates["pairs"] == 600
+
+
+def test_an_idle_worker_keeps_its_measured_speed_and_nothing_else(clock):
+    meter = Meter(tokens_per_s=1)
+    meter.pack(report(30, 600, 0.5))
+    for _ in range(5):
+        clock.now_s += WINDOW_S / 2
+        meter.sample(holding=False)
+
+    rates = meter.rates()
+
+    assert (rates["pairs_per_s"], rates["busy_share"], rates["preparing_share"]) == (0, 0, 0)
+    assert rates["tokens_per_s"] == 1200
+
+
+def test_a_young_worker_is_not_measured_over_time_it_did_not_live(clock):
+    meter = Meter(tokens_per_s=1)
+    clock.now_s += 2
+    meter.pack(report(30, 600, 1.0))
+
+    assert meter.rates()["pairs_per_s"] == 15.0
+    assert meter.rates()["busy_share"] == 0.5
+
+
+def test_a_pack_that_did_not_fit_is_no_measure(clock):
+    meter = Meter(tokens_per_s=7)
+    meter.pack(report(30, 600, 9.0, oom=True))
+
+    assert meter.rates()["tokens_per_s"] == 7
+    assert meter.rates()["pairs"] == 0
+
+
+def test_shares_stay_between_0_and_1(clock):
+    meter = Meter(tokens_per_s=1)
+    clock.now_s += 1
+    meter.sample(holding=True)
+    meter.pack(report(1, 1, 50.0))
+
+    assert meter.rates()["busy_share"] == 1.0
+    assert meter.rates()["preparing_share"] == 0.0

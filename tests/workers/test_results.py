@@ -1,0 +1,60 @@
+"""A shard's part is complete in storage before its commit, and the commit hints what comes next."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.models import InputRef, Scored, ShardSummary, SliceOutcome, make_spec
+from shared.shards import load_part, parse_part
+from shared.store import Lease, OpenShard
+from tests.support.fleet import MODEL, PROVENANCE
+from workers import results
+
+OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
+ONE = ShardSummary(scored=1)
+
+
+@pytest.fixture
+def lease(store) -> Lease:
+    """The only shard of a job that still has input to be cut."""
+    spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
+    store.create("j", spec, "digest")
+    shards = [OpenShard(0, 1, "0-0-1-x")]
+    store.open(store.job("j"), ("", "1"), shards, sealed=False, lines=1, low_water=2)
+    return store.claim("j", MODEL, "0-1", token="t", worker="w", alone=False, fingerprint="f")
+
+
+def test_every_attempt_has_a_part_of_its_own(lease, objects, store):
+    parts = [results.write(OUTCOMES, PROVENANCE, lease, objects, store, 60) for _ in range(2)]
+
+    assert parts[0] != parts[1]
+    for part in parts:
+        assert list(load_part(objects, "j", 0, part)) == [(OUTCOMES[0], PROVENANCE)]
+
+
+def test_an_inline_part_stays_in_redis_for_its_time(store, objects):
+    lease = Lease("j", MODEL, "0-1", "t", file="redis:j/0-0-1-inline")
+
+    part = results.write(OUTCOMES, PROVENANCE, lease, objects, store, 60)
+
+    assert part.startswith("redis:j/part-0-")
+    assert parse_part(objects.read(part)) == (OUTCOMES, PROVENANCE)
+
+
+def test_a_commit_below_low_water_hints_a_feed(lease, store, hints):
+    assert results.commit(lease, "p", ONE, store, hints)
+    assert hints.take() == [("feed", "j")]
+
+
+def test_the_last_commit_hints_the_finish(lease, store, hints):
+    store.open(store.job("j"), ("1", "1"), [], sealed=True, lines=0, low_water=0)
+
+    assert results.commit(lease, "p", ONE, store, hints)
+
+    assert hints.take() == [("finish", "j")]
+
+
+def test_a_late_commit_says_so(lease, store, hints):
+    results.commit(lease, "p", ONE, store, hints)
+
+    assert not results.commit(lease, "other", ONE, store, hints)
