@@ -27,7 +27,6 @@ from shared.store import Job, OpenShard, Store
 SHARDS_PER_STEP = 8
 """A step ends after this many shards: steps stay short, so that jobs take turns."""
 SHARDS_PER_STEP_CANCELLED = 256
-STEP_LEASE_S = 30.0
 WINDOW_PER_SLOT = 4
 """Shards that wait per slot of the fleet: enough that no worker finds the queue empty."""
 
@@ -48,7 +47,7 @@ class Control:
 def feed(job_id: str, control: Control) -> None:
     """Cut the next shards of a job, if it is anyone's turn to do so."""
     store, token = control.store, uuid.uuid4().hex
-    if store.begin(job_id, token, STEP_LEASE_S) != "yes":
+    if store.begin(job_id, token) != "yes":
         return
     job = store.job(job_id)
     go_on = finish = False
@@ -84,14 +83,14 @@ def _cut_some(job: Job, control: Control, token: str) -> bool:
     source = Input(job, control.objects, settings)
     uri = job.facts.get("plain_uri")
     if uri is None:
-        uri = source.make_seekable(lambda: store.begin(job.id, token, STEP_LEASE_S))
+        uri = source.make_seekable(lambda: store.begin(job.id, token))
         store.set_facts(job.id, plain_uri=uri)
     cursor = Cursor.parse(job.facts["cursor"])
     shards = cut(source.reads(uri, cursor), cursor, _shard_size(job, control))
     for count, found in enumerate(shards):
         if count == min(room, steps):
             return count < room
-        if store.begin(job.id, token, STEP_LEASE_S) != "yes":
+        if store.begin(job.id, token) != "yes":
             return False
         if _open(job, control, cursor, [found], low_water=max(share // 2, 1)) != "opened":
             return False

@@ -14,7 +14,7 @@ from itertools import groupby
 
 import structlog
 
-from producer.feeder import STEP_LEASE_S, Control
+from producer.feeder import Control
 from producer.ingest import previous_outcomes
 from shared.errors import Unavailable, UsageError
 from shared.keys import shard_name
@@ -25,8 +25,6 @@ from shared.objects import Objects
 from shared.shards import job_uri, load_part, load_slices
 from shared.store import Job
 
-RENEW_S = STEP_LEASE_S / 3
-
 log = structlog.get_logger()
 
 Merged = tuple[SliceOutcome, Provenance | None]
@@ -35,7 +33,7 @@ Merged = tuple[SliceOutcome, Provenance | None]
 def finish(job_id: str, control: Control) -> None:
     """Assemble and publish a job's output, if all of it is there and nobody else does."""
     store, token = control.store, uuid.uuid4().hex
-    if store.begin(job_id, token, STEP_LEASE_S) != "yes":
+    if store.begin(job_id, token) != "yes":
         return
     job = store.job(job_id)
     if not job.sealed or job.open_shards or job.paused:
@@ -61,7 +59,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 def _publish(job: Job, control: Control, token: str) -> str:
     """Write the output and its manifest. Returns the output's URI."""
     uri, spec = output_uri(job, control.objects), job.spec
-    renew = _every(RENEW_S, lambda: control.store.begin(job.id, token, STEP_LEASE_S))
+    renew = _every(control.settings.lease_s / 4, lambda: control.store.begin(job.id, token))
     provenances: list[Provenance] = []
     lines = 0
     with control.objects.writer(uri) as out:

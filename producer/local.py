@@ -19,7 +19,7 @@ import redis
 
 from producer import coordinator
 from shared.errors import QueueUnavailable, UsageError
-from shared.processes import Child, Supervisor, spawn
+from shared.processes import Child, Supervisor
 from shared.settings import ADDRESS_FILE, Settings, read_address
 from shared.store import connect
 
@@ -32,12 +32,16 @@ DEFAULT_PORT = 6399
 def stack(settings: Settings, model: str, *, log_dir: Path | None = None) -> Iterator[Local]:
     """Run server, coordinator and worker while the block runs; record the address; stop all."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with _server(settings) as url:
+    with _server(settings) as (url, server):
         found = settings.model_copy(
             update={"redis_url": Settings(redis_url=url).redis_url, "storage": settings.storage_uri}
         )
         command = [sys.executable, "-m", "shared.cli", "worker", "--model", model]
-        children = [*coordinator.children(found), Child("worker", command, found.environment())]
+        children = [
+            *server,
+            *coordinator.children(found),
+            Child("worker", command, found.environment()),
+        ]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
         supervisor = Supervisor(children)
@@ -75,24 +79,24 @@ def _record(address: Path, settings: Settings) -> None:
 
 
 @contextmanager
-def _server(settings: Settings) -> Iterator[str]:
-    """The Redis of the settings, or an embedded server. Yields its URL."""
+def _server(settings: Settings) -> Iterator[tuple[str, list[Child]]]:
+    """The Redis of the settings, or an embedded server. Yields its URL, and the server to watch."""
     if settings.redis_url is not None:
         connect(settings).close()  # named and away: say so; never fall back in silence
-        yield settings.redis_address
+        yield settings.redis_address, []
         return
     _refuse_second(settings)
     data = settings.state_dir / "redis"
     data.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    server = spawn(_server_command(data, port))
+    server = Child("server", _server_command(data, port), last=True)
+    server.start()
     url = f"redis://127.0.0.1:{port}/0"
     try:
         _wait_for_server(url, data)
-        yield url
+        yield url, [server]
     finally:
-        server.terminate()  # saves the append-only file
-        server.wait(20)
+        Supervisor([server]).stop()  # writes the append-only file out
 
 
 def _refuse_second(settings: Settings) -> None:

@@ -65,6 +65,8 @@ class Child:
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     log_file: str | None = None
+    last: bool = False
+    """Stopped when all others have ended: what they need to end well."""
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     next_start_s: float = 0.0
@@ -103,9 +105,10 @@ class Supervisor:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Start all children."""
+        """Start all children that do not run yet."""
         for child in self.children:
-            child.start()
+            if child.process is None:
+                child.start()
 
     def watch(self) -> None:
         """Revive whoever died; one turn of the loop."""
@@ -129,10 +132,14 @@ class Supervisor:
 
     def stop(self, timeout_s: float = 25.0) -> None:
         """Ask all children to end; kill those that do not in time."""
-        alive = [c.process for c in self.children if c.process and c.process.poll() is None]
+        deadline = time.monotonic() + timeout_s
+        for last in (False, True):
+            self._stop_children([c for c in self.children if c.last == last], deadline)
+
+    def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
+        alive = [c.process for c in children if c.process and c.process.poll() is None]
         for process in alive:
             process.terminate()
-        deadline = time.monotonic() + timeout_s
         for process in alive:
             try:
                 process.wait(max(deadline - time.monotonic(), 0.1))

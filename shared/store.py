@@ -246,10 +246,10 @@ class Store:
 
     # ---- the coordinator's steps ----------------------------------------------------------------
 
-    def begin(self, job_id: str, token: str, lease_s: float) -> str:
+    def begin(self, job_id: str, token: str) -> str:
         """Lease a job for a feed or finish step, or renew that lease."""
         keys = [self.keys.job(job_id), self.keys.jobs]
-        return cast(str, self._run("begin", keys, [job_id, token, int(lease_s * 1000)]))
+        return cast(str, self._run("begin", keys, [job_id, token, self._lease_ms]))
 
     def end(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
         """Give a step's lease back."""

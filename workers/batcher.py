@@ -16,16 +16,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from shared.errors import EngineError, OutOfDeviceMemory
 from shared.models import Priority
 from workers.packing import Limit, LimitedBy, Pack, pack_cost, plan
 from workers.prompts import Prompt
+from workers.tickets import Item, Outcome, Ticket
+
+__all__ = ["BULK_TURN", "Batcher", "Engine", "Outcome", "PackReport"]
 
 log = logging.getLogger(__name__)
-
-Outcome = float | ItemError
 
 #: One pack in so many serves bulk first: its guaranteed share under interactive load.
 BULK_TURN = 4
@@ -49,69 +50,15 @@ class PackReport:
     """One forward pass, as the batch-size policy sees it. Times in seconds."""
 
     pairs: int
-    cost: float
-    """Token-equivalents: what the limit bounds."""
     computed_tokens: int
     shared_tokens: int
+    cost: float
+    """Token-equivalents: what the limit bounds."""
     waited_s: float
     """How long its oldest pair waited."""
     forward_s: float
     limited_by: LimitedBy
     oom: bool = False
-
-
-class _Ticket:
-    """One submit: its future and its outcomes so far. Settled once, by one thread at a time."""
-
-    __slots__ = ("future", "left", "outcomes", "settled", "stop")
-
-    def __init__(self, size: int, stop: threading.Event | None) -> None:
-        self.future: Future[list[Outcome]] = Future()
-        self.outcomes: list[Outcome | None] = [None] * size
-        self.left = size
-        self.settled = False
-        self.stop = stop
-
-    @property
-    def unwanted(self) -> bool:
-        """Its remaining pairs need no scores: stopped, cancelled or failed."""
-        return self.settled or self.future.cancelled() or bool(self.stop and self.stop.is_set())
-
-    def put(self, index: int, outcome: Outcome) -> None:
-        """Take one outcome; the last one completes the future."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if self.left == 0 and self._settle():
-            self.future.set_result([o for o in self.outcomes if o is not None])
-
-    def fail(self, error: Exception) -> None:
-        """End the future with an error."""
-        if self._settle():
-            self.future.set_exception(error)
-
-    def cancel(self) -> None:
-        """End the future as cancelled."""
-        if not self.settled:
-            self.future.cancel()
-            self._settle()
-
-    def _settle(self) -> bool:
-        """True for the one that may set the future's outcome."""
-        if self.settled:
-            return False
-        self.settled = True
-        return self.future.set_running_or_notify_cancel()
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A waiting pair and where its outcome goes."""
-
-    prompt: Prompt
-    lane: int
-    ticket: _Ticket
-    index: int
-    entered_s: float
 
 
 class Batcher:
@@ -138,7 +85,7 @@ class Batcher:
         self._on_pack = on_pack
         self._around_pack = around_pack or nullcontext
         self._changed = threading.Condition()
-        self._waiting: list[_Item] = []
+        self._waiting: list[Item] = []
         self._waiting_tokens = [0, 0]  # interactive, the rest
         self._packs = 0
         self._closing = self._discarding = False
@@ -181,12 +128,13 @@ class Batcher:
 
         When `stop` is set the pairs that still wait are dropped and the future is cancelled.
         """
-        ticket, lane = _Ticket(len(prompts), stop), _LANES[priority]
+        ticket, lane = Ticket(len(prompts), stop), _LANES[priority]
         if not prompts:
             ticket.future.set_result([])
             return ticket.future
-        tokens = sum(map(_tokens, prompts))
-        account = min(lane, 1)
+        now = time.monotonic()
+        items = [Item(p, lane, ticket, i, now) for i, p in enumerate(prompts)]
+        account, tokens = min(lane, 1), sum(item.tokens for item in items)
         with self._changed:
             while not (self._closing or ticket.unwanted or self._admits(account, tokens)):
                 self._changed.wait(_STOP_POLL_S)
@@ -195,8 +143,7 @@ class Batcher:
             if ticket.unwanted:
                 ticket.cancel()
                 return ticket.future
-            now = time.monotonic()
-            self._waiting += [_Item(p, lane, ticket, i, now) for i, p in enumerate(prompts)]
+            self._waiting += items
             self._waiting_tokens[account] += tokens
             self._changed.notify_all()
         return ticket.future
@@ -214,12 +161,23 @@ class Batcher:
         return waiting == 0 or waiting + tokens <= self._waiting_tokens_max
 
     def _run(self) -> None:
-        while planned := self._next():
-            items, limited_by = planned
-            self._score(items, limited_by)
+        try:
+            while planned := self._next():
+                self._score(*planned)
+                self._busy = False
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """However the thread ends: nobody waits for it in vain."""
+        with self._changed:
+            self._closing = True
+            for item in self._waiting:
+                item.ticket.fail(EngineError("the device thread has ended"))
+            self._remove(self._waiting)
             self._busy = False
 
-    def _next(self) -> tuple[list[_Item], LimitedBy] | None:
+    def _next(self) -> tuple[list[Item], LimitedBy] | None:
         """The next pack's items; waits for some; None at the end."""
         with self._changed:
             while True:
@@ -243,59 +201,61 @@ class Batcher:
             item.ticket.cancel()
         self._remove(gone)
 
-    def _remove(self, items: list[_Item]) -> None:
+    def _remove(self, items: list[Item]) -> None:
         if not items:
             return
         gone = set(map(id, items))
         self._waiting = [item for item in self._waiting if id(item) not in gone]
         for item in items:
-            self._waiting_tokens[min(item.lane, 1)] -= _tokens(item.prompt)
+            self._waiting_tokens[min(item.lane, 1)] -= item.tokens
         self._changed.notify_all()
 
-    def _score(self, items: list[_Item], limited_by: LimitedBy) -> None:
+    def _score(self, items: list[Item], limited_by: LimitedBy) -> None:
         """One forward pass and its outcomes; in halves when it does not fit."""
         pack, order = Pack.of(item.prompt for item in items)
         price = pack_cost(item.prompt for item in items)
         start = time.monotonic()
-        margins, error = self._forward(pack)
-        end = time.monotonic()
-        oom = isinstance(error, OutOfDeviceMemory)
-        if margins is not None:
-            for index, margin in zip(order, margins, strict=True):
-                _deliver(items[index], margin)
+        outcome = self._forward(pack)
+        end = self._progress_s = time.monotonic()
+        oom = isinstance(outcome, OutOfDeviceMemory)
+        if isinstance(outcome, list):
+            for index, margin in zip(order, outcome, strict=True):
+                items[index].deliver(margin)
             self._recover(price)
         elif not oom:
             for item in items:
-                item.ticket.fail(_as_retryable(error))
-        self._progress_s = end
-        if self._on_pack is not None:
-            waited_s = start - min(item.entered_s for item in items)
-            self._report(
-                PackReport(
-                    pack.pairs, price, pack.computed_tokens, pack.shared_tokens,
-                    waited_s, end - start, limited_by, oom,
-                )
-            )  # fmt: skip
+                item.ticket.fail(outcome)
+        self._report(
+            pack,
+            cost=price,
+            waited_s=start - min(item.entered_s for item in items),
+            forward_s=end - start,
+            limited_by=limited_by,
+            oom=oom,
+        )
         if oom:
             self._halve(items, price)
 
-    def _forward(self, pack: Pack) -> tuple[list[float] | None, Exception | None]:
+    def _forward(self, pack: Pack) -> list[float] | EngineError:
+        """Margins or what went wrong: without traceback, since its frames hold device memory."""
         try:
             with self._around_pack():
                 margins = self._engine.score(pack)
             if len(margins) != pack.pairs:
                 raise EngineError(f"{len(margins)} margins for {pack.pairs} pairs")
-            return margins, None
+            return margins
         except OutOfDeviceMemory as error:
-            return None, error
+            return OutOfDeviceMemory(error.message, hint=error.hint)
         except Exception as error:
             log.exception("a pack of %d pairs failed", pack.pairs)
-            return None, error
+            failure = EngineError(f"the forward pass failed: {type(error).__name__}: {error}")
+            failure.retryable = True
+            return failure
 
-    def _halve(self, items: list[_Item], price: float) -> None:
+    def _halve(self, items: list[Item], price: float) -> None:
         self._engine.free()
         if len(items) == 1:
-            items[0].ticket.put(items[0].index, _too_large(items[0].prompt))
+            items[0].reject_as_too_large()
             return
         self._ceiling = max(1.0, min(self._ceiling, price / 2))
         middle = len(items) // 2
@@ -307,42 +267,12 @@ class Batcher:
         if self._ceiling < self._limit.tokens and price > self._ceiling / 2:
             self._ceiling *= 1 + 1 / 64
 
-    def _report(self, report: PackReport) -> None:
+    def _report(self, pack: Pack, **figures: Any) -> None:
+        if self._on_pack is None:
+            return
         try:
-            assert self._on_pack is not None
-            self._on_pack(report)
+            self._on_pack(
+                PackReport(pack.pairs, pack.computed_tokens, pack.shared_tokens, **figures)
+            )
         except Exception:
             log.exception("a pack's report was not taken")
-
-
-def _tokens(prompt: Prompt) -> int:
-    return len(prompt.query) + len(prompt.document)
-
-
-def _deliver(item: _Item, margin: float) -> None:
-    if math.isfinite(margin):
-        item.ticket.put(item.index, margin)
-        return
-    item.ticket.put(
-        item.index,
-        ItemError(
-            "non_finite_score",
-            f"the model gave {margin} for this pair",
-            hint="try dtype fp32; if it stays, the weights are damaged",
-        ),
-    )
-
-
-def _too_large(prompt: Prompt) -> ItemError:
-    return ItemError(
-        "out_of_memory",
-        f"this pair alone ({len(prompt)} tokens) does not fit into the device's memory",
-        hint="lower max_length or use a larger device",
-    )
-
-
-def _as_retryable(error: Exception | None) -> EngineError:
-    failure = EngineError(f"the forward pass failed: {type(error).__name__}: {error}")
-    failure.retryable = True
-    failure.__cause__ = error
-    return failure

@@ -102,7 +102,7 @@ class Monitor:
         try:
             job = self._store.job(job_id)
         except UnknownJob:
-            self._store.begin(job_id, uuid.uuid4().hex, 1)  # takes it off the list
+            self._store.begin(job_id, uuid.uuid4().hex)  # takes it off the list
             return
         if "inline" in job.facts:
             self._store.cancel(job_id)  # past its deadline: its waiter is gone

@@ -1,0 +1,212 @@
+"""A job through real processes, with someone pulling the plug: every pair comes back exactly once,
+with the margin of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.models import Priority
+from shared.queue import Hints, broker_keys, make_app, model_queues
+from tests.end_to_end.conftest import DOCUMENTS, REQUESTS
+from tests.support.stack import Stack, another_worker, running_module
+from tests.support.wait import wait_until
+
+MODEL = "pocket-text"
+COORDINATOR = "producer.coordinator"
+SERVER = "valkey"
+
+Check = Callable[[str], None]
+
+
+@pytest.fixture
+def job(stack: Stack, source: Path) -> str:
+    """A job that has begun: some pairs are scored, most are not."""
+    wait_until(stack.ready_workers, 60, "a worker is ready")
+    job_id = stack.client.submit(source, model=MODEL)
+    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the first commit")
+    return job_id
+
+
+def unclaimed(stack: Stack, job_id: str) -> list[str]:
+    """A job's shards that nobody holds."""
+    return [s for j, s in stack.client.store.due_shards(MODEL, 1000) if j == job_id]
+
+
+def test_in_an_undisturbed_run_the_monitor_publishes_nothing(
+    stack: Stack, source: Path, check: Check
+) -> None:
+    # given a fleet at rest
+    before = stack.client.store.seen("republished")
+    # when a job runs through
+    check(stack.client.submit(source, model=MODEL))
+    # then no hint was sent twice, and nothing waits anywhere
+    assert stack.client.store.seen("republished") == before
+    assert stack.client.store.backlog(MODEL) == 0
+    assert stack.client.store.unfinished() == []
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing(stack: Stack, job: str, check: Check) -> None:
+    # when the only worker dies without a word
+    os.kill(stack.ready_workers()[0].pid, signal.SIGKILL)
+    # then its successor finishes the job
+    check(job)
+
+
+def test_a_worker_told_to_stop_gives_its_shards_back_and_nobody_is_blamed(
+    stack: Stack, job: str, check: Check
+) -> None:
+    # when the worker drains
+    pid = stack.ready_workers()[0].pid
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: pid not in {w.pid for w in stack.client.workers()}, 30, "it is gone")
+    # then its shards are free, and none of them is a suspect
+    states = stack.client.store.client.hvals(stack.client.store.keys.job_open(job))
+    assert states
+    assert not [state for state in states if '"t"' in state or '"s"' in state]
+    check(job)
+
+
+def test_the_coordinator_killed_while_it_feeds(stack: Stack, source: Path, check: Check) -> None:
+    # given a job whose input is not cut to its end
+    wait_until(stack.ready_workers, 60, "a worker is ready")
+    job_id = stack.client.submit(source, model=MODEL)
+    wait_until(lambda: stack.client.status(job_id).open_shards, 30, "the first shard is open")
+    # when who cuts it dies
+    stack.kill(COORDINATOR)
+    # then its successor goes on where it stood
+    check(job_id)
+
+
+def test_the_coordinator_killed_while_it_writes_the_output(
+    stack: Stack, job: str, check: Check
+) -> None:
+    # given an output that is being written
+    folder = Path(stack.settings.storage_uri.removeprefix("file://")) / "jobs" / job
+    deadline = time.monotonic() + 60
+    while not any(name.endswith(".draft") for name in os.listdir(folder)):
+        assert time.monotonic() < deadline
+    # when who writes it dies
+    stack.kill(COORDINATOR)
+    # then the output is written anew, whole
+    check(job)
+
+
+def test_hints_published_three_times_change_nothing(stack: Stack, job: str, check: Check) -> None:
+    # when every waiting shard, and the job's next step, is hinted three times more
+    hints = Hints(make_app(stack.settings))
+    for shard in unclaimed(stack, job) * 3:
+        hints.shard(MODEL, Priority.normal, job, shard)
+    for _ in range(3):
+        hints.feed(job)
+        hints.finish(job)
+    # then every pair comes back once
+    check(job)
+
+
+def test_lost_hints_are_sent_again(stack: Stack, job: str, check: Check) -> None:
+    # given hints that wait in the broker
+    lists = broker_keys(stack.settings, model_queues(MODEL))
+    before = stack.client.store.seen("republished")
+    wait_until(lambda: stack.client.store.hints_waiting(lists), 20, "a hint waits")
+    # when they are lost
+    stack.client.store.client.delete(*lists)
+    # then the monitor sends them again
+    check(job)
+    assert stack.client.store.seen("republished") > before
+
+
+def test_two_coordinators_feed_at_once(
+    stack: Stack, source: Path, check: Check, tmp_path: Path
+) -> None:
+    # given a second coordinator
+    with running_module(stack, tmp_path, COORDINATOR):
+        job_id = stack.client.submit(source, model=MODEL)
+        # when both are told again and again to feed the same job
+        hints = Hints(make_app(stack.settings))
+        for _ in range(30):
+            hints.feed(job_id)
+            time.sleep(0.02)
+        # then nothing is cut twice
+        check(job_id)
+
+
+def test_a_job_paused_in_the_middle_and_resumed(stack: Stack, job: str, check: Check) -> None:
+    # when it is paused
+    stack.client.pause(job)
+    status = stack.client.status(job)
+    assert status.state == "paused"
+    # then it stands still once the shards in hand are done
+    wait_until(lambda: not stack.ready_workers()[0].shards, 30, "the hands are empty")
+    stood = stack.client.status(job).progress.done
+    assert stood < REQUESTS * DOCUMENTS
+    assert unclaimed(stack, job) == []
+    # and when it is resumed it comes to its end
+    stack.client.resume(job)
+    check(job)
+
+
+def test_a_cancelled_job_keeps_its_scores_and_a_retry_completes_it(
+    stack: Stack, job: str, check: Check, requests: list[dict[str, Any]]
+) -> None:
+    # when it is cancelled
+    stack.client.cancel(job)
+    status = stack.client.wait(job, timeout_s=60)
+    # then every pair is accounted for, in a whole output
+    progress = status.progress
+    assert status.state == "cancelled"
+    assert progress.scored
+    assert progress.cancelled
+    assert progress.done == sum(len(r["documents"]) for r in requests)
+    lines = list(stack.client.results(job))
+    assert sum(len(line["results"]) for line in lines) == progress.scored
+    assert sum(len(line["errors"]) for line in lines) == progress.cancelled
+    # and when it is retried, only what was cancelled is scored, into the same output
+    stack.client.retry(job)
+    check(job)
+
+
+def test_a_frozen_worker_comes_back_too_late_and_does_no_harm(
+    stack: Stack, source: Path, check: Check, tmp_path: Path
+) -> None:
+    # given two workers
+    with another_worker(stack, tmp_path) as other:
+        job_id = stack.client.submit(source, model=MODEL)
+        wait_until(
+            lambda: any(w.pid == other.pid and w.shards for w in stack.client.workers()),
+            30,
+            "the other holds a shard",
+        )
+        # when one is frozen for longer than its lease, and then goes on
+        other.suspend()
+        stack.client.wait(job_id, timeout_s=120)
+        other.resume()
+        # then its late commits change nothing
+        check(job_id)
+
+
+def test_redis_killed_in_the_middle_comes_back_from_its_file(
+    stack: Stack, job: str, check: Check
+) -> None:
+    # when the server dies and is started again from its append-only file
+    time.sleep(1.2)  # the file is synced once a second: what is younger may be scored again
+    stack.kill(SERVER)
+    # then everyone finds it again and the job ends as if nothing had been
+    wait_until(lambda: answers(stack), 30, "the server is back")
+    check(job)
+
+
+def answers(stack: Stack) -> bool:
+    """Whether the stack's Redis answers."""
+    try:
+        return bool(stack.client.store.client.ping())
+    except Exception:
+        return False
+
+

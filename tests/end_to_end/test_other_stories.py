@@ -1,0 +1,156 @@
+"""Poison, urgency, and the command line against a running stack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.support.stack import RERANK, Stack, another_worker
+from tests.support.wait import wait_until
+
+MODEL = "pocket-text"
+POISON = "this text kills its worker"
+
+
+def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores(
+    stack: Stack, tmp_path: Path
+) -> None:
+    # given workers that die when they read a certain text, restarted each time they do
+    stack.kill("shared.cli worker", signal.SIGSTOP)  # the launcher does not restart ...
+    for worker in stack.client.workers():
+        os.kill(worker.pid, signal.SIGKILL)  # ... the harmless worker
+    try:
+        requests = [
+            {"query": "what is bread", "documents": [f"bread number {i} {j}" for j in range(4)]}
+            for i in range(6)
+        ]
+        requests[3]["documents"][2] = POISON
+        source = tmp_path / "poison.jsonl"
+        source.write_text("".join(json.dumps(r) + "\n" for r in requests))
+        job_id = stack.client.submit(source, model=MODEL)
+        # when the job runs
+        script = str(Path(__file__).parent.parent / "support" / "poison_worker.py")
+        while stack.client.status(job_id).state not in ("done", "cancelled"):
+            with another_worker(stack, tmp_path, script) as worker:
+                wait_until(
+                    lambda: (
+                        not worker.is_running()
+                        or worker.status() == "zombie"
+                        or stack.client.status(job_id).state == "done"
+                    ),
+                    60,
+                    "the worker died or the job is done",
+                )
+        # then that pair alone has no score, and says why
+        lines = list(stack.client.results(job_id))
+        errors = [
+            (error["line"], error["index"], error["code"]) for x in lines for error in x["errors"]
+        ]
+        assert errors == [(4, 2, "worker_died")]
+        assert sum(len(line["results"]) for line in lines) == 23
+    finally:
+        stack.kill("shared.cli worker", signal.SIGCONT)
+        wait_until(stack.ready_workers, 60, "the harmless worker is back")
+
+
+def test_a_small_request_does_not_wait_for_a_large_job(stack: Stack, source: Path) -> None:
+    # given a worker whose hands are full
+    wait_until(stack.ready_workers, 60, "a worker is ready")
+    job_id = stack.client.submit(source, model=MODEL)
+    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
+    # when someone asks for a few scores
+    line = stack.client.rerank(
+        "what is a generator?",
+        ["A generator is a function that yields values.", "Bread is baked in an oven."],
+        model=MODEL,
+    )
+    # then they come while the job still runs
+    assert [result["index"] for result in line["results"]] == [0, 1]
+    assert stack.client.status(job_id).state == "running"
+    stack.client.cancel(job_id)
+    stack.client.wait(job_id, timeout_s=60)
+
+
+def test_submit_wait_writes_the_output_and_its_exit_code_tells_of_errors(
+    stack: Stack, tmp_path: Path
+) -> None:
+    # given a file with a good line, a bad line and a line with one bad document
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(
+        '{"id": 1, "query": "bread", "documents": ["bread", "stone"]}\n'
+        "no json\n"
+        '{"id": 3, "query": "bread", "documents": ["bread", 7]}\n'
+    )
+    # when it is submitted
+    done = rerank(stack, "submit", str(source), "-o", str(output), "--model", MODEL, "--wait")
+    # then the exit code says partial failure, every line is there, and the manifest counts
+    assert done.returncode == 3, done.stderr
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [len(line["results"]) for line in lines] == [2, 0, 1]
+    assert [[e["line"] for e in line["errors"]] for line in lines] == [[], [2], [3]]
+    manifest = json.loads(Path(f"{output}.manifest.json").read_text())
+    assert (manifest["scored"], manifest["errors"], manifest["lines"]) == (3, 2, 3)
+    # and a second run refuses to overwrite it
+    again = rerank(stack, "submit", str(source), "-o", str(output), "--model", MODEL, "--wait")
+    assert again.returncode == 2
+    assert "--force" in again.stderr
+
+
+def test_score_and_the_queue_give_the_same_output(
+    stack: Stack, source: Path, tmp_path: Path
+) -> None:
+    # given the same input
+    queued, direct = tmp_path / "queued.jsonl", tmp_path / "direct.jsonl"
+    options = ["--model", MODEL, "--limit", "12", "--top-n", "5"]
+    # when it goes through the queue, and through one process
+    rerank(stack, "submit", str(source), "-o", str(queued), "--wait", *options)
+    done = rerank(stack, "score", str(source), "-o", str(direct), *options)
+    # then the ranking is the same and the margins are equal to rounding
+    assert done.returncode == 0, done.stderr
+    for a, b in zip(read(queued), read(direct), strict=True):
+        assert [r["index"] for r in a["results"]] == [r["index"] for r in b["results"]]
+        assert len(a["results"]) == 5
+        for x, y in zip(a["results"], b["results"], strict=True):
+            assert abs(x["margin"] - y["margin"]) <= 1e-4
+
+
+def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> None:
+    # given someone who watches a job
+    job_id = stack.client.submit(source, model=MODEL)
+    watching = subprocess.Popen(
+        [RERANK, "watch", job_id], env=environment(stack), stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
+    # when they press Ctrl-C
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=20)
+    # then they are told how to come back, and the job goes on
+    assert watching.returncode == 130
+    assert f"rerank watch {job_id}" in said
+    assert stack.client.wait(job_id, timeout_s=120).state == "done"
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """What makes a command find this stack."""
+    return {**os.environ, **stack.settings.environment()}
+
+
+def rerank(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command against this stack."""
+    return subprocess.run(
+        [RERANK, *arguments],
+        env=environment(stack),
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of an output."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,0 +1,25 @@
+"""A worker that dies when it reads a certain text: what a broken codec or kernel would do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from workers.__main__ import main
+from workers.scorer import Scorer
+
+POISON = "this text kills its worker"
+
+prepare = Scorer._prepare
+
+
+def prepare_or_die(self: Scorer, piece: Any, spec: Any) -> Any:
+    """Die without a word, as a killed process does."""
+    if any(document.text == POISON for document in piece.documents):
+        os._exit(9)
+    return prepare(self, piece, spec)
+
+
+Scorer._prepare = prepare_or_die  # type: ignore[method-assign]
+sys.exit(main())

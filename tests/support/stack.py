@@ -1,0 +1,114 @@
+"""A whole `rerank up` as a user runs it, and the processes in it, to be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from producer.client import Client
+from shared.fleet import WorkerRow
+from shared.settings import Settings, load_settings
+from tests.support.wait import wait_until
+
+RERANK = str(Path(sys.executable).with_name("rerank"))
+START_S = 90.0
+
+#: Short times, so that tests see in seconds what takes minutes in the field.
+QUICK = {
+    "RERANK_LEASE_S": "3",
+    "RERANK_HEARTBEAT_S": "0.5",
+    "RERANK_TICK_S": "0.5",
+    "RERANK_HINT_GRACE_S": "2",
+    "RERANK_SHARD_SECONDS": "0.2",
+    "RERANK_BATCH_TOKENS": "2048",
+}
+
+
+class Stack:
+    """A running stack and a client of it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], settings: Settings) -> None:
+        self._process = process
+        self.settings = settings
+        self.client = Client(settings)
+
+    def processes(self, words: str) -> list[psutil.Process]:
+        """The living processes of this stack whose command line holds `words`."""
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [p for p in found if p.is_running() and words in " ".join(_command(p))]
+
+    def kill(self, words: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to one process of this stack."""
+        os.kill(self.processes(words)[0].pid, number)
+
+    def ready_workers(self) -> list[WorkerRow]:
+        """Workers that serve."""
+        return [w for w in self.client.workers() if w.state == "ready"]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def running_stack(folder: Path, env: Mapping[str, str]) -> Iterator[Stack]:
+    """Run `rerank up` with the demonstration model on a fresh state folder; Ctrl-C ends it."""
+    state = folder / "state"
+    with (folder / "up.log").open("wb") as log:
+        process = subprocess.Popen(
+            [RERANK, "up", "--model", "pocket-text"],
+            env={**os.environ, **QUICK, "RERANK_STATE_DIR": str(state), **env},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until((state / "address.json").exists, START_S, "the address is recorded")
+        stack = Stack(process, load_settings(state_dir=state))
+        wait_until(stack.ready_workers, START_S, "a worker is ready")
+        yield stack
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(40)
+
+
+@contextmanager
+def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One more process beside the stack, not supervised: `python -m MODULE ...` or a script."""
+    first = ["-m"] if not command[0].endswith(".py") else []
+    with (folder / "process.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *first, *command],
+            env={**os.environ, **stack.settings.environment(), **QUICK},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def another_worker(stack: Stack, folder: Path, script: str = "workers") -> Iterator[psutil.Process]:
+    """One more worker, once it is ready (or dead)."""
+    with running_module(stack, folder, script, "--model", "pocket-text") as process:
+        wait_until(
+            lambda: (
+                process.poll() is not None
+                or process.pid in {worker.pid for worker in stack.ready_workers()}
+            ),
+            START_S,
+            "the other worker is ready",
+        )
+        yield psutil.Process(process.pid)
