@@ -261,6 +261,29 @@ def test_close_without_drain_cancels_what_waits_and_refuses_more(engine, start):
         batcher.submit([prompt(3)])
 
 
+def test_when_the_device_thread_dies_nobody_waits_in_vain(engine, start, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    batcher = start(Limit(1000, pairs=1))
+
+    def die(*_, **__):
+        raise SystemExit
+
+    with held(engine, batcher):
+        future = batcher.submit([prompt(1)])
+        monkeypatch.setattr("workers.batcher.plan", die)
+    with pytest.raises(EngineError, match="has ended"):
+        future.result(WAIT_S)
+    with pytest.raises(EngineError, match="closed"):
+        batcher.submit([prompt(2)])
+
+
+def test_a_failure_holds_no_frames_of_the_forward_pass(engine, start, caplog):
+    engine.fail_with = ValueError("broken kernel")
+    failure = start().submit([prompt(13)]).exception(WAIT_S)
+    assert failure.__cause__ is None
+    assert failure.__context__ is None
+
+
 def test_reports_tell_what_a_pack_was(engine, start):
     reports = []
     batcher = start(Limit(1000), on_pack=reports.append)
