@@ -69,6 +69,14 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        sys.stderr.write(f"rerank: {error.filename or ''}: {error.strerror or error}\n")
+        sys.exit(1)
+    except Exception as error:
+        if not type(error).__module__.startswith("redis."):
+            raise
+        sys.stderr.write(f"rerank: Redis went away ({error}): jobs go on when it is back\n")
+        sys.exit(1)
 
 
 if __name__ == "__main__":
