@@ -208,5 +208,3 @@ def answers(stack: Stack) -> bool:
         return bool(stack.client.store.client.ping())
     except Exception:
         return False
-
-

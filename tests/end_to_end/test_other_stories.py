@@ -25,10 +25,9 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
         os.kill(worker.pid, signal.SIGKILL)  # ... the harmless worker
     try:
         requests = [
-            {"query": "what is bread", "documents": [f"bread number {i} {j}" for j in range(4)]}
-            for i in range(6)
+            {"query": "what is bread", "documents": ["bread", "stone"]},
+            {"query": "what is bread", "documents": [POISON]},
         ]
-        requests[3]["documents"][2] = POISON
         source = tmp_path / "poison.jsonl"
         source.write_text("".join(json.dumps(r) + "\n" for r in requests))
         job_id = stack.client.submit(source, model=MODEL)
@@ -50,8 +49,8 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
         errors = [
             (error["line"], error["index"], error["code"]) for x in lines for error in x["errors"]
         ]
-        assert errors == [(4, 2, "worker_died")]
-        assert sum(len(line["results"]) for line in lines) == 23
+        assert errors == [(2, 0, "worker_died")]
+        assert sum(len(line["results"]) for line in lines) == 2
     finally:
         stack.kill("shared.cli worker", signal.SIGCONT)
         wait_until(stack.ready_workers, 60, "the harmless worker is back")
@@ -124,7 +123,9 @@ def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> Non
     watching = subprocess.Popen(
         [RERANK, "watch", job_id], env=environment(stack), stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
+    channel = stack.client.store.keys.done_channel(job_id)
+    redis = stack.client.store.client
+    wait_until(lambda: redis.pubsub_numsub(channel)[0][1], 60, "they watch")
     # when they press Ctrl-C
     watching.send_signal(signal.SIGINT)
     _, said = watching.communicate(timeout=20)
