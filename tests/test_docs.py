@@ -1,0 +1,68 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from shared.cli import build
+from shared.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    listed = re.findall(r"^\| `RERANK_(\w+)` \|", README, re.MULTILINE)
+    assert listed == [name.upper() for name in Settings.model_fields]
+
+
+def test_the_readme_describes_each_setting_as_the_code_does() -> None:
+    for name, field in Settings.model_fields.items():
+        assert f"`RERANK_{name.upper()}`" in README
+        assert field.description
+        assert field.description in README
+
+
+def test_every_command_that_the_readme_shows_exists() -> None:
+    shown = set(re.findall(r"rerank (up|demo|[a-z]+)\b", "\n".join(code_blocks(README))))
+    assert shown <= set(COMMANDS), shown - set(COMMANDS)
+
+
+def test_every_option_that_the_readme_shows_exists() -> None:
+    for line in "\n".join(code_blocks(README)).splitlines():
+        found = re.search(r"\brerank ([a-z]+)(.*)", line.split("#")[0])
+        if not found or "|" in found[2]:
+            continue
+        known = {name for option in COMMANDS[found[1]].params for name in option.opts}
+        for option in re.findall(r"(--[a-z-]+|-o)\b", found[2]):
+            assert option in known, f"rerank {found[1]} has no {option}"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) -> None:
+    assert "Example: " in (COMMANDS[name].help or "")
+    assert re.search(rf"\b{name}\b", README)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/decisions.md", "docs/performance.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+def test_every_folder_of_the_readme_tree_exists() -> None:
+    tree = README.split("## Where things are")[1].split("```")[1]
+    for name in re.findall(r"^ *(\w+)/ ", tree, re.MULTILINE):
+        assert list(ROOT.glob(f"{name}/")) or list(ROOT.glob(f"*/{name}/")), name
+
+
+def code_blocks(text: str) -> list[str]:
+    """The bodies of fenced blocks of shell commands."""
+    return re.findall(r"```console\n(.*?)```", text, re.DOTALL)
