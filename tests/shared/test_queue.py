@@ -1,0 +1,79 @@
+"""Hints: disposable messages, in queues per model and priority."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from shared.models import Priority
+from shared.queue import (
+    CONTROL_QUEUE,
+    MONITOR_QUEUE,
+    Hints,
+    broker_keys,
+    make_app,
+    model_queue,
+    model_queues,
+)
+from shared.settings import Settings
+from tests.support.server import free_port
+
+
+def test_queues_are_listened_to_most_urgent_first():
+    assert [name.rsplit(".", 1)[1] for name in model_queues("m")] == [
+        "interactive",
+        "normal",
+        "bulk",
+    ]
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-Reranker-0.6B", "/models/a b/ü", "x" * 300, "..."])
+def test_every_model_has_queues_of_its_own(model):
+    name = model_queue(model, Priority.bulk)
+    assert name.isascii()
+    assert " " not in name
+    assert len(name) < 80
+    assert name != model_queue(model + "2", Priority.bulk)
+
+
+def test_models_that_look_alike_are_kept_apart():
+    assert model_queue("a/b", Priority.bulk) != model_queue("a-b", Priority.bulk)
+
+
+def test_a_hint_of_a_shard_is_found_by_its_id(real_hints, store, settings):
+    real_hints.shard("m", Priority.interactive, "j", "0-5")
+    (key,) = broker_keys(settings, [model_queue("m", Priority.interactive)])
+
+    assert store.hints([key]) == {"j/0-5"}
+    message = json.loads(store.client.lindex(key, 0))
+    assert message["content-type"] == "application/json"
+    assert message["headers"]["task"] == "rerank.score_shard"
+
+
+def test_every_kind_of_hint_has_its_queue(real_hints, store, settings):
+    real_hints.feed("j")
+    real_hints.finish("j")
+    real_hints.tick(expires_s=2)
+
+    control, monitor = broker_keys(settings, [CONTROL_QUEUE, MONITOR_QUEUE])
+    assert store.hints_waiting([control]) == 2
+    assert store.hints_waiting([monitor]) == 1
+    tick = json.loads(store.client.lindex(monitor, 0))
+    assert tick["headers"]["expires"]
+
+
+def test_a_hint_that_cannot_be_sent_is_only_logged(capsys):
+    settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
+
+    Hints(make_app(settings)).feed("j")
+
+    assert "hint not sent" in capsys.readouterr().out
+
+
+def test_only_json_is_spoken_and_no_results_are_kept(settings):
+    conf = make_app(settings).conf
+    assert conf.accept_content == ["json"]
+    assert conf.task_ignore_result
+    assert conf.result_backend is None
+    assert not conf.task_acks_late
