@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,9 +25,12 @@ POCKET = "pocket-text"
 
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
-    for verb in (up, demo, coordinator, submit, status, watch, results):
-        app.command()(verb)
-    for verb in (cancel, pause, resume, retry, jobs, workers):
+    verbs: tuple[Callable[..., None], ...] = (
+        *(up, demo, coordinator),
+        *(submit, status, watch, results, cancel, pause, resume, retry),
+        *(jobs, workers),
+    )
+    for verb in verbs:
         app.command()(verb)
 
 

@@ -30,7 +30,6 @@ from producer.status import describe
 from shared.errors import (
     DeadlineExceeded,
     NoWorker,
-    OutputExists,
     Overloaded,
     UnknownModel,
     UsageError,
@@ -54,7 +53,7 @@ from shared.objects import Objects, publish_file
 from shared.queue import Hints, broker_keys, make_app, model_queue
 from shared.settings import Settings, load_settings
 from shared.shards import dump_slices, job_uri, parse_part, shard_file
-from shared.sources import COPY_BYTES, is_uri
+from shared.sources import COPY_BYTES, is_uri, refuse_existing
 from shared.store import OpenShard, Store, connect
 
 
@@ -95,7 +94,9 @@ class Client:
         """
         model = self.choose_model(model)
         job_id = uuid.uuid4().hex[:12]
-        target = self._check_output(output, force)
+        target = _target(output)
+        if target and not (key and self.store.knows_key(key)):  # else it may be its own output
+            refuse_existing(target, self.objects, force=force)
         spec = make_spec(
             model=model,
             input=InputRef(uri="", size=0, tag=""),
@@ -124,22 +125,6 @@ class Client:
             if found != job_id:
                 self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
-
-    def _check_output(self, output: str | Path | None, force: bool) -> str | None:
-        if output is None:
-            return None
-        target = str(output) if is_uri(str(output)) else str(Path(output).resolve())
-        if is_uri(target):
-            self.objects.check(target)
-            self.objects.check(manifest_uri(target))
-            taken = self.objects.exists(target)
-        else:
-            taken = Path(target).exists()
-            if Path(target).is_dir():
-                raise UsageError(f"the output {output} is a folder", hint="name a file in it")
-        if taken and not force:
-            raise OutputExists(f"the output {output} exists", hint="use --force to replace it")
-        return target
 
     def choose_model(self, model: str | None) -> str:
         """The model as the fleet knows it; without a name, the only one that it serves.
@@ -381,6 +366,13 @@ class Client:
                 uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
                 shards.append(OpenShard(found.start, found.end, uri))
         return shards
+
+
+def _target(output: str | Path | None) -> str | None:
+    """An output as the job remembers it: a URI as it is, a path made absolute."""
+    if output is None:
+        return None
+    return str(output) if is_uri(str(output)) else str(Path(output).resolve())
 
 
 def _digest(spec: JobSpec) -> str:

@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from shared.errors import UsageError
+from shared.errors import OutputExists, UsageError
 from shared.lines import raw_lines, refuse_other_formats
+from shared.objects import Objects
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -106,3 +107,16 @@ class Hashing(io.RawIOBase):
     def hexdigest(self) -> str:
         """The hash of everything read so far, in hexadecimal."""
         return self._digest.hexdigest()
+
+
+def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
+    """Raise before any work when an output cannot be written, or exists and `force` is not set."""
+    if is_uri(output):
+        objects.check(output)
+        taken = objects.exists(output)
+    elif Path(output).is_dir():
+        raise UsageError(f"the output {output} is a folder", hint="name a file in it")
+    else:
+        taken = Path(output).exists()
+    if taken and not force:
+        raise OutputExists(f"the output {output} exists", hint="use --force to replace it")

@@ -191,6 +191,10 @@ class Store:
             )
         return cast(str, found)
 
+    def knows_key(self, key: str) -> bool:
+        """Whether a job has this key."""
+        return bool(self.client.exists(self.keys.job_key(key)))
+
     def settle(self) -> None:
         """Wait until the append-only file has what was written, where the server can tell."""
         with suppress(redis.ResponseError):

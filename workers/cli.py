@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -92,7 +93,7 @@ def score(
         raise typer.Exit(PARTIAL)
 
 
-def _progress(stack: ExitStack):  # type: ignore[no-untyped-def]
+def _progress(stack: ExitStack) -> Callable[[int, int], None]:
     """A progress line on stderr when it is a terminal."""
     if not sys.stderr.isatty():
         return lambda pairs, errors: None

@@ -9,7 +9,6 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,9 +110,7 @@ class Runtime:
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
         """A pack that hangs ends the process with its stack traces, even without the GIL."""
-        faulthandler.dump_traceback_later(
-            self.settings.stall_timeout_s, exit=True, file=sys.__stderr__
-        )
+        faulthandler.dump_traceback_later(self.settings.stall_timeout_s, exit=True, file=2)
         try:
             yield
         finally:

@@ -9,17 +9,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
-from shared.errors import OutputExists, UsageError
 from shared.lines import dump_line, output_line, parse_line, raw_lines
 from shared.manifest import Manifest, manifest_uri
 from shared.models import InputRef, JobSpec, Provenance, Slice, SliceOutcome
 from shared.objects import Objects, publish_file
 from shared.settings import Settings
-from shared.sources import Hashing, is_uri, open_local, plain, probe
+from shared.sources import Hashing, is_uri, open_local, plain, probe, refuse_existing
 from workers.batcher import Batcher
 from workers.engine import load_engine
 from workers.packing import Limit
@@ -46,7 +45,7 @@ def score_file(
     Raises UsageError before the model is loaded when input or output cannot be used.
     """
     objects = Objects(settings)
-    _check_output(output, objects, force)
+    refuse_existing(output, objects, force=force)
     with ExitStack() as stack:
         hashing = Hashing(stack.enter_context(_open(source, objects)))
         stream = stack.enter_context(plain(hashing, source))
@@ -76,26 +75,15 @@ def score_file(
     return manifest
 
 
-def _check_output(output: str, objects: Objects, force: bool) -> None:
-    if is_uri(output):
-        taken = objects.exists(output)
-    else:
-        taken = Path(output).exists()
-        if Path(output).is_dir():
-            raise UsageError(f"the output {output} is a folder", hint="name a file in it")
-    if taken and not force:
-        raise OutputExists(f"the output {output} exists", hint="use --force to replace it")
-
-
-def _open(source: str, objects: Objects):  # type: ignore[no-untyped-def]
+def _open(source: str, objects: Objects) -> AbstractContextManager[BinaryIO]:
     return objects.open(source) if is_uri(source) else open_local(source)
 
 
-def _writer(output: str, objects: Objects):  # type: ignore[no-untyped-def]
+def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
     return objects.writer(output) if is_uri(output) else publish_file(Path(output))
 
 
-def _slices(stream, spec: JobSpec, settings: Settings) -> Iterator[Slice]:  # type: ignore[no-untyped-def]
+def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:
     lines = raw_lines(stream, settings.max_line_bytes)
     for number, (_, raw) in enumerate(lines, 1):
         if spec.limit is not None and number > spec.limit:
