@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 import redis
+import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -45,6 +47,27 @@ def _own_environment(
         if name.startswith(("RERANK_", "AWS_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+class _Stderr:
+    """Whatever stands for stderr now: a test may have replaced it, and be over."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _logs() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())))
+
+
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine does not fail during a test: nothing need reach the disk."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 # ---- Redis --------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def rerank(settings, monkeypatch, capsys):
     """`rerank("submit", path)`: the command in this process, over the test's server."""
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "configure_logs", lambda: None)  # it is for a whole process
 
     def command(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["rerank", *map(str, arguments)])

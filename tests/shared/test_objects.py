@@ -93,6 +93,16 @@ def test_a_file_appears_whole_or_not_at_all(files, tmp_path):
     assert names(tmp_path / "storage") == ["x"]
 
 
+def test_a_file_is_on_the_disk_before_it_appears(files, monkeypatch):
+    """A commit must never outlive the part that it names."""
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(files.exists(files.at("x"))))
+
+    files.write(files.at("x"), b"x")
+
+    assert seen == [False]
+
+
 def test_a_draft_that_a_killed_writer_left_is_not_the_file(files, tmp_path):
     storage = tmp_path / "storage"
     context = files.writer(files.at("x"))

@@ -68,7 +68,7 @@ def test_a_hint_that_cannot_be_sent_is_only_logged(capsys):
 
     Hints(make_app(settings)).feed("j")
 
-    assert "hint not sent" in capsys.readouterr().out
+    assert "hint not sent" in capsys.readouterr().err
 
 
 def test_only_json_is_spoken_and_no_results_are_kept(settings):
