@@ -111,7 +111,8 @@ def make_requests(work: Work, model: str) -> tuple[list[dict[str, Any]], float]:
     prose = passages()
     tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
     sizes = [len(encoded) for encoded in tokenizer.encode_batch_fast(prose)]
-    enough = work.tokens - sum(sizes) / len(sizes) / 2  # the last passage overshoots by half of it
+    # by so much the last passage overshoots on average: half a passage, met in proportion to size
+    enough = work.tokens - sum(size**2 for size in sizes) / sum(sizes) / 2
 
     def document() -> str:
         chosen, tokens = [], 0
@@ -353,9 +354,9 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def measure(work: Work, setting: Setting, sides: Sequence[str]) -> dict[str, Any]:
     """All sides on one shape of work."""
     requests, tokens = make_requests(work, setting.model)
+    count = work.queries * work.documents
     runs: dict[str, Run] = {}
     for side in sides:
-        print(f"{work.name}: {side}", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="rerank-bench-") as folder:
             if side == "score":
                 runs[side] = run_score(requests, setting, Path(folder))
@@ -365,7 +366,7 @@ def measure(work: Work, setting: Setting, sides: Sequence[str]) -> dict[str, Any
                 runs[side] = in_own_process(
                     {"card": run_card, "st": run_st}[side], requests, setting
                 )
-    count = work.queries * work.documents
+        print(f"{work.name}: {side} {runs[side].seconds:.1f} s", file=sys.stderr)
     together = zip(*(run.margins for run in runs.values()), strict=True)
     return {
         "name": work.name,
