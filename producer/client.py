@@ -24,7 +24,7 @@ from typing import Any
 
 from producer.cutting import Cursor, Read, cut, shard_size
 from producer.feeder import Control
-from producer.finisher import committed_lines
+from producer.finisher import merged_lines
 from producer.ingest import pin, refuse_changed
 from producer.status import describe
 from shared.errors import (
@@ -54,7 +54,7 @@ from shared.queue import Hints, broker_keys, make_app, model_queue
 from shared.settings import Settings, load_settings
 from shared.shards import dump_slices, job_uri, parse_part, shard_file
 from shared.sources import COPY_BYTES, is_uri, refuse_existing
-from shared.store import OpenShard, Store, connect
+from shared.store import REDIS_ERRORS, OpenShard, Store, connect
 
 
 class Client:
@@ -180,15 +180,18 @@ class Client:
         """
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
         while True:
-            status = self.status(job_id)
-            if on_progress:
-                on_progress(status)
-            if status.state in ("done", "cancelled"):
-                return status
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            try:
+                status = self.status(job_id)
+                if on_progress:
+                    on_progress(status)
+                if status.state in ("done", "cancelled"):
+                    return status
+                self.store.wait_done(job_id, max(left, 0.0))
+            except REDIS_ERRORS:  # restarting, perhaps: jobs go on when it is back
+                time.sleep(max(left, 0.0))
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
-            self.store.wait_done(job_id, left)
 
     def results(self, job_id: str, *, partial: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the output's lines in input order.
@@ -206,7 +209,7 @@ class Client:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
             )
-        for outcome, provenance in committed_lines(job, self._control, whole=False):
+        for outcome, provenance in merged_lines(job, self._control, whole=False):
             spec = job.spec
             yield output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
 

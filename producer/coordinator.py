@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -23,7 +24,7 @@ from shared.objects import Objects
 from shared.processes import Child
 from shared.queue import CONTROL_QUEUE, FEED, FINISH, Hints, make_app, serve
 from shared.settings import Settings, load_settings
-from shared.store import Store, connect
+from shared.store import REDIS_ERRORS, Store, connect
 
 STEPS_AT_ONCE = 4
 """Jobs that are fed or finished at once by one coordinator."""
@@ -55,10 +56,13 @@ def main() -> int:
         def run(job_id: str) -> None:
             try:
                 act(job_id, control)
-            except RerankError as error:
+            except (RerankError, *REDIS_ERRORS) as error:
                 log.warning("a step failed", job=job_id, step=act.__name__, error=str(error))
-            except Exception:
+            except Exception as error:
                 log.exception("a step failed unforeseen", job=job_id, step=act.__name__)
+                reason = f"{act.__name__} failed unforeseen: {type(error).__name__}: {error}"
+                with suppress(RerankError, *REDIS_ERRORS):
+                    store.pause(job_id, f"{reason}. This is a bug; resume tries again")
 
         return run
 

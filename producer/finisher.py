@@ -75,9 +75,10 @@ def _publish(job: Job, control: Control, token: str) -> str:
     return uri
 
 
-def merged_lines(job: Job, control: Control) -> Iterator[Merged]:
-    """A finished job's lines in the order of its input; in a retry, merged into the old ones."""
-    fresh = committed_lines(job, control, whole=True)
+def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[Merged]:
+    """A job's lines in the order of its input; in a retry, merged into the old ones. Without
+    `whole` it is what there is so far, where a line may lack documents."""
+    fresh = _committed_lines(job, control, whole=whole)
     if not job.round:
         yield from fresh
         return
@@ -100,9 +101,8 @@ def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
     return merged.model_copy(update={"top_n": new.top_n})
 
 
-def committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
-    """The outcomes of committed shards, joined line by line. With `whole`, the ranges must tile
-    the job; otherwise it is what there is so far, where a line may lack documents."""
+def _committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
+    """The outcomes of committed shards, joined line by line; all of the job with `whole`."""
     outcomes = _committed_slices(job, control, whole=whole)
     for _, group in groupby(outcomes, key=lambda found: found[0].line):
         pieces = list(group)

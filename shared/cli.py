@@ -73,7 +73,7 @@ def main() -> None:
         sys.stderr.write(f"rerank: {error.filename or ''}: {error.strerror or error}\n")
         sys.exit(1)
     except Exception as error:
-        if not type(error).__module__.startswith("redis."):
+        if not type(error).__module__.startswith("redis."):  # not imported: most never need it
             raise
         sys.stderr.write(f"rerank: Redis went away ({error}): jobs go on when it is back\n")
         sys.exit(1)

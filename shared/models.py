@@ -41,6 +41,8 @@ class _Frozen(BaseModel):
 class Document(_Frozen):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""
 
+    model_config = ConfigDict(strict=True)
+
     id: str | int | None = None
     text: str
 
@@ -48,6 +50,8 @@ class Document(_Frozen):
 class RerankRequest(_Frozen):
     """One query with its documents: one line of input. Documents are validated one by one, later,
     so that a bad one costs only its own pair."""
+
+    model_config = ConfigDict(strict=True)
 
     id: str | int | None = None
     query: str

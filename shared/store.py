@@ -29,6 +29,9 @@ OUTAGE_MS = 10_000
 LOOK_AGAIN_MS = 10_000
 """A job in motion is looked at by the monitor when nothing touched it for this long."""
 
+REDIS_ERRORS = (redis.RedisError,)
+"""What a call raises while Redis is away: worth trying again, nobody's fault."""
+
 _SCRIPTS = Path(__file__).with_name("scripts")
 
 

@@ -40,6 +40,7 @@ UNLIMITED = -1
 """What Redis says of a key without a TTL."""
 HINTS_AT_ONCE = 64
 """So many hints may wait in the broker's list by the monitor's hand."""
+SHARDS_LOOKED_AT = 1024
 
 log = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class Monitor:
     def _rehint_shards(self, model: str) -> dict[str, float]:
         """Send again the hints of shards that nobody holds and no message names, once they were
         missing for a while. Returns since when each is missing."""
-        due = self._store.due_shards(model, HINTS_AT_ONCE)
+        due = self._store.due_shards(model, SHARDS_LOOKED_AT)
         if not due:
             return {}
         waiting = self._store.hints(broker_keys(self._settings, model_queues(model)))

@@ -41,7 +41,7 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
                 held.lease,
                 runtime.objects,
                 runtime.store,
-                runtime.settings.interactive_deadline_s + 60,
+                inline_ttl_s=job.number("inline") / 1000,
             )
             summary = summarize(outcomes, tokens)
             if not results.commit(held.lease, part, summary, runtime.store, runtime.hints):

@@ -15,10 +15,13 @@ end
 local job = redis.call('HMGET', KEYS[1], 'cancel', 'paused', 'fingerprint')
 if job[1] then return {'cancelled'} end
 if job[2] then return {'paused'} end
-if job[3] and job[3] ~= ARGV[7] then return {'newer'} end
 local member = id .. '/' .. shard
 local state = cjson.decode(found)
 local due = tonumber(redis.call('ZSCORE', KEYS[3], member) or now)
+if job[3] and job[3] ~= ARGV[7] then  -- asked about again later: who can serve it may come
+  if due <= now then redis.call('ZADD', KEYS[3], now + ARGV[6], member) end
+  return {'newer'}
+end
 if state.t and state.t ~= token then
   if due > now then return {'busy'} end
   local pulse = tonumber(redis.call('GET', KEYS[4]) or 0)

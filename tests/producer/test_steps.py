@@ -13,7 +13,7 @@ import pytest
 
 from producer.client import Client
 from producer.feeder import SHARDS_PER_STEP, WINDOW_PER_SLOT, Control, feed
-from producer.finisher import committed_lines, finish
+from producer.finisher import finish, merged_lines
 from shared.errors import StorageUnavailable
 from shared.manifest import Manifest, manifest_uri
 from shared.models import InputRef, make_spec
@@ -426,8 +426,8 @@ def test_a_missing_part_is_never_passed_over(control, submit, lines):
     job = control.store.job("j")
 
     with pytest.raises(RuntimeError, match="items 0 to 3 have no part"):
-        list(committed_lines(job, control, whole=True))
-    assert list(committed_lines(job, control, whole=False))
+        list(merged_lines(job, control, whole=True))
+    assert list(merged_lines(job, control, whole=False))
 
 
 def test_an_output_that_may_not_be_written_pauses_the_job(control, submit, lines, tmp_path):
