@@ -63,6 +63,6 @@ VOLUME /var/cache/rerank
 USER 10001:10001
 # healthy: a worker of this host sends heartbeats and has loaded its model (a download takes a while)
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --start-interval=5s --retries=3 \
-    CMD rerank workers --json | python -c "import json, socket, sys; here = [w for w in json.load(sys.stdin) if w['host'] == socket.gethostname()]; sys.exit(not any(w['state'] != 'loading' for w in here))"
+    CMD rerank health worker
 ENTRYPOINT ["rerank"]
 CMD ["worker", "--help"]

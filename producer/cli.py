@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,12 +24,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for machine
 POCKET = "pocket-text"
 
 
+class Role(StrEnum):
+    """What `rerank health` looks at."""
+
+    worker = "worker"
+    coordinator = "coordinator"
+
+
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator),
         *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers),
+        *(jobs, workers, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -306,3 +314,29 @@ def workers(as_json: JsonOption = False) -> None:
         show.console().print(show.workers_table(found))
     else:
         sys.stderr.write("no workers:  rerank worker --model Qwen/Qwen3-Reranker-0.6B\n")
+
+
+def health(
+    role: Annotated[Role, typer.Argument(help="what to look at; `worker` means: on this host")],
+) -> None:
+    """Say whether a role is well: exit code 0 or 1, and one sentence. For container health checks.
+
+    Example: rerank health worker
+    """
+    import socket
+
+    client = _client()
+    settings = client.settings
+    if role is Role.coordinator:
+        client.objects.check(client.objects.at("jobs"))
+        silent_s = client.store.silent_s()
+        well = silent_s < max(5 * settings.tick_s, 10)
+        said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
+    else:
+        here = [w for w in client.workers() if w.host == socket.gethostname()]
+        ready = [w for w in here if w.state != "loading"]
+        well = bool(ready)
+        said = f"{len(ready)} of {len(here)} workers of this host have loaded their model"
+    sys.stderr.write(f"{said}\n")
+    if not well:
+        raise typer.Exit(1)

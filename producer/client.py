@@ -64,13 +64,13 @@ class Client:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self._settings = settings or load_settings()
-        redis = connect(self._settings)
-        self.store = Store(redis, self._settings)
-        self.fleet = Fleet(redis, self._settings)
-        self.objects = Objects(self._settings, inline=self.store.get_inline)
-        self._hints = Hints(make_app(self._settings))
-        self._control = Control(self.store, self.fleet, self.objects, self._hints, self._settings)
+        self.settings = settings or load_settings()
+        redis = connect(self.settings)
+        self.store = Store(redis, self.settings)
+        self.fleet = Fleet(redis, self.settings)
+        self.objects = Objects(self.settings, inline=self.store.get_inline)
+        self._hints = Hints(make_app(self.settings))
+        self._control = Control(self.store, self.fleet, self.objects, self._hints, self.settings)
 
     # ---- jobs -----------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ class Client:
             **{"name": Path(str(input)).name, **options},
         )
         pinned = pin(
-            str(input), self.objects, self._settings, job_uri(self.objects, job_id, "input.jsonl")
+            str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
         spec = spec.model_copy(update={"input": pinned})
         found = self._create(job_id, spec)
@@ -286,9 +286,9 @@ class Client:
             "instruction": instruction,
             "top_n": top_n,
         }
-        piece = slice_of(1, fields, max_documents=self._settings.max_documents_per_request)
+        piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
         self._check_interactive(model)
-        seconds = timeout_s or self._settings.interactive_deadline_s
+        seconds = timeout_s or self.settings.interactive_deadline_s
         job_id = self._create_inline(model, piece, max_length, temperature, seconds)
         if not self.store.wait_done(job_id, seconds):
             self.store.cancel(job_id)
@@ -307,8 +307,8 @@ class Client:
                 f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
             )
         queue = model_queue(model, Priority.interactive)
-        waiting = self.store.hints_waiting(broker_keys(self._settings, [queue]))
-        if waiting >= self._settings.interactive_queue_max:
+        waiting = self.store.hints_waiting(broker_keys(self.settings, [queue]))
+        if waiting >= self.settings.interactive_queue_max:
             raise Overloaded(
                 f"{waiting} interactive shards wait already",
                 hint="try again in a moment",
@@ -320,9 +320,9 @@ class Client:
         """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
         job_id = uuid.uuid4().hex[:12]
         payload = dump_slices([piece])
-        if len(payload) > self._settings.inline_bytes_max:
+        if len(payload) > self.settings.inline_bytes_max:
             raise Overloaded(
-                f"a request of {len(payload)} bytes, at most {self._settings.inline_bytes_max} fit",
+                f"a request of {len(payload)} bytes, at most {self.settings.inline_bytes_max} fit",
                 hint="submit it as a job",
             )
         ttl_s = seconds + 60
@@ -357,7 +357,7 @@ class Client:
             shard_size(
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
-                pairs_max=self._settings.shard_pairs_max,
+                pairs_max=self.settings.shard_pairs_max,
                 input_bytes=size * 4,
                 workers=len(workers),
             ),

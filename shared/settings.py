@@ -26,7 +26,9 @@ def _default_state_dir() -> Path:
 class Settings(BaseSettings):
     """Where things are and how they behave. Times in seconds, sizes in bytes unless named."""
 
-    model_config = SettingsConfigDict(env_prefix="RERANK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="RERANK_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     redis_url: SecretStr | None = Field(None, description="Redis or Valkey, redis:// or rediss://")
     state_dir: Path = Field(

@@ -455,6 +455,11 @@ class Store:
         keys = [self.keys.pulse, self.keys.amnesty]
         return bool(self._run("pulse", keys, [OUTAGE_MS, self._lease_ms]))
 
+    def silent_s(self) -> float:
+        """How long ago the coordinator last gave a sign of life."""
+        last = cast("str | None", self.client.get(self.keys.pulse))
+        return (self.now_ms() - int(last)) / 1000 if last else float("inf")
+
     def lead(self, role: str, token: str, ttl_s: float) -> bool:
         """Take or keep a role."""
         return bool(self._run("lead", [self.keys.leader(role)], [token, int(ttl_s * 1000)]))

@@ -28,7 +28,6 @@ import typer
 import yaml
 
 from shared.cli import build
-from shared.fleet import WorkerRow
 from shared.processes import Supervisor
 from shared.settings import Settings, load_settings
 
@@ -460,27 +459,6 @@ def test_a_worker_has_the_time_to_drain_before_it_is_killed():
     for name in OURS:
         grace_s = float(services()[name]["stop_grace_period"].removesuffix("s"))
         assert grace_s > launcher_s > Settings.model_fields["drain_s"].default
-
-
-@pytest.mark.parametrize(
-    ("host", "state", "healthy"),
-    [
-        (socket.gethostname(), "ready", True),
-        (socket.gethostname(), "draining", True),
-        (socket.gethostname(), "loading", False),
-        ("elsewhere", "ready", False),
-    ],
-)
-def test_a_worker_is_healthy_when_its_own_host_has_loaded_the_model(host, state, healthy):
-    # given what `rerank workers --json` prints
-    row = WorkerRow(id="w", host=host, pid=1, device="cpu", model="m", state=state)
-    # when the health check reads it
-    judge = shlex.split((health_check("worker-cpu") or [])[1].partition("| ")[2])
-    told = json.dumps([row.model_dump(mode="json")])
-    ended = subprocess.run([sys.executable, *judge[1:]], input=told, text=True)
-    # then it says whether this worker works
-    assert judge[0] == "python"
-    assert (ended.returncode == 0) is healthy
 
 
 def test_a_gpu_worker_has_exactly_one_gpu_of_its_own():

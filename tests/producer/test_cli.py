@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -101,7 +102,7 @@ def commands() -> dict[str, typer.core.TyperCommand]:
 def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
-        *("cancel", "pause", "resume", "retry", "jobs", "workers"),
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "health"),
     }
 
 
@@ -344,3 +345,28 @@ def test_errors_know_what_they_mean():
         assert 400 <= kind.http_status < 600
     assert str(RerankError("what", hint="do")) == "what: do"
     assert MODEL
+
+
+@pytest.mark.parametrize(
+    ("host", "state", "code"),
+    [
+        (socket.gethostname(), "ready", OK),
+        (socket.gethostname(), "draining", OK),
+        (socket.gethostname(), "loading", FAILURE),
+        ("elsewhere", "ready", FAILURE),
+    ],
+)
+def test_a_worker_is_well_when_its_own_host_has_loaded_the_model(rerank, fleet, host, state, code):
+    # given a fleet of one worker
+    fleet.beat(worker_row(host=host, state=state))
+    # when a container on this host asks
+    assert rerank("health", "worker").code == code
+
+
+def test_a_coordinator_is_well_when_it_gave_a_sign_of_life(rerank, store):
+    # given a coordinator that never ran
+    assert rerank("health", "coordinator").code == FAILURE
+    # when it ticks
+    store.pulse()
+    # then it is well
+    assert rerank("health", "coordinator").code == OK
