@@ -103,6 +103,12 @@ class Settings(BaseSettings):
             )
         return self.redis_url.get_secret_value()
 
+    @property
+    def engine_options(self) -> dict[str, Any]:
+        """How a model is to be loaded: what `load_engine` takes."""
+        names = ("dtype", "attention", "device", "deterministic", "threads")
+        return {name: getattr(self, name) for name in names}
+
     def environment(self) -> dict[str, str]:
         """These settings as RERANK_ variables, for a child process. Holds secrets: never print."""
         out: dict[str, str] = {}

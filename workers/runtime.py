@@ -63,14 +63,7 @@ class Runtime:
         stop = threading.Event()
         threading.Thread(target=self._beat_while_loading, args=(stop,), daemon=True).start()
         try:
-            engine = load_engine(
-                model,
-                dtype=settings.dtype,
-                attention=settings.attention,
-                device=settings.device,
-                deterministic=settings.deterministic,
-                threads=settings.threads,
-            )
+            engine = load_engine(model, **settings.engine_options)
             tested = engine.self_test()
         finally:
             stop.set()

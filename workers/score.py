@@ -50,14 +50,7 @@ def score_file(
         hashing = Hashing(stack.enter_context(_open(source, objects)))
         stream = stack.enter_context(plain(hashing, source))
         probe(stream, source)
-        engine = load_engine(
-            spec.model,
-            dtype=settings.dtype,
-            attention=settings.attention,
-            device=settings.device,
-            deterministic=settings.deterministic,
-            threads=settings.threads,
-        )
+        engine = load_engine(spec.model, **settings.engine_options)
         limit = Limit(
             settings.batch_tokens or engine.self_test().limit.tokens, settings.batch_pairs
         )
