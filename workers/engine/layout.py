@@ -22,8 +22,8 @@ from workers.packing import Pack
 
 Rows = NDArray[np.int64]
 
-#: Attention scores of a block at most, in values: they should stay in the cache of a core.
-SCORES_MAX = 1 << 20
+#: Attention scores of a block at most, in values: they should stay in the cache. Measured.
+SCORES_MAX = 1 << 21
 #: Rows of one block of a long document, at most and at least; fewer the more keys they see.
 BLOCK_ROWS = (256, 32)
 #: Attention scores of a long document's block at most, in values.
