@@ -39,7 +39,7 @@ _TIMING_S = 0.6
 #: A first pack limit: what the device does in this time, but within these bounds and in this share
 #: of the free memory. Larger packs are no faster on a CPU, and cost latency and memory.
 _PACK_S = {"cpu": 1.0, "cuda": 0.25}
-_LIMIT_TOKENS = {"cpu": (256, 1 << 14), "cuda": (1024, 1 << 17)}
+_LIMIT_TOKENS = {"cpu": (256, 1 << 12), "cuda": (1024, 1 << 17)}
 _MEMORY_SHARE = {"cpu": 0.1, "cuda": 0.5}
 
 
