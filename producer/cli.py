@@ -24,6 +24,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for machine
 POCKET = "pocket-text"
 
 
+class Only(StrEnum):
+    """What `rerank retry` scores again."""
+
+    all = "all"
+    errors = "errors"
+
+
 class Role(StrEnum):
     """What `rerank health` looks at."""
 
@@ -242,43 +249,60 @@ def results(
             out.write(dump_line(line))
 
 
-def cancel(job: JobArgument) -> None:
+def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
     """Stop a job. What was scored is kept and published.
 
     Example: rerank cancel 1f2e3d4c5b6a
     """
-    _client().cancel(job)
-    sys.stderr.write(f"cancelled; what was scored:  rerank results {job}\n")
+    client = _client()
+    client.cancel(job)
+    _say(client, job, f"cancelled; what was scored:  rerank results {job}", as_json=as_json)
 
 
-def pause(job: JobArgument) -> None:
+def pause(job: JobArgument, as_json: JsonOption = False) -> None:
     """Hold a job; shards in hand are finished.
 
     Example: rerank pause 1f2e3d4c5b6a
     """
-    _client().pause(job)
-    sys.stderr.write(f"paused; go on with:  rerank resume {job}\n")
+    client = _client()
+    client.pause(job)
+    _say(client, job, f"paused; go on with:  rerank resume {job}", as_json=as_json)
 
 
-def resume(job: JobArgument) -> None:
+def resume(job: JobArgument, as_json: JsonOption = False) -> None:
     """Let a paused job go on.
 
     Example: rerank resume 1f2e3d4c5b6a
     """
-    _client().resume(job)
-    sys.stderr.write(f"resumed:  rerank watch {job}\n")
+    client = _client()
+    client.resume(job)
+    _say(client, job, f"resumed:  rerank watch {job}", as_json=as_json)
 
 
 def retry(
     job: JobArgument,
-    only: Annotated[str, typer.Option(help="errors: not what was cancelled")] = "all",
+    only: Annotated[
+        Only, typer.Option(help="all that has no score, or errors: not what was cancelled")
+    ] = Only.all,
+    as_json: JsonOption = False,
 ) -> None:
     """Score again what has no score, and merge it into the same output.
 
     Example: rerank retry 1f2e3d4c5b6a --only errors
     """
-    _client().retry(job, only)
-    sys.stderr.write(f"retrying:  rerank watch {job}\n")
+    client = _client()
+    client.retry(job, only.value)
+    _say(client, job, f"retrying:  rerank watch {job}", as_json=as_json)
+
+
+def _say(client: Client, job_id: str, text: str, *, as_json: bool) -> None:
+    """What a verb did: a line for people, the job's status for machines."""
+    if as_json:
+        from producer import show
+
+        show.as_json(client.status(job_id))
+    else:
+        sys.stderr.write(f"{text}\n")
 
 
 def jobs(

@@ -29,6 +29,7 @@ from producer.ingest import pin, refuse_changed
 from producer.status import describe
 from shared.errors import (
     DeadlineExceeded,
+    KeyConflict,
     NoWorker,
     Overloaded,
     UnknownModel,
@@ -95,7 +96,7 @@ class Client:
         model = self.choose_model(model)
         job_id = uuid.uuid4().hex[:12]
         target = _target(output)
-        if target and not (key and self.store.knows_key(key)):  # else it may be its own output
+        if target and not self._is_own_output(key, target):
             refuse_existing(target, self.objects, force=force)
         spec = make_spec(
             model=model,
@@ -116,14 +117,20 @@ class Client:
             self._hints.feed(job_id)
         return found
 
+    def _is_own_output(self, key: str | None, target: str) -> bool:
+        """Whether a job with this key writes there: submitting it again is harmless."""
+        job = self.store.keyed(key) if key else None
+        return job is not None and target in (job.spec.output, job.spec.local_output)
+
     def _create(self, job_id: str, spec: JobSpec) -> str:
         """Create the job; drop what was uploaded for it when another job stands instead."""
-        found = ""
         try:
             found = self.store.create(job_id, spec, _digest(spec))
-        finally:
-            if found != job_id:
-                self.objects.delete_tree(job_uri(self.objects, job_id))
+        except KeyConflict:
+            self.objects.delete_tree(job_uri(self.objects, job_id))
+            raise
+        if found != job_id:
+            self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
 
     def choose_model(self, model: str | None) -> str:
@@ -258,6 +265,10 @@ class Client:
             raise WrongState(f"job {job_id} has nothing to retry: every pair has its score")
         if answer == "unfinished":
             raise WrongState(f"job {job_id} is not finished", hint="wait for it, or cancel it")
+        if answer == "sweeping":
+            raise WrongState(
+                f"old files of job {job_id} are being removed", hint="retry it in a few minutes"
+            )
         self.store.settle()
         self._hints.feed(job_id)
 

@@ -62,7 +62,9 @@ def main() -> int:
                 log.exception("a step failed unforeseen", job=job_id, step=act.__name__)
                 reason = f"{act.__name__} failed unforeseen: {type(error).__name__}: {error}"
                 with suppress(RerankError, *REDIS_ERRORS):
-                    store.pause(job_id, f"{reason}. This is a bug; resume tries again")
+                    store.pause(
+                        job_id, f"{reason}. This is a bug; resume tries again", even_cancelled=True
+                    )
 
         return run
 

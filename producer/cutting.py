@@ -33,7 +33,8 @@ def pair_tokens(text: str) -> float:
 
 def slice_tokens(piece: Slice) -> float:
     """Estimated tokens of a slice."""
-    shared = REQUEST_TOKENS + len(piece.query) / CHARACTERS_PER_TOKEN
+    carried = len(piece.query) + (len(str(piece.metadata)) if piece.metadata else 0)
+    shared = REQUEST_TOKENS + carried / CHARACTERS_PER_TOKEN
     return shared + sum(pair_tokens(document.text) for document in piece.documents)
 
 

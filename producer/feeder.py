@@ -87,14 +87,14 @@ def _cut_some(job: Job, control: Control, token: str) -> bool:
         store.set_facts(job.id, plain_uri=uri)
     cursor = Cursor.parse(job.facts["cursor"])
     shards = cut(source.reads(uri, cursor), cursor, _shard_size(job, control))
-    for count, found in enumerate(shards):
-        if count == min(room, steps):
-            return count < room
+    for count, found in enumerate(shards, 1):
         if store.begin(job.id, token) != "yes":
             return False
         if _open(job, control, cursor, [found], low_water=max(share // 2, 1)) != "opened":
             return False
         cursor = found.cursor
+        if count == min(room, steps):
+            return count < room
     _open(job, control, cursor, [], low_water=0, sealed=True)
     return False
 

@@ -47,7 +47,7 @@ def finish(job_id: str, control: Control) -> None:
         store.set_facts(job_id, waiting_for=str(error))
         store.end(job_id, token, due_ms=5000)
     except UsageError as error:  # the output may not be written there: a person must look
-        store.pause(job_id, str(error))
+        store.pause(job_id, str(error), even_cancelled=True)
         store.end(job_id, token)
 
 
@@ -89,6 +89,9 @@ def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[
             new = next(fresh, None)
         else:
             yield old.outcome, old.provenance
+    while new is not None:  # lines that the old output lacks: its job was cut short
+        yield new
+        new = next(fresh, None)
 
 
 def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
@@ -129,7 +132,7 @@ def _committed_slices(job: Job, control: Control, *, whole: bool) -> Iterator[Me
 def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: float) -> Manifest:
     """Counts, timings, provenance and the input's hash."""
     progress, spec = job.progress, job.spec
-    start_s = job.number("created_ms") / 1000
+    start_s = job.number("began_ms") / 1000
     seconds = max(end_s - start_s, 1e-3)
     options = spec.model_dump(
         mode="json", include={"instruction", "max_length", "top_n", "limit", "temperature"}
@@ -147,7 +150,7 @@ def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: fl
         round=job.round,
         started_s=start_s,
         seconds=round(seconds, 3),
-        pairs_per_s=round(progress.scored / seconds, 2),
+        pairs_per_s=round(max(progress.scored - job.number("base"), 0) / seconds, 2),
         provenance=provenances,
     )
 

@@ -129,8 +129,14 @@ class Input:
         before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
         lines = self._lines(uri, cursor.offset, cursor.line)
         only = self._job.facts.get("only", "")
-        for (line, offset), old in zip(lines, before, strict=False):
-            yield Read(only_failed(self._parse(*line), old.outcome, only), offset, old.offset)
+        limit, previous = self._job.spec.limit, cursor.previous
+        for line, offset in lines:
+            if limit is not None and line[0] > limit:
+                return
+            piece, old = self._parse(*line), next(before, None)
+            if old is not None:  # else the old output was cut short: the whole line is due
+                piece, previous = only_failed(piece, old.outcome, only), old.offset
+            yield Read(piece, offset, previous)
 
 
 @dataclass(frozen=True, slots=True)

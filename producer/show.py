@@ -156,9 +156,9 @@ def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: 
 
 @contextmanager
 def live_progress() -> Iterator[Callable[[JobStatus], None]]:
-    """A progress bar on stderr when it is a terminal; silence when it is not."""
+    """A progress bar on stderr when it is a terminal; else a line when the job is paused."""
     if not sys.stderr.isatty():
-        yield lambda status: None
+        yield _tell_pauses()
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -186,3 +186,17 @@ def live_progress() -> Iterator[Callable[[JobStatus], None]]:
             )
 
         yield show
+
+
+def _tell_pauses() -> Callable[[JobStatus], None]:
+    """One line each time a job is paused: else its waiter would not know why nothing happens."""
+    told = ""
+
+    def tell(status: JobStatus) -> None:
+        nonlocal told
+        reason = status.reason if status.state == "paused" else ""
+        if reason and reason != told:
+            sys.stderr.write(f"job {status.id} is paused: {reason}\n")
+        told = reason
+
+    return tell

@@ -22,7 +22,9 @@ def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
     return JobStatus(
         id=job.id,
         state=state,
-        reason=_reason(job, state, leased, fleet) if state in ("running", "paused") else "",
+        reason=_reason(job, state, leased, fleet)
+        if state in ("running", "paused", "finishing")
+        else "",
         model=job.spec.model,
         priority=job.spec.priority,
         progress=progress,
@@ -50,8 +52,8 @@ def _rate(job: Job, now_s: float) -> float:
     """Pairs per second: of the whole job once it is finished, of the last while before."""
     done = job.progress.done
     if job.finished:
-        seconds = (job.number("finished_ms") - job.number("created_ms")) / 1000
-        return job.number("scored") / max(seconds, 1e-3)
+        seconds = (job.number("finished_ms") - job.number("began_ms")) / 1000
+        return max(job.number("scored") - job.number("base"), 0) / max(seconds, 1e-3)
     since_s, before = job.number("t0") / 1000, job.number("d0")
     last_s = job.number("last_commit_ms") / 1000
     if done == before or now_s - last_s > STALE_S:
@@ -63,11 +65,13 @@ def _reason(job: Job, state: JobState, leased: int, fleet: Fleet) -> str:
     """The bottleneck in words."""
     if state == "paused":
         return job.paused or ""
+    if waiting := job.facts.get("waiting_for"):
+        return f"storage: {waiting}"
+    if state == "finishing":
+        return "finishing: the output is being written"
     workers = fleet.workers(job.spec.model)
     pinned = job.facts.get("fingerprint")
     able = [w for w in workers if not pinned or w.fingerprint in ("", pinned)]
-    if waiting := job.facts.get("waiting_for"):
-        return f"storage: {waiting}"
     if not workers:
         return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
     if not able:

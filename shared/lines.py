@@ -264,6 +264,7 @@ def outcome_of(number: int, line: Mapping[str, Any]) -> SliceOutcome:
     return SliceOutcome(
         line=number,
         id=line["id"],
+        top_n=len(line["results"]) or None,  # what was kept is not cut again
         metadata=line.get("metadata"),
         results=[
             Scored(**{k: v for k, v in found.items() if k in fields}) for found in line["results"]

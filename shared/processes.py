@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shared.errors import EngineError
+from shared.errors import UsageError
 
 RESTART_MIN_S = 0.5
 RESTART_MAX_S = 30.0
@@ -25,6 +25,8 @@ STEADY_S = 60.0
 """A child that lived this long starts its back-off anew."""
 REFUSED = 78
 """Exit status (EX_CONFIG) of a child for which a restart is no cure."""
+HOPELESS = (2, REFUSED)
+"""A usage error is no better the second time."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -67,6 +69,9 @@ class Child:
     log_file: str | None = None
     last: bool = False
     """Stopped when all others have ended: what they need to end well."""
+    vital: bool = True
+    """Without it the others are of no use: when it cannot run, all are stopped."""
+    refused: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     next_start_s: float = 0.0
@@ -78,15 +83,16 @@ class Child:
         self.started_s = time.monotonic()
 
     def revive(self) -> None:
-        """Start it again when it has ended and its back-off is over. Raises EngineError when it
-        said that a restart is no cure."""
+        """Start it again when it has ended and its back-off is over, unless it said that a restart
+        is no cure."""
         now = time.monotonic()
         if self.process is not None:
             status = self.process.poll()
             if status is None:
                 return
-            if status == REFUSED:
-                raise EngineError(f"{self.name} cannot run", hint="its message stands above")
+            if status in HOPELESS:
+                self.refused = True
+                return
             if now - self.started_s > STEADY_S:
                 self.backoff_s = RESTART_MIN_S
             log.warning("restarting", child=self.name, status=status, in_s=self.backoff_s)
@@ -111,9 +117,14 @@ class Supervisor:
                 child.start()
 
     def watch(self) -> None:
-        """Revive whoever died; one turn of the loop."""
+        """Revive whoever died; one turn of the loop. Raises UsageError when a child without which
+        the rest is of no use cannot run, or none can."""
         for child in self.children:
             child.revive()
+        refused = [child for child in self.children if child.refused]
+        for child in refused:
+            if child.vital or len(refused) == len(self.children):
+                raise UsageError(f"{child.name} cannot run", hint="its message stands above")
 
     def run(self) -> None:
         """Start, watch and, on SIGTERM or SIGINT, stop."""

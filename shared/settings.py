@@ -68,7 +68,7 @@ class Settings(BaseSettings):
 
     lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
     heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")
-    tick_s: float = Field(2.0, gt=0, description="how often the coordinator reconciles")
+    tick_s: float = Field(2.0, gt=0, le=3, description="how often the coordinator reconciles")
     hint_grace_s: float = Field(5.0, ge=0, description="how long a hint may be missing")
     drain_s: float = Field(18.0, gt=0, description="how long a worker may take to stop")
     stall_timeout_s: float = Field(300.0, gt=0, description="a pack that takes longer: restart")

@@ -26,6 +26,8 @@ from shared.settings import Settings, mask
 
 OUTAGE_MS = 10_000
 """A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
+SWEEP_MS = 600_000
+"""How long the removal of a job's files may take, at the most."""
 LOOK_AGAIN_MS = 10_000
 """A job in motion is looked at by the monitor when nothing touched it for this long."""
 
@@ -194,9 +196,13 @@ class Store:
             )
         return cast(str, found)
 
-    def knows_key(self, key: str) -> bool:
-        """Whether a job has this key."""
-        return bool(self.client.exists(self.keys.job_key(key)))
+    def keyed(self, key: str) -> Job | None:
+        """The job that has this key."""
+        found = cast("str | None", self.client.get(self.keys.job_key(key)))
+        try:
+            return self.job(found.rpartition(" ")[2]) if found else None
+        except UnknownJob:
+            return None
 
     def settle(self) -> None:
         """Wait until the append-only file has what was written, where the server can tell."""
@@ -217,11 +223,11 @@ class Store:
         """The newest jobs' ids, newest first."""
         return cast("list[str]", self.client.zrevrange(self.keys.recent, 0, count - 1))
 
-    def pause(self, job_id: str, reason: str) -> str:
+    def pause(self, job_id: str, reason: str, *, even_cancelled: bool = False) -> str:
         """Take a job's shards out of the open set. Answers as `pause.lua` says."""
         job = self.job(job_id)
         keys = [self.keys.job(job_id), self.keys.job_open(job_id), self.keys.open(job.spec.model)]
-        return cast(str, self._run("pause", keys, [job_id, reason]))
+        return cast(str, self._run("pause", keys, [job_id, reason, int(even_cancelled)]))
 
     def resume(self, job_id: str) -> tuple[str, list[str]]:
         """Put a paused job's shards back. Returns the answer and the shards to hint."""
@@ -483,16 +489,15 @@ class Store:
             self.client.zrange(self.keys.sweep, 0, self.now_ms(), byscore=True, offset=0, num=10),
         )
 
-    def remaining_ms(self, job_id: str) -> int:
-        """How long a finished job is still kept; negative when it is gone."""
-        return self.client.pttl(self.keys.job(job_id))
+    def sweep(self, job_id: str) -> int:
+        """Begin to remove a finished job's files, during which it cannot be retried. Returns the
+        ms that the job is still kept; 0 when it is gone, -1 when it was opened again."""
+        keys = [self.keys.job(job_id), self.keys.sweep]
+        return cast(int, self._run("sweep", keys, [job_id, SWEEP_MS]))
 
-    def swept(self, job_id: str, again_ms: int | None) -> None:
-        """Take a job off the sweep list, or put it back for later."""
-        if again_ms is None:
-            self.client.zrem(self.keys.sweep, job_id)
-        else:
-            self.client.zadd(self.keys.sweep, {job_id: self.now_ms() + again_ms}, xx=True)
+    def swept(self, job_id: str, again_ms: int = 0) -> None:
+        """End it, and say after how long to come again; 0: never."""
+        self._run("swept", [self.keys.job(job_id), self.keys.sweep], [job_id, again_ms])
 
     def hints(self, list_keys: Sequence[str]) -> set[str]:
         """The ids of the messages that wait in the broker's lists."""

@@ -57,7 +57,9 @@ def children(settings: Settings, model: str, gpus_per_worker: int = 1) -> list[C
         name = f"cuda{'+'.join(group)}" if group else "cpu"
         env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
         command = [sys.executable, "-m", "workers", "--model", model]
-        found.append(Child(f"worker {name}", [*command, "--device-name", name], env))
+        command += ["--device-name", name]
+        # one broken card must not stop the others
+        found.append(Child(f"worker {name}", command, env, vital=False))
     return found
 
 

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import structlog
 
@@ -36,10 +37,9 @@ from shared.shards import job_uri
 from shared.store import Job, Store, connect
 
 REPUBLISHED = "republished"
-UNLIMITED = -1
 """What Redis says of a key without a TTL."""
 HINTS_AT_ONCE = 64
-"""So many hints may wait in the broker's list by the monitor's hand."""
+"""Hints of one model that one tick sends."""
 SHARDS_LOOKED_AT = 1024
 
 log = structlog.get_logger()
@@ -56,7 +56,7 @@ class Monitor:
         self._missing_since: dict[str, float] = {}
 
     def tick(self) -> None:
-        """One look: at the clock, the shards, the jobs, and what may be swept."""
+        """One look: at the clock, the shards and the jobs."""
         if self._store.pulse():
             log.info("the coordinator was away: expired leases blame nobody")
             self._missing_since.clear()
@@ -65,8 +65,11 @@ class Monitor:
             missing |= self._rehint_shards(model)
         self._missing_since = missing
         for job_id in self._store.due_jobs():
-            self._look_at(job_id)
-        self._sweep()
+            try:
+                self._look_at(job_id)
+            except (RerankError, ValueError) as error:  # one bad job must not starve the others
+                log.error("a job cannot be read", job=job_id, error=str(error))
+                self._store.look_again(job_id)
 
     def _rehint_shards(self, model: str) -> dict[str, float]:
         """Send again the hints of shards that nobody holds and no message names, once they were
@@ -76,15 +79,15 @@ class Monitor:
             return {}
         waiting = self._store.hints(broker_keys(self._settings, model_queues(model)))
         now = time.monotonic()
-        missing = {}
+        missing, sent = {}, 0
         for job_id, shard in due:
             name = hint_id(job_id, shard)
             if name in waiting:
                 continue
             since = self._missing_since.get(name, now)
-            if now - since >= self._settings.hint_grace_s and len(waiting) < HINTS_AT_ONCE:
+            if now - since >= self._settings.hint_grace_s and sent < HINTS_AT_ONCE:
                 self._rehint(model, job_id, shard)
-                waiting.add(name)
+                sent += 1
                 continue
             missing[name] = since
         return missing
@@ -113,19 +116,18 @@ class Monitor:
             self._hints.finish(job_id) if step == "finish" else self._hints.feed(job_id)
         self._store.look_again(job_id)
 
-    def _sweep(self) -> None:
-        """Remove shard and part files of jobs that ended a while ago; later all the rest."""
+    def sweep(self) -> None:
+        """Remove shard and part files of jobs that ended a while ago; later all the rest.
+
+        Apart from the tick: a storage may take minutes to delete what a large job leaves.
+        """
         for job_id in self._store.sweepable():
-            remaining_ms = self._store.remaining_ms(job_id)
-            if remaining_ms == UNLIMITED:
-                self._store.swept(job_id, again_ms=None)  # opened again by a retry just now
-            elif remaining_ms > 0:
-                for folder in ("shards", "parts"):
-                    self._objects.delete_tree(job_uri(self._objects, job_id, folder))
-                self._store.swept(job_id, again_ms=remaining_ms + 60_000)
-            else:
-                self._objects.delete_tree(job_uri(self._objects, job_id))
-                self._store.swept(job_id, again_ms=None)
+            remaining_ms = self._store.sweep(job_id)
+            if remaining_ms < 0:
+                continue
+            for folder in ("shards", "parts") if remaining_ms else ("",):
+                self._objects.delete_tree(job_uri(self._objects, job_id, *filter(None, [folder])))
+            self._store.swept(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
 
 
 def next_step(job: Job) -> str | None:
@@ -154,17 +156,19 @@ def main() -> int:
         except RerankError as error:
             log.warning("tick", error=str(error))
 
-    def fire() -> None:
-        token = uuid.uuid4().hex
+    token = uuid.uuid4().hex
+
+    def every_tick(act: Callable[[], None]) -> None:
         while True:
             time.sleep(settings.tick_s)
             try:
                 if store.lead("monitor", token, ttl_s=3 * settings.tick_s):
-                    hints.tick(expires_s=settings.tick_s)
+                    act()
             except Exception as error:
-                log.warning("Redis is away", error=str(error))
+                log.warning("Redis or the storage is away", error=str(error))
 
-    threading.Thread(target=fire, name="timer", daemon=True).start()
+    for act in (lambda: hints.tick(expires_s=settings.tick_s), monitor.sweep):
+        threading.Thread(target=every_tick, args=(act,), daemon=True).start()
     name = f"monitor-{os.getpid()}@{socket.gethostname()}"
     return serve(app, name=name, queues=[MONITOR_QUEUE], concurrency=1)
 

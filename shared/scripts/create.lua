@@ -15,7 +15,7 @@ if KEYS[5] ~= '' then
   end
   redis.call('SET', KEYS[5], digest .. ' ' .. id)
 end
-redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'cursor', '',
+redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'began_ms', now, 'cursor', '',
            'sealed', '0', 'key', KEYS[5], 't1', now, 'd1', 0, 't0', now, 'd0', 0)
 redis.call('ZADD', KEYS[2], now + ARGV[5], id)
 redis.call('SADD', KEYS[4], model)

@@ -8,6 +8,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id = ARGV[1]
 if redis.call('HGET', KEYS[1], 'cursor') ~= ARGV[2] then return 'stale' end
 if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return 'stale' end
+if redis.call('HGET', KEYS[1], 'sealed') == '1' then return 'stale' end
 if redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return 'paused' end
 local cancelled = redis.call('HEXISTS', KEYS[1], 'cancel') == 1
 local items = 0

@@ -513,6 +513,54 @@ def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, 
     assert manifest(control).scored + manifest(control).errors == pairs_of(lines)
 
 
+def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, submit):
+    # given requests that keep more results than the job does, and one that fails
+    lines = [
+        {"id": n, "query": "q", "documents": ["a", "b", "c", text], "top_n": 3}
+        for n, text in enumerate(["d", "fails"])
+    ]
+    submit(lines, top_n=1)
+    control.hints.feed("j")
+    run(control, Worker(control, fails="fails"))
+    before = output(control)
+    assert [len(line["results"]) for line in before] == [3, 3]
+    # when the failure is retried
+    control.store.retry("j", "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    # then the other line is as it was
+    after = output(control)
+    assert after[0] == before[0]
+    assert [len(line["results"]) for line in after] == [3, 3]
+    assert after[1]["errors"] == []
+
+
+def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit, lines, tmp_path):
+    # given a cancelled job that ended early since its input was away
+    lines = lines * 3
+    submit(lines)
+    feed("j", control)
+    Worker(control).work(1)
+    uri = control.store.job("j").spec.input.uri
+    path = Path(uri.removeprefix("file://"))
+    kept = path.read_bytes(), path.stat()
+    path.unlink()
+    control.store.cancel("j")
+    control.hints.feed("j")
+    run(control)
+    assert len(output(control)) < len(lines)
+    # when its input is back and it is retried
+    path.write_bytes(kept[0])
+    os.utime(path, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+    control.store.retry("j", "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    # then every line is there
+    check(lines, output(control))
+    found = manifest(control)
+    assert found.scored + found.errors == pairs_of(lines)
+
+
 def test_a_retry_of_errors_alone_leaves_what_was_cancelled(control, submit, lines):
     lines = lines * 3
     submit(lines)

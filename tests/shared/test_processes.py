@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared import processes
-from shared.errors import EngineError
+from shared.errors import UsageError
 from shared.processes import REFUSED, RESTART_MAX_S, RESTART_MIN_S, Child, Supervisor
 from tests.support.wait import wait_until
 
@@ -76,8 +76,24 @@ def test_a_child_for_which_a_restart_is_no_cure_ends_it_all(child):
     one.start()
     one.process.wait(20)
 
-    with pytest.raises(EngineError, match="worker cpu cannot run: its message stands above"):
-        one.revive()
+    with pytest.raises(UsageError, match="worker cpu cannot run: its message stands above"):
+        Supervisor([one, child(SLEEP)]).watch()
+
+
+def test_one_of_several_that_cannot_run_does_not_stop_the_others(child):
+    # given a broken card beside a good one
+    broken = child(f"raise SystemExit({REFUSED})", name="worker cuda0")
+    good = child(SLEEP)
+    broken.vital = good.vital = False
+    supervisor = Supervisor([broken, good])
+    supervisor.start()
+    broken.process.wait(20)
+    # when its process says that a restart is no cure
+    supervisor.watch()
+    # then it stays down and the other lives
+    assert broken.refused
+    assert good.process.poll() is None
+    supervisor.stop()
 
 
 def test_a_child_that_lives_is_left_alone(child):

@@ -146,17 +146,20 @@ def test_two_monitors_send_a_lost_hint_once_each_at_the_most(start, job, hints, 
     assert hints.take() == [("shard", "a", "0-2")] * 2  # harmless: the claim decides
 
 
-def test_hints_in_the_broker_are_kept_few(start, job, store, settings, real_hints, clock):
+def test_lost_hints_are_sent_again_a_few_at_a_time(start, job, store, settings, real_hints, clock):
     """Given a hundred shards whose hints were all lost."""
     monitor = start(real_hints)
     job("a", *((i, i + 1) for i in range(100)))
+    keys = broker_keys(settings, [model_queue(MODEL, Priority.normal)])
 
-    for _ in range(5):
+    seen = []
+    for _ in range(4):
         monitor.tick()
         clock.now_s += GRACE_S
+        seen.append(store.hints_waiting(keys))
 
-    keys = broker_keys(settings, [model_queue(MODEL, Priority.normal)])
-    assert store.hints_waiting(keys) == HINTS_AT_ONCE
+    # then full queues do not keep the rest from being sent, and none is sent twice
+    assert seen == [0, HINTS_AT_ONCE, 100, 100]
 
 
 # ---- steps of jobs ------------------------------------------------------------------------------
@@ -287,7 +290,7 @@ def files(tmp_path) -> list[str]:
 
 
 def test_shard_and_part_files_go_first(monitor, ended, store, tmp_path):
-    monitor.tick()
+    monitor.sweep()
 
     assert files(tmp_path) == ["input.jsonl", "output-0.jsonl"]
     assert store.sweepable() == []
@@ -297,7 +300,7 @@ def test_shard_and_part_files_go_first(monitor, ended, store, tmp_path):
 def test_all_files_go_with_the_job(monitor, ended, store, client, tmp_path):
     client.delete(store.keys.job("a"))
 
-    monitor.tick()
+    monitor.sweep()
 
     assert files(tmp_path) == []
     assert store.client.zcard(store.keys.sweep) == 0
@@ -310,10 +313,21 @@ def test_a_job_that_is_retried_just_now_keeps_its_files(
     store.retry("a", "all")
     monkeypatch.setattr(store, "sweepable", lambda: due)
 
-    monitor.tick()
+    monitor.sweep()
 
     assert "input.jsonl" in files(tmp_path)
     assert "output-0.jsonl" in files(tmp_path)
+
+
+def test_a_job_whose_files_are_being_removed_cannot_be_retried(ended, store):
+    # given a sweep that has begun
+    assert store.sweep("a") > 0
+    # when someone retries the job
+    assert store.retry("a", "all") == "sweeping"
+    # then they can, once it has ended
+    store.swept("a", again_ms=1000)
+    assert store.retry("a", "all") == "reopened"
+    store.cancel("a")
 
 
 def test_the_end_of_a_job_is_the_end_of_its_keys(ended, store, client):
