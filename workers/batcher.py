@@ -87,6 +87,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Item] = []
         self._waiting_tokens = [0, 0]  # interactive, the rest
+        self._in_flight: list[Item] = []
         self._packs = 0
         self._closing = self._discarding = False
         self._progress_s = time.monotonic()
@@ -102,6 +103,11 @@ class Batcher:
     @limit.setter
     def limit(self, limit: Limit) -> None:
         self._limit = limit
+
+    @property
+    def alive(self) -> bool:
+        """The device thread runs; once it has ended, nothing more is scored."""
+        return self._thread.is_alive()
 
     @property
     def busy(self) -> bool:
@@ -123,12 +129,14 @@ class Batcher:
         *,
         priority: Priority = Priority.normal,
         stop: threading.Event | None = None,
+        apart: bool = False,
     ) -> Future[list[Outcome]]:
         """Queue pairs; the future gives their outcomes in order. Blocks while too much waits.
 
+        With `apart` they share no pack with other submits' pairs, so that a failure is their own.
         When `stop` is set the pairs that still wait are dropped and the future is cancelled.
         """
-        ticket, lane = Ticket(len(prompts), stop), _LANES[priority]
+        ticket, lane = Ticket(len(prompts), stop, apart=apart), _LANES[priority]
         if not prompts:
             ticket.future.set_result([])
             return ticket.future
@@ -164,7 +172,7 @@ class Batcher:
         try:
             while planned := self._next():
                 self._score(*planned)
-                self._busy = False
+                self._in_flight, self._busy = [], False
         finally:
             self._abandon()
 
@@ -172,10 +180,10 @@ class Batcher:
         """However the thread ends: nobody waits for it in vain."""
         with self._changed:
             self._closing = True
-            for item in self._waiting:
+            for item in (*self._in_flight, *self._waiting):
                 item.ticket.fail(EngineError("the device thread has ended"))
             self._remove(self._waiting)
-            self._busy = False
+            self._in_flight, self._busy = [], False
 
     def _next(self) -> tuple[list[Item], LimitedBy] | None:
         """The next pack's items; waits for some; None at the end."""
@@ -191,7 +199,9 @@ class Batcher:
             taken, limited_by = plan(
                 self._waiting, self.limit, last_lane_first=self._packs % BULK_TURN == 0
             )
+            taken = _compatible(taken)
             self._remove(taken)
+            self._in_flight = taken
             self._busy, self._progress_s = True, time.monotonic()
             return taken, limited_by
 
@@ -253,7 +263,10 @@ class Batcher:
             return failure
 
     def _halve(self, items: list[Item], price: float) -> None:
-        self._engine.free()
+        try:
+            self._engine.free()
+        except Exception:
+            log.exception("device memory was not given back")
         if len(items) == 1:
             items[0].reject_as_too_large()
             return
@@ -276,3 +289,11 @@ class Batcher:
             )
         except Exception:
             log.exception("a pack's report was not taken")
+
+
+def _compatible(taken: list[Item]) -> list[Item]:
+    """Of a plan, what may share a pack with its first item: see `submit(apart=True)`."""
+    ticket = taken[0].ticket
+    if ticket.apart:
+        return [item for item in taken if item.ticket is ticket]
+    return [item for item in taken if not item.ticket.apart]

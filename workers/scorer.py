@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from shared.errors import EngineError, ItemError
 from shared.models import (
     DEFAULT_INSTRUCTION,
     Failure,
@@ -31,7 +31,16 @@ PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
+CANARY = ("How many days has a year?", "365")
+"""A pair that every working device scores: before a pair is blamed, this one is tried."""
+
 log = structlog.get_logger()
+
+
+class DeviceBroken(EngineError):
+    """The device fails on a pair that every working device scores: no pair is to blame."""
+
+    code = "device_broken"
 
 
 class Stopped(Exception):
@@ -63,13 +72,18 @@ class Scorer:
     def __init__(self, prompter: TextPrompter, batcher: Batcher) -> None:
         self._prompter = prompter
         self._batcher = batcher
+        query, document = CANARY
+        encoded = prompter.encode(
+            query, [document], instruction=DEFAULT_INSTRUCTION, max_length=8192
+        )
+        self._canary = [p for p in encoded if isinstance(p, Prompt)]
 
     def score(
         self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event
     ) -> tuple[list[SliceOutcome], int]:
         """Score slices. Returns their outcomes in order, and how many tokens were read for them.
 
-        Raises Stopped when `stop` is set.
+        Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
         """
         runs = [self.begin(run, spec, stop) for run in in_runs(slices)]
         found = [outcome for run in runs for outcome in self.collect(run, spec.priority, stop)]
@@ -101,7 +115,10 @@ class Scorer:
     def collect(
         self, run: Run, priority: Priority, stop: threading.Event
     ) -> Iterator[SliceOutcome]:
-        """The outcomes of a run, in order; waits for the device."""
+        """The outcomes of a run, in order; waits for the device.
+
+        Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
+        """
         outcomes = iter(self._outcomes(run, priority, stop))
         for piece, pairs in zip(run.slices, run.prepared, strict=True):
             found = [next(outcomes) if isinstance(p, Prompt) else p for p in pairs]
@@ -113,32 +130,42 @@ class Scorer:
         except CancelledError:
             raise Stopped from None
         except EngineError as error:
-            log.warning("a pack failed; its pairs are tried in halves", error=str(error))
-            return self._halves(run.prompts, priority, stop, error)
+            log.warning("a pack failed; its pairs are tried again", error=str(error))
+            return self._again(run.prompts, priority, stop)
 
-    def _halves(
-        self,
-        prompts: Sequence[Prompt],
-        priority: Priority,
-        stop: threading.Event,
-        error: EngineError,
+    def _again(
+        self, prompts: Sequence[Prompt], priority: Priority, stop: threading.Event
     ) -> list[Outcome]:
-        """Find the pairs that fail: what fails alone is an error, all others get their scores."""
-        if len(prompts) == 1:
-            cause = error.__cause__ or error
-            return [ItemError("engine_error", f"the model failed on this pair: {cause}")]
+        """Score apart from others, in halves when that fails: what fails alone is an error."""
+        try:
+            return self._apart(prompts, priority, stop)
+        except EngineError as error:
+            if len(prompts) == 1:
+                self._try_canary(priority, stop, error)
+                return [ItemError("engine_error", f"the model failed on this pair: {error}")]
         middle = len(prompts) // 2
-        found: list[Outcome] = []
-        for half in (prompts[:middle], prompts[middle:]):
-            try:
-                found += self._batcher.submit(half, priority=priority, stop=stop).result()
-            except CancelledError:
-                raise Stopped from None
-            except OutOfDeviceMemory:
-                raise
-            except EngineError as again:
-                found += self._halves(half, priority, stop, again)
-        return found
+        halves = (prompts[:middle], prompts[middle:])
+        return [outcome for half in halves for outcome in self._again(half, priority, stop)]
+
+    def _try_canary(self, priority: Priority, stop: threading.Event, error: EngineError) -> None:
+        """Raises DeviceBroken unless the device still scores what it must be able to."""
+        try:
+            (margin,) = self._apart(self._canary, priority, stop) or [0.0]
+        except EngineError as again:
+            margin, error = ItemError(again.code, again.message), again
+        if isinstance(margin, ItemError):
+            raise DeviceBroken(
+                f"the device fails on any pair ({error.message})",
+                hint="look at the driver's log, and start again",
+            )
+
+    def _apart(
+        self, prompts: Sequence[Prompt], priority: Priority, stop: threading.Event
+    ) -> list[Outcome]:
+        try:
+            return self._batcher.submit(prompts, priority=priority, stop=stop, apart=True).result()
+        except CancelledError:
+            raise Stopped from None
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:

@@ -16,14 +16,15 @@ Outcome = float | ItemError
 class Ticket:
     """One submit: its future and its outcomes so far. Settled once, by one thread at a time."""
 
-    __slots__ = ("future", "left", "outcomes", "settled", "stop")
+    __slots__ = ("apart", "future", "left", "outcomes", "settled", "stop")
 
-    def __init__(self, size: int, stop: threading.Event | None) -> None:
+    def __init__(self, size: int, stop: threading.Event | None, *, apart: bool = False) -> None:
         self.future: Future[list[Outcome]] = Future()
         self.outcomes: list[Outcome | None] = [None] * size
         self.left = size
         self.settled = False
         self.stop = stop
+        self.apart = apart
 
     @property
     def unwanted(self) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from shared.errors import EngineError, ItemError, OutOfDeviceMemory
 from shared.models import Priority
+from tests.support.wait import wait_until
 from workers.batcher import BULK_TURN, Batcher
 from workers.packing import Limit, Pack
 from workers.prompts import Prompt, Tokens
@@ -327,3 +328,42 @@ def test_the_watchdog_sees_progress_and_surrounds_each_pack(engine, start):
     assert batcher.progress_s() >= begun
     assert not batcher.busy
     assert inside == ["in", "out"] * 2
+
+
+def test_a_pack_in_flight_when_the_device_thread_dies_is_told_so(engine, start, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    batcher = start()
+    assert batcher.alive
+
+    def die(*_, **__):
+        raise SystemExit
+
+    monkeypatch.setattr(engine, "score", die)
+    future = batcher.submit([prompt(1)])
+
+    with pytest.raises(EngineError, match="has ended"):
+        future.result(WAIT_S)
+    wait_until(lambda: not batcher.alive)
+
+
+def test_memory_that_cannot_be_given_back_does_not_end_the_loop(engine, start, monkeypatch, caplog):
+    def refuse():
+        raise RuntimeError("CUDA error")
+
+    engine.fits = 1
+    monkeypatch.setattr(engine, "free", refuse)
+
+    assert start().submit([prompt(1), prompt(2)]).result(WAIT_S) == [1, 2]
+
+
+def test_a_submit_apart_shares_no_pack_with_others(engine, start):
+    batcher = start()
+    with held(engine, batcher):
+        futures = [
+            batcher.submit([prompt(1), prompt(2)], apart=True),
+            batcher.submit([prompt(3)]),
+            batcher.submit([prompt(4)], apart=True),
+            batcher.submit([prompt(5)]),
+        ]
+    assert [f.result(WAIT_S) for f in futures] == [[1, 2], [3], [4], [5]]
+    assert sorted(sorted(p) for p in engine.packs) == [[1, 2], [3, 5], [4]]

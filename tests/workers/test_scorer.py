@@ -21,7 +21,15 @@ from shared.models import (
 from workers.batcher import Batcher
 from workers.packing import Limit, Pack
 from workers.prompts import Prompt, Tokens
-from workers.scorer import PAIRS_AHEAD, Scorer, Stopped, in_runs, poisoned, summarize
+from workers.scorer import (
+    PAIRS_AHEAD,
+    DeviceBroken,
+    Scorer,
+    Stopped,
+    in_runs,
+    poisoned,
+    summarize,
+)
 
 WAIT_S = 10
 
@@ -151,6 +159,7 @@ def test_a_query_that_cannot_be_asked_fails_its_own_pairs(scorer, stop):
 
 def test_the_most_particular_instruction_is_asked(scorer, prompter, stop):
     slices = [a_slice(1, 1), a_slice(2, 2, instruction="its own")]
+    prompter.asked.clear()
 
     scorer.score(slices, spec_of(max_length=256), stop)
     scorer.score(slices[:1], spec_of(instruction="the job's"), stop)
@@ -168,6 +177,36 @@ def test_a_pair_that_breaks_its_pack_fails_alone(scorer, engine, stop, breaks):
     assert {e.code for e in outcome.errors} == {"engine_error"}
     assert all("a kernel failed on" in e.message for e in outcome.errors)
     assert margins(outcome) == {n: float(n) for n in range(100) if n not in breaks}
+
+
+def test_a_broken_device_blames_no_pair(scorer, engine, stop):
+    """Given a device that fails on everything after its first error."""
+
+    def broken(pack):
+        engine.packs.append(pack)
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    engine.score = broken
+
+    with pytest.raises(DeviceBroken, match=r"fails on any pair .*unspecified launch failure"):
+        scorer.score([a_slice(1, *range(64))], spec_of(), stop)
+
+    assert len(engine.packs) < 12
+
+
+def test_a_pair_is_not_blamed_for_its_neighbours_in_a_pack(scorer, engine, stop):
+    """Given a pair that fails once, in company, and never again."""
+    score = engine.score
+
+    def once(pack):
+        engine.score = score
+        raise RuntimeError("another shard's pair")
+
+    engine.score = once
+
+    (outcome,), _ = scorer.score([a_slice(1, 5)], spec_of(), stop)
+
+    assert margins(outcome) == {0: 5.0}
 
 
 def test_a_pair_that_does_not_fit_the_device_fails_alone(scorer, engine, stop):
