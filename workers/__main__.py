@@ -23,7 +23,7 @@ from shared.models import Priority
 from shared.processes import REFUSED
 from shared.queue import SCORE_SHARD, model_queue, model_queues, serve
 from shared.settings import Settings, load_settings
-from workers.gate import BulkGate
+from workers.gate import Gate
 from workers.runtime import Runtime
 from workers.tasks import score_shard
 
@@ -33,9 +33,14 @@ log = structlog.get_logger()
 def work(settings: Settings, model: str, device: str) -> int:
     """Serve a model until a signal ends it. Returns the exit status."""
     runtime = Runtime(settings, model, device)
+    quick = [model_queue(runtime.model, Priority.interactive)]
     bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
-    gate = BulkGate(bulk, settings.shards_in_hand)
-    signals.task_received.connect(gate.received, weak=False)
+    gates = [
+        Gate(quick, settings.interactive_slots, behind=bulk),
+        Gate(bulk, settings.shards_in_hand),
+    ]
+    for gate in gates:
+        signals.task_received.connect(gate.received, weak=False)
     signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
 
     @runtime.app.task(name=SCORE_SHARD, bind=True)  # type: ignore[untyped-decorator]
@@ -45,7 +50,8 @@ def work(settings: Settings, model: str, device: str) -> int:
         except Exception:
             log.exception("a shard failed in a way nobody foresaw", job=job_id, shard=shard)
         finally:
-            gate.done(self.request.delivery_info["routing_key"])
+            for gate in gates:
+                gate.done(self.request.delivery_info["routing_key"])
 
     try:
         return serve(

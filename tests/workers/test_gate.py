@@ -1,4 +1,4 @@
-"""A worker whose hands are full leaves the bulk queues, and no other."""
+"""A worker that holds its share of a kind leaves that kind's queues, and no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery import Celery
 
 from shared.models import Priority
 from shared.queue import as_queues, model_queue, model_queues
-from workers.gate import BulkGate
+from workers.gate import Gate
 
 BULK = [model_queue("m", p) for p in (Priority.normal, Priority.bulk)]
 INTERACTIVE = model_queue("m", Priority.interactive)
@@ -21,12 +21,20 @@ class Consumer:
     def __init__(self) -> None:
         self.listens = model_queues("m")
         self.soon: list = []
+        self.lost = False
+        self.app = Celery(set_as_current=False)
+        self.app.conf.task_queues = as_queues(model_queues("m"))
+        self.app.amqp.queues.select(model_queues("m"))
 
     def cancel_task_queue(self, queue: str) -> None:
+        self.app.amqp.queues.deselect(queue)
         if queue in self.listens:
             self.listens.remove(queue)
 
     def add_task_queue(self, queue: str) -> None:
+        if self.lost:
+            raise ConnectionError
+        self.app.amqp.queues.select_add(self.app.amqp.queues[queue])
         if queue not in self.listens:
             self.listens.append(queue)
 
@@ -45,11 +53,11 @@ def consumer() -> Consumer:
 
 
 @pytest.fixture
-def gate() -> BulkGate:
-    return BulkGate(BULK, limit=2)
+def gate() -> Gate:
+    return Gate(BULK, limit=2)
 
 
-def take(gate: BulkGate, consumer: Consumer, queue: str) -> None:
+def take(gate: Gate, consumer: Consumer, queue: str) -> None:
     gate.received(consumer, SimpleNamespace(delivery_info={"routing_key": queue}))
 
 
@@ -86,6 +94,44 @@ def test_a_hand_that_was_filled_meanwhile_listens_to_nothing_more(gate, consumer
     gate.done(BULK[0])
     take(gate, consumer, BULK[0])  # it was on its way
 
+    consumer.turn()
+
+    assert consumer.listens == [INTERACTIVE]
+
+
+def test_a_connection_lost_while_listening_again_forgets_no_queue(gate, consumer):
+    """Given a connection that is lost just when a hand comes free."""
+    take(gate, consumer, BULK[0])
+    take(gate, consumer, BULK[0])
+    gate.done(BULK[0])
+    consumer.lost = True
+
+    with pytest.raises(ConnectionError):
+        consumer.turn()
+
+    assert list(consumer.app.amqp.queues.consume_from) == model_queues("m")
+
+
+def test_interactive_messages_have_a_bound_and_come_first_again(consumer):
+    gate = Gate([INTERACTIVE], limit=2, behind=BULK)
+    for _ in range(2):
+        take(gate, consumer, INTERACTIVE)
+    assert consumer.listens == BULK
+
+    gate.done(INTERACTIVE)
+    consumer.turn()
+
+    assert consumer.listens == model_queues("m")
+
+
+def test_bulk_queues_that_were_left_stay_left_when_interactive_is_taken_up(gate, consumer):
+    quick = Gate([INTERACTIVE], limit=1, behind=BULK)
+    take(quick, consumer, INTERACTIVE)
+    for _ in range(2):
+        take(gate, consumer, BULK[0])
+    assert consumer.listens == []
+
+    quick.done(INTERACTIVE)
     consumer.turn()
 
     assert consumer.listens == [INTERACTIVE]
