@@ -7,15 +7,20 @@ process that holds nothing else, so that a second death tells who is to blame.
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
 
 from shared.queue import Hints
-from shared.store import Lease, Store
+from shared.store import REDIS_ERRORS, Lease, Store
+
+RELEASE_S = 2.0
+"""How long a process that is about to end may spend on giving its shards back."""
+REDIS_BACKOFF_S = 1.0
 
 log = structlog.get_logger()
 
@@ -29,7 +34,7 @@ class Held:
 
 
 class Hand:
-    """Claims shards of one model for one worker. `priority_of` serves the hints of halves."""
+    """Claims shards of one model for one worker, and keeps their leases."""
 
     def __init__(
         self, store: Store, hints: Hints, *, model: str, worker: str, fingerprint: str
@@ -50,7 +55,8 @@ class Hand:
     def claim(self, job_id: str, shard: str) -> Iterator[Held | None]:
         """Hold a shard while the block runs; None when it is not ours to take.
 
-        When the block raises, the lease is left to run out: whatever happened makes it a suspect.
+        When the block raises or the process dies, the lease is left to run out: whatever happened
+        makes the shard a suspect.
         """
         with self._shared():
             answer = self._ask(job_id, shard, alone=False)
@@ -63,23 +69,32 @@ class Hand:
                 yield held
 
     def _ask(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
-        if self._closed:
-            return "closed"
-        answer = self._store.claim(
-            job_id,
-            self._model,
-            shard,
-            token=uuid.uuid4().hex[:16],
-            worker=self._worker,
-            alone=alone,
-            fingerprint=self._fingerprint,
-        )
+        answer = self._claim(job_id, shard, alone=alone)
         if answer == "split":
             log.warning("a shard killed its worker: split", job=job_id, shard=shard)
             priority = self._store.job(job_id).spec.priority
             for half in self._store.split(job_id, self._model, shard):
                 self._hints.shard(self._model, priority, job_id, half)
         return answer
+
+    def _claim(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
+        """Ask until Redis answers: a claim whose reply was lost may have been granted."""
+        token = uuid.uuid4().hex[:16]
+        while not self._closed:
+            try:
+                return self._store.claim(
+                    job_id,
+                    self._model,
+                    shard,
+                    token=token,
+                    worker=self._worker,
+                    alone=alone,
+                    fingerprint=self._fingerprint,
+                )
+            except REDIS_ERRORS as error:
+                log.warning("a claim waits for Redis", shard=shard, error=str(error))
+                time.sleep(REDIS_BACKOFF_S)
+        return "closed"
 
     @contextmanager
     def _tracked(self, answer: Lease | str) -> Iterator[Held | None]:
@@ -141,3 +156,20 @@ class Hand:
             for held in self._held.values():
                 held.stop.set()
             self._changed.notify_all()
+
+    def release_all(self) -> None:
+        """Give all shards back, blaming nobody, before the process ends without ceremony.
+
+        Never raises and takes RELEASE_S at most: what cannot be given back runs out.
+        """
+        thread = threading.Thread(target=self._release_all, name="release", daemon=True)
+        thread.start()
+        thread.join(RELEASE_S)
+
+    def _release_all(self) -> None:
+        with self._changed:
+            self._closed = True
+            held = list(self._held.values())
+        for one in held:
+            with suppress(Exception):
+                self._store.release(one.lease)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Sequence
+
+import structlog
 
 from shared.keys import shard_range
 from shared.models import Provenance, ShardSummary, SliceOutcome
 from shared.objects import Objects
 from shared.queue import Hints
 from shared.shards import dump_part, part_uri
-from shared.store import Lease, Store
+from shared.store import REDIS_ERRORS, Lease, Store
+
+REDIS_BACKOFF_S = 1.0
+
+log = structlog.get_logger()
 
 
 def write(
@@ -31,9 +38,27 @@ def write(
     return attempt
 
 
-def commit(lease: Lease, part: str, summary: ShardSummary, store: Store, hints: Hints) -> bool:
-    """Commit a part and hint what its job needs next. False when another commit was first."""
-    answer, feed, finish = store.commit(lease, part, summary)
+def commit(
+    lease: Lease,
+    part: str,
+    summary: ShardSummary,
+    store: Store,
+    hints: Hints,
+    stop: threading.Event | None = None,
+) -> bool:
+    """Commit a part and hint what its job needs next. False when another commit was first.
+
+    Outlives a Redis that is away, until `stop` is set: a commit is repeatable. Then raises what
+    Redis raised.
+    """
+    while True:
+        try:
+            answer, feed, finish = store.commit(lease, part, summary)
+            break
+        except REDIS_ERRORS as error:
+            log.warning("a commit waits for Redis", shard=lease.shard, error=str(error))
+            if (stop or threading.Event()).wait(REDIS_BACKOFF_S):
+                raise
     if finish:
         hints.finish(lease.job_id)
     elif feed:

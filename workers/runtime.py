@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -27,7 +26,7 @@ from shared.settings import Settings
 from shared.store import Job, Store, connect
 from workers.batcher import Batcher
 from workers.engine import load_engine
-from workers.hand import Hand
+from workers.hand import RELEASE_S, Hand
 from workers.meter import Meter
 from workers.packing import Limit
 from workers.scorer import Scorer
@@ -117,6 +116,7 @@ class Runtime:
         while True:
             time.sleep(HOUSEKEEPING_S)
             now = time.monotonic()
+            self._look_after_device()
             self.meter.sample(holding=len(self.hand) > 0)
             try:
                 if now >= next_renewal and not self._stalled(now):
@@ -127,6 +127,10 @@ class Runtime:
                     self._beat(self._describe())
             except Exception as error:
                 log.warning("housekeeping is delayed", error=str(error))
+
+    def _look_after_device(self) -> None:
+        if not self.draining and not self.batcher.alive:
+            self.give_up("the device thread has ended")
 
     def _stalled(self, now: float) -> bool:
         since_s = now - self.batcher.progress_s()
@@ -177,13 +181,25 @@ class Runtime:
         self.draining, self._state = True, "draining"
         log.info("draining", shards=len(self.hand))
         self.hand.close()
-        deadline = threading.Timer(self.settings.drain_s, partial(os._exit, 1))
+        patience_s = max(self.settings.drain_s - RELEASE_S, self.settings.drain_s / 2)
+        deadline = threading.Timer(patience_s, self._end_now)
         deadline.daemon = True
         deadline.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: os._exit(1))
+            signal.signal(number, lambda *_: self._end_now())
+
+    def give_up(self, why: str) -> NoReturn:
+        """End a process that cannot score any more, blaming no shard; the launcher starts anew."""
+        log.error("the worker ends", reason=why)
+        self._end_now()
+
+    def _end_now(self) -> NoReturn:
+        """Give the leases back, then end without waiting for what still runs."""
+        self.hand.release_all()
+        os._exit(1)
 
     def close(self) -> None:
         """Say goodbye."""
+        self.draining = True
         self.batcher.close(drain=False)
         self._fleet.leave(self.id)

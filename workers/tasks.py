@@ -6,7 +6,6 @@ that is not committed comes back by itself.
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 import structlog
@@ -15,48 +14,73 @@ from shared.errors import RerankError, Unavailable, UsageError
 from shared.keys import shard_range
 from shared.models import SliceOutcome
 from shared.shards import load_slices
-from shared.store import Job, Lease
+from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
 from workers.runtime import Runtime
-from workers.scorer import Stopped, poisoned, summarize
+from workers.scorer import DeviceBroken, Stopped, poisoned, summarize
 
-STORAGE_BACKOFF_S = 5.0
+BACKOFF_S = 5.0
 
 log = structlog.get_logger()
 
 
 def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
-    """Claim, load, score, write, commit. Never raises: what went wrong is logged, and the shard is
-    given back or left to its lease."""
+    """Claim, load, score, write, commit.
+
+    Whatever goes wrong, the shard is given back or its job is paused; only a process that dies
+    leaves its leases to run out, and its shards to be suspects. Raises nothing once it has claimed.
+    """
     with runtime.hand.claim(job_id, shard) as held:
         if held is None:
             return
         try:
-            job = runtime.job(job_id)
-            outcomes, tokens = _score(runtime, held, job)
-            part = results.write(
-                outcomes,
-                runtime.provenance,
-                held.lease,
-                runtime.objects,
-                runtime.store,
-                inline_ttl_s=job.number("inline") / 1000,
-            )
-            summary = summarize(outcomes, tokens)
-            if not results.commit(held.lease, part, summary, runtime.store, runtime.hints):
-                log.info("another commit was first", job=job_id, shard=shard)
-        except Stopped:
-            _give_back(runtime, held)
-        except Unavailable as error:
-            _wait_for_storage(runtime, held, error)
-        except UsageError as error:  # its files are gone or refused: a person must look
-            log.error("the job is paused", job=job_id, shard=shard, error=str(error))
-            with suppress(UsageError):
-                runtime.store.pause(job_id, f"shard {shard} cannot be read: {error}")
-        except RerankError as error:
-            log.error("the shard is given back", job=job_id, shard=shard, error=str(error))
-            _give_back(runtime, held)
+            _carry_out(runtime, held)
+        except REDIS_ERRORS as error:
+            log.warning("Redis is away", job=job_id, shard=shard, error=str(error))
+            held.stop.wait(BACKOFF_S)
+            _release(runtime, held)
+        except Exception as error:
+            log.exception("the job is paused: this is a bug", job=job_id, shard=shard)
+            what = f"{type(error).__name__}: {error}"
+            with suppress(Exception):
+                runtime.store.pause(
+                    job_id, f"shard {shard} failed: {what}. This is a bug; resume tries again"
+                )
+            _release(runtime, held)
+
+
+def _carry_out(runtime: Runtime, held: Held) -> None:
+    """The story of a shard in hand, with everything that may be expected to go wrong."""
+    lease = held.lease
+    job_id, shard = lease.job_id, lease.shard
+    try:
+        job = runtime.job(job_id)
+        outcomes, tokens = _score(runtime, held, job)
+        part = results.write(
+            outcomes,
+            runtime.provenance,
+            lease,
+            runtime.objects,
+            runtime.store,
+            inline_ttl_s=job.number("inline") / 1000,
+        )
+        summary = summarize(outcomes, tokens)
+        if not results.commit(lease, part, summary, runtime.store, runtime.hints, held.stop):
+            log.info("another commit was first", job=job_id, shard=shard)
+    except Stopped:
+        _give_back(runtime, held)
+    except DeviceBroken as error:
+        runtime.give_up(str(error))
+    except Unavailable as error:
+        _wait_for_storage(runtime, held, error)
+    except UsageError as error:  # its files are gone or refused: a person must look
+        log.error("the job is paused", job=job_id, shard=shard, error=str(error))
+        with suppress(UsageError):
+            runtime.store.pause(job_id, f"shard {shard} cannot be read or written: {error}")
+    except RerankError as error:
+        log.error("the shard is given back", job=job_id, shard=shard, error=str(error))
+        _give_back(runtime, held)
 
 
 def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], int]:
@@ -83,5 +107,11 @@ def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
     lease: Lease = held.lease
     log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
     runtime.store.set_facts(lease.job_id, waiting_for=str(error))
-    time.sleep(STORAGE_BACKOFF_S)
+    held.stop.wait(BACKOFF_S)
     runtime.store.release(lease)
+
+
+def _release(runtime: Runtime, held: Held) -> None:
+    """Give a shard back if that can be done at all."""
+    with suppress(Exception):
+        runtime.store.release(held.lease)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import redis
 
 from shared.models import InputRef, make_spec
 from shared.store import Lease, OpenShard, Store
@@ -211,3 +214,53 @@ def test_whoever_waits_to_be_alone_gives_up_when_the_hand_closes(hand, store, st
 
     assert waiter.claimed.wait(WAIT_S)
     assert waiter.held is None
+
+
+def test_a_process_about_to_end_gives_everything_back_and_blames_nothing(hand, job, store):
+    with hand.claim(job, "0-10"), hand.claim(job, "10-20"):
+        hand.release_all()
+        assert store.leased_shards(MODEL) == 0
+        with hand.claim(job, "20-30") as more:
+            assert more is None
+
+    other = Hand(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
+    with other.claim(job, "0-10") as held:
+        assert "s" not in json.loads(store.client.hget(store.keys.job_open(job), "0-10"))
+        assert held is not None
+
+
+def test_giving_everything_back_never_takes_long_nor_raises(hand, job, store, monkeypatch):
+    """Given a Redis that refuses one shard and hangs on the next."""
+    answers = iter([redis.ConnectionError("away")])
+    hang = threading.Event()
+
+    def release(lease):
+        for answer in answers:
+            raise answer
+        hang.wait(WAIT_S)
+
+    monkeypatch.setattr(store, "release", release)
+    monkeypatch.setattr("workers.hand.RELEASE_S", 0.1)
+    with hand.claim(job, "0-10"), hand.claim(job, "10-20"):
+        before = time.monotonic()
+        hand.release_all()
+        assert time.monotonic() - before < 5
+    hang.set()
+
+
+def test_a_claim_whose_reply_was_lost_is_asked_again(hand, job, store, monkeypatch):
+    """Given a Redis that grants the claim and goes away before it answers."""
+    claim, tokens = store.claim, []
+
+    def lost_once(*args, **options):
+        tokens.append(options["token"])
+        answer = claim(*args, **options)
+        if len(tokens) == 1:
+            raise redis.ConnectionError("away")
+        return answer
+
+    monkeypatch.setattr(store, "claim", lost_once)
+    monkeypatch.setattr("workers.hand.REDIS_BACKOFF_S", 0)
+
+    with hand.claim(job, "0-10") as held:
+        assert held.lease.token == tokens[0] == tokens[1]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+import redis
 
 from shared.models import InputRef, Scored, ShardSummary, SliceOutcome, make_spec
 from shared.shards import load_part, parse_part
@@ -58,3 +61,35 @@ def test_a_late_commit_says_so(lease, store, hints):
     results.commit(lease, "p", ONE, store, hints)
 
     assert not results.commit(lease, "other", ONE, store, hints)
+
+
+def test_a_commit_outlives_a_redis_that_is_away(lease, store, hints, monkeypatch):
+    """Given a Redis that commits, loses its reply, and is away once more."""
+    commit, calls = store.commit, []
+
+    def unreliable(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            commit(*args)
+        if len(calls) < 3:
+            raise redis.ConnectionError("away")
+        return commit(*args)
+
+    monkeypatch.setattr(store, "commit", unreliable)
+    monkeypatch.setattr(results, "REDIS_BACKOFF_S", 0)
+
+    assert results.commit(lease, "p", ONE, store, hints, threading.Event())
+
+    assert store.job("j").number("scored") == 1
+
+
+def test_a_commit_that_is_not_wanted_any_more_stops_waiting(lease, store, hints, monkeypatch):
+    def away(*_):
+        raise redis.ConnectionError("away")
+
+    stop = threading.Event()
+    stop.set()
+    monkeypatch.setattr(store, "commit", away)
+
+    with pytest.raises(redis.ConnectionError):
+        results.commit(lease, "p", ONE, store, hints, stop)

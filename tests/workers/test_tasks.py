@@ -1,0 +1,173 @@
+"""The story of a shard in hand: only a process that dies leaves a suspect behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import redis
+
+from shared.errors import EngineError, NotAllowed, StorageUnavailable
+from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
+from shared.store import OpenShard
+from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
+from tests.support.wait import wait_until
+from workers import tasks
+from workers.hand import Hand
+from workers.runtime import Runtime
+from workers.scorer import DeviceBroken, Stopped
+
+OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
+
+
+class Ended(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def job(store, client) -> str:
+    """A job with one shard of one pair, over a coordinator that ticks."""
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+    spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
+    store.create("j", spec, "digest")
+    shards = [OpenShard(0, 1, "0-0-1-x")]
+    store.open(store.job("j"), ("", "1"), shards, sealed=False, lines=1, low_water=0)
+    return "j"
+
+
+@pytest.fixture
+def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
+    """A runtime without a model; `scorer.fails_with` is what scoring raises."""
+
+    def end(status: int) -> None:
+        raise Ended
+
+    def score(*_):
+        if found.scorer.fails_with:
+            raise found.scorer.fails_with
+        return OUTCOMES, 3
+
+    found = object.__new__(Runtime)
+    found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
+    found.draining, found.provenance = False, PROVENANCE
+    found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+    found.scorer = SimpleNamespace(score=score, fails_with=None)
+    found.batcher = SimpleNamespace(alive=True)
+    one = Slice(line=1, query="q", documents=[{"text": "d"}], indices=[0])
+    monkeypatch.setattr(tasks, "load_slices", lambda *_: [one])
+    monkeypatch.setattr(tasks, "BACKOFF_S", 0)
+    monkeypatch.setattr(os, "_exit", end)
+    return found
+
+
+def state(store) -> dict:
+    """What the store knows of the shard; t is its lease, s says that it is a suspect."""
+    return json.loads(store.client.hget(store.keys.job_open("j"), "0-1"))
+
+
+def test_a_shard_is_scored_and_committed(runtime, job, store):
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert store.job(job).number("scored") == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Stopped(),
+        EngineError("the batcher is closed"),
+        StorageUnavailable("no answer"),
+        redis.ConnectionError("away"),
+    ],
+    ids=repr,
+)
+def test_what_passes_gives_the_shard_back(error, runtime, job, store):
+    runtime.scorer.fails_with = error
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert store.leased_shards(MODEL) == 0
+    assert not {"t", "s"} & set(state(store))
+    assert store.job(job).paused is None
+
+
+def test_a_redis_that_stays_away_raises_nothing(runtime, job, store, monkeypatch):
+    def away(*_):
+        raise redis.ConnectionError("away")
+
+    runtime.scorer.fails_with = Stopped()
+    monkeypatch.setattr(store, "release", away)
+
+    tasks.score_shard(runtime, job, "0-1")
+
+
+def test_what_nobody_foresaw_pauses_the_job_and_blames_no_shard(runtime, job, store):
+    runtime.scorer.fails_with = ValueError("odd")
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert store.job(job).paused == (
+        "shard 0-1 failed: ValueError: odd. This is a bug; resume tries again"
+    )
+    assert store.resume(job)[0] == "resumed"
+    assert not {"t", "s"} & set(state(store))
+
+
+def test_a_broken_device_ends_the_process_and_blames_no_shard(runtime, job, store):
+    runtime.scorer.fails_with = DeviceBroken("the device fails on any pair")
+
+    with pytest.raises(Ended):
+        tasks.score_shard(runtime, job, "0-1")
+
+    assert not {"t", "s"} & set(state(store))
+
+
+def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypatch):
+    def refuse(*_, **__):
+        raise NotAllowed("the bucket is not allowed")
+
+    monkeypatch.setattr(tasks.results, "write", refuse)
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert "cannot be read or written: the bucket" in store.job(job).paused
+
+
+def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, store):
+    with runtime.hand.claim(job, "0-1"):
+        runtime._look_after_device()
+        runtime.batcher.alive = False
+        runtime.draining = True
+        runtime._look_after_device()
+        assert store.leased_shards(MODEL) == 1
+
+        runtime.draining = False
+        with pytest.raises(Ended):
+            runtime._look_after_device()
+
+        assert store.leased_shards(MODEL) == 0
+
+
+def test_a_second_signal_ends_the_process_and_blames_no_shard(runtime, job, store, monkeypatch):
+    handlers = {}
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    runtime.settings = runtime.settings.model_copy(update={"drain_s": 1e6})
+    with runtime.hand.claim(job, "0-1"):
+        runtime.drain()
+        with pytest.raises(Ended):
+            next(iter(handlers.values()))(15, None)
+        assert not {"t", "s"} & set(state(store))
+
+
+def test_a_drain_that_takes_too_long_gives_its_shards_back(runtime, job, store, monkeypatch):
+    ended = []
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    runtime.settings = runtime.settings.model_copy(update={"drain_s": 0.1})
+    with runtime.hand.claim(job, "0-1"):
+        runtime.drain()
+        wait_until(lambda: ended == [1])
+        assert store.leased_shards(MODEL) == 0
