@@ -21,6 +21,7 @@ A message says what was wrong and what was expected; the hint says what to do.
     ├── DeadlineExceeded          504  an interactive request ran out of time
     └── EngineError               500  the device or the model
         ├── OutOfDeviceMemory          a pack did not fit; answered by halving it
+        ├── DeviceBroken               it fails on any pair: the process must end
         └── ModelRefused               the model is not a Qwen3 reranker, or failed its self-test
 """
 
@@ -158,6 +159,13 @@ class OutOfDeviceMemory(EngineError):
     """A pack did not fit into the device's memory."""
 
     code = "out_of_device_memory"
+    retryable = True
+
+
+class DeviceBroken(EngineError):
+    """The device fails on any pair, on one that it scored before too: no pair is to blame."""
+
+    code = "device_broken"
     retryable = True
 
 

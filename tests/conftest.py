@@ -59,8 +59,9 @@ class _Stderr:
         sys.stderr.flush()
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _logs() -> None:
+    """A test that runs the command in this process may have configured them otherwise."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Stderr())))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import EngineError, ItemError
+from shared.errors import DeviceBroken, EngineError, ItemError
 from shared.models import (
     DEFAULT_INSTRUCTION,
     Failure,
@@ -35,12 +35,6 @@ CANARY = ("How many days has a year?", "365")
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
 
 log = structlog.get_logger()
-
-
-class DeviceBroken(EngineError):
-    """The device fails on a pair that every working device scores: no pair is to blame."""
-
-    code = "device_broken"
 
 
 class Stopped(Exception):

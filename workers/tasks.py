@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import structlog
 
-from shared.errors import RerankError, Unavailable, UsageError
+from shared.errors import DeviceBroken, RerankError, Unavailable, UsageError
 from shared.keys import shard_range
 from shared.models import SliceOutcome
 from shared.shards import load_slices
@@ -18,7 +18,7 @@ from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
 from workers.runtime import Runtime
-from workers.scorer import DeviceBroken, Stopped, poisoned, summarize
+from workers.scorer import Stopped, poisoned, summarize
 
 BACKOFF_S = 5.0
 

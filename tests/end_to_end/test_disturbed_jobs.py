@@ -184,9 +184,9 @@ def test_a_frozen_worker_comes_back_too_late_and_does_no_harm(
             "the other holds a shard",
         )
         # when one is frozen for longer than its lease, and then goes on
-        other.suspend()
+        other.send_signal(signal.SIGSTOP)
         stack.client.wait(job_id, timeout_s=120)
-        other.resume()
+        other.send_signal(signal.SIGCONT)
         # then its late commits change nothing
         check(job_id)
 

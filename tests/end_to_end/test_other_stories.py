@@ -37,9 +37,7 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
             with another_worker(stack, tmp_path, script) as worker:
                 wait_until(
                     lambda: (
-                        not worker.is_running()
-                        or worker.status() == "zombie"
-                        or stack.client.status(job_id).state == "done"
+                        worker.poll() is not None or stack.client.status(job_id).state == "done"
                     ),
                     60,
                     "the worker died or the job is done",

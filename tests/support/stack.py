@@ -100,7 +100,9 @@ def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subpro
 
 
 @contextmanager
-def another_worker(stack: Stack, folder: Path, script: str = "workers") -> Iterator[psutil.Process]:
+def another_worker(
+    stack: Stack, folder: Path, script: str = "workers"
+) -> Iterator[subprocess.Popen[bytes]]:
     """One more worker, once it is ready (or dead)."""
     with running_module(stack, folder, script, "--model", "pocket-text") as process:
         wait_until(
@@ -111,4 +113,4 @@ def another_worker(stack: Stack, folder: Path, script: str = "workers") -> Itera
             START_S,
             "the other worker is ready",
         )
-        yield psutil.Process(process.pid)
+        yield process

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from shared.errors import ItemError, OutOfDeviceMemory
+from shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
 from shared.models import (
     DEFAULT_INSTRUCTION,
     Document,
@@ -23,7 +23,6 @@ from workers.packing import Limit, Pack
 from workers.prompts import Prompt, Tokens
 from workers.scorer import (
     PAIRS_AHEAD,
-    DeviceBroken,
     Scorer,
     Stopped,
     in_runs,

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from shared.errors import EngineError, NotAllowed, StorageUnavailable
+from shared.errors import DeviceBroken, EngineError, NotAllowed, StorageUnavailable
 from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
 from shared.store import OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
@@ -17,7 +17,7 @@ from tests.support.wait import wait_until
 from workers import tasks
 from workers.hand import Hand
 from workers.runtime import Runtime
-from workers.scorer import DeviceBroken, Stopped
+from workers.scorer import Stopped
 
 OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
 
