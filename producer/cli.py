@@ -315,13 +315,8 @@ def jobs(
     """
     from producer import show
 
-    found = _client().jobs(count)
-    if as_json:
-        show.as_json(found)
-    elif found:
-        show.console().print(show.jobs_table(found))
-    else:
-        sys.stderr.write("no jobs yet:  rerank submit pairs.jsonl -o ranked.jsonl\n")
+    none = "no jobs yet:  rerank submit pairs.jsonl -o ranked.jsonl"
+    show.listing(_client().jobs(count), show.jobs_table, none=none, json=as_json)
 
 
 def workers(as_json: JsonOption = False) -> None:
@@ -331,13 +326,8 @@ def workers(as_json: JsonOption = False) -> None:
     """
     from producer import show
 
-    found = _client().workers()
-    if as_json:
-        show.as_json(found)
-    elif found:
-        show.console().print(show.workers_table(found))
-    else:
-        sys.stderr.write("no workers:  rerank worker --model Qwen/Qwen3-Reranker-0.6B\n")
+    none = "no workers:  rerank worker --model Qwen/Qwen3-Reranker-0.6B"
+    show.listing(_client().workers(), show.workers_table, none=none, json=as_json)
 
 
 def health(

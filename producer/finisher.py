@@ -134,14 +134,11 @@ def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: fl
     progress, spec = job.progress, job.spec
     start_s = job.number("began_ms") / 1000
     seconds = max(end_s - start_s, 1e-3)
-    options = spec.model_dump(
-        mode="json", include={"instruction", "max_length", "top_n", "limit", "temperature"}
-    )
     return Manifest(
         job=job.id,
         model=spec.model,
         input=spec.input,
-        options=options,
+        options=spec.scoring_options,
         lines=lines,
         pairs=progress.done,
         **progress.model_dump(

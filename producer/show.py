@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.table import Table
 
 from shared.fleet import WorkerRow
 from shared.models import JobStatus
+
+Row = TypeVar("Row", bound=BaseModel)
 
 STATE_STYLE = {
     "running": "cyan",
@@ -39,6 +41,18 @@ def as_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     else:
         found = [one.model_dump(mode="json") for one in value]
     sys.stdout.write(json.dumps(found) + "\n")
+
+
+def listing(
+    rows: Sequence[Row], table: Callable[[Sequence[Row]], Table], *, none: str, json: bool
+) -> None:
+    """Rows as a table for people or JSON for machines; `none` is said when there are none."""
+    if json:
+        as_json(rows)
+    elif rows:
+        console().print(table(rows))
+    else:
+        sys.stderr.write(f"{none}\n")
 
 
 def duration(seconds: float | None) -> str:

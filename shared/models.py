@@ -182,6 +182,12 @@ class JobSpec(_Frozen):
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself."""
 
+    @property
+    def scoring_options(self) -> dict[str, Any]:
+        """What the output depends on besides input and model, as a manifest records it."""
+        names = {"instruction", "max_length", "top_n", "limit", "temperature"}
+        return self.model_dump(mode="json", include=names)
+
 
 def make_spec(**fields: Any) -> JobSpec:
     """Validate a job's options. Raises UsageError naming the first that is wrong."""

@@ -5,7 +5,6 @@ Both are JSON Lines. A part is written whole, under a name of its attempt, befor
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from shared.keys import shard_range
@@ -67,16 +66,15 @@ def dump_part(outcomes: Sequence[SliceOutcome], provenance: Provenance) -> bytes
 def load_part(
     objects: Objects, job_id: str, start: int, part: str
 ) -> Iterator[tuple[SliceOutcome, Provenance]]:
-    """The outcomes of a part, one after the other, each with who scored it."""
-    with objects.open(part_uri(objects, job_id, start, part)) as stream:
-        provenance = Provenance.model_validate_json(stream.readline())
-        for line in stream:
-            yield SliceOutcome.model_validate_json(line), provenance
+    """The outcomes of a part, each with who scored it. A part is as small as its shard: it is read
+    whole, so that a storage that falters is asked again for this part alone."""
+    outcomes, provenance = parse_part(objects.read(part_uri(objects, job_id, start, part)))
+    for outcome in outcomes:
+        yield outcome, provenance
 
 
 def parse_part(data: bytes) -> tuple[list[SliceOutcome], Provenance]:
-    """The outcomes of an inline part."""
+    """What `dump_part` wrote."""
     head, *lines = data.splitlines()
-    return [SliceOutcome.model_validate_json(line) for line in lines], Provenance(
-        **json.loads(head)
-    )
+    provenance = Provenance.model_validate_json(head)
+    return [SliceOutcome.model_validate_json(line) for line in lines], provenance

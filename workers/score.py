@@ -134,9 +134,7 @@ def _manifest(
     return Manifest(
         model=spec.model,
         input=InputRef(uri=source, size=hashing.size, tag="", sha256=hashing.hexdigest()),
-        options=spec.model_dump(
-            mode="json", include={"instruction", "max_length", "top_n", "limit", "temperature"}
-        ),
+        options=spec.scoring_options,
         lines=counts.lines,
         pairs=counts.scored + counts.errors,
         scored=counts.scored,
