@@ -177,9 +177,10 @@ def test_heads_of_one_query_per_key_work(prompt_of):
     from workers.engine.workspace import Workspace
 
     space = Workspace(CPU, torch.float32)
-    buffer = torch.randn(tables.kept_rows + len(tables.ids), heads.per_row * heads.dim)
+    queries = torch.randn(len(tables.ids), heads.queries * heads.dim)
+    kv = torch.randn(tables.kept_rows + len(tables.ids), 2 * heads.kv * heads.dim)
     got = [
-        grouped.GroupedAttention(tables, heads, space, CPU, sdpa=sdpa).all(buffer).clone()
+        grouped.GroupedAttention(tables, heads, space, CPU, sdpa=sdpa).all(queries, kv).clone()
         for sdpa in (False, True)
     ]
     assert torch.allclose(*got, atol=1e-5)

@@ -122,7 +122,7 @@ def test_a_model_that_fails_its_self_test_is_refused(model_folders):
     from workers.engine import load_engine
 
     engine = load_engine(str(model_folders["tied"]))
-    engine.decoder.layers[0].down.mul_(1.5)
+    engine.decoder._direction.mul_(1.5)
     with pytest.raises(ModelRefused, match="self-test failed"):
         engine.self_test()
 

@@ -26,16 +26,16 @@ _CUDA_HALF = ("flash", "varlen", "flex")
 
 
 class Attention(Protocol):
-    """Attention over one pack. Rotated and scaled q, k and v stand in the buffer."""
+    """Attention over one pack; q, k and v are rotated and scaled.
 
-    def all(self, buffer: Tensor) -> Tensor:
-        """Outputs [computed rows, query heads · dim] of all computed rows."""
+    kv [kept rows, then computed rows; 2 · kv heads · dim]: keys of all heads, then values.
+    """
 
-    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
-        """Outputs [documents, query heads · dim] of each document's last row.
+    def all(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """Outputs of all computed rows; queries and outputs are [rows, query heads · dim]."""
 
-        `queries` [documents, query heads · dim] are given apart.
-        """
+    def last(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """Outputs of each document's last row; both [documents, query heads · dim]."""
 
 
 #: Makes the attention of a pack from its layout.

@@ -18,8 +18,9 @@ from workers.engine.layout import Layout
 from workers.engine.weights import Heads, Layer, take_layer, yes_minus_no
 from workers.engine.workspace import Workspace
 
-#: Rows whose MLP is computed at a time: on CPU what lies between its products stays in the cache.
-MLP_ROWS = {"cpu": 512, "cuda": 1 << 16}
+#: Rows that are computed at a time beside attention: on CPU what lies between the products stays
+#: in the cache.
+ROWS_AT_A_TIME = {"cpu": 512, "cuda": 1 << 14}
 
 
 class Decoder:
@@ -35,11 +36,12 @@ class Decoder:
         self.embedding: Tensor = model.model.embed_tokens.weight.detach()
         self._rotary = model.model.rotary_emb
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
-        self.layers = [take_layer(module, self.heads) for module in model.model.layers]
+        self._elementwise = elementwise(self.dtype, self.device)
+        gate = self._elementwise.gate
+        self.layers = [take_layer(module, self.heads, gate) for module in model.model.layers]
         self.workspace = Workspace(self.device, self.dtype)
         self._table = torch.empty(0)
-        self._elementwise = elementwise(self.dtype, self.device)
-        self._mlp_rows = MLP_ROWS.get(self.device.type, 1 << 16)
+        self._rows = ROWS_AT_A_TIME.get(self.device.type, 1 << 14)
 
     @property
     def kept_bytes_per_token(self) -> int:
@@ -51,7 +53,7 @@ class Decoder:
     def scratch_bytes_per_token(self) -> int:
         """Roughly what each computed token of a pack takes beside the weights."""
         heads = self.heads
-        values = 2 * self.embedding.shape[1] + (heads.per_row + 2 * heads.queries) * heads.dim
+        values = self.embedding.shape[1] + (3 * heads.queries + 2 * heads.kv) * heads.dim
         tables = 3 * heads.queries + 4 * heads.kv
         return values * int(self.dtype.itemsize) + tables * 8
 
@@ -59,9 +61,8 @@ class Decoder:
         """Margins [documents] fp32. `kept` [layers, kept rows, 2 · kv heads · dim]."""
         x, table = self._start(layout)
         for layer, state in zip(self.layers[:-1], kept[:-1], strict=True):
-            buffer = self._project(x, layer, state, table)
-            x.addmm_(attention.all(buffer), layer.o.t())
-            self._mlp(x, layer)
+            queries, kv = self._project(x, layer, state, table)
+            self._finish(x, layer, attention.all(queries, kv))
         last = torch.from_numpy(layout.last_rows).to(self.device)
         x = self._last_layer(x, last, kept[-1], table, attention).float()
         return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
@@ -73,11 +74,10 @@ class Decoder:
         state = torch.empty(len(self.layers), len(x), width, device=self.device, dtype=self.dtype)
         nothing = state.new_empty(0, width)
         for number, layer in enumerate(self.layers):
-            buffer = self._project(x, layer, nothing, table)
-            state[number] = buffer[:, -width:]
+            queries, kv = self._project(x, layer, nothing, table)
+            state[number] = kv
             if number + 1 < len(self.layers):
-                x.addmm_(attention.all(buffer), layer.o.t())
-                self._mlp(x, layer)
+                self._finish(x, layer, attention.all(queries, kv))
         return state
 
     def _start(self, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -89,45 +89,53 @@ class Decoder:
         torch.index_select(self.embedding, 0, ids, out=x)
         return x, table[:, None, :]
 
-    def _project(self, x: Tensor, layer: Layer, state: Tensor, table: Tensor) -> Tensor:
-        """The layer's buffer: kept rows as given, then computed rows, normed and rotated."""
-        heads = self.heads
-        split = heads.queries * heads.dim
-        buffer, rows = self._buffer(x, state)
-        torch.mm(self._norm(x, layer.attention_gain), layer.qkv.t(), out=rows)
-        self._rotate(rows[:, : split + heads.kv * heads.dim], layer.qk_gain, table)
-        return buffer
+    def _project(
+        self, x: Tensor, layer: Layer, state: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Queries of the computed rows; keys and values of kept rows (as given), then of these."""
+        queries = self.workspace.take("q", len(x), self.heads.queries * self.heads.dim)
+        kv, rows_kv = self._kv(x, state)
+        parts = (t.split(self._rows) for t in (x, queries, rows_kv, table))
+        for rows, q, own_kv, rotations in zip(*parts, strict=True):
+            normed = self._norm(rows, layer.attention_gain)
+            q.copy_(layer.q(normed))
+            own_kv.copy_(layer.kv(normed))
+            self._rotate(q, layer.q_gain, rotations)
+            self._rotate(self._keys(own_kv), layer.k_gain, rotations)
+        return queries, kv
 
     def _last_layer(
         self, x: Tensor, last: Tensor, state: Tensor, table: Tensor, attention: Attention
     ) -> Tensor:
         """Hidden states [documents, hidden] of the last rows after the last layer."""
-        layer, heads = self.layers[-1], self.heads
-        split = heads.queries * heads.dim
-        buffer, rows = self._buffer(x, state)
-        normed = self._norm(x, layer.attention_gain)
-        torch.mm(normed, layer.qkv[split:].t(), out=rows[:, split:])
-        keys = rows[:, split : split + heads.kv * heads.dim]
-        self._rotate(keys, layer.qk_gain[heads.queries :], table)
-        queries = torch.mm(normed[last], layer.qkv[:split].t())
-        self._rotate(queries, layer.qk_gain[: heads.queries], table[last])
+        layer = self.layers[-1]
+        kv, rows_kv = self._kv(x, state)
+        parts = (t.split(self._rows) for t in (x, rows_kv, table))
+        for rows, own_kv, rotations in zip(*parts, strict=True):
+            own_kv.copy_(layer.kv(self._norm(rows, layer.attention_gain)))
+            self._rotate(self._keys(own_kv), layer.k_gain, rotations)
         x = x[last]
-        x.addmm_(attention.last(buffer, queries), layer.o.t())
-        self._mlp(x, layer)
+        queries = layer.q(self._norm(x, layer.attention_gain))
+        self._rotate(queries, layer.q_gain, table[last])
+        self._finish(x, layer, attention.last(queries, kv))
         return x
 
-    def _buffer(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's q, k and v of all rows, kept ones filled in, and its computed rows."""
-        heads, kept = self.heads, len(state)
-        buffer = self.workspace.take("buffer", kept + len(x), heads.per_row * heads.dim)
-        buffer[:kept, heads.queries * heads.dim :] = state
-        return buffer, buffer[kept:]
+    def _kv(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all rows with the kept ones filled in, and its computed rows."""
+        kept = len(state)
+        kv = self.workspace.take("kv", kept + len(x), state.shape[1])
+        kv[:kept] = state
+        return kv, kv[kept:]
 
-    def _mlp(self, x: Tensor, layer: Layer) -> None:
-        for rows in torch.split(x, self._mlp_rows):
-            gate_up = self.workspace.take("gate_up", len(rows), len(layer.gate_up))
-            torch.mm(self._norm(rows, layer.mlp_gain), layer.gate_up.t(), out=gate_up)
-            rows.addmm_(self._elementwise.gate(gate_up), layer.down.t())
+    def _keys(self, kv: Tensor) -> Tensor:
+        return kv[:, : self.heads.kv * self.heads.dim]
+
+    def _finish(self, x: Tensor, layer: Layer, attended: Tensor) -> None:
+        """The rest of a layer after its attention, in place."""
+        parts = (x.split(self._rows), attended.split(self._rows))
+        for rows, rows_attended in zip(*parts, strict=True):
+            rows.add_(layer.o(rows_attended))
+            rows.add_(layer.down(layer.gated(self._norm(rows, layer.mlp_gain))))
 
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
         out = self.workspace.take("normed", *x.shape)

@@ -22,7 +22,7 @@ class Elementwise(Protocol):
     def rotate(self, heads: Tensor, gain: Tensor, table: Tensor, eps: float) -> None:
         """Norm of each head, then the rotary embedding, in place.
 
-        heads [rows, heads, dim]; gain [heads, dim] fp32; table [rows, 1, dim / 2] complex64.
+        heads [rows, heads, dim]; gain [dim] fp32; table [rows, 1, dim / 2] complex64.
         """
 
     def gate(self, gate_up: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -91,10 +92,14 @@ class Engine:
             torch.cuda.empty_cache()
 
     def self_test(self) -> SelfTest:
-        """Compare the fast path with the unmodified model, and time it; see `selftest`."""
+        """Compare the fast path with the unmodified model, and time it; see `selftest`.
+
+        In a thread that ends with it, as `load_engine` does and for its reason.
+        """
         from workers.engine.selftest import run_self_test
 
-        return run_self_test(self)
+        with ThreadPoolExecutor(1, "self-test") as thread:
+            return thread.submit(run_self_test, self).result()
 
     def _keep(self, tokens: Tokens) -> Tensor:
         layout = lay_out_kept(tokens.array())

@@ -26,7 +26,7 @@ class FlexAttention:
     """See `attention.Attention`."""
 
     def __init__(self, layout: Layout, heads: Heads, device: torch.device) -> None:
-        self._heads, self._first = heads, layout.kept_rows
+        self._heads = heads
         rows = layout.kept_rows + len(layout.ids)
         labels = _labels(layout, rows)
         own = np.arange(layout.kept_rows, rows)
@@ -38,26 +38,24 @@ class FlexAttention:
             else None
         )
 
-    def all(self, buffer: Tensor) -> Tensor:
+    def all(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
-        width = self._heads.queries * self._heads.dim
-        return self._attend(buffer[self._first :, :width], buffer, self._all)
+        return self._attend(queries, kv, self._all)
 
-    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+    def last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
         assert self._last is not None
-        return self._attend(queries, buffer, self._last)
+        return self._attend(queries, kv, self._last)
 
-    def _attend(self, queries: Tensor, buffer: Tensor, mask: BlockMask) -> Tensor:
+    def _attend(self, queries: Tensor, kv: Tensor, mask: BlockMask) -> Tensor:
         heads = self._heads
-        grid = buffer.view(len(buffer), heads.per_row, heads.dim).transpose(0, 1)[None]
-        keys = grid[:, heads.queries : heads.queries + heads.kv]
-        values = grid[:, heads.queries + heads.kv :]
+        grid = kv.view(len(kv), 2 * heads.kv, heads.dim).transpose(0, 1)[None]
+        keys, values = grid.split(heads.kv, dim=1)
         q = queries.view(1, len(queries), heads.queries, heads.dim).transpose(1, 2)
-        out: Tensor = _kernel(buffer.device.type)(
+        out: Tensor = _kernel(kv.device.type)(
             q, keys, values, block_mask=mask, scale=1.0, enable_gqa=heads.fan > 1
         )
-        return out.transpose(1, 2).reshape(len(queries), heads.queries * heads.dim)
+        return out.transpose(1, 2).reshape(queries.shape)
 
 
 @cache
@@ -67,7 +65,7 @@ def _kernel(device: str) -> Callable[..., Any]:
 
 
 def _labels(layout: Layout, rows: int) -> np.ndarray:
-    """For each buffer row the first row of the part it belongs to."""
+    """For each row the first row of the part it belongs to."""
     labels = np.empty(rows, np.int64)
     for first, count in {part for s in layout.segments for part in (*s.context, s.own)}:
         labels[first : first + count] = first

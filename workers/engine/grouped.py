@@ -7,7 +7,7 @@ memory grows with their length, never with its square.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,12 @@ class _Group:
     blocks: tuple[_Block, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    groups: tuple[_Group, ...]
+    order: Tensor  # [rows · query heads] where each output stands among all blocks'
+
+
 class GroupedAttention:
     """Groups of segments as batched products: on CPU, and wherever no varlen kernel runs."""
 
@@ -44,46 +50,38 @@ class GroupedAttention:
     ) -> None:
         self._heads, self._workspace, self._sdpa = heads, workspace, sdpa
         self._device = device
-        first = layout.kept_rows
-        groups = group(layout.segments, heads.queries)
-        self._groups = [self._tables(g, heads.per_row) for g in groups]
-        self._order = self._inverse(groups, len(layout.ids), lambda rows: rows - first)
+        number = np.arange(-layout.kept_rows, len(layout.ids))  # of the queries, by row
+        self._all = self._plan(group(layout.segments, heads.queries), number)
+        last_number = np.zeros(len(number), np.int64)
+        last_number[layout.last_rows + layout.kept_rows] = np.arange(len(layout.documents))
         last = group(layout.documents, heads.queries, last_only=True)
-        number = np.zeros(first + len(layout.ids), np.int64)
-        number[layout.last_rows + first] = np.arange(len(layout.documents))
-        self._last_groups = [self._tables(g, heads.queries, number) for g in last]
-        self._last_order = self._inverse(last, len(layout.documents), lambda rows: number[rows])
+        self._last = self._plan(last, last_number)
 
-    def all(self, buffer: Tensor) -> Tensor:
+    def all(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
-        flat = buffer.view(-1, self._heads.dim)
-        return self._attend(self._groups, flat, flat, self._order)
+        return self._attend(self._all, queries, kv)
 
-    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+    def last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
-        dim = self._heads.dim
-        return self._attend(
-            self._last_groups, buffer.view(-1, dim), queries.view(-1, dim), self._last_order
-        )
+        return self._attend(self._last, queries, kv)
 
-    def _attend(
-        self, groups: list[_Group], buffer: Tensor, queries: Tensor, order: Tensor
-    ) -> Tensor:
+    def _attend(self, plan: _Plan, queries: Tensor, kv: Tensor) -> Tensor:
         dim, take = self._heads.dim, self._workspace.take
-        count = sum(b.queries.numel() for g in groups for b in g.blocks)
+        queries, kv = queries.view(-1, dim), kv.view(-1, dim)
+        count = sum(b.queries.numel() for g in plan.groups for b in g.blocks)
         gathered = take("outputs", count, dim)
         at = 0
-        for g in groups:
-            keys = self._gather("keys", buffer, g.keys, g.members)
-            values = self._gather("values", buffer, g.values, g.members)
+        for g in plan.groups:
+            keys = self._gather("keys", kv, g.keys, g.members)
+            values = self._gather("values", kv, g.values, g.members)
             for block in g.blocks:
                 out = gathered[at : at + block.queries.numel()]
                 at += block.queries.numel()
                 q = self._gather("queries", queries, block.queries, g.members)
                 reach = block.reach
                 self._block(q, keys[:, :reach], values[:, :reach], block, g.members, out)
-        result = take("attended", order.numel(), dim)
-        torch.index_select(gathered, 0, order, out=result)
+        result = take("attended", plan.order.numel(), dim)
+        torch.index_select(gathered, 0, plan.order, out=result)
         return result.view(-1, self._heads.queries * dim)
 
     def _gather(self, name: str, source: Tensor, index: Tensor, members: int) -> Tensor:
@@ -121,26 +119,29 @@ class GroupedAttention:
             enable_gqa=heads.fan > 1,
         )
 
-    def _tables(self, g: Group, per_row: int, number: Rows | None = None) -> _Group:
-        kv = np.arange(self._heads.kv)[:, None]
-        base = g.keys[:, None, :] * self._heads.per_row + self._heads.queries + kv
-        members = len(g.keys)
-        blocks = tuple(self._block_tables(b, per_row, number) for b in g.blocks)
-        return _Group(members, self._put(base), self._put(base + self._heads.kv), blocks)
+    def _plan(self, groups: Sequence[Group], number: Rows) -> _Plan:
+        """The tables of some groups; `number` tells which query stands at a row."""
+        found = tuple(self._tables(g, number) for g in groups)
+        return _Plan(found, self._inverse(groups, number))
 
-    def _block_tables(self, block: Block, per_row: int, number: Rows | None) -> _Block:
-        rows = block.rows if number is None else number[block.rows]
+    def _tables(self, g: Group, number: Rows) -> _Group:
+        kv = np.arange(self._heads.kv)[:, None]
+        base = g.keys[:, None, :] * (2 * self._heads.kv) + kv
+        blocks = tuple(self._block_tables(b, number) for b in g.blocks)
+        return _Group(len(g.keys), self._put(base), self._put(base + self._heads.kv), blocks)
+
+    def _block_tables(self, block: Block, number: Rows) -> _Block:
         head = np.arange(self._heads.queries).reshape(self._heads.kv, self._heads.fan, 1)
-        index = rows[:, None, None, :] * per_row + head
+        index = number[block.rows][:, None, None, :] * self._heads.queries + head
         mask = None
         if block.mask is not None:
             mask = torch.from_numpy(block.mask[:, None, None]).to(self._device)
-        return _Block(self._put(index), rows.shape[1], block.reach, mask)
+        return _Block(self._put(index), block.rows.shape[1], block.reach, mask)
 
-    def _inverse(self, groups: list[Group], count: int, number: Callable[[Rows], Rows]) -> Tensor:
-        """For each of `count` rows and each head, where its output stands among all blocks'."""
+    def _inverse(self, groups: Sequence[Group], number: Rows) -> Tensor:
+        """For each query and head, where its output stands among all blocks'."""
         heads = self._heads.queries
-        where = np.empty((count, heads), np.int64)
+        where = np.empty((number.max(initial=-1) + 1, heads), np.int64)
         at = 0
         for block in (b for g in groups for b in g.blocks):
             members, width = block.rows.shape
@@ -148,7 +149,7 @@ class GroupedAttention:
             place = np.arange(at, at + size).reshape(members, heads, width).swapaxes(1, 2)
             own = np.ones(block.rows.shape, bool)  # a row, not a padding repeat of the one before
             own[:, 1:] = block.rows[:, 1:] != block.rows[:, :-1]
-            where[number(block.rows[own])] = place[own]
+            where[number[block.rows[own]]] = place[own]
             at += size
         return self._put(where)
 

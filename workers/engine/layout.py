@@ -1,6 +1,6 @@
 """A pack as index tables: which rows are computed, and which rows each of them reads.
 
-    buffer rows   kept part(s) | queries | documents       every layer's q, k and v, one row a token
+    rows          kept part(s) | queries | documents       every layer's k and v, one row a token
     segment       a query or a document: its own rows, and the rows before them that it attends to
     group         segments of similar lengths, padded to one shape: one batched matrix product
     block         some of the group's rows as queries; long documents have several
@@ -23,7 +23,7 @@ from workers.packing import Pack
 Rows = NDArray[np.int64]
 
 #: Attention scores of a block at most, in values: they should stay in the cache. Measured.
-SCORES_MAX = 1 << 21
+SCORES_MAX = 1 << 20
 #: Rows of one block of a long document, at most and at least; fewer the more keys they see.
 BLOCK_ROWS = (256, 32)
 #: Attention scores of a long document's block at most, in values.
@@ -71,7 +71,7 @@ class Layout:
     """The tables of one pack."""
 
     ids: NDArray[np.int64]
-    """[computed rows] token ids; row i stands at buffer row `kept_rows` + i."""
+    """[computed rows] token ids; token i stands at row `kept_rows` + i."""
     positions: NDArray[np.int64]
     """[computed rows]"""
     kept_rows: int

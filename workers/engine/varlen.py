@@ -35,34 +35,28 @@ class VarlenAttention:
     """See `attention.Attention`."""
 
     def __init__(self, layout: Layout, heads: Heads, device: torch.device, kernel: Kernel) -> None:
-        self._heads, self._kernel, self._first = heads, kernel, layout.kept_rows
+        self._heads, self._kernel = heads, kernel
         own = [s.own[1] for s in layout.segments]
         self._all = _sequences(layout.segments, own, device)
         self._last = _sequences(layout.documents, [1] * len(layout.documents), device)
 
-    def all(self, buffer: Tensor) -> Tensor:
+    def all(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
-        width = self._heads.queries * self._heads.dim
-        return self._attend(buffer[self._first :, :width], buffer, self._all)
+        return self._attend(queries, kv, self._all)
 
-    def last(self, buffer: Tensor, queries: Tensor) -> Tensor:
+    def last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
-        return self._attend(queries, buffer, self._last)
+        return self._attend(queries, kv, self._last)
 
-    def _attend(self, queries: Tensor, buffer: Tensor, s: _Sequences) -> Tensor:
+    def _attend(self, queries: Tensor, kv: Tensor, s: _Sequences) -> Tensor:
         heads = self._heads
-        width = heads.queries * heads.dim
-        keys, values = (
-            buffer[:, width:]
-            .index_select(0, s.keys)
-            .view(len(s.keys), 2, heads.kv, heads.dim)
-            .unbind(1)
-        )
+        gathered = kv.index_select(0, s.keys).view(len(s.keys), 2, heads.kv, heads.dim)
+        keys, values = gathered.unbind(1)
         q = queries.view(len(queries), heads.queries, heads.dim)
         out = self._kernel(
             q, keys, values, s.query_starts, s.key_starts, s.longest_query, s.longest_key
         )
-        return out.reshape(len(q), width)
+        return out.reshape(queries.shape)
 
 
 def _sequences(

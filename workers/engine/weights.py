@@ -1,4 +1,4 @@
-"""The weights of a loaded transformers model, fused as the decoder loop wants them."""
+"""The weights of a loaded transformers model, as the decoder loop wants them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from workers.engine.linear import Gate, Linear, gated, linear
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The head layout of a model. A buffer row holds queries, keys and values of all heads."""
+    """The head layout of a model."""
 
     queries: int
     kv: int
@@ -23,68 +25,70 @@ class Heads:
         """Query heads that share a key head."""
         return self.queries // self.kv
 
-    @property
-    def per_row(self) -> int:
-        """Heads in a buffer row."""
-        return self.queries + 2 * self.kv
-
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The weights of one layer.
 
     The heads of q and k are in pairs (see `elementwise`). Where a norm's gain is None, it is in
-    the matrix behind it.
+    the matrices behind it.
     """
 
-    qkv: Tensor
-    o: Tensor
-    gate_up: Tensor
-    down: Tensor
-    qk_gain: Tensor
-    """[query heads + kv heads, dim] fp32; the queries' with the attention's scale in it"""
+    q: Linear
+    kv: Linear
+    o: Linear
+    gated: Linear
+    """gate and up projection and what is between them"""
+    down: Linear
+    q_gain: Tensor
+    """[dim] fp32, with the attention's scale in it"""
+    k_gain: Tensor
+    """[dim] fp32"""
     attention_gain: Tensor | None
     mlp_gain: Tensor | None
 
 
 @torch.no_grad()
-def take_layer(module: Any, heads: Heads) -> Layer:
-    """Fuse one decoder layer's weights and free what was fused, so that memory holds them once."""
+def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
+    """Take one decoder layer's weights out of it, so that memory holds them once."""
     attention, mlp = module.self_attn, module.mlp
-    q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
     attention_gain = module.input_layernorm.weight.detach()
     mlp_gain = module.post_attention_layernorm.weight.detach()
-    qkv = torch.cat([_paired(q.weight, heads.dim), _paired(k.weight, heads.dim), v.weight])
-    _free(q, k, v)
-    gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
-    _free(mlp.gate_proj, mlp.up_proj)
     # In half types a gain inside a matrix would be rounded with it, other than in the reference.
-    fold = qkv.dtype == torch.float32
-    if fold:
-        qkv.mul_(attention_gain)
-        gate_up.mul_(mlp_gain)
-    q_gain = _paired(attention.q_norm.weight.float(), heads.dim) * heads.dim**-0.5
-    k_gain = _paired(attention.k_norm.weight.float(), heads.dim)
+    fold = attention_gain.dtype == torch.float32
+
+    def after(gain: Tensor, weight: Tensor) -> Tensor:
+        return weight * gain if fold else weight
+
+    q = _paired(_take(attention.q_proj), heads.dim)
+    k = _paired(_take(attention.k_proj), heads.dim)
+    kv = torch.cat([k, _take(attention.v_proj)])
     return Layer(
-        qkv=qkv,
-        o=attention.o_proj.weight.detach(),
-        gate_up=gate_up,
-        down=mlp.down_proj.weight.detach(),
-        qk_gain=torch.cat([q_gain.expand(heads.queries, -1), k_gain.expand(heads.kv, -1)]),
+        q=linear(after(attention_gain, q)),
+        kv=linear(after(attention_gain, kv)),
+        o=linear(_take(attention.o_proj)),
+        gated=gated(
+            after(mlp_gain, _take(mlp.gate_proj)), after(mlp_gain, _take(mlp.up_proj)), gate
+        ),
+        down=linear(_take(mlp.down_proj)),
+        q_gain=_paired(attention.q_norm.weight.float(), heads.dim) * heads.dim**-0.5,
+        k_gain=_paired(attention.k_norm.weight.float(), heads.dim),
         attention_gain=None if fold else attention_gain,
         mlp_gain=None if fold else mlp_gain,
     )
+
+
+def _take(module: nn.Linear) -> Tensor:
+    """The weight of a module, which is left without."""
+    weight = module.weight.detach()
+    module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+    return weight
 
 
 def _paired(weight: Tensor, dim: int) -> Tensor:
     """The first dimension, head by head, from halves (a…, b…) to pairs (a, b, a, b, …)."""
     halves = weight.view(-1, 2, dim // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape)
-
-
-def _free(*linears: nn.Linear) -> None:
-    for linear in linears:
-        linear.weight = nn.Parameter(linear.weight.new_empty(0), requires_grad=False)
 
 
 def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
