@@ -61,8 +61,8 @@ class Reranker:
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
         prompts = self.engine.prompter.encode(
-            checked.query,
-            [document.text for document in checked.documents],
+            checked.query.text or "",
+            [document.text or "" for document in checked.documents],
             instruction=checked.instruction or DEFAULT_INSTRUCTION,
             max_length=self._max_length,
         )

@@ -98,8 +98,8 @@ class Scorer:
             return []
         try:
             return self._prompter.encode(
-                piece.query,
-                [document.text for document in piece.documents],
+                piece.query.text or "",
+                [document.text or "" for document in piece.documents],
                 instruction=piece.instruction or spec.instruction or DEFAULT_INSTRUCTION,
                 max_length=spec.max_length,
             )
