@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import typer
 
 from shared.cli import INTERRUPTED, PARTIAL
 from shared.errors import UsageError
-from shared.models import Priority
+from shared.models import OutputFormat, Priority
 from shared.options import (
     ImagePresetOption,
     MaxCropOption,
@@ -130,19 +131,37 @@ def coordinator() -> None:
 
 def submit(
     input: Annotated[
-        str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
-    ],
+        str | None,
+        typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://"),
+    ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="a path, or file:// or s3:// for the coordinator"),
+        typer.Option(
+            "--output", "-o", help="a path, or file:// or s3:// for the coordinator; or a folder"
+        ),
     ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of a file: images that each query meets. s3://bucket/prefix/, a folder, "
+            "or a listing: URIs one a line, CSV or Parquet with the columns image, id, text"
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="of a catalog: one query a line, text or JSON content")
+    ] = None,
+    format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
     instruction: Annotated[
         str | None, typer.Option(help="the task, for requests that bring none; English is best")
     ] = None,
     max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
-    top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
-    limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
+    top_n: Annotated[
+        int | None, typer.Option(help="results kept per request; of a catalog ranked per query")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="take the first N requests, or images of a catalog")
+    ] = None,
     image_preset: ImagePresetOption = "general",
     resize_mode: ResizeModeOption = "crop",
     max_crop: MaxCropOption = 0.15,
@@ -159,13 +178,15 @@ def submit(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a job of a file and print its id.
+    """Make a job of a file, or of a catalog of images, and print its id.
 
     Example: rerank submit pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B --wait
+
+    Example: rerank submit --catalog s3://shop/images/ --queries queries.txt -o s3://shop/ranked/
     """
     client = _client()
-    job_id = client.submit(
-        input,
+    make = _what_to_make(client, input, catalog, queries, format)
+    job_id = make(
         output=output,
         model=model,
         instruction=instruction,
@@ -190,6 +211,24 @@ def submit(
         return
     sys.stdout.write(f"{job_id}\n")
     sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+
+
+def _what_to_make(
+    client: Client,
+    input: str | None,
+    catalog: str | None,
+    queries: str | None,
+    format: OutputFormat,
+) -> Callable[..., str]:
+    """A job of a file or of a catalog. Raises UsageError when it is not clear which."""
+    if input is not None and catalog is None and queries is None:
+        return functools.partial(client.submit, input)
+    if input is None and catalog is not None and queries is not None:
+        return functools.partial(client.submit_catalog, catalog, queries, format=format)
+    raise UsageError(
+        "a job is made of a file, or of a catalog and its queries",
+        hint="rerank submit FILE, or rerank submit --catalog IMAGES --queries FILE",
+    )
 
 
 def status(job: JobArgument, as_json: JsonOption = False) -> None:
@@ -240,7 +279,7 @@ def _exit(found: JobStatus) -> None:
 def results(
     job: JobArgument,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="a path; stdout else")
+        str | None, typer.Option("--output", "-o", help="a path, or a folder; stdout else")
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="what was scored so far of an unfinished job")

@@ -22,10 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from producer.catalog import pin_catalog, read_queries, refuse_existing_folder
 from producer.cutting import Cursor, Read, cut, shard_size
 from producer.feeder import Control
-from producer.finisher import merged_lines
+from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
+from producer.rows import parse_rows, refuse_large_ranking, rows_of
 from producer.status import describe
 from shared.errors import (
     DeadlineExceeded,
@@ -39,13 +41,16 @@ from shared.errors import (
 from shared.fleet import Fleet, WorkerRow
 from shared.keys import shard_name
 from shared.lines import merge, output_line, slice_of
-from shared.manifest import manifest_uri
+from shared.manifest import Manifest, manifest_uri
 from shared.models import (
     IMAGE_OPTIONS,
     POCKET_MODELS,
+    Catalog,
+    Document,
     InputRef,
     JobSpec,
     JobStatus,
+    OutputFormat,
     Priority,
     Slice,
     canonical_model,
@@ -54,9 +59,16 @@ from shared.models import (
 from shared.objects import Objects, publish_file
 from shared.queue import Hints, broker_keys, make_app, model_queue
 from shared.settings import Settings, load_settings
-from shared.shards import dump_slices, job_uri, parse_part, shard_file
+from shared.shards import (
+    dump_queries,
+    dump_slices,
+    job_uri,
+    parse_part,
+    queries_uri,
+    shard_file,
+)
 from shared.sources import COPY_BYTES, is_uri, refuse_existing
-from shared.store import REDIS_ERRORS, OpenShard, Store, connect
+from shared.store import REDIS_ERRORS, Job, OpenShard, Store, connect
 
 
 class Client:
@@ -101,19 +113,52 @@ class Client:
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self.objects, force=force)
-        spec = make_spec(
-            model=model,
-            input=InputRef(uri="", size=0, tag=""),
-            output=target if target and is_uri(target) else None,
-            local_output=target if target and not is_uri(target) else None,
-            key=key,
-            force=force,
-            **{"name": Path(str(input)).name, **options},
-        )
+        spec = _spec(model, target, key=key, force=force, source=str(input), **options)
         pinned = pin(
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
-        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+
+    def submit_catalog(
+        self,
+        catalog: str | Path,
+        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        *,
+        output: str | Path | None = None,
+        format: OutputFormat = "jsonl",
+        model: str | None = None,
+        key: str | None = None,
+        force: bool = False,
+        **options: Any,
+    ) -> str:
+        """Make a job of a catalog, in which every query meets every image; return its id.
+
+        `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
+        with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
+        content with an optional id), or a sequence of them. The output is a folder, file:///dir/ or
+        s3://bucket/prefix/, of rows (query_id, image_id, margin, relevance_score or error) as
+        JSON Lines or Parquet, and with `top_n` a ranking per query. Options are those of `submit`;
+        `limit` counts images. Raises UsageError (or what derives from it) before any work starts.
+        """
+        model = self.choose_model(model)
+        job_id = uuid.uuid4().hex[:12]
+        target = _target(output, folder=True)
+        if target and not self._is_own_output(key, target):
+            refuse_existing_folder(target, self.objects, force=force)
+        found = read_queries(queries, self.objects)
+        refuse_large_ranking(len(found), options.get("top_n"))
+        asked = Catalog(queries=_pinned_queries(found), count=len(found), format=format)
+        spec = _spec(
+            model, target, key=key, force=force, source=str(catalog), catalog=asked, **options
+        )
+        pinned = pin_catalog(
+            str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
+        )
+        self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
+        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+
+    def _start(self, job_id: str, spec: JobSpec) -> str:
+        """Create the job, or find the one that has its key, and see to it that it is fed."""
         found = self._create(job_id, spec)
         if found == job_id:
             self.store.settle()
@@ -204,34 +249,57 @@ class Client:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
 
     def results(self, job_id: str, *, partial: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield the output's lines in input order.
+        """Yield the output's lines in input order; of a catalog its rows, image by image.
 
         Of an unfinished job only with `partial`: what was committed so far, where a line may still
         lack documents. Raises WrongState otherwise.
         """
         job = self.store.job(job_id)
-        if job.finished:
-            with self.objects.open(job.facts["output"]) as stream:
-                for line in stream:
-                    yield json.loads(line)
-            return
-        if not partial:
+        if not job.finished and not partial:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
             )
-        for outcome, provenance in merged_lines(job, self._control, whole=False):
-            spec = job.spec
-            yield output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
+        if job.spec.catalog:
+            yield from self._rows(job, job.spec.catalog.format)
+        elif job.finished:
+            with self.objects.open(job.facts["output"]) as stream:
+                for line in stream:
+                    yield json.loads(line)
+        else:
+            for outcome, provenance in merged_lines(job, self._control, whole=False):
+                spec = job.spec
+                yield output_line(
+                    outcome, provenance, top_n=spec.top_n, temperature=spec.temperature
+                )
+
+    def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
+        """A catalog's rows, of an unfinished one those that were committed so far."""
+        if job.finished:
+            for part in self._manifest(job).parts:
+                yield from parse_rows(self.objects.read(job.facts["output"] + part.name), format)
+            return
+        for *_, outcomes in committed_parts(job, self._control, whole=False):
+            for outcome, _ in outcomes:
+                yield from rows_of(outcome, job.spec.temperature)
+
+    def _manifest(self, job: Job) -> Manifest:
+        data = self.objects.read(manifest_uri(job.facts["output"]))
+        return Manifest.model_validate_json(data)
 
     def fetch(self, job_id: str, path: Path | str) -> None:
-        """Copy a finished job's output and its manifest to a local path."""
+        """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
+        its manifest last."""
         job = self.store.job(job_id)
         if not job.finished:
             raise WrongState(f"job {job_id} is not finished", hint="wait for it first")
-        output = job.facts["output"]
-        pairs = ((output, str(path)), (manifest_uri(output), manifest_uri(str(path))))
-        for source, target in pairs:
-            with self.objects.open(source) as stream, publish_file(Path(target)) as out:
+        output, target = job.facts["output"], str(path)
+        files = [""]
+        if job.spec.catalog:
+            manifest, target = self._manifest(job), f"{target}/"
+            files = [*(part.name for part in manifest.parts), *filter(None, [manifest.ranking])]
+        pairs = [(output + name, target + name) for name in files]
+        for source, copy in (*pairs, (manifest_uri(output), manifest_uri(target))):
+            with self.objects.open(source) as stream, publish_file(Path(copy)) as out:
                 while block := stream.read(COPY_BYTES):
                     out.write(block)
 
@@ -262,6 +330,11 @@ class Client:
         if only not in ("all", "errors"):
             raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
         job = self.store.job(job_id)
+        if job.spec.catalog:
+            raise WrongState(
+                f"job {job_id} is a catalog, which cannot be retried",
+                hint="submit the images whose rows have errors as a listing of their own",
+            )
         refuse_changed(job.spec.input, self.objects)
         answer = self.store.retry(job_id, only)
         if answer == "nothing":
@@ -393,11 +466,35 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
         )
 
 
-def _target(output: str | Path | None) -> str | None:
-    """An output as the job remembers it: a URI as it is, a path made absolute."""
+def _spec(
+    model: str, target: str | None, *, key: str | None, force: bool, source: str, **options: Any
+) -> JobSpec:
+    """A job's spec, whose input is still to be pinned."""
+    return make_spec(
+        model=model,
+        input=InputRef(uri="", size=0, tag=""),
+        output=target if target and is_uri(target) else None,
+        local_output=target if target and not is_uri(target) else None,
+        key=key,
+        force=force,
+        **{"name": Path(source).name, **options},
+    )
+
+
+def _pinned_queries(queries: Sequence[Document]) -> InputRef:
+    """A catalog's queries, which stand with the job: what makes two of them the same."""
+    data = dump_queries(queries)
+    return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
+
+
+def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
+    """An output as the job remembers it: a URI as it is, of a folder with a slash at its end; a
+    path made absolute."""
     if output is None:
         return None
-    return str(output) if is_uri(str(output)) else str(Path(output).resolve())
+    if not is_uri(str(output)):
+        return str(Path(output).resolve())
+    return f"{str(output).rstrip('/')}/" if folder else str(output)
 
 
 def _digest(spec: JobSpec) -> str:

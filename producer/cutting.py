@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from shared.models import Content, Slice
+from shared.models import Content, ImageRun, Piece, Slice
 
 CHARACTERS_PER_TOKEN = 3.5
 TARGET_PX = {
@@ -66,13 +66,6 @@ def pair_tokens(document: Content, per_image: float = 0.0) -> float:
     return PAIR_TOKENS + content_tokens(document, per_image)
 
 
-def slice_tokens(piece: Slice, per_image: float = 0.0) -> float:
-    """Estimated tokens of a slice."""
-    metadata = len(str(piece.metadata)) / CHARACTERS_PER_TOKEN if piece.metadata else 0
-    shared = REQUEST_TOKENS + content_tokens(piece.query, per_image) + metadata
-    return shared + sum(pair_tokens(document, per_image) for document in piece.documents)
-
-
 @dataclass(frozen=True, slots=True)
 class ShardSize:
     """What closes a shard."""
@@ -81,6 +74,29 @@ class ShardSize:
     pairs: int
     per_image: float = 0.0
     """What an image costs, in tokens."""
+    per_query: float = 0.0
+    """What a query of a catalog costs, in tokens."""
+
+
+def slice_tokens(piece: Slice, per_image: float = 0.0) -> float:
+    """Estimated tokens of a slice."""
+    base, pairs = costs(piece, ShardSize(0.0, 0, per_image))
+    return base + sum(pairs)
+
+
+def costs(piece: Piece, size: ShardSize) -> tuple[float, list[float]]:
+    """Estimated tokens of what the pairs of a piece share, and of each pair that is to be scored.
+
+    The queries of a catalog share their image's way through the tower; the decoder reads it for
+    each, since the query stands before it.
+    """
+    if isinstance(piece, ImageRun):
+        once = content_tokens(piece.document, size.per_image)
+        again = content_tokens(piece.document, size.per_image / VISION_FACTOR)
+        return once - again, [PAIR_TOKENS + size.per_query + again] * piece.items
+    metadata = len(str(piece.metadata)) / CHARACTERS_PER_TOKEN if piece.metadata else 0
+    shared = REQUEST_TOKENS + content_tokens(piece.query, size.per_image) + metadata
+    return shared, [pair_tokens(document, size.per_image) for document in piece.documents]
 
 
 def shard_size(
@@ -88,16 +104,18 @@ def shard_size(
     shard_s: float,
     tokens_per_s: float,
     pairs_max: int,
-    input_bytes: int,
+    input_bytes: float,
     workers: int,
     image_preset: str = "general",
+    per_query: float = 0.0,
 ) -> ShardSize:
     """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
-    enough that every worker of the fleet gets two."""
+    enough that every worker of the fleet gets two. Of a catalog the length says nothing of the
+    work: its `input_bytes` are infinite."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
     whole = input_bytes / CHARACTERS_PER_TOKEN
     tokens = max(min(tokens, whole / (2 * max(workers, 1))), 512.0)
-    return ShardSize(tokens, pairs_max, image_tokens(image_preset))
+    return ShardSize(tokens, pairs_max, image_tokens(image_preset), per_query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +124,8 @@ class Cursor:
 
     `offset` is the byte at which line `line + 1` begins, of which `skip` items are cut already;
     `item` is the next ordinal of the cut order. `previous` is the byte offset in the previous
-    round's output, which a retry reads beside the input.
+    round's output, which a retry reads beside the input. In a folder, `key` is the image read last,
+    which is the one begun when some of its items are cut.
     """
 
     offset: int = 0
@@ -114,6 +133,7 @@ class Cursor:
     item: int = 0
     skip: int = 0
     previous: int = 0
+    key: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
@@ -128,11 +148,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One line of input as a slice, and the places behind it."""
+    """One line of input, or one image of a folder, and the places behind it."""
 
-    piece: Slice
-    offset: int
+    piece: Piece
+    offset: int = 0
     previous: int = 0
+    key: str = ""
 
 
 def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]:
@@ -143,11 +164,11 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
         while skip < items:
             taken = draft.take(read.piece.cut(skip, items))
             skip += taken
-            cursor = replace(cursor, item=cursor.item + taken, skip=skip)
+            cursor = replace(cursor, item=cursor.item + taken, skip=skip, key=read.key)
             if skip < items:
                 yield draft.close(cursor)
                 draft = Draft(size, start=cursor.item)
-        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous)
+        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous, read.key)
         if draft.full or count % LINES_PER_CUT == 0:
             yield draft.close(cursor)
             draft = Draft(size, start=cursor.item)
@@ -158,7 +179,7 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
 class Cut:
     """A shard: its slices, the range of its items, and the cursor behind it."""
 
-    slices: list[Slice]
+    slices: list[Piece]
     start: int
     cursor: Cursor
 
@@ -174,7 +195,7 @@ class Draft:
     def __init__(self, size: ShardSize, start: int) -> None:
         self._size = size
         self._start = start
-        self._slices: list[Slice] = []
+        self._slices: list[Piece] = []
         self._tokens = 0.0
         self._items = 0
 
@@ -183,33 +204,32 @@ class Draft:
         """Whether nothing more is worth adding."""
         return self._tokens >= self._size.tokens or self._items >= self._size.pairs
 
-    def take(self, piece: Slice) -> int:
-        """Add as much of a slice as fits, and say how many items that was.
+    def take(self, piece: Piece) -> int:
+        """Add as much of a piece as fits, and say how many items that was.
 
         A request that nearly fits is not cut: its query would be computed twice. An empty draft
         always takes something, so cutting makes progress whatever the sizes are.
         """
         tokens_left = self._size.tokens - self._tokens
         pairs_left = self._size.pairs - self._items
-        per_image = self._size.per_image
-        cost = slice_tokens(piece, per_image)
+        shared, pairs = costs(piece, self._size)
+        cost = shared + sum(pairs)
         slack = SLIVER * self._size.tokens
         if cost <= tokens_left + slack and piece.items <= pairs_left:
             return self._add(piece, cost)
         if self._slices and tokens_left < slack:
             return 0
-        count, cost = 0, slice_tokens(piece.cut(0, 0), per_image)
-        for document in piece.documents[:pairs_left]:
-            cost += pair_tokens(document, per_image)
-            if cost > tokens_left and count:
+        count, cost = 0, shared
+        for tokens in pairs[:pairs_left]:
+            if cost + tokens > tokens_left and count:
                 break
+            cost += tokens
             count += 1
-        if count == len(piece.documents):  # failures cost nothing
+        if count == len(pairs):  # failures cost nothing
             count = min(piece.items, pairs_left)
-        piece = piece.cut(0, max(count, 1))
-        return self._add(piece, slice_tokens(piece, per_image))
+        return self._add(piece.cut(0, max(count, 1)), cost)
 
-    def _add(self, piece: Slice, tokens: float) -> int:
+    def _add(self, piece: Piece, tokens: float) -> int:
         self._slices.append(piece)
         self._tokens += tokens
         self._items += piece.items

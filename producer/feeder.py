@@ -7,13 +7,14 @@ by the fleet and never below a minimum, so that an autoscaler sees a backlog eve
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from producer.cutting import Cursor, Cut, ShardSize, cut, shard_size
+from producer.cutting import CHARACTERS_PER_TOKEN, Cursor, Cut, ShardSize, cut, shard_size
 from producer.ingest import Input, refuse_changed
 from shared.errors import Unavailable, UsageError
 from shared.fleet import Fleet
@@ -145,13 +146,16 @@ def _write(job: Job, control: Control, found: Cut) -> str:
 def _shard_size(job: Job, control: Control) -> ShardSize:
     workers = control.fleet.workers(job.spec.model)
     rates = [w.tokens_per_s for w in workers if w.tokens_per_s > 0]
+    catalog = job.spec.catalog
+    per_query = catalog.queries.size / catalog.count / CHARACTERS_PER_TOKEN if catalog else 0.0
     return shard_size(
         shard_s=control.settings.shard_seconds,
         tokens_per_s=sum(rates) / len(rates) if rates else 0.0,
         pairs_max=control.settings.shard_pairs_max,
-        input_bytes=job.spec.input.size,
+        input_bytes=math.inf if catalog else job.spec.input.size,
         workers=len(workers),
         image_preset=job.spec.image_preset,
+        per_query=per_query,
     )
 
 

@@ -1,8 +1,9 @@
 """Finish: put the committed parts of a job together into its output. A step of the coordinator.
 
 Parts are read in the order of the input, one request in memory at a time; a retry merges them into
-the previous output. The output appears whole, by rename or multipart completion; a step that is
-killed is simply done again.
+the previous output. The output appears whole, by rename or multipart completion. A catalog's is a
+file of rows per part, listed in the manifest, which comes last. A step that is killed is simply
+done again.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import groupby
+from typing import Any
 
 import structlog
 
 from producer.feeder import Control
 from producer.ingest import previous_outcomes
+from producer.rows import Ranking, Row, dump_rows, part_name, rows_of
 from shared.errors import Unavailable, UsageError
 from shared.keys import shard_name
 from shared.lines import cancelled, dump_line, merge, output_line
-from shared.manifest import Manifest, manifest_uri
+from shared.manifest import Manifest, Part, manifest_uri
 from shared.models import Provenance, SliceOutcome
 from shared.objects import Objects
-from shared.shards import job_uri, load_part, load_slices
+from shared.shards import job_uri, load_part, load_queries, load_slices
 from shared.store import Job
+
+RANKING = "ranking.jsonl"
+"""The best images of each query of a catalog, beside its parts."""
 
 log = structlog.get_logger()
 
@@ -52,16 +58,26 @@ def finish(job_id: str, control: Control) -> None:
 
 
 def output_uri(job: Job, objects: Objects) -> str:
-    """Where a job's output of this round goes."""
-    return job.spec.output or job_uri(objects, job.id, f"output-{job.round}.jsonl")
+    """Where a job's output of this round goes; a catalog's is a folder."""
+    name = "output/" if job.spec.catalog else f"output-{job.round}.jsonl"
+    return job.spec.output or job_uri(objects, job.id, name)
 
 
 def _publish(job: Job, control: Control, token: str) -> str:
     """Write the output and its manifest. Returns the output's URI."""
-    uri, spec = output_uri(job, control.objects), job.spec
+    uri = output_uri(job, control.objects)
     renew = _every(control.settings.lease_s / 4, lambda: control.store.begin(job.id, token))
+    write = _write_parts if job.spec.catalog else _write_lines
+    counted = write(job, control, uri, renew)
+    manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
+    control.objects.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
+    return uri
+
+
+def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+    """A line per request, in one file. Returns what the manifest says of them."""
+    spec, lines = job.spec, 0
     provenances: list[Provenance] = []
-    lines = 0
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
             line = output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
@@ -70,9 +86,35 @@ def _publish(job: Job, control: Control, token: str) -> str:
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
             renew()
-    manifest = make_manifest(job, lines, provenances, control.store.now_ms() / 1000)
-    control.objects.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
-    return uri
+    return {"lines": lines, "provenance": provenances}
+
+
+def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+    """A file of rows per committed shard, and a ranking. Returns what the manifest says of them."""
+    spec, objects = job.spec, control.objects
+    assert spec.catalog
+    ranking = Ranking(spec.catalog.count, spec.top_n) if spec.top_n else None
+    parts: list[Part] = []
+    provenances: list[Provenance] = []
+    for start, end, outcomes in committed_parts(job, control):
+        rows: list[Row] = []
+        for outcome, provenance in outcomes:
+            rows += rows_of(outcome, spec.temperature)
+            if ranking:
+                ranking.add(outcome)
+            if provenance and provenance not in provenances:
+                provenances.append(provenance)
+        name = part_name(start, spec.catalog.format)
+        objects.write(f"{uri}{name}", dump_rows(rows, spec.catalog.format))
+        parts.append(Part(name=name, rows=len(rows), start=start, end=end))
+        renew()
+    found = {"lines": job.progress.lines, "provenance": provenances, "parts": parts}
+    if ranking is None:
+        return found
+    with objects.writer(f"{uri}{RANKING}") as out:
+        for line in ranking.lines(load_queries(objects, job.id), spec.temperature):
+            out.write(dump_line(line))
+    return found | {"ranking": RANKING}
 
 
 def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[Merged]:
@@ -106,31 +148,39 @@ def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
 
 def _committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
     """The outcomes of committed shards, joined line by line; all of the job with `whole`."""
-    outcomes = _committed_slices(job, control, whole=whole)
+    outcomes = (found for *_, part in committed_parts(job, control, whole=whole) for found in part)
     for _, group in groupby(outcomes, key=lambda found: found[0].line):
         pieces = list(group)
         provenance = next((p for _, p in pieces if p is not None), None)
         yield merge([outcome for outcome, _ in pieces]), provenance
 
 
-def _committed_slices(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
+def committed_parts(
+    job: Job, control: Control, *, whole: bool = True
+) -> Iterator[tuple[int, int, Iterator[Merged]]]:
+    """The committed shards of a job in order: their first item, one past their last, and their
+    slices' outcomes. With `whole` they must make up all of the job."""
     at = 0
     for start, end, part in control.store.parts(job.id):
         if whole and start != at:
             raise RuntimeError(f"job {job.id}: items {at} to {start} have no part. This is a bug")
         at = end
-        if part.startswith("!"):
-            for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
-                yield cancelled(piece), None
-        else:
-            yield from load_part(control.objects, job.id, start, part)
+        yield start, end, _outcomes(job, control, start, end, part)
     expected = job.number("fed") - job.number("base")
     if whole and at != expected:
         raise RuntimeError(f"job {job.id}: items {at} to {expected} have no part. This is a bug")
 
 
-def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: float) -> Manifest:
-    """Counts, timings, provenance and the input's hash."""
+def _outcomes(job: Job, control: Control, start: int, end: int, part: str) -> Iterator[Merged]:
+    if part.startswith("!"):
+        for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
+            yield cancelled(piece), None
+    else:
+        yield from load_part(control.objects, job.id, start, part)
+
+
+def make_manifest(job: Job, end_s: float) -> Manifest:
+    """Counts, timings and the input's hash."""
     progress, spec = job.progress, job.spec
     start_s = job.number("began_ms") / 1000
     seconds = max(end_s - start_s, 1e-3)
@@ -138,8 +188,8 @@ def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: fl
         job=job.id,
         model=spec.model,
         input=spec.input,
-        options=spec.scoring_options,
-        lines=lines,
+        options=spec.scoring_options
+        | ({"catalog": spec.catalog.model_dump(mode="json")} if spec.catalog else {}),
         pairs=progress.done,
         **progress.model_dump(
             include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
@@ -148,7 +198,6 @@ def make_manifest(job: Job, lines: int, provenances: list[Provenance], end_s: fl
         started_s=start_s,
         seconds=round(seconds, 3),
         pairs_per_s=round(max(progress.scored - job.number("base"), 0) / seconds, 2),
-        provenance=provenances,
     )
 
 

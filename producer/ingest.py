@@ -1,20 +1,23 @@
 """A job's input: pinned before any work starts, then read as a stream from any place in it.
 
-Memory holds one line. Invalid lines become slices with a failure, so that nothing is counted twice.
+Memory holds one line, or one page of a listing. Invalid lines become slices with a failure, so that
+nothing is counted twice.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 
 from producer.cutting import Cursor, Read
 from shared.errors import InputChanged
-from shared.lines import outcome_of, parse_line, raw_lines
-from shared.models import InputRef, Provenance, Slice, SliceOutcome
+from shared.lines import image_of, outcome_of, parse_line, raw_lines
+from shared.models import InputRef, Piece, Provenance, Slice, SliceOutcome
 from shared.objects import Objects, local_path
 from shared.settings import Settings
 from shared.sources import (
@@ -28,17 +31,37 @@ from shared.sources import (
 )
 from shared.store import Job
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What is taken of a prefix or folder; everything else there is passed over."""
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a URI names a prefix or folder rather than an object."""
+    return uri.endswith("/")
+
+
+def is_image(uri: str) -> bool:
+    """Whether something in a listing is an image, by its name."""
+    return uri.lower().endswith(IMAGE_SUFFIXES)
+
+
 # ---- before the job -----------------------------------------------------------------------------
 
 
-def pin(source: str, objects: Objects, settings: Settings, upload_to: str) -> InputRef:
+def pin(
+    source: str,
+    objects: Objects,
+    settings: Settings,
+    upload_to: str,
+    probe: Callable[[io.BufferedReader, str], None] = probe,
+) -> InputRef:
     """Check an input and pin its bytes.
 
     A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is.
-    Raises UsageError when it is missing, not allowed, empty or not JSON Lines.
+    Raises UsageError when it is missing, not allowed, empty or not what `probe` lets through.
     """
     if is_uri(source):
-        return _pin_uri(source, objects, settings)
+        return _pin_uri(source, objects, probe)
     with ExitStack() as stack:
         raw = stack.enter_context(open_local(source))
         hashing = Hashing(raw)
@@ -51,7 +74,9 @@ def pin(source: str, objects: Objects, settings: Settings, upload_to: str) -> In
     return InputRef(uri=upload_to, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())
 
 
-def _pin_uri(uri: str, objects: Objects, settings: Settings) -> InputRef:
+def _pin_uri(
+    uri: str, objects: Objects, probe: Callable[[io.BufferedReader, str], None]
+) -> InputRef:
     stat = objects.stat(uri)
     with objects.open(uri) as raw, plain(raw, uri) as lines:
         probe(lines, uri)
@@ -63,7 +88,10 @@ def _pin_uri(uri: str, objects: Objects, settings: Settings) -> InputRef:
 
 
 def refuse_changed(pinned: InputRef, objects: Objects) -> None:
-    """Raise InputChanged when an input is no longer the one that was pinned."""
+    """Raise InputChanged when an input is no longer the one that was pinned. A folder never is:
+    it is read as it stands when its turn comes."""
+    if is_folder(pinned.uri):
+        return
     stat = objects.stat(pinned.uri)
     if (stat.size, stat.tag) != (pinned.size, pinned.tag):
         raise InputChanged(
@@ -87,6 +115,8 @@ class Input:
         """Return the URI of the plain lines; gzip is first rewritten into the storage, which can
         take long: `renew` is called as it goes on."""
         uri = self._job.facts.get("plain_uri") or self._job.spec.input.uri
+        if is_folder(uri):
+            return uri
         with self._objects.open(uri) as raw:
             packed = raw.read(2) == GZIP_MAGIC
         if not packed:
@@ -103,15 +133,29 @@ class Input:
         return target
 
     def reads(self, uri: str, cursor: Cursor) -> Iterator[Read]:
-        """Yield the lines of the plain input at `uri` from where `cursor` stands."""
+        """Yield the lines of the plain input, or the images of the folder, at `uri` from where
+        `cursor` stands."""
         if self._job.round:
             yield from self._failed(uri, cursor)
             return
         limit = self._job.spec.limit
-        for line, offset in self._lines(uri, cursor.offset, cursor.line):
-            if limit is not None and line[0] > limit:
+        reads = self._images if is_folder(uri) else self._plain
+        for read in reads(uri, cursor):
+            if limit is not None and read.piece.line > limit:
                 return
+            yield read
+
+    def _plain(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
             yield Read(self._parse(*line), offset)
+
+    def _images(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        """The images of a folder. One that is cut already in part comes first, even when it is
+        gone by now: no other takes its place."""
+        begun = [cursor.key] if cursor.skip else []
+        listed = (found for found in self._objects.listing(uri, cursor.key) if is_image(found))
+        for number, found in enumerate(chain(begun, listed), cursor.line + 1):
+            yield Read(self._parse(number, json.dumps({"image": found}).encode()), key=found)
 
     def _lines(
         self, uri: str, offset: int, number: int
@@ -121,7 +165,9 @@ class Input:
                 offset, number = offset + consumed, number + 1
                 yield (number, raw), offset
 
-    def _parse(self, number: int, raw: bytes | None) -> Slice:
+    def _parse(self, number: int, raw: bytes | None) -> Piece:
+        if catalog := self._job.spec.catalog:
+            return image_of(number, raw, catalog.count)
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
     def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
@@ -134,7 +180,9 @@ class Input:
             if limit is not None and line[0] > limit:
                 return
             piece, old = self._parse(*line), next(before, None)
-            if old is not None:  # else the old output was cut short: the whole line is due
+            if old is not None and isinstance(
+                piece, Slice
+            ):  # else the old output was cut short: the whole line is due
                 piece, previous = only_failed(piece, old.outcome, only), old.offset
             yield Read(piece, offset, previous)
 

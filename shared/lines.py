@@ -1,6 +1,6 @@
 """A line of input -> a slice of pairs; the outcomes of slices -> a line of output.
 
-The two text formats that users see. A malformed line is a slice with one failure, so that every
+The text formats that users see. A malformed line is a slice with one failure, so that every
 line of input gives one line of output, in order.
 """
 
@@ -17,6 +17,7 @@ from shared.errors import ItemError, UsageError
 from shared.models import (
     Document,
     Failure,
+    ImageRun,
     Provenance,
     RerankRequest,
     Scored,
@@ -31,6 +32,10 @@ FORMAT_HINT = (
 CONTENT_HINT = (
     'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
     '[URI], "fps"?}}, a document also with "id"'
+)
+LISTING_HINT = (
+    'write one image a line: a URI or path, or {"image": URI, "id"?, "text"?}; or CSV or Parquet '
+    "with the columns image, id, text"
 )
 
 
@@ -120,18 +125,16 @@ def slice_of(number: int, fields: Mapping[str, Any], *, max_documents: int) -> S
     )
 
 
-def _decode(raw: bytes) -> dict[str, Any]:
+def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     try:
         fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ItemError("malformed_line", f"not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise ItemError(
-            "malformed_line", f"not JSON: {str(error)[:200]}", hint=FORMAT_HINT
-        ) from error
+        raise ItemError("malformed_line", f"not JSON: {str(error)[:200]}", hint=hint) from error
     if not isinstance(fields, dict):
         kind = type(fields).__name__
-        raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=FORMAT_HINT)
+        raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=hint)
     return fields
 
 
@@ -166,22 +169,76 @@ def _refuse_unwritable(request: RerankRequest) -> None:
         raise ItemError("invalid_request", "metadata: a number is out of range or a key is no text")
 
 
+def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
+    """Turn line `number` (from 1) of a catalog into an image with all its queries; what is wrong
+    with it becomes its failure. The line is a URI, a path or a JSON object."""
+    try:
+        return ImageRun(run=(0, queries), line=number, document=_image(raw))
+    except ItemError as error:
+        failure = Failure(line=number, code=error.code, message=error.message, hint=error.hint)
+        salvaged = _salvage_id(raw)
+        metadata = None if salvaged is None else {"image_id": salvaged}
+        return Slice(line=number, metadata=metadata, failures=[failure])
+
+
+def image_id(document: Document) -> str | int:
+    """How the output names an image of a catalog: by its id, or else by its URI."""
+    return document.image[0] if document.id is None else document.id
+
+
+def _image(raw: bytes | None) -> Document:
+    if raw is None:
+        raise ItemError("line_too_long", "the line is too long", hint="RERANK_MAX_LINE_BYTES")
+    if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        fields = _decode(raw, hint=LISTING_HINT)
+    else:
+        fields = {"image": raw.decode("utf-8-sig", "surrogateescape").strip()}
+    if MALFORMED in fields:
+        raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
+    if fields.get("image") in (None, [], ""):
+        raise ItemError("no_image", "there is no image", hint=LISTING_HINT)
+    try:
+        document = valid_document(fields)
+    except ValidationError as error:
+        raise ItemError("invalid_image", _first(error), hint=LISTING_HINT) from error
+    except UnicodeEncodeError as error:
+        raise ItemError("invalid_text", "the line holds half a surrogate pair") from error
+    if document.id is None and document.image[0].startswith("data:"):
+        raise ItemError("no_id", "a data: URI needs an id", hint=LISTING_HINT)
+    return document
+
+
+MALFORMED = "malformed"
+"""The field in which a row of another format, made a line, says what is wrong with it."""
+
+
+def valid_document(fields: Any) -> Document:
+    """Validate a document. Raises ValidationError, or UnicodeEncodeError for what is no text."""
+    document = Document.model_validate(fields)
+    if isinstance(document.id, str):
+        document.id.encode()
+    if document.text is not None and not document.text.isascii():
+        document.text.encode()  # half a surrogate pair is no text
+    return document
+
+
+def _first(error: ValidationError, *before: str) -> str:
+    """What is wrong first, with the name of the field."""
+    first = error.errors()[0]
+    field = ".".join([*before, *map(str, first["loc"])])[:FIELD_SHOWN]
+    return f"{field}: {first['msg']}" if field else str(first["msg"])
+
+
 def _document(number: int, index: int, value: Any) -> Document | Failure:
     fields = {"text": value} if isinstance(value, str) else value
     try:
-        document = Document.model_validate(fields)
-        if isinstance(document.id, str):
-            document.id.encode()
-        if document.text is not None and not document.text.isascii():
-            document.text.encode()  # half a surrogate pair is no text
+        document = valid_document(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(["documents", str(index), *map(str, first["loc"])])[:FIELD_SHOWN]
         return Failure(
             line=number,
             index=index,
             code="invalid_document",
-            message=f"{field}: {first['msg']}",
+            message=_first(error, "documents", str(index)),
             hint=CONTENT_HINT,
         )
     except UnicodeEncodeError:

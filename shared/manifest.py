@@ -9,6 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.models import InputRef, Provenance
 
 
+class Part(BaseModel):
+    """A file of a catalog's output: the rows of the items [start, end)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    rows: int
+    start: int
+    end: int
+
+
 class Manifest(BaseModel):
     """Counts are of the whole job; `provenance` lists every way in which its scores were made."""
 
@@ -31,8 +42,12 @@ class Manifest(BaseModel):
     seconds: float = 0.0
     pairs_per_s: float = 0.0
     provenance: list[Provenance] = Field(default_factory=list)
+    parts: list[Part] = Field(default_factory=list)
+    """A catalog's files, in the order of its images. What else lies in the folder is not its."""
+    ranking: str | None = None
+    """The file with the best images of each query."""
 
 
 def manifest_uri(output: str) -> str:
-    """Where the manifest of an output stands: beside it."""
-    return f"{output}.manifest.json"
+    """Where the manifest of an output stands: beside a file, in a folder (which ends with /)."""
+    return f"{output}manifest.json" if output.endswith("/") else f"{output}.manifest.json"

@@ -292,6 +292,30 @@ class Slice(_Frozen):
         )
 
 
+class ImageRun(_Frozen):
+    """One image of a catalog and a run of its queries, by ordinal: what a catalog's shard file
+    holds. Each pair is one item. `shared.shards.load_slices` makes a slice of each."""
+
+    run: tuple[int, int]
+    """The queries [first, last)."""
+    line: int
+    document: Document
+
+    @property
+    def items(self) -> int:
+        """How many items of the cut order it covers."""
+        return self.run[1] - self.run[0]
+
+    def cut(self, first: int, last: int) -> ImageRun:
+        """The items at positions [first, last) as a run of their own."""
+        at, end = self.run
+        return self.model_copy(update={"run": (at + max(first, 0), min(at + last, end))})
+
+
+Piece = Slice | ImageRun
+"""What a shard file holds in a line."""
+
+
 class SliceOutcome(_Frozen):
     """What became of a slice: each of its items is in `results` or in `errors`."""
 
@@ -325,6 +349,19 @@ class InputRef(_Frozen):
     """Known where the bytes passed through the client, or lie in a folder."""
 
 
+OutputFormat = Literal["jsonl", "parquet"]
+
+
+class Catalog(_Frozen):
+    """What makes a job a catalog: every query meets every image of the input."""
+
+    queries: InputRef
+    """One JSON content a line, with its id."""
+    count: int = Field(ge=1)
+    """How many queries there are."""
+    format: OutputFormat = "jsonl"
+
+
 IMAGE_OPTIONS = {
     "image_preset",
     "resize_mode",
@@ -347,8 +384,11 @@ class JobSpec(_Frozen):
 
     model: str
     input: InputRef
+    """Of a catalog: its lines, or a folder or prefix, whose URI ends with a slash."""
+    catalog: Catalog | None = None
     output: str | None = None
-    """A URI that the coordinator writes, or None: the client fetches the result from storage."""
+    """A URI that the coordinator writes, or None: the client fetches the result from storage.
+    Of a catalog it ends with a slash."""
     instruction: str | None = None
     max_length: int = Field(default=8192, ge=128, le=40960)
     top_n: int | None = Field(default=None, ge=1)

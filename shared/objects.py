@@ -27,6 +27,9 @@ from shared.settings import Settings
 S3_PART_BYTES = 16 << 20
 """Multipart uploads: 10,000 parts of this size make 160 GB, the largest output of one job."""
 
+KEYS_PER_PAGE = 1000
+"""Keys of a listing held at once: what S3 gives at the most."""
+
 retry_storage = stamina.retry(on=StorageUnavailable, attempts=5, timeout=60)
 
 
@@ -78,9 +81,9 @@ class Objects:
                 f"{uri} is not a URI that can be read", hint="use s3://bucket/key or file:///path"
             )
 
-    def _check_bucket(self, uri: str) -> None:
+    def _check_bucket(self, uri: str, *, listing: bool = False) -> None:
         bucket, key = _bucket_and_key(uri)
-        if not bucket or not key:
+        if not bucket or not (key or listing):
             raise UsageError(f"{uri} names no object", hint="write s3://bucket/key")
         storage = self._settings.storage_uri + "/"
         if bucket not in self._settings.allowed_buckets and not uri.startswith(storage):
@@ -163,6 +166,44 @@ class Objects:
             stream.seek(offset)
             return cast(BinaryIO, stream)
 
+    # ---- listing --------------------------------------------------------------------------------
+
+    def listing(self, uri: str, after: str = "") -> Iterator[str]:
+        """Yield the URIs of all objects under a prefix, or of all files in a folder and in those
+        inside it, in one order that never changes, from behind `after` on.
+
+        Memory holds one page of keys, or the names of one folder. `uri` ends with a slash.
+        Raises UsageError when it may not be listed.
+        """
+        if uri.startswith("s3:"):
+            self._check_bucket(uri, listing=True)
+            yield from self._list_keys(uri, after)
+            return
+        self.check(uri)
+        root = local_path(uri).resolve()
+        behind = local_path(after).relative_to(root).parts if after else ()
+        for path in _walk(root, behind):
+            yield f"file://{str(path).replace('%', '%25')}"
+
+    def _list_keys(self, uri: str, after: str) -> Iterator[str]:
+        bucket, prefix = _bucket_and_key(uri)
+        key = _bucket_and_key(after)[1]
+        while True:
+            keys, more = self._page(uri, bucket, prefix, key)
+            for key in keys:
+                yield f"s3://{bucket}/{key}"
+            if not more or not keys:
+                return
+
+    @retry_storage
+    def _page(self, uri: str, bucket: str, prefix: str, after: str) -> tuple[list[str], bool]:
+        """One page of keys behind a key, and whether there are more."""
+        with _clear_errors(uri):
+            page = self._s3.list_objects_v2(
+                Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=KEYS_PER_PAGE
+            )
+        return [found["Key"] for found in page.get("Contents", ())], page["IsTruncated"]
+
     # ---- writing --------------------------------------------------------------------------------
 
     @retry_storage
@@ -202,6 +243,21 @@ class Objects:
                 keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
                 if keys:
                     self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+
+
+def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
+    """The files of a folder and of those in it, by name, behind the one whose path has the parts
+    `after`. Hidden ones and links to folders are left out."""
+    with _clear_errors(str(folder)), os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        edge = after[0] if after else ""
+        if entry.name < edge or entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), after[1:] if entry.name == edge else ())
+        elif entry.name != edge and entry.is_file():
+            yield Path(entry.path)
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

@@ -1,15 +1,30 @@
 """Shard files and part files: what the feeder hands to a worker, and what a worker hands back.
 
-Both are JSON Lines. A part is written whole, under a name of its attempt, before its commit.
+Both are JSON Lines. A catalog's shard names each image once, with a run of its queries, which stand
+once per job beside the shards. A part is written whole, under a name of its attempt, before its
+commit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from shared.keys import shard_range
-from shared.models import Provenance, Slice, SliceOutcome
+from shared.lines import image_id
+from shared.models import (
+    Content,
+    Document,
+    ImageRun,
+    Piece,
+    Provenance,
+    Slice,
+    SliceOutcome,
+)
 from shared.objects import Objects
+
+QUERY_SETS_KEPT = 4
+"""Catalogs whose queries one process keeps at hand."""
 
 
 def job_uri(objects: Objects, job_id: str, *parts: str) -> str:
@@ -27,25 +42,66 @@ def shard_uri(objects: Objects, job_id: str, file: str) -> str:
     return file if file.startswith("redis:") else job_uri(objects, job_id, "shards", file)
 
 
-def dump_slices(slices: Sequence[Slice]) -> bytes:
-    """The bytes of a shard file: one slice a line."""
-    return b"".join(s.model_dump_json(exclude_defaults=True).encode() + b"\n" for s in slices)
+def dump_slices(pieces: Sequence[Piece]) -> bytes:
+    """The bytes of a shard file: one slice, or one image with a run of queries, a line."""
+    return b"".join(p.model_dump_json(exclude_defaults=True).encode() + b"\n" for p in pieces)
 
 
 def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Slice]:
-    """The slices of a shard, which is all of its file or, after a split, a range of it."""
+    """The slices of a shard, which is all of its file or, after a split, a range of it.
+
+    An image of a catalog becomes one slice per query, the image being its only document and the
+    query's ordinal that document's index; `metadata` names the image.
+    """
     at = int(file.rsplit("/", 1)[-1].split("-")[1])
     first, last = shard_range(shard)
-    slices = []
+    slices: list[Slice] = []
     for line in objects.read(shard_uri(objects, job_id, file)).splitlines():
-        piece = Slice.model_validate_json(line)
-        wanted = (
-            piece.cut(first - at, last - at) if at < last and at + piece.items > first else None
-        )
-        if wanted is not None:
-            slices.append(wanted)
+        piece = _piece(line)
+        if at < last and at + piece.items > first:
+            wanted = piece.cut(first - at, last - at)
+            if isinstance(wanted, ImageRun):
+                slices += _pairs(wanted, load_queries(objects, job_id))
+            else:
+                slices.append(wanted)
         at += piece.items
     return slices
+
+
+def _piece(line: bytes) -> Piece:
+    kind = ImageRun if line.startswith(b'{"run":') else Slice  # its first field
+    return kind.model_validate_json(line)
+
+
+def _pairs(found: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
+    name = {"image_id": image_id(found.document)}
+    for ordinal in range(*found.run):
+        query = queries[ordinal]
+        yield Slice(
+            line=found.line,
+            id=query.id,
+            query=Content(text=query.text, image=query.image, video=query.video),
+            metadata=name,
+            documents=[found.document],
+            indices=[ordinal],
+        )
+
+
+def queries_uri(objects: Objects, job_id: str) -> str:
+    """Where a catalog's queries stand."""
+    return job_uri(objects, job_id, "queries.jsonl")
+
+
+def dump_queries(queries: Sequence[Document]) -> bytes:
+    """The bytes of a catalog's queries: one content with its id a line."""
+    return b"".join(q.model_dump_json(exclude_defaults=True).encode() + b"\n" for q in queries)
+
+
+@lru_cache(maxsize=QUERY_SETS_KEPT)
+def load_queries(objects: Objects, job_id: str) -> tuple[Document, ...]:
+    """A catalog's queries, by ordinal. Read once: they never change."""
+    lines = objects.read(queries_uri(objects, job_id)).splitlines()
+    return tuple(Document.model_validate_json(line) for line in lines)
 
 
 def part_uri(objects: Objects, job_id: str, start: int, part: str) -> str:
