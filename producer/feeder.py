@@ -8,8 +8,9 @@ by the fleet and never below a minimum, so that an autoscaler sees a backlog eve
 from __future__ import annotations
 
 import math
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -82,12 +83,13 @@ def _cut_some(job: Job, control: Control, token: str) -> bool:
         return False
     refuse_changed(job.spec.input, control.objects)
     source = Input(job, control.objects, settings)
+    renew = every(settings.lease_s / 4, lambda: store.begin(job.id, token))
     uri = job.facts.get("plain_uri")
     if uri is None:
-        uri = source.make_seekable(lambda: store.begin(job.id, token))
+        uri = source.make_seekable(renew)
         store.set_facts(job.id, plain_uri=uri)
     cursor = Cursor.parse(job.facts["cursor"])
-    shards = cut(source.reads(uri, cursor), cursor, _shard_size(job, control))
+    shards = cut(source.reads(uri, cursor, renew), cursor, _shard_size(job, control))
     for count, found in enumerate(shards, 1):
         if store.begin(job.id, token) != "yes":
             return False
@@ -165,3 +167,16 @@ def _window_share(job: Job, control: Control) -> int:
     slots = sum(worker.slots for worker in control.fleet.workers(model))
     window = max(control.settings.window_min, WINDOW_PER_SLOT * slots)
     return max(window // max(control.store.active_jobs(model), 1), 1)
+
+
+def every(seconds: float, act: Callable[[], object]) -> Callable[[], None]:
+    """Call `act` at most once in so many seconds."""
+    last = time.monotonic()
+
+    def maybe() -> None:
+        nonlocal last
+        if time.monotonic() - last > seconds:
+            last = time.monotonic()
+            act()
+
+    return maybe

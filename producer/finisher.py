@@ -8,7 +8,6 @@ done again.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -16,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from producer.feeder import Control
+from producer.feeder import Control, every
 from producer.ingest import previous_outcomes
 from producer.rows import Ranking, Row, dump_rows, part_name, rows_of
 from shared.errors import Unavailable, UsageError
@@ -66,7 +65,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 def _publish(job: Job, control: Control, token: str) -> str:
     """Write the output and its manifest. Returns the output's URI."""
     uri = output_uri(job, control.objects)
-    renew = _every(control.settings.lease_s / 4, lambda: control.store.begin(job.id, token))
+    renew = every(control.settings.lease_s / 4, lambda: control.store.begin(job.id, token))
     write = _write_parts if job.spec.catalog else _write_lines
     counted = write(job, control, uri, renew)
     manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
@@ -199,16 +198,3 @@ def make_manifest(job: Job, end_s: float) -> Manifest:
         seconds=round(seconds, 3),
         pairs_per_s=round(max(progress.scored - job.number("base"), 0) / seconds, 2),
     )
-
-
-def _every(seconds: float, act: Callable[[], object]) -> Callable[[], None]:
-    """Call `act` at most once in so many seconds."""
-    last = time.monotonic()
-
-    def maybe() -> None:
-        nonlocal last
-        if time.monotonic() - last > seconds:
-            last = time.monotonic()
-            act()
-
-    return maybe

@@ -132,15 +132,17 @@ class Input:
                 renew()
         return target
 
-    def reads(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+    def reads(
+        self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
+    ) -> Iterator[Read]:
         """Yield the lines of the plain input, or the images of the folder, at `uri` from where
-        `cursor` stands."""
+        `cursor` stands. A folder may hold much else: `renew` is called as it is passed over."""
         if self._job.round:
             yield from self._failed(uri, cursor)
             return
         limit = self._job.spec.limit
-        reads = self._images if is_folder(uri) else self._plain
-        for read in reads(uri, cursor):
+        reads = self._images(uri, cursor, renew) if is_folder(uri) else self._plain(uri, cursor)
+        for read in reads:
             if limit is not None and read.piece.line > limit:
                 return
             yield read
@@ -149,13 +151,16 @@ class Input:
         for line, offset in self._lines(uri, cursor.offset, cursor.line):
             yield Read(self._parse(*line), offset)
 
-    def _images(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+    def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
         """The images of a folder. One that is cut already in part comes first, even when it is
         gone by now: no other takes its place."""
         begun = [cursor.key] if cursor.skip else []
-        listed = (found for found in self._objects.listing(uri, cursor.key) if is_image(found))
-        for number, found in enumerate(chain(begun, listed), cursor.line + 1):
-            yield Read(self._parse(number, json.dumps({"image": found}).encode()), key=found)
+        number = cursor.line
+        for found in chain(begun, self._objects.listing(uri, cursor.key)):
+            renew()
+            if is_image(found):
+                number += 1
+                yield Read(self._parse(number, json.dumps({"image": found}).encode()), key=found)
 
     def _lines(
         self, uri: str, offset: int, number: int

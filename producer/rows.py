@@ -18,7 +18,7 @@ from shared.lines import dump_line
 from shared.models import Document, OutputFormat, Scored, SliceOutcome
 
 RANKING_ENTRIES_MAX = 2_000_000
-"""Entries of a ranking held at once: some 200 bytes each, so 400 MB at the most."""
+"""Entries of a ranking held at once: about 215 bytes each, so 430 MB at the most."""
 
 Row = dict[str, Any]
 """query_id, image_id, and either margin and relevance_score or an error."""

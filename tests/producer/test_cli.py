@@ -170,6 +170,40 @@ def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, 
     assert (tmp_path / "out.jsonl.manifest.json").exists()
 
 
+def test_a_catalog_goes_from_a_folder_to_a_folder(rerank, served, finish_jobs, tmp_path):
+    images, out = tmp_path / "allowed", tmp_path / "out"
+    images.mkdir()
+    for name in ("a.png", "b.jpg"):
+        (images / name).touch()
+    queries = tmp_path / "queries.txt"
+    queries.write_text("red\nblue\n")
+
+    ran = rerank(
+        *("submit", "--catalog", images, "--queries", queries, "-o", out),
+        *("--top-n", 1, "--wait", "--json"),
+    )
+
+    assert ran.code == OK
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("manifest.json", "part-000000000000.jsonl", "ranking.jsonl")
+    ]
+    job_id = json.loads(ran.out)["id"]
+    printed = rerank("results", job_id)
+    assert printed.out == (out / "part-000000000000.jsonl").read_text()
+    assert rerank("results", job_id, "-o", tmp_path / "again").code == OK
+    assert (tmp_path / "again" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("input", "--queries", "q"), ("--catalog", "c"), ("--queries", "q"), ()]
+)
+def test_a_job_is_of_a_file_or_of_a_catalog(rerank, served, arguments):
+    ran = rerank("submit", *arguments)
+
+    assert ran.code == USAGE
+    one_sentence(ran, "a job is made of a file, or of a catalog and its queries")
+
+
 def test_bad_lines_end_in_partial_failure(rerank, served, jsonl, finish_jobs, tmp_path):
     source = jsonl(LINES[0], b"no json", {"query": "q", "documents": ["bad"]})
 

@@ -14,11 +14,21 @@ from producer.cutting import (
     Read,
     ShardSize,
     content_tokens,
+    costs,
     cut,
     shard_size,
     slice_tokens,
 )
-from shared.models import IMAGE_PRESETS, Content, Document, Failure, Slice, Video
+from shared.models import (
+    IMAGE_PRESETS,
+    Content,
+    Document,
+    Failure,
+    ImageRun,
+    Piece,
+    Slice,
+    Video,
+)
 
 Item = tuple[int, int | None]
 
@@ -38,8 +48,22 @@ def a_slice(line: int, lengths: Sequence[int], failures: int = 0) -> Slice:
 
 
 @st.composite
-def inputs(draw) -> list[Slice]:
-    """Lines of a few or many documents; in a retry, some have nothing to be scored."""
+def catalogs(draw) -> list[Piece]:
+    """Images with all of the queries, and some lines that name none."""
+    queries = draw(st.integers(1, 50))
+    image = Document(image=("s3://b/a.jpg",))
+    return [
+        ImageRun(run=(0, queries), line=line, document=image) if good else a_slice(line, [], 1)
+        for line, good in enumerate(draw(st.lists(st.booleans(), max_size=12)), 1)
+    ]
+
+
+@st.composite
+def inputs(draw) -> list[Piece]:
+    """Lines of a few or many documents, or of a catalog; in a retry, some have nothing to be
+    scored."""
+    if draw(st.booleans()):
+        return draw(catalogs())
     lengths = st.lists(st.integers(0, 400), max_size=12)
     shapes = draw(st.lists(st.tuples(lengths, st.integers(0, 6)), max_size=12))
     return [a_slice(line, *shape) for line, shape in enumerate(shapes, 1)]
@@ -51,27 +75,24 @@ sizes = st.builds(ShardSize, tokens=st.floats(1, 2000), pairs=st.integers(1, 20)
 START = Cursor()
 
 
-def reads(lines: Sequence[Slice], cursor: Cursor = START) -> Iterator[Read]:
+def reads(lines: Sequence[Piece], cursor: Cursor = START) -> Iterator[Read]:
     """The lines from a cursor on; line n ends at byte 10 n."""
     for piece in lines[cursor.line :]:
         yield Read(piece, offset=10 * piece.line, previous=7 * piece.line)
 
 
 def items(cuts: Sequence[Cut]) -> list[Item]:
-    return [
-        (piece.line, index)
-        for found in cuts
-        for piece in found.slices
-        for index in (*piece.indices, *(f.index for f in piece.failures))
-    ]
+    return [item for found in cuts for item in all_items(found.slices)]
 
 
-def all_items(lines: Sequence[Slice]) -> list[Item]:
-    return [
-        (piece.line, index)
-        for piece in lines
-        for index in (*piece.indices, *(f.index for f in piece.failures))
-    ]
+def all_items(pieces: Sequence[Piece]) -> list[Item]:
+    return [(piece.line, index) for piece in pieces for index in ordinals(piece)]
+
+
+def ordinals(piece: Piece) -> list[int | None]:
+    if isinstance(piece, ImageRun):
+        return list(range(*piece.run))
+    return [*piece.indices, *(f.index for f in piece.failures)]
 
 
 @given(inputs(), sizes)
@@ -118,11 +139,16 @@ def test_every_shard_but_the_last_makes_progress(lines, size):
 @given(inputs(), sizes)
 def test_a_shard_costs_about_its_size_unless_one_pair_does_not_fit(lines, size):
     for found in cut(reads(lines), Cursor(), size):
-        tokens = sum(slice_tokens(piece) for piece in found.slices)
-        last = slice_tokens(found.slices[-1]) if found.slices else 0
+        tokens = sum(tokens_of(piece) for piece in found.slices)
+        last = tokens_of(found.slices[-1]) if found.slices else 0
         slack = cutting.SLIVER * size.tokens
         one = cutting.REQUEST_TOKENS + cutting.pair_tokens(Document(text="x" * 400)) + 10
         assert tokens <= size.tokens + slack + one or tokens == last
+
+
+def tokens_of(piece: Piece) -> float:
+    shared, pairs = costs(piece, ShardSize(0.0, 0))
+    return shared + sum(pairs)
 
 
 def test_a_request_that_nearly_fits_is_not_cut():
@@ -199,6 +225,29 @@ def test_images_close_a_shard_as_their_tokens_do():
     size = ShardSize(5 * 1600.0, 100, per_image=1500.0)
 
     assert [c.end - c.start for c in cut(reads([piece]), Cursor(), size) if c.slices] == [5, 5, 2]
+
+
+def test_the_queries_of_a_catalog_share_their_image():
+    size = ShardSize(0.0, 0, per_image=1500.0, per_query=10.0)
+    run = ImageRun(run=(0, 4), line=1, document=Document(image=("s3://b/a.jpg",)))
+
+    tower, pairs = costs(run, size)
+
+    assert tower == 1500.0 * (1 - 1 / cutting.VISION_FACTOR)
+    assert pairs == [cutting.PAIR_TOKENS + 10.0 + 1500.0 / cutting.VISION_FACTOR] * 4
+
+
+def test_a_cursor_within_an_image_of_a_folder_names_it():
+    image = Document(image=("s3://b/a.jpg",))
+    found = [
+        Read(ImageRun(run=(0, 3), line=n, document=image), key=key)
+        for n, key in enumerate(["a", "b"], 1)
+    ]
+
+    cuts = list(cut(found, Cursor(), ShardSize(10_000.0, 2)))
+
+    places = [(c.cursor.line, c.cursor.skip, c.cursor.key) for c in cuts if c.slices]
+    assert places == [(0, 2, "a"), (1, 1, "b"), (2, 0, "b")]
 
 
 def test_images_inside_the_file_bound_its_size():

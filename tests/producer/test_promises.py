@@ -15,11 +15,12 @@ import pytest
 
 from producer.feeder import Control, feed
 from producer.finisher import finish
-from shared.models import ShardSummary
-from shared.shards import load_slices
+from producer.rows import parse_rows
+from shared.models import Catalog, Document, InputRef, ShardSummary, make_spec
+from shared.shards import dump_queries, load_slices, queries_uri
 from shared.store import Lease
 from tests.producer.test_steps import check, manifest, output, pairs_of
-from tests.support.fleet import MODEL, Worker, write_part
+from tests.support.fleet import MODEL, Worker, margin_of, write_part
 from workers.monitor import Monitor
 from workers.scorer import poisoned, summarize
 
@@ -210,8 +211,6 @@ def lines() -> list:
 @pytest.fixture
 def world(store, fleet, objects, hints, change, jsonl, lines, client):
     """`world(seed)`: a submitted job of small shards and its troubled surroundings."""
-    from shared.models import InputRef, make_spec
-
     control = Control(
         store, fleet, objects, hints, change(shard_pairs_max=4, window_min=6, hint_grace_s=0)
     )
@@ -266,6 +265,47 @@ def test_a_cancelled_and_retried_job_is_whole_again(world, lines, seed):
     assert counts.cancelled == 0
     assert counts.errors == 3 + died(found)
     assert counts.scored + counts.errors == pairs_of(lines)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_pair_of_a_catalog_comes_back_exactly_once(
+    store, fleet, objects, hints, change, client, tmp_path, seed
+):
+    """Given a folder of images, shards that end in the midst of one, and other files beside."""
+    control = Control(store, fleet, objects, hints, change(shard_pairs_max=4, window_min=6))
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+    images = [f"{n % 4}/{n:02}.png" for n in range(20)]
+    for name in (*images, "2/readme.txt"):
+        objects.write(objects.at("pictures", name), b"x")
+    queries = [Document(id=f"q{n}", text=f"query {n}") for n in range(3)]
+    objects.write(queries_uri(objects, JOB), dump_queries(queries))
+    pinned = InputRef(uri=objects.at("pictures", ""), size=0, tag="")
+    asked = Catalog(queries=InputRef(uri="", size=99, tag=""), count=3)
+    store.create(JOB, make_spec(model=MODEL, input=pinned, catalog=asked), "digest")
+    hints.feed(JOB)
+    lived = World(control, random.Random(seed))
+
+    lived.live(turns=150, trouble=0.3)
+    lived.calm_down()
+
+    folder, counts = store.job(JOB).facts["output"], manifest(control)
+    rows = [
+        row
+        for part in counts.parts
+        for row in parse_rows(objects.read(folder + part.name), "jsonl")
+    ]
+    assert [(row["image_id"], row["query_id"]) for row in rows] == [
+        (objects.at("pictures", name), query.id) for name in sorted(images) for query in queries
+    ]
+    for row in rows:
+        text = f"query {row['query_id'][1:]}"
+        if "error" in row:
+            assert row["error"]["code"] == "worker_died"
+        else:
+            assert row["margin"] == margin_of(text, row["image_id"])
+    assert counts.scored == sum("margin" in row for row in rows)
+    assert counts.pairs == len(rows) == 60
 
 
 def test_an_undisturbed_job_needs_no_monitor(world, lines, store):

@@ -213,6 +213,26 @@ def test_any_name_of_a_folder_is_understood(tmp_path, name):
     assert local_path(file_uri(storage / "x")) == storage / "x"
 
 
+def test_a_folder_is_listed_in_one_order_from_behind_any_file(files, root):
+    for name in ("b/2", "b/10", "b.x", "a", "c/d/e", "c/d.e", ".hidden", "b/.hidden/x", "100%"):
+        files.write(file_uri(root / name), b"x")
+    (root / "link").symlink_to(root / "c")
+
+    found = list(files.listing(f"{file_uri(root)}/"))
+
+    names = [str(local_path(uri).relative_to(root)) for uri in found]
+    assert names == ["100%", "a", "b/10", "b/2", "b.x", "c/d/e", "c/d.e"]
+    for n, uri in enumerate(found):
+        assert list(files.listing(f"{file_uri(root)}/", after=uri)) == found[n + 1 :]
+
+
+def test_a_folder_that_is_missing_or_not_allowed_is_not_listed(files, root, tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        list(files.listing(f"{file_uri(root)}/none/"))
+    with pytest.raises(NotAllowed):
+        list(files.listing(f"{file_uri(tmp_path)}/"))
+
+
 def test_inline_bytes_are_read_only_where_someone_can_give_them(settings):
     with_inline = Objects(settings, inline={"redis:a/b": b"x"}.get)
 
@@ -274,6 +294,30 @@ def test_a_tree_in_a_bucket_can_be_removed(buckets, s3):
 
     left = [found["Key"] for found in s3.list_objects_v2(Bucket="pairs")["Contents"]]
     assert left == ["work/jobs/ab"]
+
+
+def test_a_prefix_is_listed_page_by_page_from_behind_any_key(buckets, s3, monkeypatch):
+    monkeypatch.setattr(module, "KEYS_PER_PAGE", 3)
+    s3.create_bucket(Bucket="more")
+    keys = sorted(["p/a b", "p/a+b", "p/ü", "p/日本", "p/%41", "p/q/r", "p/q.r", "p/\U0001f600"])
+    for key in [*keys, "o", "q/x"]:
+        s3.put_object(Bucket="more", Key=key, Body=b"")
+
+    found = list(buckets.listing("s3://more/p/"))
+
+    assert found == [f"s3://more/{key}" for key in keys]
+    for n, uri in enumerate(found):
+        assert list(buckets.listing("s3://more/p/", after=uri)) == found[n + 1 :]
+    assert len(list(buckets.listing("s3://more/"))) == len(keys) + 2
+    assert list(buckets.listing("s3://more/none/")) == []
+
+
+def test_what_is_not_allowed_is_not_listed(buckets):
+    for uri in ("s3://other/", "s3://pairs/elsewhere/"):
+        with pytest.raises(NotAllowed):
+            next(buckets.listing(uri))
+    with pytest.raises(UsageError, match="names no object"):
+        next(buckets.listing("s3:///"))
 
 
 def test_only_the_storage_and_allowed_buckets_are_touched(buckets):

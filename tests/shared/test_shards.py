@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 
 from shared.errors import UsageError
 from shared.keys import shard_name, shard_range
-from shared.models import Document, Failure, Slice, SliceOutcome
+from shared.models import Document, Failure, ImageRun, Piece, Slice, SliceOutcome
 from shared.objects import Objects
 from shared.settings import Settings
 from shared.shards import (
     dump_part,
+    dump_queries,
     dump_slices,
     load_part,
+    load_queries,
     load_slices,
     part_uri,
+    queries_uri,
     shard_file,
     shard_uri,
 )
@@ -78,6 +81,47 @@ def test_halves_of_a_shard_hold_its_items_in_order(files, found, start, data):
     for part, (a, b) in zip(parts, pairwise(bounds), strict=True):
         assert len(items(part)) == b - a
         assert all(piece.items for piece in part)
+
+
+@st.composite
+def catalogs(draw) -> list[Piece]:
+    """Images with a run of five queries each, and lines that name none."""
+    found: list[Piece] = []
+    for line in range(1, draw(st.integers(2, 5))):
+        first = draw(st.integers(0, 4))
+        last = draw(st.integers(first + 1, 5))
+        document = Document(id=draw(st.none() | st.just(f"i{line}")), image=(f"s3://b/{line}",))
+        bad = Slice(line=line, failures=[Failure(line=line, code="bad", message="m")])
+        run = ImageRun(run=(first, last), line=line, document=document)
+        found.append(draw(st.sampled_from([run, bad])))
+    return found
+
+
+@given(catalogs(), st.integers(0, 1000), st.data())
+def test_ranges_of_a_catalogs_shard_hold_its_pairs_in_order(files, found, start, data):
+    queries = [Document(id=f"q{n}", text=f"{n}\u2028") for n in range(5)]
+    files.write(queries_uri(files, "job"), dump_queries(queries))
+    load_queries.cache_clear()
+    end = start + sum(piece.items for piece in found)
+    file = shard_file(0, start, end, "attempt")
+    files.write(shard_uri(files, "job", file), dump_slices(found))
+    middle = data.draw(st.integers(start, end))
+
+    whole = load_slices(files, "job", file, shard_name(start, end))
+
+    halves = [
+        load_slices(files, "job", file, shard_name(*half))
+        for half in ((start, middle), (middle, end))
+    ]
+    assert [len(half) for half in halves] == [middle - start, end - middle]
+    assert [*halves[0], *halves[1]] == whole
+    pairs = [(p, n) for p in found if isinstance(p, ImageRun) for n in range(*p.run)]
+    scored = [piece for piece in whole if piece.documents]
+    for piece, (run, ordinal) in zip(scored, pairs, strict=True):
+        assert (piece.line, piece.indices, piece.items) == (run.line, [ordinal], 1)
+        assert (piece.id, piece.query.text) == (f"q{ordinal}", f"{ordinal}\u2028")
+        assert piece.documents == [run.document]
+        assert piece.metadata == {"image_id": run.document.id or run.document.image[0]}
 
 
 def test_a_part_is_read_outcome_by_outcome(files):
