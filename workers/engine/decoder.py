@@ -7,6 +7,7 @@ rows "yes" and "no".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -95,8 +96,7 @@ class Decoder:
         """Queries of the computed rows; keys and values of kept rows (as given), then of these."""
         queries = self.workspace.take("q", len(x), self.heads.queries * self.heads.dim)
         kv, rows_kv = self._kv(x, state)
-        parts = (t.split(self._rows) for t in (x, queries, rows_kv, table))
-        for rows, q, own_kv, rotations in zip(*parts, strict=True):
+        for rows, q, own_kv, rotations in self._pieces(x, queries, rows_kv, table):
             normed = self._norm(rows, layer.attention_gain)
             q.copy_(layer.q(normed))
             own_kv.copy_(layer.kv(normed))
@@ -110,8 +110,7 @@ class Decoder:
         """Hidden states [documents, hidden] of the last rows after the last layer."""
         layer = self.layers[-1]
         kv, rows_kv = self._kv(x, state)
-        parts = (t.split(self._rows) for t in (x, rows_kv, table))
-        for rows, own_kv, rotations in zip(*parts, strict=True):
+        for rows, own_kv, rotations in self._pieces(x, rows_kv, table):
             own_kv.copy_(layer.kv(self._norm(rows, layer.attention_gain)))
             self._rotate(self._keys(own_kv), layer.k_gain, rotations)
         x = x[last]
@@ -132,10 +131,13 @@ class Decoder:
 
     def _finish(self, x: Tensor, layer: Layer, attended: Tensor) -> None:
         """The rest of a layer after its attention, in place."""
-        parts = (x.split(self._rows), attended.split(self._rows))
-        for rows, rows_attended in zip(*parts, strict=True):
+        for rows, rows_attended in self._pieces(x, attended):
             rows.add_(layer.o(rows_attended))
             rows.add_(layer.down(layer.gated(self._norm(rows, layer.mlp_gain))))
+
+    def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The tensors side by side, some rows at a time."""
+        return zip(*(torch.split(t, self._rows) for t in tensors), strict=True)
 
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
         out = self.workspace.take("normed", *x.shape)
