@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workers.engine.attention import Attention
 from workers.engine.elementwise import Fp32, elementwise
-from workers.engine.layout import Layout
+from workers.engine.layout import Layout, Rows
 from workers.engine.weights import Heads, Layer, take_layer, yes_minus_no
 from workers.engine.workspace import Workspace
 
@@ -40,7 +40,8 @@ class Decoder:
         self._elementwise = elementwise(self.dtype, self.device)
         gate = self._elementwise.gate
         self.layers = [take_layer(module, self.heads, gate) for module in model.model.layers]
-        self.workspace = Workspace(self.device, self.dtype)
+        self.devices = tuple(dict.fromkeys(layer.device for layer in self.layers))
+        self.workspace = Workspace(self.dtype)
         self._table = torch.empty(0)
         self._rows = ROWS_AT_A_TIME.get(self.device.type, 1 << 14)
 
@@ -62,10 +63,10 @@ class Decoder:
         """Margins [documents] fp32. `kept` [layers, kept rows, 2 · kv heads · dim]."""
         x, table = self._start(layout)
         for layer, state in zip(self.layers[:-1], kept[:-1], strict=True):
+            x, table = x.to(layer.device), table.to(layer.device)
             queries, kv = self._project(x, layer, state, table)
             self._finish(x, layer, attention.all(queries, kv))
-        last = torch.from_numpy(layout.last_rows).to(self.device)
-        x = self._last_layer(x, last, kept[-1], table, attention).float()
+        x = self._last_layer(x, layout.last_rows, kept[-1], table, attention).float()
         return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
 
     def keep(self, layout: Layout, attention: Attention) -> Tensor:
@@ -75,6 +76,7 @@ class Decoder:
         state = torch.empty(len(self.layers), len(x), width, device=self.device, dtype=self.dtype)
         nothing = state.new_empty(0, width)
         for number, layer in enumerate(self.layers):
+            x, table = x.to(layer.device), table.to(layer.device)
             queries, kv = self._project(x, layer, nothing, table)
             state[number] = kv
             if number + 1 < len(self.layers):
@@ -86,7 +88,7 @@ class Decoder:
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)
         table = self._rotations(int(layout.positions.max()) + 1)[positions]
-        x = self.workspace.take("residual", len(ids), self.embedding.shape[1])
+        x = self._take("residual", len(ids), self.embedding.shape[1], like=ids)
         torch.index_select(self.embedding, 0, ids, out=x)
         return x, table[:, None, :]
 
@@ -94,7 +96,7 @@ class Decoder:
         self, x: Tensor, layer: Layer, state: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Queries of the computed rows; keys and values of kept rows (as given), then of these."""
-        queries = self.workspace.take("q", len(x), self.heads.queries * self.heads.dim)
+        queries = self._take("q", len(x), self.heads.queries * self.heads.dim, like=x)
         kv, rows_kv = self._kv(x, state)
         for rows, q, own_kv, rotations in self._pieces(x, queries, rows_kv, table):
             normed = self._norm(rows, layer.attention_gain)
@@ -105,10 +107,12 @@ class Decoder:
         return queries, kv
 
     def _last_layer(
-        self, x: Tensor, last: Tensor, state: Tensor, table: Tensor, attention: Attention
+        self, x: Tensor, last_rows: Rows, state: Tensor, table: Tensor, attention: Attention
     ) -> Tensor:
         """Hidden states [documents, hidden] of the last rows after the last layer."""
         layer = self.layers[-1]
+        x, table = x.to(layer.device), table.to(layer.device)
+        last = torch.from_numpy(last_rows).to(layer.device)
         kv, rows_kv = self._kv(x, state)
         for rows, own_kv, rotations in self._pieces(x, rows_kv, table):
             own_kv.copy_(layer.kv(self._norm(rows, layer.attention_gain)))
@@ -122,7 +126,7 @@ class Decoder:
     def _kv(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all rows with the kept ones filled in, and its computed rows."""
         kept = len(state)
-        kv = self.workspace.take("kv", kept + len(x), state.shape[1])
+        kv = self._take("kv", kept + len(x), state.shape[1], like=x)
         kv[:kept] = state
         return kv, kv[kept:]
 
@@ -135,12 +139,15 @@ class Decoder:
             rows.add_(layer.o(rows_attended))
             rows.add_(layer.down(layer.gated(self._norm(rows, layer.mlp_gain))))
 
+    def _take(self, name: str, *shape: int, like: Tensor) -> Tensor:
+        return self.workspace.take(name, *shape, device=like.device)
+
     def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         """The tensors side by side, some rows at a time."""
         return zip(*(torch.split(t, self._rows) for t in tensors), strict=True)
 
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        out = self.workspace.take("normed", *x.shape)
+        out = self._take("normed", *x.shape, like=x)
         return self._elementwise.norm(x, gain, self.eps, out)
 
     def _rotate(self, heads: Tensor, gain: Tensor, table: Tensor) -> None:
@@ -151,7 +158,7 @@ class Decoder:
         """Rotations [at least `length`, dim / 2] as complex64, by position."""
         if len(self._table) < length:
             positions = torch.arange(max(length, 2 * len(self._table), 1024), device=self.device)
-            cos, sin = self._rotary(self._direction, positions[None])
+            cos, sin = self._rotary(positions.float(), positions[None])
             half = self.heads.dim // 2
             self._table = torch.complex(cos[0, :, :half], sin[0, :, :half])
         return self._table

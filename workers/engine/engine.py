@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shared.errors import OutOfDeviceMemory
 from shared.models import Provenance
-from workers.engine.attention import Attention, AttentionFactory
+from workers.engine.attention import Attention, AttentionFactory, Spread
 from workers.engine.decoder import Decoder
 from workers.engine.kept import KeptStates
 from workers.engine.layout import Layout, lay_out, lay_out_kept
@@ -106,7 +106,12 @@ class Engine:
         return self.decoder.keep(layout, self._attend(layout))
 
     def _attend(self, layout: Layout) -> Attention:
-        return self._attention(layout, self.decoder.heads, self.decoder.workspace)
+        decoder = self.decoder
+        on = {
+            device: self._attention(layout, decoder.heads, decoder.workspace, device)
+            for device in decoder.devices
+        }
+        return on[decoder.device] if len(on) == 1 else Spread(on)
 
 
 def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,7 @@ from workers.engine.decoder import Decoder
 from workers.engine.engine import Engine
 from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
 from workers.engine.selftest import reference_margins, self_test_prompts
+from workers.engine.spread import spread
 from workers.prompts import TEMPLATE_VERSION, TextPrompter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -39,6 +40,7 @@ def load(
     deterministic: bool = False,
     kept_bytes: int = KEPT_BYTES,
     threads: int | None = None,
+    gpus: int = 1,
 ) -> Engine:
     """Load a Qwen3 reranker from a folder or the hub.
 
@@ -48,6 +50,7 @@ def load(
     deterministic  the same pair has the same bits in any pack; costs speed
     kept_bytes bound of the keys and values kept for instructions
     threads    CPU threads of a forward pass; None: torch's own choice
+    gpus       how many GPUs, from `device` on, the layers are spread over: for large models
 
     Raises UnknownModel when there is no such model, ModelRefused when it is not a reranker.
     """
@@ -55,11 +58,13 @@ def load(
     config = read_config(folder)
     if threads is not None:
         torch.set_num_threads(threads)
-    place = _device(device)
+    places = _devices(device, gpus)
+    place = places[0]
     number_type = _dtype(dtype, place)
     name, factory = choose_attention(attention, place, number_type)
     prompter = TextPrompter(folder)
-    loaded = _load_weights(folder, config, number_type, place)
+    loaded = _load_weights(folder, config, number_type)
+    spread(loaded, places)
     reference = reference_margins(
         loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
     )
@@ -70,7 +75,7 @@ def load(
         template=TEMPLATE_VERSION,
         dtype=_name(number_type),
         attention=name,
-        device=_device_name(place),
+        device=_device_name(places),
         version=_version(),
     )
     return Engine(
@@ -81,15 +86,13 @@ def load(
         factory,
         kept_bytes=kept_bytes,
         deterministic=deterministic,
-        device_name=_device_name(place),
+        device_name=_device_name(places),
         reference=reference,
     )
 
 
-def _load_weights(
-    folder: Path, config: dict[str, Any], dtype: torch.dtype, place: torch.device
-) -> Any:
-    """The transformers model, complete: nothing in it was made up."""
+def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The transformers model in memory, complete: nothing in it was made up."""
     _check(config)
     from_pretrained: Any = Qwen3ForCausalLM.from_pretrained
     with _no_progress_bars():
@@ -112,7 +115,7 @@ def _load_weights(
             f"{len(info['mismatched_keys'])} of another shape",
             hint="save or download the model again",
         )
-    return model.requires_grad_(False).to(place)
+    return model.requires_grad_(False)
 
 
 def _tied(key: str, config: dict[str, Any]) -> bool:
@@ -158,6 +161,20 @@ def _device(device: str) -> torch.device:
     return place
 
 
+def _devices(device: str, gpus: int) -> list[torch.device]:
+    """One device, or as many GPUs as the model is spread over."""
+    first = _device(device)
+    if first.type != "cuda" or gpus == 1:
+        return [first]
+    at, seen = first.index or 0, torch.cuda.device_count()
+    if at + gpus > seen:
+        raise ModelRefused(
+            f"the model is to be spread over {gpus} GPUs from cuda:{at} on, torch sees {seen}",
+            hint="check RERANK_GPUS_PER_WORKER and CUDA_VISIBLE_DEVICES",
+        )
+    return [torch.device("cuda", at + number) for number in range(gpus)]
+
+
 def _dtype(dtype: str, place: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if place.type == "cuda" else torch.float32
@@ -176,9 +193,10 @@ def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _device_name(place: torch.device) -> str:
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
+def _device_name(places: Sequence[torch.device]) -> str:
+    if places[0].type == "cuda":
+        name = torch.cuda.get_device_name(places[0])
+        return f"{len(places)} x {name}" if len(places) > 1 else name
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 

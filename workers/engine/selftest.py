@@ -84,8 +84,9 @@ def _first_limit(engine: Engine, tokens_per_s: float) -> Limit:
     decoder = engine.decoder
     kind = decoder.device.type
     tokens = tokens_per_s * _PACK_S[kind]
-    if (free := free_bytes(decoder.device)) is not None:
-        tokens = min(tokens, free * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
+    known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
+    if known:
+        tokens = min(tokens, min(known) * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
     least, most = _LIMIT_TOKENS[kind]
     return Limit(int(min(most, max(least, tokens))))
 

@@ -46,6 +46,7 @@ class Layer:
     """[dim] fp32"""
     attention_gain: Tensor | None
     mlp_gain: Tensor | None
+    device: torch.device
 
 
 @torch.no_grad()
@@ -75,6 +76,7 @@ def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
         k_gain=_paired(attention.k_norm.weight.float(), heads.dim),
         attention_gain=None if fold else attention_gain,
         mlp_gain=None if fold else mlp_gain,
+        device=mlp_gain.device,
     )
 
 
@@ -97,6 +99,7 @@ def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
     The final norm's gain is in it. Tied heads share the embedding's matrix.
     """
     head = model.get_output_embeddings().weight
-    yes, no = (head[i].float() for i in ids)
-    direction: Tensor = (yes - no) * model.model.norm.weight.float()
+    gain = model.model.norm.weight.float()
+    yes, no = (head[i].to(gain) for i in ids)
+    direction: Tensor = (yes - no) * gain
     return direction
