@@ -14,17 +14,15 @@ Knows nothing of torch, batches or models beyond their tokeniser.
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from shared.errors import ItemError, ModelRefused
+from workers.tokens import Tokens
 
 #: Part of provenance and of every cache key; changes when a prompt's ids would.
 TEMPLATE_VERSION = "qwen3-text-1"
@@ -43,25 +41,12 @@ _BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids as int32 in one bytes object: small, immutable, compared and hashed by content."""
+class Request:
+    """What prompts are made of: a query with its documents, as text."""
 
-    data: bytes
-
-    @classmethod
-    def of(cls, ids: Iterable[int]) -> Tokens:
-        """Pack ids."""
-        return cls(array("i", ids).tobytes())
-
-    def __len__(self) -> int:
-        return len(self.data) // 4
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.array().tolist())
-
-    def array(self) -> NDArray[np.int32]:
-        """The ids without a copy, read-only."""
-        return np.frombuffer(self.data, np.int32)
+    query: str
+    documents: Sequence[str]
+    instruction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,37 +95,60 @@ class TextPrompter:
         The body (instruction, query, document) is cut on the right to what `max_length` tokens
         leave beside system and assistant turn. Raises ItemError when no pair can be made.
         """
-        for name, text in (("instruction", instruction), ("query", query)):
+        request = Request(query, documents, instruction)
+        if problem := self._problem(request, max_length):
+            raise problem
+        return self.encode_all([request], max_length=max_length)[0]
+
+    def encode_all(
+        self, requests: Sequence[Request], *, max_length: int
+    ) -> list[list[Prompt | ItemError]]:
+        """The prompts of many requests, tokenised together. A request that has no prompt at all
+        gets its error for each of its documents."""
+        problems = [self._problem(r, max_length) for r in requests]
+        good = [r for r, problem in zip(requests, problems, strict=True) if problem is None]
+        ids = self._encode_batch([text for request in good for text in _texts(request)])
+        return [
+            [problem] * len(request.documents)
+            if problem
+            else self._prompts(request, ids, max_length - len(self._prefix) - len(self._suffix))
+            for request, problem in zip(requests, problems, strict=True)
+        ]
+
+    def _problem(self, request: Request, max_length: int) -> ItemError | None:
+        """Why a request has no prompt, or None."""
+        for name, text in (("instruction", request.instruction), ("query", request.query)):
             if not _is_unicode(text):
-                raise _not_unicode(name)
-        room = max_length - len(self._prefix) - len(self._suffix)
-        if room <= 0:
-            raise ItemError(
-                "max_length_too_small",
-                f"max_length {max_length} leaves no room beside the template's "
-                f"{max_length - room} tokens",
-                hint="raise max_length",
-            )
-        head = self._head(instruction)
-        turn = _encode(self._plain, f" {query}\n<Document>:")
-        kept, query_ids = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
+                return _not_unicode(name)
+        template = len(self._prefix) + len(self._suffix)
+        if max_length > template:
+            return None
+        return ItemError(
+            "max_length_too_small",
+            f"max_length {max_length} leaves no room beside the template's {template} tokens",
+            hint="raise max_length",
+        )
+
+    def _prompts(
+        self, request: Request, ids: Iterator[list[int]], room: int
+    ) -> list[Prompt | ItemError]:
+        """A request's prompts, whose encoded texts come next in `ids`, with bodies of `room`."""
+        head, turn = self._head(request.instruction), next(ids)
+        kept, query = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
         left = max(0, room - len(head) - len(turn))
         overrun = max(0, len(head) + len(turn) - room)
-
-        good = [_is_unicode(d) for d in documents]
-        encoded = self._encode_all([f" {d}" for d, ok in zip(documents, good, strict=True) if ok])
         prompts: list[Prompt | ItemError] = []
-        for ok in good:
-            if not ok:
+        for text in request.documents:
+            if not _is_unicode(text):
                 prompts.append(_not_unicode("document"))
                 continue
-            ids = next(encoded)
-            cut = max(0, len(ids) - left)
-            tail = Tokens.of([*ids[:left], *self._suffix])
-            prompts.append(Prompt(kept, query_ids, tail, overrun + cut, left == 0))
+            document = next(ids)
+            cut = max(0, len(document) - left)
+            tail = Tokens.of([*document[:left], *self._suffix])
+            prompts.append(Prompt(kept, query, tail, overrun + cut, left == 0))
         return prompts
 
-    def _encode_all(self, texts: Sequence[str]) -> Iterator[list[int]]:
+    def _encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
         """Ids of many texts, encoded on several threads without the GIL, a bounded batch a time."""
         at = 0
         while at < len(texts):
@@ -157,6 +165,12 @@ class TextPrompter:
 
     def _join_kept(self, head: tuple[int, ...], room: int) -> Tokens:
         return Tokens.of([*self._prefix, *head[:room]])
+
+
+def _texts(request: Request) -> Iterator[str]:
+    """What of a request is encoded, in order: its query, then each document that is text."""
+    yield f" {request.query}\n<Document>:"
+    yield from (f" {text}" for text in request.documents if _is_unicode(text))
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -13,7 +13,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import PREFIX, SUFFIX, Prompt, Tokens
+from workers.prompts import PREFIX, SUFFIX, Prompt
+from workers.tokens import Tokens
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN_WORDS = (

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shared.errors import ItemError, ModelRefused
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import Prompt, TextPrompter, Tokens
+from workers.prompts import Prompt, TextPrompter
+from workers.tokens import Tokens
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

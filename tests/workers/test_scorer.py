@@ -20,7 +20,7 @@ from shared.models import (
 )
 from workers.batcher import Batcher
 from workers.packing import Limit, Pack
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
 from workers.scorer import (
     PAIRS_AHEAD,
     Scorer,
@@ -29,6 +29,7 @@ from workers.scorer import (
     poisoned,
     summarize,
 )
+from workers.tokens import Tokens
 
 WAIT_S = 10
 
@@ -39,10 +40,14 @@ class Prompter:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def encode(self, query, documents, *, instruction, max_length):
-        self.asked.append((instruction, max_length))
-        if query == "bad":
-            raise ItemError("query_too_long", "the query alone is too long", hint="shorten it")
+    def encode_all(self, requests, *, max_length):
+        return [self._encode(request, max_length) for request in requests]
+
+    def _encode(self, request, max_length):
+        self.asked.append((request.instruction, max_length))
+        if request.query == "bad":
+            error = ItemError("query_too_long", "the query alone is too long", hint="shorten it")
+            return [error] * len(request.documents)
         return [
             Prompt(
                 Tokens.of([1]),
@@ -51,7 +56,7 @@ class Prompter:
                 truncated_tokens=int(text) % 2,
                 crowded=text == "8",
             )
-            for text in documents
+            for text in request.documents
         ]
 
 

@@ -15,7 +15,8 @@ from workers.engine.decoder import Decoder
 from workers.engine.kept import KeptStates
 from workers.engine.layout import Layout, lay_out, lay_out_kept
 from workers.packing import Limit, Pack
-from workers.prompts import TextPrompter, Tokens
+from workers.prompts import TextPrompter
+from workers.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)

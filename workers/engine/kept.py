@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from workers.prompts import Tokens
+from workers.tokens import Tokens
 
 
 class KeptStates:
