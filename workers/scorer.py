@@ -15,7 +15,6 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError
 from shared.models import (
-    DEFAULT_INSTRUCTION,
     Failure,
     JobSpec,
     Priority,
@@ -25,13 +24,13 @@ from shared.models import (
     SliceOutcome,
 )
 from workers.batcher import Batcher, Outcome
-from workers.prompts import Prompt, Request, TextPrompter
+from workers.prompts import Prompt, Prompter, Request
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
-CANARY = Request("How many days has a year?", ["365"], DEFAULT_INSTRUCTION)
+CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
 
 log = structlog.get_logger()
@@ -63,7 +62,7 @@ class Run:
 class Scorer:
     """Scores slices with one prompter and one batcher."""
 
-    def __init__(self, prompter: TextPrompter, batcher: Batcher) -> None:
+    def __init__(self, prompter: Prompter, batcher: Batcher) -> None:
         self._prompter = prompter
         self._batcher = batcher
         (encoded,) = prompter.encode_all([CANARY], max_length=8192)
@@ -92,10 +91,10 @@ class Scorer:
     def _prepare(self, slices: list[Slice], spec: JobSpec) -> list[list[Prompt | ItemError]]:
         """The pairs of some slices as prompts, tokenised together."""
         requests = [
-            Request(
+            Request.of(
                 piece.query,
                 [document.text for document in piece.documents],
-                piece.instruction or spec.instruction or DEFAULT_INSTRUCTION,
+                piece.instruction or spec.instruction,
             )
             for piece in slices
         ]

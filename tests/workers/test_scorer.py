@@ -8,7 +8,6 @@ import pytest
 
 from shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
 from shared.models import (
-    DEFAULT_INSTRUCTION,
     Document,
     Failure,
     InputRef,
@@ -45,7 +44,7 @@ class Prompter:
 
     def _encode(self, request, max_length):
         self.asked.append((request.instruction, max_length))
-        if request.query == "bad":
+        if request.query.text == "bad":
             error = ItemError("query_too_long", "the query alone is too long", hint="shorten it")
             return [error] * len(request.documents)
         return [
@@ -56,7 +55,7 @@ class Prompter:
                 truncated_tokens=int(text) % 2,
                 crowded=text == "8",
             )
-            for text in request.documents
+            for text in (side.text for side in request.documents)
         ]
 
 
@@ -168,7 +167,7 @@ def test_the_most_particular_instruction_is_asked(scorer, prompter, stop):
     scorer.score(slices, spec_of(max_length=256), stop)
     scorer.score(slices[:1], spec_of(instruction="the job's"), stop)
 
-    assert prompter.asked == [(DEFAULT_INSTRUCTION, 256), ("its own", 256), ("the job's", 8192)]
+    assert prompter.asked == [(None, 256), ("its own", 256), ("the job's", 8192)]
 
 
 @pytest.mark.parametrize("breaks", [{13}, {0}, {99}, {3, 4, 50}, set(range(100))])

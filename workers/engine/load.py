@@ -14,7 +14,7 @@ import torch
 import transformers.utils.logging
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
 from shared.errors import ModelRefused
 from shared.models import Provenance
@@ -24,10 +24,19 @@ from workers.engine.engine import Engine
 from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
 from workers.engine.selftest import reference_margins, self_test_prompts
 from workers.engine.spread import spread
-from workers.prompts import TEMPLATE_VERSION, TextPrompter
+from workers.engine.vision import Tower
+from workers.prompts import Prompter
+from workers.text_prompts import TextPrompter
+from workers.vl_prompts import VLPrompter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KEPT_BYTES = 256 << 20
+SEEN_BYTES = 512 << 20
+#: Architectures and their classes.
+_CLASSES: dict[str, Any] = {
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
+    "Qwen3VLForConditionalGeneration": Qwen3VLForConditionalGeneration,
+}
 
 
 def load(
@@ -39,6 +48,7 @@ def load(
     device: str = "auto",
     deterministic: bool = False,
     kept_bytes: int = KEPT_BYTES,
+    seen_bytes: int = SEEN_BYTES,
     threads: int | None = None,
     gpus: int = 1,
 ) -> Engine:
@@ -48,7 +58,8 @@ def load(
     attention  auto, or a kernel's name: see `workers.engine.attention`
     device     auto (CUDA where there is one), cpu, cuda or cuda:N
     deterministic  the same pair has the same bits in any pack; costs speed
-    kept_bytes bound of the keys and values kept for instructions
+    kept_bytes bound of the keys and values kept for instructions and queries with pictures
+    seen_bytes bound of the features kept of pictures
     threads    CPU threads of a forward pass; None: torch's own choice
     gpus       how many GPUs, from `device` on, the layers are spread over: for large models
 
@@ -62,17 +73,19 @@ def load(
     place = places[0]
     number_type = _dtype(dtype, place)
     name, factory = choose_attention(attention, place, number_type)
-    prompter = TextPrompter(folder)
+    prompter = _prompter(folder, config)
     loaded = _load_weights(folder, config, number_type)
     spread(loaded, places)
     reference = reference_margins(
         loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
     )
     decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
+    tower = _tower(loaded)
+    del loaded
     provenance = Provenance(
         model=model,
         revision=revision_of(folder, revision),
-        template=TEMPLATE_VERSION,
+        template=prompter.template,
         dtype=_name(number_type),
         attention=name,
         device=_device_name(places),
@@ -82,9 +95,11 @@ def load(
         decoder,
         prompter,
         provenance,
-        _fingerprint(folder, number_type),
+        _fingerprint(folder, prompter.template, number_type),
         factory,
+        tower=tower,
         kept_bytes=kept_bytes,
+        seen_bytes=seen_bytes,
         deterministic=deterministic,
         device_name=_device_name(places),
         reference=reference,
@@ -94,7 +109,7 @@ def load(
 def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
     """The transformers model in memory, complete: nothing in it was made up."""
     _check(config)
-    from_pretrained: Any = Qwen3ForCausalLM.from_pretrained
+    from_pretrained = _CLASSES[config["architectures"][0]].from_pretrained
     with _no_progress_bars():
         try:
             model, info = from_pretrained(
@@ -119,7 +134,9 @@ def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> A
 
 
 def _tied(key: str, config: dict[str, Any]) -> bool:
-    return key == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
+    text = config.get("text_config", config)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    return key == "lm_head.weight" and bool(tied)
 
 
 @contextmanager
@@ -134,8 +151,23 @@ def _no_progress_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def _prompter(folder: Path, config: dict[str, Any]) -> Prompter:
+    return VLPrompter(folder) if "vision_config" in config else TextPrompter(folder)
+
+
+def _tower(model: Any) -> Tower | None:
+    visual = getattr(model.model, "visual", None)
+    try:
+        return None if visual is None else Tower(visual)
+    except ValueError as error:
+        raise ModelRefused(
+            f"the model has {error}, which is not supported", hint="use a Qwen3-VL reranker"
+        ) from error
+
+
 def _check(config: dict[str, Any]) -> None:
     """Refuse what the decoder loop does not compute."""
+    config = config | config.get("text_config", {})
     strange = [
         name
         for name, bad in (
@@ -187,9 +219,9 @@ def _name(dtype: torch.dtype) -> str:
     return next(name for name, value in DTYPES.items() if value == dtype)
 
 
-def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
+def _fingerprint(folder: Path, template: str, dtype: torch.dtype) -> str:
     """Short hash of all that margins depend on beyond the pair."""
-    parts = (weights_identity(folder), TEMPLATE_VERSION, _name(dtype))
+    parts = (weights_identity(folder), template, _name(dtype))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

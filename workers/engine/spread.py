@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from workers.engine.weights import text_model
+
 
 def spread(model: Any, devices: Sequence[torch.device]) -> None:
     """Move a loaded causal language model onto `devices`; its own forward goes on working.
@@ -19,7 +21,9 @@ def spread(model: Any, devices: Sequence[torch.device]) -> None:
     if len(devices) == 1:
         model.to(devices[0])
         return
-    body = model.model
+    body = text_model(model)
+    if visual := getattr(model.model, "visual", None):
+        _place(visual, devices[0])
     body.embed_tokens.to(devices[0])
     body.rotary_emb.to(devices[0])
     shares = share_out([_bytes(layer) for layer in body.layers], len(devices))
