@@ -14,6 +14,14 @@ import typer
 from shared.cli import INTERRUPTED, PARTIAL
 from shared.errors import UsageError
 from shared.models import Priority
+from shared.options import (
+    ImagePresetOption,
+    MaxCropOption,
+    MaxErrorRateOption,
+    QualityActionOption,
+    QualityThresholdOption,
+    ResizeModeOption,
+)
 
 if TYPE_CHECKING:
     from producer.client import Client
@@ -135,6 +143,12 @@ def submit(
     max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
     top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
     limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
+    image_preset: ImagePresetOption = "general",
+    resize_mode: ResizeModeOption = "crop",
+    max_crop: MaxCropOption = 0.15,
+    quality_threshold: QualityThresholdOption = 0.65,
+    quality_action: QualityActionOption = "off",
+    max_error_rate: MaxErrorRateOption = 0.5,
     priority: Annotated[Priority, typer.Option(help="whose turn comes first")] = Priority.normal,
     key: Annotated[
         str | None, typer.Option(help="your name for this job: submitting it twice is harmless")
@@ -158,6 +172,12 @@ def submit(
         max_length=max_length,
         top_n=top_n,
         limit=limit,
+        image_preset=image_preset,
+        resize_mode=resize_mode,
+        max_crop=max_crop,
+        quality_threshold=quality_threshold,
+        quality_action=quality_action,
+        max_error_rate=max_error_rate,
         priority=priority,
         key=key,
         force=force,

@@ -41,6 +41,7 @@ from shared.keys import shard_name
 from shared.lines import merge, output_line, slice_of
 from shared.manifest import manifest_uri
 from shared.models import (
+    IMAGE_OPTIONS,
     POCKET_MODELS,
     InputRef,
     JobSpec,
@@ -90,7 +91,9 @@ class Client:
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
         Options are the fields of JobSpec: instruction, max_length, top_n, limit, priority,
-        temperature, name. The same key with the same input and options returns the same job.
+        temperature, name, and those of images (image_preset, resize_mode, max_crop,
+        quality_threshold, quality_action, max_error_rate). The same key with the same input and
+        options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
         """
         model = self.choose_model(model)
@@ -276,20 +279,22 @@ class Client:
 
     def rerank(
         self,
-        query: str,
+        query: str | Mapping[str, Any],
         documents: Sequence[str | Mapping[str, Any]],
         *,
         model: str | None = None,
         instruction: str | None = None,
         top_n: int | None = None,
-        max_length: int = 8192,
-        temperature: float = 1.0,
         timeout_s: float | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
+        Query and documents are texts or contents as in a line of input. Options are max_length,
+        temperature and those of images, as in `submit`.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
+        _refuse_unknown(options)
         model = self.choose_model(model)
         fields = {
             "query": query,
@@ -300,7 +305,13 @@ class Client:
         piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
         self._check_interactive(model)
         seconds = timeout_s or self.settings.interactive_deadline_s
-        job_id = self._create_inline(model, piece, max_length, temperature, seconds)
+        spec = make_spec(
+            model=model,
+            input=InputRef(uri="", size=0, tag=""),
+            priority=Priority.interactive,
+            **options,
+        )
+        job_id = self._create_inline(spec, piece, seconds)
         if not self.store.wait_done(job_id, seconds):
             self.store.cancel(job_id)
             raise _too_late(seconds)
@@ -310,7 +321,7 @@ class Client:
         for _, _, part in self.store.parts(job_id):
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
-        return output_line(merge(outcomes), provenance, top_n=top_n, temperature=temperature)
+        return output_line(merge(outcomes), provenance, top_n=top_n, temperature=spec.temperature)
 
     def _check_interactive(self, model: str) -> None:
         if not self.fleet.workers(model):
@@ -325,9 +336,7 @@ class Client:
                 hint="try again in a moment",
             )
 
-    def _create_inline(
-        self, model: str, piece: Slice, max_length: int, temperature: float, seconds: float
-    ) -> str:
+    def _create_inline(self, spec: JobSpec, piece: Slice, seconds: float) -> str:
         """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
         job_id = uuid.uuid4().hex[:12]
         payload = dump_slices([piece])
@@ -337,14 +346,7 @@ class Client:
                 hint="submit it as a job",
             )
         ttl_s = seconds + 60
-        spec = make_spec(
-            model=model,
-            input=InputRef(uri="", size=len(payload), tag=""),
-            priority=Priority.interactive,
-            max_length=max_length,
-            temperature=temperature,
-        )
-        shards = self._put_inline(job_id, piece, model, len(payload), ttl_s)
+        shards = self._put_inline(job_id, spec, piece, len(payload), ttl_s)
         self.store.create(
             job_id,
             spec,
@@ -355,13 +357,13 @@ class Client:
         )
         for shard in shards:
             name = shard_name(shard.start, shard.end)
-            self._hints.shard(model, Priority.interactive, job_id, name)
+            self._hints.shard(spec.model, Priority.interactive, job_id, name)
         return job_id
 
     def _put_inline(
-        self, job_id: str, piece: Slice, model: str, size: int, ttl_s: float
+        self, job_id: str, spec: JobSpec, piece: Slice, size: int, ttl_s: float
     ) -> list[OpenShard]:
-        workers = self.fleet.workers(model)
+        workers = self.fleet.workers(spec.model)
         cuts = cut(
             [Read(piece, 0)],
             Cursor(),
@@ -371,6 +373,7 @@ class Client:
                 pairs_max=self.settings.shard_pairs_max,
                 input_bytes=size * 4,
                 workers=len(workers),
+                image_preset=spec.image_preset,
             ),
         )
         shards = []
@@ -380,6 +383,14 @@ class Client:
                 uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
                 shards.append(OpenShard(found.start, found.end, uri))
         return shards
+
+
+def _refuse_unknown(options: Mapping[str, Any]) -> None:
+    known = {"max_length", "temperature"} | IMAGE_OPTIONS
+    if unknown := set(options) - known:
+        raise UsageError(
+            f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"
+        )
 
 
 def _target(output: str | Path | None) -> str | None:

@@ -1,7 +1,8 @@
 """Requests -> shards: how much work one shard holds. Pure arithmetic.
 
-The feeder has no tokenizer, so cost is estimated from characters; a shard need not be exact, only
-short enough that a lost one costs little and long enough that its bookkeeping is nothing.
+The feeder has no tokenizer, so cost is estimated from characters, and of images from their target
+resolution; a shard need not be exact, only short enough that a lost one costs little and long
+enough that its bookkeeping is nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +11,27 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
-from shared.models import Slice
+from shared.models import Content, Slice
 
 CHARACTERS_PER_TOKEN = 3.5
+TARGET_PX = {
+    "general": 1024 * 768,
+    "product": 1280 * 960,
+    "art": 800 * 608,
+    "art-detail": 1600 * 1200,
+    "document": 1280 * 960,
+    "reference": 1280 * 960,  # the largest is 1,800 tokens; photographs are scaled down to less
+}
+"""Pixels of an image by preset."""
+TOKEN_PX = 32 * 32
+"""Pixels that one visual token stands for."""
+VISION_FACTOR = 2.0
+"""A visual token costs the tower about what it then costs the decoder: four patches through a
+quarter of its parameters."""
+FRAMES_PER_IMAGE = 4
+"""So many frames of a video cost one image: two share their tokens, and each is smaller."""
+DATA_BYTES_PER_TOKEN = 32
+"""A shard file carries data: URIs, so they cost by their size when that is more: it bounds it."""
 PAIR_TOKENS = 12
 """The suffix of every pair."""
 REQUEST_TOKENS = 80
@@ -26,16 +45,32 @@ SLIVER = 0.25
 """A request is cut when what is left of the shard's room is more than this share of it."""
 
 
-def pair_tokens(text: str) -> float:
+def image_tokens(preset: str) -> float:
+    """Estimated cost of one image at a preset's resolution, in tokens of text."""
+    return VISION_FACTOR * TARGET_PX[preset] / TOKEN_PX
+
+
+def content_tokens(content: Content, per_image: float = 0.0) -> float:
+    """Estimated tokens of a content, whose images cost `per_image` each."""
+    tokens = len(content.text or "") / CHARACTERS_PER_TOKEN
+    if content.plain:
+        return tokens
+    tokens += sum(max(per_image, len(uri) / DATA_BYTES_PER_TOKEN) for uri in content.image)
+    frames = content.video.frames if content.video else ()
+    per_frame = per_image / FRAMES_PER_IMAGE
+    return tokens + sum(max(per_frame, len(uri) / DATA_BYTES_PER_TOKEN) for uri in frames)
+
+
+def pair_tokens(document: Content, per_image: float = 0.0) -> float:
     """Estimated tokens that one document adds."""
-    return PAIR_TOKENS + len(text) / CHARACTERS_PER_TOKEN
+    return PAIR_TOKENS + content_tokens(document, per_image)
 
 
-def slice_tokens(piece: Slice) -> float:
+def slice_tokens(piece: Slice, per_image: float = 0.0) -> float:
     """Estimated tokens of a slice."""
-    carried = len(piece.query) + (len(str(piece.metadata)) if piece.metadata else 0)
-    shared = REQUEST_TOKENS + carried / CHARACTERS_PER_TOKEN
-    return shared + sum(pair_tokens(document.text) for document in piece.documents)
+    metadata = len(str(piece.metadata)) / CHARACTERS_PER_TOKEN if piece.metadata else 0
+    shared = REQUEST_TOKENS + content_tokens(piece.query, per_image) + metadata
+    return shared + sum(pair_tokens(document, per_image) for document in piece.documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +79,25 @@ class ShardSize:
 
     tokens: float
     pairs: int
+    per_image: float = 0.0
+    """What an image costs, in tokens."""
 
 
 def shard_size(
-    *, shard_s: float, tokens_per_s: float, pairs_max: int, input_bytes: int, workers: int
+    *,
+    shard_s: float,
+    tokens_per_s: float,
+    pairs_max: int,
+    input_bytes: int,
+    workers: int,
+    image_preset: str = "general",
 ) -> ShardSize:
     """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
     enough that every worker of the fleet gets two."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
     whole = input_bytes / CHARACTERS_PER_TOKEN
-    return ShardSize(max(min(tokens, whole / (2 * max(workers, 1))), 512.0), pairs_max)
+    tokens = max(min(tokens, whole / (2 * max(workers, 1))), 512.0)
+    return ShardSize(tokens, pairs_max, image_tokens(image_preset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +191,23 @@ class Draft:
         """
         tokens_left = self._size.tokens - self._tokens
         pairs_left = self._size.pairs - self._items
-        cost = slice_tokens(piece)
+        per_image = self._size.per_image
+        cost = slice_tokens(piece, per_image)
         slack = SLIVER * self._size.tokens
         if cost <= tokens_left + slack and piece.items <= pairs_left:
             return self._add(piece, cost)
         if self._slices and tokens_left < slack:
             return 0
-        count, cost = 0, slice_tokens(piece.cut(0, 0))
+        count, cost = 0, slice_tokens(piece.cut(0, 0), per_image)
         for document in piece.documents[:pairs_left]:
-            cost += pair_tokens(document.text)
+            cost += pair_tokens(document, per_image)
             if cost > tokens_left and count:
                 break
             count += 1
         if count == len(piece.documents):  # failures cost nothing
             count = min(piece.items, pairs_left)
         piece = piece.cut(0, max(count, 1))
-        return self._add(piece, slice_tokens(piece))
+        return self._add(piece, slice_tokens(piece, per_image))
 
     def _add(self, piece: Slice, tokens: float) -> int:
         self._slices.append(piece)

@@ -151,6 +151,7 @@ def _shard_size(job: Job, control: Control) -> ShardSize:
         pairs_max=control.settings.shard_pairs_max,
         input_bytes=job.spec.input.size,
         workers=len(workers),
+        image_preset=job.spec.image_preset,
     )
 
 

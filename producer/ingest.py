@@ -162,7 +162,11 @@ def previous_outcomes(
 
 def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
     """The pairs of a line that had no score; with `only` "errors" not those that were cancelled."""
-    failed = {e.index for e in before.errors if only != "errors" or e.code != "cancelled"}
+    failed = {
+        e.index
+        for e in before.errors
+        if not e.rejected and (only != "errors" or e.code != "cancelled")
+    }
     if None in failed:
         return piece
     kept = [

@@ -28,6 +28,10 @@ FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
     '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
 )
+CONTENT_HINT = (
+    'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
+    '[URI], "fps"?}}, a document also with "id"'
+)
 
 
 FIELD_SHOWN = 100
@@ -89,7 +93,7 @@ def slice_of(number: int, fields: Mapping[str, Any], *, max_documents: int) -> S
     """Validate a request and return it as one slice. Raises ItemError when it cannot be scored;
     a document that cannot is a failure in the slice."""
     request = _validate(fields)
-    if not request.query.strip():
+    if request.query.plain and not (request.query.text or "").strip():
         raise ItemError("empty_query", "the query is empty", hint="say what is looked for")
     if not request.documents:
         raise ItemError("no_documents", "there are no documents", hint="give at least one")
@@ -144,7 +148,8 @@ def _validate(fields: Mapping[str, Any]) -> RerankRequest:
         message = first["msg"]
         if first["type"] == "extra_forbidden":
             message = "there is no such field"
-        raise ItemError("invalid_request", f"{field}: {message}", hint=FORMAT_HINT) from error
+        hint = CONTENT_HINT if first["loc"][:1] == ("query",) else FORMAT_HINT
+        raise ItemError("invalid_request", f"{field}: {message}", hint=hint) from error
     _refuse_unwritable(request.model_copy(update={"documents": []}))
     return request
 
@@ -165,7 +170,10 @@ def _document(number: int, index: int, value: Any) -> Document | Failure:
     fields = {"text": value} if isinstance(value, str) else value
     try:
         document = Document.model_validate(fields)
-        f"{document.id}{document.text}".encode()  # half a surrogate pair is no text
+        if isinstance(document.id, str):
+            document.id.encode()
+        if document.text is not None and not document.text.isascii():
+            document.text.encode()  # half a surrogate pair is no text
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(["documents", str(index), *map(str, first["loc"])])[:FIELD_SHOWN]
@@ -174,7 +182,7 @@ def _document(number: int, index: int, value: Any) -> Document | Failure:
             index=index,
             code="invalid_document",
             message=f"{field}: {first['msg']}",
-            hint='a document is a string or {"id"?, "text"}',
+            hint=CONTENT_HINT,
         )
     except UnicodeEncodeError:
         return Failure(
@@ -245,6 +253,9 @@ def output_line(
     return line
 
 
+_PICTURE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
+
+
 def _result(found: Scored, temperature: float) -> dict[str, Any]:
     result: dict[str, Any] = {"index": found.index}
     if found.id is not None:
@@ -255,6 +266,8 @@ def _result(found: Scored, temperature: float) -> dict[str, Any]:
         result["truncated_tokens"] = found.truncated_tokens
     if found.crowded:
         result["crowded"] = True
+    if found.images or found.tokens is not None or found.quality is not None:
+        result |= found.model_dump(mode="json", include=_PICTURE_FIELDS, exclude_none=True)
     return result
 
 

@@ -5,11 +5,22 @@ Validated once, at the border; frozen from there on. No logic beyond validation.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from shared.errors import UsageError
 
@@ -17,6 +28,19 @@ POCKET_MODELS = ("pocket-text",)
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+IMAGE_PRESETS = ("general", "product", "art", "art-detail", "document", "reference")
+"""Names of target resolutions."""
+
+ResizeMode = Literal["crop", "fit"]
+QualityAction = Literal["off", "reject", "downweight"]
+
+URI_CHARACTERS = 8 << 10
+"""Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
+DATA_URI_BYTES = 8 << 20
+
+REJECTIONS = frozenset({"low_quality"})
+"""Codes of failures that are decisions by the job's own options, not errors."""
 
 
 class Priority(StrEnum):
@@ -38,13 +62,123 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Document(_Frozen):
-    """One candidate. A bare string in the input becomes `Document(text=...)`."""
+# ---- content ------------------------------------------------------------------------------------
+
+
+def _image_uri(value: str) -> str:
+    """Check the shape of an image's URI. No message repeats it: it may hold a signature."""
+    if value.startswith("data:"):
+        return _data_uri(value)
+    if len(value) > URI_CHARACTERS:
+        raise PydanticCustomError("uri", f"the URI is longer than {URI_CHARACTERS} characters")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)
+    if scheme and scheme[1] not in _URI_SHAPES:
+        raise PydanticCustomError(
+            "uri", "expected s3://, https://, http://, file://, data:image/… or a path"
+        )
+    shape = _URI_SHAPES[scheme[1]] if scheme else r"[^\0]*[^\s\0][^\0]*"
+    if not re.fullmatch(shape, value):
+        raise PydanticCustomError("uri", "the URI or path is incomplete or malformed")
+    if not value.isascii():
+        _refuse_surrogates(value)
+    return value
+
+
+_URI_SHAPES = {
+    "s3": r"s3://[^/\s\0]+/[^\0]+",
+    "https": r"https://[^/\s\0]+[^\s\0]*",
+    "http": r"http://[^/\s\0]+[^\s\0]*",
+    "file": r"file:///[^\0]+",
+}
+
+
+def _data_uri(value: str) -> str:
+    if len(value) > DATA_URI_BYTES:
+        raise PydanticCustomError(
+            "uri", f"the data: URI has {len(value)} bytes, at most {DATA_URI_BYTES} are allowed"
+        )
+    if not re.match(r"data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/_-]", value[:100]):
+        raise PydanticCustomError("uri", "expected data:image/…;base64, and the image")
+    if not value.isascii():
+        raise PydanticCustomError("uri", "a data: URI is ASCII")
+    return value
+
+
+def _refuse_surrogates(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("uri", "holds half a surrogate pair, which is no text") from None
+
+
+def _one_or_many(value: Any) -> Any:
+    """A URI or a list of URIs, as a tuple."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Uris = Annotated[
+    tuple[Annotated[str, AfterValidator(_image_uri)], ...], BeforeValidator(_one_or_many)
+]
+"""Image URIs: s3://, https://, http://, file://, data:image/…;base64, or a local path."""
+
+
+class Video(_Frozen):
+    """Frames of a video, in order; `fps` says how many of them stand for a second."""
 
     model_config = ConfigDict(strict=True)
 
+    frames: Uris = Field(min_length=1)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Content(_Frozen):
+    """What a query or a document is: text, images, video frames, or any of them together.
+
+    A bare string in the input is its text; a bare URI in `image` is a list of one.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    text: str | None = None
+    image: Uris = ()
+    video: Video | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Content:
+        if self.text is None and not self.image and self.video is None:
+            raise PydanticCustomError("empty", "give at least one of text, image, video")
+        return self
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is text alone."""
+        return not self.image and self.video is None
+
+
+class Document(Content):
+    """One candidate. A bare string in the input becomes `Document(text=...)`."""
+
     id: str | int | None = None
-    text: str
+
+
+def _as_content(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
+def _as_bare(content: Content) -> str | dict[str, Any]:
+    """Plain text as a bare string: files of text stay as small as text is."""
+    if content.plain and content.text is not None:
+        return content.text
+    return content.model_dump(exclude_defaults=True)
+
+
+QueryContent = Annotated[Content, BeforeValidator(_as_content), PlainSerializer(_as_bare)]
+"""A content that is written and read as a bare string when it is one."""
+
+
+# ---- a line of input ----------------------------------------------------------------------------
 
 
 class RerankRequest(_Frozen):
@@ -54,7 +188,7 @@ class RerankRequest(_Frozen):
     model_config = ConfigDict(strict=True)
 
     id: str | int | None = None
-    query: str
+    query: QueryContent
     documents: list[Any]
     instruction: str | None = None
     top_n: int | None = Field(default=None, ge=1)
@@ -70,6 +204,11 @@ class Failure(_Frozen):
     message: str
     hint: str = ""
 
+    @property
+    def rejected(self) -> bool:
+        """Whether it counts as rejected rather than as an error: a retry leaves it as it is."""
+        return self.code in REJECTIONS
+
 
 class Provenance(_Frozen):
     """What produced a score."""
@@ -83,8 +222,24 @@ class Provenance(_Frozen):
     version: str
 
 
+class PictureFacts(_Frozen):
+    """What was done to one image before it was scored. Sizes are (width, height) in pixels."""
+
+    original: tuple[int, int]
+    used: tuple[int, int]
+    cropped: float
+    """Share of the picture's area that was cropped away, 0..1."""
+    quality: float
+    """0..1, from sharpness and exposure."""
+    tokens: int
+    """Visual tokens."""
+
+
 class Scored(_Frozen):
-    """One pair's score. `truncated_tokens` counts what max_length cut off its body."""
+    """One pair's score. `truncated_tokens` counts what max_length cut off its body.
+
+    The fields of images are None for a pair of text.
+    """
 
     index: int
     id: str | int | None = None
@@ -92,6 +247,13 @@ class Scored(_Frozen):
     truncated_tokens: int = 0
     crowded: bool = False
     """The query alone filled max_length: nothing of the document was read."""
+    quality: float | None = None
+    """The poorest of the pair's images, 0..1."""
+    tokens: int | None = None
+    """Visual tokens of the document."""
+    plain_margin: float | None = None
+    """The margin before it was lowered for poor quality."""
+    images: list[PictureFacts] | None = None
 
 
 class Slice(_Frozen):
@@ -103,7 +265,7 @@ class Slice(_Frozen):
 
     line: int
     id: str | int | None = None
-    query: str = ""
+    query: QueryContent = Content(text="")
     instruction: str | None = None
     top_n: int | None = None
     metadata: dict[str, Any] | None = None
@@ -163,6 +325,23 @@ class InputRef(_Frozen):
     """Known where the bytes passed through the client, or lie in a folder."""
 
 
+IMAGE_OPTIONS = {
+    "image_preset",
+    "resize_mode",
+    "max_crop",
+    "quality_threshold",
+    "quality_action",
+    "max_error_rate",
+}
+SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"} | IMAGE_OPTIONS
+
+
+def _preset(value: str) -> str:
+    if value not in IMAGE_PRESETS:
+        raise PydanticCustomError("preset", f"expected one of {', '.join(IMAGE_PRESETS)}")
+    return value
+
+
 class JobSpec(_Frozen):
     """A job's options: validated once, never changed."""
 
@@ -176,6 +355,14 @@ class JobSpec(_Frozen):
     limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
     temperature: float = Field(default=1.0, ge=0.1, le=2.0)
+    image_preset: Annotated[str, AfterValidator(_preset)] = "general"
+    resize_mode: ResizeMode = "crop"
+    max_crop: float = Field(default=0.15, ge=0, le=1)
+    """A crop that would lose more than this share of the picture becomes `fit`."""
+    quality_threshold: float = Field(default=0.65, ge=0, le=1)
+    quality_action: QualityAction = "off"
+    max_error_rate: float = Field(default=0.5, ge=0, le=1)
+    """The share of failed fetches that pauses the job."""
     key: str | None = None
     force: bool = False
     name: str = ""
@@ -185,8 +372,7 @@ class JobSpec(_Frozen):
     @property
     def scoring_options(self) -> dict[str, Any]:
         """What the output depends on besides input and model, as a manifest records it."""
-        names = {"instruction", "max_length", "top_n", "limit", "temperature"}
-        return self.model_dump(mode="json", include=names)
+        return self.model_dump(mode="json", include=SCORING_OPTIONS)
 
 
 def make_spec(**fields: Any) -> JobSpec:

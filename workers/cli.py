@@ -10,6 +10,14 @@ from typing import Annotated
 import typer
 
 from shared.cli import PARTIAL
+from shared.options import (
+    ImagePresetOption,
+    MaxCropOption,
+    MaxErrorRateOption,
+    QualityActionOption,
+    QualityThresholdOption,
+    ResizeModeOption,
+)
 
 InputArgument = Annotated[
     str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
@@ -58,6 +66,12 @@ def score(
     max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
     top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
     limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
+    image_preset: ImagePresetOption = "general",
+    resize_mode: ResizeModeOption = "crop",
+    max_crop: MaxCropOption = 0.15,
+    quality_threshold: QualityThresholdOption = 0.65,
+    quality_action: QualityActionOption = "off",
+    max_error_rate: MaxErrorRateOption = 0.5,
     force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
@@ -77,6 +91,12 @@ def score(
         max_length=max_length,
         top_n=top_n,
         limit=limit,
+        image_preset=image_preset,
+        resize_mode=resize_mode,
+        max_crop=max_crop,
+        quality_threshold=quality_threshold,
+        quality_action=quality_action,
+        max_error_rate=max_error_rate,
     )
     resolve_model(model)
     with ExitStack() as stack:
@@ -86,11 +106,12 @@ def score(
     if as_json:
         sys.stdout.write(manifest.model_dump_json() + "\n")
     else:
+        rejected = f"{manifest.rejected} rejected, " if manifest.rejected else ""
         sys.stderr.write(
-            f"{manifest.scored} pairs scored, {manifest.errors} errors, {manifest.seconds:.1f} s, "
-            f"{manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
+            f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors, "
+            f"{manifest.seconds:.1f} s, {manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
         )
-    if manifest.errors:
+    if manifest.errors or manifest.rejected:
         raise typer.Exit(PARTIAL)
 
 

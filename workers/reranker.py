@@ -59,8 +59,8 @@ class Reranker:
         checked = slice_of(1, request, max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        texts = [document.text for document in checked.documents]
-        asked = Request.of(checked.query, texts, checked.instruction)
+        texts = [document.text or "" for document in checked.documents]
+        asked = Request.of(checked.query.text or "", texts, checked.instruction)
         (prompts,) = self.engine.prompter.encode_all([asked], max_length=self._max_length)
         return self._score([_or_raise(p) for p in prompts])
 

@@ -92,8 +92,8 @@ class Scorer:
         """The pairs of some slices as prompts, tokenised together."""
         requests = [
             Request.of(
-                piece.query,
-                [document.text for document in piece.documents],
+                piece.query.text or "",
+                [document.text or "" for document in piece.documents],
                 piece.instruction or spec.instruction,
             )
             for piece in slices

@@ -141,6 +141,22 @@ def test_submit_prints_the_id_on_stdout_and_the_rest_on_stderr(rerank, served, s
     assert again.err == ""
 
 
+def test_options_of_images_reach_the_job(rerank, served, source, store):
+    options = {
+        "image_preset": "art-detail",
+        "resize_mode": "fit",
+        "max_crop": 0.3,
+        "quality_threshold": 0.5,
+        "quality_action": "downweight",
+        "max_error_rate": 0.1,
+    }
+    flags = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+
+    job_id = rerank("submit", source, *(part for flag in flags for part in flag)).out.strip()
+
+    assert options.items() <= store.job(job_id).spec.scoring_options.items()
+
+
 def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, tmp_path):
     ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--wait", "--json")
 
@@ -236,6 +252,8 @@ def test_what_goes_wrong_is_one_sentence(rerank, served, source, tmp_path, jsonl
         ("submit", source, "-o", "s3://b/k"): "RERANK_ALLOWED_BUCKETS=b",
         ("submit", "file:///etc/passwd"): "RERANK_ALLOWED_ROOTS=/etc",
         ("submit", source, "--max-length", 5): "max_length is wrong",
+        ("submit", source, "--image-preset", "huge"): "expected one of general, product, art",
+        ("submit", source, "--max-crop", 1.5): "max_crop is wrong",
         ("status", "nope"): "there is no job nope: `rerank jobs` lists them",
         ("watch", "nope"): "there is no job nope",
         ("results", "nope"): "there is no job nope",

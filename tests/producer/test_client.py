@@ -339,6 +339,33 @@ def test_a_small_request_is_answered(api, served, store, tmp_path):
     assert stored(tmp_path) == []
 
 
+def test_a_small_request_may_hold_images(api, served):
+    line = api.rerank(
+        {"text": "q", "image": "s3://b/q.jpg"},
+        [{"id": "x", "image": "s3://b/x.jpg"}, {"image": "ftp://b/y.jpg"}],
+        image_preset="product",
+        timeout_s=20,
+    )
+
+    assert [(r["id"], r["margin"]) for r in line["results"]] == [
+        ("x", margin_of("q s3://b/q.jpg", "s3://b/x.jpg"))
+    ]
+    assert [(e["index"], e["code"]) for e in line["errors"]] == [(1, "invalid_document")]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"image_preset": "huge"}, "image_preset is wrong: expected one of general, product"),
+        ({"max_crop": 2}, "max_crop is wrong"),
+        ({"key": "k"}, "there is no option 'key' here: known: image_preset"),
+    ],
+)
+def test_a_small_request_with_a_wrong_option_is_refused(api, options, says):
+    with pytest.raises(UsageError, match=says):
+        api.rerank("q", ["a"], **options)
+
+
 def test_a_larger_request_is_cut_into_shards(api, served, fleet):
     fleet.beat(worker_row("w2"))
     documents = [f"document {i} " + "x" * 200 for i in range(300)]

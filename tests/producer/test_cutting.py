@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer import cutting
-from producer.cutting import Cursor, Cut, Read, ShardSize, cut, shard_size, slice_tokens
-from shared.models import Document, Failure, Slice
+from producer.cutting import (
+    Cursor,
+    Cut,
+    Read,
+    ShardSize,
+    content_tokens,
+    cut,
+    shard_size,
+    slice_tokens,
+)
+from shared.models import IMAGE_PRESETS, Content, Document, Failure, Slice, Video
 
 Item = tuple[int, int | None]
 
@@ -112,7 +121,7 @@ def test_a_shard_costs_about_its_size_unless_one_pair_does_not_fit(lines, size):
         tokens = sum(slice_tokens(piece) for piece in found.slices)
         last = slice_tokens(found.slices[-1]) if found.slices else 0
         slack = cutting.SLIVER * size.tokens
-        one = cutting.REQUEST_TOKENS + cutting.pair_tokens("x" * 400) + 10
+        one = cutting.REQUEST_TOKENS + cutting.pair_tokens(Document(text="x" * 400)) + 10
         assert tokens <= size.tokens + slack + one or tokens == last
 
 
@@ -160,7 +169,9 @@ def test_the_beginning_is_the_empty_text():
 def test_shards_are_as_long_as_a_worker_takes_for_them():
     options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_bytes": 10**12}
 
-    assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(40_000.0, 4096)
+    assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
+        40_000.0, 4096, cutting.image_tokens("general")
+    )
     assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
 
 
@@ -169,3 +180,28 @@ def test_a_small_input_is_cut_so_that_every_worker_gets_two():
 
     assert shard_size(**options, input_bytes=350_000, workers=10).tokens == 5000
     assert shard_size(**options, input_bytes=0, workers=0).tokens == 512
+
+
+def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
+    per_image = cutting.image_tokens("general")
+    image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
+
+    assert per_image == cutting.VISION_FACTOR * 768
+    assert set(cutting.TARGET_PX) == set(IMAGE_PRESETS)
+    assert content_tokens(Content(image=image), per_image) == per_image
+    assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
+    assert content_tokens(Content(video=frames), per_image) == per_image
+
+
+def test_images_close_a_shard_as_their_tokens_do():
+    documents = [Document(image=("s3://b/a.jpg",))] * 12
+    piece = Slice(line=1, query="q", documents=documents, indices=list(range(12)))
+    size = ShardSize(5 * 1600.0, 100, per_image=1500.0)
+
+    assert [c.end - c.start for c in cut(reads([piece]), Cursor(), size) if c.slices] == [5, 5, 2]
+
+
+def test_images_inside_the_file_bound_its_size():
+    data = "data:image/png;base64," + "x" * 320_000
+
+    assert content_tokens(Content(image=(data,)), 1500.0) > 10_000

@@ -216,6 +216,13 @@ def test_a_retry_takes_only_the_pairs_that_failed():
     assert only_failed(piece, SliceOutcome(line=1), "all").items == 0
 
 
+def test_a_retry_leaves_what_was_rejected():
+    piece = parse_line(1, json.dumps(LINES[0]).encode(), max_documents=9)
+    before = SliceOutcome(line=1, errors=[failure(0, "low_quality"), failure(1)])
+
+    assert only_failed(piece, before, "all").indices == [1]
+
+
 def test_a_line_that_failed_as_a_whole_is_tried_as_a_whole():
     piece = parse_line(1, json.dumps(LINES[0]).encode(), max_documents=9)
     before = SliceOutcome(line=1, errors=[failure(None)])

@@ -493,6 +493,29 @@ def test_a_retry_scores_what_failed_and_keeps_the_rest(control, submit, lines, t
     assert (found.round, found.errors, found.pairs) == (1, 2, pairs_of(lines))
 
 
+def test_images_go_in_and_what_was_rejected_stays_rejected(control, submit):
+    """Given a job of images in which one is poor and one line is malformed."""
+    images = [{"id": n, "image": f"s3://shop/{n}.jpg"} for n in ("good", "poor", "fine")]
+    lines = [{"query": {"image": "s3://shop/q.jpg"}, "documents": images}, b"no json"]
+    submit(lines, quality_action="reject")
+    control.hints.feed("j")
+    run(control, Worker(control, fails="poor", code="low_quality"))
+
+    progress = control.store.job("j").progress
+    assert (progress.scored, progress.rejected, progress.errors) == (2, 1, 1)
+    assert manifest(control).options["quality_action"] == "reject"
+    before = output(control)
+    assert control.store.retry("j", "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    assert output(control) == before
+    progress = control.store.job("j").progress
+    assert (progress.done, progress.rejected, progress.total) == (4, 1, 4)
+    margins = {r["id"]: r["margin"] for r in before[0]["results"]}
+    assert margins["good"] == margin_of("s3://shop/q.jpg", "s3://shop/good.jpg")
+
+
 def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, target):
     lines = lines * 3
     submit(lines, output=target)

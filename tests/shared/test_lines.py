@@ -24,7 +24,16 @@ from shared.lines import (
     refuse_other_formats,
     slice_of,
 )
-from shared.models import Failure, Provenance, Scored, Slice, SliceOutcome
+from shared.models import (
+    Content,
+    Failure,
+    PictureFacts,
+    Provenance,
+    Scored,
+    Slice,
+    SliceOutcome,
+    Video,
+)
 from shared.shards import dump_part, dump_slices, parse_part
 from tests.support.fleet import PROVENANCE
 
@@ -185,7 +194,13 @@ def test_the_failure_of_a_line_carries_the_lines_own_id(line, found):
     [
         (5, "invalid_document", "documents.1: Input should be"),
         (None, "invalid_document", "documents.1: "),
-        ({"id": 1}, "invalid_document", "documents.1.text: Field required"),
+        ({"id": 1}, "invalid_document", "documents.1: give at least one of text, image, video"),
+        ({"image": []}, "invalid_document", "documents.1: give at least one of text, image, video"),
+        ({"image": 5}, "invalid_document", "documents.1.image: Input should be"),
+        ({"image": ["a.png", 5]}, "invalid_document", "documents.1.image.1: Input should be"),
+        ({"image": "ftp://h/a.png"}, "invalid_document", "documents.1.image.0: expected s3://"),
+        ({"video": {"frames": []}}, "invalid_document", "documents.1.video.frames: Tuple should"),
+        ({"video": {"frames": ["a.png"], "fps": 0}}, "invalid_document", "documents.1.video.fps"),
         ({"text": 1}, "invalid_document", "documents.1.text: Input should be"),
         ({"text": "a", "title": "b"}, "invalid_document", "documents.1.title"),
         ({"text": "a", "x" * 9999: "b"}, "invalid_document", "documents.1.x"),
@@ -209,6 +224,90 @@ def test_a_request_from_python_is_refused_with_its_reason():
         slice_of(1, {"query": "", "documents": ["a"]}, max_documents=9)
 
 
+# ---- contents -----------------------------------------------------------------------------------
+
+DATA_URI = "data:image/png;base64,iVBORw0KGgo="
+
+
+def test_a_query_and_its_documents_may_be_images_and_frames():
+    piece = parse(
+        {
+            "query": {"text": "this in red", "image": "s3://shop/chair.jpg"},
+            "documents": [
+                {"id": "c1", "image": ["s3://shop/1.jpg", DATA_URI], "text": "Oak"},
+                {"video": {"frames": ["/a b/1.png", "2.png"], "fps": 2}},
+                "text alone",
+            ],
+        }
+    )
+
+    assert piece.query == Content(text="this in red", image=("s3://shop/chair.jpg",))
+    both, video, _ = piece.documents
+    assert (both.id, both.text, both.image) == ("c1", "Oak", ("s3://shop/1.jpg", DATA_URI))
+    assert video.video == Video(frames=("/a b/1.png", "2.png"), fps=2)
+    assert [d.plain for d in piece.documents] == [False, False, True]
+    assert Slice.model_validate_json(dump_slices([piece])) == piece
+
+
+def test_a_query_of_text_is_a_bare_string_in_its_file():
+    bare, wrapped = parse(GOOD), parse({**GOOD, "query": {"text": "q"}})
+
+    assert bare == wrapped
+    assert json.loads(dump_slices([bare]))["query"] == "q"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("s3://bucket/a key.jpg", "https://host/a.jpg?X-Amz-Signature=1", "http://host:80/a"),
+        *("file:///a/b.png", "/a/b.png", "b.png", "../ü/b c.png", "C:\\b.png", DATA_URI),
+    ],
+)
+def test_an_image_is_named_by_a_uri_or_a_path(uri):
+    assert parse({"query": {"image": uri}, "documents": ["a"]}).query.image == (uri,)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("ftp://host/a.jpg", "expected s3://, https://"),
+        ("S3://bucket/a.jpg", "expected s3://, https://"),
+        ("s3://bucket", "incomplete or malformed"),
+        ("s3:///key", "incomplete or malformed"),
+        ("https://", "incomplete or malformed"),
+        ("https://host/a b?token=secret", "incomplete or malformed"),
+        ("file://host/a", "incomplete or malformed"),
+        ("", "incomplete or malformed"),
+        ("  ", "incomplete or malformed"),
+        ("a\0b", "incomplete or malformed"),
+        ("a\ud800b", "half a surrogate pair"),
+        ("https://host/" + "secret" * 2000, "longer than 8192 characters"),
+        ("data:text/html;base64,secret", "expected data:image/"),
+        ("data:image/png,secret", "expected data:image/"),
+        ("data:image/png;base64,", "expected data:image/"),
+        ("data:image/png;base64,secretü", "is ASCII"),
+        ("data:image/png;base64," + "secret" * 1_500_000, "at most 8388608 are allowed"),
+    ],
+)
+def test_a_malformed_uri_costs_its_pair_or_its_request_and_is_not_repeated(uri, says):
+    document = parse({"query": "q", "documents": ["a", {"image": [uri]}]})
+    query = only_failure({"query": {"image": uri}, "documents": ["a"]})
+
+    assert document.indices == [0]
+    for failure in (*document.failures, query):
+        assert says in failure.message
+        assert "secret" not in failure.message + failure.hint
+        assert len(failure.message) < 200
+    assert query.code == "invalid_request"
+    assert query.message.startswith("query.image.0: ")
+
+
+def test_a_query_of_an_image_needs_no_text():
+    assert parse({"query": {"image": "a.png", "text": " "}, "documents": ["a"]}).items == 1
+    assert only_failure({"query": {"text": " "}, "documents": ["a"]}).code == "empty_query"
+    assert "at least one of" in only_failure({"query": {}, "documents": ["a"]}).message
+
+
 # Text as Python can hold it: json.loads makes lone surrogates of escapes.
 text = st.text(st.characters(exclude_categories=()), max_size=12)
 values = st.recursive(
@@ -216,9 +315,15 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
     max_leaves=8,
 )
-documents = text | st.fixed_dictionaries({"text": text}, optional={"id": values}) | values
+uris = st.sampled_from(["a.png", "s3://b/k", "s3://b", DATA_URI, "\ud800"]) | text
+images = uris | st.lists(uris | values, max_size=3)
+videos = st.fixed_dictionaries({"frames": images}, optional={"fps": values | st.floats(0, 60)})
+contents = st.fixed_dictionaries(
+    {}, optional={"text": text, "image": images, "video": videos | values, "id": values}
+)
+documents = text | contents | values
 requests = st.fixed_dictionaries(
-    {"query": text | values, "documents": st.lists(documents, max_size=5) | values},
+    {"query": text | contents | values, "documents": st.lists(documents, max_size=5) | values},
     optional={
         "id": values,
         "instruction": values,
@@ -267,6 +372,26 @@ margins = st.floats(-100, 100)
 ids = st.none() | st.integers() | st.text(string.printable, max_size=5)
 
 
+sizes = st.tuples(st.integers(1, 9999), st.integers(1, 9999))
+picture_facts = st.fixed_dictionaries(
+    {"quality": st.floats(0, 1), "tokens": st.integers(1, 2000)},
+    optional={
+        "plain_margin": margins,
+        "images": st.lists(
+            st.builds(
+                PictureFacts,
+                original=sizes,
+                used=sizes,
+                cropped=st.floats(0, 1),
+                quality=st.floats(0, 1),
+                tokens=st.integers(1, 2000),
+            ),
+            max_size=2,
+        ),
+    },
+)
+
+
 @st.composite
 def outcomes(draw) -> SliceOutcome:
     """The outcome of a line whose items are each scored or failed."""
@@ -277,6 +402,7 @@ def outcomes(draw) -> SliceOutcome:
             margin=draw(margins),
             truncated_tokens=draw(st.integers(0, 2)),
             crowded=draw(st.booleans()),
+            **draw(st.just({}) | picture_facts),
         )
         for index in draw(st.lists(st.integers(0, 50), unique=True, max_size=6))
     ]
@@ -354,6 +480,19 @@ def test_only_what_is_unusual_is_written_beside_a_score():
         "truncated_tokens": 4,
         "crowded": True,
     }
+
+
+def test_what_was_done_to_images_is_written_beside_the_score():
+    facts = PictureFacts(original=(30, 20), used=(32, 32), cropped=0.1, quality=0.8, tokens=1)
+    found = Scored(index=0, margin=0.0, quality=0.8, tokens=1, images=[facts])
+
+    (result,) = output_line(SliceOutcome(line=1, results=[found]), None, top_n=None)["results"]
+
+    assert result["images"] == [
+        {"original": [30, 20], "used": [32, 32], "cropped": 0.1, "quality": 0.8, "tokens": 1}
+    ]
+    assert (result["quality"], result["tokens"]) == (0.8, 1)
+    assert "plain_margin" not in result
 
 
 def test_slices_of_one_line_are_joined():

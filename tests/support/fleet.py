@@ -11,7 +11,7 @@ from producer.feeder import Control, feed
 from producer.finisher import finish
 from shared.fleet import WorkerRow
 from shared.keys import shard_range
-from shared.models import Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
+from shared.models import Content, Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
 from shared.shards import dump_part, load_slices, part_uri
 from shared.store import Lease
 from workers import results
@@ -34,6 +34,11 @@ def margin_of(query: str, text: str) -> float:
     return zlib.crc32(f"{query}\n{text}".encode()) % 16_000 / 1000 - 8
 
 
+def name_of(content: Content) -> str:
+    """What stands for a content here: its text and its images' URIs."""
+    return " ".join([*filter(None, [content.text]), *content.image])
+
+
 def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> WorkerRow:
     """A ready worker's heartbeat."""
     row = {
@@ -50,12 +55,18 @@ def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> Work
 
 
 class Worker:
-    """Scores shards with `margin_of`; a document that holds `fails` becomes an error."""
+    """Scores shards with `margin_of`; a document that holds `fails` gets the failure `code`."""
 
     def __init__(
-        self, control: Control, model: str = MODEL, name: str = "w1", fails: str | None = None
+        self,
+        control: Control,
+        model: str = MODEL,
+        name: str = "w1",
+        fails: str | None = None,
+        code: str = "failed",
     ) -> None:
-        self.control, self.model, self.name, self.fails = control, model, name, fails
+        self.control, self.model, self.name = control, model, name
+        self.fails, self.code = fails, code
         self.fingerprint = FINGERPRINT
         self.provenance = PROVENANCE.model_copy(update={"model": model})
 
@@ -91,7 +102,8 @@ class Worker:
         )
         summary = ShardSummary(
             scored=sum(len(o.results) for o in outcomes),
-            errors=sum(len(o.errors) for o in outcomes),
+            errors=sum(not e.rejected for o in outcomes for e in o.errors),
+            rejected=sum(e.rejected for o in outcomes for e in o.errors),
         )
         return part, summary
 
@@ -113,10 +125,11 @@ class Worker:
     def _score(self, piece: Slice) -> SliceOutcome:
         scored, errors = [], list(piece.failures)
         for document, index in zip(piece.documents, piece.indices, strict=True):
-            if self.fails is not None and self.fails in document.text:
-                errors.append(Failure(line=piece.line, index=index, code="failed", message="no"))
+            name = name_of(document)
+            if self.fails is not None and self.fails in name:
+                errors.append(Failure(line=piece.line, index=index, code=self.code, message="no"))
             else:
-                margin = margin_of(piece.query, document.text)
+                margin = margin_of(name_of(piece.query), name)
                 scored.append(Scored(index=index, id=document.id, margin=margin))
         return SliceOutcome(
             line=piece.line,
