@@ -31,10 +31,8 @@ from typing import Any
 from common import MEASURED, TINY, Shape, build_model, cpu_count, peak_rss_bytes, surroundings
 from text import Setting, Work, chat_template, in_own_process, make_requests, run_card, run_st
 
-from shared.errors import ItemError
-from shared.models import DEFAULT_INSTRUCTION
 from workers.packing import Limit, Pack, plan
-from workers.prompts import Prompt
+from workers.prompts import Prompt, Request
 
 SHAPES = {
     "tiny": TINY,
@@ -120,12 +118,9 @@ def score_all(engine: Any, requests: Sequence[dict[str, Any]], limit: Limit) -> 
 
 def prompts_of(engine: Any, requests: Sequence[dict[str, Any]]) -> list[Prompt]:
     """All pairs' prompts, in order."""
-    found: list[Prompt | ItemError] = []
-    for r in requests:
-        found += engine.prompter.encode(
-            r["query"], r["documents"], instruction=DEFAULT_INSTRUCTION, max_length=8192
-        )
-    return [p for p in found if isinstance(p, Prompt)]
+    asked = [Request.of(r["query"], r["documents"]) for r in requests]
+    encoded = engine.prompter.encode_all(asked, max_length=8192)
+    return [p for prompts in encoded for p in prompts if isinstance(p, Prompt)]
 
 
 def useful_flops(shape: Shape, prompts: Sequence[Prompt]) -> float:

@@ -48,7 +48,8 @@ from common import (
 )
 
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import PREFIX, SUFFIX
+from workers.prompts import PREFIX
+from workers.text_prompts import SUFFIX
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
 CARD_BATCH, ST_BATCH = 8, 32

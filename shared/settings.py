@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number type")
     attention: str = Field("auto", description="attention kernel; auto chooses and reports")
     device: str = Field("auto", description="auto, cpu or cuda")
+    gpus_per_worker: int = Field(
+        1, ge=1, description="GPUs that one copy of the model is spread over, layer by layer"
+    )
     deterministic: bool = Field(False, description="fixed pack shapes: equal runs, equal bits")
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
     shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")
@@ -107,7 +110,7 @@ class Settings(BaseSettings):
     def engine_options(self) -> dict[str, Any]:
         """How a model is to be loaded: what `load_engine` takes."""
         names = ("dtype", "attention", "device", "deterministic", "threads")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"gpus": self.gpus_per_worker}
 
     def environment(self) -> dict[str, str]:
         """These settings as RERANK_ variables, for a child process. Holds secrets: never print."""

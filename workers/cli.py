@@ -37,8 +37,8 @@ def commands(app: typer.Typer) -> None:
 def worker(
     model: ModelOption,
     gpus_per_worker: Annotated[
-        int, typer.Option(min=1, help="GPUs that one copy of the model is spread over")
-    ] = 1,
+        int | None, typer.Option(min=1, help="GPUs that one copy of the model is spread over")
+    ] = None,
 ) -> None:
     """Serve a model: one process per GPU, or one on the CPU.
 
@@ -49,10 +49,11 @@ def worker(
     from workers.engine import resolve_model
     from workers.launcher import launch
 
-    settings = load_settings()
+    given = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
+    settings = load_settings(**given)
     connect(settings).close()
     resolve_model(model)
-    launch(settings, model, gpus_per_worker)
+    launch(settings, model)
 
 
 def score(

@@ -50,10 +50,10 @@ def device_groups(device: str, gpus: Sequence[str], gpus_per_worker: int) -> lis
     return [list(gpus[at : at + gpus_per_worker]) for at in range(0, last, gpus_per_worker)]
 
 
-def children(settings: Settings, model: str, gpus_per_worker: int = 1) -> list[Child]:
+def children(settings: Settings, model: str) -> list[Child]:
     """The processes that serve `model` on this host."""
     found = []
-    for group in device_groups(settings.device, visible_gpus(), gpus_per_worker):
+    for group in device_groups(settings.device, visible_gpus(), settings.gpus_per_worker):
         name = f"cuda{'+'.join(group)}" if group else "cpu"
         env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
         command = [sys.executable, "-m", "workers", "--model", model]
@@ -63,6 +63,6 @@ def children(settings: Settings, model: str, gpus_per_worker: int = 1) -> list[C
     return found
 
 
-def launch(settings: Settings, model: str, gpus_per_worker: int = 1) -> None:
+def launch(settings: Settings, model: str) -> None:
     """Serve `model` on every device of this host until a signal ends it."""
-    Supervisor(children(settings, model, gpus_per_worker)).run()
+    Supervisor(children(settings, model)).run()

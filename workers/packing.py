@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
+from workers.tokens import Tokens
 
 #: Context length at which reading it costs a token as much as all linear layers: about 4 × the
 #: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.

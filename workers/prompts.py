@@ -1,12 +1,14 @@
-"""Text -> token ids: the official Qwen3-Reranker prompt, cut where documents can share work.
+"""What prompts are made of and what they are: content with its pictures decoded -> token ids.
 
-    kept      system turn, "<Instruct>: ...\\n<Query>:"   the same for all pairs of an instruction
-    query     " {query}\\n<Document>:"                    the same for all documents of a query
-    document  " {document}" and the assistant turn        what is left to compute for each pair
+A prompt stands in three parts, cut where they can be shared:
 
-The joints stand before a space, where no pre-tokeniser of this family joins, so that the three
-parts have the ids of the whole. The strings are our own and never come from a checkpoint's chat
-template. User text is encoded without added tokens: `<|im_end|>` inside a document stays text.
+    kept      what stands before the query           the same for a job: computed once and kept
+    query     the query                              the same for a request: computed once in a pack
+    document  the document and the assistant turn    what is left to compute for each pair
+
+How the parts are made is the matter of the templates: `text_prompts` and `vl_prompts`. Their
+strings are our own and never come from a checkpoint's chat template. User text is encoded without
+added tokens: `<|im_end|>` inside a document stays text.
 
 Knows nothing of torch, batches or models beyond their tokeniser.
 """
@@ -14,54 +16,49 @@ Knows nothing of torch, batches or models beyond their tokeniser.
 from __future__ import annotations
 
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from shared.errors import ItemError, ModelRefused
-
-#: Part of provenance and of every cache key; changes when a prompt's ids would.
-TEMPLATE_VERSION = "qwen3-text-1"
+from workers.tokens import Tokens, Visual
 
 PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
     "<|im_start|>user\n"
 )
-SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
-#: Instructions whose ids are remembered; a job has one, a fleet a handful.
-_INSTRUCTIONS_REMEMBERED = 256
 #: Text encoded at a time: an encoding takes some twenty times the memory of its ids.
 _BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Token ids as int32 in one bytes object: small, immutable, compared and hashed by content."""
+class Side:
+    """A query or a document, its pictures decoded."""
 
-    data: bytes
+    text: str = ""
+    images: tuple[Visual, ...] = ()
+    steps: tuple[tuple[float, Visual], ...] = ()
+    """A video: (seconds, two frames) of each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query with its documents. A side that could not be had stands as its error: a document's
+    is its own, a query's is that of all its pairs."""
+
+    query: Side | ItemError
+    documents: Sequence[Side | ItemError]
+    instruction: str | None = None
 
     @classmethod
-    def of(cls, ids: Iterable[int]) -> Tokens:
-        """Pack ids."""
-        return cls(array("i", ids).tobytes())
-
-    def __len__(self) -> int:
-        return len(self.data) // 4
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.array().tolist())
-
-    def array(self) -> NDArray[np.int32]:
-        """The ids without a copy, read-only."""
-        return np.frombuffer(self.data, np.int32)
+    def of(cls, query: str, documents: Sequence[str], instruction: str | None = None) -> Request:
+        """A request of plain text."""
+        return cls(Side(query), [Side(text) for text in documents], instruction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,68 +77,57 @@ class Prompt:
         return len(self.kept) + len(self.query) + len(self.document)
 
 
-class TextPrompter:
-    """Builds prompts with the tokeniser of a model. Safe to use from several threads.
+class Prompter(Protocol):
+    """Builds the prompts of one model. Safe to use from several threads."""
 
-    `source` is a tokenizer.json or the folder that holds one.
+    template: str
+    """Name and version: part of provenance; changes when a prompt's ids would."""
+    default_instruction: str
+    yes_id: int
+    no_id: int
+
+    def encode_all(
+        self, requests: Sequence[Request], *, max_length: int
+    ) -> list[list[Prompt | ItemError]]:
+        """The prompts of many requests, tokenised together. A request that has no prompt at all
+        gets its error for each of its documents."""
+
+
+class TokenSource:
+    """A model's tokeniser, with and without added tokens.
+
+    `path` is a tokenizer.json or the folder that holds one. Raises ModelRefused when it is missing
+    or lacks what a reranker needs.
     """
 
-    def __init__(self, source: str | Path) -> None:
-        path = Path(source)
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
         path = path / "tokenizer.json" if path.is_dir() else path
         if not path.is_file():
             raise ModelRefused(
                 f"{path.parent} has no tokenizer.json", hint="save the model's fast tokeniser there"
             )
-        full = Tokenizer.from_file(str(path))
-        self._prefix = _encode(full, PREFIX)
-        self._suffix = _encode(full, SUFFIX)
-        self.yes_id, self.no_id = (_single(full, word) for word in ("yes", "no"))
-        self._plain = _without_added_tokens(full)
-        remember = lru_cache(_INSTRUCTIONS_REMEMBERED)
-        self._head = remember(self._encode_head)
-        self._kept = remember(self._join_kept)
+        self._full = Tokenizer.from_file(str(path))
+        self._plain = _without_added_tokens(self._full)
+        self.yes_id, self.no_id = self.token("yes"), self.token("no")
 
-    def encode(
-        self, query: str, documents: Sequence[str], *, instruction: str, max_length: int
-    ) -> list[Prompt | ItemError]:
-        """The prompts of one request, in order; a document that has none gets its error instead.
-
-        The body (instruction, query, document) is cut on the right to what `max_length` tokens
-        leave beside system and assistant turn. Raises ItemError when no pair can be made.
-        """
-        for name, text in (("instruction", instruction), ("query", query)):
-            if not _is_unicode(text):
-                raise _not_unicode(name)
-        room = max_length - len(self._prefix) - len(self._suffix)
-        if room <= 0:
-            raise ItemError(
-                "max_length_too_small",
-                f"max_length {max_length} leaves no room beside the template's "
-                f"{max_length - room} tokens",
-                hint="raise max_length",
+    def token(self, text: str) -> int:
+        """The id of a text that is one token."""
+        token: int | None = self._full.token_to_id(text)
+        if token is None or self.encode_template(text) != [token]:
+            raise ModelRefused(
+                f"the tokeniser has no single token {text!r}", hint="use a Qwen3 reranker"
             )
-        head = self._head(instruction)
-        turn = _encode(self._plain, f" {query}\n<Document>:")
-        kept, query_ids = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
-        left = max(0, room - len(head) - len(turn))
-        overrun = max(0, len(head) + len(turn) - room)
+        return token
 
-        good = [_is_unicode(d) for d in documents]
-        encoded = self._encode_all([f" {d}" for d, ok in zip(documents, good, strict=True) if ok])
-        prompts: list[Prompt | ItemError] = []
-        for ok in good:
-            if not ok:
-                prompts.append(_not_unicode("document"))
-                continue
-            ids = next(encoded)
-            cut = max(0, len(ids) - left)
-            tail = Tokens.of([*ids[:left], *self._suffix])
-            prompts.append(Prompt(kept, query_ids, tail, overrun + cut, left == 0))
-        return prompts
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of our own text: control tokens are what they say."""
+        ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
+        return ids
 
-    def _encode_all(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Ids of many texts, encoded on several threads without the GIL, a bounded batch a time."""
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Ids of users' texts, encoded on several threads without the GIL, a bounded batch a
+        time; control-token strings stay text."""
         at = 0
         while at < len(texts):
             end, size = at, 0
@@ -152,25 +138,37 @@ class TextPrompter:
             yield from (encoding.ids for encoding in batch)
             at = end
 
-    def _encode_head(self, instruction: str) -> tuple[int, ...]:
-        return tuple(_encode(self._plain, f"<Instruct>: {instruction}\n<Query>:"))
-
-    def _join_kept(self, head: tuple[int, ...], room: int) -> Tokens:
-        return Tokens.of([*self._prefix, *head[:room]])
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text of a user's."""
+        return next(self.encode_batch([text]))
 
 
-def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    return ids
-
-
-def _single(tokenizer: Tokenizer, word: str) -> int:
-    token: int | None = tokenizer.token_to_id(word)
-    if token is None or _encode(tokenizer, word) != [token]:
-        raise ModelRefused(
-            f"the tokeniser has no single token {word!r}", hint="use a Qwen3 reranker"
+def text_problem(text: str, what: str) -> ItemError | None:
+    """The error of a text with lone surrogates, which UTF-8 and so the tokeniser cannot express."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ItemError(
+            "invalid_text",
+            f"the {what} contains lone surrogates, which are not text",
+            hint="repair the encoding of the source",
         )
-    return token
+    return None
+
+
+def instruction_of(request: Request, prompter: Prompter) -> str:
+    """The request's instruction, else its model's default."""
+    given = request.instruction
+    return prompter.default_instruction if given is None else given
+
+
+def query_problem(request: Request, instruction: str) -> ItemError | None:
+    """Why a request has no prompt at all, or None."""
+    if isinstance(request.query, ItemError):
+        return request.query
+    return text_problem(instruction, "instruction") or text_problem(request.query.text, "query")
 
 
 def _without_added_tokens(full: Tokenizer) -> Tokenizer:
@@ -179,22 +177,3 @@ def _without_added_tokens(full: Tokenizer) -> Tokenizer:
     plain.no_truncation()
     plain.no_padding()
     return plain
-
-
-def _is_unicode(text: str) -> bool:
-    """False for text with lone surrogates, which UTF-8 and so the tokeniser cannot express."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _not_unicode(what: str) -> ItemError:
-    return ItemError(
-        "invalid_text",
-        f"the {what} contains lone surrogates, which are not text",
-        hint="repair the encoding of the source",
-    )

@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 from shared.calibration import relevance_score
 from shared.errors import ItemError
 from shared.lines import slice_of
-from shared.models import DEFAULT_INSTRUCTION
 from workers.batcher import Batcher
 from workers.engine import load_engine
 from workers.packing import Limit
-from workers.prompts import Prompt
+from workers.prompts import Prompt, Request
 
 T = TypeVar("T")
 
@@ -60,12 +59,9 @@ class Reranker:
         checked = slice_of(1, request, max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        prompts = self.engine.prompter.encode(
-            checked.query.text or "",
-            [document.text or "" for document in checked.documents],
-            instruction=checked.instruction or DEFAULT_INSTRUCTION,
-            max_length=self._max_length,
-        )
+        texts = [document.text or "" for document in checked.documents]
+        asked = Request.of(checked.query.text or "", texts, checked.instruction)
+        (prompts,) = self.engine.prompter.encode_all([asked], max_length=self._max_length)
         return self._score([_or_raise(p) for p in prompts])
 
     def _score(self, prompts: Sequence[Prompt]) -> list[float]:

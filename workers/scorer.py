@@ -15,7 +15,6 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError
 from shared.models import (
-    DEFAULT_INSTRUCTION,
     Failure,
     JobSpec,
     Priority,
@@ -25,13 +24,13 @@ from shared.models import (
     SliceOutcome,
 )
 from workers.batcher import Batcher, Outcome
-from workers.prompts import Prompt, TextPrompter
+from workers.prompts import Prompt, Prompter, Request
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
-CANARY = ("How many days has a year?", "365")
+CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
 
 log = structlog.get_logger()
@@ -63,13 +62,10 @@ class Run:
 class Scorer:
     """Scores slices with one prompter and one batcher."""
 
-    def __init__(self, prompter: TextPrompter, batcher: Batcher) -> None:
+    def __init__(self, prompter: Prompter, batcher: Batcher) -> None:
         self._prompter = prompter
         self._batcher = batcher
-        query, document = CANARY
-        encoded = prompter.encode(
-            query, [document], instruction=DEFAULT_INSTRUCTION, max_length=8192
-        )
+        (encoded,) = prompter.encode_all([CANARY], max_length=8192)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
 
     def score(
@@ -87,24 +83,22 @@ class Scorer:
         """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
         if stop.is_set():
             raise Stopped
-        prepared = [self._prepare(piece, spec) for piece in slices]
+        prepared = self._prepare(slices, spec)
         prompts = [p for pairs in prepared for p in pairs if isinstance(p, Prompt)]
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
         return Run(slices, prepared, prompts, future)
 
-    def _prepare(self, piece: Slice, spec: JobSpec) -> list[Prompt | ItemError]:
-        """A slice's pairs as prompts; when the request itself has none, its error for each."""
-        if not piece.documents:
-            return []
-        try:
-            return self._prompter.encode(
+    def _prepare(self, slices: list[Slice], spec: JobSpec) -> list[list[Prompt | ItemError]]:
+        """The pairs of some slices as prompts, tokenised together."""
+        requests = [
+            Request.of(
                 piece.query.text or "",
                 [document.text or "" for document in piece.documents],
-                instruction=piece.instruction or spec.instruction or DEFAULT_INSTRUCTION,
-                max_length=spec.max_length,
+                piece.instruction or spec.instruction,
             )
-        except ItemError as error:
-            return [error] * len(piece.documents)
+            for piece in slices
+        ]
+        return self._prompter.encode_all(requests, max_length=spec.max_length)
 
     def collect(
         self, run: Run, priority: Priority, stop: threading.Event

@@ -13,7 +13,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import PREFIX, SUFFIX, Prompt, Tokens
+from workers.prompts import PREFIX, Prompt, Request
+from workers.text_prompts import SUFFIX
+from workers.tokens import Tokens
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN_WORDS = (
@@ -245,7 +247,9 @@ def encode() -> Callable[..., list[Prompt]]:
 
     def prompts(engine, pairs: Sequence[Pair], **options) -> list[Prompt]:
         options = {"instruction": DEFAULT_INSTRUCTION, "max_length": 8192} | options
-        return [engine.prompter.encode(q, [d], **options)[0] for q, d in pairs]
+        instruction = options.pop("instruction")
+        requests = [Request.of(q, [d], instruction) for q, d in pairs]
+        return [found[0] for found in engine.prompter.encode_all(requests, **options)]
 
     return prompts
 

@@ -54,7 +54,7 @@ def emulated_varlen(q, k, v, q_starts, k_starts, q_max, k_max):
 
 def use(engine, kernel, monkeypatch):
     if kernel == "varlen tables":
-        factory = lambda lay, heads, space: VarlenAttention(lay, heads, CPU, emulated_varlen)  # noqa: E731
+        factory = lambda lay, heads, _, device: VarlenAttention(lay, heads, device, emulated_varlen)  # noqa: E731
     else:
         _, factory = choose_attention(kernel, CPU, torch.float32)
     monkeypatch.setattr(engine, "_attention", factory)
@@ -176,7 +176,7 @@ def test_heads_of_one_query_per_key_work(prompt_of):
     tables = lay_out(pack)
     from workers.engine.workspace import Workspace
 
-    space = Workspace(CPU, torch.float32)
+    space = Workspace(torch.float32)
     queries = torch.randn(len(tables.ids), heads.queries * heads.dim)
     kv = torch.randn(tables.kept_rows + len(tables.ids), 2 * heads.kv * heads.dim)
     got = [

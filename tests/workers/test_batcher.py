@@ -15,7 +15,8 @@ from shared.models import Priority
 from tests.support.wait import wait_until
 from workers.batcher import BULK_TURN, Batcher
 from workers.packing import Limit, Pack
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
+from workers.tokens import Tokens
 
 WAIT_S = 10
 

@@ -9,6 +9,7 @@ import torch
 
 from shared.errors import ModelRefused, OutOfDeviceMemory
 from workers.packing import Limit, Pack, plan
+from workers.prompts import Request
 
 TOLERANCE = 1e-4
 
@@ -245,14 +246,8 @@ def test_golden_margins_of_the_published_model():
         "Jupiter, the largest planet in our solar system, has a prominent red spot.",
         "Saturn, famous for its rings, is sometimes mistaken for the Red Planet.",
     ]
-    from shared.models import DEFAULT_INSTRUCTION
-
-    prompts = engine.prompter.encode(
-        "Which planet is known as the Red Planet?",
-        documents,
-        instruction=DEFAULT_INSTRUCTION,
-        max_length=8192,
-    )
+    request = Request.of("Which planet is known as the Red Planet?", documents)
+    (prompts,) = engine.prompter.encode_all([request], max_length=8192)
     pack, order = Pack.of(prompts)
     assert order == [0, 1, 2, 3]
     golden = [-3.109297752, 7.120389938, -0.378754616, 3.541637421]

@@ -67,7 +67,9 @@ def test_a_host_that_cannot_tell_has_no_gpus(monkeypatch, error):
 def test_each_process_sees_its_own_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
 
-    found = children(Settings(redis_url="redis://host/0", lease_s=9), "org/model", 2)
+    found = children(
+        Settings(redis_url="redis://host/0", lease_s=9, gpus_per_worker=2), "org/model"
+    )
 
     assert [child.env["CUDA_VISIBLE_DEVICES"] for child in found] == ["4,5", "6,7"]
     assert [child.name for child in found] == ["worker cuda4+5", "worker cuda6+7"]

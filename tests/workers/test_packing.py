@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.packing import Limit, Pack, cost, document_cost, pack_cost, plan
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
+from workers.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.errors import ItemError, ModelRefused
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import Prompt, TextPrompter, Tokens
+from workers.prompts import Prompt, Request, Side
+from workers.text_prompts import TextPrompter
+from workers.tokens import Tokens, Visual
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -29,7 +32,8 @@ def whole(prompt: Prompt | ItemError) -> list[int]:
 
 
 def encode(prompter, query, documents, instruction=DEFAULT_INSTRUCTION, max_length=8192):
-    return prompter.encode(query, documents, instruction=instruction, max_length=max_length)
+    request = Request.of(query, documents, instruction)
+    return prompter.encode_all([request], max_length=max_length)[0]
 
 
 @pytest.mark.parametrize("kind", ["qwen", "gpt2"])
@@ -93,14 +97,37 @@ def test_a_document_that_is_not_text_is_an_error_of_its_own(prompters):
 
 @pytest.mark.parametrize(("query", "instruction"), [("\udfff", "fine"), ("fine", "\ud83d")])
 def test_a_query_or_instruction_that_is_not_text_fails_the_request(query, instruction, prompters):
-    with pytest.raises(ItemError, match="lone surrogates") as caught:
-        encode(prompters["qwen"], query, ["d"], instruction)
-    assert caught.value.code == "invalid_text"
+    errors = encode(prompters["qwen"], query, ["d", "e"], instruction)
+    assert [error.code for error in errors] == ["invalid_text"] * 2
 
 
 def test_a_max_length_without_room_for_the_template_says_so(prompters):
-    with pytest.raises(ItemError, match="leaves no room"):
-        encode(prompters["qwen"], "q", ["d"], max_length=20)
+    (error,) = encode(prompters["qwen"], "q", ["d"], max_length=20)
+    assert "leaves no room" in error.message
+
+
+def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
+    requests = [
+        Request.of("what?", ["one", "two"]),
+        Request.of("half \ud800", ["lost"]),
+        Request.of("why?", [], "Find reasons"),
+        Request.of("who?", ["three", "half \udfff", "four"]),
+    ]
+    together = prompters["qwen"].encode_all(requests, max_length=8192)
+    alone = [prompters["qwen"].encode_all([r], max_length=8192)[0] for r in requests]
+    assert [len(found) for found in together] == [2, 1, 0, 3]
+    for one, other in zip(together, alone, strict=True):
+        assert [p if isinstance(p, Prompt) else p.code for p in one] == [
+            p if isinstance(p, Prompt) else p.code for p in other
+        ]
+
+
+def test_a_text_model_says_that_it_sees_no_pictures(prompters):
+    picture = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
+    request = Request(Side("what?"), [Side("a gate", (picture,)), Side("a gate")])
+    seen, read = prompters["qwen"].encode_all([request], max_length=8192)[0]
+    assert seen.code == "pictures_not_read"
+    assert isinstance(read, Prompt)
 
 
 def test_threads_share_a_prompter(prompters, passages):

@@ -11,7 +11,8 @@ from shared.cli import main
 from tests.support.fleet import PROVENANCE
 from workers import score
 from workers.packing import Limit
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
+from workers.tokens import Tokens
 
 
 class BrokenEngine:
@@ -19,8 +20,9 @@ class BrokenEngine:
 
     provenance = PROVENANCE
     prompter = SimpleNamespace(
-        encode=lambda query, documents, **_: [
-            Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3])) for _ in documents
+        encode_all=lambda requests, **_: [
+            [Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3])) for _ in request.documents]
+            for request in requests
         ]
     )
 

@@ -8,7 +8,6 @@ import pytest
 
 from shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
 from shared.models import (
-    DEFAULT_INSTRUCTION,
     Document,
     Failure,
     InputRef,
@@ -20,7 +19,7 @@ from shared.models import (
 )
 from workers.batcher import Batcher
 from workers.packing import Limit, Pack
-from workers.prompts import Prompt, Tokens
+from workers.prompts import Prompt
 from workers.scorer import (
     PAIRS_AHEAD,
     Scorer,
@@ -29,6 +28,7 @@ from workers.scorer import (
     poisoned,
     summarize,
 )
+from workers.tokens import Tokens
 
 WAIT_S = 10
 
@@ -39,10 +39,14 @@ class Prompter:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def encode(self, query, documents, *, instruction, max_length):
-        self.asked.append((instruction, max_length))
-        if query == "bad":
-            raise ItemError("query_too_long", "the query alone is too long", hint="shorten it")
+    def encode_all(self, requests, *, max_length):
+        return [self._encode(request, max_length) for request in requests]
+
+    def _encode(self, request, max_length):
+        self.asked.append((request.instruction, max_length))
+        if request.query.text == "bad":
+            error = ItemError("query_too_long", "the query alone is too long", hint="shorten it")
+            return [error] * len(request.documents)
         return [
             Prompt(
                 Tokens.of([1]),
@@ -51,7 +55,7 @@ class Prompter:
                 truncated_tokens=int(text) % 2,
                 crowded=text == "8",
             )
-            for text in documents
+            for text in (side.text for side in request.documents)
         ]
 
 
@@ -163,7 +167,7 @@ def test_the_most_particular_instruction_is_asked(scorer, prompter, stop):
     scorer.score(slices, spec_of(max_length=256), stop)
     scorer.score(slices[:1], spec_of(instruction="the job's"), stop)
 
-    assert prompter.asked == [(DEFAULT_INSTRUCTION, 256), ("its own", 256), ("the job's", 8192)]
+    assert prompter.asked == [(None, 256), ("its own", 256), ("the job's", 8192)]
 
 
 @pytest.mark.parametrize("breaks", [{13}, {0}, {99}, {3, 4, 50}, set(range(100))])

@@ -9,7 +9,7 @@ flex    FlexAttention                                           all; slow but on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -38,8 +38,23 @@ class Attention(Protocol):
         """Outputs of each document's last row; both [documents, query heads · dim]."""
 
 
-#: Makes the attention of a pack from its layout.
-AttentionFactory = Callable[[Layout, Heads, Workspace], Attention]
+#: Makes the attention of a pack on one device from its layout.
+AttentionFactory = Callable[[Layout, Heads, Workspace, torch.device], Attention]
+
+
+class Spread:
+    """The attention of a model whose layers are on several devices."""
+
+    def __init__(self, on: Mapping[torch.device, Attention]) -> None:
+        self._on = on
+
+    def all(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """See `Attention`."""
+        return self._on[kv.device].all(queries, kv)
+
+    def last(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """See `Attention`."""
+        return self._on[kv.device].last(queries, kv)
 
 
 def choose_attention(
@@ -55,7 +70,7 @@ def choose_attention(
         raise ModelRefused(f"attention {name!r} is unknown", hint=f"auto, {', '.join(ATTENTIONS)}")
     elif reason := unavailable(name, device, dtype):
         raise ModelRefused(f"attention {name!r} {reason}", hint="use attention=auto")
-    return name, _factory(name, device)
+    return name, _factory(name)
 
 
 def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -67,7 +82,7 @@ def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if device.type != "cuda" or dtype == torch.float32:
         return "runs on CUDA in bf16 or fp16 only"
     try:
-        _factory(name, device)
+        _factory(name)
     except ImportError as error:
         return f"is not installed ({error})"
     return ""
@@ -81,18 +96,18 @@ def _best(device: torch.device, dtype: torch.dtype) -> str:
     return next(name for name in _CUDA_HALF if not unavailable(name, device, dtype))
 
 
-def _factory(name: str, device: torch.device) -> AttentionFactory:
+def _factory(name: str) -> AttentionFactory:
     if name in ("matmul", "sdpa"):
         from workers.engine.grouped import GroupedAttention
 
-        return lambda layout, heads, space: GroupedAttention(
+        return lambda layout, heads, space, device: GroupedAttention(
             layout, heads, space, device, sdpa=name == "sdpa"
         )
     if name == "flex":
         from workers.engine.flex import FlexAttention
 
-        return lambda layout, heads, space: FlexAttention(layout, heads, device)
+        return lambda layout, heads, space, device: FlexAttention(layout, heads, device)
     from workers.engine.varlen import VarlenAttention, flash_kernel, torch_kernel
 
     kernel = flash_kernel() if name == "flash" else torch_kernel()
-    return lambda layout, heads, space: VarlenAttention(layout, heads, device, kernel)
+    return lambda layout, heads, space, device: VarlenAttention(layout, heads, device, kernel)

@@ -7,15 +7,17 @@ rows "yes" and "no".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workers.engine.attention import Attention
 from workers.engine.elementwise import Fp32, elementwise
-from workers.engine.layout import Layout
-from workers.engine.weights import Heads, Layer, take_layer, yes_minus_no
+from workers.engine.layout import Layout, Rows
+from workers.engine.weights import Heads, Layer, take_layer, text_model, yes_minus_no
 from workers.engine.workspace import Workspace
 
 #: Rows that are computed at a time beside attention: on CPU what lies between the products stays
@@ -23,23 +25,46 @@ from workers.engine.workspace import Workspace
 ROWS_AT_A_TIME = {"cpu": 512, "cuda": 1 << 14}
 
 
+class Sights:
+    """The features of a layout's pictures, and the rows that they go to."""
+
+    def __init__(self, layout: Layout, seen: Tensor | None, hidden: int) -> None:
+        """`seen` as in `Decoder.margins`; None when there are no pictures."""
+        self._features = () if seen is None else torch.split(seen, hidden, dim=1)
+        rows = [np.arange(row, row + visual.tokens) for row, visual in layout.visuals]
+        self._rows = torch.from_numpy(np.concatenate([*rows, np.zeros(0, np.int64)]))
+
+    def put(self, x: Tensor) -> None:
+        """Replace the embeddings of visual tokens in x [rows, hidden]."""
+        if self._features:
+            x.index_copy_(0, self._rows.to(x.device), self._features[0])
+
+    def add(self, x: Tensor, layer: int) -> None:
+        """Add what the first layers' outputs get (the model's "deepstack")."""
+        if layer + 1 < len(self._features):
+            x.index_add_(0, self._rows.to(x.device), self._features[layer + 1].to(x.device))
+
+
 class Decoder:
     """The forward pass of one model. Not thread-safe: one pack at a time."""
 
     def __init__(self, model: Any, yes_id: int, no_id: int) -> None:
-        """Takes the weights out of a Qwen3ForCausalLM, which is of no use afterwards."""
-        config = model.config
+        """Takes the weights out of a Qwen3 or Qwen3-VL model, which is of no use afterwards."""
+        text = text_model(model)
+        config = text.config
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self.eps = float(config.rms_norm_eps)
         self._direction = yes_minus_no(model, (yes_id, no_id))
         model.lm_head = None
-        self.embedding: Tensor = model.model.embed_tokens.weight.detach()
-        self._rotary = model.model.rotary_emb
+        self.embedding: Tensor = text.embed_tokens.weight.detach()
+        self._rotary = text.rotary_emb
+        self._axes = _axes(text.rotary_emb, self.heads.dim)
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self._elementwise = elementwise(self.dtype, self.device)
         gate = self._elementwise.gate
-        self.layers = [take_layer(module, self.heads, gate) for module in model.model.layers]
-        self.workspace = Workspace(self.device, self.dtype)
+        self.layers = [take_layer(module, self.heads, gate) for module in text.layers]
+        self.devices = tuple(dict.fromkeys(layer.device for layer in self.layers))
+        self.workspace = Workspace(self.dtype)
         self._table = torch.empty(0)
         self._rows = ROWS_AT_A_TIME.get(self.device.type, 1 << 14)
 
@@ -57,46 +82,62 @@ class Decoder:
         tables = 3 * heads.queries + 4 * heads.kv
         return values * int(self.dtype.itemsize) + tables * 8
 
-    def margins(self, layout: Layout, kept: Tensor, attention: Attention) -> Tensor:
-        """Margins [documents] fp32. `kept` [layers, kept rows, 2 · kv heads · dim]."""
-        x, table = self._start(layout)
-        for layer, state in zip(self.layers[:-1], kept[:-1], strict=True):
+    def margins(
+        self, layout: Layout, kept: Tensor, attention: Attention, seen: Tensor | None = None
+    ) -> Tensor:
+        """Margins [documents] fp32.
+
+        kept  [layers, kept rows, 2 · kv heads · dim]
+        seen  [visual tokens, (1 + taps) · hidden] features of the layout's pictures, in order
+        """
+        sights = Sights(layout, seen, self.embedding.shape[1])
+        x, table = self._start(layout, sights)
+        for number, (layer, state) in enumerate(zip(self.layers[:-1], kept[:-1], strict=True)):
+            x, table = x.to(layer.device), table.to(layer.device)
             queries, kv = self._project(x, layer, state, table)
             self._finish(x, layer, attention.all(queries, kv))
-        last = torch.from_numpy(layout.last_rows).to(self.device)
-        x = self._last_layer(x, last, kept[-1], table, attention).float()
+            sights.add(x, number)
+        x = self._last_layer(x, layout.last_rows, kept[-1], table, attention).float()
         return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
 
-    def keep(self, layout: Layout, attention: Attention) -> Tensor:
+    def keep(self, layout: Layout, attention: Attention, seen: Tensor | None = None) -> Tensor:
         """Keys and values [layers, rows, 2 · kv heads · dim] of a part that others stand after."""
-        x, table = self._start(layout)
+        sights = Sights(layout, seen, self.embedding.shape[1])
+        x, table = self._start(layout, sights)
         width = 2 * self.heads.kv * self.heads.dim
         state = torch.empty(len(self.layers), len(x), width, device=self.device, dtype=self.dtype)
         nothing = state.new_empty(0, width)
         for number, layer in enumerate(self.layers):
+            x, table = x.to(layer.device), table.to(layer.device)
             queries, kv = self._project(x, layer, nothing, table)
             state[number] = kv
             if number + 1 < len(self.layers):
                 self._finish(x, layer, attention.all(queries, kv))
+                sights.add(x, number)
         return state
 
-    def _start(self, layout: Layout) -> tuple[Tensor, Tensor]:
+    def _start(self, layout: Layout, sights: Sights) -> tuple[Tensor, Tensor]:
         """Embedded rows, and the rotation of each."""
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)
-        table = self._rotations(int(layout.positions.max()) + 1)[positions]
-        x = self.workspace.take("residual", len(ids), self.embedding.shape[1])
+        table = self._rotations(int(layout.positions.max()) + 1)
+        if layout.visuals:
+            # each frequency turns with one of the three axes
+            rotations = table.gather(0, positions[:, self._axes])
+        else:
+            rotations = table[positions[:, 0]]
+        x = self._take("residual", len(ids), self.embedding.shape[1], like=ids)
         torch.index_select(self.embedding, 0, ids, out=x)
-        return x, table[:, None, :]
+        sights.put(x)
+        return x, rotations[:, None, :]
 
     def _project(
         self, x: Tensor, layer: Layer, state: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Queries of the computed rows; keys and values of kept rows (as given), then of these."""
-        queries = self.workspace.take("q", len(x), self.heads.queries * self.heads.dim)
+        queries = self._take("q", len(x), self.heads.queries * self.heads.dim, like=x)
         kv, rows_kv = self._kv(x, state)
-        parts = (t.split(self._rows) for t in (x, queries, rows_kv, table))
-        for rows, q, own_kv, rotations in zip(*parts, strict=True):
+        for rows, q, own_kv, rotations in self._pieces(x, queries, rows_kv, table):
             normed = self._norm(rows, layer.attention_gain)
             q.copy_(layer.q(normed))
             own_kv.copy_(layer.kv(normed))
@@ -105,13 +146,14 @@ class Decoder:
         return queries, kv
 
     def _last_layer(
-        self, x: Tensor, last: Tensor, state: Tensor, table: Tensor, attention: Attention
+        self, x: Tensor, last_rows: Rows, state: Tensor, table: Tensor, attention: Attention
     ) -> Tensor:
         """Hidden states [documents, hidden] of the last rows after the last layer."""
         layer = self.layers[-1]
+        x, table = x.to(layer.device), table.to(layer.device)
+        last = torch.from_numpy(last_rows).to(layer.device)
         kv, rows_kv = self._kv(x, state)
-        parts = (t.split(self._rows) for t in (x, rows_kv, table))
-        for rows, own_kv, rotations in zip(*parts, strict=True):
+        for rows, own_kv, rotations in self._pieces(x, rows_kv, table):
             own_kv.copy_(layer.kv(self._norm(rows, layer.attention_gain)))
             self._rotate(self._keys(own_kv), layer.k_gain, rotations)
         x = x[last]
@@ -123,7 +165,7 @@ class Decoder:
     def _kv(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all rows with the kept ones filled in, and its computed rows."""
         kept = len(state)
-        kv = self.workspace.take("kv", kept + len(x), state.shape[1])
+        kv = self._take("kv", kept + len(x), state.shape[1], like=x)
         kv[:kept] = state
         return kv, kv[kept:]
 
@@ -132,13 +174,19 @@ class Decoder:
 
     def _finish(self, x: Tensor, layer: Layer, attended: Tensor) -> None:
         """The rest of a layer after its attention, in place."""
-        parts = (x.split(self._rows), attended.split(self._rows))
-        for rows, rows_attended in zip(*parts, strict=True):
+        for rows, rows_attended in self._pieces(x, attended):
             rows.add_(layer.o(rows_attended))
             rows.add_(layer.down(layer.gated(self._norm(rows, layer.mlp_gain))))
 
+    def _take(self, name: str, *shape: int, like: Tensor) -> Tensor:
+        return self.workspace.take(name, *shape, device=like.device)
+
+    def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """The tensors side by side, some rows at a time."""
+        return zip(*(torch.split(t, self._rows) for t in tensors), strict=True)
+
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
-        out = self.workspace.take("normed", *x.shape)
+        out = self._take("normed", *x.shape, like=x)
         return self._elementwise.norm(x, gain, self.eps, out)
 
     def _rotate(self, heads: Tensor, gain: Tensor, table: Tensor) -> None:
@@ -149,7 +197,17 @@ class Decoder:
         """Rotations [at least `length`, dim / 2] as complex64, by position."""
         if len(self._table) < length:
             positions = torch.arange(max(length, 2 * len(self._table), 1024), device=self.device)
-            cos, sin = self._rotary(self._direction, positions[None])
+            cos, sin = self._rotary(positions.float(), positions[None])
             half = self.heads.dim // 2
             self._table = torch.complex(cos[0, :, :half], sin[0, :, :half])
         return self._table
+
+
+def _axes(rotary: Any, dim: int) -> Tensor:
+    """[dim / 2] which axis (time, height, width) each frequency turns with: interleaved in
+    Qwen3-VL, time alone where there is but one."""
+    axes = torch.zeros(dim // 2, dtype=torch.int64, device=rotary.inv_freq.device)
+    for axis in (1, 2):
+        share = getattr(rotary, "mrope_section", (0, 0, 0))[axis]
+        axes[axis : share * 3 : 3] = axis
+    return axes

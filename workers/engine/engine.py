@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from shared.errors import OutOfDeviceMemory
 from shared.models import Provenance
-from workers.engine.attention import Attention, AttentionFactory
+from workers.engine.attention import Attention, AttentionFactory, Spread
 from workers.engine.decoder import Decoder
-from workers.engine.kept import KeptStates
+from workers.engine.kept import Kept
 from workers.engine.layout import Layout, lay_out, lay_out_kept
+from workers.engine.vision import Tower
 from workers.packing import Limit, Pack
-from workers.prompts import TextPrompter, Tokens
+from workers.prompts import Prompter
+from workers.tokens import Tokens, Visual
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +41,14 @@ class Engine:
     def __init__(
         self,
         decoder: Decoder,
-        prompter: TextPrompter,
+        prompter: Prompter,
         provenance: Provenance,
         fingerprint: str,
         attention: AttentionFactory,
         *,
+        tower: Tower | None,
         kept_bytes: int,
+        seen_bytes: int,
         deterministic: bool,
         device_name: str,
         reference: list[float],
@@ -56,7 +61,9 @@ class Engine:
         self.reference = reference
         self._attention = attention
         self._deterministic = deterministic
-        self.kept = KeptStates(kept_bytes)
+        self._tower = tower
+        self.kept = Kept[Tokens](kept_bytes)
+        self.seen = Kept[Visual](seen_bytes)
 
     @torch.inference_mode()
     def score(self, pack: Pack) -> list[float]:
@@ -70,11 +77,14 @@ class Engine:
 
     def _margins(self, pack: Pack) -> list[float]:
         try:
-            kept = [self.kept.get(part.tokens, self._keep) for part in pack.parts]
+            kept = self.kept.get((part.tokens for part in pack.parts), self._keep)
+            states = [kept[part.tokens] for part in pack.parts]
             layout = lay_out(pack)
-            state = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
             margins: list[float] = self.decoder.margins(
-                layout, state, self._attend(layout)
+                layout,
+                states[0] if len(states) == 1 else torch.cat(states, dim=1),
+                self._attend(layout),
+                self._see(layout),
             ).tolist()
             return margins
         except (torch.OutOfMemoryError, MemoryError) as error:
@@ -87,6 +97,7 @@ class Engine:
     def free(self) -> None:
         """Give back device memory: scratch, kept states, the allocator's cache."""
         self.kept.clear()
+        self.seen.clear()
         self.decoder.workspace.clear()
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -101,12 +112,28 @@ class Engine:
         with ThreadPoolExecutor(1, "self-test") as thread:
             return thread.submit(run_self_test, self).result()
 
-    def _keep(self, tokens: Tokens) -> Tensor:
-        layout = lay_out_kept(tokens.array())
-        return self.decoder.keep(layout, self._attend(layout))
+    def _keep(self, parts: Sequence[Tokens]) -> list[Tensor]:
+        layouts = map(lay_out_kept, parts)
+        return [
+            self.decoder.keep(layout, self._attend(layout), self._see(layout)) for layout in layouts
+        ]
+
+    def _see(self, layout: Layout) -> Tensor | None:
+        """Features of a layout's pictures, in order; None without pictures."""
+        if not layout.visuals:
+            return None
+        assert self._tower is not None, "only a VL prompter makes pictures"
+        visuals = [visual for _, visual in layout.visuals]
+        seen = self.seen.get(visuals, self._tower.features)
+        return torch.cat([seen[visual] for visual in visuals])
 
     def _attend(self, layout: Layout) -> Attention:
-        return self._attention(layout, self.decoder.heads, self.decoder.workspace)
+        decoder = self.decoder
+        on = {
+            device: self._attention(layout, decoder.heads, decoder.workspace, device)
+            for device in decoder.devices
+        }
+        return on[decoder.device] if len(on) == 1 else Spread(on)
 
 
 def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:

@@ -50,7 +50,7 @@ class FlexAttention:
     def _attend(self, queries: Tensor, kv: Tensor, mask: BlockMask) -> Tensor:
         heads = self._heads
         grid = kv.view(len(kv), 2 * heads.kv, heads.dim).transpose(0, 1)[None]
-        keys, values = grid.split(heads.kv, dim=1)
+        keys, values = torch.split(grid, heads.kv, dim=1)
         q = queries.view(1, len(queries), heads.queries, heads.dim).transpose(1, 2)
         out: Tensor = _kernel(kv.device.type)(
             q, keys, values, block_mask=mask, scale=1.0, enable_gqa=heads.fan > 1

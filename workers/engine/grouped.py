@@ -66,10 +66,10 @@ class GroupedAttention:
         return self._attend(self._last, queries, kv)
 
     def _attend(self, plan: _Plan, queries: Tensor, kv: Tensor) -> Tensor:
-        dim, take = self._heads.dim, self._workspace.take
+        dim = self._heads.dim
         queries, kv = queries.view(-1, dim), kv.view(-1, dim)
         count = sum(b.queries.numel() for g in plan.groups for b in g.blocks)
-        gathered = take("outputs", count, dim)
+        gathered = self._take("outputs", count, dim)
         at = 0
         for g in plan.groups:
             keys = self._gather("keys", kv, g.keys, g.members)
@@ -80,13 +80,13 @@ class GroupedAttention:
                 q = self._gather("queries", queries, block.queries, g.members)
                 reach = block.reach
                 self._block(q, keys[:, :reach], values[:, :reach], block, g.members, out)
-        result = take("attended", plan.order.numel(), dim)
+        result = self._take("attended", plan.order.numel(), dim)
         torch.index_select(gathered, 0, plan.order, out=result)
         return result.view(-1, self._heads.queries * dim)
 
     def _gather(self, name: str, source: Tensor, index: Tensor, members: int) -> Tensor:
         """[members · kv, rows, dim]"""
-        out = self._workspace.take(name, index.numel(), self._heads.dim)
+        out = self._take(name, index.numel(), self._heads.dim)
         torch.index_select(source, 0, index, out=out)
         return out.view(members * self._heads.kv, -1, self._heads.dim)
 
@@ -96,7 +96,7 @@ class GroupedAttention:
         if self._sdpa:
             out.copy_(self._block_sdpa(q, k, v, block, members).reshape(out.shape))
             return
-        scores = self._workspace.take("scores", q.shape[0], q.shape[1], k.shape[1])
+        scores = self._take("scores", q.shape[0], q.shape[1], k.shape[1])
         torch.bmm(q, k.transpose(1, 2), out=scores)
         if block.mask is not None:
             grid = scores.view(members, self._heads.kv, self._heads.fan, block.rows, -1)
@@ -152,6 +152,9 @@ class GroupedAttention:
             where[number[block.rows[own]]] = place[own]
             at += size
         return self._put(where)
+
+    def _take(self, name: str, *shape: int) -> Tensor:
+        return self._workspace.take(name, *shape, device=self._device)
 
     def _put(self, index: Rows) -> Tensor:
         return torch.from_numpy(index.reshape(-1)).to(self._device)

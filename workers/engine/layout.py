@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.packing import Pack
+from workers.tokens import Tokens, Visual
 
 Rows = NDArray[np.int64]
 
@@ -73,11 +74,13 @@ class Layout:
     ids: NDArray[np.int64]
     """[computed rows] token ids; token i stands at row `kept_rows` + i."""
     positions: NDArray[np.int64]
-    """[computed rows]"""
+    """[computed rows, 3] time, height, width; alike but for visual tokens"""
     kept_rows: int
     segments: tuple[Segment, ...]
     documents: tuple[Segment, ...]
     """The segments that are scored, in the order of the pack."""
+    visuals: tuple[tuple[int, Visual], ...] = ()
+    """(computed row of its first token, picture)"""
 
     @property
     def last_rows(self) -> Rows:
@@ -88,42 +91,59 @@ class Layout:
 
 def lay_out(pack: Pack) -> Layout:
     """The rows of a pack: kept parts first (given, not computed), then queries, then documents."""
-    kept_rows = sum(len(part.tokens) for part in pack.parts)
-    ids: list[NDArray[np.int32]] = []
-    positions: list[Rows] = []
+    rows = _Rows(sum(len(part.tokens) for part in pack.parts))
+    kept_row = 0
     queries: list[Segment] = []
-    documents: list[Segment] = []
-    row, kept_row = kept_rows, 0
-    waiting: list[tuple[tuple[tuple[int, int], ...], int, NDArray[np.int32]]] = []
+    waiting: list[tuple[tuple[tuple[int, int], ...], int, Tokens]] = []
     for part in pack.parts:
         kept = (kept_row, len(part.tokens))
         kept_row += len(part.tokens)
         for query in part.queries:
-            own = (row, len(query.tokens))
+            own = rows.add(query.tokens, part.tokens.span)
             if own[1]:
                 queries.append(Segment(own, (kept,)))
-                ids.append(query.tokens.array())
-                positions.append(np.arange(kept[1], kept[1] + own[1]))
-                row += own[1]
-            waiting += [((kept, own), kept[1] + own[1], d.array()) for d in query.documents]
-    for context, position, tokens in waiting:
-        documents.append(Segment((row, len(tokens)), context))
-        ids.append(tokens)
-        positions.append(np.arange(position, position + len(tokens)))
-        row += len(tokens)
-    return Layout(
-        np.concatenate(ids).astype(np.int64),
-        np.concatenate(positions),
-        kept_rows,
-        (*queries, *documents),
-        tuple(documents),
+            position = part.tokens.span + query.tokens.span
+            waiting += [((kept, own), position, document) for document in query.documents]
+    documents = tuple(
+        Segment(rows.add(tokens, position), context) for context, position, tokens in waiting
     )
+    return rows.layout((*queries, *documents), documents)
 
 
-def lay_out_kept(tokens: NDArray[np.int32]) -> Layout:
+def lay_out_kept(tokens: Tokens) -> Layout:
     """A kept part on its own: nothing before it, nothing scored."""
-    segment = Segment((0, len(tokens)), ())
-    return Layout(tokens.astype(np.int64), np.arange(len(tokens)), 0, (segment,), ())
+    rows = _Rows(0)
+    return rows.layout((Segment(rows.add(tokens, 0), ()),), ())
+
+
+class _Rows:
+    """Computed rows as they are laid out, one part after another."""
+
+    def __init__(self, kept_rows: int) -> None:
+        self._kept_rows = self._next = kept_rows
+        self._ids: list[NDArray[np.int32]] = []
+        self._positions: list[Rows] = []
+        self._visuals: list[tuple[int, Visual]] = []
+
+    def add(self, tokens: Tokens, position: int) -> tuple[int, int]:
+        """Place a part whose first token stands at `position`; its first row and their number."""
+        first = self._next
+        self._ids.append(tokens.array())
+        self._positions.append(tokens.positions(position))
+        self._visuals += [(first - self._kept_rows + at, visual) for at, visual in tokens.visuals]
+        self._next += len(tokens)
+        return first, len(tokens)
+
+    def layout(self, segments: tuple[Segment, ...], documents: tuple[Segment, ...]) -> Layout:
+        """The finished tables."""
+        return Layout(
+            np.concatenate(self._ids).astype(np.int64),
+            np.concatenate(self._positions),
+            self._kept_rows,
+            segments,
+            documents,
+            tuple(self._visuals),
+        )
 
 
 def group(segments: Sequence[Segment], heads: int, *, last_only: bool = False) -> list[Group]:

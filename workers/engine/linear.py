@@ -8,6 +8,7 @@ product 1.15 × as fast for many rows, up to 1.8 × for few, and the activation 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,22 +18,37 @@ from torch.nn import functional
 Linear = Callable[[Tensor], Tensor]
 #: [rows, gate | up] -> silu(gate) · up; may overwrite its input.
 Gate = Callable[[Tensor], Tensor]
+Activation = Literal["", "silu", "gelu", "gelu_tanh"]
 
 #: The rows that the packed layout is chosen for; all numbers of rows work.
 _PACKED_ROWS = 512
+#: How oneDNN's operator calls an activation.
+_POINTWISE = {
+    "": ("none", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    "gelu_tanh": ("gelu", "tanh"),
+}
+_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+}
 
 
-def linear(weight: Tensor) -> Linear:
-    """x · weightᵀ for a weight [outputs, inputs]."""
+def linear(weight: Tensor, bias: Tensor | None = None, activation: Activation = "") -> Linear:
+    """activation(x · weightᵀ + bias) for a weight [outputs, inputs]."""
     if _packs(weight):
-        return _packed(weight, "none")
-    return lambda x: functional.linear(x, weight)
+        return _packed(weight, bias, activation)
+    activate = _PLAIN[activation]
+    return lambda x: activate(functional.linear(x, weight, bias))
 
 
 def gated(gate_weight: Tensor, up_weight: Tensor, gate: Gate) -> Linear:
     """silu(x · gate_weightᵀ) · (x · up_weightᵀ); by `gate` where the product brings no silu."""
     if _packs(gate_weight):
-        activated, up = _packed(gate_weight, "swish"), _packed(up_weight, "none")
+        activated, up = linear(gate_weight, activation="silu"), linear(up_weight)
         return lambda x: activated(x).mul_(up(x))
     both = torch.cat([gate_weight, up_weight])
     return lambda x: gate(functional.linear(x, both))
@@ -42,12 +58,12 @@ def _packs(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
-def _packed(weight: Tensor, activation: str) -> Linear:
+def _packed(weight: Tensor, bias: Tensor | None, activation: Activation) -> Linear:
     """The product by the operator that torch's own compiler uses for frozen weights."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_ROWS)
-    product = torch.ops.mkldnn._linear_pointwise
-    return lambda x: product(x, packed, None, activation, [], "")
+    product, (name, algorithm) = torch.ops.mkldnn._linear_pointwise, _POINTWISE[activation]
+    return lambda x: product(x, packed, bias, name, [], algorithm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 import transformers.utils.logging
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
 from shared.errors import ModelRefused
 from shared.models import Provenance
@@ -23,10 +23,20 @@ from workers.engine.decoder import Decoder
 from workers.engine.engine import Engine
 from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
 from workers.engine.selftest import reference_margins, self_test_prompts
-from workers.prompts import TEMPLATE_VERSION, TextPrompter
+from workers.engine.spread import spread
+from workers.engine.vision import Tower
+from workers.prompts import Prompter
+from workers.text_prompts import TextPrompter
+from workers.vl_prompts import VLPrompter
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KEPT_BYTES = 256 << 20
+SEEN_BYTES = 512 << 20
+#: Architectures and their classes.
+_CLASSES: dict[str, Any] = {
+    "Qwen3ForCausalLM": Qwen3ForCausalLM,
+    "Qwen3VLForConditionalGeneration": Qwen3VLForConditionalGeneration,
+}
 
 
 def load(
@@ -38,7 +48,9 @@ def load(
     device: str = "auto",
     deterministic: bool = False,
     kept_bytes: int = KEPT_BYTES,
+    seen_bytes: int = SEEN_BYTES,
     threads: int | None = None,
+    gpus: int = 1,
 ) -> Engine:
     """Load a Qwen3 reranker from a folder or the hub.
 
@@ -46,8 +58,10 @@ def load(
     attention  auto, or a kernel's name: see `workers.engine.attention`
     device     auto (CUDA where there is one), cpu, cuda or cuda:N
     deterministic  the same pair has the same bits in any pack; costs speed
-    kept_bytes bound of the keys and values kept for instructions
+    kept_bytes bound of the keys and values kept for instructions and queries with pictures
+    seen_bytes bound of the features kept of pictures
     threads    CPU threads of a forward pass; None: torch's own choice
+    gpus       how many GPUs, from `device` on, the layers are spread over: for large models
 
     Raises UnknownModel when there is no such model, ModelRefused when it is not a reranker.
     """
@@ -55,43 +69,47 @@ def load(
     config = read_config(folder)
     if threads is not None:
         torch.set_num_threads(threads)
-    place = _device(device)
+    places = _devices(device, gpus)
+    place = places[0]
     number_type = _dtype(dtype, place)
     name, factory = choose_attention(attention, place, number_type)
-    prompter = TextPrompter(folder)
-    loaded = _load_weights(folder, config, number_type, place)
+    prompter = _prompter(folder, config)
+    loaded = _load_weights(folder, config, number_type)
+    spread(loaded, places)
     reference = reference_margins(
         loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
     )
     decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
+    tower = _tower(loaded)
+    del loaded
     provenance = Provenance(
         model=model,
         revision=revision_of(folder, revision),
-        template=TEMPLATE_VERSION,
+        template=prompter.template,
         dtype=_name(number_type),
         attention=name,
-        device=_device_name(place),
+        device=_device_name(places),
         version=_version(),
     )
     return Engine(
         decoder,
         prompter,
         provenance,
-        _fingerprint(folder, number_type),
+        _fingerprint(folder, prompter.template, number_type),
         factory,
+        tower=tower,
         kept_bytes=kept_bytes,
+        seen_bytes=seen_bytes,
         deterministic=deterministic,
-        device_name=_device_name(place),
+        device_name=_device_name(places),
         reference=reference,
     )
 
 
-def _load_weights(
-    folder: Path, config: dict[str, Any], dtype: torch.dtype, place: torch.device
-) -> Any:
-    """The transformers model, complete: nothing in it was made up."""
+def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
+    """The transformers model in memory, complete: nothing in it was made up."""
     _check(config)
-    from_pretrained: Any = Qwen3ForCausalLM.from_pretrained
+    from_pretrained = _CLASSES[config["architectures"][0]].from_pretrained
     with _no_progress_bars():
         try:
             model, info = from_pretrained(
@@ -112,11 +130,13 @@ def _load_weights(
             f"{len(info['mismatched_keys'])} of another shape",
             hint="save or download the model again",
         )
-    return model.requires_grad_(False).to(place)
+    return model.requires_grad_(False)
 
 
 def _tied(key: str, config: dict[str, Any]) -> bool:
-    return key == "lm_head.weight" and bool(config.get("tie_word_embeddings"))
+    text = config.get("text_config", config)
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    return key == "lm_head.weight" and bool(tied)
 
 
 @contextmanager
@@ -131,8 +151,23 @@ def _no_progress_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
+def _prompter(folder: Path, config: dict[str, Any]) -> Prompter:
+    return VLPrompter(folder) if "vision_config" in config else TextPrompter(folder)
+
+
+def _tower(model: Any) -> Tower | None:
+    visual = getattr(model.model, "visual", None)
+    try:
+        return None if visual is None else Tower(visual)
+    except ValueError as error:
+        raise ModelRefused(
+            f"the model has {error}, which is not supported", hint="use a Qwen3-VL reranker"
+        ) from error
+
+
 def _check(config: dict[str, Any]) -> None:
     """Refuse what the decoder loop does not compute."""
+    config = config | config.get("text_config", {})
     strange = [
         name
         for name, bad in (
@@ -158,6 +193,20 @@ def _device(device: str) -> torch.device:
     return place
 
 
+def _devices(device: str, gpus: int) -> list[torch.device]:
+    """One device, or as many GPUs as the model is spread over."""
+    first = _device(device)
+    if first.type != "cuda" or gpus == 1:
+        return [first]
+    at, seen = first.index or 0, torch.cuda.device_count()
+    if at + gpus > seen:
+        raise ModelRefused(
+            f"the model is to be spread over {gpus} GPUs from cuda:{at} on, torch sees {seen}",
+            hint="check RERANK_GPUS_PER_WORKER and CUDA_VISIBLE_DEVICES",
+        )
+    return [torch.device("cuda", at + number) for number in range(gpus)]
+
+
 def _dtype(dtype: str, place: torch.device) -> torch.dtype:
     if dtype == "auto":
         return torch.bfloat16 if place.type == "cuda" else torch.float32
@@ -170,15 +219,16 @@ def _name(dtype: torch.dtype) -> str:
     return next(name for name, value in DTYPES.items() if value == dtype)
 
 
-def _fingerprint(folder: Path, dtype: torch.dtype) -> str:
+def _fingerprint(folder: Path, template: str, dtype: torch.dtype) -> str:
     """Short hash of all that margins depend on beyond the pair."""
-    parts = (weights_identity(folder), TEMPLATE_VERSION, _name(dtype))
+    parts = (weights_identity(folder), template, _name(dtype))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _device_name(place: torch.device) -> str:
-    if place.type == "cuda":
-        return torch.cuda.get_device_name(place)
+def _device_name(places: Sequence[torch.device]) -> str:
+    if places[0].type == "cuda":
+        name = torch.cuda.get_device_name(places[0])
+        return f"{len(places)} x {name}" if len(places) > 1 else name
     return f"cpu ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
 
 

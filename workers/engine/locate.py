@@ -11,6 +11,7 @@ from shared.errors import ModelRefused, UnknownModel
 
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"
+ARCHITECTURES = {"Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"}
 #: Of a weights file so many samples of so many bytes are read for its identity.
 _SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
@@ -73,16 +74,17 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; raises ModelRefused unless it describes a Qwen3 text reranker."""
+    """config.json; raises ModelRefused unless it describes a Qwen3 or Qwen3-VL reranker."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{folder}/config.json cannot be read: {error}") from error
     architectures = config.get("architectures") or []
-    if "Qwen3ForCausalLM" not in architectures:
+    if not ARCHITECTURES.intersection(architectures[:1]):
         raise ModelRefused(
             f"{folder.name} is a {', '.join(architectures) or 'model without architecture'}",
-            hint="use a Qwen3ForCausalLM reranker, such as Qwen/Qwen3-Reranker-0.6B",
+            hint="use a Qwen3 reranker, such as Qwen/Qwen3-Reranker-0.6B or "
+            "Qwen/Qwen3-VL-Reranker-2B",
         )
     if not list(folder.glob("*.safetensors")):
         raise ModelRefused(

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from shared.errors import ItemError, ModelRefused
-from shared.models import DEFAULT_INSTRUCTION
+from shared.errors import ModelRefused
 from workers.engine.memory import free_bytes
+from workers.engine.vision import cut_patches
 from workers.packing import Limit, Pack, pack_cost
-from workers.prompts import Prompt, TextPrompter
+from workers.prompts import Prompt, Prompter, Request, Side
+from workers.tokens import PATCH_PX, TOKEN_PX, Visual
+from workers.vl_prompts import VLPrompter
 
 if TYPE_CHECKING:
     from workers.engine.engine import Engine, SelfTest
@@ -43,14 +46,53 @@ _LIMIT_TOKENS = {"cpu": (256, 1 << 12), "cuda": (1024, 1 << 17)}
 _MEMORY_SHARE = {"cpu": 0.1, "cuda": 0.5}
 
 
-def self_test_prompts(prompter: TextPrompter) -> list[Prompt]:
+def self_test_prompts(prompter: Prompter) -> list[Prompt]:
     """A few pairs: two queries, documents of several lengths, an empty one."""
-    prompts: list[Prompt | ItemError] = []
-    for query in _QUERIES:
-        prompts += prompter.encode(
-            query, _DOCUMENTS, instruction=DEFAULT_INSTRUCTION, max_length=8192
-        )
-    return [p for p in prompts if isinstance(p, Prompt)]
+    requests = [Request.of(query, _DOCUMENTS) for query in _QUERIES]
+    if isinstance(prompter, VLPrompter):
+        requests.append(Request(Side(_QUERIES[0], _drawn(2, 3)), [Side(images=_drawn(3, 2))]))
+    encoded = prompter.encode_all(requests, max_length=8192)
+    return [p for of_request in encoded for p in of_request if isinstance(p, Prompt)]
+
+
+def _drawn(rows: int, columns: int) -> tuple[Visual, ...]:
+    """A picture of so many tokens: two ramps of grey."""
+    y, x = np.indices((rows * TOKEN_PX, columns * TOKEN_PX))
+    pixels = np.stack([x, y, x + y], -1).astype(np.uint8)
+    return (Visual(f"drawn {rows} {columns}", (pixels,)),)
+
+
+def pixel_inputs(prompt: Prompt, tokens: Tensor) -> dict[str, Tensor]:
+    """What the unmodified Qwen3-VL wants of a prompt's pictures beside its tokens [1, length]:
+    normalised patches [patches, channel · time · y · x], grids in patches, and which tokens are
+    visual. Empty without pictures."""
+    visuals = [v for part in (prompt.kept, prompt.query, prompt.document) for _, v in part.visuals]
+    if not visuals:
+        return {}
+    kinds = torch.zeros_like(tokens, dtype=torch.int32)
+    whole = prompt.kept + prompt.query + prompt.document
+    found: dict[str, Tensor] = {"mm_token_type_ids": kinds}
+    for kind, count, names in (
+        (1, 1, ("pixel_values", "image_grid_thw")),
+        (2, 2, ("pixel_values_videos", "video_grid_thw")),
+    ):
+        chosen = [v for v in visuals if len(v.frames) == count]
+        if not chosen:
+            continue
+        found[names[0]] = torch.cat([_pixel_values(v) for v in chosen]).to(tokens.device)
+        grids = [(1, 2 * v.grid[0], 2 * v.grid[1]) for v in chosen]
+        found[names[1]] = torch.tensor(grids, device=tokens.device)
+        for at, visual in whole.visuals:
+            if len(visual.frames) == count:
+                kinds[0, at : at + visual.tokens] = kind
+    return found
+
+
+def _pixel_values(visual: Visual) -> Tensor:
+    frames = visual.frames * (2 // len(visual.frames))
+    patches = np.stack([cut_patches(frame) for frame in frames], 1)  # [n, time, y · x · channel]
+    ordered = patches.reshape(len(patches), 2, PATCH_PX, PATCH_PX, 3).transpose(0, 4, 1, 2, 3)
+    return torch.from_numpy(ordered.reshape(len(patches), -1).copy()).float() / 127.5 - 1
 
 
 @torch.inference_mode()
@@ -60,7 +102,8 @@ def reference_margins(model: Any, prompts: list[Prompt], yes_id: int, no_id: int
     for p in prompts:
         ids = np.concatenate([p.kept.array(), p.query.array(), p.document.array()])
         tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-        logits = model(tokens, logits_to_keep=1, use_cache=False).logits[0, -1].float()
+        seen = pixel_inputs(p, tokens) if model.config.model_type == "qwen3_vl" else {}
+        logits = model(tokens, logits_to_keep=1, use_cache=False, **seen).logits[0, -1].float()
         margins.append(float(logits[yes_id] - logits[no_id]))
     return margins
 
@@ -84,8 +127,9 @@ def _first_limit(engine: Engine, tokens_per_s: float) -> Limit:
     decoder = engine.decoder
     kind = decoder.device.type
     tokens = tokens_per_s * _PACK_S[kind]
-    if (free := free_bytes(decoder.device)) is not None:
-        tokens = min(tokens, free * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
+    known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
+    if known:
+        tokens = min(tokens, min(known) * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
     least, most = _LIMIT_TOKENS[kind]
     return Limit(int(min(most, max(least, tokens))))
 

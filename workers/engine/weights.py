@@ -46,6 +46,7 @@ class Layer:
     """[dim] fp32"""
     attention_gain: Tensor | None
     mlp_gain: Tensor | None
+    device: torch.device
 
 
 @torch.no_grad()
@@ -60,8 +61,8 @@ def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
     def after(gain: Tensor, weight: Tensor) -> Tensor:
         return weight * gain if fold else weight
 
-    q = _paired(_take(attention.q_proj), heads.dim)
-    k = _paired(_take(attention.k_proj), heads.dim)
+    q = paired(_take(attention.q_proj), heads.dim)
+    k = paired(_take(attention.k_proj), heads.dim)
     kv = torch.cat([k, _take(attention.v_proj)])
     return Layer(
         q=linear(after(attention_gain, q)),
@@ -71,10 +72,11 @@ def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
             after(mlp_gain, _take(mlp.gate_proj)), after(mlp_gain, _take(mlp.up_proj)), gate
         ),
         down=linear(_take(mlp.down_proj)),
-        q_gain=_paired(attention.q_norm.weight.float(), heads.dim) * heads.dim**-0.5,
-        k_gain=_paired(attention.k_norm.weight.float(), heads.dim),
+        q_gain=paired(attention.q_norm.weight.float(), heads.dim) * heads.dim**-0.5,
+        k_gain=paired(attention.k_norm.weight.float(), heads.dim),
         attention_gain=None if fold else attention_gain,
         mlp_gain=None if fold else mlp_gain,
+        device=mlp_gain.device,
     )
 
 
@@ -85,10 +87,15 @@ def _take(module: nn.Linear) -> Tensor:
     return weight
 
 
-def _paired(weight: Tensor, dim: int) -> Tensor:
+def paired(weight: Tensor, dim: int) -> Tensor:
     """The first dimension, head by head, from halves (a…, b…) to pairs (a, b, a, b, …)."""
     halves = weight.view(-1, 2, dim // 2, *weight.shape[1:])
     return halves.transpose(1, 2).reshape(weight.shape)
+
+
+def text_model(model: Any) -> Any:
+    """The decoder of a loaded model: itself, or the language model beside a vision tower."""
+    return getattr(model.model, "language_model", model.model)
 
 
 def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
@@ -97,6 +104,7 @@ def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
     The final norm's gain is in it. Tied heads share the embedding's matrix.
     """
     head = model.get_output_embeddings().weight
-    yes, no = (head[i].float() for i in ids)
-    direction: Tensor = (yes - no) * model.model.norm.weight.float()
+    gain = text_model(model).norm.weight.float()
+    yes, no = (head[i].to(gain) for i in ids)
+    direction: Tensor = (yes - no) * gain
     return direction

@@ -13,19 +13,19 @@ from torch import Tensor
 
 
 class Workspace:
-    """Named scratch memory on one device and of one type."""
+    """Named scratch memory of one number type, on each device where some was taken."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._device, self._dtype = device, dtype
-        self._flat: dict[str, Tensor] = {}
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._flat: dict[tuple[str, torch.device], Tensor] = {}
 
-    def take(self, name: str, *shape: int) -> Tensor:
+    def take(self, name: str, *shape: int, device: torch.device) -> Tensor:
         """A tensor of this shape with undefined content; valid until its name is taken again."""
-        size = math.prod(shape)
-        flat = self._flat.get(name)
+        size, key = math.prod(shape), (name, device)
+        flat = self._flat.get(key)
         if flat is None or flat.numel() < size:
-            self._flat.pop(name, None)
-            flat = self._flat[name] = torch.empty(size, device=self._device, dtype=self._dtype)
+            self._flat.pop(key, None)
+            flat = self._flat[key] = torch.empty(size, device=device, dtype=self._dtype)
         return flat[:size].view(shape)
 
     def clear(self) -> None:

@@ -1,0 +1,354 @@
+"""Qwen3-VL: margins are those of the authors' procedure, one pair at a time, for any content."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared.errors import ItemError, ModelRefused
+from tests.workers.conftest import train_tokenizer
+from workers.engine import load_engine
+from workers.engine.vision import Tower
+from workers.packing import Pack
+from workers.prompts import PREFIX, Prompt, Request, Side
+from workers.tokens import Tokens, Visual
+from workers.vl_prompts import SUFFIX, VLPrompter
+
+TOLERANCE = 1e-4
+VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+INSTRUCTION = "Find pictures of gates."
+
+
+def picture(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
+    """Noise of so many tokens."""
+    rng = np.random.default_rng([rows, columns, seed])
+    drawn = rng.integers(0, 256, (frames, rows * 32, columns * 32, 3), np.uint8)
+    return Visual(f"{rows}x{columns}-{seed}-{frames}", tuple(drawn))
+
+
+@pytest.fixture(scope="session")
+def vl_folder(tmp_path_factory):
+    """A seeded random Qwen3-VL model: two vision taps, untied head, interleaved axes."""
+    from transformers import PreTrainedTokenizerFast, Qwen3VLConfig
+    from transformers import Qwen3VLForConditionalGeneration as Model
+
+    folder = tmp_path_factory.mktemp("vl")
+    tokenizer = train_tokenizer("qwen")
+    tokenizer.add_special_tokens(VISION_TOKENS)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
+    start, end, image, video = fast.convert_tokens_to_ids(VISION_TOKENS)
+    torch.manual_seed(3)
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(fast), "hidden_size": 64, "intermediate_size": 96,
+            "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "head_dim": 16, "rope_parameters": {
+                "rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2,
+            "out_hidden_size": 64, "deepstack_visual_indexes": [0, 2],
+            "num_position_embeddings": 36,
+        },
+        image_token_id=image, video_token_id=video,
+        vision_start_token_id=start, vision_end_token_id=end,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith("bias"):
+                parameter.uniform_(-0.2, 0.2)
+            else:
+                parameter.mul_(8 if "embed" in name or "lm_head" in name else 3)
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vl_engine(vl_folder):
+    return load_engine(str(vl_folder), device="cpu")
+
+
+class Reference:
+    """The authors' procedure, written plainly: one string, one forward pass a pair."""
+
+    def __init__(self, folder):
+        from transformers import PreTrainedTokenizerFast
+        from transformers import Qwen3VLForConditionalGeneration as Model
+
+        self.model = Model.from_pretrained(folder, dtype=torch.float32).eval()
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+        ids = self.tokenizer.convert_tokens_to_ids
+        self.yes, self.no = ids(["yes", "no"])
+        self.image, self.video = ids(["<|image_pad|>", "<|video_pad|>"])
+        self.special = set(ids(["<|im_start|>", "<|im_end|>", *VISION_TOKENS]))
+
+    def side(self, side: Side) -> str:
+        found = ""
+        for seconds, visual in side.steps:
+            pads = "<|video_pad|>" * visual.tokens
+            found += f"<{seconds:.1f} seconds><|vision_start|>{pads}<|vision_end|>"
+        for visual in side.images:
+            found += f"<|vision_start|>{'<|image_pad|>' * visual.tokens}<|vision_end|>"
+        return (found + side.text) or "NULL"
+
+    def ids(self, query: Side, document: Side, instruction: str, max_length: int) -> list[int]:
+        text = (
+            f"{PREFIX}<Instruct>: {instruction}<Query>:{self.side(query)}"
+            f"\n<Document>:{self.side(document)}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        end = len(self.tokenizer.encode(SUFFIX, add_special_tokens=False))  # 5 in Qwen's tokeniser
+        body, tail = ids[:-end], ids[-end:]
+        if len(body) > max_length:
+            left = max_length - sum(i in self.special for i in body)
+            kept = []
+            for i in body:
+                if i in self.special:
+                    kept.append(i)
+                elif left > 0:
+                    kept.append(i)
+                    left -= 1
+            body = kept
+        return body + tail
+
+    @torch.inference_mode()
+    def margin(self, query, document, instruction=INSTRUCTION, max_length=8192) -> float:
+        ids = torch.tensor([self.ids(query, document, instruction, max_length)])
+        inputs = {"mm_token_type_ids": (ids == self.image).int() + 2 * (ids == self.video).int()}
+        images = [v for side in (query, document) for v in side.images]
+        steps = [side.steps for side in (query, document) if side.steps]
+        if images:
+            inputs["pixel_values"] = torch.cat([self.patches(v.frames * 2) for v in images])
+            inputs["image_grid_thw"] = torch.tensor([self.grid([v]) for v in images])
+        if steps:
+            videos = [[v for _, v in one] for one in steps]
+            inputs["pixel_values_videos"] = torch.cat(
+                [self.patches(v.frames) for video in videos for v in video]
+            )
+            inputs["video_grid_thw"] = torch.tensor([self.grid(video) for video in videos])
+        logits = self.model(ids, use_cache=False, **inputs).logits[0, -1]
+        return float(logits[self.yes] - logits[self.no])
+
+    def grid(self, visuals) -> list[int]:
+        height, width, _ = visuals[0].frames[0].shape
+        return [len(visuals), height // 16, width // 16]
+
+    def patches(self, frames) -> torch.Tensor:
+        """[patches, channel · time · y · x], token by token."""
+        values = np.stack(frames).astype(np.float32) / 255
+        values = (values - 0.5) / 0.5
+        _, height, width, _ = values.shape
+        found = []
+        for y in range(0, height, 32):
+            for x in range(0, width, 32):
+                for dy in (0, 16):
+                    for dx in (0, 16):
+                        patch = values[:, y + dy : y + dy + 16, x + dx : x + dx + 16]
+                        found.append(patch.transpose(3, 0, 1, 2).reshape(-1))
+        return torch.from_numpy(np.stack(found))
+
+
+@pytest.fixture(scope="session")
+def reference(vl_folder):
+    return Reference(vl_folder)
+
+
+def prompts_of(engine, query: Side, documents, **options) -> list[Prompt]:
+    request = Request(query, documents, options.pop("instruction", INSTRUCTION))
+    (found,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
+    return found
+
+
+def score(engine, prompts) -> list[float]:
+    pack, order = Pack.of(prompts)
+    margins = np.empty(len(prompts))
+    margins[order] = engine.score(pack)
+    return margins.tolist()
+
+
+def video(steps: int, rows: int, columns: int, seed: int = 0):
+    return tuple(
+        (0.25 + step, picture(rows, columns, seed + step, frames=2)) for step in range(steps)
+    )
+
+
+CONTENTS = {
+    "text": Side("a stone gate"),
+    "nothing": Side(),
+    "image": Side(images=(picture(3, 5),)),
+    "text and image": Side("a gate by the river", (picture(2, 2, 1),)),
+    "several images": Side("three", (picture(1, 1), picture(4, 2), picture(1, 6))),
+    "video": Side("it moves", steps=video(2, 2, 3)),
+    "video and image": Side("?", (picture(2, 3),), video(1, 1, 2, 9)),
+}
+
+
+@pytest.mark.parametrize("query", CONTENTS)
+def test_any_content_has_the_margin_of_the_authors_procedure(query, vl_engine, reference):
+    documents = list(CONTENTS.values())
+    want = [reference.margin(CONTENTS[query], d) for d in documents]
+    prompts = prompts_of(vl_engine, CONTENTS[query], documents)
+    assert score(vl_engine, prompts) == pytest.approx(want, abs=TOLERANCE)
+    vl_engine.free()
+    alone = [score(vl_engine, [prompt])[0] for prompt in prompts]
+    assert alone == pytest.approx(want, abs=TOLERANCE)
+    assert max(want) - min(want) > 0.05  # the contents make a difference
+
+
+def test_a_pack_mixes_queries_and_sizes(vl_engine, reference):
+    pairs = [(q, d) for q in CONTENTS.values() for d in CONTENTS.values()][::3]
+    prompts = [prompts_of(vl_engine, q, [d])[0] for q, d in pairs]
+    want = [reference.margin(q, d) for q, d in pairs]
+    assert score(vl_engine, prompts) == pytest.approx(want, abs=TOLERANCE)
+
+
+SLOW = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+texts = st.one_of(st.text(max_size=30), st.sampled_from([":(", "?", "\n", " x", ">", "<Document>"]))
+shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=2)
+
+
+@SLOW
+@given(texts, texts, texts, shapes, shapes)
+def test_parts_have_the_ids_of_the_whole(vl_engine, reference, instruction, q, d, q_sizes, d_sizes):
+    query, document = (
+        Side(text, tuple(picture(*size) for size in sizes))
+        for text, sizes in ((q, q_sizes), (d, d_sizes))
+    )
+    (prompt,) = prompts_of(vl_engine, query, [document], instruction=instruction)
+    want = reference.ids(query, document, instruction, 8192)
+    if not any("<|" in text for text in (instruction, q, d)):  # control tokens stay text here
+        assert [*prompt.kept, *prompt.query, *prompt.document] == want
+
+
+@pytest.mark.parametrize("max_length", [60, 90, 100, 130, 190])
+def test_pictures_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engine, reference):
+    query = Side("which gate " * 12, (picture(2, 2),))
+    document = Side("stone by the river " * 30, (picture(3, 3),))
+    (prompt,) = prompts_of(vl_engine, query, [document], max_length=max_length)
+    want = reference.ids(query, document, INSTRUCTION, max_length)
+    assert [*prompt.kept, *prompt.query, *prompt.document] == want
+    assert prompt.truncated_tokens > 0
+    assert score(vl_engine, [prompt]) == pytest.approx(
+        [reference.margin(query, document, max_length=max_length)], abs=TOLERANCE
+    )
+
+
+def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
+    query = Side("which", (picture(2, 5),), video(2, 3, 1))
+    document = Side("gate", (picture(4, 1),), video(1, 2, 2))
+    (prompt,) = prompts_of(vl_engine, query, [document])
+    parts = [prompt.kept, prompt.query, prompt.document]
+    got, start = [], 0
+    for part in parts:
+        got.append(part.positions(start))
+        start += part.span
+    ids = torch.tensor([reference.ids(query, document, INSTRUCTION, 8192)])
+    kinds = (ids == reference.image).int() + 2 * (ids == reference.video).int()
+    want, _ = reference.model.model.get_rope_index(
+        ids,
+        kinds,
+        torch.tensor([[1, 4, 10], [1, 8, 2]]),
+        torch.tensor([[2, 6, 2], [1, 4, 4]]),
+    )
+    assert np.array_equal(np.concatenate(got).T, want[:, 0].numpy())
+
+
+def test_a_picture_passes_the_tower_once(vl_engine, monkeypatch):
+    seen = []
+    features = Tower.features
+    monkeypatch.setattr(
+        Tower, "features", lambda self, visuals: seen.extend(visuals) or features(self, visuals)
+    )
+    vl_engine.free()
+    images = [picture(2, 2, seed) for seed in range(3)]
+    queries = [Side(f"query {number}") for number in range(4)]
+    for query in queries:  # a catalog: every query meets every image
+        score(vl_engine, prompts_of(vl_engine, query, [Side(images=(i,)) for i in images]))
+    assert sorted(v.key for v in seen) == sorted(i.key for i in images)
+
+
+def test_a_query_with_pictures_is_read_once_for_all_its_documents(vl_engine):
+    query = Side("like this", (picture(4, 4),))
+    first, second = prompts_of(vl_engine, query, [Side("one"), Side("two")])
+    assert first.kept == second.kept
+    assert len(first.query) == 0
+    vl_engine.free()
+    score(vl_engine, [first])
+    kept = vl_engine.kept.bytes
+    score(vl_engine, [second])
+    assert vl_engine.kept.bytes == kept > 0
+
+
+def test_the_features_kept_are_bounded(vl_folder):
+    engine = load_engine(str(vl_folder), device="cpu", seen_bytes=20_000)
+    for seed in range(6):
+        score(engine, prompts_of(engine, Side("q"), [Side(images=(picture(3, 3, seed),))]))
+        assert engine.seen.bytes <= 20_000
+    assert engine.seen.bytes > 0
+
+
+def test_a_picture_that_could_not_be_had_costs_its_own_pair(vl_engine):
+    lost = ItemError("not_found", "there is no such picture")
+    good, bad = prompts_of(vl_engine, Side("q"), [Side(images=(picture(1, 1),)), lost])
+    assert isinstance(good, Prompt)
+    assert bad is lost
+    assert prompts_of(vl_engine, lost, [Side("a"), Side("b")]) == [lost, lost]
+
+
+def test_the_self_test_covers_pictures_and_refuses_what_differs(vl_folder):
+    engine = load_engine(str(vl_folder), device="cpu")
+    assert engine.self_test().pairs == 9
+    engine._tower._still_weight.mul_(1.5)
+    engine.free()
+    with pytest.raises(ModelRefused, match="margins differ"):
+        engine.self_test()
+
+
+def test_large_pictures_and_small_score_blocks_give_the_same(vl_engine, reference, monkeypatch):
+    from workers.engine import vision
+
+    side = Side(images=(picture(9, 7),))
+    want = reference.margin(Side("q"), side)
+    for scores, patches in ((64, 100), (1 << 12, 1 << 12), (1 << 24, 1 << 15)):
+        monkeypatch.setattr(vision, "_SCORES", scores)
+        monkeypatch.setattr(vision, "PATCHES_AT_A_TIME", {"cpu": patches})
+        vl_engine.free()
+        got = score(vl_engine, prompts_of(vl_engine, Side("q"), [side]))
+        assert got == pytest.approx([want], abs=TOLERANCE)
+
+
+def test_half_types_stay_near(vl_folder, vl_engine):
+    half = load_engine(str(vl_folder), device="cpu", dtype="bf16")
+    documents = list(CONTENTS.values())
+    got, want = (
+        score(engine, prompts_of(engine, CONTENTS["image"], documents))
+        for engine in (half, vl_engine)
+    )
+    assert np.abs(np.array(got) - want).max() < 0.75
+
+
+def test_a_model_without_vision_tokens_is_refused(tokenizers):
+    with pytest.raises(ModelRefused, match="vision_start"):
+        VLPrompter(tokenizers["qwen"])
+
+
+def test_tokens_join_with_their_pictures():
+    left = Tokens.of([1, 2, 2, 3], [(1, picture(1, 2))])
+    right = Tokens.of([4, 2, 5], [(1, picture(1, 1))])
+    whole = left + right
+    assert [at for at, _ in whole.visuals] == [1, 5]
+    assert whole.span == left.span + right.span
+    assert whole == Tokens.of([1, 2, 2, 3, 4, 2, 5], [(1, picture(1, 2)), (5, picture(1, 1))])
+    assert hash(whole) == hash(Tokens.of(whole, whole.visuals))
