@@ -127,7 +127,8 @@ def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: st
             lines = _parquet_lines(stack.enter_context(_on_disk(source, objects)), source)
         else:
             raw = stack.enter_context(_opened(source, objects))
-            lines = _csv_lines(stack.enter_context(plain(raw, source)), source)
+            stream = stack.enter_context(plain(raw, source))
+            lines = _csv_lines(stream, source, settings.max_line_bytes)
         return _upload(lines, source, objects, upload_to)
 
 
@@ -210,12 +211,10 @@ def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> Non
 # ---- other formats, as lines --------------------------------------------------------------------
 
 
-def _csv_lines(stream: io.BufferedReader, name: str) -> Iterator[bytes]:
+def _csv_lines(stream: io.BufferedReader, name: str, max_line_bytes: int) -> Iterator[bytes]:
     """The rows of CSV as lines; the first row names the columns. A malformed row is a line too."""
-    # what is no UTF-8 becomes half surrogates, which the line is then refused for
-    rows = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
-    header = next(rows, [])
-    _refuse_columns(header, name)
+    rows = csv.reader(_text_lines(stream, name, max_line_bytes))
+    header: list[str] = []
     while True:
         try:
             row = next(rows, None)
@@ -224,12 +223,23 @@ def _csv_lines(stream: io.BufferedReader, name: str) -> Iterator[bytes]:
             continue
         if row is None:
             return
-        if len(row) == len(header):
+        if row and not header:
+            header = row
+            _refuse_columns(header, name)
+        elif len(row) == len(header):
             yield _line(dict(zip(header, row, strict=True)))
-        else:
+        elif row:  # blank lines are none
             yield _malformed(
                 f"{len(row)} columns, expected {len(header)}, at line {rows.line_num} of the file"
             )
+
+
+def _text_lines(stream: io.BufferedReader, name: str, max_line_bytes: int) -> Iterator[str]:
+    """Lines as text; what is no UTF-8 becomes half surrogates, for which its row is refused."""
+    for number, (_, raw) in enumerate(raw_lines(stream, max_line_bytes), 1):
+        if raw is None:
+            raise UsageError(f"line {number} of {name} is too long", hint="RERANK_MAX_LINE_BYTES")
+        yield raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape") + "\n"
 
 
 def _parquet_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
@@ -244,7 +254,7 @@ def _parquet_lines(stream: BinaryIO, name: str) -> Iterator[bytes]:
         columns = [column for column in COLUMNS if column in file.schema_arrow.names]
         for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
             yield from (_line(row) for row in batch.to_pylist())
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:  # the latter for damaged pages
         raise UsageError(f"{name} is no Parquet ({str(error)[:200]})") from error
 
 

@@ -45,7 +45,6 @@ from shared.manifest import Manifest, manifest_uri
 from shared.models import (
     IMAGE_OPTIONS,
     POCKET_MODELS,
-    Catalog,
     Document,
     InputRef,
     JobSpec,
@@ -146,11 +145,11 @@ class Client:
         if target and not self._is_own_output(key, target):
             refuse_existing_folder(target, self.objects, force=force)
         found = read_queries(queries, self.objects)
-        refuse_large_ranking(len(found), options.get("top_n"))
-        asked = Catalog(queries=_pinned_queries(found), count=len(found), format=format)
+        asked = {"queries": _pinned_queries(found), "count": len(found), "format": format}
         spec = _spec(
             model, target, key=key, force=force, source=str(catalog), catalog=asked, **options
         )
+        refuse_large_ranking(len(found), spec.top_n)
         pinned = pin_catalog(
             str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )

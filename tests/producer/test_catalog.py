@@ -39,7 +39,12 @@ Row = dict[str, Any]
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """Shards of five pairs, four open at the most, and a bucket that may be read."""
-    small = {"shard_pairs_max": 5, "window_min": 4, "allowed_buckets": ("pairs",)}
+    small = {
+        "shard_pairs_max": 5,
+        "window_min": 4,
+        "max_line_bytes": 500_000,
+        "allowed_buckets": ("pairs",),
+    }
     return settings.model_copy(update=small)
 
 
@@ -67,7 +72,10 @@ def listing(tmp_path) -> Callable[..., Path]:
     def write(*lines: Any, name: str = "images.txt") -> Path:
         path = tmp_path / name
         encoded = [line if isinstance(line, bytes | str) else json.dumps(line) for line in lines]
-        data = [line.encode() if isinstance(line, str) else line for line in encoded]
+        data = [
+            line.encode(errors="surrogateescape") if isinstance(line, str) else line
+            for line in encoded
+        ]
         path.write_bytes(b"".join(line + b"\n" for line in data))
         return path
 
@@ -246,7 +254,10 @@ def test_csv_is_read_row_by_row(api, control, listing):
         (9, "a", "s3://pairs/a.jpg", "Oak,\nround"),
         (9, "", "s3://pairs/b.jpg", ""),
         (9, "c", "", "no image"),
+        (),
         (9, "d"),
+        (9, "e", "x" * 200_000, ""),
+        (9, "f", "s3://pairs/\udcff.jpg", ""),
     )
     job_id = api.submit_catalog(listing(table, name="shop.csv"), QUERIES)
 
@@ -255,8 +266,13 @@ def test_csv_is_read_row_by_row(api, control, listing):
     found = list(api.results(job_id))
     assert found[:3] == expected("Oak,\nround s3://pairs/a.jpg", image_id="a")
     assert found[3:6] == expected("s3://pairs/b.jpg")
-    assert [row["error"]["code"] for row in found[6:]] == ["no_image", "malformed_line"]
-    assert found[7]["error"]["message"] == "2 columns, expected 4, at line 6 of the file"
+    assert [row["error"]["code"] for row in found[6:]] == [
+        *("no_image", "malformed_line", "malformed_line", "invalid_image")
+    ]
+    assert [row["error"]["message"] for row in found[7:9]] == [
+        "2 columns, expected 4, at line 7 of the file",
+        "field larger than field limit (131072), near line 8 of the file",
+    ]
 
 
 @pytest.mark.parametrize("place", ["local", "s3"])
@@ -503,6 +519,8 @@ def test_what_cannot_be_a_catalog_is_refused_before_any_work(api, bucket, listin
         str(listing(name="empty")): "is empty: write one image a line",
         str(listing({"query": "q"}, name="jobs")): "is no listing of images",
         str(listing("a,b", "c,d", name="a.csv")): "has no column 'image', only a, b",
+        str(listing(name="empty.csv")): "is empty",
+        str(listing("image", "x" * 500_001, name="long.csv")): "line 2 of .* is too long",
         str(listing("no", name="a.parquet")): "is no Parquet",
     }
     for source, says in refused.items():
@@ -526,6 +544,8 @@ def test_what_cannot_be_a_catalog_is_refused_before_any_work(api, bucket, listin
         api.submit_catalog(good, QUERIES, output=folder)
     with pytest.raises(UsageError, match=r"top_n may be 666,666 here"):
         api.submit_catalog(good, QUERIES, top_n=700_000)
+    with pytest.raises(UsageError, match=r"catalog.format is wrong: Input should be 'jsonl' or"):
+        api.submit_catalog(good, QUERIES, format="xml")
     assert api.jobs() == []
 
 
