@@ -58,7 +58,7 @@ def build_model(folder: Path, shape: Shape, *, seed: int = 0) -> None:
 
     logging.disable_progress_bar()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_train_tokenizer(shape.vocabulary),
+        tokenizer_object=train_tokenizer(shape.vocabulary),
         pad_token=CONTROL[0],
         eos_token=CONTROL[2],
         padding_side="left",
@@ -84,7 +84,7 @@ def build_model(folder: Path, shape: Shape, *, seed: int = 0) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _train_tokenizer(vocabulary: int) -> Any:
+def train_tokenizer(vocabulary: int) -> Any:
     """A byte-level BPE with Qwen's control tokens, of at most so many tokens in all."""
     from pydoc_data.topics import topics
 

@@ -156,6 +156,11 @@ class Content(_Frozen):
         """Whether it is text alone."""
         return not self.image and self.video is None
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """URIs of its images, then of its frames."""
+        return self.image + (self.video.frames if self.video else ())
+
 
 class Document(Content):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""

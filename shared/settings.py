@@ -39,10 +39,13 @@ class Settings(BaseSettings):
     )
     key_prefix: str = Field("rerank", description="first part of every Redis key")
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="buckets that s3:// inputs and outputs may name, comma-separated"
+        (), description="buckets that s3:// inputs, outputs and images may be in, comma-separated"
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="folders that file:// inputs and outputs may be in, comma-separated"
+        (), description="folders that file:// inputs, outputs and images may be in, comma-separated"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="hosts that http(s):// images may come from, host or host:port"
     )
 
     batch_tokens: int | None = Field(
@@ -59,6 +62,12 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
     shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")
     interactive_slots: int = Field(8, ge=1, description="interactive shards one worker holds")
+
+    image_bytes_max: int = Field(32 << 20, ge=1024, description="a larger image is an error")
+    image_timeout_s: float = Field(10.0, gt=0, description="time to fetch one image")
+    decode_processes: int | None = Field(
+        None, ge=1, description="processes that decode images; half the cores when not set"
+    )
 
     shard_seconds: float = Field(5.0, gt=0, description="device time a shard is cut to")
     shard_pairs_max: int = Field(4096, ge=1, description="pairs in one shard at the most")
@@ -81,7 +90,7 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
 
-    @field_validator("allowed_buckets", "allowed_roots", mode="before")
+    @field_validator("allowed_buckets", "allowed_hosts", "allowed_roots", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):

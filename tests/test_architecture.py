@@ -25,8 +25,8 @@ SIDES = {
 
 ONLY = {
     "redis": {"shared/store.py", "shared/fleet.py", "producer/local.py"},  # local: is it up yet?
-    "boto3": {"shared/objects.py"},
-    "botocore": {"shared/objects.py"},
+    "boto3": {"shared/objects.py", "workers/images/fetch.py"},  # fetch: many small reads
+    "botocore": {"shared/objects.py", "workers/images/fetch.py"},
     "kombu": {"shared/queue.py"},
     "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
 }

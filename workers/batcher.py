@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 #: One pack in so many serves bulk first: its guaranteed share under interactive load.
 BULK_TURN = 4
+#: Tokens that wait at the most. Those of pictures hold their pixels: three kilobytes each.
+WAITING_TOKENS = 200_000
+WAITING_TOKENS_SEEING = 65_536
 #: How often a blocked submit looks at its stop flag.
 _STOP_POLL_S = 0.2
 _LANES = {Priority.interactive: 0, Priority.normal: 1, Priority.bulk: 2}
@@ -74,7 +77,7 @@ class Batcher:
         engine: Engine,
         limit: Limit,
         *,
-        waiting_tokens_max: int = 200_000,
+        waiting_tokens_max: int = WAITING_TOKENS,
         on_pack: Callable[[PackReport], None] | None = None,
         around_pack: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> None:

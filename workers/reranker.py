@@ -9,25 +9,37 @@ scores = Reranker("pocket-text").process(
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from shared.calibration import relevance_score
 from shared.errors import ItemError
 from shared.lines import slice_of
+from shared.models import InputRef, Scored, make_spec
+from shared.settings import Settings
 from workers.batcher import Batcher
 from workers.engine import load_engine
+from workers.images.decode import prepare_image
+from workers.images.picture import Picture
+from workers.images.source import PictureSource
 from workers.packing import Limit
-from workers.prompts import Prompt, Request
-
-T = TypeVar("T")
+from workers.prepare import Wanted
+from workers.scorer import Scorer
 
 #: The caller holds the request already; no line of a file is read.
 _NO_BOUND = 1 << 40
 
 
 class Reranker:
-    """One loaded model. `options` are those of `workers.engine.load.load`.
+    """One loaded model.
+
+    options    those of a job: instruction, max_length, temperature, image_preset, resize_mode,
+               max_crop, quality_action, quality_threshold
+    folder     where images may be read from, and relative paths start; images in S3 or on other
+               hosts need `settings` that allow them
+    engine     those of `workers.engine.load.load`, as a mapping
 
     Raises UnknownModel or ModelRefused when the model cannot be used.
     """
@@ -36,45 +48,86 @@ class Reranker:
         self,
         model: str,
         *,
-        max_length: int = 8192,
-        temperature: float = 1.0,
+        folder: Path | str | None = None,
+        settings: Settings | None = None,
         limit: Limit | None = None,
+        engine: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        self.engine = load_engine(model, **options)
-        self._max_length = max_length
-        self._temperature = temperature
+        source = InputRef(uri="", size=0, tag="")
+        self._spec = make_spec(model=model, input=source, **options)
+        self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
+        self._pictures: _GivenPictures | None = None
+        if self.engine.sees:
+            base = Path(folder).resolve() if folder else None
+            self._pictures = _GivenPictures(PictureSource.of(settings or Settings(), base))
 
     def process(self, request: Mapping[str, Any]) -> list[float]:
         """Relevance scores (0 to 1) of a request's documents, in their order.
 
-        `request`: {"query", "documents": [text or {"text"}], "instruction"?}. Raises
-        ItemError for a malformed request and for a document that cannot be scored.
+        `request`: {"query", "documents", "instruction"?}; a query or document is a text or
+        {"text"?, "image"?, "video"?}, where images are URIs, paths or PIL images. Raises ItemError
+        for a malformed request and for a document that cannot be scored.
         """
-        return [relevance_score(m, self._temperature) for m in self.margins(request)]
+        return [relevance_score(m, self._spec.temperature) for m in self.margins(request)]
 
     def margins(self, request: Mapping[str, Any]) -> list[float]:
         """Like `process`, but z_yes - z_no: what rankings are made of."""
-        checked = slice_of(1, request, max_documents=_NO_BOUND)
+        return [result.margin for result in self.results(request)]
+
+    def results(self, request: Mapping[str, Any]) -> list[Scored]:
+        """Like `process`, with margins and what was done to pictures."""
+        given: dict[str, Any] = {}
+        checked = slice_of(1, _without_pictures(request, given), max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        texts = [document.text or "" for document in checked.documents]
-        asked = Request.of(checked.query.text or "", texts, checked.instruction)
-        (prompts,) = self.engine.prompter.encode_all([asked], max_length=self._max_length)
-        return self._score([_or_raise(p) for p in prompts])
-
-    def _score(self, prompts: Sequence[Prompt]) -> list[float]:
-        """Through the batcher of the queue path, so that both have one behaviour."""
+        pictures = self._pictures.beside(given) if self._pictures else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
-            outcomes = batcher.submit(prompts).result()
+            scorer = Scorer(self.engine.prompter, batcher, pictures)
+            outcomes, _ = scorer.score([checked], self._spec, threading.Event())
         finally:
             batcher.close()
-        return [_or_raise(outcome) for outcome in outcomes]
+        for failure in (failure for outcome in outcomes for failure in outcome.errors):
+            raise ItemError(failure.code, failure.message, hint=failure.hint)
+        found = [result for outcome in outcomes for result in outcome.results]
+        return sorted(found, key=lambda result: result.index)
 
 
-def _or_raise(outcome: T | ItemError) -> T:
-    if isinstance(outcome, ItemError):
-        raise outcome
-    return outcome
+class _GivenPictures:
+    """Pictures that the caller holds, by a path that stands for each; all others by their
+    addresses."""
+
+    def __init__(self, source: PictureSource, given: Mapping[str, Any] | None = None) -> None:
+        self._source, self._given = source, given or {}
+
+    def beside(self, given: Mapping[str, Any]) -> _GivenPictures:
+        """The same source, and these."""
+        return _GivenPictures(self._source, given)
+
+    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
+        """See `prepare.Pictures`."""
+        held = {w: self._given[w.uri] for w in wanted if w.uri in self._given}
+        prepared = {w: _prepared_or_error(image, w) for w, image in held.items()}
+        return prepared | self._source.load([w for w in wanted if w.uri not in self._given])
+
+
+def _prepared_or_error(image: Any, wanted: Wanted) -> Picture | ItemError:
+    try:
+        return prepare_image(image, wanted.options)
+    except ItemError as error:
+        return error
+
+
+def _without_pictures(value: Any, given: dict[str, Any]) -> Any:
+    """The request with a path in place of each PIL image, which goes to `given`."""
+    if isinstance(value, Mapping):
+        return {key: _without_pictures(v, given) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_pictures(v, given) for v in value]
+    if hasattr(value, "getbands"):  # a PIL image
+        path = f"given/{len(given)}"
+        given[path] = value
+        return path
+    return value

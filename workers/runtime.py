@@ -24,9 +24,10 @@ from shared.objects import Objects
 from shared.queue import Hints, make_app
 from shared.settings import Settings
 from shared.store import Job, Store, connect
-from workers.batcher import Batcher
+from workers.batcher import WAITING_TOKENS, WAITING_TOKENS_SEEING, Batcher
 from workers.engine import load_engine
 from workers.hand import RELEASE_S, Hand
+from workers.images.source import PictureSource
 from workers.meter import Meter
 from workers.packing import Limit
 from workers.scorer import Scorer
@@ -73,10 +74,12 @@ class Runtime:
         self.batcher = Batcher(
             engine,
             Limit(tokens, settings.batch_pairs),
+            waiting_tokens_max=WAITING_TOKENS_SEEING if engine.sees else WAITING_TOKENS,
             on_pack=self.meter.pack,
             around_pack=self._watchdog,
         )
-        self.scorer = Scorer(engine.prompter, self.batcher)
+        pictures = PictureSource.of(settings) if engine.sees else None
+        self.scorer = Scorer(engine.prompter, self.batcher, pictures)
         self.hand = Hand(
             self.store,
             self.hints,

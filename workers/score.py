@@ -10,17 +10,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from shared.lines import dump_line, output_line, parse_line, raw_lines
+from shared.lines import dump_line, merge, output_line, parse_line, raw_lines
 from shared.manifest import Manifest, manifest_uri
-from shared.models import InputRef, JobSpec, Provenance, Slice, SliceOutcome
-from shared.objects import Objects, publish_file
+from shared.models import InputRef, JobSpec, Provenance, ShardSummary, Slice, SliceOutcome
+from shared.objects import Objects, local_path, publish_file
 from shared.settings import Settings
 from shared.sources import Hashing, is_uri, open_local, plain, probe, refuse_existing
-from workers.batcher import Batcher
+from workers.batcher import WAITING_TOKENS, WAITING_TOKENS_SEEING, Batcher
 from workers.engine import load_engine
+from workers.images.source import PictureSource
 from workers.packing import Limit
 from workers.scorer import Run, Scorer, in_runs, summarize
 
@@ -54,13 +56,22 @@ def score_file(
         limit = Limit(
             settings.batch_tokens or engine.self_test().limit.tokens, settings.batch_pairs
         )
-        batcher = Batcher(engine, limit)
+        most = WAITING_TOKENS_SEEING if engine.sees else WAITING_TOKENS
+        batcher = Batcher(engine, limit, waiting_tokens_max=most)
         stack.callback(batcher.close, drain=False)
+        pictures = PictureSource.of(settings, _folder(source)) if engine.sees else None
+        if pictures:
+            stack.callback(pictures.close)
         out = stack.enter_context(_writer(output, objects))
         start_s = time.time()
         slices = _slices(stream, spec, settings)
         counts = _score(
-            slices, Scorer(engine.prompter, batcher), spec, engine.provenance, out, on_progress
+            slices,
+            Scorer(engine.prompter, batcher, pictures),
+            spec,
+            engine.provenance,
+            out,
+            on_progress,
         )
     manifest = _manifest(counts, source, hashing, spec, engine.provenance, start_s)
     with _writer(manifest_uri(output), objects) as out:
@@ -70,6 +81,14 @@ def score_file(
 
 def _open(source: str, objects: Objects) -> AbstractContextManager[BinaryIO]:
     return objects.open(source) if is_uri(source) else open_local(source)
+
+
+def _folder(source: str) -> Path | None:
+    """The folder of a local input: its images may lie there, by relative paths."""
+    if source == "-":
+        return Path.cwd()
+    path = local_path(source) if source.startswith("file://") else Path(source)
+    return None if is_uri(source) and not source.startswith("file://") else path.resolve().parent
 
 
 def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
@@ -85,7 +104,14 @@ def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Sli
 
 
 class _Counts:
-    lines = scored = errors = truncated = tokens = 0
+    lines = scored = errors = rejected = truncated = tokens = 0
+
+    def add(self, summary: ShardSummary) -> None:
+        self.scored += summary.scored
+        self.errors += summary.errors
+        self.rejected += summary.rejected
+        self.truncated += summary.truncated
+        self.tokens += summary.tokens
 
 
 def _score(
@@ -98,28 +124,32 @@ def _score(
 ) -> _Counts:
     """Keep the device a few runs ahead; write each line when its turn comes."""
     counts, stop = _Counts(), threading.Event()
-    pending: deque[Run] = deque()
 
-    def write(run: Run) -> None:
-        outcomes: list[SliceOutcome] = list(scorer.collect(run, spec.priority, stop))
-        for outcome in outcomes:
-            line = output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
-            out.write(dump_line(line))
-        summary = summarize(outcomes, run.tokens)
-        counts.lines += len(outcomes)
-        counts.scored += summary.scored
-        counts.errors += summary.errors
-        counts.truncated += summary.truncated
-        counts.tokens += summary.tokens
+    def collected(run: Run) -> list[SliceOutcome]:
+        outcomes = list(scorer.collect(run, spec.priority, stop))
+        counts.add(summarize(outcomes, run.tokens))
         on_progress(counts.scored, counts.errors)
+        return outcomes
 
+    outcomes = (o for run in _runs(slices, scorer, spec, stop) for o in collected(run))
+    for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
+        merged = merge(list(pieces))
+        line = output_line(merged, provenance, top_n=spec.top_n, temperature=spec.temperature)
+        out.write(dump_line(line))
+        counts.lines += 1
+    return counts
+
+
+def _runs(
+    slices: Iterator[Slice], scorer: Scorer, spec: JobSpec, stop: threading.Event
+) -> Iterator[Run]:
+    """Runs in order, each handed to the device a few before it is waited for."""
+    pending: deque[Run] = deque()
     for slices_of_run in in_runs(slices):
         pending.append(scorer.begin(slices_of_run, spec, stop))
         if len(pending) > RUNS_AHEAD:
-            write(pending.popleft())
-    while pending:
-        write(pending.popleft())
-    return counts
+            yield pending.popleft()
+    yield from pending
 
 
 def _manifest(
@@ -136,9 +166,10 @@ def _manifest(
         input=InputRef(uri=source, size=hashing.size, tag="", sha256=hashing.hexdigest()),
         options=spec.scoring_options,
         lines=counts.lines,
-        pairs=counts.scored + counts.errors,
+        pairs=counts.scored + counts.errors + counts.rejected,
         scored=counts.scored,
         errors=counts.errors,
+        rejected=counts.rejected,
         truncated=counts.truncated,
         tokens=counts.tokens,
         started_s=start_s,

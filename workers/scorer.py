@@ -15,6 +15,7 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError
 from shared.models import (
+    Document,
     Failure,
     JobSpec,
     Priority,
@@ -24,11 +25,15 @@ from shared.models import (
     SliceOutcome,
 )
 from workers.batcher import Batcher, Outcome
+from workers.prepare import Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
+
+PICTURES_AHEAD = 32
+"""And of about so many pictures, which are decoded at a time: some two megabytes each."""
 
 CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
@@ -45,25 +50,31 @@ class Run:
     """Some slices, their prepared pairs (or errors), and the outcomes to come."""
 
     slices: list[Slice]
-    prepared: list[list[Prompt | ItemError]]
-    prompts: list[Prompt]
+    prepared: list[list[Prepared | ItemError]]
+    spec: JobSpec
     future: Future[list[Outcome]]
 
     @property
     def tokens(self) -> int:
         """Query tokens once a slice, document tokens once a pair."""
-        queries = sum(
-            next((len(p.query) for p in pairs if isinstance(p, Prompt)), 0)
-            for pairs in self.prepared
+        return sum(
+            sum(len(p.document) for p in prompts) + max((len(p.query) for p in prompts), default=0)
+            for prompts in map(_prompts, self.prepared)
         )
-        return queries + sum(len(prompt.document) for prompt in self.prompts)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What is scored, in order."""
+        return [prompt for pairs in self.prepared for prompt in _prompts(pairs)]
 
 
 class Scorer:
-    """Scores slices with one prompter and one batcher."""
+    """Scores slices with one prompter and one batcher; `pictures` for a model that sees."""
 
-    def __init__(self, prompter: Prompter, batcher: Batcher) -> None:
-        self._prompter = prompter
+    def __init__(
+        self, prompter: Prompter, batcher: Batcher, pictures: Pictures | None = None
+    ) -> None:
+        self._preparer = Preparer(prompter, pictures)
         self._batcher = batcher
         (encoded,) = prompter.encode_all([CANARY], max_length=8192)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
@@ -83,22 +94,10 @@ class Scorer:
         """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
         if stop.is_set():
             raise Stopped
-        prepared = self._prepare(slices, spec)
-        prompts = [p for pairs in prepared for p in pairs if isinstance(p, Prompt)]
+        prepared = self._preparer.prepare(slices, spec)
+        prompts = [prompt for pairs in prepared for prompt in _prompts(pairs)]
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
-        return Run(slices, prepared, prompts, future)
-
-    def _prepare(self, slices: list[Slice], spec: JobSpec) -> list[list[Prompt | ItemError]]:
-        """The pairs of some slices as prompts, tokenised together."""
-        requests = [
-            Request.of(
-                piece.query.text or "",
-                [document.text or "" for document in piece.documents],
-                piece.instruction or spec.instruction,
-            )
-            for piece in slices
-        ]
-        return self._prompter.encode_all(requests, max_length=spec.max_length)
+        return Run(slices, prepared, spec, future)
 
     def collect(
         self, run: Run, priority: Priority, stop: threading.Event
@@ -109,8 +108,8 @@ class Scorer:
         """
         outcomes = iter(self._outcomes(run, priority, stop))
         for piece, pairs in zip(run.slices, run.prepared, strict=True):
-            found = [next(outcomes) if isinstance(p, Prompt) else p for p in pairs]
-            yield _slice_outcome(piece, pairs, found)
+            found = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
+            yield _slice_outcome(piece, pairs, found, run.spec)
 
     def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
         try:
@@ -157,21 +156,36 @@ class Scorer:
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
-    """Group slices into runs of about PAIRS_AHEAD pairs."""
+    """Group slices into runs of about PAIRS_AHEAD pairs, or of PICTURES_AHEAD pictures."""
     run: list[Slice] = []
-    pairs = 0
+    pairs, pictures = 0, set[str]()
     for piece in slices:
-        run.append(piece)
-        pairs += max(len(piece.documents), 1)
-        if pairs >= PAIRS_AHEAD:
-            yield run
-            run, pairs = [], 0
+        for part in _with_few_pictures(piece):
+            run.append(part)
+            pairs += max(len(part.documents), 1)
+            pictures.update(uri for content in part.documents for uri in content.pictures)
+            if pairs >= PAIRS_AHEAD or len(pictures) >= PICTURES_AHEAD:
+                yield run
+                run, pairs, pictures = [], 0, set()
     if run:
         yield run
 
 
+def _with_few_pictures(piece: Slice) -> Iterator[Slice]:
+    """A slice whole, or in pieces of at most PICTURES_AHEAD documents when these have pictures;
+    the outcomes of one line are merged when it is written."""
+    if all(document.plain for document in piece.documents):
+        yield piece
+        return
+    for at in range(0, piece.items, PICTURES_AHEAD):
+        yield piece.cut(at, at + PICTURES_AHEAD)
+
+
 def _slice_outcome(
-    piece: Slice, pairs: Sequence[Prompt | ItemError], found: Sequence[Outcome]
+    piece: Slice,
+    pairs: Sequence[Prepared | ItemError],
+    found: Sequence[Outcome],
+    spec: JobSpec | None = None,
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
     for document, index, pair, outcome in zip(
@@ -180,16 +194,8 @@ def _slice_outcome(
         if isinstance(outcome, ItemError):
             errors.append(_failure(piece.line, index, outcome))
             continue
-        assert isinstance(pair, Prompt)
-        results.append(
-            Scored(
-                index=index,
-                id=document.id,
-                margin=outcome,
-                truncated_tokens=pair.truncated_tokens,
-                crowded=pair.crowded,
-            )
-        )
+        assert isinstance(pair, Prepared)
+        results.append(_scored(index, document, pair, outcome, spec))
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
@@ -198,6 +204,27 @@ def _slice_outcome(
         results=results,
         errors=errors,
     )
+
+
+def _scored(
+    index: int, document: Document, pair: Prepared, margin: float, spec: JobSpec | None
+) -> Scored:
+    lowers = spec is not None and spec.quality_action == "downweight" and pair.quality is not None
+    return Scored(
+        index=index,
+        id=document.id,
+        margin=pair.lowered(margin) if lowers else margin,
+        plain_margin=margin if lowers else None,
+        truncated_tokens=pair.prompt.truncated_tokens,
+        crowded=pair.prompt.crowded,
+        quality=None if pair.quality is None else round(pair.quality, 4),
+        tokens=pair.visual_tokens,
+        images=list(pair.pictures) or None,
+    )
+
+
+def _prompts(pairs: Sequence[Prepared | ItemError]) -> list[Prompt]:
+    return [pair.prompt for pair in pairs if isinstance(pair, Prepared)]
 
 
 def _failure(line: int, index: int, error: ItemError) -> Failure:
@@ -217,9 +244,12 @@ def poisoned(piece: Slice) -> SliceOutcome:
 def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:
     """The counts that a commit adds to its job."""
     scored = [result for outcome in outcomes for result in outcome.results]
+    failed = [failure for outcome in outcomes for failure in outcome.errors]
+    rejected = sum(failure.rejected for failure in failed)
     return ShardSummary(
         scored=len(scored),
-        errors=sum(len(outcome.errors) for outcome in outcomes),
+        errors=len(failed) - rejected,
+        rejected=rejected,
         truncated=sum(result.truncated_tokens > 0 for result in scored),
         tokens=tokens,
     )

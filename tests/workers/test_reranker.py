@@ -59,6 +59,6 @@ def test_a_malformed_request_raises(reranker, malformed):
 
 
 def test_only_what_is_public_is_exported():
-    assert workers.__all__ == ["Reranker"]
+    assert workers.__all__ == ["Reranker", "prepare_image"]
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = workers.Nothing

@@ -316,13 +316,12 @@ def test_the_self_test_covers_pictures_and_refuses_what_differs(vl_folder):
         engine.self_test()
 
 
-def test_large_pictures_and_small_score_blocks_give_the_same(vl_engine, reference, monkeypatch):
+def test_pictures_pass_the_tower_together_or_one_by_one(vl_engine, reference, monkeypatch):
     from workers.engine import vision
 
     side = Side(images=(picture(9, 7),))
     want = reference.margin(Side("q"), side)
-    for scores, patches in ((64, 100), (1 << 12, 1 << 12), (1 << 24, 1 << 15)):
-        monkeypatch.setattr(vision, "_SCORES", scores)
+    for patches in (100, 1 << 12):
         monkeypatch.setattr(vision, "PATCHES_AT_A_TIME", {"cpu": patches})
         vl_engine.free()
         got = score(vl_engine, prompts_of(vl_engine, Side("q"), [side]))

@@ -65,6 +65,11 @@ class Engine:
         self.kept = Kept[Tokens](kept_bytes)
         self.seen = Kept[Visual](seen_bytes)
 
+    @property
+    def sees(self) -> bool:
+        """Whether the model reads pictures."""
+        return self._tower is not None
+
     @torch.inference_mode()
     def score(self, pack: Pack) -> list[float]:
         """Margins (z_yes - z_no) in the order of `pack.documents()`; NaN where not finite.
@@ -124,8 +129,14 @@ class Engine:
             return None
         assert self._tower is not None, "only a VL prompter makes pictures"
         visuals = [visual for _, visual in layout.visuals]
-        seen = self.seen.get(visuals, self._tower.features)
+        features = self._features_apart if self._deterministic else self._tower.features
+        seen = self.seen.get(visuals, features)
         return torch.cat([seen[visual] for visual in visuals])
+
+    def _features_apart(self, visuals: Sequence[Visual]) -> list[Tensor]:
+        """Picture by picture: the same bits in any company."""
+        assert self._tower is not None
+        return [self._tower.features([visual])[0] for visual in visuals]
 
     def _attend(self, layout: Layout) -> Attention:
         decoder = self.decoder

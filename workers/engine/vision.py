@@ -27,9 +27,7 @@ from workers.tokens import PATCH_PX, Visual
 
 #: Patches that stand in one pass at the most, unless one picture alone has more.
 PATCHES_AT_A_TIME = {"cpu": 1 << 12, "cuda": 1 << 15}
-#: Attention scores held at a time on a CPU, in values: they should stay in the cache.
-_SCORES = 1 << 20
-#: Rows of the MLP at a time, for the same reason.
+#: Rows of the MLP at a time: on a CPU what lies between its products stays in the cache.
 _ROWS = {"cpu": 512, "cuda": 1 << 15}
 _EPS = 1e-6
 _MERGE = 2  # patches of a token, each way
@@ -221,21 +219,8 @@ def _neighbours(
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of everything to everything; [heads, patches, dim] -> [patches, heads · dim]."""
-    if q.device.type != "cpu" or q.dtype != torch.float32:
-        out = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-        return out.transpose(0, 1).flatten(1)
-    heads, patches, dim = q.shape
-    out = torch.empty(patches, heads, dim)
-    keys = (k * dim**-0.5).transpose(1, 2)
-    rows = max(1, min(patches, _SCORES // patches))
-    together = max(1, _SCORES // patches // patches)
-    for head in range(0, heads, together):
-        some = slice(head, head + together)
-        for at in range(0, patches, rows):
-            scores = torch.bmm(q[some, at : at + rows], keys[some])
-            torch.softmax(scores, -1, out=scores)
-            out[at : at + rows, some] = torch.bmm(scores, v[some]).transpose(0, 1)
-    return out.flatten(1)
+    out = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+    return out.transpose(0, 1).flatten(1)
 
 
 def _take_block(block: Any, heads: int, activation: Activation) -> _Block:

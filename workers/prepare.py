@@ -1,0 +1,233 @@
+"""A shard's contents -> prepared pairs (tokens, pixels) or their errors, ahead of the device.
+
+Pictures are fetched and decoded by `pictures`, each once for all the pairs of a run; what fails
+costs its own pairs. Knows nothing of Redis, Celery or torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shared.errors import ItemError, UsageError
+from shared.models import Content, JobSpec, PictureFacts, Slice
+from shared.pictures import PictureOptions
+from workers.images.picture import Picture
+from workers.prompts import Prompt, Prompter, Request, Side
+from workers.tokens import TOKEN_PX, Visual
+
+#: The authors' limits of a video: frames in all, pixels of one frame and of all together, how many
+#: frames stand for a second when nobody says.
+FRAMES_MAX = 64
+FRAME_PIXELS_MAX = 768 * TOKEN_PX**2
+VIDEO_PIXELS = 7_680 * TOKEN_PX**2
+FRAMES_PER_S = 2.0
+#: Quality counts as at least so much when it lowers a margin.
+QUALITY_FLOOR = 0.05
+#: Codes of a picture that could not be fetched, as against one that could not be read.
+FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
+#: Of fewer pictures no share is taken.
+FETCHES_JUDGED = 10
+
+Found = Mapping["Wanted", Picture | ItemError]
+
+
+class Pictures(Protocol):
+    """The seam to fetching and decoding."""
+
+    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
+        """Each picture or why it could not be had. Raises UsageError when none of them can be,
+        since credentials are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A picture by its address, and what is to be made of it."""
+
+    uri: str
+    options: PictureOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A pair, ready for the device, and what became of its pictures."""
+
+    prompt: Prompt
+    pictures: tuple[PictureFacts, ...] = ()
+    quality: float | None = None
+    """The poorest of the pair's pictures."""
+    visual_tokens: int | None = None
+    """Of the document."""
+
+    def lowered(self, margin: float) -> float:
+        """The margin of a pair that is weighed down by its quality."""
+        return margin + math.log(max(QUALITY_FLOOR, self.quality or QUALITY_FLOOR))
+
+
+class Preparer:
+    """Prepares the pairs of one model. Safe to use from several threads."""
+
+    def __init__(self, prompter: Prompter, pictures: Pictures | None = None) -> None:
+        self._prompter = prompter
+        self._pictures = pictures
+
+    def prepare(self, slices: Sequence[Slice], spec: JobSpec) -> list[list[Prepared | ItemError]]:
+        """The pairs of some slices; an error where there is none.
+
+        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
+        job allows: a person must look.
+        """
+        found = self._load(slices, spec)
+        _refuse_too_many_failures(found, spec)
+        chosen = [_request(piece, spec, found) for piece in slices]
+        encoded = self._prompter.encode_all(chosen, max_length=spec.max_length)
+        return [
+            [
+                prompt
+                if isinstance(prompt, ItemError)
+                else _prepared(prompt, piece, at, spec, found)
+                for at, prompt in enumerate(prompts)
+            ]
+            for piece, prompts in zip(slices, encoded, strict=True)
+        ]
+
+    def _load(self, slices: Sequence[Slice], spec: JobSpec) -> Found:
+        wanted = dict.fromkeys(
+            w
+            for piece in slices
+            for content in (piece.query, *piece.documents)
+            for w in pictures_of(content, spec)
+        )
+        if not wanted:
+            return {}
+        if self._pictures is None:
+            error = ItemError(
+                "pictures_not_read", "this model reads text only", hint="use a Qwen3-VL reranker"
+            )
+            return dict.fromkeys(wanted, error)
+        return self._pictures.load(wanted)
+
+
+def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
+    """Images, then the frames of the video, each as the job wants it."""
+    if content.plain:
+        return []
+    options = options_of(spec)
+    found = [Wanted(uri, options) for uri in content.image]
+    if content.video:
+        frames = [content.video.frames[at] for at in frames_chosen(len(content.video.frames))]
+        of_frames = replace(options, max_pixels=frame_pixels(len(frames)))
+        found += [Wanted(uri, of_frames) for uri in frames]
+    return found
+
+
+def options_of(spec: JobSpec) -> PictureOptions:
+    """What a job's options make of a picture."""
+    return PictureOptions(
+        preset=spec.image_preset, resize_mode=spec.resize_mode, max_crop=spec.max_crop
+    )
+
+
+def frames_chosen(count: int) -> list[int]:
+    """Which frames of a video are read: all, or FRAMES_MAX spread evenly over it."""
+    if count <= FRAMES_MAX:
+        return list(range(count))
+    return [at * (count - 1) // (FRAMES_MAX - 1) for at in range(FRAMES_MAX)]
+
+
+def frame_pixels(count: int) -> int:
+    """Pixels of one of so many frames at the most, as in the authors' procedure: two frames make
+    one visual token's step in time."""
+    return int(max(min(FRAME_PIXELS_MAX, 2 * VIDEO_PIXELS / count), 4 * TOKEN_PX**2))
+
+
+def _refuse_too_many_failures(found: Found, spec: JobSpec) -> None:
+    failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
+    if len(found) < FETCHES_JUDGED or len(failed) <= spec.max_error_rate * len(found):
+        return
+    raise UsageError(
+        f"{len(failed)} of {len(found)} images could not be fetched; the first: "
+        f"{failed[0].message}",
+        hint="mend the cause and `rerank resume`, or submit again with a higher --max-error-rate",
+    )
+
+
+def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
+    return Request(
+        _side(piece.query, spec, found),
+        [_side(document, spec, found) for document in piece.documents],
+        piece.instruction or spec.instruction,
+    )
+
+
+def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
+    """A content with its pictures, or the first error among them."""
+    if content.plain:
+        return Side(content.text or "")
+    pictures: list[Picture] = []
+    for wanted in pictures_of(content, spec):
+        picture = found[wanted]
+        if isinstance(picture, ItemError):
+            return picture
+        if spec.quality_action == "reject" and picture.quality < spec.quality_threshold:
+            return _too_poor(picture, spec)
+        pictures.append(picture)
+    images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
+    if len({frame.size for frame in frames}) > 1:
+        return ItemError("frames_differ", "the video's frames have different shapes")
+    return Side(
+        content.text or "",
+        tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
+        tuple(_steps(content, frames)),
+    )
+
+
+def _too_poor(picture: Picture, spec: JobSpec) -> ItemError:
+    return ItemError(
+        "low_quality",
+        f"the image's quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
+        hint="give a sharper, well exposed picture, or lower --quality-threshold",
+    )
+
+
+def _steps(content: Content, frames: Sequence[Picture]) -> Iterator[tuple[float, Visual]]:
+    """Two frames a step, the last one doubled if it is alone; the mean of their times."""
+    if content.video is None:
+        return
+    fps = content.video.fps
+    chosen = frames_chosen(len(content.video.frames))
+    times = [(at if fps else number) / (fps or FRAMES_PER_S) for number, at in enumerate(chosen)]
+    for at in range(0, len(frames), 2):
+        last = min(at + 1, len(frames) - 1)
+        pair = (frames[at], frames[last])
+        key = f"{pair[0].key}+{pair[1].key}"
+        yield (times[at] + times[last]) / 2, Visual(key, (pair[0].pixels, pair[1].pixels))
+
+
+def _prepared(prompt: Prompt, piece: Slice, at: int, spec: JobSpec, found: Found) -> Prepared:
+    """A pair with the facts of its pictures; the query's count for its quality."""
+    document = piece.documents[at]
+    if document.plain and piece.query.plain:
+        return Prepared(prompt)
+    own, query = (
+        [p for w in pictures_of(content, spec) if isinstance(p := found[w], Picture)]
+        for content in (document, piece.query)
+    )
+    return Prepared(
+        prompt,
+        tuple(_facts(picture) for picture in own),
+        min(picture.quality for picture in (*own, *query)),
+        sum(visual.tokens for _, visual in prompt.document.visuals),
+    )
+
+
+def _facts(picture: Picture) -> PictureFacts:
+    return PictureFacts(
+        original=picture.original,
+        used=picture.size,
+        cropped=round(picture.cropped_share, 4),
+        quality=round(picture.quality, 4),
+        tokens=picture.tokens,
+    )
