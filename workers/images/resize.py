@@ -1,0 +1,195 @@
+"""To which size, by which crop, and the blur. Arithmetic only: knows nothing of files and formats.
+
+The picture is never stretched beyond rounding to multiples of 32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+import numpy as np
+
+from shared.errors import ItemError
+from shared.pictures import (
+    MAX_ASPECT,
+    MAX_PIXELS,
+    MIN_PIXELS,
+    RATIOS,
+    SIDE_PX,
+    PictureOptions,
+    round_side,
+)
+from workers.images.picture import Pixels
+
+Size = tuple[int, int]
+
+#: What losing pixels costs beside stretching, where rounding cannot avoid both.
+LOSS_WEIGHT = 0.25
+#: The blur's outer tap, .043, in 256ths; the middle one is what is left: .914.
+OUTER_TAP = 11
+#: Rows blurred at once: they stay in a core's cache.
+BLUR_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SizePlan:
+    """What to do with a picture: cut `box`, resample to `inner`, pad to `size`."""
+
+    box: tuple[int, int, int, int]
+    """Left, top, right, bottom in pixels of the source."""
+    inner: Size
+    """Width and height after resampling; equals `size` unless it is padded."""
+    size: Size
+    """Width and height that the model sees: multiples of 32."""
+    cropped_share: float
+    mode: Literal["crop", "fit", "pad", "reference"]
+
+
+def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan:
+    """The final size and the crop of a source of so many pixels.
+
+    A picture smaller than its target keeps its own size, rounded: enlarging adds nothing but
+    tokens. Only one below 4096 pixels, the authors' least size, is enlarged to about that. Raises
+    ItemError for a picture more than 200 times as long as wide, which the authors refuse too.
+    """
+    if max(source_w, source_h) > MAX_ASPECT * min(source_w, source_h):
+        raise ItemError(
+            "unsupported_image",
+            f"the picture has {source_w} × {source_h} pixels: one side is more than"
+            f" {MAX_ASPECT} times the other",
+            hint="cut it into parts",
+        )
+    whole = (0, 0, source_w, source_h)
+    if options.size is None:
+        size = smart_resize(source_w, source_h)
+        return SizePlan(whole, size, size, 0.0, "reference")
+    if options.resize_mode == "crop":
+        box, lost = crop_box(source_w, source_h)
+        if lost <= options.max_crop:
+            size = _size_within(box[2] - box[0], box[3] - box[1], options.size, options.max_pixels)
+            return SizePlan(box, size, size, lost, "crop")
+    if options.pad_color is not None:
+        inner, size = _size_padded(source_w, source_h, options.size, options.max_pixels)
+        return SizePlan(whole, inner, size, 0.0, "pad" if inner != size else "fit")
+    size = _size_within(source_w, source_h, options.size, options.max_pixels)
+    return SizePlan(whole, size, size, 0.0, "fit")
+
+
+def crop_box(width: int, height: int) -> tuple[tuple[int, int, int, int], float]:
+    """The box around the centre with the nearest of the ratios 4:3, 16:9 and 1:1, turned for a
+    portrait; and the share of the area that it cuts away."""
+    box_w, box_h = max(
+        (_inside(width, height, ratio) for ratio in RATIOS), key=lambda box: box[0] * box[1]
+    )
+    left, top = (width - box_w) // 2, (height - box_h) // 2
+    lost = 1 - box_w * box_h / (width * height)
+    return (left, top, left + box_w, top + box_h), lost
+
+
+def _inside(width: int, height: int, ratio: tuple[int, int]) -> Size:
+    """The largest box of a ratio inside a picture of its orientation."""
+    across, down = ratio if width >= height else ratio[::-1]
+    if width * down > height * across:
+        return max(1, round(height * across / down)), height
+    return width, max(1, round(width * down / across))
+
+
+def _size_within(width: int, height: int, target: Size, max_pixels: int | None) -> Size:
+    """Multiples of 32 within the target's pixel count, close to the shape of width × height."""
+    budget = math.prod(round_side(side) for side in target)
+    if max_pixels is not None:
+        budget = min(budget, max_pixels)
+    area = min(math.prod(target), budget, max(width * height, MIN_PIXELS))
+    scale = math.sqrt(area / (width * height))
+    ideal_w, ideal_h = width * scale, height * scale
+
+    def cost(size: Size) -> float:
+        wider, higher = math.log(size[0] / ideal_w), math.log(size[1] / ideal_h)
+        return abs(wider - higher) + LOSS_WEIGHT * abs(wider + higher)
+
+    return min(_rounded(ideal_w, ideal_h, budget), key=cost)
+
+
+def _rounded(width: float, height: float, budget: int) -> list[Size]:
+    """Each side rounded down and up; where both exceed the budget the longer one gives way."""
+    found = []
+    for size in product(_neighbours(width), _neighbours(height)):
+        short = min(size)
+        long = min(max(size), budget // short // SIDE_PX * SIDE_PX)
+        if long >= SIDE_PX:
+            found.append((long, short) if size[0] >= size[1] else (short, long))
+    return found
+
+
+def _neighbours(side: float) -> Size:
+    below = max(SIDE_PX, math.floor(side / SIDE_PX) * SIDE_PX)
+    return below, max(SIDE_PX, math.ceil(side / SIDE_PX) * SIDE_PX)
+
+
+def _size_padded(
+    width: int, height: int, target: Size, max_pixels: int | None
+) -> tuple[Size, Size]:
+    """The picture's size inside the padded frame, and the frame in the target's shape."""
+    turned = target if (width >= height) == (target[0] >= target[1]) else target[::-1]
+    scale = min(turned[0] / width, turned[1] / height, 1.0)
+    grow = max(width * scale / turned[0], height * scale / turned[1])
+    frame = _size_within(round(turned[0] * grow), round(turned[1] * grow), turned, max_pixels)
+    scale = min(frame[0] / width, frame[1] / height)
+    return (max(1, int(width * scale + 1e-9)), max(1, int(height * scale + 1e-9))), frame
+
+
+def smart_resize(width: int, height: int) -> Size:
+    """The authors' rule: each side to a multiple of 32, 4096 to 1,843,200 pixels in all.
+
+    Source: `smart_resize` of qwen-vl-utils with factor 32 and the reranker's pixel limits.
+    """
+    wide, high = round_side(width), round_side(height)
+    if wide * high > MAX_PIXELS:
+        shrink = math.sqrt(width * height / MAX_PIXELS)
+        wide, high = (
+            max(SIDE_PX, math.floor(side / shrink / SIDE_PX) * SIDE_PX) for side in (width, height)
+        )
+    elif wide * high < MIN_PIXELS:
+        grow = math.sqrt(MIN_PIXELS / (width * height))
+        wide, high = (math.ceil(side * grow / SIDE_PX) * SIDE_PX for side in (width, height))
+    return wide, high
+
+
+def blur(pixels: Pixels) -> Pixels:
+    """A Gaussian blur of σ 0.3: taps .043, .914, .043 along both axes, edges repeated.
+
+    Integer arithmetic: within 1 level of the exact result.
+    """
+    height, width, channels = pixels.shape
+    rows = np.empty((height, width * channels), np.uint8)
+    flat = pixels.reshape(height, width * channels)
+    padded = np.empty((BLUR_ROWS, (width + 2) * channels), np.uint8)
+    for top in range(0, height, BLUR_ROWS):
+        block = flat[top : top + BLUR_ROWS]
+        line = padded[: len(block)]
+        line[:, channels:-channels] = block
+        line[:, :channels] = block[:, :channels]
+        line[:, -channels:] = block[:, -channels:]
+        _three_taps(
+            line[:, : -2 * channels], block, line[:, 2 * channels :], rows[top : top + BLUR_ROWS]
+        )
+    above = np.concatenate((rows[:1], rows[:-1]))
+    below = np.concatenate((rows[1:], rows[-1:]))
+    out = np.empty_like(rows)
+    for top in range(0, height, BLUR_ROWS):
+        part = slice(top, top + BLUR_ROWS)
+        _three_taps(above[part], rows[part], below[part], out[part])
+    return out.reshape(height, width, channels)
+
+
+def _three_taps(before: Pixels, middle: Pixels, after: Pixels, out: Pixels) -> None:
+    """outer · before + (1 − 2 · outer) · middle + outer · after, rounded, into `out`."""
+    total = np.add(before, after, dtype=np.uint16)
+    total *= OUTER_TAP
+    total += np.multiply(middle, 256 - 2 * OUTER_TAP, dtype=np.uint16)
+    total += 128
+    total >>= 8
+    out[...] = total
