@@ -1,0 +1,184 @@
+"""How good a picture is, 0 to 1, from its sharpness and its exposure. numpy only.
+
+Measured at the prepared size: what counts is what the model sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.images.picture import Pixels
+
+Grey = npt.NDArray[np.uint8]
+Cells = npt.NDArray[np.bool_]
+
+WINDOW_PX = 13
+"""An edge is judged within so many pixels: one blurred by σ 3 just fits."""
+CONTRAST_MIN = 14
+"""Levels within a window; below it lie noise and the shading of surfaces."""
+EVIDENCE_MIN = 0.002
+"""Share of windows that must hold an edge for a direction to be judged."""
+STEEPEST_SHARE = 0.3
+"""The steepest of the edges count: a sharp thing before a soft background is sharp."""
+
+#: Steepest step over two pixels as a share of an edge's whole height -> sharpness. A step blurred by
+#: σ has erf(1 / (σ √2)): σ 1 .68, σ 1.5 .50, σ 2 .38, σ 3 .26.
+STEEPNESS, SHARPNESS = (0.15, 0.26, 0.36, 0.42, 0.56, 0.75), (0.0, 0.35, 0.58, 0.68, 0.85, 1.0)
+
+WHITE, FULL = 250, 254
+"""Level from which a pixel is white, and from which a channel is full."""
+CLIPPED, EXPOSURE = (0.02, 0.1, 0.2, 0.4, 0.8), (1.0, 0.85, 0.68, 0.4, 0.0)
+"""Share of clipped pixels -> exposure."""
+BRIGHTEST = (15, 40, 70, 120)
+"""Level that only 1 % of the pixels exceed, below which a picture is under-exposed."""
+INK = 128
+"""A white cell with a pixel as dark as this is paper."""
+PAPER_SHARE = 0.6
+"""Share of the cells where white ends that must hold ink, for white to be paper."""
+FLAT = 2
+"""Levels by which a flat cell varies."""
+CELL_PX = 8
+BACKDROP_SHARE = 0.5
+"""A picture so much of whose border is blank white stands on a white background."""
+JUDGED_MIN = 0.02
+"""Share of cells that must be left to be judged, where white and flat ones are set aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """The two components, each 0 to 1."""
+
+    sharpness: float
+    exposure: float
+
+
+def measure_quality(pixels: Pixels) -> Quality:
+    """Sharpness and exposure of prepared pixels."""
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    grey = _grey(planes)
+    return Quality(sharpness(grey), exposure(planes, grey))
+
+
+def _grey(planes: Pixels) -> Grey:
+    """Luma of the planes red, green and blue, with weights in 256ths."""
+    total = planes[0] * np.uint16(77)
+    total += planes[1] * np.uint16(150)
+    total += planes[2] * np.uint16(29)
+    return (total >> 8).astype(np.uint8)
+
+
+# ---- sharpness ----------------------------------------------------------------------------------
+
+
+def sharpness(grey: Grey) -> float:
+    """0 to 1 by the width of edges; the lower of both directions, so that motion shows.
+
+    A picture without any edge has nothing that could be sharp: 0.
+    """
+    found = [_edges(np.ascontiguousarray(turned)) for turned in (grey, grey.T)]
+    strongest = np.concatenate([contrast for contrast, _ in found])
+    least = max(CONTRAST_MIN, 0.5 * float(np.percentile(strongest, 99)))
+    steepness = []
+    for contrast, steepest in found:
+        edges = contrast >= least
+        if np.count_nonzero(edges) > EVIDENCE_MIN * edges.size:
+            ratios = steepest[edges] / contrast[edges]
+            steepness.append(float(np.quantile(ratios, 1 - STEEPEST_SHARE)))
+    return float(np.interp(min(steepness), STEEPNESS, SHARPNESS)) if steepness else 0.0
+
+
+def _edges(grey: Grey) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """For windows along every fourth row: the contrast in it, and its steepest step over two
+    pixels."""
+    rows = grey[::4]
+    before, after = rows[:, :-2], rows[:, 2:]
+    step = np.maximum(before, after) - np.minimum(before, after)
+    highest, lowest = _over_windows(rows, np.maximum), _over_windows(rows, np.minimum)
+    contrast = (highest - lowest)[:, ::3]
+    # a window of 13 pixels holds 11 steps
+    steepest = _over_windows(step, np.maximum, WINDOW_PX - 2)[:, ::3]
+    return contrast.ravel().astype(np.float32), steepest.ravel().astype(np.float32)
+
+
+def _over_windows(
+    rows: Grey, extreme: Callable[[Grey, Grey], Grey], length: int = WINDOW_PX
+) -> Grey:
+    """The extreme of each window of `length` pixels (8 to 16) along the rows, by doubling."""
+    for reach in (1, 2, 4):
+        rows = extreme(rows[:, :-reach], rows[:, reach:])
+    rest = length - 8
+    return extreme(rows[:, :-rest], rows[:, rest:])
+
+
+# ---- exposure -----------------------------------------------------------------------------------
+
+
+def exposure(planes: Pixels, grey: Grey) -> float:
+    """0 to 1: falls with the share of clipped pixels, and where no tone is bright.
+
+    White is no light where it is a background (products, drawings) or paper (ink stands on it).
+    A blank sheet has no tones at all: 0.
+    """
+    lowest, highest = _per_cell(grey, np.minimum), _per_cell(grey, np.maximum)
+    if (lowest >= WHITE).all():
+        return 0.0
+    white = _backdrop(lowest >= WHITE) | _paper(lowest, highest)
+    return min(_over(planes, _grown(_grown(white))), _under(grey))
+
+
+def _per_cell(levels: Grey, extreme: np.ufunc) -> Grey:
+    """The extreme of each cell of 8 × 8 pixels."""
+    height, width = levels.shape
+    rows = extreme.reduce(levels.reshape(height // CELL_PX, CELL_PX, width), 1)
+    found: Grey = extreme.reduce(rows.reshape(height // CELL_PX, width // CELL_PX, CELL_PX), 2)
+    return found
+
+
+def _backdrop(blank: Cells) -> Cells:
+    """The blank white cells, if the picture stands on white; else none."""
+    border = np.concatenate((blank[0], blank[-1], blank[1:-1, 0], blank[1:-1, -1]))
+    return blank if border.mean() >= BACKDROP_SHARE else np.zeros_like(blank)
+
+
+def _paper(lowest: Grey, highest: Grey) -> Cells:
+    """The cells in which ink stands on white, if most of the white ends at ink; else none."""
+    ends = (highest >= WHITE) & (lowest < WHITE)
+    inked: Cells = ends & (lowest <= INK)
+    most = np.count_nonzero(inked) >= PAPER_SHARE * np.count_nonzero(ends)
+    return inked if most else np.zeros_like(inked)
+
+
+def _grown(cells: Cells) -> Cells:
+    """The cells and all their neighbours."""
+    padded = np.pad(cells, 1)
+    across = padded[:, :-2] | padded[:, 1:-1] | padded[:, 2:]
+    grown: Cells = across[:-2] | across[1:-1] | across[2:]
+    return grown
+
+
+def _over(planes: Pixels, white: Cells) -> float:
+    """Falls with the clipped share of the cells that are not excused as white.
+
+    A pixel is clipped where one of its channels is full. A flat cell of a full colour is a
+    drawing's, not light.
+    """
+    lows, highs = (np.stack([_per_cell(p, e) for p in planes]) for e in (np.minimum, np.maximum))
+    flat = ((highs - lows).max(0) <= FLAT) & (lows.min(0) < WHITE)
+    judged = ~white & ~_grown(flat)
+    if judged.mean() < JUDGED_MIN:
+        return 1.0
+    full = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) >= FULL
+    rows = np.add.reduceat(full, np.arange(0, full.shape[0], CELL_PX), 0, dtype=np.uint8)
+    clipped = np.add.reduceat(rows, np.arange(0, full.shape[1], CELL_PX), 1, dtype=np.uint8)
+    share = float(clipped[judged].mean()) / CELL_PX**2
+    return float(np.interp(share, CLIPPED, EXPOSURE))
+
+
+def _under(grey: Grey) -> float:
+    """Falls where even the brightest tones are dark."""
+    brightest = float(np.percentile(grey[::4, ::4], 99))
+    return float(np.interp(brightest, BRIGHTEST, (0.0, 0.4, 0.68, 1.0)))
