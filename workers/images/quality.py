@@ -25,7 +25,7 @@ EVIDENCE_MIN = 0.002
 STEEPEST_SHARE = 0.3
 """The steepest of the edges count: a sharp thing before a soft background is sharp."""
 
-#: Steepest step over two pixels as a share of an edge's whole height -> sharpness. A step blurred by
+#: Steepest step over two pixels as a share of an edge's height -> sharpness. A step blurred by
 #: σ has erf(1 / (σ √2)): σ 1 .68, σ 1.5 .50, σ 2 .38, σ 3 .26.
 STEEPNESS, SHARPNESS = (0.15, 0.26, 0.36, 0.42, 0.56, 0.75), (0.0, 0.35, 0.58, 0.68, 0.85, 1.0)
 

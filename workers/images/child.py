@@ -1,0 +1,96 @@
+"""The process that decodes: requests on standard input, answers on standard output, one at a time.
+
+A message is a frame of JSON followed by a frame of bytes, each after its length. Ends when its
+parent closes the pipe; an alarm ends it when an image holds it up and the parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import warnings
+from collections.abc import Callable
+from typing import IO, Any
+
+from shared.errors import ItemError
+from shared.pictures import PictureOptions
+from workers.images.picture import Picture
+
+ORPHAN_S = 5
+"""So long after the parent's own time limit the alarm rings."""
+
+_LENGTHS = struct.Struct("<QQ")
+
+
+def send(pipe: IO[bytes], message: Any, data: bytes | memoryview = b"") -> None:
+    """Write one message."""
+    head = json.dumps(message).encode()
+    pipe.write(_LENGTHS.pack(len(head), len(data)) + head)
+    pipe.write(data)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> tuple[Any, bytearray]:
+    """Read one message. Raises EOFError when the other side is gone."""
+    head_bytes, data_bytes = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
+    return json.loads(_exactly(pipe, head_bytes)), _exactly(pipe, data_bytes)
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytearray:
+    found = bytearray(size)
+    view, at = memoryview(found), 0
+    while at < size:
+        read = pipe.readinto(view[at:])  # type: ignore[attr-defined]
+        if not read:
+            raise EOFError
+        at += read
+    return found
+
+
+def serve(timeout_s: float, memory_bytes: int) -> None:
+    """Decode until the parent closes the pipe."""
+    requests, answers = _own_pipes()
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    warnings.simplefilter("ignore")
+    from workers.images.decode import decode  # half of the start: before it says that it is ready
+
+    send(answers, "ready")
+    while True:
+        try:
+            options, data = receive(requests)
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, timeout_s + ORPHAN_S)
+        _answer(answers, decode, options, bytes(data))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """Standard input and output for messages alone: what a codec prints goes to nowhere."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1):
+        os.dup2(nowhere, number)
+    return requests, answers
+
+
+def _answer(
+    answers: IO[bytes],
+    decode: Callable[[bytes, PictureOptions], Picture],
+    options: dict[str, Any],
+    data: bytes,
+) -> None:
+    """Send the picture, or the error that the image became."""
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    try:
+        picture = decode(data, PictureOptions(**given))
+    except ItemError as error:
+        send(answers, {"error": [error.code, error.message, error.hint]})
+        return
+    fields = {name: getattr(picture, name) for name in picture.__slots__ if name != "pixels"}
+    send(answers, {"fields": fields, "shape": picture.pixels.shape}, picture.pixels.data.cast("B"))

@@ -1,0 +1,235 @@
+"""Bytes of an untrusted picture -> a Picture. Runs in processes apart: see pool.py.
+
+Formats are allow-listed, the header's size is checked before pixels are loaded, and whatever a
+codec raises becomes an ItemError. Colour profiles are ignored, as the model's authors do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from shared.errors import ItemError
+from shared.pictures import PictureOptions
+from workers.images.picture import Picture, Pixels
+from workers.images.quality import measure_quality
+from workers.images.resize import SizePlan, blur, plan_size
+
+PIXELS_MAX = 100_000_000
+SIDE_MAX = 65_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+WHITE = (255, 255, 255)
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+#: EXIF orientation -> how to turn the picture upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def prepare_image(
+    image: Image.Image | Path | str | bytes, options: PictureOptions | None = None
+) -> Picture:
+    """What the model would see of an image: in this process, so for images that you trust.
+
+    Raises ItemError when it cannot be used.
+    """
+    options = options or PictureOptions()
+    if isinstance(image, Image.Image):
+        return _prepare_pixels(image, options)
+    if isinstance(image, bytes):
+        return decode(image, options)
+    try:
+        return decode(Path(image).read_bytes(), options)
+    except OSError as error:
+        raise ItemError(
+            "not_found",
+            f"the image {image} cannot be read ({error.strerror})",
+            hint="check the path",
+        ) from error
+
+
+def _prepare_pixels(image: Image.Image, options: PictureOptions) -> Picture:
+    key = hashlib.sha256(f"{image.mode} {image.size} {options.key()}\n".encode())
+    try:
+        orientation = _orientation(image)
+        key.update(image.tobytes())
+        key.update(bytes(str(image.info.get("transparency")) + str(orientation), "utf-8"))
+        return _prepared(image, orientation, options, key.hexdigest(), kind="pixels")
+    except (ItemError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(error) from error
+
+
+def decode(data: bytes, options: PictureOptions) -> Picture:
+    """Decode, turn upright, crop, resample and blur.
+
+    Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (another
+    format, mode or shape), `image_too_large` (by its header).
+    """
+    if not data:
+        raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
+    key = hashlib.sha256(hashlib.sha256(data).digest() + options.key().encode()).hexdigest()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_header(image.size)
+            kind = "jpeg" if image.format == "MPO" else str(image.format).lower()
+            if kind != "jpeg":
+                image.load()  # TIFF turns itself upright while it loads
+            orientation = _orientation(image)
+            return _prepared(image, orientation, options, key, kind=kind)
+    except ItemError:
+        raise
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise ItemError(
+            "image_too_large", "the image does not fit into memory", hint="scale it down"
+        ) from error
+    except Exception as error:  # codecs raise anything at all on damaged bytes
+        raise _damaged(error) from error
+
+
+def _check_header(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > PIXELS_MAX or max(size) > SIDE_MAX:
+        raise ItemError(
+            "image_too_large",
+            f"the image has {width:,} × {height:,} pixels; at most {PIXELS_MAX:,} in all and"
+            f" {SIDE_MAX:,} a side are read",
+            hint="scale it down",
+        )
+
+
+def _unidentified(data: bytes) -> ItemError:
+    riff_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    if riff_webp or data.startswith(SIGNATURES):
+        return ItemError("invalid_image", "the image's header is damaged", hint="make it anew")
+    found = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
+    return ItemError(
+        "unsupported_image",
+        f"not an image of a supported format but {found}",
+        hint=f"use {', '.join(FORMATS)}",
+    )
+
+
+def _damaged(error: Exception) -> ItemError:
+    return ItemError(
+        "invalid_image",
+        f"the image is truncated or damaged ({type(error).__name__})",
+        hint="make it anew",
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 (upright) where it is missing or broken."""
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF is decoration: a broken one costs no picture
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _prepared(
+    image: Image.Image, orientation: int, options: PictureOptions, key: str, *, kind: str
+) -> Picture:
+    """The way of an opened image to a Picture."""
+    width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
+    plan = plan_size(width, height, options)
+    reduced = 1
+    if kind == "jpeg" and not options.is_reference:
+        reduced = _draft(image, plan)
+    flat = _flattened(image)
+    if orientation in _UPRIGHT:
+        flat = flat.transpose(_UPRIGHT[orientation])
+    pixels = _resampled(flat, plan, reduced, options)
+    measured = measure_quality(pixels)
+    if options.blurs:
+        pixels = blur(pixels)
+    return Picture(
+        key=key,
+        pixels=_padded(pixels, plan, options),
+        original=(width, height),
+        cropped_share=plan.cropped_share,
+        sharpness=measured.sharpness,
+        exposure=measured.exposure,
+        kind=kind,
+    )
+
+
+def _draft(image: Image.Image, plan: SizePlan) -> int:
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 where the crop stays as large as its target; returns
+    the divisor."""
+    left, top, right, bottom = plan.box
+    wide, high = plan.inner
+    if (right - left < bottom - top) != (image.width < image.height):
+        wide, high = high, wide
+    sides = sorted((right - left, bottom - top)), sorted((wide, high))
+    room = min(source // target for source, target in zip(*sides, strict=True))
+    divisor = next((d for d in (8, 4, 2) if d <= room), 1)
+    if divisor == 1:
+        return 1
+    before = image.width
+    image.draft(None, (image.width // divisor, image.height // divisor))
+    return round(before / image.width)
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """As RGB or L of 8 bits, transparency laid onto white."""
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise ItemError(
+            "unsupported_image", "the image has floating-point pixels", hint="use 8 or 16 bits"
+        )
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        flat = Image.new("RGB", image.size, WHITE)
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    levels = np.clip(np.asarray(image).astype(np.int32), 0, 65535)
+    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+
+
+def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: PictureOptions) -> Pixels:
+    """One resample of the crop straight to its size; none where it has that size already."""
+    left, top, right, bottom = (side / reduced for side in plan.box)
+    box = (left, top, min(right, image.width), min(bottom, image.height))
+    if (box, image.size) != ((0, 0, *image.size), plan.inner):
+        image = image.resize(plan.inner, _RESAMPLING[options.interpolation], box=box)
+    return np.array(image.convert("RGB"))
+
+
+def _padded(pixels: Pixels, plan: SizePlan, options: PictureOptions) -> Pixels:
+    """In the middle of a frame of `pad_color`, where the plan says so."""
+    if plan.inner == plan.size or options.pad_color is None:
+        return pixels
+    (wide, high), (inner_w, inner_h) = plan.size, plan.inner
+    frame = np.empty((high, wide, 3), np.uint8)
+    frame[:] = options.pad_color
+    left, top = (wide - inner_w) // 2, (high - inner_h) // 2
+    frame[top : top + inner_h, left : left + inner_w] = pixels
+    return frame
