@@ -17,7 +17,7 @@ from shared.errors import ItemError
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture, Pixels
 from workers.images.quality import measure_quality
-from workers.images.resize import SizePlan, blur, plan_size
+from workers.images.resize import SizePlan, blur, check_shape, plan_size
 
 PIXELS_MAX = 100_000_000
 SIDE_MAX = 65_000
@@ -101,7 +101,13 @@ def decode(data: bytes, options: PictureOptions) -> Picture:
         raise
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except Image.DecompressionBombError as error:  # Pillow looks at the header too
+        raise ItemError(
+            "image_too_large",
+            f"the image has many more than {PIXELS_MAX:,} pixels",
+            hint="scale it down",
+        ) from error
+    except MemoryError as error:
         raise ItemError(
             "image_too_large", "the image does not fit into memory", hint="scale it down"
         ) from error
@@ -118,6 +124,7 @@ def _check_header(size: tuple[int, int]) -> None:
             f" {SIDE_MAX:,} a side are read",
             hint="scale it down",
         )
+    check_shape(width, height)
 
 
 def _unidentified(data: bytes) -> ItemError:

@@ -17,7 +17,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,7 @@ class _Budget:
     timeout_s: float
     deadline_s: float
 
-    @property
-    def left_s(self) -> float:
+    def check_time(self) -> float:
         """Seconds left. Raises ItemError when there are none."""
         left = self.deadline_s - time.monotonic()
         if left <= 0:
@@ -119,7 +118,7 @@ class _Budget:
             found += data
             if len(found) > self.max_bytes:
                 raise self.too_large()
-            assert self.left_s
+            self.check_time()
         return bytes(found)
 
 
@@ -185,6 +184,7 @@ class Fetcher:
                 with attempt:
                     return read(uri, budget)
         except _Transient as error:
+            budget.check_time()
             raise ItemError(
                 "fetch_failed",
                 f"{safe_uri(uri)} could not be read: {error}",
@@ -243,7 +243,7 @@ class Fetcher:
             raise _missing(uri, "names no object")
         with _s3_errors(uri):
             answer = self._client().get_object(Bucket=bucket, Key=key)
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:
                 if answer["ContentLength"] > budget.max_bytes:
                     raise budget.too_large()
                 return budget.read(body.read)
@@ -380,15 +380,15 @@ def _is_public(text: str) -> bool:
 
 @contextmanager
 def _answer(target: _Target, budget: _Budget) -> Iterator[BaseHTTPResponse]:
-    """The answer to a GET; the connection is cut when the time is over, however slowly it speaks."""
-    connection = target.connection(budget.left_s)
+    """The answer to a GET; the connection is cut when the time is over, even if it still speaks."""
+    connection = target.connection(budget.check_time())
 
     def cut() -> None:
         if connection.sock:
             with suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(budget.left_s, cut)
+    timer = threading.Timer(budget.check_time(), cut)
     timer.daemon = True
     timer.start()
     try:
@@ -426,7 +426,7 @@ def _http_errors(budget: _Budget) -> Iterator[None]:
     try:
         yield
     except (HTTPError, OSError) as error:
-        assert budget.left_s  # a connection cut by the clock is over its time
+        budget.check_time()  # a connection cut by the clock is over its time
         if isinstance(error, HTTPTimeoutError | TimeoutError):
             raise budget.timeout() from None
         raise _Transient(f"the connection broke ({type(error).__name__})") from None

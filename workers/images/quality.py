@@ -68,7 +68,8 @@ def _grey(planes: Pixels) -> Grey:
     total = planes[0] * np.uint16(77)
     total += planes[1] * np.uint16(150)
     total += planes[2] * np.uint16(29)
-    return (total >> 8).astype(np.uint8)
+    grey: Grey = (total >> 8).astype(np.uint8)
+    return grey
 
 
 # ---- sharpness ----------------------------------------------------------------------------------
@@ -127,7 +128,8 @@ def exposure(planes: Pixels, grey: Grey) -> float:
     if (lowest >= WHITE).all():
         return 0.0
     white = _backdrop(lowest >= WHITE) | _paper(lowest, highest)
-    return min(_over(planes, _grown(_grown(white))), _under(grey))
+    excused = _grown(_grown(white)) | _coloured(planes)
+    return min(_over(planes, excused), _under(grey))
 
 
 def _per_cell(levels: Grey, extreme: np.ufunc) -> Grey:
@@ -142,6 +144,12 @@ def _backdrop(blank: Cells) -> Cells:
     """The blank white cells, if the picture stands on white; else none."""
     border = np.concatenate((blank[0], blank[-1], blank[1:-1, 0], blank[1:-1, -1]))
     return blank if border.mean() >= BACKDROP_SHARE else np.zeros_like(blank)
+
+
+def _coloured(planes: Pixels) -> Cells:
+    """The flat cells of any colour but white, and those beside them: a drawing's, not light."""
+    lows, highs = (np.stack([_per_cell(p, e) for p in planes]) for e in (np.minimum, np.maximum))
+    return _grown(((highs - lows).max(0) <= FLAT) & (lows.min(0) < WHITE))
 
 
 def _paper(lowest: Grey, highest: Grey) -> Cells:
@@ -160,15 +168,9 @@ def _grown(cells: Cells) -> Cells:
     return grown
 
 
-def _over(planes: Pixels, white: Cells) -> float:
-    """Falls with the clipped share of the cells that are not excused as white.
-
-    A pixel is clipped where one of its channels is full. A flat cell of a full colour is a
-    drawing's, not light.
-    """
-    lows, highs = (np.stack([_per_cell(p, e) for p in planes]) for e in (np.minimum, np.maximum))
-    flat = ((highs - lows).max(0) <= FLAT) & (lows.min(0) < WHITE)
-    judged = ~white & ~_grown(flat)
+def _over(planes: Pixels, excused: Cells) -> float:
+    """Falls with the share of pixels with a full channel in the cells that are not excused."""
+    judged = ~excused
     if judged.mean() < JUDGED_MIN:
         return 1.0
     full = np.maximum(np.maximum(planes[0], planes[1]), planes[2]) >= FULL

@@ -55,13 +55,7 @@ def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan
     tokens. Only one below 4096 pixels, the authors' least size, is enlarged to about that. Raises
     ItemError for a picture more than 200 times as long as wide, which the authors refuse too.
     """
-    if max(source_w, source_h) > MAX_ASPECT * min(source_w, source_h):
-        raise ItemError(
-            "unsupported_image",
-            f"the picture has {source_w} × {source_h} pixels: one side is more than"
-            f" {MAX_ASPECT} times the other",
-            hint="cut it into parts",
-        )
+    check_shape(source_w, source_h)
     whole = (0, 0, source_w, source_h)
     if options.size is None:
         size = smart_resize(source_w, source_h)
@@ -76,6 +70,17 @@ def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan
         return SizePlan(whole, inner, size, 0.0, "pad" if inner != size else "fit")
     size = _size_within(source_w, source_h, options.size, options.max_pixels)
     return SizePlan(whole, size, size, 0.0, "fit")
+
+
+def check_shape(width: int, height: int) -> None:
+    """Raise ItemError for a picture more than 200 times as long as wide."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ItemError(
+            "unsupported_image",
+            f"the image has {width:,} × {height:,} pixels: one side is more than {MAX_ASPECT} times"
+            " the other",
+            hint="cut it into parts",
+        )
 
 
 def crop_box(width: int, height: int) -> tuple[tuple[int, int, int, int], float]:
