@@ -154,9 +154,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
+    before = surroundings()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    before = surroundings()
     results = [measure(size, given.rounds) for size in (QUICK_SIZES if given.quick else SIZES)]
     blurred = measure_blur(given.rounds)
     table(results, blurred)

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import stamina
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 
@@ -427,7 +427,8 @@ def _http_errors(budget: _Budget) -> Iterator[None]:
         yield
     except (HTTPError, OSError) as error:
         budget.check_time()  # a connection cut by the clock is over its time
-        if isinstance(error, HTTPTimeoutError | TimeoutError):
+        late = isinstance(error, HTTPTimeoutError | TimeoutError)
+        if late and not isinstance(error, NewConnectionError):  # refused, not late
             raise budget.timeout() from None
         raise _Transient(f"the connection broke ({type(error).__name__})") from None
 
