@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -56,6 +58,7 @@ class Page(BaseHTTPRequestHandler):
             "cut": lambda _: self._send(200, BODY[:100], length=len(BODY)),
             "endless": lambda _: self._drip(b"x" * (64 << 10), 0),
             "slow": lambda _: self._drip(b"x", 0.05),
+            "garbage": lambda _: self._raw(b"no http at all\r\n\r\n"),
             "host": lambda _: self._send(200, self.headers["Host"].encode()),
         }
         try:
@@ -68,6 +71,10 @@ class Page(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length or len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _raw(self, data: bytes) -> None:
+        self.wfile.write(data)
+        self.close_connection = True
 
     def _redirect(self, location: str) -> None:
         self.send_response(302)
@@ -127,6 +134,11 @@ def test_an_allowed_host_is_read_under_its_own_name(fetcher, site):
     assert named.fetch(f"http://localhost:{port}/host") == f"localhost:{port}".encode()
 
 
+def test_what_an_address_holds_unquoted_is_quoted(fetcher, site):
+    assert fetcher.fetch(f"http://{site.host}/ok-ä b%20c.jpg?size=1 2") == BODY
+    assert site.asked == ["ok-%C3%A4%20b%20c.jpg"]
+
+
 @pytest.mark.parametrize(
     ("path", "code", "words"),
     [
@@ -135,6 +147,7 @@ def test_an_allowed_host_is_read_under_its_own_name(fetcher, site):
         ("status-403", "fetch_failed", "may have expired"),
         ("status-418", "fetch_failed", "answered with 418"),
         ("status-500", "fetch_failed", "answered 500"),
+        ("garbage", "fetch_failed", "connection broke"),
         ("cut", "fetch_failed", "connection broke"),
         ("endless", "too_large", "1,048,576 bytes"),
         ("hops-9", "fetch_failed", "redirects more than 3 times"),
@@ -234,6 +247,46 @@ def test_a_host_that_is_down_is_a_failure_of_its_items(site):
         host = gone.host
     error = error_of(Fetcher(allowed_hosts=(host,)), f"http://{host}/a?secret")
     assert error.code == "fetch_failed"
+
+
+def self_signed(name: str, folder: Path) -> tuple[Path, Path]:
+    """A certificate for a name, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signed = (
+        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "cert.pem").write_bytes(signed.public_bytes(pem))
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, monkeypatch):
+    # given a server with a certificate for localhost
+    certificate, key = self_signed("localhost", tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(f"localhost:{port}", f"127.0.0.1:{port}"))
+    # when nobody vouches for it, nothing is read
+    assert "not trusted" in str(error_of(fetcher, f"https://localhost:{port}/ok?secret"))
+    # when it is trusted, it is read under its name, and under no other
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert fetcher.fetch(f"https://localhost:{port}/host") == f"localhost:{port}".encode()
+    assert "not trusted" in str(error_of(fetcher, f"https://127.0.0.1:{port}/ok?secret"))
 
 
 # ---- files --------------------------------------------------------------------------------------
