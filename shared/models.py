@@ -23,16 +23,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shared.errors import UsageError
+from shared.pictures import PRESETS, ResizeMode
 
 POCKET_MODELS = ("pocket-text",)
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
-IMAGE_PRESETS = ("general", "product", "art", "art-detail", "document", "reference")
-"""Names of target resolutions."""
-
-ResizeMode = Literal["crop", "fit"]
 QualityAction = Literal["off", "reject", "downweight"]
 
 URI_CHARACTERS = 8 << 10
@@ -379,8 +376,8 @@ SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"}
 
 
 def _preset(value: str) -> str:
-    if value not in IMAGE_PRESETS:
-        raise PydanticCustomError("preset", f"expected one of {', '.join(IMAGE_PRESETS)}")
+    if value not in PRESETS:
+        raise PydanticCustomError("preset", f"expected one of {', '.join(PRESETS)}")
     return value
 
 

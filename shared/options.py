@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from shared.models import IMAGE_PRESETS, QualityAction, ResizeMode
+from shared.models import QualityAction
+from shared.pictures import PRESETS, ResizeMode
 
 ImagePresetOption = Annotated[
     str,
-    typer.Option(metavar="NAME", help=f"target resolution of images: {', '.join(IMAGE_PRESETS)}"),
+    typer.Option(metavar="NAME", help=f"target resolution of images: {', '.join(PRESETS)}"),
 ]
 ResizeModeOption = Annotated[
     ResizeMode, typer.Option(help="crop to the nearest usual shape, or fit the whole picture")
