@@ -256,6 +256,8 @@ class Scored(_Frozen):
     plain_margin: float | None = None
     """The margin before it was lowered for poor quality."""
     images: list[PictureFacts] | None = None
+    channels: dict[str, float] | None = None
+    """Margins of its parts, when the job asks for sub-scores: see `shared.explain`."""
 
 
 class Slice(_Frozen):
@@ -370,6 +372,7 @@ IMAGE_OPTIONS = {
     "max_crop",
     "quality_threshold",
     "quality_action",
+    "explain",
     "max_error_rate",
 }
 SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"} | IMAGE_OPTIONS
@@ -403,6 +406,8 @@ class JobSpec(_Frozen):
     """A crop that would lose more than this share of the picture becomes `fit`."""
     quality_threshold: float = Field(default=0.65, ge=0, le=1)
     quality_action: QualityAction = "off"
+    explain: bool = False
+    """Score each pair again with parts left out, for its sub-scores."""
     max_error_rate: float = Field(default=0.5, ge=0, le=1)
     """The share of failed fetches that pauses the job."""
     key: str | None = None

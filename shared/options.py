@@ -26,6 +26,12 @@ QualityActionOption = Annotated[
     QualityAction,
     typer.Option(help="what happens to poor images: nothing, a rejection, or a lower margin"),
 ]
+ExplainOption = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="add visual match, text alignment and consistency; up to 5 × the work"
+    ),
+]
 MaxErrorRateOption = Annotated[
     float, typer.Option(help="share of images that cannot be fetched at which the job is paused")
 ]
