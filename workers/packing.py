@@ -154,7 +154,8 @@ def plan(
     Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
     then guarantees the last lane its share. Within a lane the query that waits longest comes
     first, with its documents from long to short (documents with pictures: picture by picture, with
-    all their queries); what does not fit is passed over for smaller ones. The first item is always taken, so one pair over the budget gets a pack of its own.
+    all their queries); what does not fit is passed over for smaller ones. The first item is always
+    taken, so one pair over the budget gets a pack of its own.
     """
     taken: list[W] = []
     queries: set[tuple[Tokens, Tokens]] = set()

@@ -113,7 +113,7 @@ def test_a_picture_goes_with_all_its_queries():
         for query in range(4)
         for picture in pictures
     ]
-    taken, _ = plan(waiting, Limit(12))
+    taken, _ = plan(waiting, Limit(13))
     seen = [i.prompt.document.visuals[0][1].key for i in taken]
     assert seen == ["0"] * 4
 
