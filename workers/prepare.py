@@ -7,13 +7,14 @@ costs its own pairs. Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
-from shared.models import Content, JobSpec, PictureFacts, Slice
+from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -25,12 +26,16 @@ FRAMES_MAX = 64
 FRAME_PIXELS_MAX = 768 * TOKEN_PX**2
 VIDEO_PIXELS = 7_680 * TOKEN_PX**2
 FRAMES_PER_S = 2.0
+#: Images of one content at the most: more fit no model, and their pixels would fill the memory.
+IMAGES_MAX = 64
 #: Quality counts as at least so much when it lowers a margin.
 QUALITY_FLOOR = 0.05
 #: Codes of a picture that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
-#: Of fewer pictures no share is taken.
+#: Of fewer pictures no share is taken: they are counted together with those of later runs.
 FETCHES_JUDGED = 10
+#: Jobs whose pictures are counted at a time.
+JOBS_COUNTED = 64
 
 Found = Mapping["Wanted", Picture | ItemError]
 Channels = Mapping[str, list[list[Prompt | ItemError]]]
@@ -81,6 +86,7 @@ class Preparer:
     def __init__(self, prompter: Prompter, pictures: Pictures | None = None) -> None:
         self._prompter = prompter
         self._pictures = pictures
+        self._fetches = _Fetches()
 
     def prepare(self, slices: Sequence[Slice], spec: JobSpec) -> list[list[Prepared | ItemError]]:
         """The pairs of some slices; an error where there is none.
@@ -89,7 +95,7 @@ class Preparer:
         job allows: a person must look.
         """
         found = self._load(slices, spec)
-        _refuse_too_many_failures(found, spec)
+        self._fetches.judge(found, spec)
         requests = [_request(piece, spec, found) for piece in slices]
         encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
         channels = self._channels(requests, spec) if spec.explain else {}
@@ -131,8 +137,8 @@ class Preparer:
 
 
 def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
-    """Images, then the frames of the video, each as the job wants it."""
-    if content.plain:
+    """Images, then the frames of the video, each as the job wants it; none of too many images."""
+    if content.plain or len(content.image) > IMAGES_MAX:
         return []
     options = options_of(spec)
     found = [Wanted(uri, options) for uri in content.image]
@@ -163,15 +169,38 @@ def frame_pixels(count: int) -> int:
     return int(max(min(FRAME_PIXELS_MAX, 2 * VIDEO_PIXELS / count), 4 * TOKEN_PX**2))
 
 
-def _refuse_too_many_failures(found: Found, spec: JobSpec) -> None:
-    failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
-    if len(found) < FETCHES_JUDGED or len(failed) <= spec.max_error_rate * len(found):
-        return
-    raise UsageError(
-        f"{len(failed)} of {len(found)} images could not be fetched; the first: "
-        f"{failed[0].message}",
-        hint="mend the cause and `rerank resume`, or submit again with a higher --max-error-rate",
-    )
+class _Fetches:
+    """How many pictures of each job were asked for and not fetched, since they were last judged.
+
+    A run of a catalog with many queries has few pictures: they count together until there are
+    enough. Once judged, a job's count starts anew, so that it can be resumed.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[JobSpec, tuple[int, list[ItemError]]] = {}
+        self._lock = threading.Lock()
+
+    def judge(self, found: Found, spec: JobSpec) -> None:
+        """Raises UsageError when more failed than the job allows. Of an interactive request each
+        failure is its pair's alone: nobody is there to resume it."""
+        if not found or spec.priority is Priority.interactive:
+            return
+        failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
+        with self._lock:
+            asked, earlier = self._counts.pop(spec, (0, []))
+            asked, failed = asked + len(found), earlier + failed
+            if asked < FETCHES_JUDGED:
+                self._counts[spec] = (asked, failed)
+                if len(self._counts) > JOBS_COUNTED:
+                    del self._counts[next(iter(self._counts))]
+                return
+        if len(failed) > spec.max_error_rate * asked:
+            raise UsageError(
+                f"{len(failed)} of {asked} images could not be fetched; the first: "
+                f"{failed[0].message}",
+                hint="mend the cause and `rerank resume`, or submit again with a higher "
+                "--max-error-rate",
+            )
 
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
@@ -186,6 +215,12 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
     """A content with its pictures, or the first error among them."""
     if content.plain:
         return Side(content.text or "")
+    if len(content.image) > IMAGES_MAX:
+        return ItemError(
+            "too_many_images",
+            f"{len(content.image)} images in one content, at most {IMAGES_MAX} are read",
+            hint="make several documents of them",
+        )
     pictures: list[Picture] = []
     for wanted in pictures_of(content, spec):
         picture = found[wanted]

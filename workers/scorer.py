@@ -7,6 +7,7 @@ Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ while the next is being tokenised."""
 
 PICTURES_AHEAD = 32
 """And of about so many pictures, which are decoded at a time: some two megabytes each."""
+
+RUNS_AHEAD = 4
+"""Runs handed to the device before the oldest is waited for: it never runs dry, and no more
+pictures than theirs are held."""
 
 CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
@@ -87,9 +92,22 @@ class Scorer:
 
         Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
         """
-        runs = [self.begin(run, spec, stop) for run in in_runs(slices)]
-        found = [outcome for run in runs for outcome in self.collect(run, spec.priority, stop)]
-        return found, sum(run.tokens for run in runs)
+        found: list[SliceOutcome] = []
+        tokens = 0
+        for run in self.runs(slices, spec, stop):
+            found += self.collect(run, spec.priority, stop)
+            tokens += run.tokens
+        return found, tokens
+
+    def runs(self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event) -> Iterator[Run]:
+        """Runs in order, each handed to the device a few before it is to be collected."""
+        pending: deque[Run] = deque()
+        for slices_of_run in in_runs(slices):
+            pending.append(self.begin(slices_of_run, spec, stop))
+            if len(pending) > RUNS_AHEAD:
+                yield pending.popleft()
+        while pending:
+            yield pending.popleft()
 
     def begin(self, slices: list[Slice], spec: JobSpec, stop: threading.Event) -> Run:
         """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
@@ -165,7 +183,8 @@ def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
         for part in _with_few_pictures(piece):
             run.append(part)
             pairs += max(len(part.documents), 1)
-            pictures.update(uri for content in part.documents for uri in content.pictures)
+            contents = (part.query, *part.documents)
+            pictures.update(uri for content in contents for uri in content.pictures)
             if pairs >= PAIRS_AHEAD or len(pictures) >= PICTURES_AHEAD:
                 yield run
                 run, pairs, pictures = [], 0, set()
@@ -174,13 +193,16 @@ def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
 
 
 def _with_few_pictures(piece: Slice) -> Iterator[Slice]:
-    """A slice whole, or in pieces of at most PICTURES_AHEAD documents when these have pictures;
-    the outcomes of one line are merged when it is written."""
-    if all(document.plain for document in piece.documents):
-        yield piece
-        return
-    for at in range(0, piece.items, PICTURES_AHEAD):
-        yield piece.cut(at, at + PICTURES_AHEAD)
+    """A slice whole, or in pieces of at most PICTURES_AHEAD pictures of documents (one document may
+    have more); the outcomes of one line are merged when it is written."""
+    start = pictures = 0
+    for at, document in enumerate(piece.documents):
+        own = len(document.pictures)
+        if own and pictures and pictures + own > PICTURES_AHEAD:
+            yield piece.cut(start, at)
+            start, pictures = at, 0
+        pictures += own
+    yield piece.cut(start, piece.items)
 
 
 def _slice_outcome(
