@@ -154,7 +154,8 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
         while skip < items:
             taken = draft.take(read.piece.cut(skip, items))
             skip += taken
-            cursor = replace(cursor, item=cursor.item + taken, skip=skip, key=read.key)
+            begun = read.key if skip else cursor.key  # none of it taken: it is still to come
+            cursor = replace(cursor, item=cursor.item + taken, skip=skip, key=begun)
             if skip < items:
                 yield draft.close(cursor)
                 draft = Draft(size, start=cursor.item)

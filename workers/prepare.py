@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -32,6 +33,8 @@ IMAGES_MAX = 64
 QUALITY_FLOOR = 0.05
 #: Codes of a picture that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
+#: Runs whose pictures are loaded at the same time, of all shards together.
+LOADS_AT_A_TIME = 16
 #: Of fewer pictures no share is taken: they are counted together with those of later runs.
 FETCHES_JUDGED = 10
 #: Jobs whose pictures are counted at a time.
@@ -80,6 +83,11 @@ class Prepared:
         return margin + math.log(max(QUALITY_FLOOR, self.quality or QUALITY_FLOOR))
 
 
+_NOT_READ = ItemError(
+    "pictures_not_read", "this model reads text only", hint="use a Qwen3-VL reranker"
+)
+
+
 class Preparer:
     """Prepares the pairs of one model. Safe to use from several threads."""
 
@@ -87,14 +95,31 @@ class Preparer:
         self._prompter = prompter
         self._pictures = pictures
         self._fetches = _Fetches()
+        self._threads = ThreadPoolExecutor(LOADS_AT_A_TIME, "load")
 
-    def prepare(self, slices: Sequence[Slice], spec: JobSpec) -> list[list[Prepared | ItemError]]:
-        """The pairs of some slices; an error where there is none.
+    def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[Found]:
+        """Begin to fetch and decode the pictures of some slices, for `prepare`."""
+        wanted = dict.fromkeys(
+            w
+            for piece in slices
+            for content in (piece.query, *piece.documents)
+            for w in pictures_of(content, spec)
+        )
+        if wanted and self._pictures is not None:
+            return self._threads.submit(self._pictures.load, wanted)
+        found: Future[Found] = Future()
+        found.set_result(dict.fromkeys(wanted, _NOT_READ))
+        return found
+
+    def prepare(
+        self, slices: Sequence[Slice], spec: JobSpec, loaded: Future[Found] | None = None
+    ) -> list[list[Prepared | ItemError]]:
+        """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
 
         Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
         job allows: a person must look.
         """
-        found = self._load(slices, spec)
+        found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
         requests = [_request(piece, spec, found) for piece in slices]
         encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
@@ -118,22 +143,6 @@ class Preparer:
             name: self._prompter.encode_all(asked, max_length=spec.max_length)
             for name, asked in by_channel.items()
         }
-
-    def _load(self, slices: Sequence[Slice], spec: JobSpec) -> Found:
-        wanted = dict.fromkeys(
-            w
-            for piece in slices
-            for content in (piece.query, *piece.documents)
-            for w in pictures_of(content, spec)
-        )
-        if not wanted:
-            return {}
-        if self._pictures is None:
-            error = ItemError(
-                "pictures_not_read", "this model reads text only", hint="use a Qwen3-VL reranker"
-            )
-            return dict.fromkeys(wanted, error)
-        return self._pictures.load(wanted)
 
 
 def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:

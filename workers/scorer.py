@@ -26,15 +26,20 @@ from shared.models import (
     SliceOutcome,
 )
 from workers.batcher import Batcher, Outcome
-from workers.prepare import Pictures, Prepared, Preparer
+from workers.prepare import Found, Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
-PICTURES_AHEAD = 32
-"""And of about so many pictures, which are decoded at a time: some two megabytes each."""
+PICTURES_AHEAD = 16
+"""And of about so many pictures, some two megabytes each. Those of the next run are fetched and
+decoded before all of this one are."""
+
+LOADS_AHEAD = 1
+"""Runs whose pictures are loaded beside those of the run that is prepared: decoding never waits
+for the last picture of a run."""
 
 RUNS_AHEAD = 4
 """Runs handed to the device before the oldest is waited for: it never runs dry, and no more
@@ -101,19 +106,30 @@ class Scorer:
 
     def runs(self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event) -> Iterator[Run]:
         """Runs in order, each handed to the device a few before it is to be collected."""
+        loading: deque[tuple[list[Slice], Future[Found]]] = deque()
         pending: deque[Run] = deque()
         for slices_of_run in in_runs(slices):
-            pending.append(self.begin(slices_of_run, spec, stop))
+            loading.append((slices_of_run, self._preparer.load(slices_of_run, spec)))
+            if len(loading) > LOADS_AHEAD:
+                one, loaded = loading.popleft()
+                pending.append(self.begin(one, spec, stop, loaded))
             if len(pending) > RUNS_AHEAD:
                 yield pending.popleft()
+        pending.extend(self.begin(one, spec, stop, loaded) for one, loaded in loading)
         while pending:
             yield pending.popleft()
 
-    def begin(self, slices: list[Slice], spec: JobSpec, stop: threading.Event) -> Run:
+    def begin(
+        self,
+        slices: list[Slice],
+        spec: JobSpec,
+        stop: threading.Event,
+        loaded: Future[Found] | None = None,
+    ) -> Run:
         """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
         if stop.is_set():
             raise Stopped
-        prepared = self._preparer.prepare(slices, spec)
+        prepared = self._preparer.prepare(slices, spec, loaded)
         prompts = [prompt for pairs in prepared for prompt in _prompts(pairs)]
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
         return Run(slices, prepared, spec, future)

@@ -383,11 +383,11 @@ def sizes(runs) -> list[list[int]]:
 
 
 def test_a_run_has_few_pictures():
-    slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(40)]
+    slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
 
     runs = list(in_runs(slices))
 
-    assert sizes(runs) == [[2] * 16, [2] * 16, [2] * 8]
+    assert sizes(runs) == [[2] * 8, [2] * 8, [2] * 4]
 
 
 def test_an_image_that_many_queries_meet_is_one_picture():
@@ -403,15 +403,15 @@ def test_pictures_of_queries_count_too():
 
 
 def test_a_request_of_many_images_is_cut():
-    many = a_slice("text", *(image(f"{n}.png") for n in range(70)), "text")
+    many = a_slice("text", *(image(f"{n}.png") for n in range(38)), "text")
 
     runs = list(in_runs([many]))
 
-    assert sizes(runs) == [[33], [32], [7]]
-    assert [i for run in runs for piece in run for i in piece.indices] == list(range(72))
+    assert sizes(runs) == [[17], [16], [7]]
+    assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
 
 
 def test_a_document_of_many_images_is_not_cut():
-    album = image(*(f"{n}.png" for n in range(50)))
+    album = image(*(f"{n}.png" for n in range(20)))
 
     assert sizes(in_runs([a_slice(album, album, "text")])) == [[1], [2]]

@@ -213,9 +213,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
 
     documents = [Document(image=f"{n}.png") for n in range(2 * PICTURES_AHEAD)]
     whole = Slice(line=1, query="q", documents=documents, indices=list(range(len(documents))))
-    spec = make_spec(
-        model="m", input=InputRef(uri="", size=0, tag=""), image_preset="reference"
-    )
+    spec = make_spec(model="m", input=InputRef(uri="", size=0, tag=""), image_preset="reference")
     batcher = Batcher(Slow(), Limit(10_000))
     # when two runs are scored
     outcomes, _ = Scorer(Prompter(), batcher, Watched()).score([whole], spec, threading.Event())
