@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shared.errors import UsageError
-from shared.pictures import PRESETS, ResizeMode
+from shared.pictures import PRESETS, PictureOptions, ResizeMode
 
 POCKET_MODELS = ("pocket-text",)
 """Demonstration models that ship with the package: never chosen silently."""
@@ -415,6 +415,14 @@ class JobSpec(_Frozen):
     name: str = ""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself."""
+
+    @model_validator(mode="after")
+    def _makes_pictures(self) -> JobSpec:
+        """Raises UsageError for options of pictures that do not go together."""
+        PictureOptions(
+            preset=self.image_preset, resize_mode=self.resize_mode, max_crop=self.max_crop
+        )
+        return self
 
     @property
     def scoring_options(self) -> dict[str, Any]:

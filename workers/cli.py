@@ -14,7 +14,6 @@ from shared.options import (
     ExplainOption,
     ImagePresetOption,
     MaxCropOption,
-    MaxErrorRateOption,
     QualityActionOption,
     QualityThresholdOption,
     ResizeModeOption,
@@ -73,7 +72,6 @@ def score(
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
     explain: ExplainOption = False,
-    max_error_rate: MaxErrorRateOption = 0.5,
     force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
@@ -99,7 +97,6 @@ def score(
         quality_threshold=quality_threshold,
         quality_action=quality_action,
         explain=explain,
-        max_error_rate=max_error_rate,
     )
     resolve_model(model)
     with ExitStack() as stack:

@@ -33,7 +33,7 @@ _NO_BOUND = 1 << 40
 
 
 class Reranker:
-    """One loaded model.
+    """One loaded model. Threads may share it; they are served one after another.
 
     options    those of a job: instruction, max_length, temperature, image_preset, resize_mode,
                max_crop, quality_action, quality_threshold
@@ -58,6 +58,7 @@ class Reranker:
         self._spec = make_spec(model=model, input=source, **options)
         self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
+        self._one_at_a_time = threading.Lock()  # the engine has one thread's scratch memory
         self._source: PictureSource | None = None
         if self.engine.sees:
             base = Path(folder).resolve() if folder else None
@@ -89,6 +90,10 @@ class Reranker:
 
     def results(self, request: Mapping[str, Any]) -> list[Scored]:
         """Like `process`, with margins and what was done to pictures."""
+        with self._one_at_a_time:
+            return self._results(request)
+
+    def _results(self, request: Mapping[str, Any]) -> list[Scored]:
         given: dict[str, Any] = {}
         checked = slice_of(1, _without_pictures(request, given), max_documents=_NO_BOUND)
         for failure in checked.failures:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import DeviceBroken, EngineError, ItemError
+from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
 from shared.models import (
     Document,
     Failure,
@@ -295,6 +295,12 @@ def poisoned(piece: Slice) -> SliceOutcome:
         hint="score it by itself with `rerank score` and look at what the process says",
     )
     return _slice_outcome(piece, [error] * len(piece.documents), [error] * len(piece.documents))
+
+
+def refused(piece: Slice, error: RerankError) -> SliceOutcome:
+    """The outcome of a slice that cannot be scored for a reason that no pair is to blame for."""
+    told = ItemError(error.code, error.message, hint=error.hint)
+    return _slice_outcome(piece, [told] * len(piece.documents), [told] * len(piece.documents))
 
 
 def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:

@@ -134,3 +134,16 @@ def test_attention_makes_long_documents_dearer(length):
     assert cost(length, 0) > length
     assert cost(length, 100) > cost(length, 0)
     assert cost(2 * length, 0) > 2 * cost(length, 0)
+
+
+def test_a_query_with_a_picture_is_paid_for_once_a_pack():
+    """Given requests that each bring an image as their query: packs stay as small as others."""
+    picture = [Visual(str(n), (np.zeros((64, 64, 3), np.uint8),)) for n in range(5)]
+    waiting = [
+        Item(Prompt(Tokens.of([1, *[2] * 4], [(1, p)]), Tokens.of([]), Tokens.of([3])))
+        for p in picture
+        for _ in range(2)
+    ]
+    taken, _ = plan(waiting, Limit(15))
+    assert len(taken) == 4  # two queries of 5 tokens, with two documents of 1 token each
+    assert pack_cost(i.prompt for i in taken) == pytest.approx(14, rel=0.01)

@@ -45,16 +45,21 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CREDENTIALS = {
+    "CredentialRetrievalError",
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
     "NoCredentialsError",
     "PartialCredentialsError",
+    "ProfileNotFound",
+    "RequestTimeTooSkewed",
+    "SSOTokenLoadError",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
+_URL_SAFE = str.maketrans("-_", "+/")
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -484,7 +489,7 @@ def _data(uri: str, budget: _Budget) -> bytes:
     if len(body) * 3 // 4 > budget.max_bytes + 2:
         raise budget.too_large()
     try:
-        found = base64.b64decode(unquote(body), validate=True)
+        found = base64.b64decode(unquote(body).translate(_URL_SAFE), validate=True)
     except (binascii.Error, ValueError):
         raise ItemError(
             "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it anew"

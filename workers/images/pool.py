@@ -37,12 +37,15 @@ _START = (
 )
 
 
+PROCESSES_MAX = 16
+
+
 def default_processes() -> int:
-    """One for every two cores that this process may use."""
+    """One for every two cores that this process may use, and no more than there are fetches."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, cores // 2)
+    return max(1, min(PROCESSES_MAX, cores // 2))
 
 
 @dataclass(slots=True)

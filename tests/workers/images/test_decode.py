@@ -270,3 +270,9 @@ def test_mutated_bytes_give_a_picture_or_an_item_error():
         except ItemError:
             outcomes["error"] += 1
     assert min(outcomes.values()) > 300
+
+
+@pytest.mark.parametrize("size", [(1000, 700), (333, 1000), (1003, 701), (40, 9)])
+def test_a_padded_picture_of_any_size_has_a_quality(size):
+    options = PictureOptions(resize_mode="fit", pad_color=(0, 0, 0))
+    assert 0 <= prepare_image(Image.new("RGB", size, "white"), options).quality <= 1
