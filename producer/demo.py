@@ -1,4 +1,8 @@
-"""`rerank demo`: the main job once, from a file to ranked lines, with a stack of its own."""
+"""`rerank demo`: the main jobs once, with a stack of its own.
+
+A file of text, from questions to ranked passages; and a catalog of images in a local S3, from
+queries to ranked pictures.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +11,118 @@ import os
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from producer import show
 from producer.client import Client
-from producer.local import Local, stack
-from shared.errors import NoWorker
+from producer.local import Local, free_port, stack
+from shared.errors import NoWorker, UsageError
 from shared.fleet import WorkerRow
 from shared.manifest import Manifest, manifest_uri
+from shared.models import canonical_model
+from shared.processes import Child, Supervisor
 from shared.settings import Settings
 
 MODEL = "pocket-text"
+IMAGE_MODEL = "pocket-vl"
 WORKER_START_S = 120.0
+STORAGE_START_S = 30.0
 SHOWN = 5
 
 EXAMPLE = Path(__file__).parent / "example" / "python-faq.jsonl"
+SCENES = Path(__file__).parent / "example" / "scenes"
+"""Drawn scenes, `queries.txt` with a query a line, and `labels.json` with what each is to find."""
+BUCKET = "scenes"
 
 
 def run_demo() -> None:
-    """Start everything on free ports, rank the example, show it, stop everything."""
+    """Start everything on free ports, rank the examples, show them, stop everything."""
     with tempfile.TemporaryDirectory(prefix="rerank-demo-") as folder:
+        path = Path(folder)
         settings = Settings(
-            redis_url=None, storage=None, state_dir=Path(folder), log_level="WARNING"
+            redis_url=None,
+            storage=None,
+            state_dir=path,
+            allowed_buckets=(BUCKET,),
+            log_level="WARNING",
         )
-        _say(f"starting Redis, a coordinator and a worker with {MODEL}, a demonstration model")
-        with stack(settings, MODEL, log_dir=Path(folder)) as local:
-            _rank(local, Path(folder) / "ranked.jsonl")
+        _say(
+            "starting Redis, a local S3, a coordinator and two workers with the demonstration "
+            f"models {MODEL} and {IMAGE_MODEL}"
+        )
+        with (
+            _storage(path) as access,
+            stack(settings, MODEL, IMAGE_MODEL, environment=access, log_dir=path) as local,
+        ):
+            client = Client(local.settings)
+            workers = _wait_for_workers(client, local)
+            _rank_text(client, workers[0], path / "ranked.jsonl")
+            _rank_images(client, path)
         _say("stopped everything")
 
 
-def _rank(local: Local, output: Path) -> None:
-    client = Client(local.settings)
-    worker = _wait_for_worker(client, local)
+# ---- a local S3 ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _storage(folder: Path) -> Iterator[dict[str, str]]:
+    """A local S3 with the scenes in its bucket. Yields what makes a process find it."""
+    if find_spec("moto") is None:
+        raise UsageError(
+            "the local S3 server is not installed", hint="pip install 'rerankfleet[embedded]'"
+        )
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = Child("storage", command, log_file=str(folder / "storage.log"))
+    server.start()
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        _wait_for_storage(endpoint)
+        _put(f"{endpoint}/{BUCKET}", b"")
+        for scene in _scenes():
+            _put(f"{endpoint}/{BUCKET}/{scene.name}", scene.read_bytes())
+        yield {
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ACCESS_KEY_ID": "demo",
+            "AWS_SECRET_ACCESS_KEY": "demo",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+    finally:
+        Supervisor([server]).stop()
+
+
+def _wait_for_storage(endpoint: str) -> None:
+    deadline = time.monotonic() + STORAGE_START_S
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(endpoint, timeout=5):
+                return
+        except urllib.error.URLError:  # not up yet
+            time.sleep(0.1)
+    raise UsageError(f"the local S3 server did not start within {STORAGE_START_S:g} s")
+
+
+def _put(url: str, data: bytes) -> None:
+    """Make a bucket or an object; this server asks for no signature."""
+    request = urllib.request.Request(url, data, {"Content-Type": "image/jpeg"}, method="PUT")
+    with urllib.request.urlopen(request, timeout=10):
+        pass
+
+
+def _scenes() -> list[Path]:
+    return sorted(SCENES.glob("*.jpg"))
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def _rank_text(client: Client, worker: WorkerRow, output: Path) -> None:
     requests = [json.loads(line) for line in EXAMPLE.read_text().splitlines()]
     pairs = sum(len(request["documents"]) for request in requests)
     _say(f"submitting {len(requests)} questions about Python with {pairs} passages")
@@ -60,20 +143,6 @@ def _rank(local: Local, output: Path) -> None:
     )
 
 
-def _wait_for_worker(client: Client, local: Local) -> WorkerRow:
-    deadline = time.monotonic() + WORKER_START_S
-    while time.monotonic() < deadline:
-        local.supervisor.watch()
-        for worker in client.workers():
-            if worker.state == "ready":
-                return worker
-        time.sleep(0.1)
-    log = Path(local.supervisor.children[-1].log_file or os.devnull).read_text(errors="replace")
-    raise NoWorker(
-        f"no worker was ready within {WORKER_START_S:g} s", hint=f"its log ends:\n{log[-2000:]}"
-    )
-
-
 def _show(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
     """Print a sample of the ranking, evenly spread over the example."""
     step = max(len(requests) // SHOWN, 1)
@@ -89,6 +158,79 @@ def _found(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float
         for request, line in zip(requests, lines, strict=True)
     ]
     return sum(first) / len(first)
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def _rank_images(client: Client, folder: Path) -> None:
+    names = [scene.name for scene in _scenes()]
+    listing = folder / "scenes.jsonl"
+    lines = [{"id": name, "image": f"s3://{BUCKET}/{name}"} for name in names]
+    listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    labels = json.loads((SCENES / "labels.json").read_text())
+    _say(f"submitting a catalog: {len(labels)} queries meet {len(names)} pictures in S3")
+    job_id = client.submit_catalog(
+        listing, SCENES / "queries.txt", model=IMAGE_MODEL, top_n=len(names)
+    )
+    with show.live_progress() as progress:
+        client.wait(job_id, on_progress=progress)
+    output = folder / "ranked-scenes"
+    client.fetch(job_id, output)
+    manifest = Manifest.model_validate_json(Path(manifest_uri(f"{output}/")).read_text())
+    ranking = (output / str(manifest.ranking)).read_text().splitlines()
+    found = [[result | {"index": names.index(result["image_id"])} for result in line["results"]]
+             for line in map(json.loads, ranking)]  # fmt: skip
+    _show_images(labels, found, names)
+    show.console().print(
+        f"\n{manifest.scored:,} pairs of {len(names)} pictures scored, {manifest.errors} errors, "
+        f"{manifest.seconds:.1f} s: [bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
+        f"a right picture is first for {_found_images(labels, found):.0%} of the queries"
+    )
+
+
+def _show_images(
+    labels: Sequence[dict[str, Any]],
+    found: Sequence[list[dict[str, Any]]],
+    names: Sequence[str],
+) -> None:
+    """Print a sample of the ranking, the right pictures marked."""
+    step = max(len(labels) // SHOWN, 1)
+    for label, results in list(zip(labels, found, strict=True))[::step][:SHOWN]:
+        texts = [f"{name}  ✓" if name in label["relevant"] else name for name in names]
+        show.console().print(show.ranked_table(label["query"], {"results": results}, texts))
+
+
+def _found_images(labels: Sequence[dict[str, Any]], found: Sequence[list[dict[str, Any]]]) -> float:
+    """Share of the queries whose first picture is a right one."""
+    first = [
+        bool(results) and results[0]["image_id"] in label["relevant"]
+        for label, results in zip(labels, found, strict=True)
+    ]
+    return sum(first) / len(first)
+
+
+# ---- both ---------------------------------------------------------------------------------------
+
+
+def _wait_for_workers(client: Client, local: Local) -> list[WorkerRow]:
+    """The workers of both models, once they serve."""
+    deadline = time.monotonic() + WORKER_START_S
+    models = [canonical_model(model) for model in (MODEL, IMAGE_MODEL)]
+    while time.monotonic() < deadline:
+        local.supervisor.watch()
+        ready = {worker.model: worker for worker in client.workers() if worker.state == "ready"}
+        if all(model in ready for model in models):
+            return [ready[model] for model in models]
+        time.sleep(0.1)
+    logs = "\n".join(
+        Path(child.log_file or os.devnull).read_text(errors="replace")[-2000:]
+        for child in local.supervisor.children
+        if child.name.startswith("worker")
+    )
+    raise NoWorker(
+        f"the workers were not ready within {WORKER_START_S:g} s", hint=f"their logs end:\n{logs}"
+    )
 
 
 def _say(text: str) -> None:

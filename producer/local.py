@@ -1,7 +1,7 @@
 """`rerank up` and `rerank demo`: the whole stack on one machine, as child processes.
 
-An embedded Valkey with an append-only file, a coordinator and a worker. Data stay in the state
-folder across restarts; the address is recorded there for commands in other terminals.
+An embedded Valkey with an append-only file, a coordinator and a worker of each model. Data stay in
+the state folder across restarts; the address is recorded there for commands in other terminals.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,19 +29,26 @@ DEFAULT_PORT = 6399
 
 
 @contextmanager
-def stack(settings: Settings, model: str, *, log_dir: Path | None = None) -> Iterator[Local]:
-    """Run server, coordinator and worker while the block runs; record the address; stop all."""
+def stack(
+    settings: Settings,
+    *models: str,
+    environment: Mapping[str, str] | None = None,
+    log_dir: Path | None = None,
+) -> Iterator[Local]:
+    """Run server, coordinator and a worker of each model while the block runs; record the address;
+    stop all. `environment` is given to the workers beside the settings: access to S3, perhaps."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with _server(settings) as (url, server):
         found = settings.model_copy(
             update={"redis_url": Settings(redis_url=url).redis_url, "storage": settings.storage_uri}
         )
-        command = [sys.executable, "-m", "shared.cli", "worker", "--model", model]
-        children = [
-            *server,
-            *coordinator.children(found),
-            Child("worker", command, found.environment()),
+        command = [sys.executable, "-m", "shared.cli", "worker", "--model"]
+        given = {**found.environment(), **(environment or {})}
+        workers = [
+            Child(f"worker-{number}", [*command, model], given)
+            for number, model in enumerate(models, 1)
         ]
+        children = [*server, *coordinator.children(found), *workers]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
         supervisor = Supervisor(children)
@@ -88,7 +95,7 @@ def _server(settings: Settings) -> Iterator[tuple[str, list[Child]]]:
     _refuse_second(settings)
     data = settings.state_dir / "redis"
     data.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port(DEFAULT_PORT)
     server = Child("server", _server_command(data, port), last=True)
     server.start()
     url = f"redis://127.0.0.1:{port}/0"
@@ -141,8 +148,9 @@ def _server_command(data: Path, port: int) -> list[str]:
     return [str(get_binary_path()), *flat]
 
 
-def _free_port() -> int:
-    for port in (DEFAULT_PORT, 0):
+def free_port(*preferred: int) -> int:
+    """A port that nobody listens on now, one of the preferred if possible."""
+    for port in (*preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

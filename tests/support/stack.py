@@ -61,12 +61,14 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 @contextmanager
-def running_stack(folder: Path, env: Mapping[str, str]) -> Iterator[Stack]:
-    """Run `rerank up` with the demonstration model on a fresh state folder; Ctrl-C ends it."""
+def running_stack(
+    folder: Path, env: Mapping[str, str], model: str = "pocket-text"
+) -> Iterator[Stack]:
+    """Run `rerank up` with a model on a fresh state folder; its log is `up.log`. Ctrl-C ends it."""
     state = folder / "state"
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
-            [RERANK, "up", "--model", "pocket-text"],
+            [RERANK, "up", "--model", model],
             env={**os.environ, **QUICK, "RERANK_STATE_DIR": str(state), **env},
             stdout=log,
             stderr=subprocess.STDOUT,
