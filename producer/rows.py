@@ -14,6 +14,7 @@ from typing import Any
 from producer.catalog import no_pyarrow
 from shared.calibration import relevance_score
 from shared.errors import UsageError
+from shared.explain import explain
 from shared.lines import dump_line
 from shared.models import Document, OutputFormat, Scored, SliceOutcome
 
@@ -50,6 +51,8 @@ def _scores(found: Scored, temperature: float) -> Row:
     for fact in FACTS:
         if (value := getattr(found, fact)) is not None:
             row[fact] = value
+    if found.channels is not None:
+        row["explain"] = explain(found.channels, temperature)
     return row
 
 

@@ -53,7 +53,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 class PictureOptions:
     """How pictures are prepared. Raises UsageError naming the option that is wrong.
 
-    `reference` is the authors' procedure as a whole: it ignores `blur` and takes no other option.
+    `reference` is the authors' procedure as a whole: it ignores `blur` and takes no other option
+    but `max_pixels`, which is less for a frame of a video.
     """
 
     preset: str = "general"
@@ -87,7 +88,7 @@ class PictureOptions:
     def _refuse_changes(self) -> None:
         for option in fields(self):
             changed = getattr(self, option.name) != option.default
-            if changed and option.name not in ("preset", "blur"):
+            if changed and option.name not in ("preset", "blur", "max_pixels"):
                 raise UsageError(
                     f"{option.name} cannot be changed with the preset 'reference'",
                     hint="leave it out, or choose another preset",
@@ -120,7 +121,8 @@ class PictureOptions:
     def key(self) -> str:
         """The options as a short stable word, for cache keys and provenance."""
         if self.size is None:
-            return self.preset
+            budget = "" if self.max_pixels == MAX_PIXELS else f":{self.max_pixels or 0}"
+            return self.preset + budget
         width, height = self.size
         parts = [self.preset, f"{width}x{height}", self.resize_mode]
         if self.resize_mode == "crop":

@@ -11,6 +11,7 @@ import typer
 
 from shared.cli import PARTIAL
 from shared.options import (
+    ExplainOption,
     ImagePresetOption,
     MaxCropOption,
     MaxErrorRateOption,
@@ -71,6 +72,7 @@ def score(
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
+    explain: ExplainOption = False,
     max_error_rate: MaxErrorRateOption = 0.5,
     force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
@@ -96,6 +98,7 @@ def score(
         max_crop=max_crop,
         quality_threshold=quality_threshold,
         quality_action=quality_action,
+        explain=explain,
         max_error_rate=max_error_rate,
     )
     resolve_model(model)

@@ -153,8 +153,9 @@ def plan(
 
     Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
     then guarantees the last lane its share. Within a lane the query that waits longest comes
-    first, with its documents from long to short; what does not fit is passed over for smaller
-    ones. The first item is always taken, so one pair over the budget gets a pack of its own.
+    first, with its documents from long to short (documents with pictures: picture by picture, with
+    all their queries); what does not fit is passed over for smaller ones. The first item is always
+    taken, so one pair over the budget gets a pack of its own.
     """
     taken: list[W] = []
     queries: set[tuple[Tokens, Tokens]] = set()
@@ -175,9 +176,10 @@ def plan(
 
 
 def _in_order(waiting: Sequence[W], reverse: bool) -> Iterator[W]:
-    lanes: dict[int, dict[tuple[Tokens, Tokens], list[W]]] = {}
+    lanes: dict[int, dict[object, list[W]]] = {}
     for item in waiting:
-        key = (item.prompt.kept, item.prompt.query)
+        # of all that is shared, the features of a document's pictures cost most to make again
+        key = item.prompt.document.visuals or (item.prompt.kept, item.prompt.query)
         lanes.setdefault(item.lane, {}).setdefault(key, []).append(item)
     for lane in sorted(lanes, reverse=reverse):
         for items in lanes[lane].values():

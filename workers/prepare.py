@@ -7,12 +7,15 @@ costs its own pairs. Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from shared.errors import ItemError, UsageError
-from shared.models import Content, JobSpec, PictureFacts, Slice
+from shared.explain import CHANNELS, TEXT
+from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -24,14 +27,21 @@ FRAMES_MAX = 64
 FRAME_PIXELS_MAX = 768 * TOKEN_PX**2
 VIDEO_PIXELS = 7_680 * TOKEN_PX**2
 FRAMES_PER_S = 2.0
+#: Images of one content at the most: more fit no model, and their pixels would fill the memory.
+IMAGES_MAX = 64
 #: Quality counts as at least so much when it lowers a margin.
 QUALITY_FLOOR = 0.05
 #: Codes of a picture that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
-#: Of fewer pictures no share is taken.
+#: Runs whose pictures are loaded at the same time, of all shards together.
+LOADS_AT_A_TIME = 16
+#: Of fewer pictures no share is taken: they are counted together with those of later runs.
 FETCHES_JUDGED = 10
+#: Jobs whose pictures are counted at a time.
+JOBS_COUNTED = 64
 
 Found = Mapping["Wanted", Picture | ItemError]
+Channels = Mapping[str, list[list[Prompt | ItemError]]]
 
 
 class Pictures(Protocol):
@@ -60,10 +70,22 @@ class Prepared:
     """The poorest of the pair's pictures."""
     visual_tokens: int | None = None
     """Of the document."""
+    channels: Mapping[str, Prompt] = field(default_factory=dict)
+    """Prompts of its parts, for sub-scores; one that has a single part is that part."""
+
+    @property
+    def parts(self) -> dict[str, Prompt]:
+        """The channels that are not the pair itself: what is scored beside it."""
+        return {name: p for name, p in self.channels.items() if p != self.prompt}
 
     def lowered(self, margin: float) -> float:
         """The margin of a pair that is weighed down by its quality."""
         return margin + math.log(max(QUALITY_FLOOR, self.quality or QUALITY_FLOOR))
+
+
+_NOT_READ = ItemError(
+    "pictures_not_read", "this model reads text only", hint="use a Qwen3-VL reranker"
+)
 
 
 class Preparer:
@@ -72,47 +94,60 @@ class Preparer:
     def __init__(self, prompter: Prompter, pictures: Pictures | None = None) -> None:
         self._prompter = prompter
         self._pictures = pictures
+        self._fetches = _Fetches()
+        self._threads = ThreadPoolExecutor(LOADS_AT_A_TIME, "load")
 
-    def prepare(self, slices: Sequence[Slice], spec: JobSpec) -> list[list[Prepared | ItemError]]:
-        """The pairs of some slices; an error where there is none.
-
-        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
-        job allows: a person must look.
-        """
-        found = self._load(slices, spec)
-        _refuse_too_many_failures(found, spec)
-        chosen = [_request(piece, spec, found) for piece in slices]
-        encoded = self._prompter.encode_all(chosen, max_length=spec.max_length)
-        return [
-            [
-                prompt
-                if isinstance(prompt, ItemError)
-                else _prepared(prompt, piece, at, spec, found)
-                for at, prompt in enumerate(prompts)
-            ]
-            for piece, prompts in zip(slices, encoded, strict=True)
-        ]
-
-    def _load(self, slices: Sequence[Slice], spec: JobSpec) -> Found:
+    def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[Found]:
+        """Begin to fetch and decode the pictures of some slices, for `prepare`."""
         wanted = dict.fromkeys(
             w
             for piece in slices
             for content in (piece.query, *piece.documents)
             for w in pictures_of(content, spec)
         )
-        if not wanted:
-            return {}
-        if self._pictures is None:
-            error = ItemError(
-                "pictures_not_read", "this model reads text only", hint="use a Qwen3-VL reranker"
-            )
-            return dict.fromkeys(wanted, error)
-        return self._pictures.load(wanted)
+        if wanted and self._pictures is not None:
+            return self._threads.submit(self._pictures.load, wanted)
+        found: Future[Found] = Future()
+        found.set_result(dict.fromkeys(wanted, _NOT_READ))
+        return found
+
+    def prepare(
+        self, slices: Sequence[Slice], spec: JobSpec, loaded: Future[Found] | None = None
+    ) -> list[list[Prepared | ItemError]]:
+        """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
+
+        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
+        job allows: a person must look.
+        """
+        found = (loaded or self.load(slices, spec)).result()
+        self._fetches.judge(found, spec)
+        requests = [_request(piece, spec, found) for piece in slices]
+        encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
+        channels = self._channels(requests, spec) if spec.explain else {}
+        return [
+            [
+                prompt
+                if isinstance(prompt, ItemError)
+                else _prepared(prompt, piece, at, spec, found, _of_pair(channels, line, at))
+                for at, prompt in enumerate(prompts)
+            ]
+            for line, (piece, prompts) in enumerate(zip(slices, encoded, strict=True))
+        ]
+
+    def _channels(self, requests: Sequence[Request], spec: JobSpec) -> Channels:
+        """The prompts of each channel, as those of the whole: by request, then by document."""
+        by_channel = {
+            name: [_channel(request, *name.split("-")) for request in requests] for name in CHANNELS
+        }
+        return {
+            name: self._prompter.encode_all(asked, max_length=spec.max_length)
+            for name, asked in by_channel.items()
+        }
 
 
 def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
-    """Images, then the frames of the video, each as the job wants it."""
-    if content.plain:
+    """Images, then the frames of the video, each as the job wants it; none of too many images."""
+    if content.plain or len(content.image) > IMAGES_MAX:
         return []
     options = options_of(spec)
     found = [Wanted(uri, options) for uri in content.image]
@@ -143,15 +178,38 @@ def frame_pixels(count: int) -> int:
     return int(max(min(FRAME_PIXELS_MAX, 2 * VIDEO_PIXELS / count), 4 * TOKEN_PX**2))
 
 
-def _refuse_too_many_failures(found: Found, spec: JobSpec) -> None:
-    failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
-    if len(found) < FETCHES_JUDGED or len(failed) <= spec.max_error_rate * len(found):
-        return
-    raise UsageError(
-        f"{len(failed)} of {len(found)} images could not be fetched; the first: "
-        f"{failed[0].message}",
-        hint="mend the cause and `rerank resume`, or submit again with a higher --max-error-rate",
-    )
+class _Fetches:
+    """How many pictures of each job were asked for and not fetched, since they were last judged.
+
+    A run of a catalog with many queries has few pictures: they count together until there are
+    enough. Once judged, a job's count starts anew, so that it can be resumed.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[JobSpec, tuple[int, list[ItemError]]] = {}
+        self._lock = threading.Lock()
+
+    def judge(self, found: Found, spec: JobSpec) -> None:
+        """Raises UsageError when more failed than the job allows. Of an interactive request each
+        failure is its pair's alone: nobody is there to resume it."""
+        if not found or spec.priority is Priority.interactive:
+            return
+        failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
+        with self._lock:
+            asked, earlier = self._counts.pop(spec, (0, []))
+            asked, failed = asked + len(found), earlier + failed
+            if asked < FETCHES_JUDGED:
+                self._counts[spec] = (asked, failed)
+                if len(self._counts) > JOBS_COUNTED:
+                    del self._counts[next(iter(self._counts))]
+                return
+        if len(failed) > spec.max_error_rate * asked:
+            raise UsageError(
+                f"{len(failed)} of {asked} images could not be fetched; the first: "
+                f"{failed[0].message}",
+                hint="mend the cause and `rerank resume`, or submit again with a higher "
+                "--max-error-rate",
+            )
 
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
@@ -166,6 +224,12 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
     """A content with its pictures, or the first error among them."""
     if content.plain:
         return Side(content.text or "")
+    if len(content.image) > IMAGES_MAX:
+        return ItemError(
+            "too_many_images",
+            f"{len(content.image)} images in one content, at most {IMAGES_MAX} are read",
+            hint="make several documents of them",
+        )
     pictures: list[Picture] = []
     for wanted in pictures_of(content, spec):
         picture = found[wanted]
@@ -206,11 +270,42 @@ def _steps(content: Content, frames: Sequence[Picture]) -> Iterator[tuple[float,
         yield (times[at] + times[last]) / 2, Visual(key, (pair[0].pixels, pair[1].pixels))
 
 
-def _prepared(prompt: Prompt, piece: Slice, at: int, spec: JobSpec, found: Found) -> Prepared:
+def _channel(request: Request, query_part: str, document_part: str) -> Request:
+    """The request with one part of each side; a side that lacks it stands as an error."""
+    return replace(
+        request,
+        query=_part(request.query, query_part),
+        documents=[_part(side, document_part) for side in request.documents],
+    )
+
+
+def _part(side: Side | ItemError, part: str) -> Side | ItemError:
+    if isinstance(side, ItemError):
+        return side
+    only = replace(side, images=(), steps=()) if part == TEXT else replace(side, text="")
+    if only == Side():
+        return ItemError("no_such_part", f"there is no {part}")
+    return only
+
+
+def _of_pair(channels: Channels, line: int, at: int) -> dict[str, Prompt]:
+    """A pair's channels: those that it has."""
+    chosen = {name: prompts[line][at] for name, prompts in channels.items()}
+    return {name: prompt for name, prompt in chosen.items() if isinstance(prompt, Prompt)}
+
+
+def _prepared(
+    prompt: Prompt,
+    piece: Slice,
+    at: int,
+    spec: JobSpec,
+    found: Found,
+    channels: Mapping[str, Prompt],
+) -> Prepared:
     """A pair with the facts of its pictures; the query's count for its quality."""
     document = piece.documents[at]
     if document.plain and piece.query.plain:
-        return Prepared(prompt)
+        return Prepared(prompt, channels=channels)
     own, query = (
         [p for w in pictures_of(content, spec) if isinstance(p := found[w], Picture)]
         for content in (document, piece.query)
@@ -220,6 +315,7 @@ def _prepared(prompt: Prompt, piece: Slice, at: int, spec: JobSpec, found: Found
         tuple(_facts(picture) for picture in own),
         min(picture.quality for picture in (*own, *query)),
         sum(visual.tokens for _, visual in prompt.document.visuals),
+        channels,
     )
 
 

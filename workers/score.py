@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from itertools import groupby
@@ -24,10 +23,7 @@ from workers.batcher import WAITING_TOKENS, WAITING_TOKENS_SEEING, Batcher
 from workers.engine import load_engine
 from workers.images.source import PictureSource
 from workers.packing import Limit
-from workers.scorer import Run, Scorer, in_runs, summarize
-
-RUNS_AHEAD = 4
-"""Runs handed to the device before the oldest is waited for: it never runs dry."""
+from workers.scorer import Run, Scorer, summarize
 
 Progress = Callable[[int, int], None]
 """Called with (pairs so far, errors so far)."""
@@ -131,25 +127,13 @@ def _score(
         on_progress(counts.scored, counts.errors)
         return outcomes
 
-    outcomes = (o for run in _runs(slices, scorer, spec, stop) for o in collected(run))
+    outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collected(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
         merged = merge(list(pieces))
         line = output_line(merged, provenance, top_n=spec.top_n, temperature=spec.temperature)
         out.write(dump_line(line))
         counts.lines += 1
     return counts
-
-
-def _runs(
-    slices: Iterator[Slice], scorer: Scorer, spec: JobSpec, stop: threading.Event
-) -> Iterator[Run]:
-    """Runs in order, each handed to the device a few before it is waited for."""
-    pending: deque[Run] = deque()
-    for slices_of_run in in_runs(slices):
-        pending.append(scorer.begin(slices_of_run, spec, stop))
-        if len(pending) > RUNS_AHEAD:
-            yield pending.popleft()
-    yield from pending
 
 
 def _manifest(

@@ -7,6 +7,7 @@ Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -25,15 +26,24 @@ from shared.models import (
     SliceOutcome,
 )
 from workers.batcher import Batcher, Outcome
-from workers.prepare import Pictures, Prepared, Preparer
+from workers.prepare import Found, Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
-PICTURES_AHEAD = 32
-"""And of about so many pictures, which are decoded at a time: some two megabytes each."""
+PICTURES_AHEAD = 16
+"""And of about so many pictures, some two megabytes each. Those of the next run are fetched and
+decoded before all of this one are."""
+
+LOADS_AHEAD = 1
+"""Runs whose pictures are loaded beside those of the run that is prepared: decoding never waits
+for the last picture of a run."""
+
+RUNS_AHEAD = 4
+"""Runs handed to the device before the oldest is waited for: it never runs dry, and no more
+pictures than theirs are held."""
 
 CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
@@ -57,9 +67,10 @@ class Run:
     @property
     def tokens(self) -> int:
         """Query tokens once a slice, document tokens once a pair."""
+        by_slice = [[p.prompt for p in pairs if isinstance(p, Prepared)] for pairs in self.prepared]
         return sum(
             sum(len(p.document) for p in prompts) + max((len(p.query) for p in prompts), default=0)
-            for prompts in map(_prompts, self.prepared)
+            for prompts in by_slice
         )
 
     @property
@@ -86,15 +97,39 @@ class Scorer:
 
         Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
         """
-        runs = [self.begin(run, spec, stop) for run in in_runs(slices)]
-        found = [outcome for run in runs for outcome in self.collect(run, spec.priority, stop)]
-        return found, sum(run.tokens for run in runs)
+        found: list[SliceOutcome] = []
+        tokens = 0
+        for run in self.runs(slices, spec, stop):
+            found += self.collect(run, spec.priority, stop)
+            tokens += run.tokens
+        return found, tokens
 
-    def begin(self, slices: list[Slice], spec: JobSpec, stop: threading.Event) -> Run:
+    def runs(self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event) -> Iterator[Run]:
+        """Runs in order, each handed to the device a few before it is to be collected."""
+        loading: deque[tuple[list[Slice], Future[Found]]] = deque()
+        pending: deque[Run] = deque()
+        for slices_of_run in in_runs(slices):
+            loading.append((slices_of_run, self._preparer.load(slices_of_run, spec)))
+            if len(loading) > LOADS_AHEAD:
+                one, loaded = loading.popleft()
+                pending.append(self.begin(one, spec, stop, loaded))
+            if len(pending) > RUNS_AHEAD:
+                yield pending.popleft()
+        pending.extend(self.begin(one, spec, stop, loaded) for one, loaded in loading)
+        while pending:
+            yield pending.popleft()
+
+    def begin(
+        self,
+        slices: list[Slice],
+        spec: JobSpec,
+        stop: threading.Event,
+        loaded: Future[Found] | None = None,
+    ) -> Run:
         """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
         if stop.is_set():
             raise Stopped
-        prepared = self._preparer.prepare(slices, spec)
+        prepared = self._preparer.prepare(slices, spec, loaded)
         prompts = [prompt for pairs in prepared for prompt in _prompts(pairs)]
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
         return Run(slices, prepared, spec, future)
@@ -109,7 +144,8 @@ class Scorer:
         outcomes = iter(self._outcomes(run, priority, stop))
         for piece, pairs in zip(run.slices, run.prepared, strict=True):
             found = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
-            yield _slice_outcome(piece, pairs, found, run.spec)
+            parts = [_channels(p, m, outcomes) for p, m in zip(pairs, found, strict=True)]
+            yield _slice_outcome(piece, pairs, found, run.spec, parts)
 
     def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
         try:
@@ -163,7 +199,8 @@ def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
         for part in _with_few_pictures(piece):
             run.append(part)
             pairs += max(len(part.documents), 1)
-            pictures.update(uri for content in part.documents for uri in content.pictures)
+            contents = (part.query, *part.documents)
+            pictures.update(uri for content in contents for uri in content.pictures)
             if pairs >= PAIRS_AHEAD or len(pictures) >= PICTURES_AHEAD:
                 yield run
                 run, pairs, pictures = [], 0, set()
@@ -172,13 +209,16 @@ def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
 
 
 def _with_few_pictures(piece: Slice) -> Iterator[Slice]:
-    """A slice whole, or in pieces of at most PICTURES_AHEAD documents when these have pictures;
-    the outcomes of one line are merged when it is written."""
-    if all(document.plain for document in piece.documents):
-        yield piece
-        return
-    for at in range(0, piece.items, PICTURES_AHEAD):
-        yield piece.cut(at, at + PICTURES_AHEAD)
+    """A slice whole, or in pieces of at most PICTURES_AHEAD pictures of documents (one document may
+    have more); the outcomes of one line are merged when it is written."""
+    start = pictures = 0
+    for at, document in enumerate(piece.documents):
+        own = len(document.pictures)
+        if own and pictures and pictures + own > PICTURES_AHEAD:
+            yield piece.cut(start, at)
+            start, pictures = at, 0
+        pictures += own
+    yield piece.cut(start, piece.items)
 
 
 def _slice_outcome(
@@ -186,16 +226,18 @@ def _slice_outcome(
     pairs: Sequence[Prepared | ItemError],
     found: Sequence[Outcome],
     spec: JobSpec | None = None,
+    parts: Sequence[dict[str, float]] | None = None,
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
-    for document, index, pair, outcome in zip(
-        piece.documents, piece.indices, pairs, found, strict=True
+    for document, index, pair, outcome, channels in zip(
+        piece.documents, piece.indices, pairs, found, parts or [{}] * len(pairs), strict=True
     ):
         if isinstance(outcome, ItemError):
             errors.append(_failure(piece.line, index, outcome))
             continue
         assert isinstance(pair, Prepared)
-        results.append(_scored(index, document, pair, outcome, spec))
+        scored = _scored(index, document, pair, outcome, spec)
+        results.append(scored.model_copy(update={"channels": channels}) if channels else scored)
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
@@ -224,7 +266,21 @@ def _scored(
 
 
 def _prompts(pairs: Sequence[Prepared | ItemError]) -> list[Prompt]:
-    return [pair.prompt for pair in pairs if isinstance(pair, Prepared)]
+    """What of a slice is scored, in order: its pairs, then the channels of each."""
+    prepared = [pair for pair in pairs if isinstance(pair, Prepared)]
+    parts = [prompt for pair in prepared for prompt in pair.parts.values()]
+    return [*(pair.prompt for pair in prepared), *parts]
+
+
+def _channels(
+    pair: Prepared | ItemError, whole: Outcome, outcomes: Iterator[Outcome]
+) -> dict[str, float]:
+    """The margins of a pair's channels, whose parts come next; one that failed is not told."""
+    if isinstance(pair, ItemError):
+        return {}
+    parts = {name: next(outcomes) for name in pair.parts}
+    found = {name: parts.get(name, whole) for name in pair.channels}
+    return {name: m for name, m in found.items() if not isinstance(m, ItemError)}
 
 
 def _failure(line: int, index: int, error: ItemError) -> Failure:

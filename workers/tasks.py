@@ -75,9 +75,7 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
     except Unavailable as error:
         _wait_for_storage(runtime, held, error)
     except UsageError as error:  # its files are gone or refused: a person must look
-        log.error("the job is paused", job=job_id, shard=shard, error=str(error))
-        with suppress(UsageError):
-            runtime.store.pause(job_id, f"shard {shard} cannot be read or written: {error}")
+        _pause(runtime, lease, error)
     except RerankError as error:
         log.error("the shard is given back", job=job_id, shard=shard, error=str(error))
         _give_back(runtime, held)
@@ -92,6 +90,17 @@ def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], 
     if lease.poison:
         return [poisoned(piece) for piece in slices], 0
     return runtime.scorer.score(slices, job.spec, held.stop)
+
+
+def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
+    """Pause the job with the reason; not when it was resumed since, which took the lease away."""
+    job_id, shard = lease.job_id, lease.shard
+    if runtime.store.renew([lease]) == ["lost"]:
+        log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
+        return
+    log.error("the job is paused", job=job_id, shard=shard, error=str(error))
+    with suppress(UsageError):
+        runtime.store.pause(job_id, f"shard {shard} cannot be read or written: {error}")
 
 
 def _give_back(runtime: Runtime, held: Held) -> None:

@@ -20,7 +20,6 @@ from producer.cutting import (
     slice_tokens,
 )
 from shared.models import (
-    IMAGE_PRESETS,
     Content,
     Document,
     Failure,
@@ -213,7 +212,6 @@ def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
     assert per_image == cutting.VISION_FACTOR * 768
-    assert set(cutting.TARGET_PX) == set(IMAGE_PRESETS)
     assert content_tokens(Content(image=image), per_image) == per_image
     assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
     assert content_tokens(Content(video=frames), per_image) == per_image
@@ -248,6 +246,30 @@ def test_a_cursor_within_an_image_of_a_folder_names_it():
 
     places = [(c.cursor.line, c.cursor.skip, c.cursor.key) for c in cuts if c.slices]
     assert places == [(0, 2, "a"), (1, 1, "b"), (2, 0, "b")]
+
+
+@given(st.integers(1, 12), st.integers(1, 30), sizes, st.data())
+def test_a_folder_is_resumed_behind_the_image_that_was_begun(count, queries, size, data):
+    """Given a feeder that dies after some shards, and another that lists from its cursor on."""
+    names = [f"{n:02}" for n in range(count)]
+
+    def folder(cursor: Cursor) -> Iterator[Read]:
+        begun = [cursor.key] if cursor.skip else []
+        listed = [*begun, *(name for name in names if name > cursor.key)]
+        for line, name in enumerate(listed, cursor.line + 1):
+            document = Document(image=(f"s3://b/{name}",))
+            yield Read(ImageRun(run=(0, queries), line=line, document=document), key=name)
+
+    cuts = list(cut(folder(START), START, size))
+    kept = cuts[: data.draw(st.integers(0, len(cuts)))]
+    cursor = Cursor.parse(str(kept[-1].cursor)) if kept else START
+    rest = list(cut(folder(cursor), cursor, size))
+
+    assert items(kept) + items(rest) == items(cuts)
+    pieces = [piece for found in (*kept, *rest) for piece in found.slices]
+    assert list(dict.fromkeys(p.document.image[0] for p in pieces)) == [
+        f"s3://b/{n}" for n in names
+    ]
 
 
 def test_images_inside_the_file_bound_its_size():

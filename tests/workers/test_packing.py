@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.packing import Limit, Pack, cost, document_cost, pack_cost, plan
 from workers.prompts import Prompt
-from workers.tokens import Tokens
+from workers.tokens import Tokens, Visual
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,20 @@ def test_a_shared_query_costs_once():
 def test_the_query_that_waits_longest_goes_first():
     taken, _ = plan([item(3, 10), item(1, 50), item(3, 20)], Limit(10_000, pairs=2))
     assert lengths(taken) == [20, 10]
+
+
+def test_a_picture_goes_with_all_its_queries():
+    """Given a catalog: its features are used and done with, whatever the number of pictures."""
+    kept = Tokens.of([1])
+    pictures = [Visual(str(n), (np.zeros((32, 32, 3), np.uint8),)) for n in range(3)]
+    waiting = [
+        Item(Prompt(kept, Tokens.of([query]), Tokens.of([9, 8], [(0, picture)])))
+        for query in range(4)
+        for picture in pictures
+    ]
+    taken, _ = plan(waiting, Limit(13))
+    seen = [i.prompt.document.visuals[0][1].key for i in taken]
+    assert seen == ["0"] * 4
 
 
 def test_interactive_goes_before_bulk_that_waited_longer():

@@ -56,7 +56,7 @@ class Pool:
     """`prepare(data, options)` gives a future of a Picture, or of the ItemError that it became.
 
     `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A decode that
-    takes longer than `timeout_s` is ended; a process may use `memory_bytes` of address space.
+    takes longer than `timeout_s` is ended; a process may take `memory_bytes` beside its libraries.
     """
 
     def __init__(

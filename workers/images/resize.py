@@ -58,7 +58,7 @@ def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan
     check_shape(source_w, source_h)
     whole = (0, 0, source_w, source_h)
     if options.size is None:
-        size = smart_resize(source_w, source_h)
+        size = smart_resize(source_w, source_h, options.max_pixels)
         return SizePlan(whole, size, size, 0.0, "reference")
     if options.resize_mode == "crop":
         box, lost = crop_box(source_w, source_h)
@@ -146,14 +146,14 @@ def _size_padded(
     return (max(1, int(width * scale + 1e-9)), max(1, int(height * scale + 1e-9))), frame
 
 
-def smart_resize(width: int, height: int) -> Size:
+def smart_resize(width: int, height: int, max_pixels: int | None = MAX_PIXELS) -> Size:
     """The authors' rule: each side to a multiple of 32, 4096 to 1,843,200 pixels in all.
 
     Source: `smart_resize` of qwen-vl-utils with factor 32 and the reranker's pixel limits.
     """
     wide, high = round_side(width), round_side(height)
-    if wide * high > MAX_PIXELS:
-        shrink = math.sqrt(width * height / MAX_PIXELS)
+    if max_pixels is not None and wide * high > max_pixels:
+        shrink = math.sqrt(width * height / max_pixels)
         wide, high = (
             max(SIDE_PX, math.floor(side / shrink / SIDE_PX) * SIDE_PX) for side in (width, height)
         )

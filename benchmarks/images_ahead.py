@@ -1,0 +1,181 @@
+"""Does decoding run ahead of the device? A job's time beside the longer of the two.
+
+    python benchmarks/images_ahead.py             240 pictures of 12 megapixels; under a minute
+    python benchmarks/images_ahead.py --quick     few small pictures: does it run?
+
+The real way from files to results: read, decoded by processes apart, prepared in runs, packed.
+Only the device is none: it waits so long for each pair that all pairs take as long as decoding
+alone does (or a share of it, --device-share), and leaves the cores alone, as a GPU does.
+
+    decode    all pictures, nothing else: the mean of before and after the job
+    device    all packs, nothing else: so it is set
+    job       both, as `rerank score` does it
+    overlap   job / the longer of the two; 1 is perfect, 2 is one after the other
+
+Prints a line, and as its last line all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import cpu_count, peak_rss_bytes, surroundings
+from PIL import Image
+
+from shared.errors import ItemError
+from shared.models import Document, InputRef, JobSpec, Slice, make_spec
+from shared.settings import Settings
+from workers.batcher import WAITING_TOKENS_SEEING, Batcher
+from workers.images.source import PictureSource
+from workers.packing import Limit, Pack
+from workers.prepare import pictures_of
+from workers.prompts import Prompt, Request, Side
+from workers.scorer import Scorer, in_runs
+from workers.tokens import Tokens
+
+PACK_TOKENS = 4096
+QUERY = Tokens.of(range(20))
+
+
+class Device:
+    """Takes `pair_s` seconds for each pair, and no core."""
+
+    def __init__(self, pair_s: float) -> None:
+        self.pair_s = pair_s
+        self.busy_s = 0.0
+
+    def score(self, pack: Pack) -> list[float]:
+        """A margin for each document of the pack."""
+        time.sleep(self.pair_s * pack.pairs)
+        self.busy_s += self.pair_s * pack.pairs
+        return [0.0] * pack.pairs
+
+    def free(self) -> None:
+        """Holds nothing."""
+
+
+class Prompter:
+    """Prompts as long as those of Qwen3-VL, without its tokeniser."""
+
+    template = "none"
+    default_instruction = ""
+    yes_id = no_id = 0
+
+    def encode_all(
+        self, requests: Sequence[Request], *, max_length: int
+    ) -> list[list[Prompt | ItemError]]:
+        """A prompt for each document, or its error."""
+        return [[self._prompt(side) for side in request.documents] for request in requests]
+
+    def _prompt(self, side: Side | ItemError) -> Prompt | ItemError:
+        if isinstance(side, ItemError):
+            return side
+        tokens = sum(visual.tokens for visual in side.images)
+        document = Tokens.of(range(tokens), [(0, visual) for visual in side.images])
+        return Prompt(QUERY, QUERY, document)
+
+
+def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """So many photographs in all but their motif: eight of them, again and again."""
+    rng = np.random.default_rng(2)
+    width, height = size
+    drawn = []
+    for _ in range(min(count, 8)):
+        coarse = rng.integers(0, 256, (height // 64, width // 64, 3), np.uint8)
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        noise = rng.normal(0, 6, (height, width, 1))
+        pixels = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
+        path = folder / "drawn.jpg"
+        Image.fromarray(pixels).save(path, quality=88)
+        drawn.append(path.read_bytes())
+    for number in range(count):
+        (folder / f"{number}.jpg").write_bytes(drawn[number % len(drawn)])
+
+
+def slices_of(count: int) -> Iterator[Slice]:
+    """A catalog of one query: each picture is a slice."""
+    for number in range(count):
+        document = Document(image=f"{number}.jpg")
+        yield Slice(line=number + 1, query="q", documents=[document], indices=[0])
+
+
+def decode_s(source: PictureSource, spec: JobSpec, count: int) -> float:
+    """Seconds to read and decode all pictures, none of them kept."""
+    start = time.perf_counter()
+    for run in in_runs(slices_of(count)):
+        found = source.load([w for piece in run for w in pictures_of(piece.documents[0], spec)])
+        assert not any(isinstance(outcome, ItemError) for outcome in found.values())
+    return time.perf_counter() - start
+
+
+def job_s(source: PictureSource, spec: JobSpec, count: int, device: Device) -> float:
+    """Seconds of the whole job."""
+    stop = threading.Event()
+    batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_SEEING)
+    scorer = Scorer(Prompter(), batcher, source)
+    device.busy_s = 0.0  # the scorer is ready
+    start = time.perf_counter()
+    scored = sum(
+        len(outcome.results)
+        for run in scorer.runs(slices_of(count), spec, stop)
+        for outcome in scorer.collect(run, spec.priority, stop)
+    )
+    seconds = time.perf_counter() - start
+    batcher.close()
+    assert scored == count
+    return seconds
+
+
+def measure(folder: Path, count: int, size: tuple[int, int], share: float) -> dict[str, Any]:
+    """Decoding alone, then the job with a device that takes `share` times as long."""
+    spec = make_spec(model="none", input=InputRef(uri="", size=0, tag=""))
+    draw(folder, count, size)
+    source = PictureSource.of(Settings(), folder)
+    decode_s(source, spec, min(count, 16))  # the processes start
+    before_s = decode_s(source, spec, count)
+    device = Device(before_s * share / count)
+    whole_s = job_s(source, spec, count, device)
+    alone_s = (before_s + decode_s(source, spec, count)) / 2  # the machine may have changed
+    source.close()
+    return {
+        "pictures": count,
+        "size": list(size),
+        "decode_s": round(alone_s, 2),
+        "device_s": round(device.busy_s, 2),
+        "job_s": round(whole_s, 2),
+        "overlap": round(whole_s / max(alone_s, device.busy_s), 3),
+        "peak_mb": round(peak_rss_bytes() / 1e6),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="few small pictures")
+    parser.add_argument("--pictures", type=int, default=240, help="how many (240)")
+    parser.add_argument(
+        "--device-share", type=float, default=1.0, help="the device's time over decoding's (1)"
+    )
+    given = parser.parse_args(arguments)
+    before = surroundings() | {"cores": cpu_count()}
+    count, size = (8, (320, 240)) if given.quick else (given.pictures, (4032, 3024))
+    with tempfile.TemporaryDirectory(prefix="rerank-bench-pictures-") as folder:
+        found = measure(Path(folder), count, size, given.device_share)
+    print(
+        f"{count} pictures {size[0]}×{size[1]}: decode {found['decode_s']} s, device "
+        f"{found['device_s']} s, job {found['job_s']} s: {found['overlap']} × the longer"
+    )
+    print(json.dumps({"benchmark": "images_ahead", **before, **found}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+"""Contents -> prepared pairs: what becomes of pictures that fail, are poor, or are frames."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from shared.errors import ItemError, UsageError
+from shared.models import Document, InputRef, JobSpec, Priority, Slice, make_spec
+from workers.images.picture import Picture
+from workers.prepare import (
+    FETCHES_JUDGED,
+    FRAMES_MAX,
+    IMAGES_MAX,
+    Prepared,
+    Preparer,
+    frame_pixels,
+    frames_chosen,
+)
+from workers.prompts import Prompt
+from workers.scorer import PAIRS_AHEAD, PICTURES_AHEAD, in_runs
+from workers.tokens import Tokens
+
+NOT_FOUND = ItemError("not_found", "there is no such picture")
+
+
+class Prompter:
+    """A prompt holds the pictures of its document, one after the other."""
+
+    def encode_all(self, requests, *, max_length):
+        self.requests = list(requests)
+        return [[self._encode(request, side) for side in request.documents] for request in requests]
+
+    def _encode(self, request, side):
+        if isinstance(request.query, ItemError) or isinstance(side, ItemError):
+            return request.query if isinstance(request.query, ItemError) else side
+        visuals = [*side.images, *(visual for _, visual in side.steps)]
+        return Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3], list(enumerate(visuals))))
+
+
+class Pictures:
+    """The URI `q0.4` has the quality 0.4, all others 1; a URI with an outcome has that."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Picture | ItemError] = {}
+        self.loads: list[list[str]] = []
+
+    def load(self, wanted):
+        wanted = list(wanted)
+        self.loads.append([w.uri for w in wanted])
+        return {w: self.outcomes.get(w.uri) or picture(w.uri) for w in wanted}
+
+
+def picture(uri: str, width: int = 64, height: int = 32) -> Picture:
+    return Picture(
+        key=uri,
+        pixels=np.zeros((height, width, 3), np.uint8),
+        original=(width * 2, height * 2),
+        cropped_share=0.0,
+        sharpness=float(uri[1:]) if uri[1:2].isdigit() and uri[0] == "q" else 1.0,
+        exposure=1.0,
+        kind="png",
+    )
+
+
+@pytest.fixture
+def prompter() -> Prompter:
+    return Prompter()
+
+
+@pytest.fixture
+def pictures() -> Pictures:
+    return Pictures()
+
+
+@pytest.fixture
+def prepare(prompter, pictures) -> Callable[..., list[list[Prepared | ItemError]]]:
+    """`prepare(slice, ..., **options)` with one preparer."""
+    preparer = Preparer(prompter, pictures)
+    return lambda *slices, **options: preparer.prepare(slices, spec_of(**options))
+
+
+def spec_of(**options) -> JobSpec:
+    return make_spec(model="m", input=InputRef(uri="", size=0, tag=""), **options)
+
+
+def a_slice(*documents, query="q", line: int = 1) -> Slice:
+    return Slice(
+        line=line,
+        query=query,
+        documents=[Document.model_validate(_content(d)) for d in documents],
+        indices=list(range(len(documents))),
+    )
+
+
+def _content(value):
+    return {"text": value} if isinstance(value, str) else value
+
+
+def image(*uris: str, **fields) -> dict:
+    return {"image": list(uris), **fields}
+
+
+def frames(count: int, fps: float | None = None) -> dict:
+    return {"video": {"frames": [f"frame-{n}" for n in range(count)], "fps": fps}}
+
+
+def codes(pairs) -> list[str | None]:
+    return [pair.code if isinstance(pair, ItemError) else None for pair in pairs]
+
+
+# ---- loading ------------------------------------------------------------------------------------
+
+
+def test_text_stays_text(prepare, pictures, prompter):
+    ((pair,),) = prepare(a_slice("a document"))
+
+    assert pair == Prepared(pair.prompt)
+    assert prompter.requests[0].documents[0].text == "a document"
+    assert pictures.loads == []
+
+
+def test_a_picture_is_loaded_once_for_all_pairs_of_a_run(prepare, pictures):
+    shared, own = image("a.png"), image("b.png", "a.png", text="both")
+
+    prepare(a_slice(shared, own, query=image("c.png")), a_slice(shared, query=image("c.png")))
+
+    assert Counter(pictures.loads[0]) == Counter(["a.png", "b.png", "c.png"])
+    assert len(pictures.loads) == 1
+
+
+def test_a_pair_tells_what_was_done_to_its_pictures(prepare):
+    ((pair,),) = prepare(a_slice(image("q0.9", "q0.7"), query=image("q0.8")))
+
+    assert [found.quality for found in pair.pictures] == [0.9, 0.7]
+    assert {(found.original, found.used, found.tokens) for found in pair.pictures} == {
+        ((128, 64), (64, 32), 2)
+    }
+    assert pair.quality == 0.7
+    assert pair.visual_tokens == 4  # the document's, not the query's
+
+
+def test_a_picture_of_the_query_counts_for_the_quality_of_each_pair(prepare):
+    ((one, two),) = prepare(a_slice("text", image("q0.9"), query=image("q0.8")))
+
+    assert (one.quality, one.visual_tokens, one.pictures) == (0.8, 0, ())
+    assert (two.quality, two.visual_tokens) == (0.8, 2)
+
+
+def test_an_unreadable_picture_of_a_document_costs_its_own_pair(prepare, pictures):
+    pictures.outcomes["lost.png"] = NOT_FOUND
+
+    (found,) = prepare(a_slice(image("a.png"), image("a.png", "lost.png"), "text"))
+
+    assert codes(found) == [None, "not_found", None]
+
+
+def test_an_unreadable_picture_of_a_query_costs_the_pairs_of_its_request(prepare, pictures):
+    pictures.outcomes["lost.png"] = NOT_FOUND
+
+    lost, good = prepare(a_slice("a", "b", query=image("lost.png")), a_slice("a"))
+
+    assert codes(lost) == ["not_found", "not_found"]
+    assert codes(good) == [None]
+
+
+def test_a_model_that_reads_text_only_says_so(prompter):
+    slices = [a_slice(image("a.png"), "text"), a_slice("text", query=image("a.png"))]
+
+    first, second = Preparer(prompter).prepare(slices, spec_of())
+
+    assert codes(first) == ["pictures_not_read", None]
+    assert codes(second) == ["pictures_not_read"]
+
+
+def test_too_many_images_in_one_content_are_not_even_loaded(prepare, pictures):
+    many = image(*(f"{number}.png" for number in range(IMAGES_MAX + 1)))
+
+    first, second = prepare(a_slice(many, image("a.png")), a_slice("text", query=many))
+
+    assert codes(first) == ["too_many_images", None]
+    assert codes(second) == ["too_many_images"]
+    assert pictures.loads == [["a.png"]]
+
+
+# ---- quality ------------------------------------------------------------------------------------
+
+
+def test_quality_is_reported_and_does_nothing_unless_it_is_told_to(prepare):
+    ((pair,),) = prepare(a_slice(image("q0.1")))
+
+    assert pair.quality == 0.1
+
+
+def test_a_poor_picture_is_rejected_where_the_job_says_so(prepare):
+    options = {"quality_action": "reject", "quality_threshold": 0.5}
+
+    (found,) = prepare(a_slice(image("q0.5"), image("q0.49"), "text"), **options)
+
+    assert codes(found) == [None, "low_quality", None]
+    assert found[1].message == "the image's quality 0.49 is below 0.50"
+    assert "sharper" in found[1].hint
+
+
+def test_a_poor_picture_of_a_query_rejects_its_request(prepare, prompter):
+    slices = a_slice("text", image("q0.9"), query=image("q0.2")), a_slice("text")
+
+    poor, good = prepare(*slices, quality_action="reject")
+
+    assert codes(poor) == ["low_quality", "low_quality"]
+    assert poor[0] is poor[1]  # one decision, not one a pair
+    assert isinstance(prompter.requests[0].query, ItemError)
+    assert codes(good) == [None]
+
+
+@pytest.mark.parametrize(("quality", "factor"), [(1.0, 1.0), (0.4, 0.4), (0.05, 0.05), (0.0, 0.05)])
+def test_poor_quality_lowers_a_margin_but_not_without_bound(quality, factor, prepare):
+    ((pair,),) = prepare(a_slice(image(f"q{quality}")), quality_action="downweight")
+
+    assert pair.lowered(2.0) == pytest.approx(2.0 + math.log(factor))
+
+
+# ---- too many failures --------------------------------------------------------------------------
+
+
+def fail(pictures: Pictures, *numbers: int, code: str = "not_found") -> None:
+    for number in numbers:
+        pictures.outcomes[f"{number}.png"] = ItemError(code, f"picture {number} failed")
+
+
+def of_numbers(first: int, last: int) -> Slice:
+    return a_slice(*(image(f"{number}.png") for number in range(first, last)))
+
+
+def test_too_many_failed_fetches_are_for_a_person_to_look_at(prepare, pictures):
+    fail(pictures, *range(6))
+
+    with pytest.raises(UsageError, match="6 of 10 images .*; the first: picture 0 failed") as told:
+        prepare(of_numbers(0, 10))
+
+    assert "resume" in told.value.hint
+
+
+def test_as_many_as_the_job_allows_are_outcomes(prepare, pictures):
+    fail(pictures, *range(5))
+
+    (found,) = prepare(of_numbers(0, 10))
+
+    assert codes(found).count("not_found") == 5
+
+
+def test_the_job_says_how_many_may_fail(prepare, pictures):
+    fail(pictures, 3)
+
+    prepare(of_numbers(0, 10), max_error_rate=0.1)
+    with pytest.raises(UsageError, match="1 of 10"):
+        prepare(of_numbers(0, 10), max_error_rate=0.09)
+
+
+def test_pictures_that_were_fetched_and_cannot_be_read_are_no_failed_fetches(prepare, pictures):
+    fail(pictures, *range(10), code="invalid_image")
+
+    (found,) = prepare(of_numbers(0, 10))
+
+    assert codes(found) == ["invalid_image"] * 10
+
+
+def test_runs_of_few_pictures_count_together(prepare, pictures):
+    # given a catalog with so many queries that a run has few pictures
+    fail(pictures, *range(100))
+    for at in range(0, 9, 3):
+        prepare(of_numbers(at, at + 3))
+    # when enough have failed
+    with pytest.raises(UsageError, match="12 of 12"):
+        prepare(of_numbers(9, 12))
+    # then the job can be resumed: what failed before does not count again
+    pictures.outcomes.clear()
+    prepare(of_numbers(12, 15))
+
+
+def test_jobs_count_apart(prepare, pictures):
+    fail(pictures, *range(100))
+    few = FETCHES_JUDGED - 1
+
+    for name in ("one", "two", "three"):
+        (found,) = prepare(of_numbers(0, few), name=name)
+        assert codes(found) == ["not_found"] * few
+
+
+def test_an_interactive_request_gets_its_failures(prepare, pictures):
+    fail(pictures, *range(20))
+
+    (found,) = prepare(of_numbers(0, 20), priority=Priority.interactive)
+
+    assert codes(found) == ["not_found"] * 20
+
+
+# ---- video --------------------------------------------------------------------------------------
+
+
+def steps_of(prompter) -> list[tuple[float, str]]:
+    """The times and the frames of the only document's video."""
+    return [(seconds, visual.key) for seconds, visual in prompter.requests[0].documents[0].steps]
+
+
+def test_frames_go_two_by_two_with_the_mean_of_their_times(prepare, prompter):
+    ((pair,),) = prepare(a_slice(frames(4, fps=2)))
+
+    assert steps_of(prompter) == [(0.25, "frame-0+frame-1"), (1.25, "frame-2+frame-3")]
+    assert pair.visual_tokens == 4
+    assert len(pair.pictures) == 4
+
+
+def test_without_a_rate_two_frames_are_a_second(prepare, prompter):
+    prepare(a_slice(frames(4)))
+
+    assert [seconds for seconds, _ in steps_of(prompter)] == [0.25, 1.25]
+
+
+def test_an_odd_frame_is_doubled(prepare, prompter):
+    prepare(a_slice(frames(3, fps=1)))
+
+    assert steps_of(prompter) == [(0.5, "frame-0+frame-1"), (2.0, "frame-2+frame-2")]
+
+
+def test_frames_of_different_shapes_are_an_error(prepare, pictures):
+    pictures.outcomes["frame-1"] = picture("frame-1", 64, 64)
+
+    (found,) = prepare(a_slice(frames(2), "text"))
+
+    assert codes(found) == ["frames_differ", None]
+
+
+def test_of_a_long_video_frames_are_taken_evenly(prepare, prompter, pictures):
+    prepare(a_slice(frames(200, fps=10)))
+
+    chosen = [int(uri.removeprefix("frame-")) for uri in pictures.loads[0]]
+    gaps = {later - earlier for earlier, later in zip(chosen, chosen[1:], strict=False)}
+    assert (len(chosen), chosen[0], chosen[-1]) == (FRAMES_MAX, 0, 199)
+    assert gaps == {3, 4}
+    assert steps_of(prompter)[0][0] == pytest.approx((0 + 3) / 2 / 10)  # as they were filmed
+
+
+def test_short_videos_are_read_whole():
+    assert frames_chosen(1) == [0]
+    assert frames_chosen(FRAMES_MAX) == list(range(FRAMES_MAX))
+    assert frames_chosen(FRAMES_MAX + 1)[:3] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("count", "tokens"), [(1, 768), (16, 768), (32, 480), (64, 240)])
+def test_frames_share_the_pixels_of_their_video(count, tokens):
+    assert frame_pixels(count) == tokens * 32 * 32
+
+
+@pytest.mark.parametrize("preset", ["general", "reference"])
+def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
+    asked = []
+
+    class Recorded(Pictures):
+        def load(self, wanted):
+            asked.extend(wanted)
+            return super().load(asked)
+
+    spec = spec_of(image_preset=preset)
+    content = frames(64) | image("still.png")
+    Preparer(prompter, Recorded()).prepare([a_slice(content)], spec)
+
+    budgets = {w.uri: w.options.max_pixels for w in asked}
+    assert budgets["frame-0"] == frame_pixels(64) < budgets["still.png"]
+    assert len({w.options.key() for w in asked}) == 2
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def sizes(runs) -> list[list[int]]:
+    """How many documents each slice of each run has."""
+    return [[len(piece.documents) for piece in run] for run in runs]
+
+
+def test_a_run_has_few_pictures():
+    slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
+
+    runs = list(in_runs(slices))
+
+    assert sizes(runs) == [[2] * 8, [2] * 8, [2] * 4]
+
+
+def test_an_image_that_many_queries_meet_is_one_picture():
+    slices = [a_slice(image("same.png"), query=f"query {n}") for n in range(PAIRS_AHEAD)]
+
+    assert len(list(in_runs(slices))) == 1
+
+
+def test_pictures_of_queries_count_too():
+    slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * PICTURES_AHEAD)]
+
+    assert sizes(in_runs(slices)) == [[1] * PICTURES_AHEAD] * 2
+
+
+def test_a_request_of_many_images_is_cut():
+    many = a_slice("text", *(image(f"{n}.png") for n in range(38)), "text")
+
+    runs = list(in_runs([many]))
+
+    assert sizes(runs) == [[17], [16], [7]]
+    assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
+
+
+def test_a_document_of_many_images_is_not_cut():
+    album = image(*(f"{n}.png" for n in range(20)))
+
+    assert sizes(in_runs([a_slice(album, album, "text")])) == [[1], [2]]

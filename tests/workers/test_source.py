@@ -1,0 +1,224 @@
+"""Pictures by their addresses, from fetch to pixels; and scored: ahead of the device, in order."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from shared.cli import main
+from shared.errors import ItemError, UsageError
+from shared.models import Document, InputRef, Slice, make_spec
+from shared.pictures import PictureOptions
+from shared.settings import Settings
+from tests.support.drawn import drawn, encoded, png
+from tests.support.fleet import PROVENANCE
+from workers import score
+from workers.batcher import Batcher
+from workers.images.fetch import CredentialsRefused, Fetcher
+from workers.images.picture import Picture
+from workers.images.pool import Pool
+from workers.images.source import PictureSource
+from workers.packing import Limit
+from workers.prepare import Wanted
+from workers.prompts import Prompt
+from workers.scorer import PICTURES_AHEAD, Scorer
+from workers.tokens import Tokens
+
+WAIT_S = 20
+OPTIONS = PictureOptions(preset="reference")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a good picture, a truncated one and something else."""
+    (tmp_path / "good.png").write_bytes(png(1))
+    (tmp_path / "half.png").write_bytes(png(2)[:200])
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+@pytest.fixture
+def source(folder: Path, settings: Settings) -> Iterator[PictureSource]:
+    found = PictureSource.of(settings, folder)
+    yield found
+    found.close()
+
+
+def load(source: PictureSource, *uris: str) -> dict[str, Picture | ItemError]:
+    """What becomes of some addresses."""
+    found = source.load([Wanted(uri, OPTIONS) for uri in uris])
+    return {wanted.uri: outcome for wanted, outcome in found.items()}
+
+
+def test_each_picture_or_its_own_error(source, folder):
+    embedded = f"data:image/png;base64,{base64.b64encode(png(3)).decode()}"
+    absolute = (folder / "good.png").as_uri()
+
+    found = load(
+        source, "good.png", "half.png", "notes.txt", "lost.png", "/etc/passwd", absolute, embedded
+    )
+
+    outcomes = {uri: o.code if isinstance(o, ItemError) else o.size for uri, o in found.items()}
+    assert outcomes == {
+        "good.png": (128, 96),
+        "half.png": "invalid_image",
+        "notes.txt": "unsupported_image",
+        "lost.png": "not_found",
+        "/etc/passwd": "refused_source",
+        absolute: (128, 96),
+        embedded: (128, 96),
+    }
+    assert found["good.png"].key == found[absolute].key != found[embedded].key
+    assert np.array_equal(found["good.png"].pixels, np.array(drawn(1)))
+
+
+def test_one_picture_may_be_wanted_in_two_sizes(source):
+    small = PictureOptions(preset="reference", max_pixels=4096)
+
+    found = source.load([Wanted("good.png", OPTIONS), Wanted("good.png", small)])
+
+    whole, part = found.values()
+    assert part.tokens < whole.tokens
+    assert part.key != whole.key
+
+
+def test_without_a_folder_nothing_local_is_read(folder, settings):
+    source = PictureSource.of(settings.model_copy(update={"allowed_roots": ()}))
+
+    found = load(source, str(folder / "good.png"), "good.png")
+
+    assert [outcome.code for outcome in found.values()] == ["refused_source"] * 2
+    source.close()
+
+
+class Refused(Fetcher):
+    """A storage that knows nobody any more."""
+
+    def fetch(self, uri: str) -> bytes:
+        raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
+
+
+def test_refused_credentials_are_no_pictures_fault():
+    source = PictureSource(Refused(), Pool(1))
+
+    with pytest.raises(UsageError, match="ExpiredToken"):
+        load(source, "s3://bucket/a.png", "s3://bucket/b.png")
+    source.close()
+
+
+# ---- to scores ----------------------------------------------------------------------------------
+
+
+class Prompter:
+    """A prompt is the document's picture, or its text as a number."""
+
+    def encode_all(self, requests, *, max_length):
+        return [[self._prompt(side) for side in request.documents] for request in requests]
+
+    def _prompt(self, side):
+        if isinstance(side, ItemError):
+            return side
+        document = Tokens.of([9], [(0, visual) for visual in side.images])
+        return Prompt(Tokens.of([1]), Tokens.of([2]), document)
+
+
+class Engine:
+    """The margin of a picture is the mean of its pixels."""
+
+    provenance = PROVENANCE
+    sees = True
+    prompter = Prompter()
+
+    def self_test(self):
+        return SimpleNamespace(limit=Limit(10_000))
+
+    def score(self, pack):
+        return [
+            float(document.visuals[0][1].frames[0].mean()) if document.visuals else 0.0
+            for document in pack.documents()
+        ]
+
+    def free(self) -> None:
+        pass
+
+
+def album(folder: Path, count: int) -> list[float]:
+    """So many pictures `N.png`, and the mean of the pixels of each."""
+    images = [drawn(seed, (64, 64)) for seed in range(count)]
+    for number, image in enumerate(images):
+        (folder / f"{number}.png").write_bytes(encoded(image))
+    return [float(np.array(image).mean()) for image in images]
+
+
+def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkeypatch):
+    # given a line whose images fill several runs, one of them lost, between two short lines
+    count = 5 * PICTURES_AHEAD + 7
+    means = album(tmp_path, count)
+    (tmp_path / "17.png").unlink()
+    lines = [
+        {"id": "first", "query": "q", "documents": [{"image": "0.png"}, {"image": "/etc/passwd"}]},
+        {"id": "many", "query": "q", "documents": [{"image": f"{n}.png"} for n in range(count)]},
+        {"id": "last", "query": "q", "documents": ["text"]},
+    ]
+    given = tmp_path / "in.jsonl"
+    given.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out.jsonl"
+    # when it is scored
+    monkeypatch.setattr(score, "load_engine", lambda *_, **__: Engine())
+    command = ["rerank", "score", str(given), "-o", str(out), "--model", "pocket-text"]
+    monkeypatch.setattr(sys, "argv", [*command, "--image-preset", "reference"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    # then each line is there once, each image in its place
+    assert ended.value.code == 3
+    first, many, last = (json.loads(line) for line in out.read_text().splitlines())
+    assert [line["id"] for line in (first, many, last)] == ["first", "many", "last"]
+    assert [error["code"] for error in first["errors"]] == ["refused_source"]
+    assert [(e["index"], e["code"]) for e in many["errors"]] == [(17, "not_found")]
+    margins = {result["index"]: result["margin"] for result in many["results"]}
+    wanted = {number: mean for number, mean in enumerate(means) if number != 17}
+    assert margins == pytest.approx(wanted, abs=1e-3)
+    ranked = [result["margin"] for result in many["results"]]
+    assert ranked == sorted(ranked, reverse=True)
+    assert len(last["results"]) == 1
+
+
+def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
+    # given a device that does not end its first pack before the pictures of a second run are asked
+    album(folder, 2 * PICTURES_AHEAD)
+    asked_again = threading.Event()
+    seen = []
+
+    class Slow(Engine):
+        def score(self, pack):
+            seen.append(asked_again.wait(WAIT_S))
+            return super().score(pack)
+
+    class Watched:
+        loads = 0
+
+        def load(self, wanted):
+            self.loads += 1
+            if self.loads == 2:
+                asked_again.set()
+            return source.load(wanted)
+
+    documents = [Document(image=f"{n}.png") for n in range(2 * PICTURES_AHEAD)]
+    whole = Slice(line=1, query="q", documents=documents, indices=list(range(len(documents))))
+    spec = make_spec(model="m", input=InputRef(uri="", size=0, tag=""), image_preset="reference")
+    batcher = Batcher(Slow(), Limit(10_000))
+    # when two runs are scored
+    outcomes, _ = Scorer(Prompter(), batcher, Watched()).score([whole], spec, threading.Event())
+    batcher.close()
+    # then the first pack saw the second run begin
+    assert seen
+    assert all(seen)
+    assert sum(len(outcome.results) for outcome in outcomes) == 2 * PICTURES_AHEAD
