@@ -87,8 +87,8 @@ def _reading(facts: RunFacts, lines: Sequence[Line]) -> Iterator[str]:
     lifted = [size_name(size) for size in plan.sizes if pixels(size) > MAX_PIXELS]
     if lifted:
         yield (
-            f"- **The model's pixel cap of {MAX_PIXELS:,} is lifted here**, else "
-            f"{' and '.join(lifted)} would be one and the same picture. The model was not made for "
+            f"- **The model's pixel cap of {MAX_PIXELS:,} is lifted here**, else the sizes above "
+            f"it ({', '.join(lifted)}) would be the same picture. The model was not made for "
             "them, and jobs do not use them."
         )
     yield from _enlarged(plan, lines)
@@ -118,8 +118,8 @@ def _enlarged(plan: Plan, lines: Sequence[Line]) -> Iterator[str]:
     counts = [f"{s.smaller} of {s.images} at {s.size} ({s.unchanged})" for s in first if s.smaller]
     if counts:
         yield (
-            "- **Small images are not enlarged.** Images that have fewer pixels than a size "
-            "(in brackets: those that are the same picture as at the next smaller size): "
+            "- **Small images are not enlarged**, beyond rounding. Images that have fewer pixels "
+            "than a size (in brackets: the same picture as at the next smaller size): "
             f"{', '.join(counts)}. All others really changed with the size."
         )
     else:

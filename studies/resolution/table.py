@@ -54,7 +54,7 @@ class Scores:
 
     def finite(self) -> tuple[Scores, list[str]]:
         """Without the images that have a margin that is no number; and their names."""
-        good: Mask = np.isfinite(self.margins).all(axis=(0, 1, 3))
+        good = np.asarray(np.isfinite(self.margins).all(axis=(0, 1, 3)))
         return self.of(good), [self.images[at] for at in np.flatnonzero(~good)]
 
     def of(self, chosen: Mask) -> Scores:
