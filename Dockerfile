@@ -26,6 +26,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY producer producer
 COPY workers workers
+COPY studies studies
 RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt . && pip check
 
 FROM build AS build-worker
@@ -37,6 +38,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY shared shared
 COPY producer producer
 COPY workers workers
+COPY studies studies
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt '.[worker]' && pip check
 
