@@ -98,13 +98,14 @@ def _reading(facts: RunFacts, lines: Sequence[Line]) -> Iterator[str]:
     )
     yield (
         "- Noise: the same pairs in other packs, standard deviation over repeats (worst: the "
-        "largest difference of any pair). Smaller differences of a pair mean nothing."
+        "largest difference of any pair). Smaller differences of a pair mean nothing. 0 where a "
+        "pack holds one pair: there are no neighbours."
         if plan.repeats > 1
         else "- One repeat: the noise floor is not known."
     )
     yield (
-        f"- Intervals: bootstrap over images and queries ({DRAWS:,} draws), {LEVEL:.0%} of them "
-        "within. That of the change compares the same pairs, so it is the one to look at."
+        f"- Intervals: bootstrap over images and queries ({DRAWS:,} draws), {LEVEL:.0%}. "
+        "That of the change compares the same pairs, so it is the one to look at."
     )
     yield (
         f"- images/s: an image prepared, seen by the vision tower once and scored against "
