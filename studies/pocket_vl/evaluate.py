@@ -36,12 +36,12 @@ SEED = 7
 CANDIDATES, NEAR = 10, 4
 # Sizes, groups of four pairs for each topic, and questions of ten scenes for each topic.
 SIZES = (
-    (Size(96, 96), 60, 50),
-    (Size(256, 192), 60, 50),
-    (Size(640, 480), 25, 15),
-    (Size(1024, 768), 12, 6),
+    (Size(96, 96), 50, 40),
+    (Size(256, 192), 50, 40),
+    (Size(640, 480), 16, 10),
+    (Size(1024, 768), 8, 5),
 )
-WAYS_SIZE, WAYS_GROUPS = Size(256, 192), 40
+WAYS_SIZE, WAYS_GROUPS = Size(256, 192), 25
 
 
 @dataclass(frozen=True, slots=True)

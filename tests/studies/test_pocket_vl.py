@@ -29,7 +29,8 @@ from studies.pocket_vl.scenes import draw_catalog, write_example
 from studies.pocket_vl.train import Scorer, build_model, export, tensorise
 from studies.pocket_vl.vocabulary import train_tokenizer
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "scenes"
+ROOT = Path(__file__).parents[2]
+EXAMPLE, SHIPPED = ROOT / "examples" / "scenes", ROOT / "workers" / "models" / "pocket-vl"
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +196,23 @@ def test_training_computes_the_margins_of_the_reference_procedure(
     together = reranker.margins(sides, pixels)
     torch.testing.assert_close(margins, alone, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_the_shipped_model_is_small_and_finds_a_red_circle() -> None:
+    # given the model that ships
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) <= 12_000_000
+    reranker = Reranker(SHIPPED)
+    config = reranker.model.config
+    assert config.image_token_id == reranker.prompt.pad
+    assert config.vision_start_token_id == reranker.prompt.start
+    assert config.vision_end_token_id == reranker.prompt.end
+    # when it judges a plain query about two plain scenes
+    size = Size(256, 192)
+    scenes = [
+        lay_out(Plan((Kind(shape, colour),)), random.Random(8), size.aspect)
+        for shape, colour in (("circle", "red"), ("square", "blue"))
+    ]
+    pairs = [(["a red circle"], [size.picture(index)]) for index in range(2)]
+    margins = reranker.margins(pairs, [pixels_of(scene, size) for scene in scenes])
+    # then the right one is above zero and the other below
+    assert margins[0] > 0 > margins[1]
