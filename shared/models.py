@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from shared.errors import UsageError
 from shared.pictures import PRESETS, PictureOptions, ResizeMode
 
-POCKET_MODELS = ("pocket-text",)
+POCKET_MODELS = ("pocket-text", "pocket-vl")
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
