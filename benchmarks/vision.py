@@ -283,6 +283,14 @@ def show(found: dict[str, Any]) -> None:
     )
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """640x480 -> (640, 480), in whole visual tokens."""
+    width, height = (int(side) for side in text.split("x"))
+    if width % TOKEN_PX or height % TOKEN_PX:
+        raise argparse.ArgumentTypeError(f"{text}: sides must be multiples of {TOKEN_PX}")
+    return width, height
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -291,10 +299,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
+    parser.add_argument("--sizes", nargs="+", type=size_of, help="such as 640x480 (three sizes)")
     parser.add_argument("--limit", type=int, default=4096, help="tokens of a pack")
     given = parser.parse_args(arguments)
     before = surroundings()
-    sizes = ((64, 96),) if given.quick else SIZES
+    sizes = given.sizes or (((64, 96),) if given.quick else SIZES)
     shapes = ((1, 3), (2, 2)) if given.quick else ((1, 20), (10, 10))
     results = []
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:

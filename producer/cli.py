@@ -16,6 +16,7 @@ from shared.cli import INTERRUPTED, PARTIAL
 from shared.errors import UsageError
 from shared.models import OutputFormat, Priority
 from shared.options import (
+    ExplainOption,
     ImagePresetOption,
     MaxCropOption,
     MaxErrorRateOption,
@@ -167,6 +168,7 @@ def submit(
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
+    explain: ExplainOption = False,
     max_error_rate: MaxErrorRateOption = 0.5,
     priority: Annotated[Priority, typer.Option(help="whose turn comes first")] = Priority.normal,
     key: Annotated[
@@ -198,6 +200,7 @@ def submit(
         max_crop=max_crop,
         quality_threshold=quality_threshold,
         quality_action=quality_action,
+        explain=explain,
         max_error_rate=max_error_rate,
         priority=priority,
         key=key,

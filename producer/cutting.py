@@ -12,19 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from shared.models import Content, ImageRun, Piece, Slice
+from shared.pictures import PictureOptions
 
 CHARACTERS_PER_TOKEN = 3.5
-TARGET_PX = {
-    "general": 1024 * 768,
-    "product": 1280 * 960,
-    "art": 800 * 608,
-    "art-detail": 1600 * 1200,
-    "document": 1280 * 960,
-    "reference": 1280 * 960,  # the largest is 1,800 tokens; photographs are scaled down to less
-}
-"""Pixels of an image by preset."""
-TOKEN_PX = 32 * 32
-"""Pixels that one visual token stands for."""
 VISION_FACTOR = 2.0
 """A visual token costs the tower about what it then costs the decoder: four patches through a
 quarter of its parameters."""
@@ -47,7 +37,7 @@ SLIVER = 0.25
 
 def image_tokens(preset: str) -> float:
     """Estimated cost of one image at a preset's resolution, in tokens of text."""
-    return VISION_FACTOR * TARGET_PX[preset] / TOKEN_PX
+    return VISION_FACTOR * PictureOptions(preset=preset).tokens_max
 
 
 def content_tokens(content: Content, per_image: float = 0.0) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from producer.catalog import no_pyarrow
 from shared.calibration import relevance_score
 from shared.errors import UsageError
+from shared.explain import explain
 from shared.lines import dump_line
 from shared.models import Document, OutputFormat, Scored, SliceOutcome
 
@@ -23,6 +24,8 @@ RANKING_ENTRIES_MAX = 2_000_000
 Row = dict[str, Any]
 """query_id, image_id, and either margin and relevance_score or an error."""
 
+SUB_SCORES = ("visual_match", "text_alignment", "consistency")
+"""Columns of Parquet for what `explain` holds."""
 FACTS = ("quality", "plain_margin")
 """What is said of a scored image where it is known."""
 
@@ -50,6 +53,8 @@ def _scores(found: Scored, temperature: float) -> Row:
     for fact in FACTS:
         if (value := getattr(found, fact)) is not None:
             row[fact] = value
+    if found.channels is not None:
+        row["explain"] = explain(found.channels, temperature)
     return row
 
 
@@ -89,12 +94,14 @@ def _dump_parquet(rows: Sequence[Row]) -> bytes:
         raise no_pyarrow("to write Parquet") from error
     number, text = pyarrow.float64(), pyarrow.string()
     types = {"query_id": text, "image_id": text, "margin": number, "relevance_score": number}
-    types |= dict.fromkeys(FACTS, number)
+    types |= dict.fromkeys((*FACTS, *SUB_SCORES), number)
     types |= {"error_line": pyarrow.int64()}
     types |= {f"error_{name}": text for name in ("code", "message", "hint")}
     columns = {name: [row.get(name) for row in rows] for name in types}
     for name in ("query_id", "image_id"):  # a column has one type, ids may be text or numbers
         columns[name] = [None if value is None else str(value) for value in columns[name]]
+    for name in SUB_SCORES:
+        columns[name] = [row.get("explain", {}).get(name) for row in rows]
     for name in ("line", "code", "message", "hint"):
         columns[f"error_{name}"] = [row.get("error", {}).get(name) for row in rows]
     table = pyarrow.table(columns, schema=pyarrow.schema(types.items()))

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from shared.calibration import relevance_score
 from shared.errors import ItemError, UsageError
+from shared.explain import explain
 from shared.models import (
     Document,
     Failure,
@@ -325,6 +326,8 @@ def _result(found: Scored, temperature: float) -> dict[str, Any]:
         result["crowded"] = True
     if found.images or found.tokens is not None or found.quality is not None:
         result |= found.model_dump(mode="json", include=_PICTURE_FIELDS, exclude_none=True)
+    if found.channels is not None:
+        result["explain"] = explain(found.channels, temperature)
     return result
 
 
@@ -336,11 +339,14 @@ def outcome_of(number: int, line: Mapping[str, Any]) -> SliceOutcome:
         id=line["id"],
         top_n=len(line["results"]) or None,  # what was kept is not cut again
         metadata=line.get("metadata"),
-        results=[
-            Scored(**{k: v for k, v in found.items() if k in fields}) for found in line["results"]
-        ],
+        results=[_scored_of(found, fields) for found in line["results"]],
         errors=[Failure(**error) for error in line["errors"]],
     )
+
+
+def _scored_of(found: Mapping[str, Any], fields: set[str]) -> Scored:
+    known = {name: value for name, value in found.items() if name in fields}
+    return Scored(**known, channels=found.get("explain", {}).get("channels"))
 
 
 def dump_line(line: Mapping[str, Any]) -> bytes:

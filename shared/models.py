@@ -23,16 +23,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shared.errors import UsageError
+from shared.pictures import PRESETS, PictureOptions, ResizeMode
 
 POCKET_MODELS = ("pocket-text",)
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
-IMAGE_PRESETS = ("general", "product", "art", "art-detail", "document", "reference")
-"""Names of target resolutions."""
-
-ResizeMode = Literal["crop", "fit"]
 QualityAction = Literal["off", "reject", "downweight"]
 
 URI_CHARACTERS = 8 << 10
@@ -259,6 +256,8 @@ class Scored(_Frozen):
     plain_margin: float | None = None
     """The margin before it was lowered for poor quality."""
     images: list[PictureFacts] | None = None
+    channels: dict[str, float] | None = None
+    """Margins of its parts, when the job asks for sub-scores: see `shared.explain`."""
 
 
 class Slice(_Frozen):
@@ -373,14 +372,15 @@ IMAGE_OPTIONS = {
     "max_crop",
     "quality_threshold",
     "quality_action",
+    "explain",
     "max_error_rate",
 }
 SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"} | IMAGE_OPTIONS
 
 
 def _preset(value: str) -> str:
-    if value not in IMAGE_PRESETS:
-        raise PydanticCustomError("preset", f"expected one of {', '.join(IMAGE_PRESETS)}")
+    if value not in PRESETS:
+        raise PydanticCustomError("preset", f"expected one of {', '.join(PRESETS)}")
     return value
 
 
@@ -406,6 +406,8 @@ class JobSpec(_Frozen):
     """A crop that would lose more than this share of the picture becomes `fit`."""
     quality_threshold: float = Field(default=0.65, ge=0, le=1)
     quality_action: QualityAction = "off"
+    explain: bool = False
+    """Score each pair again with parts left out, for its sub-scores."""
     max_error_rate: float = Field(default=0.5, ge=0, le=1)
     """The share of failed fetches that pauses the job."""
     key: str | None = None
@@ -413,6 +415,14 @@ class JobSpec(_Frozen):
     name: str = ""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself."""
+
+    @model_validator(mode="after")
+    def _makes_pictures(self) -> JobSpec:
+        """Raises UsageError for options of pictures that do not go together."""
+        PictureOptions(
+            preset=self.image_preset, resize_mode=self.resize_mode, max_crop=self.max_crop
+        )
+        return self
 
     @property
     def scoring_options(self) -> dict[str, Any]:

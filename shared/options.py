@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from shared.models import IMAGE_PRESETS, QualityAction, ResizeMode
+from shared.models import QualityAction
+from shared.pictures import PRESETS, ResizeMode
 
 ImagePresetOption = Annotated[
     str,
-    typer.Option(metavar="NAME", help=f"target resolution of images: {', '.join(IMAGE_PRESETS)}"),
+    typer.Option(metavar="NAME", help=f"target resolution of images: {', '.join(PRESETS)}"),
 ]
 ResizeModeOption = Annotated[
     ResizeMode, typer.Option(help="crop to the nearest usual shape, or fit the whole picture")
@@ -24,6 +25,12 @@ QualityThresholdOption = Annotated[
 QualityActionOption = Annotated[
     QualityAction,
     typer.Option(help="what happens to poor images: nothing, a rejection, or a lower margin"),
+]
+ExplainOption = Annotated[
+    bool,
+    typer.Option(
+        "--explain", help="add visual match, text alignment and consistency; up to 5 × the work"
+    ),
 ]
 MaxErrorRateOption = Annotated[
     float, typer.Option(help="share of images that cannot be fetched at which the job is paused")

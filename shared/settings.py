@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         1, ge=1, description="GPUs that one copy of the model is spread over, layer by layer"
     )
     deterministic: bool = Field(False, description="fixed pack shapes: equal runs, equal bits")
+    kept_bytes: int = Field(
+        256 << 20, ge=0, description="device memory for keys and values of shared prefixes"
+    )
+    seen_bytes: int = Field(
+        512 << 20, ge=0, description="device memory for features of pictures seen last"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
     shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")
     interactive_slots: int = Field(8, ge=1, description="interactive shards one worker holds")
@@ -118,7 +124,15 @@ class Settings(BaseSettings):
     @property
     def engine_options(self) -> dict[str, Any]:
         """How a model is to be loaded: what `load_engine` takes."""
-        names = ("dtype", "attention", "device", "deterministic", "threads")
+        names = (
+            "dtype",
+            "attention",
+            "device",
+            "deterministic",
+            "kept_bytes",
+            "seen_bytes",
+            "threads",
+        )
         return {name: getattr(self, name) for name in names} | {"gpus": self.gpus_per_worker}
 
     def environment(self) -> dict[str, str]:

@@ -90,6 +90,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Item] = []
         self._waiting_tokens = [0, 0]  # interactive, the rest
+        self._turns: tuple[list[Ticket], list[Ticket]] = ([], [])  # who waits to submit
         self._in_flight: list[Item] = []
         self._packs = 0
         self._closing = self._discarding = False
@@ -147,8 +148,7 @@ class Batcher:
         items = [Item(p, lane, ticket, i, now) for i, p in enumerate(prompts)]
         account, tokens = min(lane, 1), sum(item.tokens for item in items)
         with self._changed:
-            while not (self._closing or ticket.unwanted or self._admits(account, tokens)):
-                self._changed.wait(_STOP_POLL_S)
+            self._wait_for_turn(ticket, account, tokens)
             if self._closing:
                 raise EngineError("the batcher is closed")
             if ticket.unwanted:
@@ -158,6 +158,21 @@ class Batcher:
             self._waiting_tokens[account] += tokens
             self._changed.notify_all()
         return ticket.future
+
+    def _wait_for_turn(self, ticket: Ticket, account: int, tokens: int) -> None:
+        """Wait until so much may be queued; whoever came first goes first, however large."""
+        turns = self._turns[account]
+        turns.append(ticket)
+        try:
+            while not (
+                self._closing
+                or ticket.unwanted
+                or (turns[0] is ticket and self._admits(account, tokens))
+            ):
+                self._changed.wait(_STOP_POLL_S)
+        finally:
+            turns.remove(ticket)
+            self._changed.notify_all()
 
     def close(self, *, drain: bool = True) -> None:
         """Take no more; with `drain` score what waits, else cancel it; then end the thread."""

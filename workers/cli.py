@@ -11,9 +11,9 @@ import typer
 
 from shared.cli import PARTIAL
 from shared.options import (
+    ExplainOption,
     ImagePresetOption,
     MaxCropOption,
-    MaxErrorRateOption,
     QualityActionOption,
     QualityThresholdOption,
     ResizeModeOption,
@@ -71,7 +71,7 @@ def score(
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
-    max_error_rate: MaxErrorRateOption = 0.5,
+    explain: ExplainOption = False,
     force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
@@ -96,7 +96,7 @@ def score(
         max_crop=max_crop,
         quality_threshold=quality_threshold,
         quality_action=quality_action,
-        max_error_rate=max_error_rate,
+        explain=explain,
     )
     resolve_model(model)
     with ExitStack() as stack:

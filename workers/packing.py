@@ -136,14 +136,24 @@ def document_cost(prompt: Prompt) -> float:
 
 def pack_cost(prompts: Iterable[Prompt]) -> float:
     """Token-equivalents of a pack of these prompts."""
-    queries: set[tuple[Tokens, Tokens]] = set()
-    total = 0.0
+    shared: dict[object, float] = {}
+    own = 0.0
     for p in prompts:
-        total += document_cost(p)
-        if (key := (p.kept, p.query)) not in queries:
-            queries.add(key)
-            total += query_cost(p)
-    return total
+        own += document_cost(p)
+        shared |= _shared_costs(p)
+    return own + sum(shared.values())
+
+
+def _shared_costs(prompt: Prompt) -> dict[object, float]:
+    """What a prompt's shared parts cost the first pair of a pack that has them.
+
+    A kept part is free, since it is computed once for all packs; but one with pictures is a query,
+    of which there may be as many as pairs.
+    """
+    costs: dict[object, float] = {(prompt.kept, prompt.query): query_cost(prompt)}
+    if prompt.kept.visuals:
+        costs[prompt.kept] = cost(len(prompt.kept), 0)
+    return costs
 
 
 def plan(
@@ -153,31 +163,36 @@ def plan(
 
     Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
     then guarantees the last lane its share. Within a lane the query that waits longest comes
-    first, with its documents from long to short; what does not fit is passed over for smaller
-    ones. The first item is always taken, so one pair over the budget gets a pack of its own.
+    first, with its documents from long to short (documents with pictures: picture by picture, with
+    all their queries); what does not fit is passed over for smaller ones. The first item is always
+    taken, so one pair over the budget gets a pack of its own.
     """
     taken: list[W] = []
-    queries: set[tuple[Tokens, Tokens]] = set()
+    shared: set[object] = set()
     spent = 0.0
     full = False
     for item in _in_order(waiting, last_lane_first):
         if limit.pairs is not None and taken and len(taken) >= limit.pairs:
             return taken, "limit"
-        key = (item.prompt.kept, item.prompt.query)
-        price = document_cost(item.prompt) + (0 if key in queries else query_cost(item.prompt))
+        costs = _shared_costs(item.prompt)
+        price = document_cost(item.prompt) + sum(costs[key] for key in costs if key not in shared)
         if taken and spent + price > limit.tokens:
             full = True
             continue
         taken.append(item)
-        queries.add(key)
+        shared.update(costs)
         spent += price
     return taken, "limit" if full else "empty"
 
 
 def _in_order(waiting: Sequence[W], reverse: bool) -> Iterator[W]:
-    lanes: dict[int, dict[tuple[Tokens, Tokens], list[W]]] = {}
+    lanes: dict[int, dict[object, list[W]]] = {}
     for item in waiting:
-        key = (item.prompt.kept, item.prompt.query)
+        prompt = item.prompt
+        key: object = (prompt.kept, prompt.query)
+        if prompt.document.visuals and not prompt.kept.visuals:
+            # of all that is shared, the features of a document's pictures cost most to make again
+            key = prompt.document.visuals
         lanes.setdefault(item.lane, {}).setdefault(key, []).append(item)
     for lane in sorted(lanes, reverse=reverse):
         for items in lanes[lane].values():

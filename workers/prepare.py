@@ -10,10 +10,11 @@ import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from shared.errors import ItemError, UsageError
+from shared.explain import CHANNELS, TEXT
 from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
@@ -40,6 +41,7 @@ FETCHES_JUDGED = 10
 JOBS_COUNTED = 64
 
 Found = Mapping["Wanted", Picture | ItemError]
+Channels = Mapping[str, list[list[Prompt | ItemError]]]
 
 
 class Pictures(Protocol):
@@ -68,6 +70,13 @@ class Prepared:
     """The poorest of the pair's pictures."""
     visual_tokens: int | None = None
     """Of the document."""
+    channels: Mapping[str, Prompt] = field(default_factory=dict)
+    """Prompts of its parts, for sub-scores; one that has a single part is that part."""
+
+    @property
+    def parts(self) -> dict[str, Prompt]:
+        """The channels that are not the pair itself: what is scored beside it."""
+        return {name: p for name, p in self.channels.items() if p != self.prompt}
 
     def lowered(self, margin: float) -> float:
         """The margin of a pair that is weighed down by its quality."""
@@ -112,17 +121,28 @@ class Preparer:
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
-        chosen = [_request(piece, spec, found) for piece in slices]
-        encoded = self._prompter.encode_all(chosen, max_length=spec.max_length)
+        requests = [_request(piece, spec, found) for piece in slices]
+        encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
+        channels = self._channels(requests, spec) if spec.explain else {}
         return [
             [
                 prompt
                 if isinstance(prompt, ItemError)
-                else _prepared(prompt, piece, at, spec, found)
+                else _prepared(prompt, piece, at, spec, found, _of_pair(channels, line, at))
                 for at, prompt in enumerate(prompts)
             ]
-            for piece, prompts in zip(slices, encoded, strict=True)
+            for line, (piece, prompts) in enumerate(zip(slices, encoded, strict=True))
         ]
+
+    def _channels(self, requests: Sequence[Request], spec: JobSpec) -> Channels:
+        """The prompts of each channel, as those of the whole: by request, then by document."""
+        by_channel = {
+            name: [_channel(request, *name.split("-")) for request in requests] for name in CHANNELS
+        }
+        return {
+            name: self._prompter.encode_all(asked, max_length=spec.max_length)
+            for name, asked in by_channel.items()
+        }
 
 
 def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
@@ -250,11 +270,42 @@ def _steps(content: Content, frames: Sequence[Picture]) -> Iterator[tuple[float,
         yield (times[at] + times[last]) / 2, Visual(key, (pair[0].pixels, pair[1].pixels))
 
 
-def _prepared(prompt: Prompt, piece: Slice, at: int, spec: JobSpec, found: Found) -> Prepared:
+def _channel(request: Request, query_part: str, document_part: str) -> Request:
+    """The request with one part of each side; a side that lacks it stands as an error."""
+    return replace(
+        request,
+        query=_part(request.query, query_part),
+        documents=[_part(side, document_part) for side in request.documents],
+    )
+
+
+def _part(side: Side | ItemError, part: str) -> Side | ItemError:
+    if isinstance(side, ItemError):
+        return side
+    only = replace(side, images=(), steps=()) if part == TEXT else replace(side, text="")
+    if only == Side():
+        return ItemError("no_such_part", f"there is no {part}")
+    return only
+
+
+def _of_pair(channels: Channels, line: int, at: int) -> dict[str, Prompt]:
+    """A pair's channels: those that it has."""
+    chosen = {name: prompts[line][at] for name, prompts in channels.items()}
+    return {name: prompt for name, prompt in chosen.items() if isinstance(prompt, Prompt)}
+
+
+def _prepared(
+    prompt: Prompt,
+    piece: Slice,
+    at: int,
+    spec: JobSpec,
+    found: Found,
+    channels: Mapping[str, Prompt],
+) -> Prepared:
     """A pair with the facts of its pictures; the query's count for its quality."""
     document = piece.documents[at]
     if document.plain and piece.query.plain:
-        return Prepared(prompt)
+        return Prepared(prompt, channels=channels)
     own, query = (
         [p for w in pictures_of(content, spec) if isinstance(p := found[w], Picture)]
         for content in (document, piece.query)
@@ -264,6 +315,7 @@ def _prepared(prompt: Prompt, piece: Slice, at: int, spec: JobSpec, found: Found
         tuple(_facts(picture) for picture in own),
         min(picture.quality for picture in (*own, *query)),
         sum(visual.tokens for _, visual in prompt.document.visuals),
+        channels,
     )
 
 

@@ -33,7 +33,7 @@ _NO_BOUND = 1 << 40
 
 
 class Reranker:
-    """One loaded model.
+    """One loaded model. Threads may share it; they are served one after another.
 
     options    those of a job: instruction, max_length, temperature, image_preset, resize_mode,
                max_crop, quality_action, quality_threshold
@@ -58,10 +58,22 @@ class Reranker:
         self._spec = make_spec(model=model, input=source, **options)
         self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
-        self._pictures: _GivenPictures | None = None
+        self._one_at_a_time = threading.Lock()  # the engine has one thread's scratch memory
+        self._source: PictureSource | None = None
         if self.engine.sees:
             base = Path(folder).resolve() if folder else None
-            self._pictures = _GivenPictures(PictureSource.of(settings or Settings(), base))
+            self._source = PictureSource.of(settings or Settings(), base)
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes that decode images; a process that ends needs no call of this."""
+        if self._source:
+            self._source.close()
 
     def process(self, request: Mapping[str, Any]) -> list[float]:
         """Relevance scores (0 to 1) of a request's documents, in their order.
@@ -78,11 +90,15 @@ class Reranker:
 
     def results(self, request: Mapping[str, Any]) -> list[Scored]:
         """Like `process`, with margins and what was done to pictures."""
+        with self._one_at_a_time:
+            return self._results(request)
+
+    def _results(self, request: Mapping[str, Any]) -> list[Scored]:
         given: dict[str, Any] = {}
         checked = slice_of(1, _without_pictures(request, given), max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        pictures = self._pictures.beside(given) if self._pictures else None
+        pictures = _GivenPictures(self._source, given) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
             scorer = Scorer(self.engine.prompter, batcher, pictures)
@@ -99,12 +115,8 @@ class _GivenPictures:
     """Pictures that the caller holds, by a path that stands for each; all others by their
     addresses."""
 
-    def __init__(self, source: PictureSource, given: Mapping[str, Any] | None = None) -> None:
-        self._source, self._given = source, given or {}
-
-    def beside(self, given: Mapping[str, Any]) -> _GivenPictures:
-        """The same source, and these."""
-        return _GivenPictures(self._source, given)
+    def __init__(self, source: PictureSource, given: Mapping[str, Any]) -> None:
+        self._source, self._given = source, given
 
     def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""

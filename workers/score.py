@@ -42,6 +42,8 @@ def score_file(
 
     Raises UsageError before the model is loaded when input or output cannot be used.
     """
+    # nobody could resume it: whatever cannot be fetched is an outcome of its own
+    spec = spec.model_copy(update={"max_error_rate": 1.0})
     objects = Objects(settings)
     refuse_existing(output, objects, force=force)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import DeviceBroken, EngineError, ItemError
+from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
 from shared.models import (
     Document,
     Failure,
@@ -67,9 +67,10 @@ class Run:
     @property
     def tokens(self) -> int:
         """Query tokens once a slice, document tokens once a pair."""
+        by_slice = [[p.prompt for p in pairs if isinstance(p, Prepared)] for pairs in self.prepared]
         return sum(
             sum(len(p.document) for p in prompts) + max((len(p.query) for p in prompts), default=0)
-            for prompts in map(_prompts, self.prepared)
+            for prompts in by_slice
         )
 
     @property
@@ -143,7 +144,8 @@ class Scorer:
         outcomes = iter(self._outcomes(run, priority, stop))
         for piece, pairs in zip(run.slices, run.prepared, strict=True):
             found = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
-            yield _slice_outcome(piece, pairs, found, run.spec)
+            parts = [_channels(p, m, outcomes) for p, m in zip(pairs, found, strict=True)]
+            yield _slice_outcome(piece, pairs, found, run.spec, parts)
 
     def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
         try:
@@ -224,16 +226,18 @@ def _slice_outcome(
     pairs: Sequence[Prepared | ItemError],
     found: Sequence[Outcome],
     spec: JobSpec | None = None,
+    parts: Sequence[dict[str, float]] | None = None,
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
-    for document, index, pair, outcome in zip(
-        piece.documents, piece.indices, pairs, found, strict=True
+    for document, index, pair, outcome, channels in zip(
+        piece.documents, piece.indices, pairs, found, parts or [{}] * len(pairs), strict=True
     ):
         if isinstance(outcome, ItemError):
             errors.append(_failure(piece.line, index, outcome))
             continue
         assert isinstance(pair, Prepared)
-        results.append(_scored(index, document, pair, outcome, spec))
+        scored = _scored(index, document, pair, outcome, spec)
+        results.append(scored.model_copy(update={"channels": channels}) if channels else scored)
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
@@ -262,7 +266,21 @@ def _scored(
 
 
 def _prompts(pairs: Sequence[Prepared | ItemError]) -> list[Prompt]:
-    return [pair.prompt for pair in pairs if isinstance(pair, Prepared)]
+    """What of a slice is scored, in order: its pairs, then the channels of each."""
+    prepared = [pair for pair in pairs if isinstance(pair, Prepared)]
+    parts = [prompt for pair in prepared for prompt in pair.parts.values()]
+    return [*(pair.prompt for pair in prepared), *parts]
+
+
+def _channels(
+    pair: Prepared | ItemError, whole: Outcome, outcomes: Iterator[Outcome]
+) -> dict[str, float]:
+    """The margins of a pair's channels, whose parts come next; one that failed is not told."""
+    if isinstance(pair, ItemError):
+        return {}
+    parts = {name: next(outcomes) for name in pair.parts}
+    found = {name: parts.get(name, whole) for name in pair.channels}
+    return {name: m for name, m in found.items() if not isinstance(m, ItemError)}
 
 
 def _failure(line: int, index: int, error: ItemError) -> Failure:
@@ -277,6 +295,12 @@ def poisoned(piece: Slice) -> SliceOutcome:
         hint="score it by itself with `rerank score` and look at what the process says",
     )
     return _slice_outcome(piece, [error] * len(piece.documents), [error] * len(piece.documents))
+
+
+def refused(piece: Slice, error: RerankError) -> SliceOutcome:
+    """The outcome of a slice that cannot be scored for a reason that no pair is to blame for."""
+    told = ItemError(error.code, error.message, hint=error.hint)
+    return _slice_outcome(piece, [told] * len(piece.documents), [told] * len(piece.documents))
 
 
 def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:

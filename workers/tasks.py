@@ -12,13 +12,13 @@ import structlog
 
 from shared.errors import DeviceBroken, RerankError, Unavailable, UsageError
 from shared.keys import shard_range
-from shared.models import SliceOutcome
+from shared.models import Priority, SliceOutcome
 from shared.shards import load_slices
 from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
 from workers.runtime import Runtime
-from workers.scorer import Stopped, poisoned, summarize
+from workers.scorer import Stopped, poisoned, refused, summarize
 
 BACKOFF_S = 5.0
 
@@ -89,7 +89,12 @@ def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], 
         raise UsageError(f"shard {lease.shard} of job {lease.job_id} does not fit its file")
     if lease.poison:
         return [poisoned(piece) for piece in slices], 0
-    return runtime.scorer.score(slices, job.spec, held.stop)
+    try:
+        return runtime.scorer.score(slices, job.spec, held.stop)
+    except UsageError as error:
+        if job.spec.priority is not Priority.interactive:
+            raise
+        return [refused(piece, error) for piece in slices], 0  # somebody waits for the answer
 
 
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:

@@ -69,8 +69,10 @@ class Item:
 
     @property
     def tokens(self) -> int:
-        """What it holds of its own while it waits."""
-        return len(self.prompt.query) + len(self.prompt.document)
+        """What it holds of its own while it waits; a kept part with pictures is a query."""
+        prompt = self.prompt
+        query = len(prompt.kept) if prompt.kept.visuals else len(prompt.query)
+        return query + len(prompt.document)
 
     def deliver(self, margin: float) -> None:
         """Its margin; one that is not finite is an error, never a score."""

@@ -72,6 +72,11 @@ class Tokens:
         moved = tuple((at + len(self), visual) for at, visual in other.visuals)
         return Tokens(self.data + other.data, self.visuals + moved)
 
+    @property
+    def key(self) -> tuple[bytes, tuple[tuple[int, str], ...]]:
+        """What it is told apart by, without the pixels themselves."""
+        return self.data, tuple((at, visual.key) for at, visual in self.visuals)
+
     def array(self) -> NDArray[np.int32]:
         """The ids without a copy, read-only."""
         return np.frombuffer(self.data, np.int32)

@@ -119,7 +119,7 @@ class VLPrompter:
         room = max(0, max_length - sum(map(self._specials, whole)))
         kept, room = self._cut(kept, room)
         query, room = self._cut(query, room)
-        crowded = room == 0 and not document.visuals
+        crowded = room == 0
         document, _ = self._cut(document, room)
         lost = sum(map(len, whole)) - len(kept) - len(query) - len(document)
         shared = _kept_with_pictures(kept, query)

@@ -20,7 +20,6 @@ from producer.cutting import (
     slice_tokens,
 )
 from shared.models import (
-    IMAGE_PRESETS,
     Content,
     Document,
     Failure,
@@ -213,7 +212,6 @@ def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
     assert per_image == cutting.VISION_FACTOR * 768
-    assert set(cutting.TARGET_PX) == set(IMAGE_PRESETS)
     assert content_tokens(Content(image=image), per_image) == per_image
     assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
     assert content_tokens(Content(video=frames), per_image) == per_image

@@ -27,12 +27,14 @@ from shared.lines import (
 from shared.models import (
     Content,
     Failure,
+    InputRef,
     PictureFacts,
     Provenance,
     Scored,
     Slice,
     SliceOutcome,
     Video,
+    make_spec,
 )
 from shared.shards import dump_part, dump_slices, parse_part
 from tests.support.fleet import PROVENANCE
@@ -554,3 +556,9 @@ def test_a_temperature_must_be_positive():
 def test_provenance_is_written_with_each_line():
     line = output_line(SliceOutcome(line=1), PROVENANCE, top_n=None)
     assert Provenance(**line["provenance"]) == PROVENANCE
+
+
+def test_options_of_pictures_that_do_not_go_together_stop_at_the_door():
+    source = InputRef(uri="file:///in", size=1, tag="t")
+    with pytest.raises(UsageError, match="reference"):
+        make_spec(model="m", input=source, image_preset="reference", resize_mode="fit")

@@ -368,3 +368,22 @@ def test_a_submit_apart_shares_no_pack_with_others(engine, start):
         ]
     assert [f.result(WAIT_S) for f in futures] == [[1, 2], [3], [4], [5]]
     assert sorted(sorted(p) for p in engine.packs) == [[1, 2], [3, 5], [4]]
+
+
+def test_a_large_submit_is_not_overtaken_for_ever_by_small_ones(engine, start):
+    """Given much that waits and a submit too large to join it, later ones stand behind it."""
+    batcher = start(Limit(6), waiting_tokens_max=40)
+    with held(engine, batcher):
+        waiting = [batcher.submit([prompt(n)]) for n in (1, 2)]
+        large = threading.Thread(target=lambda: batcher.submit([prompt(7)] * 20).result(WAIT_S))
+        large.start()
+        wait_until(lambda: len(batcher._turns[1]) == 1)
+        small = threading.Thread(target=lambda: batcher.submit([prompt(3)]).result(WAIT_S))
+        small.start()
+        wait_until(lambda: len(batcher._turns[1]) == 2)
+    for thread in (large, small):
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+    assert all(future.done() for future in waiting)
+    order = [number for pack in engine.packs for number in pack]
+    assert order.index(7) < order.index(3)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.packing import Limit, Pack, cost, document_cost, pack_cost, plan
 from workers.prompts import Prompt
-from workers.tokens import Tokens
+from workers.tokens import Tokens, Visual
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,20 @@ def test_the_query_that_waits_longest_goes_first():
     assert lengths(taken) == [20, 10]
 
 
+def test_a_picture_goes_with_all_its_queries():
+    """Given a catalog: its features are used and done with, whatever the number of pictures."""
+    kept = Tokens.of([1])
+    pictures = [Visual(str(n), (np.zeros((32, 32, 3), np.uint8),)) for n in range(3)]
+    waiting = [
+        Item(Prompt(kept, Tokens.of([query]), Tokens.of([9, 8], [(0, picture)])))
+        for query in range(4)
+        for picture in pictures
+    ]
+    taken, _ = plan(waiting, Limit(13))
+    seen = [i.prompt.document.visuals[0][1].key for i in taken]
+    assert seen == ["0"] * 4
+
+
 def test_interactive_goes_before_bulk_that_waited_longer():
     taken, _ = plan([item(0, 40, lane=2), item(1, 20, lane=1), item(2, 10, lane=0)], Limit(99, 2))
     assert lengths(taken) == [10, 20]
@@ -119,3 +134,16 @@ def test_attention_makes_long_documents_dearer(length):
     assert cost(length, 0) > length
     assert cost(length, 100) > cost(length, 0)
     assert cost(2 * length, 0) > 2 * cost(length, 0)
+
+
+def test_a_query_with_a_picture_is_paid_for_once_a_pack():
+    """Given requests that each bring an image as their query: packs stay as small as others."""
+    picture = [Visual(str(n), (np.zeros((64, 64, 3), np.uint8),)) for n in range(5)]
+    waiting = [
+        Item(Prompt(Tokens.of([1, *[2] * 4], [(1, p)]), Tokens.of([]), Tokens.of([3])))
+        for p in picture
+        for _ in range(2)
+    ]
+    taken, _ = plan(waiting, Limit(15))
+    assert len(taken) == 4  # two queries of 5 tokens, with two documents of 1 token each
+    assert pack_cost(i.prompt for i in taken) == pytest.approx(14, rel=0.01)

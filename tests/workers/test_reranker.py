@@ -62,3 +62,14 @@ def test_only_what_is_public_is_exported():
     assert workers.__all__ == ["Reranker", "prepare_image"]
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = workers.Nothing
+
+
+def test_threads_that_share_a_reranker_get_their_own_scores(reranker, passages):
+    from concurrent.futures import ThreadPoolExecutor
+
+    requests = [{"query": f"what {n}?", "documents": passages[n : n + 6]} for n in range(12)]
+    alone = [reranker.margins(request) for request in requests]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(reranker.margins, requests))
+    for one, other in zip(alone, together, strict=True):
+        assert other == pytest.approx(one, abs=1e-4)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shared.cli import main
 from shared.errors import ItemError, UsageError
@@ -22,6 +23,7 @@ from tests.support.drawn import drawn, encoded, png
 from tests.support.fleet import PROVENANCE
 from workers import score
 from workers.batcher import Batcher
+from workers.images.decode import prepare_image
 from workers.images.fetch import CredentialsRefused, Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
@@ -222,3 +224,28 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     assert seen
     assert all(seen)
     assert sum(len(outcome.results) for outcome in outcomes) == 2 * PICTURES_AHEAD
+
+
+def test_a_picture_of_the_last_run_is_not_fetched_again(source, folder, monkeypatch):
+    fetched = []
+    fetch = source._fetcher.fetch
+    monkeypatch.setattr(source._fetcher, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
+    for _ in range(3):
+        assert isinstance(load(source, "good.png", "good.png")["good.png"], Picture)
+    assert fetched == ["good.png"]
+    # one that could not be had is tried again: it may be there by then
+    for _ in range(2):
+        load(source, "gone.png")
+    assert fetched == ["good.png", "gone.png", "gone.png"]
+
+
+def test_what_is_kept_of_pictures_is_bounded(folder):
+    from workers.images.source import _Recent
+
+    recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)
+    picture = prepare_image(Image.new("RGB", (64, 64)))
+    wanted = [Wanted(str(n), OPTIONS) for n in range(5)]
+    for w in wanted:
+        recent.put(w, picture)
+    assert [w.uri for w in wanted if recent.get(w)] == ["2", "3", "4"]
+    assert _Recent(1 << 20, max_age_s=-1).get(wanted[0]) is None

@@ -41,6 +41,7 @@ def vl_folder(tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
     start, end, image, video = fast.convert_tokens_to_ids(VISION_TOKENS)
     torch.manual_seed(3)
+    torch.set_num_threads(1)  # this model is too small to gain from more
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(fast), "hidden_size": 64, "intermediate_size": 96,
@@ -351,3 +352,69 @@ def test_tokens_join_with_their_pictures():
     assert whole.span == left.span + right.span
     assert whole == Tokens.of([1, 2, 2, 3, 4, 2, 5], [(1, picture(1, 2)), (5, picture(1, 1))])
     assert hash(whole) == hash(Tokens.of(whole, whole.visuals))
+
+
+# ---- in one's own process -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pil_pictures():
+    from PIL import Image
+
+    rng = np.random.default_rng(4)
+    return [Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8)) for _ in range(3)]
+
+
+@pytest.fixture(scope="session")
+def make_reranker(vl_folder):
+    from workers import Reranker
+
+    return lambda **options: Reranker(str(vl_folder), engine={"device": "cpu"}, **options)
+
+
+def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
+    make_reranker, pil_pictures, reference
+):
+    from workers import prepare_image
+
+    one, two, _ = pil_pictures
+    got = make_reranker(instruction=INSTRUCTION).margins(
+        {"query": "a gate", "documents": [{"image": one}, {"text": "stone", "image": [two, one]}]}
+    )
+    seen = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
+    want = [
+        reference.margin(Side("a gate"), Side(images=(seen[0],))),
+        reference.margin(Side("a gate"), Side("stone", (seen[1], seen[0]))),
+    ]
+    assert got == pytest.approx(want, abs=TOLERANCE)
+
+
+def test_channels_are_the_margins_of_the_parts(make_reranker, pil_pictures):
+    plain, explained = make_reranker(), make_reranker(explain=True)
+    one, two, _ = pil_pictures
+    query = {"text": "a gate", "image": one}
+    request = {"query": query, "documents": [{"text": "stone", "image": two}, {"image": two}, "s"]}
+    both, picture, words = explained.results(request)
+
+    assert [r.margin for r in (both, picture, words)] == pytest.approx(
+        plain.margins(request), abs=TOLERANCE
+    )
+    assert both.channels is not None
+    for name, margin in both.channels.items():
+        q, d = name.split("-")
+        (want,) = plain.margins(
+            {"query": {q: query[q]}, "documents": [{d: request["documents"][0][d]}]}
+        )
+        assert margin == pytest.approx(want, abs=TOLERANCE), name
+    assert set(both.channels) == {"text-text", "text-image", "image-text", "image-image"}
+    assert set(picture.channels) == {"text-image", "image-image"}
+    assert set(words.channels) == {"text-text", "image-text"}
+
+
+def test_swapping_the_picture_leaves_the_words_channel(make_reranker, pil_pictures):
+    reranker = make_reranker(explain=True)
+    one, two, three = pil_pictures
+    documents = [{"text": "stone", "image": image} for image in (two, three)]
+    a, b = reranker.results({"query": {"text": "gate", "image": one}, "documents": documents})
+    assert a.channels["text-text"] == pytest.approx(b.channels["text-text"], abs=TOLERANCE)
+    assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)

@@ -81,6 +81,8 @@ def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
         return ""
     if device.type != "cuda" or dtype == torch.float32:
         return "runs on CUDA in bf16 or fp16 only"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+        return "needs a GPU of compute capability 8.0"
     try:
         _factory(name)
     except ImportError as error:

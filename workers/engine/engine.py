@@ -82,8 +82,7 @@ class Engine:
 
     def _margins(self, pack: Pack) -> list[float]:
         try:
-            kept = self.kept.get((part.tokens for part in pack.parts), self._keep)
-            states = [kept[part.tokens] for part in pack.parts]
+            states = self.kept.get([part.tokens for part in pack.parts], self._keep)
             layout = lay_out(pack)
             margins: list[float] = self.decoder.margins(
                 layout,
@@ -104,6 +103,8 @@ class Engine:
         self.kept.clear()
         self.seen.clear()
         self.decoder.workspace.clear()
+        if self._tower is not None:
+            self._tower.free()
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -130,8 +131,7 @@ class Engine:
         assert self._tower is not None, "only a VL prompter makes pictures"
         visuals = [visual for _, visual in layout.visuals]
         features = self._features_apart if self._deterministic else self._tower.features
-        seen = self.seen.get(visuals, features)
-        return torch.cat([seen[visual] for visual in visuals])
+        return torch.cat(self.seen.get(visuals, features))
 
     def _features_apart(self, visuals: Sequence[Visual]) -> list[Tensor]:
         """Picture by picture: the same bits in any company."""

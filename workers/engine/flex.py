@@ -93,4 +93,7 @@ def _mask(
         own = (label[k] == label[row[q]]) & (k <= row[q])
         return own | (label[k] == before[q]) | (label[k] == further[q])
 
-    return create_block_mask(sees, None, None, len(rows), len(labels), device=str(device))
+    # compiled, the mask of rows × rows is never laid out
+    compiled = device.type == "cuda"
+    size = (len(rows), len(labels))
+    return create_block_mask(sees, None, None, *size, device=str(device), _compile=compiled)

@@ -6,12 +6,20 @@ Keys and values of the prefixes that prompts share, and features of pictures.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-K = TypeVar("K", bound=Hashable)
+
+class Keyed(Protocol):
+    """What tensors are computed of; its key is small."""
+
+    @property
+    def key(self) -> Hashable: ...
+
+
+K = TypeVar("K", bound=Keyed)
 
 
 class Kept(Generic[K]):
@@ -20,25 +28,25 @@ class Kept(Generic[K]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
-        self._tensors: OrderedDict[K, Tensor] = OrderedDict()
+        self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(
-        self, keys: Iterable[K], compute: Callable[[Sequence[K]], Sequence[Tensor]]
-    ) -> dict[K, Tensor]:
-        """The tensor of each key; those not remembered are computed in one call.
+        self, wanted: Sequence[K], compute: Callable[[Sequence[K]], Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """The tensor of each; those not remembered are computed in one call, each once.
 
         One larger than all is not kept.
         """
-        found = {key: self._tensors.get(key) for key in keys}
-        missing = [key for key, tensor in found.items() if tensor is None]
-        if missing:
-            found |= dict(zip(missing, compute(missing), strict=True))
-        tensors = {key: tensor for key, tensor in found.items() if tensor is not None}
-        for key, tensor in tensors.items():
+        one_of_each = {item.key: item for item in wanted}
+        missing = [item for key, item in one_of_each.items() if key not in self._tensors]
+        computed = dict(zip((i.key for i in missing), compute(missing), strict=True))
+        tensors = {key: computed.get(key, self._tensors.get(key)) for key in one_of_each}
+        found = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+        for key, tensor in found.items():
             self._keep(key, tensor)
-        return tensors
+        return [found[item.key] for item in wanted]
 
-    def _keep(self, key: K, tensor: Tensor) -> None:
+    def _keep(self, key: Hashable, tensor: Tensor) -> None:
         if key in self._tensors:
             self._tensors.move_to_end(key)
         elif tensor.nbytes <= self.max_bytes:

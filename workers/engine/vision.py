@@ -110,7 +110,7 @@ class Tower:
         self._merger = _Merger.of(visual.merger)
         mergers = map(_Merger.of, visual.deepstack_merger_list)
         self._taps = dict(zip(config.deepstack_visual_indexes, mergers, strict=True))
-        self._grid = lru_cache(64)(self._grid_tables)
+        self._grid = lru_cache(8)(self._grid_tables)
         self._rows = _ROWS[self.device.type]
 
     @property
@@ -130,6 +130,10 @@ class Tower:
             batch.append(visual)
         return found + self._pass(batch) if batch else found
 
+    def free(self) -> None:
+        """Give back the tables of grids."""
+        self._grid.cache_clear()
+
     def _pass(self, visuals: Sequence[Visual]) -> list[Tensor]:
         tables = [self._grid(visual.grid) for visual in visuals]
         x = torch.cat([self._embed(v) for v in visuals])
@@ -144,7 +148,8 @@ class Tower:
             if number in self._taps:
                 taps.append(self._taps[number](x))
         features = torch.cat([self._merger(x), *taps], dim=1)
-        return list(torch.split(features, [visual.tokens for visual in visuals]))
+        # copies, since a view would keep the features of all of the pass
+        return [t.clone() for t in torch.split(features, [visual.tokens for visual in visuals])]
 
     def _embed(self, visual: Visual) -> Tensor:
         """Embedded patches [patches, hidden] in the order of the merge: token by token."""
@@ -236,7 +241,7 @@ def _take_block(block: Any, heads: int, activation: Activation) -> _Block:
     return _Block(
         _Norm.of(block.norm1),
         linear(qk_weight, qk_bias),
-        linear(v[0], v[1]),
+        linear(v[0].clone(), v[1].clone()),
         linear(out.weight.detach(), out.bias.detach()),
         _Norm.of(block.norm2),
         linear(mlp.linear_fc1.weight.detach(), mlp.linear_fc1.bias.detach(), activation),

@@ -11,8 +11,10 @@ import os
 import resource
 import signal
 import struct
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from shared.errors import ItemError
@@ -53,12 +55,11 @@ def _exactly(pipe: IO[bytes], size: int) -> bytearray:
 def serve(timeout_s: float, memory_bytes: int) -> None:
     """Decode until the parent closes the pipe."""
     requests, answers = _own_pipes()
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     warnings.simplefilter("ignore")
     from workers.images.decode import decode  # half of the start: before it says that it is ready
 
+    _limit_memory(memory_bytes)
     send(answers, "ready")
     while True:
         try:
@@ -68,6 +69,15 @@ def serve(timeout_s: float, memory_bytes: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, timeout_s + ORPHAN_S)
         _answer(answers, decode, options, bytes(data))
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Allow so much address space beside what the libraries took (a lot on many cores)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:

@@ -13,21 +13,24 @@ import binascii
 import ipaddress
 import os
 import socket
+import ssl
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import stamina
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from shared.errors import ItemError, UsageError
 
@@ -37,20 +40,26 @@ REDIRECTS_MAX = 3
 CHUNK_BYTES = 64 << 10
 SHOWN_CHARACTERS = 200
 PORTS = {"https": 443, "http": 80}
+URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
 REDIRECTS = (301, 302, 303, 307, 308)
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CREDENTIALS = {
+    "CredentialRetrievalError",
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
     "NoCredentialsError",
     "PartialCredentialsError",
+    "ProfileNotFound",
+    "RequestTimeTooSkewed",
+    "SSOTokenLoadError",
     "SignatureDoesNotMatch",
     "TokenRefreshRequired",
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
+_URL_SAFE = str.maketrans("-_", "+/")
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -299,6 +308,7 @@ class Fetcher:
             )
         port = port or PORTS[parts.scheme]
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote(path, safe=URL_CHARACTERS)  # what is written unquoted, like a space
         address = _resolved(uri, host, port, private=meant)
         return _Target(parts.scheme, host, port, address, path)
 
@@ -425,9 +435,16 @@ def _http_errors(budget: _Budget) -> Iterator[None]:
     """Turn what a connection raises into our errors, without its message: it may hold the URL."""
     try:
         yield
-    except (HTTPError, OSError) as error:
+    except (CertificateError, ssl.SSLCertVerificationError):
+        raise ItemError(
+            "fetch_failed",
+            f"the certificate of the host of {safe_uri(budget.uri)} is not trusted",
+            hint="check its name and who signed it",
+        ) from None
+    except (HTTPError, HTTPException, OSError) as error:
         budget.check_time()  # a connection cut by the clock is over its time
-        if isinstance(error, HTTPTimeoutError | TimeoutError):
+        late = isinstance(error, HTTPTimeoutError | TimeoutError)
+        if late and not isinstance(error, NewConnectionError):  # refused, not late
             raise budget.timeout() from None
         raise _Transient(f"the connection broke ({type(error).__name__})") from None
 
@@ -472,7 +489,7 @@ def _data(uri: str, budget: _Budget) -> bytes:
     if len(body) * 3 // 4 > budget.max_bytes + 2:
         raise budget.too_large()
     try:
-        found = base64.b64decode(unquote(body), validate=True)
+        found = base64.b64decode(unquote(body).translate(_URL_SAFE), validate=True)
     except (binascii.Error, ValueError):
         raise ItemError(
             "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it anew"

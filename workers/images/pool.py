@@ -37,12 +37,15 @@ _START = (
 )
 
 
+PROCESSES_MAX = 16
+
+
 def default_processes() -> int:
-    """One for every two cores that this process may use."""
+    """One for every two cores that this process may use, and no more than there are fetches."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return max(1, cores // 2)
+    return max(1, min(PROCESSES_MAX, cores // 2))
 
 
 @dataclass(slots=True)
@@ -56,7 +59,7 @@ class Pool:
     """`prepare(data, options)` gives a future of a Picture, or of the ItemError that it became.
 
     `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A decode that
-    takes longer than `timeout_s` is ended; a process may use `memory_bytes` of address space.
+    takes longer than `timeout_s` is ended; a process may take `memory_bytes` beside its libraries.
     """
 
     def __init__(

@@ -58,6 +58,10 @@ class Quality:
 
 def measure_quality(pixels: Pixels) -> Quality:
     """Sharpness and exposure of prepared pixels."""
+    # what is to be padded has any size; its last rows and columns repeated bring no edges
+    grow = [(0, max(32, -(-side // 8) * 8) - side) for side in pixels.shape[:2]]
+    if any(more for _, more in grow):
+        pixels = np.pad(pixels, (*grow, (0, 0)), mode="edge")
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     grey = _grey(planes)
     return Quality(sharpness(grey), exposure(planes, grey))

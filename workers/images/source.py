@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,17 +17,25 @@ from workers.images.pool import Pool
 from workers.prepare import Wanted
 
 FETCHES_AT_A_TIME = 16
+RECENT_BYTES = 128 << 20
+"""Pixels of pictures kept for the next run: the queries of a catalog come in several."""
+RECENT_S = 60.0
+"""For so long an address is taken to name the same picture."""
 
 
 class PictureSource:
     """Fetches and decodes; each picture that cannot be had is an error of its own.
 
-    Bounded: so many fetches at a time, each of bounded size, and what the pool decodes.
+    Bounded: so many fetches at a time, each of bounded size, what the pool decodes, and what is
+    kept. A picture that others are waiting for already is not fetched twice.
     """
 
     def __init__(self, fetcher: Fetcher, pool: Pool) -> None:
         self._fetcher, self._pool = fetcher, pool
         self._threads = ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch")
+        self._lock = threading.Lock()
+        self._under_way: dict[Wanted, Future[Picture]] = {}
+        self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
     def of(cls, settings: Settings, base: Path | None = None) -> PictureSource:
@@ -43,8 +54,28 @@ class PictureSource:
 
     def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
-        under_way = {w: self._threads.submit(self._load_one, w) for w in wanted}
-        return {w: _picture_or_error(future) for w, future in under_way.items()}
+        found = {w: self._begin(w) for w in wanted}
+        return {w: _picture_or_error(future) for w, future in found.items()}
+
+    def _begin(self, wanted: Wanted) -> Future[Picture]:
+        """The picture to come: known already, on its way, or asked for now."""
+        with self._lock:
+            if picture := self._recent.get(wanted):
+                known: Future[Picture] = Future()
+                known.set_result(picture)
+                return known
+            if under_way := self._under_way.get(wanted):
+                return under_way
+            future = self._threads.submit(self._load_one, wanted)
+            self._under_way[wanted] = future
+        future.add_done_callback(lambda _: self._end(wanted, future))
+        return future
+
+    def _end(self, wanted: Wanted, future: Future[Picture]) -> None:
+        with self._lock:
+            del self._under_way[wanted]
+            if not future.cancelled() and future.exception() is None:
+                self._recent.put(wanted, future.result())
 
     def _load_one(self, wanted: Wanted) -> Picture:
         data = self._fetcher.fetch(wanted.uri)
@@ -54,6 +85,33 @@ class PictureSource:
         """End the threads and the processes."""
         self._threads.shutdown(cancel_futures=True)
         self._pool.close()
+
+
+class _Recent:
+    """The pictures had last, up to so many bytes and seconds."""
+
+    def __init__(self, max_bytes: int, max_age_s: float) -> None:
+        self._max_bytes, self._max_age_s = max_bytes, max_age_s
+        self._pictures: OrderedDict[Wanted, tuple[float, Picture]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, wanted: Wanted) -> Picture | None:
+        had_s, picture = self._pictures.get(wanted, (0.0, None))
+        if picture is None or time.monotonic() - had_s > self._max_age_s:
+            return None
+        self._pictures.move_to_end(wanted)
+        return picture
+
+    def put(self, wanted: Wanted, picture: Picture) -> None:
+        self._drop(wanted)
+        self._pictures[wanted] = (time.monotonic(), picture)
+        self._bytes += picture.pixels.nbytes
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._pictures)))
+
+    def _drop(self, wanted: Wanted) -> None:
+        if wanted in self._pictures:
+            self._bytes -= self._pictures.pop(wanted)[1].pixels.nbytes
 
 
 def _picture_or_error(future: Future[Picture]) -> Picture | ItemError:

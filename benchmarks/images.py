@@ -1,0 +1,178 @@
+"""Seconds from JPEG bytes to 1024 × 768 pixels, cropped and blurred: rerankfleet and plain Pillow.
+
+    python benchmarks/images.py             photo-like pictures of 4096 × 3072 and 4032 × 3024
+    python benchmarks/images.py --quick     small ones, once: does it run?
+
+    ours     workers.images: reduced-scale decoding, one resample, blur in integers; quality apart
+    pillow   Image.open, convert, ImageOps.fit bicubic, GaussianBlur(0.3)
+
+Both run in this process on one core, in turn; times are the median of the rounds. `share` is ours
+over Pillow's. The difference is the mean absolute one in levels: of the whole, and of the blur
+alone on noise. With 4096 × 3072 the reduced scale lands exactly on the target; with 4032 × 3024
+it does not.
+
+Prints a table, and as its last line all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from common import surroundings
+from PIL import Image, ImageDraw, ImageFilter, ImageOps, features
+
+from shared.pictures import PictureOptions
+from workers.images.decode import decode
+from workers.images.quality import measure_quality
+from workers.images.resize import blur
+
+TARGET = (1024, 768)
+SIZES = ((4096, 3072), (4032, 3024))
+QUICK_SIZES = ((2048, 1536),)
+JPEG_QUALITY = 90
+SIGMA = 0.3
+SEED = 7
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG like a photograph: discs over discs of all sizes, light and noise."""
+    rng = np.random.default_rng(SEED)
+    image = Image.new("RGB", (width, height), (120, 130, 140))
+    draw = ImageDraw.Draw(image)
+    for _ in range(3_000):
+        radius = width * 0.25 * (rng.random() ** 4 + 0.004)
+        x, y = rng.random(2) * (width, height)
+        colour = np.clip(rng.normal(120, 50, 3), 5, 245).astype(int)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour.tolist()))
+    soft = np.asarray(image.filter(ImageFilter.GaussianBlur(1.2)), np.float32)
+    light = np.linspace(0.8, 1.1, width, dtype=np.float32)[None, :, None]
+    noise = rng.normal(0, 3, (height, width, 1)).astype(np.float32)
+    pixels = np.clip(soft * light + noise, 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=JPEG_QUALITY)
+    return out.getvalue()
+
+
+def ours(data: bytes) -> np.ndarray:
+    """What a decoding process does, measuring quality and hashing included."""
+    return decode(data, PictureOptions()).pixels
+
+
+def pillow(data: bytes) -> np.ndarray:
+    """The plain way."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    fitted = ImageOps.fit(image, TARGET, Image.Resampling.BICUBIC)
+    return np.asarray(fitted.filter(ImageFilter.GaussianBlur(SIGMA)))
+
+
+def in_turn(rounds: int, **sides: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of each side, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for counts in [False] + [True] * rounds:
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if counts:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Mean absolute difference in levels."""
+    return float(np.abs(one.astype(np.int16) - other.astype(np.int16)).mean())
+
+
+def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """Both sides on one picture."""
+    data = photo(*size)
+    pixels = ours(data)
+    seconds = in_turn(rounds, ours=lambda: ours(data), pillow=lambda: pillow(data))
+    return {
+        "width": size[0],
+        "height": size[1],
+        "jpeg_bytes": len(data),
+        "ours_ms": round(seconds["ours"] * 1e3, 2),
+        "pillow_ms": round(seconds["pillow"] * 1e3, 2),
+        "quality_ms": round(in_turn(rounds, q=lambda: measure_quality(pixels))["q"] * 1e3, 2),
+        "share": round(seconds["ours"] / seconds["pillow"], 3),
+        "difference": round(difference(pixels, pillow(data)), 3),
+    }
+
+
+def measure_blur(rounds: int) -> dict[str, float]:
+    """The blur alone, on noise of the target's size."""
+    noise = np.random.default_rng(SEED).integers(0, 256, (*TARGET[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+
+    def plain() -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(SIGMA))
+
+    seconds = in_turn(rounds, ours=lambda: blur(noise), pillow=plain)
+    return {
+        "ours_ms": round(seconds["ours"] * 1e3, 2),
+        "pillow_ms": round(seconds["pillow"] * 1e3, 2),
+        "difference": round(difference(blur(noise), np.asarray(plain())), 3),
+    }
+
+
+def table(results: Sequence[dict[str, Any]], blurred: dict[str, float]) -> None:
+    """Print the figures for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("picture")
+    for name in ("pillow ms", "ours ms", "of it quality", "share", "difference"):
+        shown.add_column(name, justify="right")
+    for r in results:
+        figures = (r["pillow_ms"], r["ours_ms"], r["quality_ms"], r["share"], r["difference"])
+        shown.add_row(f"{r['width']} x {r['height']}", *(f"{f:,.2f}" for f in figures))
+    share = blurred["ours_ms"] / blurred["pillow_ms"]
+    figures = (blurred["pillow_ms"], blurred["ours_ms"], 0, share, blurred["difference"])
+    shown.add_row("the blur alone, on noise", *(f"{f:,.2f}" if f else "–" for f in figures))
+    Console(width=110, highlight=False).print(shown)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, help="how often each side runs (9)")
+    parser.add_argument("--quick", action="store_true", help="one small picture, one round")
+    given = parser.parse_args(arguments)
+    given.rounds = given.rounds or (1 if given.quick else 9)
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parse(arguments)
+    before = surroundings()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    results = [measure(size, given.rounds) for size in (QUICK_SIZES if given.quick else SIZES)]
+    blurred = measure_blur(given.rounds)
+    table(results, blurred)
+    before["versions"] |= {name: version(name) for name in ("pillow", "numpy")}
+    before["versions"]["libjpeg-turbo"] = features.version("libjpeg_turbo")
+    config = {
+        "target": TARGET,
+        "options": PictureOptions().key(),
+        "rounds": given.rounds,
+        "jpeg_quality": JPEG_QUALITY,
+        "seed": SEED,
+        "quick": given.quick,
+    }
+    found = {"benchmark": "images", "device": "cpu", **before, "config": config}
+    print(json.dumps({**found, "pictures": results, "blur": blurred}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How the demonstration models came about, and studies of what reranking depends on."""

@@ -1,0 +1,136 @@
+"""The sub-commands that study: `rerank study …`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shared.cli import PARTIAL
+from shared.errors import UsageError
+
+NEEDED = ("matplotlib", "pyarrow", "scipy", "torch")
+
+
+def commands(app: typer.Typer) -> None:
+    """Add the sub-commands."""
+    study = typer.Typer(no_args_is_help=True)
+    study.callback()(_study)
+    study.command()(resolution)
+    app.add_typer(study, name="study")
+
+
+def _study() -> None:
+    """Studies of what reranking depends on, with your own model and data.
+
+    Example: rerank study resolution pictures/ --queries queries.txt --model M -o study
+    """
+
+
+def resolution(
+    images: Annotated[
+        Path | None,
+        typer.Argument(
+            help="a folder, or a listing: a path or URI a line, or CSV with the columns image and "
+            "perhaps category",
+            show_default=False,
+        ),
+    ] = None,
+    queries: Annotated[Path | None, typer.Option(help="a file with one query a line")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="a Qwen3-VL reranker: a model folder or a hub name")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder of the scores, table and report")
+    ] = None,
+    categories: Annotated[
+        Path | None, typer.Option(help="CSV with the columns image and category")
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="width x height, comma-separated; the seven of the study")
+    ] = "320x240,640x480,800x600,1024x768,1280x960,1600x1200,2048x1536",
+    reference: Annotated[
+        str, typer.Option(help="the size that orders are compared with")
+    ] = "1024x768",
+    interpolation: Annotated[
+        str, typer.Option(help="nearest, bilinear, bicubic, lanczos; comma-separated")
+    ] = "bicubic",
+    repeats: Annotated[
+        int, typer.Option(help="in different packs: how far they differ is noise")
+    ] = 3,
+    instruction: Annotated[str | None, typer.Option(help="the task; English is best")] = None,
+    seed: Annotated[int, typer.Option(help="of the order in which pairs are packed")] = 0,
+    example: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="only draw pictures with queries to try it on, into DIR"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace a study that exists")] = False,
+) -> None:
+    """What margins, ranks and speed depend on a picture's size: a table, a plot, all scores.
+
+    Example: rerank study resolution pictures/ --queries queries.txt --model M -o study
+    """
+    if example is not None:
+        _write_example(example)
+        return
+    if images is None or queries is None or model is None or output is None:
+        raise UsageError(
+            "the study needs IMAGES, --queries, --model and -o",
+            hint="or --example DIR, to draw pictures to try it on",
+        )
+    from shared.settings import load_settings
+    from studies.resolution.inputs import read_images, read_queries
+    from studies.resolution.plan import Plan, parse_interpolations, parse_size
+    from workers.engine import resolve_model
+
+    plan = Plan(
+        sizes=tuple(parse_size(size) for size in sizes.split(",")),
+        interpolations=parse_interpolations(interpolation),
+        repeats=repeats,
+        reference_size=parse_size(reference),
+        seed=seed,
+    )
+    listed, asked = read_images(images, categories), read_queries(queries)
+    _refuse_without_libraries()
+    resolve_model(model)
+    from studies.resolution.study import study_resolution
+
+    facts = study_resolution(
+        listed,
+        asked,
+        output,
+        model=model,
+        base=(images if images.is_dir() else images.parent).resolve(),
+        plan=plan,
+        settings=load_settings(),
+        instruction=instruction,
+        force=force,
+    )
+    sys.stderr.write(
+        f"{facts.images} images × {facts.queries} queries, {len(facts.skipped)} images left out, "
+        f"{facts.seconds:.1f} s -> {output / 'report.md'}\n"
+    )
+    if facts.skipped:
+        raise typer.Exit(PARTIAL)
+
+
+def _write_example(folder: Path) -> None:
+    from studies.resolution.example import write_example
+
+    listing = write_example(folder)
+    sys.stderr.write(
+        f"drawn; now: rerank study resolution {listing} --queries {folder / 'queries.txt'} "
+        "--model M -o study\n"
+    )
+
+
+def _refuse_without_libraries() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"the study needs {', '.join(missing)}",
+            hint="pip install 'rerankfleet[worker,study]'",
+        )

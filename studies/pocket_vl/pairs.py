@@ -1,0 +1,255 @@
+"""Batches of balanced pairs with everything that the losses ask for.
+
+A group is two scenes that differ in one thing of a topic, and a claim that holds in the one and not
+in the other, for each: four pairs, two of them right. So neither a query nor a picture alone tells
+anything. A side may also be words about the scene, both, or another drawing of it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.pocket_vl.captions import (
+    TOPICS,
+    Claim,
+    Topic,
+    change,
+    claim_about,
+    describe,
+    note,
+    phrase,
+    random_plan,
+)
+from studies.pocket_vl.drawing import (
+    COLOURS,
+    MAX_COUNT,
+    SHAPES,
+    WORDS,
+    Box,
+    Plan,
+    Scene,
+    lay_out,
+    random_background,
+    sign_box,
+    thing_box,
+)
+from studies.pocket_vl.prompt import CELL_PX, DEFAULT_INSTRUCTION, PATCH_PX, Picture, Side
+
+Floats = NDArray[np.float32]
+
+INSTRUCTIONS = (
+    "Given a text query, retrieve the image that matches it.",
+    "Find the picture that the query describes.",
+    "Retrieve images or text relevant to the user's query.",
+    "Given a search query, find the matching product.",
+)
+Way = Literal["picture", "text", "both", "picture query"]
+# How the pairs of mixed batches are made: what the documents are, or that the query is a picture.
+WAYS: dict[Way, float] = {"picture": 0.63, "text": 0.15, "both": 0.1, "picture query": 0.12}
+COLOUR_NAMES = list(COLOURS)
+LOOKS = len(COLOURS) * len(SHAPES)
+# What the vision tower's probe names in each cell: colour, shape, both, word, a centre.
+CELL_LABELS = len(COLOURS) + len(SHAPES) + LOOKS + len(WORDS) + 1
+UNKNOWN = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A picture's size in pixels, multiples of 32."""
+
+    width_px: int
+    height_px: int
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.width_px / self.height_px
+
+    def picture(self, index: int) -> Picture:
+        """Its stand-in in a prompt."""
+        return Picture(index, self.height_px // PATCH_PX, self.width_px // PATCH_PX)
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """Image tokens down and across."""
+        return self.height_px // CELL_PX, self.width_px // CELL_PX
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One row of a batch. `wanted` is (tokens, 2) of the document's picture: is a queried thing in
+    the cell, and the centre of one; none for a document without a picture."""
+
+    query: Side
+    document: Side
+    label: bool
+    wanted: Floats | None = None
+    count: int = UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Scenes of one size, pairs that show them, and their instruction. The pairs of a group stand
+    together: right, wrong, wrong, right."""
+
+    size: Size
+    scenes: list[Scene]
+    pairs: list[Pair]
+    instruction: str
+
+
+def random_batch(size: Size, groups: int, generator: random.Random, mixed: bool) -> Batch:
+    """`groups` groups, the topics in turn; `mixed` draws the way of each, else all are pictures."""
+    scenes: list[Scene] = []
+    pairs: list[Pair] = []
+    for index in range(groups):
+        way = generator.choices(list(WAYS), list(WAYS.values()))[0] if mixed else "picture"
+        pairs += group(TOPICS[index % len(TOPICS)], way, size, scenes, generator)
+    varied = generator.random() < 0.2
+    instruction = generator.choice(INSTRUCTIONS) if varied else DEFAULT_INSTRUCTION
+    return Batch(size, scenes, pairs, instruction)
+
+
+@dataclass(frozen=True, slots=True)
+class Rivals:
+    """Two near plans drawn at one aspect, and a claim for each that the other does not fulfil."""
+
+    plans: tuple[Plan, Plan]
+    scenes: tuple[Scene, Scene]
+    claims: tuple[Claim, Claim]
+
+
+def rivals(topic: Topic, aspect: float, generator: random.Random) -> Rivals:
+    """A scene and its hard negative; half of the time on the same background."""
+    while True:
+        plan = random_plan(topic, generator)
+        plans = plan, change(plan, topic, generator)
+        same = generator.random() < 0.5
+        both = Plan(plans[0].kinds + plans[1].kinds)
+        back = random_background(generator, both) if same else None
+        one, other = (lay_out(each, generator, aspect, back) for each in plans)
+        first, second = (claim_about(each, topic, generator) for each in plans)
+        held = [claim.holds(scene) for claim in (first, second) for scene in (one, other)]
+        if held == [True, False, False, True]:
+            return Rivals(plans, (one, other), (first, second))
+
+
+def group(
+    topic: Topic, way: Way, size: Size, scenes: list[Scene], generator: random.Random
+) -> list[Pair]:
+    """Four pairs of two near scenes, which are added to `scenes`."""
+    found = rivals(topic, size.aspect, generator)
+    if way == "picture query":
+        return _picture_queries(found, size, scenes, generator)
+    documents = [
+        _document(way, plan, scene, size, scenes, generator)
+        for plan, scene in zip(found.plans, found.scenes, strict=True)
+    ]
+    return [
+        Pair(
+            query=[phrase(claim, generator)],
+            document=document,
+            label=claim.holds(scene),
+            wanted=None if way == "text" else wanted_cells(claim, scene, size),
+            count=_count(claim, scene),
+        )
+        for claim in found.claims
+        for scene, document in zip(found.scenes, documents, strict=True)
+    ]
+
+
+def _document(
+    way: Way, plan: Plan, scene: Scene, size: Size, scenes: list[Scene], generator: random.Random
+) -> Side:
+    """A picture, words that say the same, or a picture with words that may say nothing."""
+    text = describe(scene, plan, generator)
+    if way == "text":
+        return [text]
+    picture = size.picture(len(scenes))
+    scenes.append(scene)
+    if way == "picture":
+        return [picture]
+    return [picture, text if generator.random() < 0.5 else note(generator)]
+
+
+def _picture_queries(
+    found: Rivals, size: Size, scenes: list[Scene], generator: random.Random
+) -> list[Pair]:
+    """The query shows what one of the documents shows, in another arrangement."""
+    first = len(scenes)
+    scenes += found.scenes
+    scenes += [lay_out(plan, generator, size.aspect) for plan in found.plans]
+    pairs = []
+    for query, claim in enumerate(found.claims):
+        for document, scene in enumerate(found.scenes):
+            pairs.append(
+                Pair(
+                    query=[size.picture(first + 2 + query)],
+                    document=[size.picture(first + document)],
+                    label=query == document,
+                    wanted=wanted_cells(claim, scene, size),
+                )
+            )
+    return pairs
+
+
+def _count(claim: Claim, scene: Scene) -> int:
+    """How many of the wanted things there are, where the claim wants one kind."""
+    if len(claim.kinds) != 1:
+        return UNKNOWN
+    return min(MAX_COUNT, len(claim.matches(scene, claim.kinds[0])))
+
+
+def wanted_cells(claim: Claim, scene: Scene, size: Size) -> Floats:
+    """(tokens, 2): whether the cell shows a wanted thing or word, and the centre of one."""
+    cells = np.zeros((*size.cells, 2), dtype=np.float32)
+    boxes = [thing_box(t) for kind in claim.kinds for t in claim.matches(scene, kind)]
+    if claim.word is not None and scene.sign is not None and scene.sign.word == claim.word:
+        boxes.append(sign_box(scene.sign))
+    for box in boxes:
+        cells[..., 0] = np.maximum(cells[..., 0], _covered(box, scene, size))
+        cells[(*_centre(box, scene, size), 1)] = 1
+    return cells.reshape(-1, 2)
+
+
+def named_cells(scene: Scene, size: Size) -> Floats:
+    """(tokens, CELL_LABELS): what each cell shows."""
+    cells = np.zeros((*size.cells, CELL_LABELS), dtype=np.float32)
+    for thing in scene.things:
+        colour, shape = COLOUR_NAMES.index(thing.colour), SHAPES.index(thing.shape)
+        box = thing_box(thing)
+        covered = _covered(box, scene, size)
+        look = len(COLOURS) + len(SHAPES) + colour * len(SHAPES) + shape
+        for label in (colour, len(COLOURS) + shape, look):
+            cells[..., label] = np.maximum(cells[..., label], covered)
+        cells[(*_centre(box, scene, size), CELL_LABELS - 1)] = 1
+    if scene.sign is not None:
+        label = CELL_LABELS - 1 - len(WORDS) + WORDS.index(scene.sign.word)
+        cells[..., label] = _covered(sign_box(scene.sign), scene, size)
+    return cells.reshape(-1, CELL_LABELS)
+
+
+def _covered(box: Box, scene: Scene, size: Size) -> Floats:
+    """(down, across): 1 where the box takes a fifth of the cell, or the cell a third of the box."""
+    down, across = size.cells
+    columns = np.arange(across + 1) * scene.width / across
+    rows = np.arange(down + 1) * scene.height / down
+    wide = np.clip(np.minimum(columns[1:], box[2]) - np.maximum(columns[:-1], box[0]), 0, None)
+    tall = np.clip(np.minimum(rows[1:], box[3]) - np.maximum(rows[:-1], box[1]), 0, None)
+    shared = np.outer(tall, wide)
+    cell = scene.width * scene.height / (down * across)
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    return ((shared > 0.2 * cell) | (shared > 0.33 * whole)).astype(np.float32)
+
+
+def _centre(box: Box, scene: Scene, size: Size) -> tuple[int, int]:
+    """The cell of the box's centre."""
+    down, across = size.cells
+    row = int((box[1] + box[3]) / 2 / scene.height * down)
+    column = int((box[0] + box[2]) / 2 / scene.width * across)
+    return min(row, down - 1), min(column, across - 1)

@@ -1,0 +1,166 @@
+"""Images with their categories, and queries: read, checked, and kept on disk for the run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from producer.ingest import IMAGE_SUFFIXES, is_image
+from shared.errors import ItemError, UsageError
+from shared.settings import Settings
+from studies.resolution.plan import Cell
+from workers.images.decode import prepare_image
+from workers.images.fetch import Fetcher, safe_uri
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An image as it was named."""
+
+    name: str
+    """Fit to be shown: the address without what could be secret."""
+    uri: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An image whose bytes lie on disk and can be decoded."""
+
+    name: str
+    category: str
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that takes no part, and why."""
+
+    image: str
+    code: str
+    message: str
+
+
+def read_queries(path: Path) -> list[str]:
+    """One a line; blank lines are passed over. Raises UsageError."""
+    queries = [line.strip() for line in _text(path, "queries").splitlines() if line.strip()]
+    if not queries:
+        raise UsageError(f"{path} holds no query", hint="write one query a line")
+    _refuse_twice(f"{path}: the query", queries)
+    return queries
+
+
+def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
+    """The images of a folder with its sub-folders, or of a listing.
+
+    A listing is one path or URI a line, or CSV with the columns `image` and perhaps `category`.
+    `categories` is CSV with both columns; its images are named as in the listing, or by their
+    path in the folder. Raises UsageError.
+    """
+    found = list(_folder(source) if source.is_dir() else _listing(source))
+    if not found:
+        raise UsageError(
+            f"{source} names no image",
+            hint=f"taken of a folder are names that end with {' '.join(IMAGE_SUFFIXES)}",
+        )
+    given = dict(_rows(categories, ("image", "category"))) if categories else {}
+    if unknown := given.keys() - {uri for uri, _ in found}:
+        raise UsageError(
+            f"{categories} names {len(unknown)} images that are not studied, such as "
+            f"{safe_uri(min(unknown))}",
+            hint="name images as the listing does, or by their path in the folder",
+        )
+    images = [Listed(safe_uri(uri), uri, given.get(uri, category)) for uri, category in found]
+    _refuse_twice(f"{source}: the image", [image.name for image in images])
+    return images
+
+
+def hold(
+    images: Iterable[Listed], base: Path, settings: Settings, folder: Path, cell: Cell
+) -> tuple[list[Held], list[Skipped]]:
+    """Fetch each image once into `folder`, and decode it once to see that it can be.
+
+    `base` is where relative paths start and one more folder that images may be read from; others
+    as the settings allow. Raises UsageError when credentials are refused, or nothing is left.
+    """
+    fetcher = Fetcher(
+        allowed_buckets=settings.allowed_buckets,
+        allowed_hosts=settings.allowed_hosts,
+        allowed_roots=[*settings.allowed_roots, base],
+        base=base,
+        max_bytes=settings.image_bytes_max,
+        timeout_s=settings.image_timeout_s,
+    )
+    held: list[Held] = []
+    skipped: list[Skipped] = []
+    for number, image in enumerate(images):
+        try:
+            data = fetcher.fetch(image.uri)
+            prepare_image(data, cell.options)
+        except ItemError as error:
+            skipped.append(Skipped(image.name, error.code, str(error)))
+            continue
+        path = folder / f"{number:06}"
+        path.write_bytes(data)
+        held.append(Held(image.name, image.category, path))
+    if not held:
+        first = skipped[0]
+        raise UsageError(
+            f"none of the {len(skipped)} images can be used; {first.image}: {first.message}"
+        )
+    return held, skipped
+
+
+def _folder(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if is_image(name) and path.is_file():
+            yield name, ""
+
+
+def _listing(path: Path) -> Iterator[tuple[str, str]]:
+    if path.suffix.lower() == ".csv":
+        yield from _rows(path, ("image",))
+        return
+    for line in _text(path, "images").splitlines():
+        if line.strip():
+            yield line.strip(), ""
+
+
+def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """(image, category) of each row of CSV that names an image."""
+    reader = csv.DictReader(io.StringIO(_text(path, "CSV"), newline=""))
+    for column in needed:
+        if column not in (reader.fieldnames or ()):
+            raise UsageError(
+                f"{path} has no column {column!r}", hint="its first line names the columns"
+            )
+    for row in reader:
+        if image := _field(row, "image"):
+            yield image, _field(row, "category")
+
+
+def _field(row: Mapping[str, str | None], name: str) -> str:
+    return (row.get(name) or "").strip()
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path} ({what}) does not exist", hint="check the path") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} ({what}) is not UTF-8 (at byte {error.start})") from error
+    except OSError as error:
+        raise UsageError(f"{path} ({what}) cannot be read ({error.strerror})") from error
+
+
+def _refuse_twice(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UsageError(f"{what} {name!r} stands twice", hint="name it once")
+        seen.add(name)

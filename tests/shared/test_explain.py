@@ -1,0 +1,40 @@
+"""Sub-scores come from channels that exist, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.calibration import relevance_score
+from shared.explain import CHANNELS, explain
+
+
+def test_text_against_text_has_no_picture_to_match():
+    found = explain({"text-text": 1.0})
+    assert found["text_alignment"] == relevance_score(1.0)
+    assert found["visual_match"] is None
+    assert found["consistency"] is None
+
+
+def test_a_picture_alone_is_matched_by_the_words():
+    found = explain({"text-image": -2.0})
+    assert found["visual_match"] == found["text_alignment"] == relevance_score(-2.0)
+    assert found["consistency"] is None
+
+
+def test_with_all_channels_like_is_matched_with_like():
+    margins = dict(zip(CHANNELS, (2.0, 0.5, -1.0, 3.0), strict=True))
+    found = explain(margins, temperature=0.5)
+    assert found["visual_match"] == relevance_score(3.0, 0.5)
+    assert found["text_alignment"] == relevance_score(2.0, 0.5)
+    spread = relevance_score(3.0, 0.5) - relevance_score(-1.0, 0.5)
+    assert found["consistency"] == pytest.approx(1 - spread)
+    assert found["channels"] == margins
+
+
+def test_what_could_not_be_scored_is_not_made_up():
+    assert explain({}) == {
+        "visual_match": None,
+        "text_alignment": None,
+        "consistency": None,
+        "channels": {},
+    }

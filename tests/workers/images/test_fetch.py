@@ -1,0 +1,427 @@
+"""Bytes by URI: only from where it was allowed, within bytes and time, and no secret is told."""
+
+from __future__ import annotations
+
+import base64
+import os
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import stamina
+
+from shared.errors import ItemError
+from workers.images import fetch as module
+from workers.images.fetch import CredentialsRefused, Fetcher, safe_uri
+
+BODY = b"bytes of an image" * 1000
+SECRET = "X-Amz-Signature=very-secret"
+
+
+class Site(ThreadingHTTPServer):
+    """A web server that behaves as its paths say, and counts what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Page)
+        self.asked: list[str] = []
+        self.redirect_to = ""
+        self.over = threading.Event()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    def uri(self, path: str) -> str:
+        return f"http://{self.host}/{path}?{SECRET}"
+
+
+class Page(BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].strip("/")
+        self.server.asked.append(path)
+        name, _, argument = path.partition("-")
+        answers: dict[str, Callable[[str], None]] = {
+            "ok": lambda _: self._send(200, BODY),
+            "status": lambda status: self._send(int(status), b"a body with secrets"),
+            "once": lambda _: self._send(503 if self.server.asked.count(path) == 1 else 200, BODY),
+            "redirect": lambda _: self._redirect(self.server.redirect_to),
+            "hops": lambda left: self._redirect(f"/hops-{int(left) - 1}" if int(left) else "/ok"),
+            "cut": lambda _: self._send(200, BODY[:100], length=len(BODY)),
+            "endless": lambda _: self._drip(b"x" * (64 << 10), 0),
+            "slow": lambda _: self._drip(b"x", 0.05),
+            "garbage": lambda _: self._raw(b"no http at all\r\n\r\n"),
+            "host": lambda _: self._send(200, self.headers["Host"].encode()),
+        }
+        try:
+            answers[name](argument)
+        except OSError:
+            pass  # the client went away
+
+    def _send(self, status: int, body: bytes, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length or len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _raw(self, data: bytes) -> None:
+        self.wfile.write(data)
+        self.close_connection = True
+
+    def _redirect(self, location: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", location)
+        self.end_headers()
+
+    def _drip(self, chunk: bytes, pause_s: float) -> None:
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.over.wait(pause_s):
+            self.wfile.write(chunk)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with Site() as found:
+        thread = threading.Thread(target=found.serve_forever, args=(0.02,))
+        thread.start()
+        yield found
+        found.over.set()
+        found.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def fetcher(site: Site) -> Fetcher:
+    return Fetcher(allowed_hosts=(site.host, "localhost"), max_bytes=1 << 20)
+
+
+@pytest.fixture(autouse=True)
+def _at_once() -> Iterator[None]:
+    """Retries happen at once."""
+    stamina.set_testing(True, attempts=2)
+    yield
+    stamina.set_testing(False)
+
+
+def error_of(fetcher: Fetcher, uri: str) -> ItemError:
+    """The outcome of a URI that cannot be read, which tells what to do and nothing secret."""
+    with pytest.raises(ItemError) as caught:
+        fetcher.fetch(uri)
+    assert "secret" not in str(caught.value)
+    assert caught.value.hint
+    return caught.value
+
+
+# ---- HTTP ---------------------------------------------------------------------------------------
+
+
+def test_an_allowed_host_is_read_under_its_own_name(fetcher, site):
+    assert fetcher.fetch(site.uri("ok")) == BODY
+    port = site.server_address[1]
+    named = Fetcher(allowed_hosts=(f"localhost:{port}",))
+    assert named.fetch(f"http://localhost:{port}/host") == f"localhost:{port}".encode()
+
+
+def test_what_an_address_holds_unquoted_is_quoted(fetcher, site):
+    assert fetcher.fetch(f"http://{site.host}/ok-ä b%20c.jpg?size=1 2") == BODY
+    assert site.asked == ["ok-%C3%A4%20b%20c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "words"),
+    [
+        ("status-404", "not_found", "does not exist (404)"),
+        ("status-410", "not_found", "does not exist (410)"),
+        ("status-403", "fetch_failed", "may have expired"),
+        ("status-418", "fetch_failed", "answered with 418"),
+        ("status-500", "fetch_failed", "answered 500"),
+        ("garbage", "fetch_failed", "connection broke"),
+        ("cut", "fetch_failed", "connection broke"),
+        ("endless", "too_large", "1,048,576 bytes"),
+        ("hops-9", "fetch_failed", "redirects more than 3 times"),
+    ],
+)
+def test_each_failure_has_its_outcome(fetcher, site, path, code, words):
+    error = error_of(fetcher, site.uri(path))
+    assert error.code == code
+    assert words in str(error)
+    assert site.host in str(error)
+
+
+def test_only_what_may_pass_is_tried_again(fetcher, site):
+    assert fetcher.fetch(site.uri("once")) == BODY
+    assert site.asked == ["once", "once"]
+    error_of(fetcher, site.uri("status-404"))
+    assert site.asked.count("status-404") == 1
+
+
+def test_a_slow_host_costs_its_time_and_no_more(site):
+    fetcher = Fetcher(allowed_hosts=(site.host,), timeout_s=0.4)
+    start = time.monotonic()
+    assert error_of(fetcher, site.uri("slow")).code == "timeout"
+    assert time.monotonic() - start < 2
+
+
+def test_redirects_are_followed_where_they_are_allowed(fetcher, site):
+    assert fetcher.fetch(site.uri("hops-2")) == BODY
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("http://localhost/?secret", "private address"),  # allowed as a public host only
+        ("http://169.254.169.254/latest/meta-data/?secret", "not allowed"),
+        ("http://127.0.0.1:1/?secret", "not allowed"),
+        ("file:///etc/passwd?secret", "no valid URL"),
+        ("s3://bucket/key?secret", "no valid URL"),
+    ],
+)
+def test_a_redirect_is_checked_like_the_first_address(fetcher, site, to, words):
+    site.redirect_to = to
+    error = error_of(fetcher, site.uri("redirect"))
+    assert error.code == "refused_source"
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://example.com/a.jpg",
+        "https://user:very-secret@example.com/a.jpg?very-secret",
+        "http://127.0.0.1/",
+        "http://localhost:8080/",
+        "http://[::1]/",
+        "http:///a.jpg",
+        "http://exa mple:x/",
+        "ftp://example.com/a.jpg",
+        "gopher://localhost/",
+    ],
+)
+def test_hosts_that_are_not_allowed_are_not_asked(fetcher, uri):
+    assert error_of(fetcher, uri).code == "refused_source"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1"),
+        *("::1", "fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::"),
+        *("224.0.0.1", "ff02::1"),
+    ],
+)
+def test_a_name_that_leads_to_a_private_address_is_refused(monkeypatch, address):
+    found = [(0, 0, 0, "", ("93.184.215.14", 443)), (0, 0, 0, "", (address, 443))]
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_, **__: found)
+    error = error_of(Fetcher(allowed_hosts=("example.com",)), "https://example.com/a")
+    assert (error.code, "private address" in str(error)) == ("refused_source", True)
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(site, monkeypatch):
+    """Given a name that means something else each time it is asked for."""
+    port, asked = site.server_address[1], []
+
+    def resolve(host, *_, **__):
+        asked.append(host)
+        return [(module.socket.AF_INET, 1, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(module, "_resolved", lambda uri, host, *_, **__: resolve(host)[0][4][0])
+    fetcher = Fetcher(allowed_hosts=(f"pictures.test:{port}",))
+    assert fetcher.fetch(f"http://pictures.test:{port}/host") == f"pictures.test:{port}".encode()
+    assert asked == ["pictures.test"]
+
+
+def test_a_host_that_is_down_is_a_failure_of_its_items(site):
+    with Site() as gone:
+        host = gone.host
+    error = error_of(Fetcher(allowed_hosts=(host,)), f"http://{host}/a?secret")
+    assert error.code == "fetch_failed"
+
+
+def self_signed(name: str, folder: Path) -> tuple[Path, Path]:
+    """A certificate for a name, and its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    signed = (
+        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "cert.pem").write_bytes(signed.public_bytes(pem))
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, monkeypatch):
+    # given a server with a certificate for localhost
+    certificate, key = self_signed("localhost", tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(f"localhost:{port}", f"127.0.0.1:{port}"))
+    # when nobody vouches for it, nothing is read
+    assert "not trusted" in str(error_of(fetcher, f"https://localhost:{port}/ok?secret"))
+    # when it is trusted, it is read under its name, and under no other
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert fetcher.fetch(f"https://localhost:{port}/host") == f"localhost:{port}".encode()
+    assert "not trusted" in str(error_of(fetcher, f"https://127.0.0.1:{port}/ok?secret"))
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    found = tmp_path / "pictures"
+    found.mkdir()
+    (found / "a b.jpg").write_bytes(BODY)
+    (tmp_path / "outside.jpg").write_bytes(BODY)
+    return found
+
+
+@pytest.fixture
+def files(folder: Path) -> Fetcher:
+    return Fetcher(allowed_roots=(folder,), base=folder, max_bytes=len(BODY))
+
+
+def test_files_in_allowed_folders_are_read(files, folder):
+    for uri in ("a b.jpg", str(folder / "a b.jpg"), f"file://{folder}/a%20b.jpg"):
+        assert files.fetch(uri) == BODY
+
+
+def test_files_elsewhere_are_refused_before_one_knows_whether_they_exist(files, folder):
+    (folder / "link.jpg").symlink_to(folder.parent / "outside.jpg")
+    for uri in (
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "/etc/does-not-exist",
+        "../outside.jpg",
+        "link.jpg",
+        f"file://{folder}/../outside.jpg",
+        "file://elsewhere/etc/passwd",
+    ):
+        assert error_of(files, uri).code == "refused_source"
+    assert error_of(Fetcher(allowed_roots=(folder,)), "a b.jpg").code == "refused_source"
+
+
+def test_what_is_no_file_of_a_right_size_has_its_outcome(files, folder):
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "big.jpg").write_bytes(BODY + b"x")
+    for name, code in {
+        "none.jpg": "not_found",
+        "pipe.jpg": "not_found",
+        ".": "not_found",
+        "a\0b": "not_found",
+        "x" * 5000: "not_found",
+        "big.jpg": "too_large",
+    }.items():
+        assert error_of(files, name).code == code
+
+
+# ---- data: --------------------------------------------------------------------------------------
+
+
+def test_data_uris_are_decoded_within_their_bytes():
+    fetcher = Fetcher(max_bytes=len(BODY))
+    encoded = base64.b64encode(BODY).decode()
+    assert fetcher.fetch(f"data:image/png;base64,{encoded}") == BODY
+    for uri, code in {
+        f"data:image/png;base64,{encoded}AAAA": "too_large",
+        f"data:image/png;base64,{'A' * 10 * len(BODY)}": "too_large",
+        "data:image/png;base64,secret!": "fetch_failed",
+        "data:image/png,secret": "refused_source",
+        "data:": "refused_source",
+    }.items():
+        assert error_of(fetcher, uri).code == code
+
+
+# ---- S3 -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(s3) -> Fetcher:
+    s3.put_object(Bucket="pairs", Key="a/b c.jpg", Body=BODY)
+    return Fetcher(allowed_buckets=("pairs", "none"), max_bytes=len(BODY))
+
+
+def test_objects_of_allowed_buckets_are_read(bucket, s3):
+    assert bucket.fetch("s3://pairs/a/b c.jpg") == BODY
+    s3.put_object(Bucket="pairs", Key="big.jpg", Body=BODY + b"x")
+    for uri, code in {
+        "s3://pairs/none.jpg": "not_found",
+        "s3://none/a.jpg": "not_found",
+        "s3://pairs/": "not_found",
+        "s3://pairs/big.jpg": "too_large",
+        "s3://other/a.jpg": "refused_source",
+    }.items():
+        assert error_of(bucket, uri).code == code
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_refused_credentials_are_no_items_fault(bucket, monkeypatch, code):
+    from botocore.exceptions import ClientError
+
+    def refuse(**_: object) -> None:
+        raise ClientError({"Error": {"Code": code, "Message": "very-secret"}}, "GetObject")
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", refuse)
+    with pytest.raises(CredentialsRefused, match=code) as caught:
+        bucket.fetch("s3://pairs/a/b c.jpg")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    fetcher = Fetcher(allowed_buckets=("pairs",))
+    assert error_of(fetcher, "s3://pairs/a.jpg").code == "fetch_failed"
+
+
+def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(CredentialsRefused, match="renew"):
+        Fetcher(allowed_buckets=("pairs",)).fetch("s3://pairs/a.jpg")
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:pw@host.com/a.jpg?sig=x#y", "https://host.com/a.jpg"),
+        ("https://host.com/a@b.jpg", "https://host.com/a@b.jpg"),
+        ("s3://bucket/key", "s3://bucket/key"),
+        ("a/b.jpg", "a/b.jpg"),
+        ("data:image/png;base64,AAAA", "data:image/png;base64,… (26 characters)"),
+        ("https://host.com/" + "x" * 300, "https://host.com/" + "x" * 183 + "…"),
+    ],
+)
+def test_what_is_shown_of_a_uri(uri, shown):
+    assert safe_uri(uri) == shown

@@ -1,0 +1,155 @@
+"""Decoding in processes apart: whatever happens to one, every other image has its picture."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.errors import ItemError
+from shared.pictures import PictureOptions
+from tests.support.wait import wait_until
+from tests.workers.images.conftest import draw_leaves, to_bytes
+from workers.images.decode import decode
+from workers.images.pool import Pool
+
+OPTIONS = PictureOptions(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
+WAIT_S = 30
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Pool(1, timeout_s=WAIT_S) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def small() -> bytes:
+    return to_bytes(draw_leaves(160, 120, discs=40))
+
+
+def pid_of(pool: Pool, data: bytes) -> int:
+    """The process, once it runs."""
+    pool.prepare(data, OPTIONS).result(WAIT_S)
+    (pid,) = pool.pids
+    return pid
+
+
+def test_a_picture_comes_back_as_it_was_decoded(pool, small):
+    found, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
+    assert found == expected
+    assert (found.pixels == expected.pixels).all()
+    assert found.pixels.dtype == np.uint8
+    for name in ("original", "cropped_share", "sharpness", "exposure", "kind", "size", "tokens"):
+        assert getattr(found, name) == getattr(expected, name)
+
+
+def test_a_bad_image_is_an_item_error_with_its_hint(pool, small):
+    with pytest.raises(ItemError, match="JPEG, PNG") as caught:
+        pool.prepare(b"%PDF", OPTIONS).result(WAIT_S)
+    assert caught.value.code == "unsupported_image"
+    assert pool.prepare(small, OPTIONS).result(WAIT_S)
+
+
+def test_a_process_that_dies_costs_one_image(pool, small):
+    # given a process that is stopped, so that it holds one image while another waits
+    pid = pid_of(pool, small)
+    os.kill(pid, signal.SIGSTOP)
+    lost, next_one = pool.prepare(small, OPTIONS), pool.prepare(small, OPTIONS)
+    wait_until(lost.running)
+    # when it is killed
+    os.kill(pid, signal.SIGKILL)
+    # then this image is an error, and the next one is decoded by another process
+    with pytest.raises(ItemError, match="died") as caught:
+        lost.result(WAIT_S)
+    assert caught.value.code == "decode_crashed"
+    assert next_one.result(WAIT_S).size == (128, 96)
+    assert pool.pids != [pid]
+
+
+def test_a_process_that_hangs_costs_one_image(small):
+    with Pool(1, timeout_s=0.5) as pool:
+        os.kill(pid_of(pool, small), signal.SIGSTOP)
+        lost, next_one = pool.prepare(small, OPTIONS), pool.prepare(small, OPTIONS)
+        with pytest.raises(ItemError, match=r"within 0\.5 s") as caught:
+            lost.result(WAIT_S)
+        assert caught.value.code == "decode_timeout"
+        assert next_one.result(WAIT_S)
+
+
+def test_a_process_that_died_while_idle_costs_nothing(pool, small):
+    pid = pid_of(pool, small)
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert pool.prepare(small, OPTIONS).result(WAIT_S)
+
+
+def test_fuzzed_images_leave_the_process_alive(pool, small):
+    rng = random.Random(5)
+    pid, futures = pid_of(pool, small), []
+    for _ in range(300):
+        data = bytearray(small)
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        futures.append(pool.prepare(bytes(data), OPTIONS))
+    outcomes = [future.exception(WAIT_S) for future in futures]
+    assert all(error is None or isinstance(error, ItemError) for error in outcomes)
+    assert pool.pids == [pid]
+
+
+def test_images_wait_outside_while_too_many_bytes_are_in_flight(small):
+    with Pool(1, timeout_s=WAIT_S, in_flight_bytes=2 * len(small)) as pool:
+        # given a process that does not go on, and as many bytes as may be in flight
+        pid = pid_of(pool, small)
+        os.kill(pid, signal.SIGSTOP)
+        futures = [pool.prepare(small, OPTIONS) for _ in range(2)]
+        # when one more is given
+        thread = threading.Thread(target=lambda: futures.append(pool.prepare(small, OPTIONS)))
+        thread.start()
+        thread.join(0.1)
+        # then it waits until there is room
+        assert thread.is_alive()
+        os.kill(pid, signal.SIGCONT)
+        thread.join(WAIT_S)
+        assert all(future.result(WAIT_S) for future in futures)
+
+
+def test_a_cancelled_image_is_not_decoded(pool, small):
+    pid = pid_of(pool, small)
+    os.kill(pid, signal.SIGSTOP)
+    first, second, third = (pool.prepare(small, OPTIONS) for _ in range(3))
+    assert second.cancel()
+    os.kill(pid, signal.SIGCONT)
+    assert first.result(WAIT_S)
+    assert third.result(WAIT_S)
+
+
+def test_closing_ends_the_processes_and_what_waits(small):
+    pool = Pool(1, timeout_s=WAIT_S)
+    pid = pid_of(pool, small)
+    os.kill(pid, signal.SIGSTOP)
+    held, waiting = pool.prepare(small, OPTIONS), pool.prepare(small, OPTIONS)
+    wait_until(held.running)
+    pool.close()
+    assert waiting.cancelled()
+    assert isinstance(held.exception(WAIT_S), ItemError)
+    assert pool.pids == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.prepare(small, OPTIONS)
+
+
+def test_an_image_that_needs_too_much_memory_is_an_error(small):
+    wide = to_bytes(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
+    with Pool(1, timeout_s=WAIT_S, memory_bytes=200 << 20) as pool:
+        with pytest.raises(ItemError) as caught:
+            pool.prepare(wide, OPTIONS).result(WAIT_S)
+        assert caught.value.code == "image_too_large"
+        assert pool.prepare(small, OPTIONS).result(WAIT_S)
