@@ -7,19 +7,19 @@ import sys
 from typing import Any
 
 from workers.__main__ import main
-from workers.scorer import Scorer
+from workers.prepare import Preparer
 
 POISON = "this text kills its worker"
 
-prepare = Scorer._prepare
+prepare = Preparer.prepare
 
 
-def prepare_or_die(self: Scorer, piece: Any, spec: Any) -> Any:
+def prepare_or_die(self: Preparer, slices: Any, *others: Any, **options: Any) -> Any:
     """Die without a word, as a killed process does."""
-    if any(document.text == POISON for document in piece.documents):
+    if any(document.text == POISON for piece in slices for document in piece.documents):
         os._exit(9)
-    return prepare(self, piece, spec)
+    return prepare(self, slices, *others, **options)
 
 
-Scorer._prepare = prepare_or_die  # type: ignore[method-assign]
+Preparer.prepare = prepare_or_die  # type: ignore[method-assign]
 sys.exit(main())

@@ -240,7 +240,7 @@ def of_numbers(first: int, last: int) -> Slice:
 def test_too_many_failed_fetches_are_for_a_person_to_look_at(prepare, pictures):
     fail(pictures, *range(6))
 
-    with pytest.raises(UsageError, match=r"6 of 10 images .*; the first: picture 0 failed") as told:
+    with pytest.raises(UsageError, match=r"6 of 10 images .*: picture 0 failed") as told:
         prepare(of_numbers(0, 10))
 
     assert "resume" in told.value.hint

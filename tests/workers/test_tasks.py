@@ -9,7 +9,13 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from shared.errors import DeviceBroken, EngineError, NotAllowed, StorageUnavailable
+from shared.errors import (
+    DeviceBroken,
+    EngineError,
+    NotAllowed,
+    StorageUnavailable,
+    UsageError,
+)
 from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
 from shared.store import OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
@@ -136,6 +142,22 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
     tasks.score_shard(runtime, job, "0-1")
 
     assert "cannot be read or written: the bucket" in store.job(job).paused
+
+
+def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
+    runtime, job, store, monkeypatch
+):
+    # given two shards that fail for the same cause, one of which paused the job, which was resumed
+    def fail_late(*_):
+        store.pause(job, "the credentials are refused")
+        store.resume(job)
+        raise UsageError("the credentials are refused")
+
+    monkeypatch.setattr(runtime.scorer, "score", fail_late)
+    # when the other one fails at last
+    tasks.score_shard(runtime, job, "0-1")
+    # then the job goes on
+    assert store.job(job).paused is None
 
 
 def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, store):
