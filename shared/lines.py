@@ -183,8 +183,12 @@ def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
 
 
 def image_id(document: Document) -> str | int:
-    """How the output names an image of a catalog: by its id, or else by its URI."""
-    return document.image[0] if document.id is None else document.id
+    """How the output names an image of a catalog: by its id, or else by its URI, without what may
+    sign it."""
+    if document.id is not None:
+        return document.id
+    uri = document.image[0]
+    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
 
 
 def _image(raw: bytes | None) -> Document:

@@ -16,6 +16,7 @@ from shared.errors import ItemError, UsageError
 from shared.lines import (
     cancelled,
     dump_line,
+    image_id,
     merge,
     outcome_of,
     output_line,
@@ -26,6 +27,7 @@ from shared.lines import (
 )
 from shared.models import (
     Content,
+    Document,
     Failure,
     InputRef,
     PictureFacts,
@@ -562,3 +564,10 @@ def test_options_of_pictures_that_do_not_go_together_stop_at_the_door():
     source = InputRef(uri="file:///in", size=1, tag="t")
     with pytest.raises(UsageError, match="reference"):
         make_spec(model="m", input=source, image_preset="reference", resize_mode="fit")
+
+
+def test_an_image_without_an_id_is_named_without_what_signs_its_address():
+    signed = Document(image=("https://shop.com/a.jpg?X-Amz-Signature=secret",))
+    assert image_id(signed) == "https://shop.com/a.jpg"
+    assert image_id(Document(image=("s3://shop/what?.jpg",))) == "s3://shop/what?.jpg"
+    assert image_id(Document(id=7, image=("https://shop.com/a.jpg?x",))) == 7

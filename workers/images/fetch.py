@@ -250,12 +250,16 @@ class Fetcher:
             raise _refused(uri, f"is in the bucket {bucket!r}, which is not allowed", hint)
         if not key:
             raise _missing(uri, "names no object")
-        with _s3_errors(uri):
-            answer = self._client().get_object(Bucket=bucket, Key=key)
-            with closing(answer["Body"]) as body:
-                if answer["ContentLength"] > budget.max_bytes:
-                    raise budget.too_large()
-                return budget.read(body.read)
+        try:
+            with _s3_errors(uri):
+                answer = self._client().get_object(Bucket=bucket, Key=key)
+                with closing(answer["Body"]) as body:
+                    if answer["ContentLength"] > budget.max_bytes:
+                        raise budget.too_large()
+                    return budget.read(body.read)
+        except CredentialsRefused:
+            self._s3_client = None  # the next one reads the credentials anew
+            raise
 
     def _client(self) -> Any:
         with self._s3_lock:  # the default session is not made for threads
@@ -270,7 +274,8 @@ class Fetcher:
                     read_timeout=self._timeout_s,
                     tcp_keepalive=True,
                 )
-                self._s3_client = boto3.client("s3", config=config)
+                # a session of its own: the default one keeps the credentials it found first
+                self._s3_client = boto3.Session().client("s3", config=config)
             return self._s3_client
 
     # ---- HTTP -----------------------------------------------------------------------------------

@@ -405,8 +405,13 @@ def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    fetcher = Fetcher(allowed_buckets=("pairs",))
     with pytest.raises(CredentialsRefused, match="renew"):
-        Fetcher(allowed_buckets=("pairs",)).fetch("s3://pairs/a.jpg")
+        fetcher.fetch("s3://pairs/a.jpg")
+    # and once they are there, they are seen without a restart
+    keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n"
+    (tmp_path / "none").write_text(keys)
+    assert error_of(fetcher, "s3://pairs/a.jpg").code == "not_found"
 
 
 # ---- what is shown ------------------------------------------------------------------------------
