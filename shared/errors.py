@@ -8,6 +8,7 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
+    │   ├── CredentialsRefused    403  missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
     │   ├── InputChanged          409  the input is not the one that the job was made from
@@ -66,6 +67,13 @@ class NotAllowed(UsageError):
     """The bucket, host or folder is not on the allow-list."""
 
     code = "not_allowed"
+    http_status = 403
+
+
+class CredentialsRefused(UsageError):
+    """The credentials are missing, expired or refused: no item is to blame, the job must pause."""
+
+    code = "credentials_refused"
     http_status = 403
 
 

@@ -449,7 +449,9 @@ def test_a_cancelled_catalog_ends_with_a_row_for_every_pair(api, control, bucket
     feed(job_id, control)
     Worker(control).work(2)
     partial = list(api.results(job_id, partial=True))
-    assert partial == all_expected(bucket)[:10]
+    expected = all_expected(bucket)  # of whichever two shards were first
+    assert len(partial) == 10
+    assert all(row in expected for row in partial)
 
     api.cancel(job_id)
     do(control, job_id)

@@ -358,7 +358,7 @@ def test_a_small_request_may_hold_images(api, served):
     [
         ({"image_preset": "huge"}, "image_preset is wrong: expected one of general, product"),
         ({"max_crop": 2}, "max_crop is wrong"),
-        ({"key": "k"}, "there is no option 'key' here: known: image_preset"),
+        ({"key": "k"}, "there is no option 'key' here: known: explain, image_preset"),
     ],
 )
 def test_a_small_request_with_a_wrong_option_is_refused(api, options, says):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from shared.cli import main
-from shared.errors import ItemError, UsageError
+from shared.errors import CredentialsRefused, ItemError, UsageError
 from shared.models import Document, InputRef, Slice, make_spec
 from shared.pictures import PictureOptions
 from shared.settings import Settings
@@ -24,7 +24,7 @@ from tests.support.fleet import PROVENANCE
 from workers import score
 from workers.batcher import Batcher
 from workers.images.decode import prepare_image
-from workers.images.fetch import CredentialsRefused, Fetcher
+from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
 from workers.images.source import PictureSource

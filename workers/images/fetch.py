@@ -32,7 +32,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from shared.errors import ItemError, UsageError
+from shared.errors import CredentialsRefused, ItemError
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
@@ -63,13 +63,6 @@ _URL_SAFE = str.maketrans("-_", "+/")
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class CredentialsRefused(UsageError):
-    """The credentials are missing, expired or refused: no item is to blame, the job must pause."""
-
-    code = "credentials_refused"
-    http_status = 403
 
 
 class _Transient(Exception):
