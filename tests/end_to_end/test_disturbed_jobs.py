@@ -89,9 +89,7 @@ def test_the_coordinator_killed_while_it_writes_the_output(
 ) -> None:
     # given an output that is being written, or on a busy machine has just been
     folder = Path(stack.settings.storage_uri.removeprefix("file://")) / "jobs" / job
-    deadline = time.monotonic() + 60
-    while not any("output" in name for name in os.listdir(folder)):  # also its draft
-        assert time.monotonic() < deadline
+    wait_until(lambda: any("output" in name for name in os.listdir(folder)), 60, "a draft is there")
     # when who writes it dies
     stack.kill(COORDINATOR)
     # then the output is written anew, whole
