@@ -32,6 +32,8 @@ PREFIX = (
     "<|im_start|>user\n"
 )
 
+#: Instructions whose ids a prompter remembers; a job has one, a fleet a handful.
+INSTRUCTIONS_REMEMBERED = 256
 #: Text encoded at a time: an encoding takes some twenty times the memory of its ids.
 _BATCH_CHARACTERS = 1 << 20
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from shared.errors import ItemError
 from shared.models import DEFAULT_INSTRUCTION
 from workers.prompts import (
+    INSTRUCTIONS_REMEMBERED,
     PREFIX,
     Prompt,
     Request,
@@ -30,9 +31,6 @@ from workers.prompts import (
 from workers.tokens import Tokens
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-
-#: Instructions whose ids are remembered; a job has one, a fleet a handful.
-_INSTRUCTIONS_REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class TextPrompter:
         self.yes_id, self.no_id = self._source.yes_id, self._source.no_id
         self._prefix = self._source.encode_template(PREFIX)
         self._suffix = self._source.encode_template(SUFFIX)
-        remember = lru_cache(_INSTRUCTIONS_REMEMBERED)
+        remember = lru_cache(INSTRUCTIONS_REMEMBERED)
         self._head = remember(self._encode_head)
         self._kept = remember(self._join_kept)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from shared.errors import ItemError
 from workers.prompts import (
+    INSTRUCTIONS_REMEMBERED,
     PREFIX,
     Prompt,
     Request,
@@ -34,8 +35,6 @@ from workers.tokens import Tokens, Visual
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 NOTHING = "NULL"
 """What the template says for a side without content."""
-
-_INSTRUCTIONS_REMEMBERED = 256
 
 #: What stands in a side, in order: text and pictures.
 Pieces = list[str | Visual]
@@ -61,7 +60,7 @@ class VLPrompter:
         control = [self._source.token(f"<|{name}|>") for name in names]
         self._start, self._end, self._image, self._video, *_ = control
         self._special = frozenset(control)
-        self._kept = lru_cache(_INSTRUCTIONS_REMEMBERED)(self._encode_kept)
+        self._kept = lru_cache(INSTRUCTIONS_REMEMBERED)(self._encode_kept)
 
     def encode_all(
         self, requests: Sequence[Request], *, max_length: int

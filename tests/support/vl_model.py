@@ -20,6 +20,7 @@ def build_vl_model(folder: Path) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
     start, end, image, video = fast.convert_tokens_to_ids(VISION_TOKENS)
     torch.manual_seed(3)
+    torch.set_num_threads(1)  # this model is too small to gain from more
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": len(fast), "hidden_size": 64, "intermediate_size": 96,
