@@ -30,12 +30,16 @@ log = logging.getLogger(__name__)
 
 #: One pack in so many serves bulk first: its guaranteed share under interactive load.
 BULK_TURN = 4
-#: Tokens that wait at the most. Those of pictures hold their pixels: three kilobytes each.
 WAITING_TOKENS = 200_000
 WAITING_TOKENS_SEEING = 65_536
 #: How often a blocked submit looks at its stop flag.
 _STOP_POLL_S = 0.2
 _LANES = {Priority.interactive: 0, Priority.normal: 1, Priority.bulk: 2}
+
+
+def waiting_tokens_max(*, sees: bool) -> int:
+    """Tokens that wait at the most. Those of pictures hold their pixels: three kilobytes each."""
+    return WAITING_TOKENS_SEEING if sees else WAITING_TOKENS
 
 
 class Engine(Protocol):

@@ -24,7 +24,7 @@ from shared.objects import Objects
 from shared.queue import Hints, make_app
 from shared.settings import Settings
 from shared.store import Job, Store, connect
-from workers.batcher import WAITING_TOKENS, WAITING_TOKENS_SEEING, Batcher
+from workers.batcher import Batcher, waiting_tokens_max
 from workers.engine import load_engine
 from workers.hand import RELEASE_S, Hand
 from workers.images.source import PictureSource
@@ -74,7 +74,7 @@ class Runtime:
         self.batcher = Batcher(
             engine,
             Limit(tokens, settings.batch_pairs),
-            waiting_tokens_max=WAITING_TOKENS_SEEING if engine.sees else WAITING_TOKENS,
+            waiting_tokens_max=waiting_tokens_max(sees=engine.sees),
             on_pack=self.meter.pack,
             around_pack=self._watchdog,
         )

@@ -19,7 +19,7 @@ from shared.models import InputRef, JobSpec, Provenance, ShardSummary, Slice, Sl
 from shared.objects import Objects, local_path, publish_file
 from shared.settings import Settings
 from shared.sources import Hashing, is_uri, open_local, plain, probe, refuse_existing
-from workers.batcher import WAITING_TOKENS, WAITING_TOKENS_SEEING, Batcher
+from workers.batcher import Batcher, waiting_tokens_max
 from workers.engine import load_engine
 from workers.images.source import PictureSource
 from workers.packing import Limit
@@ -54,7 +54,7 @@ def score_file(
         limit = Limit(
             settings.batch_tokens or engine.self_test().limit.tokens, settings.batch_pairs
         )
-        most = WAITING_TOKENS_SEEING if engine.sees else WAITING_TOKENS
+        most = waiting_tokens_max(sees=engine.sees)
         batcher = Batcher(engine, limit, waiting_tokens_max=most)
         stack.callback(batcher.close, drain=False)
         pictures = PictureSource.of(settings, _folder(source)) if engine.sees else None
@@ -85,8 +85,9 @@ def _folder(source: str) -> Path | None:
     """The folder of a local input: its images may lie there, by relative paths."""
     if source == "-":
         return Path.cwd()
-    path = local_path(source) if source.startswith("file://") else Path(source)
-    return None if is_uri(source) and not source.startswith("file://") else path.resolve().parent
+    if source.startswith("file://"):
+        return local_path(source).resolve().parent
+    return None if is_uri(source) else Path(source).resolve().parent
 
 
 def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:

@@ -225,12 +225,12 @@ def _slice_outcome(
     piece: Slice,
     pairs: Sequence[Prepared | ItemError],
     found: Sequence[Outcome],
-    spec: JobSpec | None = None,
-    parts: Sequence[dict[str, float]] | None = None,
+    spec: JobSpec,
+    parts: Sequence[dict[str, float]],
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
     for document, index, pair, outcome, channels in zip(
-        piece.documents, piece.indices, pairs, found, parts or [{}] * len(pairs), strict=True
+        piece.documents, piece.indices, pairs, found, parts, strict=True
     ):
         if isinstance(outcome, ItemError):
             errors.append(_failure(piece.line, index, outcome))
@@ -248,10 +248,8 @@ def _slice_outcome(
     )
 
 
-def _scored(
-    index: int, document: Document, pair: Prepared, margin: float, spec: JobSpec | None
-) -> Scored:
-    lowers = spec is not None and spec.quality_action == "downweight" and pair.quality is not None
+def _scored(index: int, document: Document, pair: Prepared, margin: float, spec: JobSpec) -> Scored:
+    lowers = spec.quality_action == "downweight" and pair.quality is not None
     return Scored(
         index=index,
         id=document.id,
@@ -294,13 +292,23 @@ def poisoned(piece: Slice) -> SliceOutcome:
         "the worker died twice while it scored this pair alone",
         hint="score it by itself with `rerank score` and look at what the process says",
     )
-    return _slice_outcome(piece, [error] * len(piece.documents), [error] * len(piece.documents))
+    return _without_scores(piece, error)
 
 
 def refused(piece: Slice, error: RerankError) -> SliceOutcome:
     """The outcome of a slice that cannot be scored for a reason that no pair is to blame for."""
-    told = ItemError(error.code, error.message, hint=error.hint)
-    return _slice_outcome(piece, [told] * len(piece.documents), [told] * len(piece.documents))
+    return _without_scores(piece, ItemError(error.code, error.message, hint=error.hint))
+
+
+def _without_scores(piece: Slice, error: ItemError) -> SliceOutcome:
+    """The outcome of a slice whose pairs all have the same error."""
+    return SliceOutcome(
+        line=piece.line,
+        id=piece.id,
+        top_n=piece.top_n,
+        metadata=piece.metadata,
+        errors=[*piece.failures, *(_failure(piece.line, i, error) for i in piece.indices)],
+    )
 
 
 def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:
