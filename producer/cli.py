@@ -51,7 +51,7 @@ class Role(StrEnum):
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     verbs: tuple[Callable[..., None], ...] = (
-        *(up, demo, coordinator),
+        *(up, demo, coordinator, gateway),
         *(submit, status, watch, results, cancel, pause, resume, retry),
         *(jobs, workers, health),
     )
@@ -73,7 +73,7 @@ def up(
         str | None, typer.Option(help="a model folder or hub name; pocket-text to try it out")
     ] = None,
 ) -> None:
-    """Run the whole stack on this machine in the foreground: server, coordinator, worker.
+    """Run the whole stack on this machine in the foreground: server, coordinator, worker, gateway.
 
     Example: rerank up --model Qwen/Qwen3-Reranker-0.6B
     """
@@ -87,13 +87,15 @@ def up(
             f"No --model was named: this serves {POCKET}, a DEMONSTRATION MODEL that knows little "
             "more than shared words.\nFor real scores: rerank up --model Qwen/Qwen3-Reranker-0.6B\n"
         )
-    with stack(settings, model) as local:
+    no_gateway = "pip install 'rerankfleet[gateway]' adds it"
+    with stack(settings, model, gateway=True) as local:
         from shared.settings import mask
 
         sys.stderr.write(
             f"Redis    {mask(local.settings.redis_address)}\n"
             f"storage  {local.settings.storage_uri}\n"
             f"state    {settings.state_dir}\n"
+            f"gateway  {local.gateway or no_gateway}\n"
             "The worker is loading the model. In another terminal:\n"
             f"  rerank submit pairs.jsonl -o ranked.jsonl --model {model} --wait\n"
             "Ctrl-C stops everything and keeps the data.\n"
@@ -125,6 +127,27 @@ def coordinator() -> None:
     settings = load_settings()
     connect(settings).close()
     Supervisor(children(settings)).run()
+
+
+def gateway(
+    host: Annotated[str | None, typer.Option(help="else RERANK_GATEWAY_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="else RERANK_GATEWAY_PORT")] = None,
+) -> None:
+    """Serve the fleet over HTTP: /v1/rerank and its kin, jobs, uploads, metrics, the page.
+
+    Example: rerank gateway --port 8080
+    """
+    from shared.settings import load_settings
+
+    given = {"gateway_host": host, "gateway_port": port}
+    settings = load_settings(**{name: v for name, v in given.items() if v is not None})
+    try:
+        from producer.gateway.app import serve
+    except ImportError as error:
+        raise UsageError(
+            f"the gateway needs {error.name}", hint="pip install 'rerankfleet[gateway]'"
+        ) from error
+    serve(settings)
 
 
 # ---- jobs ---------------------------------------------------------------------------------------

@@ -70,6 +70,7 @@ class Runtime:
         tokens = settings.batch_tokens or tested.limit.tokens
         self.provenance = engine.provenance
         self.fingerprint = engine.fingerprint
+        self._sees = engine.sees
         self.meter = Meter(tokens_per_s=tested.tokens_per_s)
         self.batcher = Batcher(
             engine,
@@ -168,6 +169,7 @@ class Runtime:
             fingerprint=self.fingerprint,
             dtype=self.provenance.dtype,
             attention=self.provenance.attention,
+            sees=self._sees,
             batch_tokens=limit.tokens,
             batch_pairs=limit.pairs or 0,
             batch_reason="set" if self.settings.batch_tokens else "measured at start",
