@@ -74,10 +74,11 @@ def picture(drawn: Drawn, generator: random.Random) -> Image.Image:
 def examples() -> list[dict[str, object]]:
     """What the page offers while it is empty."""
     names = [f"{drawn.name}.jpg" for drawn in PICTURES]
-    captions = ["one heart, red", "hearts on a wall", None, None, "a pink disc"]
+    captions = {"yellow-stars.jpg": "stars in the night", "blue-ring.jpg": None}
+    captions |= {"purple-diamonds.jpg": "a pattern with diamonds", "orange-cross.jpg": None}
     pairs = [
         {"image": name, "text": text} if text else {"image": name}
-        for name, text in zip(names, captions, strict=False)
+        for name, text in captions.items()
     ]
     return [
         {
@@ -95,8 +96,8 @@ def examples() -> list[dict[str, object]]:
         {
             "title": {"en": "Pictures with captions, and text", "zh": "带说明的图片与文本"},
             "instruction": "",
-            "query": {"text": "a red heart"},
-            "documents": [*pairs, {"text": "a drawing of one red heart"}],
+            "query": {"text": "four yellow stars"},
+            "documents": [*pairs, {"text": "4 stars that are yellow"}],
         },
     ]
 

@@ -63,7 +63,7 @@ export function queryBox(session, intake, signal) {
 
 function textInput(session, signal) {
   const field = h("textarea", {
-    id: "query-text", rows: 3, "aria-label": t("query.text"), placeholder: t("query.placeholder"),
+    id: "query-text", rows: 2, "aria-label": t("query.text"), placeholder: t("query.placeholder"),
     value: session.queryText.now, oninput: () => session.queryText.set(field.value),
   });
   session.queryText.listen((text) => field.value !== text && (field.value = text), signal);

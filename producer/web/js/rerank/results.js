@@ -187,15 +187,18 @@ function leftOverItem(run, kind, entry, again) {
       button.disabled = false;
     },
   }, t(kind === "rejected" ? "anyway" : "again"));
-  const message = h("p", { class: "message" }, entry.message);
   const facts = candidate?.picture && [...candidate.picture.facts.values()].at(-1);
   const value = entry.quality ?? facts?.quality;
+  const poor = entry.code === "low_quality" && typeof value === "number" && value < run.settings.threshold;
+  const said = poor ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) }) : entry.message;
+  const hint = poor ? t("quality.hint") : entry.hint;
+  const message = h("p", { class: "message" }, said);
   return h("li", { "data-id": candidate?.id },
     candidate && thumbnail(candidate),
     h("div", { class: "why" },
       h("p", { class: "name" }, candidate ? labelOf(candidate) : `#${entry.index + 1}`),
       message,
-      entry.hint && h("p", { class: "hint" }, entry.hint),
-      typeof value === "number" && kind === "rejected" && quality(value, run.settings.threshold)),
+      hint && h("p", { class: "hint" }, hint),
+      poor && quality(value, run.settings.threshold)),
     button);
 }

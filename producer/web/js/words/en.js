@@ -39,6 +39,7 @@ export const en = {
   "picture.seen": "Model sees {size} · {tokens}", "picture.seen.about": "Size and tokens after resizing, by the chosen preset", "picture.cropped": " · {share} cut away",
   "picture.sent": "{share} uploaded", "picture.examining": "Quality is being measured", "picture.unreadable": "not a picture that can be read",
   "quality.short": "quality {value}", "quality.poor": "below threshold", "quality.is": "Quality {value} of 1", "quality.below": "Quality {value} is below the threshold {threshold}",
+  "quality.hint": "Take a sharper, better exposed picture, or lower the threshold.",
   "examples.lead": "Nothing here yet. Try an example:",
 
   // running

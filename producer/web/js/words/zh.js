@@ -38,6 +38,7 @@ export const zh = {
   "picture.seen": "模型看到 {size} · {tokens}", "picture.seen.about": "按所选预设缩放后的尺寸与 token 数", "picture.cropped": " · 裁去 {share}",
   "picture.sent": "已上传 {share}", "picture.examining": "正在评估质量", "picture.unreadable": "无法读取的图片",
   "quality.short": "质量 {value}", "quality.poor": "低于阈值", "quality.is": "质量 {value}（满分 1）", "quality.below": "质量 {value} 低于阈值 {threshold}",
+  "quality.hint": "请换一张更清晰、曝光更好的图片，或降低阈值。",
   "examples.lead": "这里还是空的。试试示例：",
 
   // 运行
