@@ -48,6 +48,7 @@ class JobPage {
     this.scores = new ColumnChart({
       title: t("chart.scores"), names: [t("scored")], ends: ["0", "1"], show: format.short,
     }, signal);
+    this.scores.element.classList.add("wide");
     this.scores.element.hidden = true;
     this.element = h("div", { class: "job-page" },
       h("a", { class: "back", href: addressOf("jobs") }, icon("back"), t("tab.jobs")),
