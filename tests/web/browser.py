@@ -22,6 +22,7 @@ from tests.support.wait import wait_until
 WAIT_S = 30.0
 WIDE, NARROW = (1280, 900), (390, 844)
 
+_VISIBLE = "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility())"
 _DROP = """
 const [target, kind, files] = arguments;
 const transfer = new DataTransfer();
@@ -88,21 +89,13 @@ class Browser:
 
     def wait(self, selector: str) -> WebElement:
         """The first visible match, as soon as there is one."""
-
-        def visible() -> WebElement | None:
-            return next((found for found in self.all(selector) if found.is_displayed()), None)
-
-        found = wait_until(visible, WAIT_S, f"{selector} is shown")
+        found = wait_until(lambda: self.run(_VISIBLE, selector), WAIT_S, f"{selector} is shown")
         assert isinstance(found, WebElement)
         return found
 
     def wait_gone(self, selector: str) -> None:
         """Wait until nothing that matches is visible."""
-        wait_until(
-            lambda: not any(found.is_displayed() for found in self.all(selector)),
-            WAIT_S,
-            f"{selector} is gone",
-        )
+        wait_until(lambda: not self.run(_VISIBLE, selector), WAIT_S, f"{selector} is gone")
 
     def wait_text(self, selector: str, text: str) -> None:
         """Wait until a match holds a text."""

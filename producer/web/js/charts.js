@@ -7,6 +7,7 @@ import { t } from "./i18n.js";
 const HEIGHT_PX = 150;
 const PAD = { left: 44, right: 12, top: 10, bottom: 22 };
 const LINES = 3;
+const STEPS = [1.2, 1.5, 2.4, 3, 4.5, 6, 7.5, 9, 12];
 
 /**
  * @typedef {object} Series
@@ -219,11 +220,11 @@ function sum(values) {
   return values.reduce((total, value) => total + value, 0);
 }
 
-/** The least of 1, 1.5, 2, 3, 4.5, 6, 7.5, 9 times a power of ten that is not below. */
+/** The least round number that is not below and gives round thirds. */
 function niceTop(value) {
-  if (value <= 0) return 1;
+  if (value <= 0) return 3;
   const power = 10 ** Math.floor(Math.log10(value));
-  return ([1, 1.5, 2, 3, 4.5, 6, 7.5, 9, 10].find((step) => step * power >= value) ?? 10) * power;
+  return (STEPS.find((step) => step * power >= value) ?? 12) * power;
 }
 
 function clock(at_s) {

@@ -9,7 +9,7 @@ import { poll } from "./poll.js";
 
 const LOOK_MS = 2_000;
 const PACKS_SHOWN = 60;
-const STAGES = ["preparing_s", "waiting_s", "forward_s"];
+const STAGES = ["forward_s", "waiting_s", "preparing_s"];
 
 /** @typedef {import("./main.js").App} App */
 

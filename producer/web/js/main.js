@@ -44,7 +44,10 @@ export class App {
   async look() {
     clearTimeout(this.timer);
     try {
-      if (!this.session.offers.image_presets.length) this.session.offers = { ...this.session.offers, ...await this.api.presets() };
+      if (!this.session.offers.image_presets.length) {
+        this.session.offers = { ...this.session.offers, ...await this.api.presets() };
+        place.set({ ...place.now }); // what is shown already lacks them
+      }
       this.models.set(await this.api.models());
       this.intake.examineSoon();
     } catch {
@@ -146,6 +149,7 @@ function banner(app, signal) {
 /** Ask for the key while the gateway refuses without one. */
 function keyDialog(app, signal) {
   const field = h("input", { id: "key", type: "password", autocomplete: "off", required: true, "aria-describedby": "key-about" });
+  const refused = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
   const dialog = h("dialog", { id: "key-dialog", "data-state": "unauthorised", oncancel: (event) => event.preventDefault() },
     h("form", {
       method: "dialog",
@@ -153,13 +157,13 @@ function keyDialog(app, signal) {
         app.api.unlock(field.value.trim());
         field.value = "";
         app.look();
-        place.set({ ...place.now });
       },
     },
     h("h2", {}, icon("key"), t("key")), h("p", { id: "key-about" }, t("key.about")),
-    h("label", { class: "label", for: "key" }, t("key.label")), field,
+    h("label", { class: "label", for: "key" }, t("key.label")), field, refused,
     h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use")))));
   app.api.locked.watch((locked) => {
+    refused.hidden = !app.api.keyed;
     if (locked && dialog.isConnected && !dialog.open) dialog.showModal();
   }, signal);
   return dialog;

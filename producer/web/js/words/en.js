@@ -9,7 +9,7 @@ export const en = {
   "unit.pairs": "pairs/s", "unit.tokens": "tokens", "unit.shards": "waiting", "tokens": "{n} tokens", "tokens.one": "{n} token",
   "unreachable": "The connection is lost.", "unreachable.about": "Trying again every two seconds; nothing that runs is affected.",
   "key": "This gateway asks for a key", "key.about": "It is kept until this tab is closed, and sent to this gateway only.",
-  "key.label": "API key", "key.use": "Use the key", "request_id": "Request {id}",
+  "key.label": "API key", "key.use": "Use the key", "key.refused": "This key was refused.", "request_id": "Request {id}",
 
   // what stands in the way
   "no_worker": "No worker is running", "no_worker.about": "Nothing can be scored until one is. On a machine that reaches the same Redis, run:",

@@ -9,7 +9,7 @@ export const zh = {
   "unit.pairs": "对/秒", "unit.tokens": "token", "unit.shards": "等待中", "tokens": "{n} 个 token", "tokens.one": "{n} 个 token",
   "unreachable": "连接已断开。", "unreachable.about": "每两秒重试一次；正在运行的任务不受影响。",
   "key": "此网关需要密钥", "key.about": "密钥只保存到本标签页关闭为止，也只发送给此网关。",
-  "key.label": "API 密钥", "key.use": "使用密钥", "request_id": "请求 {id}",
+  "key.label": "API 密钥", "key.use": "使用密钥", "key.refused": "密钥被拒绝。", "request_id": "请求 {id}",
 
   // 阻碍与对策
   "no_worker": "没有正在运行的 worker", "no_worker.about": "启动之前无法打分。请在能访问同一 Redis 的机器上运行：",
