@@ -6,11 +6,13 @@ import base64
 import json
 import os
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -20,6 +22,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.support.wait import wait_until
 
 WAIT_S = 30.0
+COLOURS = 128
+"""Of a picture of the page."""
 WIDE, NARROW = (1280, 900), (390, 844)
 
 _VISIBLE = "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility())"
@@ -115,13 +119,14 @@ class Browser:
         return self.driver.execute_script(script, *arguments)
 
     def picture(self, path: Path) -> None:
-        """Save the whole page as a PNG."""
+        """Save the whole page as a small PNG."""
         width, height = self.run("return [innerWidth, innerHeight]")
         whole = self.run("return document.documentElement.scrollHeight")
         self.resize((width, max(height, whole)))
         self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 150)))")
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
-        path.write_bytes(base64.b64decode(shot["data"]))
+        drawn = Image.open(BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+        drawn.quantize(COLOURS).save(path, optimize=True)
         self.resize((width, height))
 
     # ---- doing

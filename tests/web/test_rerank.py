@@ -64,7 +64,7 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
     # then each card says what the picture is and what the model will see
     said = page.text(card(page, pictures, WIDE_ONE))
     assert "320 × 192 · 5:3 · 3.9 kB" in said
-    assert "Model sees 320 × 192 · 60 tokens · 6 % cut away" in said
+    assert "Model sees 320 × 192\n60 tokens · 6 % cut away" in said
     # when they are ranked
     run_and_wait(page)
     # then the list is sorted, and nothing is missing
@@ -77,7 +77,7 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
     for said in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
         assert said in panel
     assert page.text(".result:first-child .overall .part-value") == f"{scores[0]:.3f}"
-    keep("results")
+    keep("picture-query")
 
 
 def test_words_find_the_pictures_that_they_describe(
@@ -91,6 +91,9 @@ def test_words_find_the_pictures_that_they_describe(
     # then those come first
     names = page.texts(".result .name")
     assert all("red-heart" in name or "red-hearts" in name for name in names[:3])
+    page.click(".result:first-child .result-head")
+    keep("results")
+    page.click(".result:first-child .result-head")
     # and the grid shows the same order
     page.click("#view-grid")
     page.wait(".ranking.as-grid")

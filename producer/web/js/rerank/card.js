@@ -47,10 +47,10 @@ function factLines(session, picture) {
   const { width, height, file } = picture;
   const facts = session.facts(picture);
   const plan = facts ?? session.plan(picture);
-  const seen = t("picture.seen", { size: format.size(plan.used), tokens: counted("tokens", plan.tokens) });
   return [
     h("p", { class: "measures" }, `${format.size([width, height])} · ${format.aspect(width, height)} · ${format.bytes(file.size)}`),
-    h("p", { class: "seen", title: t("picture.seen.about") }, seen,
+    h("p", { class: "seen", title: t("picture.seen.about") }, t("picture.seen", { size: format.size(plan.used) })),
+    h("p", { class: "seen" }, counted("tokens", plan.tokens),
       plan.cropped > 0 && h("span", { class: "cut" }, t("picture.cropped", { share: format.percent(plan.cropped) }))),
     h("p", { class: "quality-line" }, qualityChip(session, picture)),
   ];

@@ -34,9 +34,9 @@ export const en = {
   // candidates
   "candidates": "Candidates", "candidates.count": "{n} candidates", "candidates.count.one": "{n} candidate", "candidates.clear": "Remove all",
   "candidates.drop": "Drop or paste pictures and text, by the dozen", "candidates.browse": "Browse files", "candidates.text": "Type text",
-  "candidates.lines": "One candidate a line", "candidates.lines.add": "Add lines", "candidate.text": "Text", "caption": "Caption, if there is one",
+  "candidates.lines": "One candidate a line", "candidates.lines.add": "Add lines", "candidate.text": "Text", "caption": "Caption (optional)",
   "duplicate": "Same as {n}", "remove.candidate": "Remove {name}", "replace.candidate": "Replace {name}", "remove.picture": "Remove {name}",
-  "picture.seen": "Model sees {size} · {tokens}", "picture.seen.about": "Size and tokens after resizing, by the chosen preset", "picture.cropped": " · {share} cut away",
+  "picture.seen": "Model sees {size}", "picture.seen.about": "Size and tokens after resizing, by the chosen preset", "picture.cropped": " · {share} cut away",
   "picture.sent": "{share} uploaded", "picture.examining": "Quality is being measured", "picture.unreadable": "not a picture that can be read",
   "quality.short": "quality {value}", "quality.poor": "below threshold", "quality.is": "Quality {value} of 1", "quality.below": "Quality {value} is below the threshold {threshold}",
   "quality.hint": "Take a sharper, better exposed picture, or lower the threshold.",

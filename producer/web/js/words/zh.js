@@ -35,7 +35,7 @@ export const zh = {
   "candidates.drop": "拖入或粘贴图片与文本，可成批添加", "candidates.browse": "浏览文件", "candidates.text": "输入文本",
   "candidates.lines": "每行一个候选", "candidates.lines.add": "添加", "candidate.text": "文本", "caption": "说明文字（可选）",
   "duplicate": "与 {n} 号相同", "remove.candidate": "移除 {name}", "replace.candidate": "替换 {name}", "remove.picture": "移除 {name}",
-  "picture.seen": "模型看到 {size} · {tokens}", "picture.seen.about": "按所选预设缩放后的尺寸与 token 数", "picture.cropped": " · 裁去 {share}",
+  "picture.seen": "模型看到 {size}", "picture.seen.about": "按所选预设缩放后的尺寸与 token 数", "picture.cropped": " · 裁去 {share}",
   "picture.sent": "已上传 {share}", "picture.examining": "正在评估质量", "picture.unreadable": "无法读取的图片",
   "quality.short": "质量 {value}", "quality.poor": "低于阈值", "quality.is": "质量 {value}（满分 1）", "quality.below": "质量 {value} 低于阈值 {threshold}",
   "quality.hint": "请换一张更清晰、曝光更好的图片，或降低阈值。",
