@@ -62,9 +62,9 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
     page.drop("#candidate-drop", pictures)
     wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are judged")
     # then each card says what the picture is and what the model will see
-    said = page.text(card(page, pictures, WIDE_ONE))
-    assert "320 × 192 · 5:3 · 3.9 kB" in said
-    assert "Model sees 320 × 192\n60 tokens · 6 % cut away" in said
+    said = page.texts(f"{card(page, pictures, WIDE_ONE)} .facts p")
+    assert said[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model sees 320 × 192"]
+    assert said[2:] == ["60 tokens · 6 % cut away", "quality 1.00"]
     # when they are ranked
     run_and_wait(page)
     # then the list is sorted, and nothing is missing
@@ -74,8 +74,8 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
     # and a panel tells what is behind a score
     page.click(".result:first-child .result-head")
     panel = page.text(".result:first-child .score-panel")
-    for said in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
-        assert said in panel
+    for part in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
+        assert part in panel
     assert page.text(".result:first-child .overall .part-value") == f"{scores[0]:.3f}"
     keep("picture-query")
 
