@@ -55,6 +55,7 @@ def make_app(client: Client) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.registry = CollectorRegistry()
     app.state.registry.register(metrics.FleetCollector(client))

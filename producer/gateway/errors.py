@@ -23,7 +23,7 @@ from starlette.responses import Response
 from shared.errors import ItemError, QueueUnavailable, RerankError, UsageError
 from shared.store import REDIS_ERRORS
 
-SHAPE = "rerank.shape"
+SHAPE = "rerank_shape"
 """Where a request's scope says how its errors look: "tei" or "cohere"; ours otherwise."""
 
 TOO_LARGE = ("too_many_documents", "too_large")
