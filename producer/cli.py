@@ -46,6 +46,7 @@ class Role(StrEnum):
 
     worker = "worker"
     coordinator = "coordinator"
+    gateway = "gateway"
 
 
 def commands(app: typer.Typer) -> None:
@@ -416,26 +417,56 @@ def workers(as_json: JsonOption = False) -> None:
 
 
 def health(
-    role: Annotated[Role, typer.Argument(help="what to look at; `worker` means: on this host")],
+    role: Annotated[
+        Role,
+        typer.Argument(help="what to look at; `worker` and `gateway` mean: on this host"),
+    ],
 ) -> None:
     """Say whether a role is well: exit code 0 or 1, and one sentence. For container health checks.
 
     Example: rerank health worker
     """
-    import socket
-
-    client = _client()
-    settings = client.settings
-    if role is Role.coordinator:
-        client.objects.check(client.objects.at("jobs"))
-        silent_s = client.store.silent_s()
-        well = silent_s < max(5 * settings.tick_s, 10)
-        said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
-    else:
-        here = [w for w in client.workers() if w.host == socket.gethostname()]
-        ready = [w for w in here if w.state != "loading"]
-        well = bool(ready)
-        said = f"{len(ready)} of {len(here)} workers of this host have loaded their model"
+    look = {
+        Role.worker: _worker_health,
+        Role.coordinator: _coordinator_health,
+        Role.gateway: _gateway_health,
+    }
+    well, said = look[role]()
     sys.stderr.write(f"{said}\n")
     if not well:
         raise typer.Exit(1)
+
+
+def _worker_health() -> tuple[bool, str]:
+    import socket
+
+    here = [w for w in _client().workers() if w.host == socket.gethostname()]
+    ready = [w for w in here if w.state != "loading"]
+    said = f"{len(ready)} of {len(here)} workers of this host have loaded their model"
+    return bool(ready), said
+
+
+def _coordinator_health() -> tuple[bool, str]:
+    client = _client()
+    client.objects.check(client.objects.at("jobs"))
+    silent_s = client.store.silent_s()
+    said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
+    return silent_s < max(5 * client.settings.tick_s, 10), said
+
+
+def _gateway_health() -> tuple[bool, str]:
+    from http.client import HTTPConnection, HTTPException
+
+    from shared.settings import load_settings
+
+    settings = load_settings()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.gateway_host, settings.gateway_host)
+    connection = HTTPConnection(host, settings.gateway_port, timeout=5)
+    try:
+        connection.request("GET", "/health/live")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return False, f"the gateway at {host}:{settings.gateway_port} does not answer ({error})"
+    finally:
+        connection.close()
+    return status == 200, f"the gateway answers with {status}"

@@ -61,7 +61,8 @@ class Ends:
                     channel.psubscribe(self._store.keys.done_channel("*"))
                     while self._is_wanted():
                         self._tell(channel.get_message(timeout=POLL_S))
-            except REDIS_ERRORS:  # away: waiters look for themselves meanwhile
+            except (*REDIS_ERRORS, OSError, ValueError):
+                # away, or closed in the midst of it: waiters look for themselves meanwhile
                 self._listening.clear()
                 time.sleep(POLL_S)
 

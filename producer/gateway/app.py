@@ -55,6 +55,7 @@ def make_app(client: Client) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.registry = CollectorRegistry()
     app.state.registry.register(metrics.FleetCollector(client))
@@ -71,7 +72,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer."""
     if not settings.api_keys and settings.gateway_host not in ("127.0.0.1", "localhost", "::1"):
         log.warning("no RERANK_API_KEYS: whoever reaches this gateway may use it")
-    listening = _listen(settings.gateway_host, settings.gateway_port)
+    listening = listen(settings.gateway_host, settings.gateway_port)
     config = uvicorn.Config(
         make_app(Client(settings)),
         log_level="warning",
@@ -85,7 +86,8 @@ def serve(settings: Settings) -> None:
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError when the address is taken or none of this host's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # the protocol is named, or asyncio would not set TCP_NODELAY: 40 ms with each answer
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -22,7 +22,7 @@ from shared.models import Failure, Slice, SliceOutcome
 
 T = TypeVar("T")
 
-MODEL = "rerank.model"
+MODEL = "rerank_model"
 """Where a request's scope says which model it was for, once that is known to be one."""
 
 

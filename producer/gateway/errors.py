@@ -23,7 +23,7 @@ from starlette.responses import Response
 from shared.errors import ItemError, QueueUnavailable, RerankError, UsageError
 from shared.store import REDIS_ERRORS
 
-SHAPE = "rerank.shape"
+SHAPE = "rerank_shape"
 """Where a request's scope says how its errors look: "tei" or "cohere"; ours otherwise."""
 
 TOO_LARGE = ("too_many_documents", "too_large")
@@ -109,7 +109,9 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, RerankError):
         param = error.param if isinstance(error, InvalidField) else None
         return Problem(error.http_status, error.message, error.code, param, error.hint)
-    if isinstance(error, RequestValidationError | ValidationError):
+    if isinstance(error, RequestValidationError):
+        return _of_validation([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()])
+    if isinstance(error, ValidationError):
         return _of_validation(error.errors())
     if isinstance(error, REDIS_ERRORS):
         return problem_of(QueueUnavailable("Redis does not answer", hint="try again in a moment"))
@@ -143,12 +145,11 @@ def as_path(parts: Sequence[str | int]) -> str:
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """The first field that is wrong, with its place in the body."""
+    """The first field that is wrong, with its place."""
     first = errors[0]
-    where = [part for part in first["loc"] if part not in ("body", "query", "path")][:4]
     if first["type"] == "json_invalid":
         return Problem(422, f"the body is not JSON (at byte {first['loc'][-1]})", "invalid_json")
-    param = as_path(where) or (str(first["loc"][0]) if first["loc"] else None)
+    param = as_path(first["loc"][:4]) or None
     said = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
     return Problem(422, f"{param}: {said}" if param else said, "invalid", param)
 

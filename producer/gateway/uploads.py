@@ -40,6 +40,7 @@ SUFFIXES = {
 }
 """What may be uploaded, by the end of its name."""
 OTHER_NAMES = {
+    "application/json": "application/x-ndjson",
     "application/jsonl": "application/x-ndjson",
     "application/jsonlines": "application/x-ndjson",
     "application/x-jsonlines": "application/x-ndjson",
