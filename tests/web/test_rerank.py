@@ -13,6 +13,7 @@ from shared.pictures import PRESETS, PictureOptions
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
 from tests.web.browser import NARROW, WAIT_S, Browser
+from tests.web.conftest import EXAMPLE
 from workers.images.resize import plan_size
 
 pytestmark = pytest.mark.browser
@@ -182,7 +183,7 @@ def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: 
     page.wait(".card")
     page.paste("body", pictures[:1])
     caption = (pictures[1][0].replace(".jpg", ".txt"), "text/plain", b"triangles, all green")
-    page.drop("#candidate-drop", [pictures[1], caption])
+    page.drop(".top", [pictures[1], caption])  # wherever it falls
     # and two lines of text
     page.click("#add-text")
     page.write("#candidate-lines", "a red heart\n\na blue ring")
@@ -192,6 +193,11 @@ def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: 
     assert page.text(".card:nth-child(2) .duplicate") == "Same as 1"
     values = page.run("return [...document.querySelectorAll('.card .words')].map(e => e.value)")
     assert values == ["", "", "triangles, all green", "a red heart", "a blue ring"]
+    # when one is replaced, then its card shows the other
+    field = page.all(".card:nth-child(2) input[type=file]")[0]
+    field.send_keys(str(EXAMPLE / "pink-circle.jpg"))
+    page.wait(".card:nth-child(2) img[alt='pink-circle.jpg']")
+    page.wait_gone(".duplicate")
     # when one is removed, then it is gone
     page.click(".card:nth-child(2) [aria-label^=Remove]")
     wait_until(lambda: len(page.all(".card")) == 4, WAIT_S, "four cards")

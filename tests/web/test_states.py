@@ -240,9 +240,18 @@ def test_a_job_with_everything_on_its_page(
     browser.open(f"{gateway.address}#/jobs")
     browser.wait_text(".jobs", "yesterday")
     keep("jobs")
+    # when a file is dropped on it, then a new job is begun with it
+    browser.drop("main", [("pairs.jsonl", "", b"{}")])
+    browser.wait("#job-dialog")
+    assert browser.run("return document.querySelector('#job-file').files[0].name") == "pairs.jsonl"
+    browser.click("#job-dialog summary")
+    keep("new-job")
+    browser.press(Keys.ESCAPE)
+    browser.wait_gone("#job-dialog")
     # when a job is opened, then its charts are there, each change of batch size with its reason
     browser.click("[data-job=j1] a")
     browser.wait(".chart.wide .column")
+    browser.wait(".chart .mark")
     marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
     browser.wait_text(".job-errors", "low_quality")
@@ -395,9 +404,9 @@ def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
 
 def theme_colours(theme: str) -> dict[str, str]:
     text = (PAGE / "style" / "base.css").read_text()
-    start = ":root {" if theme == "light" else ':root[data-theme="dark"] {'
-    block = text.split(start)[1].split("}")[0]
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", text)
+    assert found
+    return {name: light if theme == "light" else dark for name, light, dark in found}
 
 
 def contrast(one: str, other: str) -> float:

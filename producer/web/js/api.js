@@ -86,12 +86,20 @@ export class Api {
   async errors(id, limit) {
     const response = await this.request("GET", `${jobPath(id)}/errors?limit=${limit}`);
     const text = await response.text();
-    return text.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    return text
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  }
+
+  /** Where the results are. @param {string} id @param {boolean} partial */
+  resultsAddress(id, partial) {
+    return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
   }
 
   /** The results as a file. @param {string} id @param {boolean} partial @returns {Promise<Blob>} */
   async results(id, partial) {
-    const response = await this.request("GET", `${jobPath(id)}/results${partial ? "?partial=true" : ""}`);
+    const response = await this.request("GET", this.resultsAddress(id, partial));
     return response.blob();
   }
 
@@ -158,7 +166,12 @@ export class Api {
     if (body !== undefined) headers["Content-Type"] = "application/json";
     let response;
     try {
-      response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+      response = await fetch(path, {
+        method,
+        headers,
+        signal,
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
     } catch (error) {
       if (signal?.aborted) throw error;
       throw this.unreachable();

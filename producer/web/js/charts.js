@@ -31,20 +31,29 @@ class Chart {
     this.legend = h("div", { class: "legend" });
     this.plot = h("div", { class: "plot" });
     this.tip = h("div", { class: "tip", hidden: true, role: "status" });
-    this.element = h("figure", { class: "chart" },
-      h("figcaption", {}, h("span", { class: "chart-title", title: about }, title), this.summary), this.plot, this.legend);
+    this.element = h(
+      "figure",
+      { class: "chart" },
+      h("figcaption", {}, h("span", { class: "chart-title", title: about }, title), this.summary),
+      this.plot,
+      this.legend,
+    );
     const observer = new ResizeObserver(() => this.draw());
     observer.observe(this.plot);
     signal.addEventListener("abort", () => observer.disconnect(), { once: true });
   }
 
-  /** Draw, if there is room and something to draw. */
+  /** Draw, if there is room. */
   draw() {
     const width = this.plot.clientWidth;
     if (!width) return;
-    const drawing = this.isEmpty() ? null : this.picture(width);
-    fill(this.plot, drawing ?? h("p", { class: "empty" }, t("chart.empty")), this.tip);
+    fill(this.plot, this.picture(width) ?? h("p", { class: "empty" }, t("chart.empty")), this.tip);
     this.tip.hidden = true;
+  }
+
+  /** The drawing; null where there is nothing to draw. @param {number} _width @returns {SVGElement | null} */
+  picture(_width) {
+    return null;
   }
 
   names(names) {
@@ -60,10 +69,12 @@ class Chart {
   frame(width, top, ends) {
     const y = (value) => HEIGHT_PX - PAD.bottom - (value / top) * (HEIGHT_PX - PAD.top - PAD.bottom);
     const levels = Array.from({ length: LINES + 1 }, (_, at) => (top * at) / LINES);
-    const grid = levels.map((level) => [
-      s("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: y(level), y2: y(level) }),
-      s("text", { class: "tick", x: PAD.left - 6, y: y(level) + 4, "text-anchor": "end" }, this.axis(level)),
-    ]).flat();
+    const grid = levels
+      .map((level) => [
+        s("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: y(level), y2: y(level) }),
+        s("text", { class: "tick", x: PAD.left - 6, y: y(level) + 4, "text-anchor": "end" }, this.axis(level)),
+      ])
+      .flat();
     const [from, to] = ends;
     const foot = HEIGHT_PX - 6;
     const labels = [
@@ -105,11 +116,9 @@ export class LineChart extends Chart {
     this.draw();
   }
 
-  isEmpty() {
-    return !this.series.length;
-  }
-
+  /** @param {number} width @returns {SVGElement | null} */
   picture(width) {
+    if (!this.series.length) return null;
     const all = this.series.flatMap(({ points }) => points);
     const from = Math.min(...all.map(([at]) => at));
     const to = Math.max(...all.map(([at]) => at), from + 1);
@@ -117,34 +126,64 @@ export class LineChart extends Chart {
     const x = (at) => PAD.left + ((at - from) / (to - from)) * (width - PAD.left - PAD.right);
     const { y, parts } = this.frame(width, top, [clock(from), clock(to)]);
     const guide = s("line", { class: "guide", y1: PAD.top, y2: HEIGHT_PX - PAD.bottom, visibility: "hidden" });
-    return s("svg", {
-      width, height: HEIGHT_PX, role: "img", "aria-label": `${this.element.querySelector(".chart-title").textContent}: ${this.summary.textContent}`,
-      onpointermove: (event) => this.follow(event, { from, to, x, width, guide }),
-      onpointerleave: () => {
-        guide.setAttribute("visibility", "hidden");
-        this.tip.hidden = true;
+    return s(
+      "svg",
+      {
+        width,
+        height: HEIGHT_PX,
+        role: "img",
+        "aria-label": `${this.element.querySelector(".chart-title").textContent}: ${this.summary.textContent}`,
+        onpointermove: (event) => this.follow(event, { from, to, x, width, guide }),
+        onpointerleave: () => {
+          guide.setAttribute("visibility", "hidden");
+          this.tip.hidden = true;
+        },
       },
-    }, parts, this.series.map(({ points }, at) => this.line(points, at, x, y)), guide,
-    this.marks.filter(({ at_s }) => at_s >= from && at_s <= to).map((mark) => this.mark(mark, x, y, width)));
+      parts,
+      this.series.map(({ points }, at) => this.line(points, at, x, y)),
+      guide,
+      this.marks.filter(({ at_s }) => at_s >= from && at_s <= to).map((mark) => this.mark(mark, x, y, width)),
+    );
   }
 
   line(points, at, x, y) {
-    const path = points.map(([time, value], n) => {
-      if (n === 0) return `M${x(time)} ${y(value)}`;
-      return this.step ? `H${x(time)}V${y(value)}` : `L${x(time)} ${y(value)}`;
-    }).join("");
+    const path = points
+      .map(([time, value], n) => {
+        if (n === 0) return `M${x(time)} ${y(value)}`;
+        return this.step ? `H${x(time)}V${y(value)}` : `L${x(time)} ${y(value)}`;
+      })
+      .join("");
     const base = HEIGHT_PX - PAD.bottom;
-    const area = this.series.length === 1 && s("path", { class: `area series-${at}`, d: `${path}V${base}H${x(points[0][0])}Z` });
+    const area =
+      this.series.length === 1 && s("path", { class: `area series-${at}`, d: `${path}V${base}H${x(points[0][0])}Z` });
     const end = points[points.length - 1];
-    return s("g", {}, area, s("path", { class: `line series-${at % 4}`, d: path }), s("circle", { class: `dot series-${at % 4}`, cx: x(end[0]), cy: y(end[1]), r: 2.5 }));
+    return s(
+      "g",
+      {},
+      area,
+      s("path", { class: `line series-${at % 4}`, d: path }),
+      s("circle", { class: `dot series-${at % 4}`, cx: x(end[0]), cy: y(end[1]), r: 2.5 }),
+    );
   }
 
   mark({ at_s, value, label, series }, x, y, width) {
     const show = () => this.point(label, x(at_s), width);
-    return s("circle", {
-      class: `mark series-${series % 4}`, cx: x(at_s), cy: y(value), r: 4, tabindex: 0, role: "img", "aria-label": label,
-      onfocus: show, onpointerenter: show, onblur: () => (this.tip.hidden = true),
-    }, s("title", {}, label));
+    return s(
+      "circle",
+      {
+        class: `mark series-${series % 4}`,
+        cx: x(at_s),
+        cy: y(value),
+        r: 4,
+        tabindex: 0,
+        role: "img",
+        "aria-label": label,
+        onfocus: show,
+        onpointerenter: show,
+        onblur: () => (this.tip.hidden = true),
+      },
+      s("title", {}, label),
+    );
   }
 
   follow(event, { from, to, x, width, guide }) {
@@ -186,33 +225,57 @@ export class ColumnChart extends Chart {
     this.draw();
   }
 
-  isEmpty() {
-    return !this.columns.some(({ values }) => values.some((value) => value > 0));
-  }
-
   axis(level) {
     return this.say(level);
   }
 
+  /** @param {number} width @returns {SVGElement | null} */
   picture(width) {
+    if (!this.columns.some(({ values }) => sum(values) > 0)) return null;
     const top = niceTop(Math.max(...this.columns.map(({ values }) => sum(values))));
     const { y, parts } = this.frame(width, top, this.ends);
     const room = (width - PAD.left - PAD.right) / this.columns.length;
     const gap = Math.min(2, room / 4);
-    return s("svg", {
-      width, height: HEIGHT_PX, role: "img", "aria-label": `${this.element.querySelector(".chart-title").textContent}: ${this.summary.textContent}`,
-      onpointerleave: () => (this.tip.hidden = true),
-    }, parts, this.columns.map(({ values, label }, at) => {
-      const left = PAD.left + at * room;
-      let below = 0;
-      const rects = values.map((value, part) => {
-        const [low, high] = [y(below), y(below + value)];
-        below += value;
-        return s("rect", { class: `column series-${part % 4}`, x: left + gap / 2, width: Math.max(0.5, room - gap), y: high, height: Math.max(0, low - high) });
-      });
-      const catcher = s("rect", { class: "catcher", x: left, width: room, y: PAD.top, height: HEIGHT_PX - PAD.top - PAD.bottom });
-      return s("g", { onpointerenter: () => this.point(label, left + room / 2, width) }, rects, catcher, s("title", {}, label));
-    }));
+    return s(
+      "svg",
+      {
+        width,
+        height: HEIGHT_PX,
+        role: "img",
+        "aria-label": `${this.element.querySelector(".chart-title").textContent}: ${this.summary.textContent}`,
+        onpointerleave: () => (this.tip.hidden = true),
+      },
+      parts,
+      this.columns.map(({ values, label }, at) => {
+        const left = PAD.left + at * room;
+        let below = 0;
+        const rects = values.map((value, part) => {
+          const [low, high] = [y(below), y(below + value)];
+          below += value;
+          return s("rect", {
+            class: `column series-${part % 4}`,
+            x: left + gap / 2,
+            width: Math.max(0.5, room - gap),
+            y: high,
+            height: Math.max(0, low - high),
+          });
+        });
+        const catcher = s("rect", {
+          class: "catcher",
+          x: left,
+          width: room,
+          y: PAD.top,
+          height: HEIGHT_PX - PAD.top - PAD.bottom,
+        });
+        return s(
+          "g",
+          { onpointerenter: () => this.point(label, left + room / 2, width) },
+          rects,
+          catcher,
+          s("title", {}, label),
+        );
+      }),
+    );
   }
 }
 
@@ -228,5 +291,10 @@ function niceTop(value) {
 }
 
 function clock(at_s) {
-  return new Date(at_s * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  return new Date(at_s * 1000).toLocaleTimeString([], {
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    hour12: false,
+  });
 }

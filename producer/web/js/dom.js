@@ -8,24 +8,26 @@ const SVG = "http://www.w3.org/2000/svg";
 /**
  * Make an element. `on*` are listeners, `vars` are CSS custom properties, `class` may be a list
  * with falsy members, and a prop that is null, undefined or false is left out.
- * @param {string} tag
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {Props} [props]
  * @param {...(Child | Child[])} children
- * @returns {HTMLElement}
+ * @returns {HTMLElementTagNameMap[Tag]}
  */
 export function h(tag, props = {}, ...children) {
-  return /** @type {HTMLElement} */ (build(document.createElement(tag), props, children));
+  return build(document.createElement(tag), props, children);
 }
 
 /**
  * Make an SVG element.
- * @param {string} tag
+ * @template {keyof SVGElementTagNameMap} Tag
+ * @param {Tag} tag
  * @param {Props} [props]
  * @param {...(Child | Child[])} children
- * @returns {SVGElement}
+ * @returns {SVGElementTagNameMap[Tag]}
  */
 export function s(tag, props = {}, ...children) {
-  return /** @type {SVGElement} */ (build(document.createElementNS(SVG, tag), props, children));
+  return build(document.createElementNS(SVG, tag), props, children);
 }
 
 function build(element, props, children) {
@@ -60,11 +62,12 @@ export function fill(element, ...children) {
   append(element, children);
 }
 
-/** An icon of the sprite below, of the size of the text. @param {keyof typeof ICONS} name */
+/** An icon of those below, of the size of the text. @param {string} name */
 export function icon(name) {
   return s("svg", { class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: ICONS[name] }));
 }
 
+/** @type {Record<string, string>} */
 const ICONS = {
   remove: "M4 4l8 8M12 4l-8 8",
   replace: "M3 8a5 5 0 0 1 8.5-3.5L13 6M13 3v3h-3M13 8a5 5 0 0 1-8.5 3.5L3 10M3 13v-3h3",

@@ -27,26 +27,42 @@ export function showFleet(root, app, signal) {
   const queue = queueChart(signal);
   const batch = batchChart(signal);
   const latency = latencyChart(signal);
-  fill(root, h("div", { class: "fleet-page" },
-    h("div", { class: "page-head" }, h("h1", {}, t("tab.fleet"))),
-    totals, workers,
-    h("div", { class: "charts" }, [rate, queue, batch, latency].map((chart) => chart.element)),
-    h("section", { class: "panel" }, h("h2", { class: "panel-title" }, t("queues")), queues)));
-  poll(async () => {
-    const fleet = await app.api.fleet();
-    fill(totals, totalFigures(fleet));
-    fill(workers, fleet.workers.length ? fleet.workers.map(workerCard) : noWorker(app.model()?.id));
-    fill(queues, queueTable(fleet.queues));
-    rate.show(seriesOf(fleet.history, "pairs_per_s"));
-    queue.show(fleet.history ?? []);
-    batch.show(fleet.limits ?? {}, fleet.workers);
-    latency.show(fleet.packs ?? {}, fleet.workers);
-  }, LOOK_MS, signal);
+  fill(
+    root,
+    h(
+      "div",
+      { class: "fleet-page" },
+      h("div", { class: "page-head" }, h("h1", {}, t("tab.fleet"))),
+      totals,
+      workers,
+      h(
+        "div",
+        { class: "charts" },
+        [rate, queue, batch, latency].map((chart) => chart.element),
+      ),
+      h("section", { class: "panel" }, h("h2", { class: "panel-title" }, t("queues")), queues),
+    ),
+  );
+  poll(
+    async () => {
+      const fleet = await app.api.fleet();
+      fill(totals, totalFigures(fleet));
+      fill(workers, fleet.workers.length ? fleet.workers.map(workerCard) : noWorker(app.model()?.id));
+      fill(queues, queueTable(fleet.queues));
+      rate.show(seriesOf(fleet.history, "pairs_per_s"));
+      queue.show(fleet.history ?? []);
+      batch.show(fleet.limits ?? {}, fleet.workers);
+      latency.show(fleet.packs ?? {}, fleet.workers);
+    },
+    LOOK_MS,
+    signal,
+  );
 }
 
 function totalFigures({ workers, queues }) {
   const sum = (values) => values.reduce((total, value) => total + value, 0);
-  const figure = (key, value) => h("div", { class: "figure-box" }, h("span", { class: "hint" }, t(key)), h("strong", {}, value));
+  const figure = (key, value) =>
+    h("div", { class: "figure-box" }, h("span", { class: "hint" }, t(key)), h("strong", {}, value));
   return [
     figure("fleet.workers", format.number(workers.length)),
     figure("fleet.devices", format.number(new Set(workers.map(({ host, device }) => `${host} ${device}`)).size)),
@@ -57,32 +73,74 @@ function totalFigures({ workers, queues }) {
 
 function workerCard(worker) {
   const row = (key, value) => [h("dt", {}, t(key)), h("dd", {}, value)];
-  return h("article", { class: ["worker", worker.state], "data-worker": worker.id },
-    h("header", {},
+  return h(
+    "article",
+    { class: ["worker", worker.state], "data-worker": worker.id },
+    h(
+      "header",
+      {},
       h("span", { class: ["lamp", worker.state === "ready" ? "good" : "warn"], "aria-hidden": "true" }),
-      h("h3", {}, worker.model.split("/").at(-1)), h("span", { class: ["chip", "state", worker.state] }, t(`state.${worker.state}`))),
+      h("h3", {}, worker.model.split("/").at(-1)),
+      h("span", { class: ["chip", "state", worker.state] }, t(`state.${worker.state}`)),
+    ),
     h("p", { class: "hint" }, `${worker.host} · pid ${worker.pid} · ${worker.device}`),
-    h("dl", { class: "details" },
+    h(
+      "dl",
+      { class: "details" },
       row("worker.rate", `${format.short(worker.pairs_per_s)} ${t("unit.pairs")}`),
-      row("worker.batch", `${format.number(worker.batch_tokens)} ${t("unit.tokens")} · ${format.number(worker.batch_pairs)} ${t("pairs")}`),
+      row(
+        "worker.batch",
+        `${format.number(worker.batch_tokens)} ${t("unit.tokens")} · ${format.number(worker.batch_pairs)} ${t("pairs")}`,
+      ),
       worker.batch_reason && row("worker.reason", worker.batch_reason),
       row("worker.numbers", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
       row("worker.latency", format.duration(worker.latency_s)),
-      row("worker.hands", `${worker.shards} / ${worker.slots}`)),
-    shareLine("worker.busy", worker.busy_share, "busy"), shareLine("worker.preparing", worker.preparing_share, "preparing"));
+      row("worker.hands", `${worker.shards} / ${worker.slots}`),
+    ),
+    shareLine("worker.busy", worker.busy_share, "busy"),
+    shareLine("worker.preparing", worker.preparing_share, "preparing"),
+  );
 }
 
 function shareLine(key, share, kind) {
-  return h("div", { class: "share-line" }, h("span", { class: "hint" }, t(key)),
-    h("span", { class: ["bar", kind], vars: { "--share": share }, "aria-hidden": "true" }), h("span", { class: "amount" }, format.percent(share)));
+  return h(
+    "div",
+    { class: "share-line" },
+    h("span", { class: "hint" }, t(key)),
+    h("span", { class: ["bar", kind], vars: { "--share": share }, "aria-hidden": "true" }),
+    h("span", { class: "amount" }, format.percent(share)),
+  );
 }
 
 function queueTable(queues) {
   const waiting = queues.filter(({ depth, priority }) => depth > 0 || priority !== "bulk");
   if (!waiting.length) return h("p", { class: "empty" }, t("queues.none"));
-  return h("table", {}, h("thead", {}, h("tr", {}, ["model", "queue.priority", "queue.depth"].map((key) => h("th", { scope: "col" }, t(key))))),
-    h("tbody", {}, waiting.map(({ model, priority, depth }) => h("tr", {},
-      h("th", { scope: "row" }, model.split("/").at(-1)), h("td", {}, t(`priority.${priority}`)), h("td", { class: "numeric" }, format.number(depth))))));
+  return h(
+    "table",
+    {},
+    h(
+      "thead",
+      {},
+      h(
+        "tr",
+        {},
+        ["model", "queue.priority", "queue.depth"].map((key) => h("th", { scope: "col" }, t(key))),
+      ),
+    ),
+    h(
+      "tbody",
+      {},
+      waiting.map(({ model, priority, depth }) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, model.split("/").at(-1)),
+          h("td", {}, t(`priority.${priority}`)),
+          h("td", { class: "numeric" }, format.number(depth)),
+        ),
+      ),
+    ),
+  );
 }
 
 // ---- charts that a job's page shows, too --------------------------------------------------------
@@ -93,21 +151,36 @@ function seriesOf(history, field) {
 
 /** What waits over time. @param {AbortSignal} signal */
 export function queueChart(signal) {
-  const chart = new LineChart({ title: t("chart.queue"), about: t("chart.queue.about"), unit: t("unit.shards") }, signal);
+  const chart = new LineChart(
+    { title: t("chart.queue"), about: t("chart.queue.about"), unit: t("unit.shards") },
+    signal,
+  );
   return { element: chart.element, show: (history) => chart.show(seriesOf(history, "queue")) };
 }
 
 /** The batch size of each worker over time, each change with its reason. @param {AbortSignal} signal */
 export function batchChart(signal) {
-  const chart = new LineChart({ title: t("chart.batch"), about: t("chart.batch.about"), unit: t("unit.tokens"), step: true }, signal);
+  const chart = new LineChart(
+    { title: t("chart.batch"), about: t("chart.batch.about"), unit: t("unit.tokens"), step: true },
+    signal,
+  );
   const show = (limits, workers) => {
     const now = Date.now() / 1000;
     const known = workers.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
     chart.show(
-      known.map(({ worker, steps }) => ({ name: `${worker.device} · ${worker.pid}`, points: batchPoints(worker, steps, now) })),
-      known.flatMap(({ steps }, series) => steps.map((step) => ({
-        at_s: step.at_s, value: step.tokens, series, label: `${format.number(step.tokens)} ${t("unit.tokens")}: ${step.reason || t("chart.batch.start")}`,
-      }))));
+      known.map(({ worker, steps }) => ({
+        name: `${worker.device} · ${worker.pid}`,
+        points: batchPoints(worker, steps, now),
+      })),
+      known.flatMap(({ steps }, series) =>
+        steps.map((step) => ({
+          at_s: step.at_s,
+          value: step.tokens,
+          series,
+          label: `${format.number(step.tokens)} ${t("unit.tokens")}: ${step.reason || t("chart.batch.start")}`,
+        })),
+      ),
+    );
   };
   return { element: chart.element, show };
 }
@@ -121,14 +194,25 @@ function batchPoints(worker, steps, now) {
 
 /** Where the time of the last packs went. @param {AbortSignal} signal */
 export function latencyChart(signal) {
-  const chart = new ColumnChart({
-    title: t("chart.latency"), about: t("chart.latency.about"), names: STAGES.map((stage) => t(`stage.${stage}`)),
-    ends: [t("chart.latency.earlier"), t("chart.latency.now")], show: format.duration,
-  }, signal);
+  const chart = new ColumnChart(
+    {
+      title: t("chart.latency"),
+      about: t("chart.latency.about"),
+      names: STAGES.map((stage) => t(`stage.${stage}`)),
+      ends: [t("chart.latency.earlier"), t("chart.latency.now")],
+      show: format.duration,
+    },
+    signal,
+  );
   const show = (packs, workers) => {
-    const all = workers.flatMap(({ id }) => packs[id] ?? []).sort((a, b) => a.at_s - b.at_s).slice(-PACKS_SHOWN);
-    chart.show(all.map((pack) => ({ values: STAGES.map((stage) => pack[stage] ?? 0), label: packLabel(pack) })),
-      all.length ? counted("chart.latency.packs", all.length) : "");
+    const all = workers
+      .flatMap(({ id }) => packs[id] ?? [])
+      .sort((a, b) => a.at_s - b.at_s)
+      .slice(-PACKS_SHOWN);
+    chart.show(
+      all.map((pack) => ({ values: STAGES.map((stage) => pack[stage] ?? 0), label: packLabel(pack) })),
+      all.length ? counted("chart.latency.packs", all.length) : "",
+    );
   };
   return { element: chart.element, show };
 }

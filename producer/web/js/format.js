@@ -59,10 +59,19 @@ export function size([width, height]) {
 /** The nearest usual shape, or a ratio to two digits. @param {number} width @param {number} height */
 export function aspect(width, height) {
   const ratio = width / height;
-  const usual = [[1, 1], [4, 3], [3, 2], [5, 3], [16, 10], [16, 9], [2, 1], [21, 9]];
+  const usual = [
+    [1, 1],
+    [4, 3],
+    [3, 2],
+    [5, 3],
+    [16, 10],
+    [16, 9],
+    [2, 1],
+    [21, 9],
+  ];
   for (const [long, short] of usual) {
-    if (Math.abs(ratio * short / long - 1) < 0.01) return `${long}:${short}`;
-    if (Math.abs(ratio * long / short - 1) < 0.01) return `${short}:${long}`;
+    if (Math.abs((ratio * short) / long - 1) < 0.01) return `${long}:${short}`;
+    if (Math.abs((ratio * long) / short - 1) < 0.01) return `${short}:${long}`;
   }
   return `${ratio.toFixed(2)}:1`;
 }

@@ -37,7 +37,9 @@ export class App {
   model() {
     const models = this.models.now ?? [];
     const able = models.filter(({ workers }) => workers > 0);
-    return models.find(({ id }) => id === this.modelId.now) ?? able.find(({ sees }) => sees) ?? able[0] ?? models[0] ?? null;
+    return (
+      models.find(({ id }) => id === this.modelId.now) ?? able.find(({ sees }) => sees) ?? able[0] ?? models[0] ?? null
+    );
   }
 
   /** Ask the gateway what it serves, now and from then on. */
@@ -45,7 +47,7 @@ export class App {
     clearTimeout(this.timer);
     try {
       if (!this.session.offers.image_presets.length) {
-        this.session.offers = { ...this.session.offers, ...await this.api.presets() };
+        this.session.offers = { ...this.session.offers, ...(await this.api.presets()) };
         place.set({ ...place.now }); // what is shown already lacks them
       }
       this.models.set(await this.api.models());
@@ -65,29 +67,66 @@ const theme = remembered("theme", "");
 /** @param {App} app @param {AbortSignal} signal */
 function frame(app, signal) {
   const view = h("main", { id: "view", tabindex: "-1" });
-  const page = h("div", { class: "page" },
-    h("a", { class: "skip", href: "#view", onclick: (event) => {
-      event.preventDefault();
-      view.focus();
-    } }, t("skip")),
-    header(app, signal), banner(app, signal), view);
+  const page = h(
+    "div",
+    { class: "page" },
+    h(
+      "a",
+      {
+        class: "skip",
+        href: "#view",
+        onclick: (event) => {
+          event.preventDefault();
+          view.focus();
+        },
+      },
+      t("skip"),
+    ),
+    header(app, signal),
+    banner(app, signal),
+    view,
+  );
   return { page, view };
 }
 
 function header(app, signal) {
-  return h("header", { class: "top" },
-    h("a", { class: "brand", href: addressOf("rerank") }, h("img", { src: "favicon.svg", alt: "", width: 26, height: 26 }), h("span", {}, "rerankfleet")),
+  return h(
+    "header",
+    { class: "top" },
+    h(
+      "a",
+      { class: "brand", href: addressOf("rerank") },
+      h("img", { src: "favicon.svg", alt: "", width: 26, height: 26 }),
+      h("span", {}, "rerankfleet"),
+    ),
     tabs(signal),
-    h("div", { class: "top-tools" }, modelChoice(app, signal), fleetChip(app, signal),
-      h("button", { type: "button", class: "button quiet", id: "language", lang: language.now === "en" ? "zh" : "en",
-        onclick: () => language.set(language.now === "en" ? "zh" : "en") }, language.now === "en" ? "中文" : "English"),
-      themeButton()));
+    h(
+      "div",
+      { class: "top-tools" },
+      modelChoice(app, signal),
+      fleetChip(app, signal),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button quiet",
+          id: "language",
+          lang: language.now === "en" ? "zh" : "en",
+          onclick: () => language.set(language.now === "en" ? "zh" : "en"),
+        },
+        language.now === "en" ? "中文" : "English",
+      ),
+      themeButton(),
+    ),
+  );
 }
 
 function tabs(signal) {
   const links = TABS.map((name) => h("a", { href: addressOf(name), id: `tab-${name}` }, t(`tab.${name}`)));
   place.watch(({ tab }) => {
-    TABS.forEach((name, at) => (name === tab ? links[at].setAttribute("aria-current", "page") : links[at].removeAttribute("aria-current")));
+    TABS.forEach((name, at) =>
+      name === tab ? links[at].setAttribute("aria-current", "page") : links[at].removeAttribute("aria-current"),
+    );
     document.title = `${t(`tab.${tab}`)} · rerankfleet`;
   }, signal);
   return h("nav", { class: "tabs", "aria-label": t("tabs") }, links);
@@ -99,7 +138,12 @@ function modelChoice(app, signal) {
     const models = app.models.now ?? [];
     select.hidden = !models.length;
     if (document.activeElement === select && select.options.length === models.length) return;
-    fill(select, models.map(({ id, state }) => h("option", { value: id }, state === "ready" ? shortName(id) : `${shortName(id)} · ${t(`state.${state}`)}`)));
+    fill(
+      select,
+      models.map(({ id, state }) =>
+        h("option", { value: id }, state === "ready" ? shortName(id) : `${shortName(id)} · ${t(`state.${state}`)}`),
+      ),
+    );
     select.value = app.model()?.id ?? "";
   };
   app.models.watch(show, signal);
@@ -117,8 +161,12 @@ function fleetChip(app, signal) {
   app.models.watch((models) => {
     const workers = (models ?? []).reduce((total, model) => total + model.workers, 0);
     const rate = (models ?? []).reduce((total, model) => total + (model.pairs_per_s ?? 0), 0);
-    fill(chip, h("span", { class: ["lamp", workers ? "good" : "bad"], "aria-hidden": "true" }),
-      counted("workers.count", workers), rate > 0 && h("span", { class: "rate" }, ` · ${format.short(rate)} ${t("unit.pairs")}`));
+    fill(
+      chip,
+      h("span", { class: ["lamp", workers ? "good" : "bad"], "aria-hidden": "true" }),
+      counted("workers.count", workers),
+      rate > 0 && h("span", { class: "rate" }, ` · ${format.short(rate)} ${t("unit.pairs")}`),
+    );
     chip.hidden = models === null;
   }, signal);
   return chip;
@@ -126,13 +174,21 @@ function fleetChip(app, signal) {
 
 function themeButton() {
   const dark = () => (theme.now || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
-  const button = h("button", {
-    type: "button", class: "button quiet", id: "theme", "aria-label": t("theme"), title: t("theme"),
-    onclick: () => {
-      theme.set(dark() ? "light" : "dark");
-      fill(button, icon(dark() ? "sun" : "moon"));
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: "button quiet",
+      id: "theme",
+      "aria-label": t("theme"),
+      title: t("theme"),
+      onclick: () => {
+        theme.set(dark() ? "light" : "dark");
+        fill(button, icon(dark() ? "sun" : "moon"));
+      },
     },
-  }, icon(dark() ? "sun" : "moon"));
+    icon(dark() ? "sun" : "moon"),
+  );
   return button;
 }
 
@@ -140,7 +196,15 @@ function banner(app, signal) {
   const element = h("div", { class: "banner", role: "alert", "data-state": "unreachable" });
   app.api.reachable.watch((reachable) => {
     element.hidden = reachable;
-    fill(element, !reachable && [h("span", { class: "spinner", "aria-hidden": "true" }), t("unreachable"), " ", t("unreachable.about")]);
+    fill(
+      element,
+      !reachable && [
+        h("span", { class: "spinner", "aria-hidden": "true" }),
+        t("unreachable"),
+        " ",
+        t("unreachable.about"),
+      ],
+    );
     if (!reachable) app.timer = (clearTimeout(app.timer), window.setTimeout(() => app.look(), LOOK_SOON_MS));
   }, signal);
   return element;
@@ -148,20 +212,35 @@ function banner(app, signal) {
 
 /** Ask for the key while the gateway refuses without one. */
 function keyDialog(app, signal) {
-  const field = h("input", { id: "key", type: "password", autocomplete: "off", required: true, "aria-describedby": "key-about" });
+  const field = h("input", {
+    id: "key",
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    "aria-describedby": "key-about",
+  });
   const refused = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
-  const dialog = h("dialog", { id: "key-dialog", "data-state": "unauthorised", oncancel: (event) => event.preventDefault() },
-    h("form", {
-      method: "dialog",
-      onsubmit: () => {
-        app.api.unlock(field.value.trim());
-        field.value = "";
-        app.look();
+  const dialog = h(
+    "dialog",
+    { id: "key-dialog", "data-state": "unauthorised", oncancel: (event) => event.preventDefault() },
+    h(
+      "form",
+      {
+        method: "dialog",
+        onsubmit: () => {
+          app.api.unlock(field.value.trim());
+          field.value = "";
+          app.look();
+        },
       },
-    },
-    h("h2", {}, icon("key"), t("key")), h("p", { id: "key-about" }, t("key.about")),
-    h("label", { class: "label", for: "key" }, t("key.label")), field, refused,
-    h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use")))));
+      h("h2", {}, icon("key"), t("key")),
+      h("p", { id: "key-about" }, t("key.about")),
+      h("label", { class: "label", for: "key" }, t("key.label")),
+      field,
+      refused,
+      h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use"))),
+    ),
+  );
   app.api.locked.watch((locked) => {
     refused.hidden = !app.api.keyed;
     if (locked && dialog.isConnected && !dialog.open) dialog.showModal();
@@ -202,8 +281,14 @@ function start() {
       showPlace(app, view, tab.signal);
     }, words.signal);
   };
-  theme.watch((name) => (name ? (document.documentElement.dataset.theme = name) : delete document.documentElement.dataset.theme), always);
-  language.listen(showAll, always);
+  theme.watch(
+    (name) => (name ? (document.documentElement.dataset.theme = name) : delete document.documentElement.dataset.theme),
+    always,
+  );
+  language.listen(() => {
+    showAll();
+    document.getElementById("language")?.focus();
+  }, always);
   app.look().finally(showAll);
 }
 

@@ -19,7 +19,14 @@ export function modelNotice(app, signal) {
     before = found.key;
     fill(holder, found.element);
   };
-  for (const value of [app.models, app.modelId, app.session.candidates, app.session.queryPictures, app.session.queryKind, app.api.locked]) {
+  for (const value of [
+    app.models,
+    app.modelId,
+    app.session.candidates,
+    app.session.queryPictures,
+    app.session.queryKind,
+    app.api.locked,
+  ]) {
     value.listen(show, signal);
   }
   show();
@@ -37,24 +44,46 @@ function noticeOf(app) {
 
 /** What to run where nobody works. @param {string} [model] */
 export function noWorker(model = "pocket-vl") {
-  return h("div", { class: "notice warn", "data-state": "no-worker" }, icon("warning"),
-    h("div", {},
+  return h(
+    "div",
+    { class: "notice warn", "data-state": "no-worker" },
+    icon("warning"),
+    h(
+      "div",
+      {},
       h("h3", {}, t("no_worker")),
       h("p", {}, t("no_worker.about")),
-      h("pre", {}, h("code", {}, `rerank worker --model ${model}`))));
+      h("pre", {}, h("code", {}, `rerank worker --model ${model}`)),
+    ),
+  );
 }
 
 function loading(model) {
-  return h("div", { class: "notice", "data-state": "loading" }, h("span", { class: "spinner", "aria-hidden": "true" }),
-    h("div", {}, h("h3", {}, t("loading", { model })), h("p", {}, t("loading.about"))));
+  return h(
+    "div",
+    { class: "notice", "data-state": "loading" },
+    h("span", { class: "spinner", "aria-hidden": "true" }),
+    h("div", {}, h("h3", {}, t("loading", { model })), h("p", {}, t("loading.about"))),
+  );
 }
 
 function blind(app, model) {
   const seeing = app.models.now.find(({ sees, workers }) => sees && workers > 0);
-  return h("div", { class: "notice warn", "data-state": "blind" }, icon("warning"),
-    h("div", {},
+  return h(
+    "div",
+    { class: "notice warn", "data-state": "blind" },
+    icon("warning"),
+    h(
+      "div",
+      {},
       h("h3", {}, t("blind", { model })),
       seeing
-        ? h("button", { type: "button", class: "button", onclick: () => app.modelId.set(seeing.id) }, t("blind.use", { model: seeing.id }))
-        : h("p", {}, t("blind.about"))));
+        ? h(
+            "button",
+            { type: "button", class: "button", onclick: () => app.modelId.set(seeing.id) },
+            t("blind.use", { model: seeing.id }),
+          )
+        : h("p", {}, t("blind.about")),
+    ),
+  );
 }

@@ -35,16 +35,22 @@ export function shareSettings(session) {
     const query = writeSettings(session).toString();
     history.replaceState(null, "", addressOf("rerank") + (query && `?${query}`));
   };
-  for (const value of [session.settings, session.instruction, session.queryText, session.view]) value.listen(write, always);
+  for (const value of [session.settings, session.instruction, session.queryText, session.view])
+    value.listen(write, always);
   place.listen(write, always);
 }
 
 function readSettings(session, query) {
-  const number = (name) => (query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : undefined);
+  const number = (name) =>
+    query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : undefined;
   const oneOf = (name, allowed) => (allowed.includes(query.get(name)) ? query.get(name) : undefined);
   const found = {
-    preset: query.get("preset") ?? undefined, mode: oneOf("mode", ["crop", "fit"]), threshold: number("threshold"),
-    action: oneOf("below", ["reject", "downweight", "off"]), temperature: number("temperature"), topN: number("top_n"),
+    preset: query.get("preset") ?? undefined,
+    mode: oneOf("mode", ["crop", "fit"]),
+    threshold: number("threshold"),
+    action: oneOf("below", ["reject", "downweight", "off"]),
+    temperature: number("temperature"),
+    topN: number("top_n"),
     explain: query.has("explain") ? query.get("explain") === "true" : undefined,
   };
   session.configure(Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)));

@@ -7,7 +7,11 @@
 const SIDE_PX = 32;
 const MIN_PIXELS = 4_096;
 const MAX_PIXELS = 1_843_200;
-const RATIOS = [[4, 3], [16, 9], [1, 1]];
+const RATIOS = [
+  [4, 3],
+  [16, 9],
+  [1, 1],
+];
 const LOSS_WEIGHT = 0.25; // of losing pixels, beside stretching
 
 /**
@@ -69,7 +73,9 @@ function sizeWithin(width, height, target) {
   return sizes.reduce((best, size) => (cost(size) < cost(best) ? size : best));
 }
 
+/** @returns {[number, number][]} */
 function rounded(width, height, budget) {
+  /** @type {[number, number][]} */
   const found = [];
   for (const w of neighbours(width)) {
     for (const h of neighbours(height)) {

@@ -30,8 +30,18 @@ export function progressBar(job) {
   const { progress } = job;
   const total = progress.total ?? Math.max(progress.fed, done(progress), 1);
   const share = total ? done(progress) / total : 1;
-  return h("div", {
-    class: ["progress", progress.total === null && !isOver(job) && "open-ended"], role: "progressbar", "aria-label": t("job.progress"),
-    "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.floor(100 * share),
-  }, OUTCOMES.map((name) => progress[name] > 0 && h("span", { class: `part ${name}`, vars: { "--share": progress[name] / total } })));
+  return h(
+    "div",
+    {
+      class: ["progress", progress.total === null && !isOver(job) && "open-ended"],
+      role: "progressbar",
+      "aria-label": t("job.progress"),
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-valuenow": Math.floor(100 * share),
+    },
+    OUTCOMES.map(
+      (name) => progress[name] > 0 && h("span", { class: `part ${name}`, vars: { "--share": progress[name] / total } }),
+    ),
+  );
 }

@@ -14,33 +14,67 @@ import { takeQuery } from "./query.js";
  * The section with all candidates.
  * @param {Session} session
  * @param {Intake} intake
- * @param {Node} examples what is offered while there are none
+ * @param {HTMLElement} examples what is offered while there are none
  * @param {AbortSignal} signal
  */
 export function candidatesBox(session, intake, examples, signal) {
   const cards = new Cards(session, intake, signal);
   const count = h("span", { class: "count" });
-  const clear = h("button", { type: "button", class: "button quiet", onclick: () => session.candidates.set([]) }, t("candidates.clear"));
+  const clear = h(
+    "button",
+    { type: "button", class: "button quiet", onclick: () => session.candidates.set([]) },
+    t("candidates.clear"),
+  );
   const lines = linesBox(session);
   const take = (brought) => takeCandidates(session, intake, brought);
-  const bring = h("div", { class: "drop", id: "candidate-drop" },
+  const bring = h(
+    "div",
+    { class: "drop", id: "candidate-drop" },
     icon("add"),
     h("span", {}, t("candidates.drop")),
-    h("span", { class: "drop-buttons" },
-      browseButton(t("candidates.browse"), { multiple: true, accept: "image/*,text/plain,.txt", id: "candidate-files" },
-        async (files) => take(await sortFiles(files))),
-      h("button", { type: "button", class: "button", id: "add-text", "aria-expanded": "false", onclick: (event) => lines.open(event.currentTarget) }, t("candidates.text"))));
-  const section = h("section", { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
-    h("div", { class: "panel-head" },
-      h("h2", { class: "panel-title", id: "candidates-label" }, t("candidates")), count, clear),
-    bring, lines.element, examples, cards.element);
+    h(
+      "span",
+      { class: "drop-buttons" },
+      browseButton(
+        t("candidates.browse"),
+        { multiple: true, accept: "image/*,text/plain,.txt", id: "candidate-files" },
+        async (files) => take(await sortFiles(files)),
+      ),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          id: "add-text",
+          "aria-expanded": "false",
+          onclick: (event) => lines.open(event.currentTarget),
+        },
+        t("candidates.text"),
+      ),
+    ),
+  );
+  const section = h(
+    "section",
+    { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
+    h(
+      "div",
+      { class: "panel-head" },
+      h("h2", { class: "panel-title", id: "candidates-label" }, t("candidates")),
+      count,
+      clear,
+    ),
+    bring,
+    lines.element,
+    examples,
+    cards.element,
+  );
   session.candidates.watch((candidates) => {
     fill(count, candidates.length ? counted("candidates.count", candidates.length) : "");
     clear.hidden = candidates.length === 0;
     examples.hidden = candidates.length > 0;
     cards.show(candidates);
   }, signal);
-  acceptDrops(section, take, signal);
+  acceptDrops(document.body, take, signal); // wherever it falls, but for the query
   document.addEventListener("paste", (event) => paste(event, session, intake), { signal });
   return section;
 }
@@ -79,17 +113,27 @@ export async function takeCandidates(session, intake, { pictures, lines, unknown
 }
 
 function linesBox(session) {
-  const field = h("textarea", { id: "candidate-lines", rows: 4, "aria-label": t("candidates.lines"), placeholder: t("candidates.lines") });
-  const element = h("form", {
-    class: "lines",
-    hidden: true,
-    onsubmit: (event) => {
-      event.preventDefault();
-      session.add(linesOf(field.value).map((text) => ({ id: session.nextId(), text, picture: null })));
-      field.value = "";
-      field.focus();
+  const field = h("textarea", {
+    id: "candidate-lines",
+    rows: 4,
+    "aria-label": t("candidates.lines"),
+    placeholder: t("candidates.lines"),
+  });
+  const element = h(
+    "form",
+    {
+      class: "lines",
+      hidden: true,
+      onsubmit: (event) => {
+        event.preventDefault();
+        session.add(linesOf(field.value).map((text) => ({ id: session.nextId(), text, picture: null })));
+        field.value = "";
+        field.focus();
+      },
     },
-  }, field, h("button", { class: "button", id: "add-lines" }, t("candidates.lines.add")));
+    field,
+    h("button", { class: "button", id: "add-lines" }, t("candidates.lines.add")),
+  );
   const open = (button) => {
     element.hidden = !element.hidden;
     button.setAttribute("aria-expanded", String(!element.hidden));
@@ -120,7 +164,8 @@ class Cards {
     }
     candidates.forEach((candidate, at) => {
       const card = this.cards.get(candidate) ?? this.make(candidate);
-      if (this.element.children[at] !== card.element) this.element.insertBefore(card.element, this.element.children[at] ?? null);
+      if (this.element.children[at] !== card.element)
+        this.element.insertBefore(card.element, this.element.children[at] ?? null);
     });
     this.refresh();
   }
@@ -134,12 +179,15 @@ class Cards {
     this.signal.addEventListener("abort", () => stop.abort(), { signal: stop.signal });
     const badges = h("div", { class: "badges" });
     const position = h("span", { class: "position" });
-    const element = h("li", { class: ["card", candidate.picture ? "with-picture" : "with-text"], "data-id": candidate.id },
+    const element = h(
+      "li",
+      { class: ["card", candidate.picture ? "with-picture" : "with-text"], "data-id": candidate.id },
       position,
       candidate.picture && pictureFigure(this.session, candidate.picture, stop.signal),
       this.words(candidate),
       badges,
-      this.tools(candidate));
+      this.tools(candidate),
+    );
     const refresh = () => {
       fill(position, this.session.candidates.now.indexOf(candidate) + 1);
       const first = this.session.duplicateOf(candidate);
@@ -154,7 +202,11 @@ class Cards {
   words(candidate) {
     const label = t(candidate.picture ? "caption" : "candidate.text");
     return h("textarea", {
-      class: "words", rows: candidate.picture ? 1 : 3, "aria-label": label, placeholder: label, value: candidate.text,
+      class: "words",
+      rows: candidate.picture ? 1 : 3,
+      "aria-label": label,
+      placeholder: label,
+      value: candidate.text,
       oninput: (event) => {
         candidate.text = event.target.value;
         this.refresh();
@@ -167,12 +219,34 @@ class Cards {
     const remove = t("remove.candidate", { name });
     const replace = t("replace.candidate", { name });
     const input = h("input", {
-      type: "file", accept: "image/*", class: "unseen", tabindex: "-1", "aria-label": replace,
+      type: "file",
+      accept: "image/*",
+      class: "unseen",
+      tabindex: "-1",
+      "aria-label": replace,
       onchange: async () => this.session.replace(candidate.id, await this.intake.take(input.files[0])),
     });
-    return h("div", { class: "card-tools" },
-      candidate.picture && h("button", { type: "button", class: "tool", "aria-label": replace, title: replace, onclick: () => input.click() }, icon("replace")),
+    return h(
+      "div",
+      { class: "card-tools" },
+      candidate.picture &&
+        h(
+          "button",
+          { type: "button", class: "tool", "aria-label": replace, title: replace, onclick: () => input.click() },
+          icon("replace"),
+        ),
       candidate.picture && input,
-      h("button", { type: "button", class: "tool", "aria-label": remove, title: remove, onclick: () => this.session.remove(candidate.id) }, icon("remove")));
+      h(
+        "button",
+        {
+          type: "button",
+          class: "tool",
+          "aria-label": remove,
+          title: remove,
+          onclick: () => this.session.remove(candidate.id),
+        },
+        icon("remove"),
+      ),
+    );
   }
 }

@@ -48,10 +48,18 @@ function factLines(session, picture) {
   const facts = session.facts(picture);
   const plan = facts ?? session.plan(picture);
   return [
-    h("p", { class: "measures" }, `${format.size([width, height])} · ${format.aspect(width, height)} · ${format.bytes(file.size)}`),
+    h(
+      "p",
+      { class: "measures" },
+      `${format.size([width, height])} · ${format.aspect(width, height)} · ${format.bytes(file.size)}`,
+    ),
     h("p", { class: "seen", title: t("picture.seen.about") }, t("picture.seen", { size: format.size(plan.used) })),
-    h("p", { class: "seen" }, counted("tokens", plan.tokens),
-      plan.cropped > 0 && h("span", { class: "cut" }, t("picture.cropped", { share: format.percent(plan.cropped) }))),
+    h(
+      "p",
+      { class: "seen" },
+      counted("tokens", plan.tokens),
+      plan.cropped > 0 && h("span", { class: "cut" }, t("picture.cropped", { share: format.percent(plan.cropped) })),
+    ),
     h("p", { class: "quality-line" }, qualityChip(session, picture)),
   ];
 }
@@ -72,8 +80,11 @@ function qualityChip(session, picture) {
 export function quality(value, threshold) {
   const poor = value < threshold;
   const label = t(poor ? "quality.below" : "quality.is", { value: value.toFixed(2), threshold: threshold.toFixed(2) });
-  return h("span", { class: ["chip", "quality", poor && "poor"], title: label },
+  return h(
+    "span",
+    { class: ["chip", "quality", poor && "poor"], title: label },
     h("span", { class: "meter", vars: { "--share": value }, "aria-hidden": "true" }),
     h("span", {}, t("quality.short", { value: value.toFixed(2) })),
-    poor && h("span", { class: "verdict" }, t("quality.poor")));
+    poor && h("span", { class: "verdict" }, t("quality.poor")),
+  );
 }

@@ -26,12 +26,17 @@ export function acceptDrops(element, take, signal) {
   element.addEventListener("dragenter", () => mark(1), { signal });
   element.addEventListener("dragleave", () => mark(-1), { signal });
   element.addEventListener("dragover", (event) => event.preventDefault(), { signal });
-  element.addEventListener("drop", async (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    mark(-inside);
-    take(await fromTransfer(event.dataTransfer));
-  }, { signal });
+  element.addEventListener(
+    "drop",
+    async (event) => {
+      mark(-inside);
+      if (event.defaultPrevented) return; // an element inside took it
+      event.preventDefault();
+      take(await fromTransfer(event.dataTransfer));
+    },
+    { signal },
+  );
+  signal.addEventListener("abort", () => element.classList.remove("dropping"), { once: true });
 }
 
 /**
@@ -65,7 +70,10 @@ export async function sortFiles(files) {
 
 /** @param {string} text */
 export function linesOf(text) {
-  return text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
+  return text
+    .split(/\r?\n/)
+    .map((line) => line.trim())
+    .filter(Boolean);
 }
 
 /**
@@ -76,14 +84,25 @@ export function linesOf(text) {
  */
 export function browseButton(label, { multiple = false, accept = "image/*", id, class: kind = "button" }, take) {
   const input = h("input", {
-    type: "file", id, accept, multiple, class: "unseen", tabindex: "-1", "aria-label": label,
+    type: "file",
+    id,
+    accept,
+    multiple,
+    class: "unseen",
+    tabindex: "-1",
+    "aria-label": label,
     onchange: (event) => {
       const files = [...event.target.files];
       event.target.value = "";
       if (files.length) take(files);
     },
   });
-  return h("span", { class: "browse" }, h("button", { type: "button", class: kind, onclick: () => input.click() }, label), input);
+  return h(
+    "span",
+    { class: "browse" },
+    h("button", { type: "button", class: kind, onclick: () => input.click() }, label),
+    input,
+  );
 }
 
 function stem(file) {

@@ -25,7 +25,8 @@ const SHOWN = 4;
 export function exampleOffers(session, intake, signal) {
   const offers = h("div", { class: "offers" });
   loadExamples().then((examples) => {
-    if (!signal.aborted) offers.append(...examples.map((example, at) => offer(example, at, () => use(example, session, intake))));
+    if (!signal.aborted)
+      offers.append(...examples.map((example, at) => offer(example, at, () => use(example, session, intake))));
   });
   return h("div", { class: "examples" }, h("p", { class: "hint" }, t("examples.lead")), offers);
 }
@@ -38,12 +39,23 @@ async function loadExamples() {
 
 function offer(example, at, onclick) {
   const pictures = example.documents.flatMap(({ image }) => image ?? []).slice(0, SHOWN);
-  return h("button", { type: "button", class: "offer", "data-example": at, onclick },
+  return h(
+    "button",
+    { type: "button", class: "offer", "data-example": at, onclick },
     pictures.length
-      ? h("span", { class: "strip" }, pictures.map((name) => h("img", { src: `${FOLDER}/${name}`, alt: "" })))
-      : h("span", { class: "strip words" }, example.documents.slice(0, 3).map(({ text }) => h("span", {}, text))),
+      ? h(
+          "span",
+          { class: "strip" },
+          pictures.map((name) => h("img", { src: `${FOLDER}/${name}`, alt: "" })),
+        )
+      : h(
+          "span",
+          { class: "strip words" },
+          example.documents.slice(0, 3).map(({ text }) => h("span", {}, text)),
+        ),
     h("strong", {}, example.title[language.now] ?? example.title.en),
-    h("span", { class: "hint" }, `${example.query.text} · ${t("candidates.count", { n: example.documents.length })}`));
+    h("span", { class: "hint" }, `${example.query.text} · ${t("candidates.count", { n: example.documents.length })}`),
+  );
 }
 
 async function use(example, session, intake) {
@@ -52,10 +64,17 @@ async function use(example, session, intake) {
   session.queryKind.set("text");
   session.queryText.set(example.query.text);
   if (example.query.image) {
-    await takeQuery(session, intake, { pictures: [{ file: await fileOf(example.query.image), caption: "" }], lines: [], unknown: [] });
+    await takeQuery(session, intake, {
+      pictures: [{ file: await fileOf(example.query.image), caption: "" }],
+      lines: [],
+      unknown: [],
+    });
   }
-  const pictures = await Promise.all(example.documents.filter(({ image }) => image)
-    .map(async ({ image, text }) => ({ file: await fileOf(image), caption: text ?? "" })));
+  const pictures = await Promise.all(
+    example.documents
+      .filter(({ image }) => image)
+      .map(async ({ image, text }) => ({ file: await fileOf(image), caption: text ?? "" })),
+  );
   const lines = example.documents.filter(({ image }) => !image).map(({ text }) => text ?? "");
   await takeCandidates(session, intake, { pictures, lines, unknown: [] });
   document.getElementById("run-button")?.focus({ preventScroll: true });

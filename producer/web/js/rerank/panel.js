@@ -13,21 +13,30 @@ const PARTS = ["visual_match", "text_alignment", "cross_modal_consistency"];
  * @param {any} result
  */
 export function scorePanel(run, result) {
-  return h("div", { class: "score-panel" },
-    h("div", { class: "parts" },
+  return h(
+    "div",
+    { class: "score-panel" },
+    h(
+      "div",
+      { class: "parts" },
       part("overall", result.relevance_score),
-      PARTS.map((name) => part(name, result.explain?.[name] ?? null, !result.explain))),
+      PARTS.map((name) => part(name, result.explain?.[name] ?? null, !result.explain)),
+    ),
     h("dl", { class: "details" }, detailRows(run, result)),
-    h("dl", { class: "details provenance" }, provenanceRows(run)));
+    h("dl", { class: "details provenance" }, provenanceRows(run)),
+  );
 }
 
 function part(name, value, notAsked = false) {
   const missing = t(notAsked ? "part.not_asked" : `${name}.missing`);
   const known = value !== null;
-  return h("div", { class: ["part", name], title: t(`${name}.about`) },
+  return h(
+    "div",
+    { class: ["part", name], title: t(`${name}.about`) },
     h("span", { class: "part-name" }, t(name)),
     known ? bar(value) : h("span", { class: "hint" }, missing),
-    h("span", { class: "part-value" }, known ? format.score(value) : t("na")));
+    h("span", { class: "part-value" }, known ? format.score(value) : t("na")),
+  );
 }
 
 /**
@@ -49,7 +58,9 @@ function detailRows(run, result) {
     typeof result.quality === "number" && row("detail.quality", quality(result.quality, run.settings.threshold)),
     typeof result.plain_margin === "number" && row("detail.plain_margin", format.number(result.plain_margin, 3)),
     result.truncated_tokens > 0 && row("detail.truncated", format.number(result.truncated_tokens)),
-  ].filter(Boolean).flat();
+  ]
+    .filter(Boolean)
+    .flat();
 }
 
 function provenanceRows({ answer }) {

@@ -47,21 +47,31 @@ export class Intake {
     const [size, hash] = await Promise.all([measure(url), hashOf(file)]);
     /** @type {Picture} */
     const picture = {
-      id: this.session.nextId(), file, url, hash, ...size,
-      uri: "", sent: 0, facts: new Map(), error: "", touched: new Value(0),
+      id: this.session.nextId(),
+      file,
+      url,
+      hash,
+      ...size,
+      uri: "",
+      sent: 0,
+      facts: new Map(),
+      error: "",
+      touched: new Value(0),
       uploaded: Promise.resolve(""),
     };
     const known = this.session.pictures.find((other) => other.hash === hash && !other.error);
     picture.uploaded = known ? known.uploaded : this.upload(picture);
-    picture.uploaded.then(
-      (uri) => {
-        picture.uri = uri;
-        this.examineSoon();
-      },
-      (error) => {
-        picture.error = error.message;
-      },
-    ).finally(() => picture.touched.change((n) => n + 1));
+    picture.uploaded
+      .then(
+        (uri) => {
+          picture.uri = uri;
+          this.examineSoon();
+        },
+        (error) => {
+          picture.error = error.message;
+        },
+      )
+      .finally(() => picture.touched.change((n) => n + 1));
     return picture;
   }
 
@@ -130,7 +140,8 @@ export class Intake {
     const documents = groups.map((group, at) =>
       film && at === groups.length - 1
         ? { video: { frames: group.map((frame) => frame.uri) } }
-        : { image: group[0].uri });
+        : { image: group[0].uri },
+    );
     const image = { ...imageOptions(this.session.settings.now), quality_action: "off" };
     const answer = await this.api.rerank({ model, query: EXAMINED_FOR, documents, image });
     for (const { index, images } of answer.results) {

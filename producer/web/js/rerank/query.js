@@ -5,6 +5,7 @@ import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
 import { acceptDrops, browseButton, sortFiles } from "./drop.js";
 
+/** @type {import("./session.js").QueryKind[]} */
 const KINDS = ["text", "image", "both", "video"];
 
 /** @typedef {import("./session.js").Session} Session */
@@ -17,24 +18,40 @@ const KINDS = ["text", "image", "both", "video"];
  */
 export function instructionBox(session, signal) {
   const field = h("textarea", {
-    id: "instruction", rows: 2, value: session.instruction.now, placeholder: session.offers.defaults.instruction ?? t("instruction.default"),
-    "aria-describedby": "instruction-hint", oninput: () => session.instruction.set(field.value),
+    id: "instruction",
+    rows: 2,
+    value: session.instruction.now,
+    placeholder: session.offers.defaults.instruction ?? t("instruction.default"),
+    "aria-describedby": "instruction-hint",
+    oninput: () => session.instruction.set(field.value),
   });
   session.instruction.listen((text) => field.value !== text && (field.value = text), signal);
-  const presets = h("select", {
-    id: "instruction-preset", "aria-label": t("instruction.presets"),
-    onchange: () => {
-      const found = session.offers.instructions.find((offer) => offer.name === presets.value);
-      session.instruction.set(found?.text ?? "");
-      presets.value = "";
+  const presets = h(
+    "select",
+    {
+      id: "instruction-preset",
+      "aria-label": t("instruction.presets"),
+      onchange: () => {
+        const found = session.offers.instructions.find((offer) => offer.name === presets.value);
+        session.instruction.set(found?.text ?? "");
+        presets.value = "";
+      },
     },
-  }, h("option", { value: "" }, t("instruction.presets")),
-  session.offers.instructions.map(({ name }) => h("option", { value: name }, name.replaceAll(/[-_]/g, " "))));
-  return h("section", { class: "panel", "aria-labelledby": "instruction-label" },
-    h("div", { class: "panel-head" },
-      h("label", { id: "instruction-label", class: "panel-title", for: "instruction" }, t("instruction")), presets),
+    h("option", { value: "" }, t("instruction.presets")),
+    session.offers.instructions.map(({ name }) => h("option", { value: name }, name.replaceAll(/[-_]/g, " "))),
+  );
+  return h(
+    "section",
+    { class: "panel", "aria-labelledby": "instruction-label" },
+    h(
+      "div",
+      { class: "panel-head" },
+      h("label", { id: "instruction-label", class: "panel-title", for: "instruction" }, t("instruction")),
+      presets,
+    ),
     field,
-    h("p", { class: "hint", id: "instruction-hint" }, t("instruction.hint")));
+    h("p", { class: "hint", id: "instruction-hint" }, t("instruction.hint")),
+  );
 }
 
 /**
@@ -45,17 +62,38 @@ export function instructionBox(session, signal) {
  */
 export function queryBox(session, intake, signal) {
   const body = h("div", { class: "query-body" });
-  const kinds = h("div", { class: "segments", role: "radiogroup", "aria-label": t("query.kind") },
-    KINDS.map((kind) => h("label", {},
-      h("input", { type: "radio", name: "query-kind", value: kind, class: "unseen", onchange: () => session.queryKind.set(kind) }),
-      h("span", {}, t(`query.${kind}`)))));
-  const section = h("section", { class: "panel query", id: "query", tabindex: "-1", "aria-labelledby": "query-label" },
-    h("div", { class: "panel-head" }, h("h2", { class: "panel-title", id: "query-label" }, t("query"))), kinds, body);
+  const kinds = h(
+    "div",
+    { class: "segments", role: "radiogroup", "aria-label": t("query.kind") },
+    KINDS.map((kind) =>
+      h(
+        "label",
+        {},
+        h("input", {
+          type: "radio",
+          name: "query-kind",
+          value: kind,
+          class: "unseen",
+          onchange: () => session.queryKind.set(kind),
+        }),
+        h("span", {}, t(`query.${kind}`)),
+      ),
+    ),
+  );
+  const section = h(
+    "section",
+    { class: "panel query", id: "query", tabindex: "-1", "aria-labelledby": "query-label" },
+    h("div", { class: "panel-head" }, h("h2", { class: "panel-title", id: "query-label" }, t("query"))),
+    kinds,
+    body,
+  );
   session.queryKind.watch((kind) => {
     for (const input of kinds.querySelectorAll("input")) input.checked = input.value === kind;
-    fill(body,
+    fill(
+      body,
       kind !== "text" && pictureInput(session, intake, kind, signal),
-      (kind === "text" || kind === "both") && textInput(session, signal));
+      (kind === "text" || kind === "both") && textInput(session, signal),
+    );
   }, signal);
   acceptDrops(section, (brought) => takeQuery(session, intake, brought), signal);
   return section;
@@ -63,8 +101,12 @@ export function queryBox(session, intake, signal) {
 
 function textInput(session, signal) {
   const field = h("textarea", {
-    id: "query-text", rows: 2, "aria-label": t("query.text"), placeholder: t("query.placeholder"),
-    value: session.queryText.now, oninput: () => session.queryText.set(field.value),
+    id: "query-text",
+    rows: 2,
+    "aria-label": t("query.text"),
+    placeholder: t("query.placeholder"),
+    value: session.queryText.now,
+    oninput: () => session.queryText.set(field.value),
   });
   session.queryText.listen((text) => field.value !== text && (field.value = text), signal);
   return field;
@@ -73,26 +115,55 @@ function textInput(session, signal) {
 function pictureInput(session, intake, kind, signal) {
   const film = kind === "video";
   const holder = h("div", { class: film ? "frames" : "query-picture" });
-  const browse = browseButton(t(film ? "query.add.frames" : "query.add.picture"), { multiple: film, id: "query-files" },
-    async (files) => takeQuery(session, intake, await sortFiles(files)));
+  const browse = browseButton(
+    t(film ? "query.add.frames" : "query.add.picture"),
+    { multiple: film, id: "query-files" },
+    async (files) => takeQuery(session, intake, await sortFiles(files)),
+  );
   session.queryPictures.watch((pictures) => {
     const shown = film ? pictures : pictures.slice(0, 1);
-    fill(holder, shown.map((picture, at) => queryPicture(session, picture, film ? at + 1 : 0, signal)));
+    fill(
+      holder,
+      shown.map((picture, at) => queryPicture(session, picture, film ? at + 1 : 0, signal)),
+    );
   }, signal);
-  return h("div", { class: "query-pictures" }, holder,
-    h("div", { class: "drop small" }, icon("picture"), h("span", {}, t(film ? "query.drop.frames" : "query.drop.picture")), browse));
+  return h(
+    "div",
+    { class: "query-pictures" },
+    holder,
+    h(
+      "div",
+      { class: "drop small" },
+      icon("picture"),
+      h("span", {}, t(film ? "query.drop.frames" : "query.drop.picture")),
+      browse,
+    ),
+  );
 }
 
 function queryPicture(session, picture, position, signal) {
   const label = t("remove.picture", { name: picture.file.name });
-  return h("div", { class: "picture-card" },
+  return h(
+    "div",
+    { class: "picture-card" },
     position > 0 && h("span", { class: "position" }, position),
     pictureFigure(session, picture, signal),
-    h("div", { class: "card-tools" },
-      h("button", {
-        type: "button", class: "tool", "aria-label": label, title: label,
-        onclick: () => session.queryPictures.set(session.queryPictures.now.filter((other) => other !== picture)),
-      }, icon("remove"))));
+    h(
+      "div",
+      { class: "card-tools" },
+      h(
+        "button",
+        {
+          type: "button",
+          class: "tool",
+          "aria-label": label,
+          title: label,
+          onclick: () => session.queryPictures.set(session.queryPictures.now.filter((other) => other !== picture)),
+        },
+        icon("remove"),
+      ),
+    ),
+  );
 }
 
 /**

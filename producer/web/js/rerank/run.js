@@ -3,7 +3,7 @@
 import { ApiError } from "../api.js";
 import { announce } from "../dom.js";
 import * as format from "../format.js";
-import { counted, t } from "../i18n.js";
+import { t } from "../i18n.js";
 import { imageOptions } from "./pictures.js";
 
 const LOOK_MS = 600;
@@ -45,12 +45,14 @@ export class Runner {
     const { progress, runs } = this.session;
     try {
       await this.upload(stop.signal);
-      const candidates = this.session.candidates.now.map((candidate) => ({ ...candidate }));
+      const candidates = this.session.candidates.now.filter(isSomething).map((candidate) => ({ ...candidate }));
       const body = requestBody(this.session, this.model()?.id, candidates);
       const answer = await this.send(body, stop.signal);
       runs.set([...runs.now, this.record(body, answer, candidates)]);
       progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
-      announce(t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }));
+      announce(
+        t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }),
+      );
     } catch (error) {
       if (stop.signal.aborted) progress.set({ stage: "idle" });
       else progress.set({ stage: "failed", error: asApiError(error) });
@@ -65,7 +67,11 @@ export class Runner {
     let done = pictures.length - pending.length;
     for (const picture of pending) {
       this.session.progress.set({ stage: "uploading", done, total: pictures.length });
-      picture.uri = await (picture.error ? this.intake.uploadAgain(picture) : picture.uploaded);
+      try {
+        picture.uri = await (picture.error ? this.intake.uploadAgain(picture) : picture.uploaded);
+      } catch (error) {
+        throw Object.assign(error, { message: `${picture.file.name}: ${error.message}` });
+      }
       signal.throwIfAborted();
       done += 1;
     }
@@ -101,7 +107,6 @@ export class Runner {
 
   async waitOutBusy(seconds, signal) {
     const untilMs = Date.now() + seconds * 1000;
-    announce(counted("busy", seconds));
     while (Date.now() < untilMs) {
       this.session.progress.set({ stage: "busy", untilMs });
       if (!(await pause(250, signal))) signal.throwIfAborted();
@@ -110,8 +115,13 @@ export class Runner {
 
   record(body, answer, candidates) {
     return {
-      number: this.session.runs.now.length + 1, at: new Date(), body, answer, candidates,
-      settings: { ...this.session.settings.now }, query: queryLabel(this.session),
+      number: this.session.runs.now.length + 1,
+      at: new Date(),
+      body,
+      answer,
+      candidates,
+      settings: { ...this.session.settings.now },
+      query: queryLabel(this.session),
     };
   }
 
@@ -124,13 +134,17 @@ export class Runner {
   async again(run, index) {
     const { top_n, ...body } = run.body;
     const image = body.image && { ...body.image, quality_action: "off" };
-    const answer = await this.send({ ...body, image, documents: [body.documents[index]] }, new AbortController().signal)
-      .finally(() => this.session.progress.set({ stage: "idle" }));
+    const answer = await this.send(
+      { ...body, image, documents: [body.documents[index]] },
+      new AbortController().signal,
+    ).finally(() => this.session.progress.set({ stage: "idle" }));
     const place = (entries, more) => entries.map((entry) => ({ ...entry, index, ...more }));
     const others = (entries) => entries.filter((entry) => entry.index !== index);
     const merged = {
       ...run.answer,
-      results: [...others(run.answer.results), ...place(answer.results, { anyway: true })].sort((a, b) => b.margin - a.margin),
+      results: [...others(run.answer.results), ...place(answer.results, { anyway: true })].sort(
+        (a, b) => b.margin - a.margin,
+      ),
       rejected: [...others(run.answer.rejected), ...place(answer.rejected, {})],
       errors: [...others(run.answer.errors), ...place(answer.errors, {})],
     };
@@ -159,14 +173,22 @@ export function requestBody(session, model, candidates) {
   return body;
 }
 
+function isSomething({ text, picture }) {
+  return picture !== null || text.trim() !== "";
+}
+
 function queryContent(session) {
   const text = session.queryText.now.trim();
   const uris = session.usedQueryPictures.map((picture) => picture.uri);
   switch (session.queryKind.now) {
-    case "text": return text;
-    case "image": return { image: uris[0] };
-    case "both": return { text, image: uris[0] };
-    default: return { video: { frames: uris } };
+    case "text":
+      return text;
+    case "image":
+      return { image: uris[0] };
+    case "both":
+      return { text, image: uris[0] };
+    default:
+      return { video: { frames: uris } };
   }
 }
 
@@ -191,9 +213,13 @@ function pause(ms, signal) {
   return new Promise((resolve) => {
     if (signal.aborted) return resolve(false);
     const timer = setTimeout(() => resolve(true), ms);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve(false);
-    }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve(false);
+      },
+      { once: true },
+    );
   });
 }

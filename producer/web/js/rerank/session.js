@@ -68,6 +68,7 @@ import { Value } from "../value.js";
 
 export const QUALITY_THRESHOLD = 0.65;
 export const MAX_CROP = 0.15;
+const USUAL_TARGET = { width: 1024, height: 768 }; // of "general", until the gateway has told
 
 /** @type {Settings} */
 export const DEFAULTS = {
@@ -162,7 +163,9 @@ export class Session {
   plan(picture) {
     const { preset, mode } = this.settings.now;
     const found = this.offers.image_presets.find((offer) => offer.name === preset);
-    const target = preset === "reference" ? null : found?.width ? [found.width, found.height] : [1024, 768];
+    const { width, height } = found?.width ? found : USUAL_TARGET;
+    /** @type {[number, number] | null} */
+    const target = preset === "reference" ? null : [width, height];
     return planSize(picture.width, picture.height, { target, mode, maxCrop: MAX_CROP });
   }
 

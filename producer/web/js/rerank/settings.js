@@ -11,28 +11,51 @@ import { counted, t } from "../i18n.js";
  * @param {AbortSignal} signal
  */
 export function settingsBox(session, signal) {
-  const element = h("section", { class: "panel settings", "aria-labelledby": "settings-label" },
+  const element = h(
+    "section",
+    { class: "panel settings", "aria-labelledby": "settings-label" },
     h("h2", { class: "panel-title", id: "settings-label" }, t("settings")),
-    preset(session, signal), mode(session, signal), threshold(session, signal),
+    preset(session, signal),
+    mode(session, signal),
+    threshold(session, signal),
     h("div", { class: "two" }, temperature(session, signal), topN(session, signal)),
-    explain(session, signal));
+    explain(session, signal),
+  );
   return element;
 }
 
 function preset(session, signal) {
   const names = session.offers.image_presets.length ? session.offers.image_presets : [{ name: "general" }];
-  const select = h("select", { id: "preset", onchange: () => session.configure({ preset: select.value }) },
+  const select = h(
+    "select",
+    { id: "preset", onchange: () => session.configure({ preset: select.value }) },
     names.map(({ name, width, height }) =>
-      h("option", { value: name }, width ? `${t(`preset.${name}`)} · ${width} × ${height}` : t(`preset.${name}`))));
+      h("option", { value: name }, width ? `${t(`preset.${name}`)} · ${width} × ${height}` : t(`preset.${name}`)),
+    ),
+  );
   session.settings.watch((settings) => (select.value = settings.preset), signal);
   return field("preset", select);
 }
 
 function mode(session, signal) {
-  const group = h("div", { class: "segments", role: "radiogroup", "aria-labelledby": "mode-label" },
-    ["crop", "fit"].map((name) => h("label", { title: t(`mode.${name}.about`) },
-      h("input", { type: "radio", name: "mode", value: name, class: "unseen", onchange: () => session.configure({ mode: name }) }),
-      h("span", {}, t(`mode.${name}`)))));
+  const group = h(
+    "div",
+    { class: "segments", role: "radiogroup", "aria-labelledby": "mode-label" },
+    ["crop", "fit"].map((name) =>
+      h(
+        "label",
+        { title: t(`mode.${name}.about`) },
+        h("input", {
+          type: "radio",
+          name: "mode",
+          value: name,
+          class: "unseen",
+          onchange: () => session.configure({ mode: name }),
+        }),
+        h("span", {}, t(`mode.${name}`)),
+      ),
+    ),
+  );
   session.settings.watch((settings) => {
     for (const input of group.querySelectorAll("input")) {
       input.checked = input.value === settings.mode;
@@ -44,13 +67,21 @@ function mode(session, signal) {
 
 function threshold(session, signal) {
   const slider = h("input", {
-    type: "range", id: "threshold", min: 0, max: 1, step: 0.01, "aria-describedby": "threshold-effect",
+    type: "range",
+    id: "threshold",
+    min: 0,
+    max: 1,
+    step: 0.01,
+    "aria-describedby": "threshold-effect",
     oninput: () => session.configure({ threshold: Number(slider.value) }),
   });
   const shown = h("output", { for: "threshold", class: "amount" });
   const effect = h("p", { class: "hint", id: "threshold-effect", "aria-live": "polite" });
-  const action = h("select", { id: "quality-action", "aria-label": t("action"), onchange: () => session.configure({ action: action.value }) },
-    ["reject", "downweight", "off"].map((name) => h("option", { value: name }, t(`action.${name}`))));
+  const action = h(
+    "select",
+    { id: "quality-action", "aria-label": t("action"), onchange: () => session.configure({ action: action.value }) },
+    ["reject", "downweight", "off"].map((name) => h("option", { value: name }, t(`action.${name}`))),
+  );
   const show = () => {
     const { threshold: value, action: chosen } = session.settings.now;
     slider.value = String(value);
@@ -58,14 +89,22 @@ function threshold(session, signal) {
     fill(shown, value.toFixed(2));
     action.value = chosen;
     fill(effect, effectOf(session));
-    effect.classList.toggle("alert", session.candidates.now.some(({ picture }) => picture && session.poor(picture)) && chosen !== "off");
+    effect.classList.toggle(
+      "alert",
+      session.candidates.now.some(({ picture }) => picture && session.poor(picture)) && chosen !== "off",
+    );
   };
   session.settings.watch(show, signal);
   session.examined.listen(show, signal);
   session.candidates.listen(show, signal);
-  return h("div", { class: "field" },
+  return h(
+    "div",
+    { class: "field" },
     h("div", { class: "label-row" }, h("label", { class: "label", for: "threshold" }, t("threshold")), shown),
-    slider, action, effect);
+    slider,
+    action,
+    effect,
+  );
 }
 
 /** What the threshold does to the pictures that are here, in words. */
@@ -80,7 +119,12 @@ function effectOf(session) {
 
 function temperature(session, signal) {
   const slider = h("input", {
-    type: "range", id: "temperature", min: 0.1, max: 2, step: 0.1, title: t("temperature.about"),
+    type: "range",
+    id: "temperature",
+    min: 0.1,
+    max: 2,
+    step: 0.1,
+    title: t("temperature.about"),
     oninput: () => session.configure({ temperature: Number(slider.value) }),
   });
   const shown = h("output", { for: "temperature", class: "amount" });
@@ -89,13 +133,22 @@ function temperature(session, signal) {
     slider.style.setProperty("--share", String((settings.temperature - 0.1) / 1.9));
     fill(shown, settings.temperature.toFixed(1));
   }, signal);
-  return h("div", { class: "field" },
-    h("div", { class: "label-row" }, h("label", { class: "label", for: "temperature" }, t("temperature")), shown), slider);
+  return h(
+    "div",
+    { class: "field" },
+    h("div", { class: "label-row" }, h("label", { class: "label", for: "temperature" }, t("temperature")), shown),
+    slider,
+  );
 }
 
 function topN(session, signal) {
   const input = h("input", {
-    type: "number", id: "top-n", min: 1, step: 1, inputmode: "numeric", placeholder: t("top_n.all"),
+    type: "number",
+    id: "top-n",
+    min: 1,
+    step: 1,
+    inputmode: "numeric",
+    placeholder: t("top_n.all"),
     onchange: () => session.configure({ topN: input.value ? Math.max(1, Math.round(Number(input.value))) : null }),
   });
   session.settings.watch((settings) => (input.value = settings.topN === null ? "" : String(settings.topN)), signal);
@@ -103,10 +156,18 @@ function topN(session, signal) {
 }
 
 function explain(session, signal) {
-  const box = h("input", { type: "checkbox", id: "explain", onchange: () => session.configure({ explain: box.checked }) });
+  const box = h("input", {
+    type: "checkbox",
+    id: "explain",
+    onchange: () => session.configure({ explain: box.checked }),
+  });
   session.settings.watch((settings) => (box.checked = settings.explain), signal);
-  return h("label", { class: "check", for: "explain" }, box,
-    h("span", {}, t("explain"), h("span", { class: "hint" }, t("explain.about"))));
+  return h(
+    "label",
+    { class: "check", for: "explain" },
+    box,
+    h("span", {}, t("explain"), h("span", { class: "hint" }, t("explain.about"))),
+  );
 }
 
 function field(name, control) {

@@ -8,7 +8,7 @@
  * @param {boolean} keyed whether the gateway wants a key
  */
 export function asCurl({ body }, keyed) {
-  const key = keyed ? " \\\n  -H \"Authorization: Bearer $RERANK_API_KEY\"" : "";
+  const key = keyed ? ' \\\n  -H "Authorization: Bearer $RERANK_API_KEY"' : "";
   const json = JSON.stringify(body, null, 1).replaceAll("'", "'\\''");
   return `curl -sS ${location.origin}/v1/rerank \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${json}'\n`;
 }
@@ -57,19 +57,39 @@ export function asJson({ body, answer, at }) {
   return JSON.stringify({ at: at.toISOString(), request: body, answer }, null, 2);
 }
 
-const COLUMNS = ["rank", "index", "name", "text", "relevance_score", "margin", "quality", "tokens", "used",
-  "visual_match", "text_alignment", "cross_modal_consistency", "outcome", "message"];
+const COLUMNS = [
+  "rank",
+  "index",
+  "name",
+  "text",
+  "relevance_score",
+  "margin",
+  "quality",
+  "tokens",
+  "used",
+  "visual_match",
+  "text_alignment",
+  "cross_modal_consistency",
+  "outcome",
+  "message",
+];
 
 /** A row per candidate: the ranked ones, then those without a score. @param {Run} run */
 export function asCsv(run) {
   const { results, rejected, errors } = run.answer;
   const rows = [
-    ...results.map((result, at) => ({ ...about(run, result.index), ...scoreColumns(result), rank: at + 1, outcome: "scored" })),
+    ...results.map((result, at) => ({
+      ...about(run, result.index),
+      ...scoreColumns(result),
+      rank: at + 1,
+      outcome: "scored",
+    })),
     ...rejected.map((entry) => ({ ...about(run, entry.index), ...entry, outcome: "rejected" })),
     ...errors.map((entry) => ({ ...about(run, entry.index), ...entry, outcome: "error" })),
   ];
   return [COLUMNS, ...rows.map((row) => COLUMNS.map((name) => row[name]))]
-    .map((cells) => `${cells.map(cell).join(",")}\r\n`).join("");
+    .map((cells) => `${cells.map(cell).join(",")}\r\n`)
+    .join("");
 }
 
 function about(run, index) {
