@@ -72,6 +72,28 @@ def test_keys_are_in_no_log_and_reach_the_gateway_of_up(settings):
     assert keyed.environment()["RERANK_API_KEYS"] == "one,two"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "localhost:9000"}, 200),
+        ({"Host": "[::1]:9000"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "rebound.example:8080"}, 403),
+        ({"Host": "rebound.example"}, 403),
+    ],
+)
+def test_without_keys_no_page_of_another_site_gets_in(http, headers, status):
+    assert http.get("/v1/models", headers=headers).status_code == status
+
+
+def test_with_keys_any_name_will_do(keyed):
+    key = {"X-API-Key": "one", "Host": "rerank.example", "Sec-Fetch-Site": "cross-site"}
+    assert keyed.get("/v1/models", headers=key).status_code == 200
+
+
 # ---- ids, headers, caps -------------------------------------------------------------------------
 
 
