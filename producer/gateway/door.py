@@ -38,6 +38,8 @@ SAFE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 
+log = structlog.get_logger()
+
 Counted = Callable[[Scope, int, float], None]
 
 
@@ -60,7 +62,7 @@ class Door:
             return
         began_s, headers = time.monotonic(), Headers(scope=scope)
         request_id = _request_id(headers)
-        status = 500
+        status = None
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -72,15 +74,19 @@ class Door:
                     answer.setdefault(name, value)
             await send(message)
 
-        try:
-            with structlog.contextvars.bound_contextvars(request=request_id):
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            try:
                 if refused := self._refusal(scope, headers):
-                    answer = problem_of(refused).answer(shape_of(scope))
-                    await answer(scope, receive, reply)
+                    await problem_of(refused).answer(shape_of(scope))(scope, receive, reply)
                 else:
                     await self._app(scope, self._capped(scope, headers, receive), reply)
-        finally:
-            self._count(scope, status, time.monotonic() - began_s)
+            except Exception as error:
+                log.exception("unforeseen", path=scope["path"])
+                if status is not None:  # the answer has begun: all that is left is to break it off
+                    raise
+                await problem_of(error).answer(shape_of(scope))(scope, receive, reply)
+            finally:
+                self._count(scope, status or 500, time.monotonic() - began_s)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RerankError | None:
         """Why a request is not let in, or None."""

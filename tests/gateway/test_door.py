@@ -240,6 +240,25 @@ def test_without_redis_the_answer_is_503(change, tmp_path):
         gateway.__exit__(None, None, None)
 
 
+def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
+    settings, fleet, monkeypatch, capsys
+):
+    fleet.beat(worker_row())
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(Client, "ask", broken)
+    with running_gateway(settings) as http:
+        answer = http.post("/v1/rerank", json=BODY, headers={"X-Request-Id": "my-id"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert answer.headers["X-Request-Id"] == "my-id"
+    assert "secret" not in answer.text
+    log = capsys.readouterr().err
+    assert "unforeseen" in log
+    assert "my-id" in log
+
+
 def test_ready_is_who_has_a_worker_that_serves(http, fleet):
     assert http.get("/health/ready").status_code == 503
     fleet.beat(worker_row(state="loading"))
