@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from producer.client import Client
 from producer.gateway import cohere, docs, fleet, jobs, metrics, native, uploads, vllm
 from producer.gateway.asking import Gateway
-from producer.gateway.door import Door
+from producer.gateway.door import LOCAL, Door
 from producer.gateway.errors import handle_errors
 from producer.gateway.history import History
 from shared import __version__
@@ -70,7 +70,7 @@ def make_app(client: Client) -> FastAPI:
 
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer."""
-    if not settings.api_keys and settings.gateway_host not in ("127.0.0.1", "localhost", "::1"):
+    if not settings.api_keys and settings.gateway_host not in LOCAL:
         log.warning("no RERANK_API_KEYS: whoever reaches this gateway may use it")
     listening = listen(settings.gateway_host, settings.gateway_port)
     config = uvicorn.Config(

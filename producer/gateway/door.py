@@ -19,10 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from producer.gateway.errors import KeyRefused, problem_of, shape_of
+from shared.errors import NotAllowed, RerankError
 from shared.settings import Settings
 
 GUARDED = ("/v1", "/v2", "/rerank", "/score", "/metrics")
 """What paths begin with that need a key; health, documentation and the page are open."""
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+"""What a gateway that listens on this host alone is called."""
 UPLOADS = "/v1/uploads"
 """Has a cap of its own."""
 JSON_OVERHEAD = 2
@@ -34,6 +37,8 @@ SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+log = structlog.get_logger()
 
 Counted = Callable[[Scope, int, float], None]
 
@@ -48,6 +53,7 @@ class Door:
         self._app = app
         self._count = count
         self._keys = [_digest(key.get_secret_value()) for key in settings.api_keys]
+        self._is_local = settings.gateway_host in LOCAL
         self._body_max = JSON_OVERHEAD * settings.inline_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,7 +62,7 @@ class Door:
             return
         began_s, headers = time.monotonic(), Headers(scope=scope)
         request_id = _request_id(headers)
-        status = 500
+        status = None
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -68,23 +74,43 @@ class Door:
                     answer.setdefault(name, value)
             await send(message)
 
-        try:
-            with structlog.contextvars.bound_contextvars(request=request_id):
-                if self._is_refused(scope["path"], headers):
-                    refused = problem_of(KeyRefused("this needs a key", hint=_KEY_HINT))
-                    await refused.answer(shape_of(scope))(scope, receive, reply)
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            try:
+                if refused := self._refusal(scope, headers):
+                    await problem_of(refused).answer(shape_of(scope))(scope, receive, reply)
                 else:
                     await self._app(scope, self._capped(scope, headers, receive), reply)
-        finally:
-            self._count(scope, status, time.monotonic() - began_s)
+            except Exception as error:
+                log.exception("unforeseen", path=scope["path"])
+                if status is not None:  # the answer has begun: all that is left is to break it off
+                    raise
+                await problem_of(error).answer(shape_of(scope))(scope, receive, reply)
+            finally:
+                self._count(scope, status or 500, time.monotonic() - began_s)
 
-    def _is_refused(self, path: str, headers: Headers) -> bool:
-        if not self._keys or not path.startswith(GUARDED):
-            return False
+    def _refusal(self, scope: Scope, headers: Headers) -> RerankError | None:
+        """Why a request is not let in, or None."""
+        if not scope["path"].startswith(GUARDED):
+            return None
+        if self._keys:
+            known = self._is_known(headers)
+            return None if known else KeyRefused("this needs a key", hint=_KEY_HINT)
+        if self._is_from_another_site(headers):
+            return NotAllowed("this came from a page of another site", hint=_SITE_HINT)
+        return None
+
+    def _is_from_another_site(self, headers: Headers) -> bool:
+        """Whether a browser was sent here by a foreign page, perhaps under a name that was made to
+        lead to this host. Without keys nothing else would stop it."""
+        host = re.sub(r":\d*$", "", headers.get("host", ""))
+        renamed = self._is_local and host not in LOCAL
+        return renamed or headers.get("sec-fetch-site") == "cross-site"
+
+    def _is_known(self, headers: Headers) -> bool:
         bearer = re.fullmatch(r"(?i:bearer)\s+(\S+)\s*", headers.get("authorization", ""))
         given = _digest(bearer[1] if bearer else headers.get("x-api-key", ""))
         # every key is compared, in time that says nothing of how much of it was right
-        return not sum(hmac.compare_digest(given, key) for key in self._keys)
+        return any([hmac.compare_digest(given, key) for key in self._keys])
 
     def _capped(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         """The body, up to its cap. The error is raised where the body is read."""
@@ -104,6 +130,7 @@ class Door:
 
 
 _KEY_HINT = "send the header `Authorization: Bearer KEY`, or `X-API-Key: KEY`"
+_SITE_HINT = "set RERANK_API_KEYS when this gateway is reached under another name than localhost"
 
 
 def _digest(key: str) -> bytes:

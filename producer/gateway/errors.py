@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -38,8 +37,6 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _TEI_TYPES = {424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy", 504: "Backend"}
-
-log = structlog.get_logger()
 
 
 class InvalidField(UsageError):
@@ -159,16 +156,13 @@ def _slug(text: str) -> str:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer every error in the shape that its client knows."""
+    """Answer every error that is known in the shape that its client knows; the door does others."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = problem_of(error)
-        if problem.status >= 500 and problem.code == "internal":
-            log.exception("unforeseen", path=request.url.path, exc_info=error)
-        return problem.answer(shape_of(request.scope))
+        return problem_of(error).answer(shape_of(request.scope))
 
     kinds = (RerankError, RequestValidationError, ValidationError, HTTPException, *REDIS_ERRORS)
-    for kind in (*kinds, Exception):
+    for kind in kinds:
         app.add_exception_handler(kind, answer)
 
 

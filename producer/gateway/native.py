@@ -107,11 +107,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     return await answer(gateway_of(request), request, body)
 
 
-_EITHER = {
-    "anyOf": [
-        {"$ref": f"#/components/schemas/{name}"} for name in (tei.TeiBody.__name__, "RerankBody")
-    ]
-}
+_EITHER = {"anyOf": [tei.TeiBody.model_json_schema(), {"$ref": "#/components/schemas/RerankBody"}]}
 
 
 @routes.post("/rerank", summary="Rerank in TEI's shape (with `texts`), or as /v1/rerank")

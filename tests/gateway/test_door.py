@@ -72,6 +72,28 @@ def test_keys_are_in_no_log_and_reach_the_gateway_of_up(settings):
     assert keyed.environment()["RERANK_API_KEYS"] == "one,two"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "localhost:9000"}, 200),
+        ({"Host": "[::1]:9000"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "rebound.example:8080"}, 403),
+        ({"Host": "rebound.example"}, 403),
+    ],
+)
+def test_without_keys_no_page_of_another_site_gets_in(http, headers, status):
+    assert http.get("/v1/models", headers=headers).status_code == status
+
+
+def test_with_keys_any_name_will_do(keyed):
+    key = {"X-API-Key": "one", "Host": "rerank.example", "Sec-Fetch-Site": "cross-site"}
+    assert keyed.get("/v1/models", headers=key).status_code == 200
+
+
 # ---- ids, headers, caps -------------------------------------------------------------------------
 
 
@@ -216,6 +238,25 @@ def test_without_redis_the_answer_is_503(change, tmp_path):
         assert "rerank_redis_up 0.0" in http.get("/metrics").text
     finally:
         gateway.__exit__(None, None, None)
+
+
+def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
+    settings, fleet, monkeypatch, capsys
+):
+    fleet.beat(worker_row())
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(Client, "ask", broken)
+    with running_gateway(settings) as http:
+        answer = http.post("/v1/rerank", json=BODY, headers={"X-Request-Id": "my-id"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert answer.headers["X-Request-Id"] == "my-id"
+    assert "secret" not in answer.text
+    log = capsys.readouterr().err
+    assert "unforeseen" in log
+    assert "my-id" in log
 
 
 def test_ready_is_who_has_a_worker_that_serves(http, fleet):

@@ -92,4 +92,4 @@ def test_no_body_is_an_error_of_the_server(control, http, path):
     ],
 )
 def test_no_path_is_an_error_of_the_server(http, path):
-    assert 400 <= http.get(path).status_code < 500
+    assert 300 <= http.get(path).status_code < 500

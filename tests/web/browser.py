@@ -22,7 +22,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from tests.support.wait import wait_until
 
 WAIT_S = 30.0
-COLOURS = 128
+COLOURS = 256
 """Of a picture of the page."""
 WIDE, NARROW = (1280, 900), (390, 844)
 

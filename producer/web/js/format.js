@@ -73,5 +73,6 @@ export function aspect(width, height) {
     if (Math.abs((ratio * short) / long - 1) < 0.01) return `${long}:${short}`;
     if (Math.abs((ratio * long) / short - 1) < 0.01) return `${short}:${long}`;
   }
-  return `${ratio.toFixed(2)}:1`;
+  const [long, short] = [Math.max(ratio, 1), Math.max(1 / ratio, 1)].map((side) => Number(side.toFixed(2)));
+  return `${long}:${short}`;
 }
