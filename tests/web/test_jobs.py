@@ -14,7 +14,7 @@ from tests.web.browser import WAIT_S, Browser
 
 pytestmark = pytest.mark.browser
 
-REQUESTS, DOCUMENTS = 60, 20
+REQUESTS, DOCUMENTS = 30, 20
 END_S = 120.0
 
 
@@ -58,6 +58,7 @@ def pairs_done(browser: Browser) -> int:
     return int(browser.texts(".figure-box strong")[0].split(" / ")[0].replace(",", ""))
 
 
+@pytest.mark.slow
 def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
     browser: Browser, stack: Stack, source: Path, keep: Callable[[str], None]
 ) -> None:
