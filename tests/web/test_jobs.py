@@ -65,7 +65,7 @@ def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
     # given a job from a file
     begin(browser, stack, source, "hearts")
     # when it is under way, then progress and charts move
-    wait_until(lambda: pairs_done(browser) > 0, END_S, "pairs are scored")
+    wait_until(lambda: pairs_done(browser) > DOCUMENTS, END_S, "pairs are scored")
     browser.wait(".chart .line")
     assert state(browser) == "running"
     keep("job-running")
