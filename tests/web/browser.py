@@ -126,7 +126,8 @@ class Browser:
         self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 150)))")
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         drawn = Image.open(BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-        drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+        few = drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4)
+        few.save(path, optimize=True)
         self.resize((width, height))
 
     # ---- doing
