@@ -116,7 +116,8 @@ class Client:
         pinned = pin(
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, calibrated="temperature" in options)
 
     def submit_catalog(
         self,
@@ -154,11 +155,12 @@ class Client:
             str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
         self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, calibrated="temperature" in options)
 
-    def _start(self, job_id: str, spec: JobSpec) -> str:
+    def _start(self, job_id: str, spec: JobSpec, *, calibrated: bool) -> str:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
-        found = self._create(job_id, spec)
+        found = self._create(job_id, spec, calibrated=calibrated)
         if found == job_id:
             self.store.settle()
             self._hints.feed(job_id)
@@ -169,16 +171,29 @@ class Client:
         job = self.store.keyed(key) if key else None
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
-    def _create(self, job_id: str, spec: JobSpec) -> str:
-        """Create the job; drop what was uploaded for it when another job stands instead."""
+    def _create(self, job_id: str, spec: JobSpec, *, calibrated: bool) -> str:
+        """Create the job; drop what was uploaded for it when another job stands instead.
+
+        The digest is of what the caller asked for: the temperature that earlier jobs gave the
+        profile makes no other job of the same key."""
         try:
-            found = self.store.create(job_id, spec, _digest(spec))
+            found = self.store.create(
+                job_id, self._at_its_temperature(spec, calibrated=calibrated), _digest(spec)
+            )
         except KeyConflict:
             self.objects.delete_tree(job_uri(self.objects, job_id))
             raise
         if found != job_id:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
+
+    def _at_its_temperature(self, spec: JobSpec, *, calibrated: bool) -> JobSpec:
+        """The spec at the temperature that earlier jobs gave its profile. `calibrated` by the
+        caller, it neither takes that one nor changes it."""
+        if calibrated:
+            return spec.model_copy(update={"adaptive_temperature": False})
+        found = self.store.profile_temperature(spec.profile) if spec.profile else None
+        return spec if found is None else spec.model_copy(update={"temperature": found})
 
     def choose_model(self, model: str | None) -> str:
         """The model as the fleet knows it; without a name, the only one that it serves.
