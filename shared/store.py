@@ -541,6 +541,10 @@ class Store:
             pipe.llen(key)
         return sum(pipe.execute())
 
+    def server(self) -> dict[str, Any]:
+        """What the server says of itself (INFO)."""
+        return cast("dict[str, Any]", self.client.info())
+
     # ---- statistics -----------------------------------------------------------------------------
 
     def statistics(self, hours: int) -> list[Statistics]:

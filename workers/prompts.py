@@ -113,6 +113,11 @@ class TokenSource:
         self._plain = _without_added_tokens(self._full)
         self.yes_id, self.no_id = self.token("yes"), self.token("no")
 
+    @property
+    def size(self) -> int:
+        """How many tokens it knows, the added ones included."""
+        return int(self._full.get_vocab_size())
+
     def token(self, text: str) -> int:
         """The id of a text that is one token."""
         token: int | None = self._full.token_to_id(text)
