@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from shared.fleet import WorkerRow
 from shared.models import JobStatus
+from shared.profiles import Profile
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -151,6 +152,27 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",
+        )
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """A row per profile, and its instructions below."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("profile", "T", "top-p", "length", "images", "pairs", "adaptive"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("instruction", overflow="fold")
+    for name, found in profiles.items():
+        by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
+        table.add_row(
+            name,
+            f"{found.temperature:g}",
+            f"{found.top_p:g}",
+            str(found.max_length),
+            found.image_preset,
+            str(found.batch_pairs or ""),
+            "yes" if found.adaptive_temperature else "",
+            "\n".join([found.instruction or "the model's own", *by_language]),
         )
     return table
 

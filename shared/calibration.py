@@ -7,6 +7,7 @@ a model. Pure arithmetic.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 MEAN_HIGH, MEAN_LOW = 0.9, 0.6
 """Mean scores beyond which a profile's temperature is adapted, if that is asked for."""
@@ -41,3 +42,19 @@ def adapted_temperature(temperature: float, mean: float) -> float:
     if mean < MEAN_LOW:
         return min(temperature, max(round(temperature * 0.9, 4), 0.3))
     return temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a job's margins become scores: what `relevance_score` takes."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def score(self, margin: float) -> float:
+        """The relevance_score of a margin."""
+        return relevance_score(margin, self.temperature, self.top_p)
+
+
+PLAIN = Calibration()
+"""The sigmoid alone."""

@@ -18,6 +18,7 @@ from shared.explain import CHANNELS, TEXT
 from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
+from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
 from workers.tokens import TOKEN_PX, Visual
 
@@ -116,8 +117,8 @@ class Preparer:
     ) -> list[list[Prepared | ItemError]]:
         """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
 
-        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
-        job allows: a person must look.
+        Raises UsageError when pictures cannot be fetched at all, more of them fail than the job
+        allows, or languages cannot be told that it has instructions for: a person must look.
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
@@ -186,7 +187,7 @@ class _Fetches:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[JobSpec, tuple[int, list[ItemError]]] = {}
+        self._counts: dict[str, tuple[int, list[ItemError]]] = {}  # by the job's options
         self._lock = threading.Lock()
 
     def judge(self, found: Found, spec: JobSpec) -> None:
@@ -195,11 +196,12 @@ class _Fetches:
         if not found or spec.priority is Priority.interactive:
             return
         failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
+        job = spec.model_dump_json()
         with self._lock:
-            asked, earlier = self._counts.pop(spec, (0, []))
+            asked, earlier = self._counts.pop(job, (0, []))
             asked, failed = asked + len(found), earlier + failed
             if asked < FETCHES_JUDGED:
-                self._counts[spec] = (asked, failed)
+                self._counts[job] = (asked, failed)
                 if len(self._counts) > JOBS_COUNTED:
                     del self._counts[next(iter(self._counts))]
                 return
@@ -216,7 +218,7 @@ def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
     return Request(
         _side(piece.query, spec, found),
         [_side(document, spec, found) for document in piece.documents],
-        piece.instruction or spec.instruction,
+        piece.instruction or instruction_for(piece.query, spec),
     )
 
 

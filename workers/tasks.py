@@ -113,7 +113,7 @@ def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
         return
     log.error("the job is paused", job=job_id, shard=shard, error=str(error))
     with suppress(UsageError):
-        runtime.store.pause(job_id, f"shard {shard} cannot be read or written: {error}")
+        runtime.store.pause(job_id, f"shard {shard} cannot be done: {error}")
 
 
 def _give_back(runtime: Runtime, held: Held) -> None:

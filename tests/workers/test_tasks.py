@@ -141,7 +141,7 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert "cannot be read or written: the bucket" in store.job(job).paused
+    assert "cannot be done: the bucket" in store.job(job).paused
 
 
 def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
