@@ -103,8 +103,8 @@ def commands() -> dict[str, typer.core.TyperCommand]:
 def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
-        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "health"),
-        "study",
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
+        *("doctor", "study"),
     }
 
 
