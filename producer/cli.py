@@ -444,6 +444,8 @@ def stats(
     from producer import show
     from producer import stats as statistics
 
+    if profile is not None and job is not None:
+        raise UsageError("--profile and --job are two reports", hint="ask for one of them")
     client = _client()
     if forget_temperature:
         if profile is None:

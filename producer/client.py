@@ -197,11 +197,6 @@ class Client:
     def _at_its_temperature(self, spec: JobSpec, *, calibrated: bool) -> JobSpec:
         """The spec at the temperature that earlier jobs gave its profile. `calibrated` by the
         caller, it neither takes that one nor changes it."""
-        if spec.adaptive_temperature and spec.profile is None:
-            raise UsageError(
-                "adaptive_temperature changes a profile, and none was named",
-                hint="add --profile default, or one of `rerank profiles`",
-            )
         if calibrated:
             return spec.model_copy(update={"adaptive_temperature": False})
         found = self.store.profile_temperature(spec.profile) if spec.profile else None
@@ -497,7 +492,7 @@ def _spec(
     model: str, target: str | None, *, key: str | None, force: bool, source: str, **options: Any
 ) -> JobSpec:
     """A job's spec, whose input is still to be pinned."""
-    return make_spec(
+    spec = make_spec(
         model=model,
         input=InputRef(uri="", size=0, tag=""),
         output=target if target and is_uri(target) else None,
@@ -506,6 +501,12 @@ def _spec(
         force=force,
         **{"name": Path(source).name, **options},
     )
+    if spec.adaptive_temperature and spec.profile is None:
+        raise UsageError(
+            "adaptive_temperature changes a profile, and none was named",
+            hint="add --profile default, or one of `rerank profiles`",
+        )
+    return spec
 
 
 def _pinned_queries(queries: Sequence[Document]) -> InputRef:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -90,10 +91,11 @@ def _of_rows(rows: Iterable[Statistics]) -> Iterator[Advice]:
 def render(report: Report) -> RenderableType:
     """A report as tables, histograms and advice."""
     parts: list[RenderableType] = []
-    rates = _rates(report.workers)
     for kind in KINDS:
         if rows := [row for row in report.statistics if row.kind == kind]:
-            parts.append(_table(kind, rows, report.hours, rates))
+            parts.append(_table(kind, rows, report.hours))
+    if report.workers and parts:
+        parts.append(_workers_now(report.workers))
     profiles = [row for row in report.statistics if row.kind == "profile"]
     parts += [scores_block(f"profile {row.name}", row.scores) for row in profiles]
     if report.job:
@@ -106,45 +108,57 @@ def render(report: Report) -> RenderableType:
     return Group(*parts)
 
 
-def _rates(workers: Sequence[WorkerRow]) -> dict[str, float]:
-    """Pairs per second now: of each worker, and of each model."""
-    rates: dict[str, float] = {}
-    for worker in workers:
-        for name in (worker.id, worker.model):
-            rates[name] = rates.get(name, 0.0) + worker.pairs_per_s
-    return rates
-
-
+_PLURALS: dict[Kind, str] = {
+    "worker": "workers",
+    "model": "models",
+    "profile": "profiles",
+    "priority": "priorities",
+}
 _COLUMNS: dict[str, Callable[[Statistics], str]] = {
     "REQUESTS": lambda row: f"{row.requests:,}",
     "PAIRS": lambda row: f"{row.pairs:,}",
-    "ERRORS": lambda row: f"{row.errors:,}",
-    "REJECTED": lambda row: f"{row.rejected:,}",
-    "MEAN SCORE": lambda row: f"{row.scores.mean:.3f}" if row.scores.count else "–",
-    "SHARDS": lambda row: f"{row.shards:,}",
+    "FAILED": lambda row: f"{row.errors + row.rejected:,}",
+    "SCORE": lambda row: f"{row.scores.mean:.3f}" if row.scores.count else "–",
     "AVG": lambda row: _seconds(row.latency.mean_s),
     "P50": lambda row: _seconds(row.latency.p50_s),
     "P95": lambda row: _seconds(row.latency.p95_s),
 }
 
 
-def _table(kind: Kind, rows: Sequence[Statistics], hours: int, rates: dict[str, float]) -> Table:
-    """A row per worker, model, profile or priority. AVG, P50 and P95 are of a shard."""
+def _table(kind: Kind, rows: Sequence[Statistics], hours: int) -> Table:
+    """A row per worker, model, profile or priority. SCORE is the mean; AVG, P50 and P95 are the
+    seconds of a shard from its claim to its commit."""
     window = "this hour" if hours == 1 else f"the last {hours} hours"
-    table = Table(
-        title=f"{kind}s in {window}" if kind != "priority" else f"priorities in {window}",
-        title_justify="left",
-        box=None,
-        header_style="bold",
-    )
-    table.add_column(kind.upper(), overflow="fold")
-    lives = kind in ("worker", "model")
-    for name in (*_COLUMNS, *(["PAIRS/S NOW"] if lives else [])):
+    table = _bare(f"{_PLURALS[kind]} in {window}", kind.upper())
+    for name in _COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        rate = rates.get(row.name)
-        now = ["–" if rate is None else f"{rate:,.1f}"] if lives else []
-        table.add_row(row.name, *(cell(row) for cell in _COLUMNS.values()), *now)
+        table.add_row(row.name, *(cell(row) for cell in _COLUMNS.values()))
+    return table
+
+
+def _workers_now(workers: Sequence[WorkerRow]) -> Table:
+    """What each worker's device does now; AVG, P50 and P95 are of a pack."""
+    table = _bare("devices now", "WORKER")
+    for name in ("PAIRS/S", "BUSY", "UNFED", "PACK AVG", "P50", "P95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for worker in workers:
+        table.add_row(
+            worker.id,
+            f"{worker.pairs_per_s:,.1f}",
+            f"{worker.busy_share:.0%}",
+            f"{worker.preparing_share:.0%}",
+            _seconds(worker.latency_s),
+            _seconds(worker.latency_p50_s),
+            _seconds(worker.latency_p95_s),
+        )
+    return table
+
+
+def _bare(title: str, first: str) -> Table:
+    """A table without lines, whose first column gives way on a narrow terminal."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column(first, overflow="fold", min_width=16)
     return table
 
 
@@ -156,13 +170,10 @@ def scores_block(title: str, scores: ScoreDistribution) -> RenderableType:
 
 
 def _changes(changes: Sequence[TemperatureChange]) -> Table:
-    from datetime import datetime
-
-    table = Table(
-        title="temperature of later jobs", title_justify="left", box=None, header_style="bold"
-    )
-    for name in ("TIME", "JOB", "MEAN SCORE", "FROM", "TO"):
-        table.add_column(name, justify="left" if name in ("TIME", "JOB") else "right")
+    table = _bare("temperature of later jobs", "TIME")
+    table.add_column("JOB")
+    for name in ("MEAN SCORE", "FROM", "TO"):
+        table.add_column(name, justify="right")
     for one in changes:
         at = f"{datetime.fromtimestamp(one.at_s):%Y-%m-%d %H:%M}"
         table.add_row(at, one.job, f"{one.mean:.3f}", f"{one.before:g}", f"{one.to:g}")

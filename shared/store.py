@@ -543,7 +543,7 @@ class Store:
 
     def server(self) -> dict[str, Any]:
         """What the server says of itself (INFO)."""
-        return cast("dict[str, Any]", self.client.info())
+        return self.client.info()
 
     # ---- statistics -----------------------------------------------------------------------------
 
@@ -572,7 +572,7 @@ class Store:
             at_s=self.now_ms() / 1000, job=job.id, mean=job.scores.mean, before=before, to=to
         )
         keys = [self.keys.job(job.id), self.keys.profile(job.spec.profile or "")]
-        args = [before, change.model_dump_json(), CHANGES_KEPT, CHANGES_TTL_MS]
+        args = (before, change.model_dump_json(), CHANGES_KEPT, CHANGES_TTL_MS)
         return bool(self._run("adapt", keys, args))
 
     def profile_temperature(self, profile: str) -> float | None:
