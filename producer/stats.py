@@ -181,7 +181,8 @@ def _changes(changes: Sequence[TemperatureChange]) -> Table:
 
 
 def _advice(one: Advice) -> RenderableType:
-    text = Text.assemble((f"! {one.symptom}", "bold yellow"), f"  {one.evidence}")
+    mark, style = ("·", "bold") if one.harmless else ("!", "bold yellow")
+    text = Text.assemble((f"{mark} {one.symptom}", style), f"  {one.evidence}")
     return Group(text, Padding(Text(one.remedy), (0, 0, 0, 2)))
 
 

@@ -32,6 +32,8 @@ class Advice(BaseModel):
     evidence: str
     """The figures that show it, and whose they are."""
     remedy: str
+    harmless: bool = False
+    """Said so that nobody takes it for a fault."""
 
 
 def silent_limit_s(tick_s: float) -> float:
@@ -59,6 +61,7 @@ def of_scores(of: str, scores: ScoreDistribution) -> Iterator[Advice]:
             evidence=evidence,
             remedy="normal where most candidates are irrelevant: nothing to do. Only if documents "
             "that are known to answer score low too, look at the instruction and the model",
+            harmless=True,
         )
 
 

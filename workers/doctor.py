@@ -126,7 +126,8 @@ def _of_folders(settings: Settings) -> Iterator[Check]:
             )
     folders = [settings.state_dir]
     if settings.storage_uri.startswith("file:"):
-        folders.append(local_path(settings.storage_uri))
+        storage = local_path(settings.storage_uri)
+        folders = [storage] if storage.is_relative_to(settings.state_dir) else [*folders, storage]
     for folder in folders:
         free = shutil.disk_usage(_existing(folder)).free
         if free < FREE_BYTES_MIN:

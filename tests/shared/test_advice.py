@@ -43,6 +43,7 @@ def test_a_low_mean_is_said_to_be_normal():
     found = only(advice.of_scores("job j", scores(4.0, *[-4.0] * 9)))
     assert found.symptom == "the mean score is low"
     assert "normal where most candidates are irrelevant" in found.remedy
+    assert found.harmless
 
 
 def test_healthy_or_few_scores_need_no_word():
