@@ -122,7 +122,7 @@ class Client:
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
         spec = spec.model_copy(update={"input": pinned})
-        return self._start(job_id, spec, calibrated=options.get("temperature") is not None)
+        return self._start(job_id, spec, options)
 
     def submit_catalog(
         self,
@@ -163,11 +163,11 @@ class Client:
         )
         self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
         spec = spec.model_copy(update={"input": pinned})
-        return self._start(job_id, spec, calibrated=options.get("temperature") is not None)
+        return self._start(job_id, spec, options)
 
-    def _start(self, job_id: str, spec: JobSpec, *, calibrated: bool) -> str:
+    def _start(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
-        found = self._create(job_id, spec, calibrated=calibrated)
+        found = self._create(job_id, spec, asked)
         if found == job_id:
             self.store.settle()
             self._hints.feed(job_id)
@@ -178,15 +178,13 @@ class Client:
         job = self.store.keyed(key) if key else None
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
-    def _create(self, job_id: str, spec: JobSpec, *, calibrated: bool) -> str:
+    def _create(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
         """Create the job; drop what was uploaded for it when another job stands instead.
 
         The digest is of what the caller asked for: the temperature that earlier jobs gave the
         profile makes no other job of the same key."""
         try:
-            found = self.store.create(
-                job_id, self._at_its_temperature(spec, calibrated=calibrated), _digest(spec)
-            )
+            found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
         except KeyConflict:
             self.objects.delete_tree(job_uri(self.objects, job_id))
             raise
@@ -194,11 +192,12 @@ class Client:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
 
-    def _at_its_temperature(self, spec: JobSpec, *, calibrated: bool) -> JobSpec:
-        """The spec at the temperature that earlier jobs gave its profile. `calibrated` by the
-        caller, it neither takes that one nor changes it."""
-        if calibrated:
-            return spec.model_copy(update={"adaptive_temperature": False})
+    def _calibrated(self, spec: JobSpec, asked: Mapping[str, Any]) -> JobSpec:
+        """The spec at the temperature that earlier jobs gave its profile. With one of its own it
+        does not take that; nor does it change that one, unless it asks to."""
+        if asked.get("temperature") is not None:
+            adaptive = bool(asked.get("adaptive_temperature"))
+            return spec.model_copy(update={"adaptive_temperature": adaptive})
         found = self.store.profile_temperature(spec.profile) if spec.profile else None
         return spec if found is None else spec.model_copy(update={"temperature": found})
 

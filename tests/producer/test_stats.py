@@ -173,16 +173,27 @@ def test_a_job_adapts_once_however_often_it_is_finished(api, control, jsonl, mon
     ("lines", "options"),
     [
         (FEW, {}),
-        (MANY, {"temperature": 0.8}),
+        (MANY, {"profile": "own", "temperature": 0.8, "adaptive_temperature": None}),
         (MANY, {"adaptive_temperature": False}),
     ],
     ids=["few scores", "a temperature of its own", "not asked for"],
 )
-def test_a_job_that_says_nothing_changes_nothing(api, control, jsonl, lines, options):
+def test_a_job_that_says_nothing_changes_nothing(control, jsonl, tmp_path, lines, options):
     assert len(FEW) * 10 < SCORES_TO_ADAPT
+    file = tmp_path / "profiles.toml"
+    file.write_text("[own]\nadaptive_temperature = true")
+    api = Client(control.settings.model_copy(update={"profiles": file}))
+
     do(control, adaptive(api, jsonl(*lines), **options))
 
-    assert api.store.temperature_changes("default") == []
+    for profile in ("default", "own"):
+        assert api.store.temperature_changes(profile) == []
+
+
+def test_a_temperature_of_its_own_changes_a_profile_only_when_asked_to(api, control, jsonl):
+    do(control, adaptive(api, jsonl(*MANY), temperature=0.8))
+
+    assert api.store.profile_temperature("default") == 0.72
 
 
 def test_a_cancelled_job_changes_nothing(api, control, jsonl):
