@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -164,15 +165,16 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
     table.add_column("instruction", overflow="fold")
     for name, found in profiles.items():
         by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
+        instructions = "\n".join([found.instruction or "the model's own", *by_language])
         table.add_row(
-            name,
+            escape(name),
             f"{found.temperature:g}",
             f"{found.top_p:g}",
             str(found.max_length),
             found.image_preset,
             str(found.batch_pairs or ""),
             "yes" if found.adaptive_temperature else "",
-            "\n".join([found.instruction or "the model's own", *by_language]),
+            escape(instructions),
         )
     return table
 

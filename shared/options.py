@@ -31,26 +31,34 @@ InstructionForOption = Annotated[
 ]
 TemperatureOption = Annotated[
     float | None,
-    typer.Option(help="divides margins before the sigmoid, 0.1 to 2; an order never changes [1.0]"),
+    typer.Option(
+        help="divides margins before the sigmoid, 0.1 to 2; an order never changes",
+        show_default="1.0",
+    ),
 ]
 TopPOption = Annotated[
     float | None,
-    typer.Option(help="scores whose likelier answer reaches it become 0 or 1; 1 is off [1.0]"),
+    typer.Option(
+        help="scores whose likelier answer reaches it become 0 or 1; 1 is off", show_default="1.0"
+    ),
 ]
 AdaptiveTemperatureOption = Annotated[
     bool | None,
     typer.Option(
         "--adaptive-temperature/--fixed-temperature",
-        help="whether these scores may change the temperature of the profile's later jobs [fixed]",
+        help="whether these scores may change the temperature of the profile's later jobs",
+        show_default="fixed",
     ),
 ]
 MaxLengthOption = Annotated[
-    int | None, typer.Option(help="tokens of a pair; its body is cut [8192]")
+    int | None, typer.Option(help="tokens of a pair; its body is cut", show_default="8192")
 ]
 ImagePresetOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help=f"target resolution of images: {', '.join(PRESETS)} [general]"
+        metavar="NAME",
+        help=f"target resolution of images: {', '.join(PRESETS)}",
+        show_default="general",
     ),
 ]
 ResizeModeOption = Annotated[

@@ -127,7 +127,7 @@ def resolve(profile: str | None, given: Mapping[str, Any], file: Path | None) ->
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Options over others. An instruction stands for all languages, unless it brings theirs."""
-    covered = {"instructions": {}} if "instruction" in above else {}
+    covered: dict[str, Any] = {"instructions": {}} if "instruction" in above else {}
     return {**below, **covered, **above}
 
 

@@ -12,7 +12,6 @@ import typer
 
 from shared.cli import PARTIAL
 from shared.options import (
-    AdaptiveTemperatureOption,
     ExplainOption,
     ImagePresetOption,
     InstructionForOption,
@@ -97,7 +96,6 @@ def score(
     instruction_for: InstructionForOption = None,
     temperature: TemperatureOption = None,
     top_p: TopPOption = None,
-    adaptive_temperature: AdaptiveTemperatureOption = None,
     max_length: MaxLengthOption = None,
     top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
     limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
@@ -126,7 +124,6 @@ def score(
         "instructions": by_language(instruction_for),
         "temperature": temperature,
         "top_p": top_p,
-        "adaptive_temperature": adaptive_temperature,
         "max_length": max_length,
         "top_n": top_n,
         "limit": limit,

@@ -196,12 +196,12 @@ def test_wrong_profiles_and_languages_are_one_sentence(rerank, served, source, s
 
 def test_profiles_are_listed_for_people_and_machines(rerank, monkeypatch, tmp_path):
     file = tmp_path / "profiles.toml"
-    file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde Waren"}')
+    file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde [bold] Waren"}')
     monkeypatch.setenv("RERANK_PROFILES", str(file))
 
     shown, found = rerank("profiles").out, json.loads(rerank("profiles", "--json").out)
 
-    for name in (*PROFILES, "shop", "de: Finde Waren", "0.3", "4096", "product"):
+    for name in (*PROFILES, "shop", "de: Finde [bold]", "0.3", "4096", "product"):
         assert name in shown
     assert list(found) == [*PROFILES, "shop"]
     assert (found["shop"]["base"], found["shop"]["batch_pairs"]) == ("ecommerce", 12)

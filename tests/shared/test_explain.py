@@ -38,3 +38,11 @@ def test_what_could_not_be_scored_is_not_made_up():
         "consistency": None,
         "channels": {},
     }
+
+
+def test_sub_scores_are_calibrated_as_the_score_is():
+    margins = {"text-text": 1.0, "text-image": -0.2}
+    found = explain(margins, Calibration(0.3, top_p=0.8))
+    assert found["text_alignment"] == 1.0
+    assert found["visual_match"] == relevance_score(-0.2, 0.3)
+    assert found["channels"] == margins

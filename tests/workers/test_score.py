@@ -61,7 +61,7 @@ def test_a_broken_device_ends_with_one_sentence_and_no_output(jsonl, tmp_path, m
 
 LINES = [
     {"query": "how do I open a file?", "documents": ["Use open().", "Bread is baked.", "A file."]},
-    {"query": "red chair", "documents": ["A chair of oak, painted red.", "x " * 6000]},
+    {"query": "red chair", "documents": ["A chair of oak, painted red.", "word " * 200]},
 ]
 
 
@@ -78,7 +78,9 @@ def ranked(load, jsonl, tmp_path, monkeypatch):
     def run(*options: object):
         command = ["score", source, "-o", output, "--model", "pocket-text", "--force", *options]
         monkeypatch.setattr(sys, "argv", ["rerank", *map(str, command)])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 0
         lines = [json.loads(line) for line in output.read_text().splitlines()]
         manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
         return [line["results"] for line in lines], manifest["options"]
@@ -107,8 +109,12 @@ def test_a_profile_scores_as_its_values_given_one_by_one(ranked, name):
             assert result["relevance_score"] == pytest.approx(want, abs=1e-9)
 
 
-def test_max_length_of_a_profile_cuts_documents(ranked):
-    whole, short = (ranked("--profile", name)[0] for name in ("default", "ecommerce"))
+def test_max_length_of_ones_own_profile_cuts_documents(ranked, monkeypatch, tmp_path):
+    file = tmp_path / "profiles.toml"
+    file.write_text("[short]\nmax_length = 128")
+    monkeypatch.setenv("RERANK_PROFILES", str(file))
+
+    whole, short = (ranked("--profile", name)[0] for name in ("default", "short"))
 
     assert [r.get("truncated_tokens", 0) for r in whole[1]] == [0, 0]
     assert max(r.get("truncated_tokens", 0) for r in short[1]) > 0
