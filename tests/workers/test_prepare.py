@@ -383,12 +383,12 @@ def sizes(runs) -> list[list[int]]:
     return [[len(piece.documents) for piece in run] for run in runs]
 
 
-def test_a_run_has_few_pictures():
+def test_a_run_has_few_pictures_and_the_first_ones_have_fewest():
     slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
 
     runs = list(in_runs(slices))
 
-    assert sizes(runs) == [[2] * 8, [2] * 8, [2] * 4]
+    assert sizes(runs) == [[2], [2] * 2, [2] * 4, [2] * 8, [2] * 5]
 
 
 def test_an_image_that_many_queries_meet_is_one_picture():
@@ -400,7 +400,8 @@ def test_an_image_that_many_queries_meet_is_one_picture():
 def test_pictures_of_queries_count_too():
     slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * PICTURES_AHEAD)]
 
-    assert sizes(in_runs(slices)) == [[1] * PICTURES_AHEAD] * 2
+    first = [[1] * 2, [1] * 4, [1] * 8]
+    assert sizes(in_runs(slices)) == [*first, [1] * PICTURES_AHEAD, [1] * 2]
 
 
 def test_a_request_of_many_images_is_cut():
@@ -408,7 +409,7 @@ def test_a_request_of_many_images_is_cut():
 
     runs = list(in_runs([many]))
 
-    assert sizes(runs) == [[17], [16], [7]]
+    assert sizes(runs) == [[3], [4], [8], [16], [9]]
     assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
 
 
