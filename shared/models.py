@@ -36,7 +36,9 @@ URI_CHARACTERS = 8 << 10
 """Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
 DATA_URI_BYTES = 8 << 20
 
-REJECTIONS = frozenset({"low_quality"})
+POOR_QUERY = "low_quality_query"
+"""Rejects a request as a whole: each of its pairs has this code, its line of output says it once."""
+REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
-from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
+from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -214,13 +214,15 @@ class _Fetches:
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
     return Request(
-        _side(piece.query, spec, found),
+        _side(piece.query, spec, found, of_query=True),
         [_side(document, spec, found) for document in piece.documents],
         piece.instruction or spec.instruction,
     )
 
 
-def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
+def _side(
+    content: Content, spec: JobSpec, found: Found, *, of_query: bool = False
+) -> Side | ItemError:
     """A content with its pictures, or the first error among them."""
     if content.plain:
         return Side(content.text or "")
@@ -236,7 +238,7 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
         if isinstance(picture, ItemError):
             return picture
         if spec.quality_action == "reject" and picture.quality < spec.quality_threshold:
-            return _too_poor(picture, spec)
+            return _too_poor(picture, spec, of_query=of_query)
         pictures.append(picture)
     images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
     if len({frame.size for frame in frames}) > 1:
@@ -248,10 +250,10 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
     )
 
 
-def _too_poor(picture: Picture, spec: JobSpec) -> ItemError:
+def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:
     return ItemError(
-        "low_quality",
-        f"the image's quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
+        POOR_QUERY if of_query else "low_quality",
+        f"the {'query image' if of_query else 'image'}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
         hint="give a sharper, well exposed picture, or lower --quality-threshold",
     )
 

@@ -212,7 +212,8 @@ def test_a_poor_picture_of_a_query_rejects_its_request(prepare, prompter):
 
     poor, good = prepare(*slices, quality_action="reject")
 
-    assert codes(poor) == ["low_quality", "low_quality"]
+    assert codes(poor) == ["low_quality_query", "low_quality_query"]
+    assert poor[0].message == "the query image's quality 0.20 is below 0.65"
     assert poor[0] is poor[1]  # one decision, not one a pair
     assert isinstance(prompter.requests[0].query, ItemError)
     assert codes(good) == [None]
