@@ -37,7 +37,7 @@ URI_CHARACTERS = 8 << 10
 DATA_URI_BYTES = 8 << 20
 
 POOR_QUERY = "low_quality_query"
-"""Rejects a request as a whole: each of its pairs has this code, its line of output says it once."""
+"""Rejects a whole request: each of its pairs has this code, its line of output says it once."""
 REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
 

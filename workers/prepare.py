@@ -251,9 +251,10 @@ def _side(
 
 
 def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:
+    what = "query image" if of_query else "image"
     return ItemError(
         POOR_QUERY if of_query else "low_quality",
-        f"the {'query image' if of_query else 'image'}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
+        f"the {what}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
         hint="give a sharper, well exposed picture, or lower --quality-threshold",
     )
 

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,34 @@ def test_refused_credentials_are_no_pictures_fault():
 
     with pytest.raises(UsageError, match="ExpiredToken"):
         load(source, "s3://bucket/a.png", "s3://bucket/b.png")
+    source.close()
+
+
+def test_credentials_refused_to_an_earlier_caller_are_tried_again():
+    # given a fetch that is refused, with an answer that comes late
+    asked, answer = threading.Semaphore(0), threading.Event()
+    calls = []
+
+    class Renewed(Fetcher):
+        def fetch(self, uri):
+            calls.append(uri)
+            if len(calls) > 1:
+                return png(1)
+            asked.release()
+            assert answer.wait(WAIT_S)
+            raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
+
+    source = PictureSource(Renewed(), Pool(1))
+    with ThreadPoolExecutor(2) as callers:
+        before = callers.submit(load, source, "s3://bucket/a.png")
+        assert asked.acquire(timeout=WAIT_S)
+        # when the same picture is wanted after the credentials were renewed
+        after = callers.submit(load, source, "s3://bucket/a.png")
+        answer.set()
+        # then the refusal is told only to who was refused
+        with pytest.raises(CredentialsRefused):
+            before.result(WAIT_S)
+        assert isinstance(after.result(WAIT_S)["s3://bucket/a.png"], Picture)
     source.close()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from shared.errors import ItemError
+from shared.errors import CredentialsRefused, ItemError
 from shared.settings import Settings
 from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
@@ -54,26 +54,40 @@ class PictureSource:
 
     def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
-        found = {w: self._begin(w) for w in wanted}
-        return {w: _picture_or_error(future) for w, future in found.items()}
+        begun = {w: self._begin(w) for w in wanted}
+        return {w: self._outcome(w, *one) for w, one in begun.items()}
 
-    def _begin(self, wanted: Wanted) -> Future[Picture]:
-        """The picture to come: known already, on its way, or asked for now."""
+    def _begin(self, wanted: Wanted) -> tuple[Future[Picture], bool]:
+        """The picture to come: known already, on its way, or asked for now, which is then True."""
         with self._lock:
             if picture := self._recent.get(wanted):
                 known: Future[Picture] = Future()
                 known.set_result(picture)
-                return known
-            if under_way := self._under_way.get(wanted):
-                return under_way
+                return known, False
+            under_way = self._under_way.get(wanted)
+            if under_way and not under_way.done():
+                return under_way, False
             future = self._threads.submit(self._load_one, wanted)
             self._under_way[wanted] = future
         future.add_done_callback(lambda _: self._end(wanted, future))
-        return future
+        return future, True
+
+    def _outcome(self, wanted: Wanted, future: Future[Picture], asked: bool) -> Picture | ItemError:
+        """The picture or its error. Raises CredentialsRefused; not when they were refused to whom
+        the picture was on its way for already, since they may have been renewed meanwhile."""
+        try:
+            return future.result()
+        except ItemError as error:
+            return error
+        except CredentialsRefused:
+            if asked:
+                raise
+            return self._outcome(wanted, *self._begin(wanted))
 
     def _end(self, wanted: Wanted, future: Future[Picture]) -> None:
         with self._lock:
-            del self._under_way[wanted]
+            if self._under_way.get(wanted) is future:
+                del self._under_way[wanted]
             if not future.cancelled() and future.exception() is None:
                 self._recent.put(wanted, future.result())
 
@@ -112,10 +126,3 @@ class _Recent:
     def _drop(self, wanted: Wanted) -> None:
         if wanted in self._pictures:
             self._bytes -= self._pictures.pop(wanted)[1].pixels.nbytes
-
-
-def _picture_or_error(future: Future[Picture]) -> Picture | ItemError:
-    try:
-        return future.result()
-    except ItemError as error:
-        return error
