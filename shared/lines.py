@@ -309,7 +309,7 @@ def output_line(
         "id": outcome.id,
         "results": [_result(found, temperature) for found in ranked],
         "errors": [error.model_dump(exclude_none=True) for error in errors],
-        "provenance": provenance.model_dump() if provenance else None,
+        "provenance": provenance.model_dump(exclude_none=True) if provenance else None,
     }
     if outcome.metadata is not None:
         line["metadata"] = outcome.metadata

@@ -224,6 +224,8 @@ class Provenance(_Frozen):
     attention: str
     device: str
     version: str
+    pixels: str | None = None
+    """What pictures were brought to, preset first; None for a model that reads text only."""
 
 
 class PictureFacts(_Frozen):

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
-from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Slice
+from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -163,6 +163,11 @@ def options_of(spec: JobSpec) -> PictureOptions:
     return PictureOptions(
         preset=spec.image_preset, resize_mode=spec.resize_mode, max_crop=spec.max_crop
     )
+
+
+def provenance_of(engine: Provenance, spec: JobSpec, *, sees: bool) -> Provenance:
+    """What produces a job's scores: the engine's own, and what a model that sees is shown."""
+    return engine.model_copy(update={"pixels": options_of(spec).key()}) if sees else engine
 
 
 def frames_chosen(count: int) -> list[int]:

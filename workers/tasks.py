@@ -17,6 +17,7 @@ from shared.shards import load_slices
 from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
+from workers.prepare import provenance_of
 from workers.runtime import Runtime
 from workers.scorer import Stopped, poisoned, refused, summarize
 
@@ -59,7 +60,7 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
         outcomes, tokens = _score(runtime, held, job)
         part = results.write(
             outcomes,
-            runtime.provenance,
+            provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
             lease,
             runtime.objects,
             runtime.store,
