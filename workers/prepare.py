@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -35,8 +36,10 @@ QUALITY_FLOOR = 0.05
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
 #: Runs whose pictures are loaded at the same time, of all shards together.
 LOADS_AT_A_TIME = 16
-#: Of fewer pictures no share is taken: they are counted together with those of later runs.
-FETCHES_JUDGED = 10
+#: So many of a job's newest fetches are judged together; while there are fewer than the latter, as
+#: if the missing ones had gone well.
+FETCHES_JUDGED = 200
+FETCHES_MIN = 50
 #: Jobs whose pictures are counted at a time.
 JOBS_COUNTED = 64
 
@@ -184,14 +187,14 @@ def frame_pixels(count: int) -> int:
 
 
 class _Fetches:
-    """How many pictures of each job were asked for and not fetched, since they were last judged.
+    """What became of each job's newest fetches here, since its failures last stopped it.
 
-    A run of a catalog with many queries has few pictures: they count together until there are
-    enough. Once judged, a job's count starts anew, so that it can be resumed.
+    Bounded both ways: a cluster of dead links among many good ones stops no job, and a source that
+    dies late is noticed as soon as one that was dead from the first.
     """
 
     def __init__(self) -> None:
-        self._counts: dict[JobSpec, tuple[int, list[ItemError]]] = {}
+        self._newest: OrderedDict[JobSpec, deque[ItemError | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def judge(self, found: Found, spec: JobSpec) -> None:
@@ -199,22 +202,28 @@ class _Fetches:
         failure is its pair's alone: nobody is there to resume it."""
         if not found or spec.priority is Priority.interactive:
             return
-        failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
         with self._lock:
-            asked, earlier = self._counts.pop(spec, (0, []))
-            asked, failed = asked + len(found), earlier + failed
-            if asked < FETCHES_JUDGED:
-                self._counts[spec] = (asked, failed)
-                if len(self._counts) > JOBS_COUNTED:
-                    del self._counts[next(iter(self._counts))]
+            newest = self._newest.setdefault(spec, deque(maxlen=FETCHES_JUDGED))
+            self._newest.move_to_end(spec)
+            newest.extend(_failed_fetch(outcome) for outcome in found.values())
+            failed = [error for error in newest if error is not None]
+            if len(failed) <= spec.max_error_rate * max(len(newest), FETCHES_MIN):
+                if len(self._newest) > JOBS_COUNTED:
+                    self._newest.popitem(last=False)
                 return
-        if len(failed) > spec.max_error_rate * asked:
-            raise UsageError(
-                f"{len(failed)} of {asked} images could not be fetched; the first: "
-                f"{failed[0].message}",
-                hint="mend the cause and `rerank resume`, or submit again with a higher "
-                "--max-error-rate",
-            )
+            del self._newest[spec]
+        raise UsageError(
+            f"{len(failed)} of the last {len(newest)} images could not be fetched; the first: "
+            f"{failed[0].message}",
+            hint="mend the cause and `rerank resume`, or submit again with a higher "
+            "--max-error-rate",
+        )
+
+
+def _failed_fetch(outcome: Picture | ItemError) -> ItemError | None:
+    if isinstance(outcome, ItemError) and outcome.code in FETCH_CODES:
+        return outcome
+    return None
 
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
