@@ -197,6 +197,22 @@ def test_the_window_bounds_what_is_open(control, submit, lines):
     assert control.hints.take() == []
 
 
+def test_images_are_shared_out_by_what_is_seen_not_by_the_length_of_their_addresses(
+    store, fleet, objects, hints, settings, submit
+):
+    # given a fleet of ten workers, and a short file that names two hundred images
+    control = Control(store, fleet, objects, hints, settings)
+    for number in range(10):
+        fleet.beat(worker_row(f"w{number}", tokens_per_s=1e6))
+    images = [{"image": f"s3://shop/{n}.jpg"} for n in range(10)]
+    submit([{"query": f"query {n}", "documents": images} for n in range(20)])
+    # when it is cut
+    while not store.job("j").sealed:
+        feed("j", control)
+    # then every worker gets about two shards
+    assert 20 <= store.job("j").open_shards <= 24
+
+
 def test_commits_below_low_water_ask_for_more(control, submit, lines):
     submit(lines * 3)
     feed("j", control)
