@@ -34,8 +34,10 @@ IMAGES_MAX = 64
 QUALITY_FLOOR = 0.05
 #: Codes of a picture that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
-#: Runs whose pictures are loaded at the same time, of all shards together.
+#: Runs whose pictures are loaded at the same time, of all shards together; and beside them, of
+#: requests that somebody waits for.
 LOADS_AT_A_TIME = 16
+URGENT_LOADS_AT_A_TIME = 4
 #: So many of a job's newest fetches are judged together; while there are fewer than the latter, as
 #: if the missing ones had gone well.
 FETCHES_JUDGED = 200
@@ -50,9 +52,11 @@ Channels = Mapping[str, list[list[Prompt | ItemError]]]
 class Pictures(Protocol):
     """The seam to fetching and decoding."""
 
-    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
-        """Each picture or why it could not be had. Raises UsageError when none of them can be,
-        since credentials are refused."""
+    def load(
+        self, wanted: Iterable[Wanted], *, urgent: bool = False
+    ) -> dict[Wanted, Picture | ItemError]:
+        """Each picture or why it could not be had; an urgent one waits for none that is not.
+        Raises UsageError when none of them can be, since credentials are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,10 @@ class Preparer:
         self._prompter = prompter
         self._pictures = pictures
         self._fetches = _Fetches()
-        self._threads = ThreadPoolExecutor(LOADS_AT_A_TIME, "load")
+        self._threads = {
+            False: ThreadPoolExecutor(LOADS_AT_A_TIME, "load"),
+            True: ThreadPoolExecutor(URGENT_LOADS_AT_A_TIME, "load-urgent"),
+        }
 
     def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[Found]:
         """Begin to fetch and decode the pictures of some slices, for `prepare`."""
@@ -109,7 +116,8 @@ class Preparer:
             for w in pictures_of(content, spec)
         )
         if wanted and self._pictures is not None:
-            return self._threads.submit(self._pictures.load, wanted)
+            urgent = spec.priority is Priority.interactive
+            return self._threads[urgent].submit(self._pictures.load, wanted, urgent=urgent)
         found: Future[Found] = Future()
         found.set_result(dict.fromkeys(wanted, _NOT_READ))
         return found

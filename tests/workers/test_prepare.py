@@ -51,7 +51,7 @@ class Pictures:
         self.outcomes: dict[str, Picture | ItemError] = {}
         self.loads: list[list[str]] = []
 
-    def load(self, wanted):
+    def load(self, wanted, *, urgent=False):
         wanted = list(wanted)
         self.loads.append([w.uri for w in wanted])
         return {w: self.outcomes.get(w.uri) or picture(w.uri) for w in wanted}
@@ -378,7 +378,7 @@ def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     asked = []
 
     class Recorded(Pictures):
-        def load(self, wanted):
+        def load(self, wanted, *, urgent=False):
             asked.extend(wanted)
             return super().load(asked)
 
