@@ -41,7 +41,7 @@ COPY producer producer
 COPY workers workers
 COPY studies studies
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt '.[worker]' && pip check
+    pip install -c constraints.txt '.[worker,languages]' && pip check
 
 FROM base AS producer
 COPY --from=build-producer /opt/venv /opt/venv

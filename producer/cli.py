@@ -16,14 +16,22 @@ from shared.cli import INTERRUPTED, PARTIAL
 from shared.errors import UsageError
 from shared.models import OutputFormat, Priority
 from shared.options import (
+    AdaptiveTemperatureOption,
     ExplainOption,
     ForceOption,
     ImagePresetOption,
+    InstructionForOption,
+    InstructionOption,
     MaxCropOption,
     MaxErrorRateOption,
+    MaxLengthOption,
+    ProfileOption,
     QualityActionOption,
     QualityThresholdOption,
     ResizeModeOption,
+    TemperatureOption,
+    TopPOption,
+    by_language,
 )
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ def commands(app: typer.Typer) -> None:
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator),
         *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers, health),
+        *(jobs, workers, profiles, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -154,17 +162,20 @@ def submit(
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="the task, for requests that bring none; English is best")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
+    profile: ProfileOption = None,
+    instruction: InstructionOption = None,
+    instruction_for: InstructionForOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    adaptive_temperature: AdaptiveTemperatureOption = None,
+    max_length: MaxLengthOption = None,
     top_n: Annotated[
         int | None, typer.Option(help="results kept per request; of a catalog ranked per query")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="take the first N requests, or images of a catalog")
     ] = None,
-    image_preset: ImagePresetOption = "general",
+    image_preset: ImagePresetOption = None,
     resize_mode: ResizeModeOption = "crop",
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
@@ -192,7 +203,12 @@ def submit(
     job_id = make(
         output=output,
         model=model,
+        profile=profile,
         instruction=instruction,
+        instructions=by_language(instruction_for),
+        temperature=temperature,
+        top_p=top_p,
+        adaptive_temperature=adaptive_temperature,
         max_length=max_length,
         top_n=top_n,
         limit=limit,
@@ -391,6 +407,22 @@ def workers(as_json: JsonOption = False) -> None:
 
     none = "no workers:  rerank worker --model Qwen/Qwen3-Reranker-0.6B"
     show.listing(_client().workers(), show.workers_table, none=none, json=as_json)
+
+
+def profiles(as_json: JsonOption = False) -> None:
+    """List the profiles: the built-in ones, and those of the file that RERANK_PROFILES names.
+
+    Example: rerank profiles
+    """
+    from producer import show
+    from shared.profiles import load_profiles
+    from shared.settings import read_environment
+
+    found = load_profiles(read_environment().profiles)
+    if as_json:
+        show.as_json({name: one.model_dump(mode="json") for name, one in found.items()})
+    else:
+        show.console().print(show.profiles_table(found))
 
 
 def health(

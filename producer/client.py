@@ -43,6 +43,7 @@ from shared.keys import shard_name
 from shared.lines import merge, output_line, slice_of
 from shared.manifest import Manifest, manifest_uri
 from shared.models import (
+    CALIBRATION_OPTIONS,
     IMAGE_OPTIONS,
     POCKET_MODELS,
     Document,
@@ -56,6 +57,7 @@ from shared.models import (
     make_spec,
 )
 from shared.objects import Objects, publish_file
+from shared.profiles import resolve
 from shared.queue import Hints, broker_keys, make_app, model_queue
 from shared.settings import Settings, load_settings
 from shared.shards import (
@@ -93,6 +95,7 @@ class Client:
         *,
         output: str | Path | None = None,
         model: str | None = None,
+        profile: str | None = None,
         key: str | None = None,
         force: bool = False,
         **options: Any,
@@ -101,10 +104,11 @@ class Client:
 
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
-        Options are the fields of JobSpec: instruction, max_length, top_n, limit, priority,
-        temperature, name, and those of images (image_preset, resize_mode, max_crop,
-        quality_threshold, quality_action, max_error_rate). The same key with the same input and
-        options returns the same job.
+        Options are the fields of JobSpec: instruction, instructions (by language), max_length,
+        top_n, limit, priority, temperature, top_p, adaptive_temperature, name, and those of images
+        (image_preset, resize_mode, max_crop, quality_threshold, quality_action, max_error_rate).
+        What is not given, or None, is as the `profile` has it, else the default. The same key with
+        the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
         """
         model = self.choose_model(model)
@@ -112,7 +116,8 @@ class Client:
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self.objects, force=force)
-        spec = _spec(model, target, key=key, force=force, source=str(input), **options)
+        fields = resolve(profile, options, self.settings.profiles)
+        spec = _spec(model, target, key=key, force=force, source=str(input), **fields)
         pinned = pin(
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
@@ -126,6 +131,7 @@ class Client:
         output: str | Path | None = None,
         format: OutputFormat = "jsonl",
         model: str | None = None,
+        profile: str | None = None,
         key: str | None = None,
         force: bool = False,
         **options: Any,
@@ -146,8 +152,9 @@ class Client:
             refuse_existing_folder(target, self.objects, force=force)
         found = read_queries(queries, self.objects)
         asked = {"queries": _pinned_queries(found), "count": len(found), "format": format}
+        fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(
-            model, target, key=key, force=force, source=str(catalog), catalog=asked, **options
+            model, target, key=key, force=force, source=str(catalog), catalog=asked, **fields
         )
         refuse_large_ranking(len(found), spec.top_n)
         pinned = pin_catalog(
@@ -268,7 +275,7 @@ class Client:
             for outcome, provenance in merged_lines(job, self._control, whole=False):
                 spec = job.spec
                 yield output_line(
-                    outcome, provenance, top_n=spec.top_n, temperature=spec.temperature
+                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
                 )
 
     def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
@@ -279,7 +286,7 @@ class Client:
             return
         for *_, outcomes in committed_parts(job, self._control, whole=False):
             for outcome, _ in outcomes:
-                yield from rows_of(outcome, job.spec.temperature)
+                yield from rows_of(outcome, job.spec.calibration)
 
     def _manifest(self, job: Job) -> Manifest:
         data = self.objects.read(manifest_uri(job.facts["output"]))
@@ -355,6 +362,7 @@ class Client:
         documents: Sequence[str | Mapping[str, Any]],
         *,
         model: str | None = None,
+        profile: str | None = None,
         instruction: str | None = None,
         top_n: int | None = None,
         timeout_s: float | None = None,
@@ -363,7 +371,7 @@ class Client:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
         Query and documents are texts or contents as in a line of input. Options are max_length,
-        temperature and those of images, as in `submit`.
+        instructions, temperature, top_p and those of images, as in `submit`.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -381,7 +389,7 @@ class Client:
             model=model,
             input=InputRef(uri="", size=0, tag=""),
             priority=Priority.interactive,
-            **options,
+            **resolve(profile, options, self.settings.profiles),
         )
         job_id = self._create_inline(spec, piece, seconds)
         if not self.store.wait_done(job_id, seconds):
@@ -393,7 +401,7 @@ class Client:
         for _, _, part in self.store.parts(job_id):
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
-        return output_line(merge(outcomes), provenance, top_n=top_n, temperature=spec.temperature)
+        return output_line(merge(outcomes), provenance, top_n=top_n, calibration=spec.calibration)
 
     def _check_interactive(self, model: str) -> None:
         if not self.fleet.workers(model):
@@ -458,7 +466,7 @@ class Client:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {"max_length", "temperature"} | IMAGE_OPTIONS
+    known = {"instructions", "max_length"} | CALIBRATION_OPTIONS | IMAGE_OPTIONS
     if unknown := set(options) - known:
         raise UsageError(
             f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"

@@ -79,7 +79,7 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
     provenances: list[Provenance] = []
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
-            line = output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
+            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
             out.write(dump_line(line))
             lines += 1
             if provenance and provenance not in provenances:
@@ -98,7 +98,7 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
     for start, end, outcomes in committed_parts(job, control):
         rows: list[Row] = []
         for outcome, provenance in outcomes:
-            rows += rows_of(outcome, spec.temperature)
+            rows += rows_of(outcome, spec.calibration)
             if ranking:
                 ranking.add(outcome)
             if provenance and provenance not in provenances:
@@ -111,7 +111,7 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
     if ranking is None:
         return found
     with objects.writer(f"{uri}{RANKING}") as out:
-        for line in ranking.lines(load_queries(objects, job.id), spec.temperature):
+        for line in ranking.lines(load_queries(objects, job.id), spec.calibration):
             out.write(dump_line(line))
     return found | {"ranking": RANKING}
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from shared.fleet import WorkerRow
 from shared.models import JobStatus
+from shared.profiles import Profile
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -147,6 +149,28 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",
+        )
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """A row per profile, and its instructions below."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("profile", "T", "top-p", "length", "images", "pairs", "adaptive"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("instruction", overflow="fold")
+    for name, found in profiles.items():
+        by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
+        instructions = "\n".join([found.instruction or "the model's own", *by_language])
+        table.add_row(
+            escape(name),
+            f"{found.temperature:g}",
+            f"{found.top_p:g}",
+            str(found.max_length),
+            found.image_preset,
+            str(found.batch_pairs or ""),
+            "yes" if found.adaptive_temperature else "",
+            escape(instructions),
         )
     return table
 

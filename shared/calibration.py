@@ -7,6 +7,7 @@ a model. Pure arithmetic.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 
 def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0) -> float:
@@ -24,3 +25,19 @@ def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0)
     if max(score, 1 - score) >= top_p and top_p < 1:
         return 1.0 if score >= 0.5 else 0.0
     return score
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a job's margins become scores: what `relevance_score` takes."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def score(self, margin: float) -> float:
+        """The relevance_score of a margin."""
+        return relevance_score(margin, self.temperature, self.top_p)
+
+
+PLAIN = Calibration()
+"""The sigmoid alone."""

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from shared.calibration import Calibration
 from shared.errors import UsageError
 from shared.pictures import PRESETS, PictureOptions, ResizeMode
 
@@ -379,13 +380,51 @@ IMAGE_OPTIONS = {
     "explain",
     "max_error_rate",
 }
-SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"} | IMAGE_OPTIONS
+CALIBRATION_OPTIONS = {"temperature", "top_p"}
+SCORING_OPTIONS = (
+    {"profile", "instruction", "instructions", "max_length", "top_n", "limit"}
+    | CALIBRATION_OPTIONS
+    | IMAGE_OPTIONS
+)
+
+ENGLISH = "en"
+LANGUAGES = frozenset(
+    "af ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gu he hi hr hu hy id is it "
+    "ja ka kk ko la lg lt lv mi mk mn mr ms nb nl nn pa pl pt ro ru sk sl sn so sq sr st sv sw ta "
+    "te th tl tn tr ts uk ur vi xh yo zh zu".split()
+)
+"""ISO 639-1 codes of the languages that a worker can tell: those of lingua."""
 
 
 def _preset(value: str) -> str:
     if value not in PRESETS:
         raise PydanticCustomError("preset", f"expected one of {', '.join(PRESETS)}")
     return value
+
+
+def _by_language(value: dict[str, str]) -> dict[str, str]:
+    """Check the languages that have an instruction of their own."""
+    for code in value:
+        if code == ENGLISH:
+            raise PydanticCustomError("language", "the instruction itself is the English one")
+        if code not in LANGUAGES:
+            raise PydanticCustomError(
+                "language", f"{code!r} is no known language: expected a code such as de, fr or zh"
+            )
+    return value
+
+
+Temperature = Annotated[float, Field(ge=0.1, le=2.0)]
+"""Divides the margin before the sigmoid."""
+TopP = Annotated[float, Field(gt=0, le=1)]
+"""See `shared.calibration.relevance_score`; 1 is off."""
+MaxLength = Annotated[int, Field(ge=128, le=40960)]
+"""Tokens of a pair."""
+ImagePreset = Annotated[str, AfterValidator(_preset)]
+Instructions = Annotated[
+    dict[str, Annotated[str, Field(min_length=1)]], AfterValidator(_by_language)
+]
+"""ISO 639-1 code -> the instruction of queries in that language."""
 
 
 class JobSpec(_Frozen):
@@ -398,13 +437,20 @@ class JobSpec(_Frozen):
     output: str | None = None
     """A URI that the coordinator writes, or None: the client fetches the result from storage.
     Of a catalog it ends with a slash."""
+    profile: str | None = None
+    """The profile that was named: its values stand in the other fields, as the client found it."""
     instruction: str | None = None
-    max_length: int = Field(default=8192, ge=128, le=40960)
+    instructions: Instructions = Field(default_factory=dict)
+    """Instead of `instruction`, for queries in these languages."""
+    max_length: MaxLength = 8192
     top_n: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
-    temperature: float = Field(default=1.0, ge=0.1, le=2.0)
-    image_preset: Annotated[str, AfterValidator(_preset)] = "general"
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    adaptive_temperature: bool = False
+    """Whether this job's scores may change the temperature of later jobs of its profile."""
+    image_preset: ImagePreset = "general"
     resize_mode: ResizeMode = "crop"
     max_crop: float = Field(default=0.15, ge=0, le=1)
     """A crop that would lose more than this share of the picture becomes `fit`."""
@@ -427,6 +473,11 @@ class JobSpec(_Frozen):
             preset=self.image_preset, resize_mode=self.resize_mode, max_crop=self.max_crop
         )
         return self
+
+    @property
+    def calibration(self) -> Calibration:
+        """How its margins become scores."""
+        return Calibration(self.temperature, self.top_p)
 
     @property
     def scoring_options(self) -> dict[str, Any]:

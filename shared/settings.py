@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="hosts that http(s):// images may come from, host or host:port"
     )
+    profiles: Path | None = Field(None, description="TOML file with profiles of your own")
 
     batch_tokens: int | None = Field(
         None, ge=64, description="pack limit in tokens; measured at start when not set"

@@ -19,6 +19,7 @@ from shared.explain import CHANNELS, TEXT
 from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
+from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
 from workers.tokens import TOKEN_PX, Visual
 
@@ -127,8 +128,8 @@ class Preparer:
     ) -> list[list[Prepared | ItemError]]:
         """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
 
-        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
-        job allows: a person must look.
+        Raises UsageError when pictures cannot be fetched at all, more of them fail than the job
+        allows, or languages cannot be told that it has instructions for: a person must look.
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
@@ -202,7 +203,7 @@ class _Fetches:
     """
 
     def __init__(self) -> None:
-        self._newest: OrderedDict[JobSpec, deque[ItemError | None]] = OrderedDict()
+        self._newest: OrderedDict[str, deque[ItemError | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def judge(self, found: Found, spec: JobSpec) -> None:
@@ -210,16 +211,17 @@ class _Fetches:
         failure is its pair's alone: nobody is there to resume it."""
         if not found or spec.priority is Priority.interactive:
             return
+        job = spec.model_dump_json()
         with self._lock:
-            newest = self._newest.setdefault(spec, deque(maxlen=FETCHES_JUDGED))
-            self._newest.move_to_end(spec)
+            newest = self._newest.setdefault(job, deque(maxlen=FETCHES_JUDGED))
+            self._newest.move_to_end(job)
             newest.extend(_failed_fetch(outcome) for outcome in found.values())
             failed = [error for error in newest if error is not None]
             if len(failed) <= spec.max_error_rate * max(len(newest), FETCHES_MIN):
                 if len(self._newest) > JOBS_COUNTED:
                     self._newest.popitem(last=False)
                 return
-            del self._newest[spec]
+            del self._newest[job]
         raise UsageError(
             f"{len(failed)} of the last {len(newest)} images could not be fetched; the first: "
             f"{failed[0].message}",
@@ -238,7 +240,7 @@ def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
     return Request(
         _side(piece.query, spec, found, of_query=True),
         [_side(document, spec, found) for document in piece.documents],
-        piece.instruction or spec.instruction,
+        piece.instruction or instruction_for(piece.query, spec),
     )
 
 

@@ -22,6 +22,7 @@ from shared.sources import Hashing, is_uri, open_local, plain, probe, refuse_exi
 from workers.batcher import Batcher, waiting_tokens_max
 from workers.engine import load_engine
 from workers.images.source import PictureSource
+from workers.language import detector_of
 from workers.packing import Limit
 from workers.prepare import provenance_of
 from workers.scorer import Run, Scorer, summarize
@@ -41,12 +42,13 @@ def score_file(
 ) -> Manifest:
     """Score a file of requests into `output` and its manifest. Returns the manifest.
 
-    Raises UsageError before the model is loaded when input or output cannot be used.
+    Raises UsageError before the model is loaded when input, output or options cannot be used.
     """
     # nobody could resume it: whatever cannot be fetched is an outcome of its own
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     objects = Objects(settings)
     refuse_existing(output, objects, force=force)
+    detector_of(spec)
     with ExitStack() as stack:
         hashing = Hashing(stack.enter_context(_open(source, objects)))
         stream = stack.enter_context(plain(hashing, source))
@@ -135,7 +137,7 @@ def _score(
     outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collected(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
         merged = merge(list(pieces))
-        line = output_line(merged, provenance, top_n=spec.top_n, temperature=spec.temperature)
+        line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)
         out.write(dump_line(line))
         counts.lines += 1
     return counts

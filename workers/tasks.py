@@ -101,7 +101,7 @@ def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], 
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
     """Pause the job with the reason; not when it was resumed since, which took the lease away."""
     job_id, shard = lease.job_id, lease.shard
-    reason = f"shard {shard} cannot be read or written: {error}"
+    reason = f"shard {shard} cannot be done: {error}"
     with suppress(UsageError):
         if runtime.store.pause(job_id, reason, lease=lease) == "lost":
             log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))

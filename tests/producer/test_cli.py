@@ -21,6 +21,7 @@ from producer.client import Client
 from shared import cli
 from shared.errors import RerankError
 from shared.models import Progress
+from shared.profiles import PROFILES
 from tests.support.fleet import MODEL, Worker, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -102,7 +103,8 @@ def commands() -> dict[str, typer.core.TyperCommand]:
 def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
-        *("cancel", "pause", "resume", "retry", "jobs", "workers", "health", "study"),
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "health"),
+        "study",
     }
 
 
@@ -155,6 +157,56 @@ def test_options_of_images_reach_the_job(rerank, served, source, store):
     job_id = rerank("submit", source, *(part for flag in flags for part in flag)).out.strip()
 
     assert options.items() <= store.job(job_id).spec.scoring_options.items()
+
+
+def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, served, source, store):
+    def spec(*options: object):
+        return store.job(rerank("submit", source, *options).out.strip()).spec
+
+    ecommerce = PROFILES["ecommerce"].options
+    assert {**ecommerce, "profile": "ecommerce"}.items() <= dict(
+        spec("--profile", "ecommerce")
+    ).items()
+
+    flags = ["--temperature", "0.9", "--top-p", "0.8", "--max-length", "700", "--image-preset"]
+    flags += ["art", "--adaptive-temperature", "--instruction", "Sell", "--profile", "ecommerce"]
+    changed = spec(*flags, "--instruction-for", "de=Verkaufe", "--instruction-for", "fr=Vends = 1")
+    found = {name: getattr(changed, name) for name in ecommerce}
+    assert found == {
+        "temperature": 0.9,
+        "top_p": 0.8,
+        "max_length": 700,
+        "image_preset": "art",
+        "adaptive_temperature": True,
+        "instruction": "Sell",
+        "instructions": {"de": "Verkaufe", "fr": "Vends = 1"},
+    }
+    assert spec().profile is None
+
+
+def test_wrong_profiles_and_languages_are_one_sentence(rerank, served, source, store):
+    one_sentence(rerank("submit", source, "--profile", "x"), "no profile 'x'", "academic, default")
+    ran = rerank("submit", source, "--instruction-for", "Finde")
+    one_sentence(ran, "--instruction-for 'Finde' names no language")
+    ran = rerank("submit", source, "--instruction-for", "xx=Finde")
+    one_sentence(ran, "instructions is wrong: 'xx' is no known language")
+    assert rerank("submit", source, "--top-p", "1.5").code == USAGE
+    assert store.unfinished() == []
+
+
+def test_profiles_are_listed_for_people_and_machines(rerank, monkeypatch, tmp_path):
+    file = tmp_path / "profiles.toml"
+    file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde [bold] Waren"}')
+    monkeypatch.setenv("RERANK_PROFILES", str(file))
+
+    shown, found = rerank("profiles").out, json.loads(rerank("profiles", "--json").out)
+
+    for name in (*PROFILES, "shop", "de: Finde [bold]", "0.3", "4096", "product"):
+        assert name in shown
+    assert list(found) == [*PROFILES, "shop"]
+    assert (found["shop"]["base"], found["shop"]["batch_pairs"]) == ("ecommerce", 12)
+    file.write_text("[shop")
+    one_sentence(rerank("profiles"), f"the profiles {file} are not TOML")
 
 
 def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -21,7 +22,7 @@ from shared.shards import load_part
 from shared.store import OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
-from workers import tasks
+from workers import language, tasks
 from workers.hand import Hand
 from workers.runtime import Runtime
 from workers.scorer import Stopped
@@ -161,7 +162,23 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert "cannot be read or written: the bucket" in store.job(job).paused
+    assert "cannot be done: the bucket" in store.job(job).paused
+
+
+def test_a_job_whose_languages_cannot_be_told_here_is_paused_and_says_why(
+    runtime, job, store, monkeypatch
+):
+    # given a worker without the extra
+    monkeypatch.setitem(sys.modules, "lingua", None)
+    language._detector.cache_clear()
+    source = InputRef(uri="", size=0, tag="")
+    spec = make_spec(model=MODEL, input=source, instructions={"de": "Finde"})
+    runtime.scorer.score = lambda *_: language.detector_of(spec)
+    # when it is given a shard of such a job
+    tasks.score_shard(runtime, job, "0-1")
+    # then nothing is scored, and the job says what to install
+    assert "pip install 'rerankfleet[languages]'" in store.job(job).paused
+    assert store.job(job).progress.done == 0
 
 
 def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
