@@ -18,6 +18,7 @@ from shared.models import OutputFormat, Priority
 from shared.options import (
     AdaptiveTemperatureOption,
     ExplainOption,
+    ForceOption,
     ImagePresetOption,
     InstructionForOption,
     InstructionOption,
@@ -185,7 +186,7 @@ def submit(
     key: Annotated[
         str | None, typer.Option(help="your name for this job: submitting it twice is harmless")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="wait for the end; write the output")
     ] = False,
@@ -303,7 +304,7 @@ def results(
     partial: Annotated[
         bool, typer.Option("--partial", help="what was scored so far of an unfinished job")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Print a job's output, or write it to a file.
 

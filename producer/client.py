@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.catalog import pin_catalog, read_queries, refuse_existing_folder
-from producer.cutting import Cursor, Read, cut, shard_size
+from producer.cutting import Cursor, Read, cut, image_tokens, shard_size, slice_tokens
 from producer.feeder import Control
 from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
@@ -440,7 +440,7 @@ class Client:
                 hint="submit it as a job",
             )
         ttl_s = seconds + 60
-        shards = self._put_inline(job_id, spec, piece, len(payload), ttl_s)
+        shards = self._put_inline(job_id, spec, piece, ttl_s)
         self.store.create(
             job_id,
             spec,
@@ -455,7 +455,7 @@ class Client:
         return job_id
 
     def _put_inline(
-        self, job_id: str, spec: JobSpec, piece: Slice, size: int, ttl_s: float
+        self, job_id: str, spec: JobSpec, piece: Slice, ttl_s: float
     ) -> list[OpenShard]:
         workers = self.fleet.workers(spec.model)
         cuts = cut(
@@ -465,7 +465,7 @@ class Client:
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
                 pairs_max=self.settings.shard_pairs_max,
-                input_bytes=size * 4,
+                input_tokens=4 * slice_tokens(piece, image_tokens(spec.image_preset)),
                 workers=len(workers),
                 image_preset=spec.image_preset,
             ),

@@ -156,7 +156,8 @@ def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
     hold them already: when a finish was killed after it had published."""
     tried = {r.index for r in new.results} | {e.index for e in new.errors}
     results = [r for r in old.results if r.index not in tried]
-    errors = [e for e in old.errors if e.index is not None and e.index not in tried]
+    kept = (e for e in old.errors if e.index is not None or e.rejected)
+    errors = [e for e in kept if e.index not in tried]
     merged = merge([new, old.model_copy(update={"results": results, "errors": errors})])
     return merged.model_copy(update={"top_n": new.top_n})
 

@@ -16,6 +16,7 @@ from shared.calibration import PLAIN, Calibration
 from shared.errors import ItemError, UsageError
 from shared.explain import explain
 from shared.models import (
+    POOR_QUERY,
     Document,
     Failure,
     ImageRun,
@@ -303,16 +304,24 @@ def output_line(
 ) -> dict[str, Any]:
     """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
     ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: outcome.top_n or top_n]
-    errors = sorted(outcome.errors, key=lambda e: -1 if e.index is None else e.index)
+    errors = sorted(_told_once(outcome.errors), key=lambda e: -1 if e.index is None else e.index)
     line: dict[str, Any] = {
         "id": outcome.id,
         "results": [_result(found, calibration) for found in ranked],
         "errors": [error.model_dump(exclude_none=True) for error in errors],
-        "provenance": provenance.model_dump() if provenance else None,
+        "provenance": provenance.model_dump(exclude_none=True) if provenance else None,
     }
     if outcome.metadata is not None:
         line["metadata"] = outcome.metadata
     return line
+
+
+def _told_once(errors: Sequence[Failure]) -> Iterator[Failure]:
+    """The errors of a line; what rejects its whole request is one, without an index."""
+    whole = next((e for e in errors if e.code == POOR_QUERY), None)
+    if whole:
+        yield whole.model_copy(update={"index": None})
+    yield from (e for e in errors if e.code != POOR_QUERY)
 
 
 _PICTURE_FIELDS = {"quality", "tokens", "plain_margin", "images"}

@@ -41,7 +41,9 @@ URI_CHARACTERS = 8 << 10
 """Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
 DATA_URI_BYTES = 8 << 20
 
-REJECTIONS = frozenset({"low_quality"})
+POOR_QUERY = "low_quality_query"
+"""Rejects a whole request: each of its pairs has this code, its line of output says it once."""
+REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
 
 
@@ -227,6 +229,8 @@ class Provenance(_Frozen):
     attention: str
     device: str
     version: str
+    pixels: str | None = None
+    """What pictures were brought to, preset first; None for a model that reads text only."""
 
 
 class PictureFacts(_Frozen):

@@ -80,6 +80,7 @@ ExplainOption = Annotated[
         "--explain", help="add visual match, text alignment and consistency; up to 5 × the work"
     ),
 ]
+ForceOption = Annotated[bool, typer.Option("--force", help="replace an output that exists")]
 MaxErrorRateOption = Annotated[
     float, typer.Option(help="share of images that cannot be fetched at which the job is paused")
 ]

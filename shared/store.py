@@ -245,11 +245,20 @@ class Store:
         """The newest jobs' ids, newest first."""
         return cast("list[str]", self.client.zrevrange(self.keys.recent, 0, count - 1))
 
-    def pause(self, job_id: str, reason: str, *, even_cancelled: bool = False) -> str:
-        """Take a job's shards out of the open set. Answers as `pause.lua` says."""
+    def pause(
+        self,
+        job_id: str,
+        reason: str,
+        *,
+        even_cancelled: bool = False,
+        lease: Lease | None = None,
+    ) -> str:
+        """Take a job's shards out of the open set; for what went wrong under a `lease` only while
+        that is held. Answers as `pause.lua` says."""
         job = self.job(job_id)
         keys = [self.keys.job(job_id), self.keys.job_open(job_id), self.keys.open(job.spec.model)]
-        return cast(str, self._run("pause", keys, [job_id, reason, int(even_cancelled)]))
+        holder = [lease.shard, lease.token] if lease else ["", ""]
+        return cast(str, self._run("pause", keys, [job_id, reason, int(even_cancelled), *holder]))
 
     def resume(self, job_id: str) -> tuple[str, list[str]]:
         """Put a paused job's shards back. Returns the answer and the shards to hint."""

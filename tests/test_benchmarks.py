@@ -7,28 +7,66 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
-    # given the benchmark with a tiny model
-    command = [sys.executable, str(ROOT / "benchmarks" / "text.py"), "--quick"]
-    # when it runs
+def run_quickly(name: str) -> dict[str, Any]:
+    """The last line of a benchmark's quick run, which says what was measured, and where."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    # then its last line says what was measured, where, and with what
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == "text"
-    assert found["device"] == "cpu"
+    assert found["benchmark"] == name
     assert found["cpu_count"] >= 1
-    assert found["start_up_s"] > 0
-    assert {"python", "torch", "transformers", "rerankfleet"} <= set(found["versions"])
-    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
+    assert {"python", "rerankfleet"} <= set(found["versions"])
     assert "commit" in found
+    return found
+
+
+def test_the_image_benchmark_measures_both_sides_and_their_difference():
+    found = run_quickly("images")
+
+    assert found["pictures"]
+    for picture in (*found["pictures"], found["blur"]):
+        assert picture["ours_ms"] > 0
+        assert picture["pillow_ms"] > 0
+        assert 0 < picture["difference"] < 3
+
+
+def test_the_benchmark_of_decoding_ahead_decodes_every_picture_in_each_turn():
+    found = run_quickly("images_ahead")
+
+    assert found["pictures"] > 0
+    assert found["decode_s"] > 0
+    assert found["device_s"] > 0
+    assert found["job_s"] >= found["device_s"]
+
+
+@pytest.mark.slow
+def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
+    found = run_quickly("vision")
+
+    assert found["works"]
+    for work in found["works"]:
+        assert work["engine_pairs_per_s"] > 0
+        assert work["authors_pairs_per_s"] > 0
+        assert work["bound"] > 1
+        assert work["largest_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
+    # given the benchmark with a tiny model, when it runs
+    found = run_quickly("text")
+    # then its last line says what was measured, and with what
+    assert found["device"] == "cpu"
+    assert found["start_up_s"] > 0
+    assert {"torch", "transformers"} <= set(found["versions"])
+    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
     # and each side scored all pairs of each shape, with the same margins
     assert found["shapes"]
     for shape in found["shapes"]:

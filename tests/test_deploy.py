@@ -362,9 +362,9 @@ def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
 
 def test_installs_take_the_tested_versions():
     runs = {t: [r for s in lineage(t) for r in of_stage(s, "RUN")] for t in ("producer", "worker")}
-    # the project is installed under the constraints, in the worker with its extras
+    # the project is installed under the constraints, each part with its extras
     (producer,) = [r for r in runs["producer"] if "pip install" in r]
-    assert "-c constraints.txt ." in producer
+    assert "-c constraints.txt '.[parquet]'" in producer  # catalogs are read and written there
     torch, worker = [r for r in runs["worker"] if "pip install" in r]
     assert "-c constraints.txt '.[worker,languages]'" in worker
     # torch comes from its own index in the version that the constraints pin

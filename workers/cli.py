@@ -13,6 +13,7 @@ import typer
 from shared.cli import PARTIAL
 from shared.options import (
     ExplainOption,
+    ForceOption,
     ImagePresetOption,
     InstructionForOption,
     InstructionOption,
@@ -105,7 +106,7 @@ def score(
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
     explain: ExplainOption = False,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
     """Score a file in this process, without a queue.

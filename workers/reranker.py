@@ -124,11 +124,14 @@ class _GivenPictures:
     def __init__(self, source: PictureSource, given: Mapping[str, Any]) -> None:
         self._source, self._given = source, given
 
-    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
+    def load(
+        self, wanted: Iterable[Wanted], *, urgent: bool = False
+    ) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
         held = {w: self._given[w.uri] for w in wanted if w.uri in self._given}
         prepared = {w: _prepared_or_error(image, w) for w, image in held.items()}
-        return prepared | self._source.load([w for w in wanted if w.uri not in self._given])
+        others = [w for w in wanted if w.uri not in self._given]
+        return prepared | self._source.load(others, urgent=urgent)
 
 
 def _prepared_or_error(image: Any, wanted: Wanted) -> Picture | ItemError:

@@ -68,7 +68,7 @@ class Runtime:
         finally:
             stop.set()
         tokens = settings.batch_tokens or tested.limit.tokens
-        self.provenance = engine.provenance
+        self.provenance, self.sees = engine.provenance, engine.sees
         self.fingerprint = engine.fingerprint
         self.meter = Meter(tokens_per_s=tested.tokens_per_s)
         self.batcher = Batcher(

@@ -24,6 +24,7 @@ from workers.engine import load_engine
 from workers.images.source import PictureSource
 from workers.language import detector_of
 from workers.packing import Limit
+from workers.prepare import provenance_of
 from workers.scorer import Run, Scorer, summarize
 
 Progress = Callable[[int, int], None]
@@ -64,16 +65,17 @@ def score_file(
             stack.callback(pictures.close)
         out = stack.enter_context(_writer(output, objects))
         start_s = time.time()
+        provenance = provenance_of(engine.provenance, spec, sees=engine.sees)
         slices = _slices(stream, spec, settings)
         counts = _score(
             slices,
             Scorer(engine.prompter, batcher, pictures),
             spec,
-            engine.provenance,
+            provenance,
             out,
             on_progress,
         )
-    manifest = _manifest(counts, source, hashing, spec, engine.provenance, start_s)
+    manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
     with _writer(manifest_uri(output), objects) as out:
         out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest

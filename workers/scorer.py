@@ -39,6 +39,9 @@ PICTURES_AHEAD = 16
 """And of about so many pictures, some two megabytes each. Those of the next run are fetched and
 decoded before all of this one are."""
 
+FIRST_PICTURES = 2
+"""The pictures of the first run; each next one may have twice as many, up to PICTURES_AHEAD."""
+
 LOADS_AHEAD = 1
 """Runs whose pictures are loaded beside those of the run that is prepared: decoding never waits
 for the last picture of a run."""
@@ -194,33 +197,31 @@ class Scorer:
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
-    """Group slices into runs of about PAIRS_AHEAD pairs, or of PICTURES_AHEAD pictures."""
+    """Group slices into runs of about PAIRS_AHEAD pairs, or of at most PICTURES_AHEAD pictures (one
+    document may have more); the first runs have fewer, so that the device starts early.
+
+    A slice of many pictures is cut; the outcomes of one line are merged when it is written.
+    """
     run: list[Slice] = []
-    pairs, pictures = 0, set[str]()
+    pairs, pictures, most = 0, set[str](), FIRST_PICTURES
     for piece in slices:
-        for part in _with_few_pictures(piece):
-            run.append(part)
-            pairs += max(len(part.documents), 1)
-            contents = (part.query, *part.documents)
-            pictures.update(uri for content in contents for uri in content.pictures)
-            if pairs >= PAIRS_AHEAD or len(pictures) >= PICTURES_AHEAD:
-                yield run
-                run, pairs, pictures = [], 0, set()
+        start = 0
+        pictures.update(piece.query.pictures)
+        for at, document in enumerate(piece.documents):
+            own = set(document.pictures)
+            if own and (run or at > start) and len(pictures | own) > most:
+                yield [*run, piece.cut(start, at)] if at > start else run
+                run, pairs, pictures, start = [], 0, set(piece.query.pictures), at
+                most = min(2 * most, PICTURES_AHEAD)
+            pictures |= own
+        run.append(piece.cut(start, piece.items))
+        pairs += max(len(piece.documents) - start, 1)
+        if pairs >= PAIRS_AHEAD or len(pictures) >= most:
+            yield run
+            run, pairs, pictures = [], 0, set()
+            most = min(2 * most, PICTURES_AHEAD)
     if run:
         yield run
-
-
-def _with_few_pictures(piece: Slice) -> Iterator[Slice]:
-    """A slice whole, or in pieces of at most PICTURES_AHEAD pictures of documents (one document may
-    have more); the outcomes of one line are merged when it is written."""
-    start = pictures = 0
-    for at, document in enumerate(piece.documents):
-        own = len(document.pictures)
-        if own and pictures and pictures + own > PICTURES_AHEAD:
-            yield piece.cut(start, at)
-            start, pictures = at, 0
-        pictures += own
-    yield piece.cut(start, piece.items)
 
 
 def _slice_outcome(

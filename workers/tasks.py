@@ -18,6 +18,7 @@ from shared.shards import count_requests, load_slices
 from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
+from workers.prepare import provenance_of
 from workers.runtime import Runtime
 from workers.scorer import Stopped, poisoned, refused, summarize
 
@@ -61,7 +62,7 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
         outcomes, tokens = _score(runtime, held, job, slices)
         part = results.write(
             outcomes,
-            runtime.provenance,
+            provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
             lease,
             runtime.objects,
             runtime.store,
@@ -108,12 +109,12 @@ def _score(
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
     """Pause the job with the reason; not when it was resumed since, which took the lease away."""
     job_id, shard = lease.job_id, lease.shard
-    if runtime.store.renew([lease]) == ["lost"]:
-        log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
-        return
-    log.error("the job is paused", job=job_id, shard=shard, error=str(error))
+    reason = f"shard {shard} cannot be done: {error}"
     with suppress(UsageError):
-        runtime.store.pause(job_id, f"shard {shard} cannot be done: {error}")
+        if runtime.store.pause(job_id, reason, lease=lease) == "lost":
+            log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
+        else:
+            log.error("the job is paused", job=job_id, shard=shard, error=str(error))
 
 
 def _give_back(runtime: Runtime, held: Held) -> None:

@@ -467,6 +467,30 @@ def test_an_image_that_goes_while_it_is_cut_in_two_keeps_its_place(api, control,
     assert list(api.results(job_id)) == all_expected(bucket[:15] + bucket[16:])
 
 
+def test_a_prefix_that_changes_while_it_is_cut_gives_each_image_once_from_where_it_stands(
+    api, control, bucket, s3
+):
+    """Given a first step that ends within the fourteenth image, and a prefix that then changes."""
+    job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
+    feed(job_id, control)
+    assert json.loads(control.store.job(job_id).facts["cursor"])["key"] == bucket[13]
+    # when images appear before and behind that place, some go, and one is written anew
+    before, last = "shop/0/-.png", "shop/~/last.png"
+    next_to_it = f"{bucket[13].removeprefix('s3://pairs/')}.png"
+    for key in (before, next_to_it, last, bucket[3].removeprefix("s3://pairs/")):
+        s3.put_object(Bucket="pairs", Key=key, Body=b"y")
+    for gone in (bucket[2], bucket[20]):
+        s3.delete_object(Bucket="pairs", Key=gone.removeprefix("s3://pairs/"))
+
+    do(control, job_id)
+
+    # then those behind it are taken as they are now, those before it as they were
+    later = [uri for uri in bucket[14:] if uri != bucket[20]]
+    found = [*bucket[:14], f"s3://pairs/{next_to_it}", *later, f"s3://pairs/{last}"]
+    assert list(api.results(job_id)) == all_expected(found)
+    assert api.status(job_id).progress.total == len(found) * len(QUERIES)
+
+
 def test_a_cancelled_catalog_ends_with_a_row_for_every_pair(api, control, bucket):
     job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
     feed(job_id, control)

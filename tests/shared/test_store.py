@@ -468,6 +468,18 @@ def test_a_lease_from_before_a_pause_is_void_and_blames_nobody(store, make):
     assert isinstance(claim(store, token="new"), Lease)
 
 
+def test_only_who_holds_a_shard_may_pause_the_job_for_it(store, make):
+    make("a", (0, 10))
+    old = claim(store, token="old")
+    assert store.pause("a", "the credentials are refused", lease=old) == "paused"
+    store.resume("a")
+    # what failed before the resume is no reason any more
+    assert store.pause("a", "the credentials are refused", lease=old) == "lost"
+    assert store.job("a").paused is None
+
+    assert store.pause("a", "why", lease=claim(store, token="new")) == "paused"
+
+
 def test_a_shard_released_during_a_pause_comes_back_with_the_resume(store, make):
     make("a", (0, 10))
     lease = claim(store)

@@ -18,6 +18,7 @@ from shared.errors import (
     UsageError,
 )
 from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
+from shared.shards import load_part
 from shared.store import OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
@@ -59,7 +60,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
 
     found = object.__new__(Runtime)
     found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
-    found.draining, found.provenance = False, PROVENANCE
+    found.draining, found.provenance, found.sees = False, PROVENANCE, True
     found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     found.scorer = SimpleNamespace(score=score, fails_with=None)
     found.batcher = SimpleNamespace(alive=True)
@@ -132,6 +133,25 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
     # then the lease is left to run out: a pair that broke the device is found as a suspect
     assert "t" in state(store)
     assert store.job(job).progress.done == 0
+
+
+def test_a_part_says_what_pictures_were_brought_to(runtime, job, store, objects):
+    tasks.score_shard(runtime, job, "0-1")
+
+    ((start, _, part),) = store.parts(job)
+    ((_, provenance),) = load_part(objects, job, start, part)
+    assert provenance.pixels == "general:1024x768:crop:0.15:bicubic:blur:1843200"
+
+
+def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_pictures(
+    runtime, job, store, objects
+):
+    runtime.sees = False
+    tasks.score_shard(runtime, job, "0-1")
+
+    ((start, _, part),) = store.parts(job)
+    ((_, provenance),) = load_part(objects, job, start, part)
+    assert provenance == PROVENANCE
 
 
 def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypatch):
