@@ -62,7 +62,7 @@ def commands(app: typer.Typer) -> None:
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator),
         *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers, profiles, health),
+        *(jobs, workers, profiles, stats, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -425,6 +425,42 @@ def profiles(as_json: JsonOption = False) -> None:
         show.console().print(show.profiles_table(found))
 
 
+def stats(
+    hours: Annotated[
+        int, typer.Option(min=1, max=24, help="how many hours back, the present one included")
+    ] = 24,
+    profile: Annotated[
+        str | None, typer.Option(help="of one profile, with the history of its temperature")
+    ] = None,
+    job: Annotated[str | None, typer.Option(help="of one job")] = None,
+    forget_temperature: Annotated[
+        bool, typer.Option("--forget-temperature", help="of --profile: drop what its jobs chose")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was scored, how fast, how the scores are spread, and what to do about it.
+
+    Example: rerank stats --hours 1
+    """
+    from producer import show
+    from producer import stats as statistics
+
+    if profile is not None and job is not None:
+        raise UsageError("--profile and --job are two reports", hint="ask for one of them")
+    client = _client()
+    if forget_temperature:
+        if profile is None:
+            raise UsageError("--forget-temperature needs a profile", hint="add --profile NAME")
+        client.store.forget_temperature(profile)
+    if job is not None:
+        found = statistics.report_on_job(client, job)
+    elif profile is not None:
+        found = statistics.report_on_profile(client, profile, hours)
+    else:
+        found = statistics.report_on_fleet(client, hours)
+    show.as_json(found) if as_json else show.console().print(statistics.render(found))
+
+
 def health(
     role: Annotated[Role, typer.Argument(help="what to look at; `worker` means: on this host")],
 ) -> None:
@@ -434,12 +470,14 @@ def health(
     """
     import socket
 
+    from shared.advice import silent_limit_s
+
     client = _client()
     settings = client.settings
     if role is Role.coordinator:
         client.objects.check(client.objects.at("jobs"))
         silent_s = client.store.silent_s()
-        well = silent_s < max(5 * settings.tick_s, 10)
+        well = silent_s < silent_limit_s(settings.tick_s)
         said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
     else:
         here = [w for w in client.workers() if w.host == socket.gethostname()]

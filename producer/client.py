@@ -121,7 +121,8 @@ class Client:
         pinned = pin(
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, options)
 
     def submit_catalog(
         self,
@@ -161,11 +162,12 @@ class Client:
             str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
         self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, options)
 
-    def _start(self, job_id: str, spec: JobSpec) -> str:
+    def _start(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
-        found = self._create(job_id, spec)
+        found = self._create(job_id, spec, asked)
         if found == job_id:
             self.store.settle()
             self._hints.feed(job_id)
@@ -176,16 +178,28 @@ class Client:
         job = self.store.keyed(key) if key else None
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
-    def _create(self, job_id: str, spec: JobSpec) -> str:
-        """Create the job; drop what was uploaded for it when another job stands instead."""
+    def _create(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
+        """Create the job; drop what was uploaded for it when another job stands instead.
+
+        The digest is of what the caller asked for: the temperature that earlier jobs gave the
+        profile makes no other job of the same key."""
         try:
-            found = self.store.create(job_id, spec, _digest(spec))
+            found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
         except KeyConflict:
             self.objects.delete_tree(job_uri(self.objects, job_id))
             raise
         if found != job_id:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
+
+    def _calibrated(self, spec: JobSpec, asked: Mapping[str, Any]) -> JobSpec:
+        """The spec at the temperature that earlier jobs gave its profile. With one of its own it
+        does not take that; nor does it change that one, unless it asks to."""
+        if asked.get("temperature") is not None:
+            adaptive = bool(asked.get("adaptive_temperature"))
+            return spec.model_copy(update={"adaptive_temperature": adaptive})
+        found = self.store.profile_temperature(spec.profile) if spec.profile else None
+        return spec if found is None else spec.model_copy(update={"temperature": found})
 
     def choose_model(self, model: str | None) -> str:
         """The model as the fleet knows it; without a name, the only one that it serves.
@@ -477,7 +491,7 @@ def _spec(
     model: str, target: str | None, *, key: str | None, force: bool, source: str, **options: Any
 ) -> JobSpec:
     """A job's spec, whose input is still to be pinned."""
-    return make_spec(
+    spec = make_spec(
         model=model,
         input=InputRef(uri="", size=0, tag=""),
         output=target if target and is_uri(target) else None,
@@ -486,6 +500,12 @@ def _spec(
         force=force,
         **{"name": Path(source).name, **options},
     )
+    if spec.adaptive_temperature and spec.profile is None:
+        raise UsageError(
+            "adaptive_temperature changes a profile, and none was named",
+            hint="add --profile default, or one of `rerank profiles`",
+        )
+    return spec
 
 
 def _pinned_queries(queries: Sequence[Document]) -> InputRef:

@@ -18,6 +18,7 @@ import structlog
 from producer.feeder import Control, every
 from producer.ingest import previous_outcomes
 from producer.rows import Ranking, Row, dump_rows, part_name, rows_of
+from shared.calibration import adapted_temperature
 from shared.errors import Unavailable, UsageError
 from shared.keys import shard_name
 from shared.lines import cancelled, dump_line, merge, output_line
@@ -29,6 +30,8 @@ from shared.store import Job
 
 RANKING = "ranking.jsonl"
 """The best images of each query of a catalog, beside its parts."""
+SCORES_TO_ADAPT = 100
+"""Fewer scores say nothing about a profile's temperature."""
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ def finish(job_id: str, control: Control) -> None:
         return
     try:
         output = _publish(job, control, token)
+        _adapt_temperature(job, control)
         store.finish(job_id, token, output)
     except Unavailable as error:
         log.warning("finishing is delayed", job=job_id, error=str(error))
@@ -54,6 +58,18 @@ def finish(job_id: str, control: Control) -> None:
     except UsageError as error:  # the output may not be written there: a person must look
         store.pause(job_id, str(error), even_cancelled=True)
         store.end(job_id, token)
+
+
+def _adapt_temperature(job: Job, control: Control) -> None:
+    """Let a whole job's scores choose the temperature of its profile's later jobs, if asked."""
+    spec, scores = job.spec, job.scores
+    if not (spec.adaptive_temperature and spec.profile) or job.cancelled:
+        return
+    to = adapted_temperature(spec.temperature, scores.mean)
+    if scores.count < SCORES_TO_ADAPT or to == spec.temperature:
+        return
+    if control.store.adapt_temperature(job, to):
+        log.info("temperature of later jobs", profile=spec.profile, temperature=to, job=job.id)
 
 
 def output_uri(job: Job, objects: Objects) -> str:

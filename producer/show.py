@@ -89,6 +89,10 @@ def job_panel(status: JobStatus) -> Table:
     }
     if progress.truncated:
         rows["truncated"] = f"{progress.truncated:,} pairs were longer than max_length"
+    if progress.crowded:
+        rows["crowded"] = f"{progress.crowded:,} pairs had a query that filled max_length"
+    if status.scores.count:
+        rows["scores"] = f"{status.scores.describe()}  [dim]{status.scores.bars()}[/]"
     if status.state in ("done", "cancelled"):
         rows["rate"] = f"{status.pairs_per_s:,.1f} pairs/s"
         del rows["shards"]

@@ -50,6 +50,10 @@ class WorkerRow(BaseModel):
     pairs: int = 0
     latency_s: float = 0.0
     """Device seconds of a pack, lately."""
+    latency_p50_s: float = 0.0
+    latency_p95_s: float = 0.0
+    ooms: int = 0
+    """Packs that did not fit into the device's memory since it started."""
     version: str = ""
     seen_s: float = 0.0
 

@@ -25,11 +25,15 @@ from pydantic_core import PydanticCustomError
 from shared.calibration import Calibration
 from shared.errors import UsageError
 from shared.pictures import PRESETS, PictureOptions, ResizeMode
+from shared.scores import ScoreDistribution
 
 POCKET_MODELS = ("pocket-text", "pocket-vl")
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+NO_PROFILE = "default"
+"""Under which jobs without a profile are counted."""
 
 QualityAction = Literal["off", "reject", "downweight"]
 
@@ -281,6 +285,8 @@ class Slice(_Frozen):
     documents: list[Document] = Field(default_factory=list)
     indices: list[int] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
+    continued: bool = False
+    """Its request began in an earlier slice: so requests are counted once."""
 
     @property
     def items(self) -> int:
@@ -297,6 +303,7 @@ class Slice(_Frozen):
                 "documents": self.documents[first:last],
                 "indices": self.indices[first:last],
                 "failures": self.failures[max(first - pairs, 0) : max(last - pairs, 0)],
+                "continued": self.continued or first > 0,
             }
         )
 
@@ -337,7 +344,7 @@ class SliceOutcome(_Frozen):
 
 
 class ShardSummary(_Frozen):
-    """The counts that a commit adds to its job."""
+    """The counts that a commit adds to its job and to the statistics."""
 
     scored: int = 0
     errors: int = 0
@@ -345,6 +352,18 @@ class ShardSummary(_Frozen):
     cancelled: int = 0
     tokens: int = 0
     truncated: int = 0
+    crowded: int = 0
+    requests: int = 0
+    """Requests that begin in the shard; of a catalog, images."""
+    scores: ScoreDistribution = ScoreDistribution()
+    profile: str = NO_PROFILE
+    priority: Priority = Priority.normal
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is added up, by name; without what is 0."""
+        named = self.model_dump(exclude={"scores", "profile", "priority"}) | self.scores.fields()
+        return {name: count for name, count in named.items() if count}
 
 
 class InputRef(_Frozen):
@@ -507,6 +526,7 @@ class Progress(_Frozen):
     cancelled: int = 0
     tokens: int = 0
     truncated: int = 0
+    crowded: int = 0
 
     @property
     def done(self) -> int:
@@ -536,3 +556,5 @@ class JobStatus(_Frozen):
     name: str = ""
     round: int = 0
     output: str | None = None
+    scores: ScoreDistribution = ScoreDistribution()
+    """Of its scores so far: sigmoid(margin / temperature), before top_p."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from shared.options import (
 
 if TYPE_CHECKING:
     from shared.settings import Settings
+    from workers.checks import Check
 
 InputArgument = Annotated[
     str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
@@ -43,6 +45,7 @@ def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     app.command()(worker)
     app.command()(score)
+    app.command()(doctor)
 
 
 def worker(
@@ -176,3 +179,41 @@ def _progress(stack: ExitStack) -> Callable[[int, int], None]:
         bar.update(task, completed=pairs, errors=errors, rate=f"{speed:,.0f} pairs/s")
 
     return show
+
+
+MARKS = {"ok": "[green]✓[/]", "broken": "[red]✗[/]", "warning": "[yellow]![/]"}
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="also look at a model folder, hub name or pocket model")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+) -> None:
+    """Look at this machine, the fleet and a model, and say what helps. Exit code 1 if anything is
+    broken.
+
+    Example: rerank doctor --model Qwen/Qwen3-Reranker-0.6B
+    """
+    from workers.doctor import examine
+
+    found = examine(model)
+    if as_json:
+        sys.stdout.write(json.dumps([check.model_dump() for check in found]) + "\n")
+    else:
+        _print_checks(found)
+    if any(check.verdict == "broken" for check in found):
+        raise typer.Exit(1)
+
+
+def _print_checks(found: Sequence[Check]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for check in found:
+        table.add_row(MARKS[check.verdict], check.name, escape(check.found))
+        if check.remedy:
+            table.add_row("", "", f"[dim]→ {escape(check.remedy)}[/]")
+    Console(highlight=False).print(table)

@@ -130,7 +130,7 @@ def _score(
 
     def collected(run: Run) -> list[SliceOutcome]:
         outcomes = list(scorer.collect(run, spec.priority, stop))
-        counts.add(summarize(outcomes, run.tokens))
+        counts.add(summarize(outcomes, spec, tokens=run.tokens))
         on_progress(counts.scored, counts.errors)
         return outcomes
 

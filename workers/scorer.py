@@ -16,6 +16,7 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
 from shared.models import (
+    NO_PROFILE,
     Document,
     Failure,
     JobSpec,
@@ -25,6 +26,7 @@ from shared.models import (
     Slice,
     SliceOutcome,
 )
+from shared.scores import ScoreDistribution
 from workers.batcher import Batcher, Outcome
 from workers.prepare import Found, Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
@@ -312,8 +314,10 @@ def _without_scores(piece: Slice, error: ItemError) -> SliceOutcome:
     )
 
 
-def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:
-    """The counts that a commit adds to its job."""
+def summarize(
+    outcomes: Sequence[SliceOutcome], spec: JobSpec, *, tokens: int = 0, requests: int = 0
+) -> ShardSummary:
+    """The counts that a commit adds to its job and to the statistics."""
     scored = [result for outcome in outcomes for result in outcome.results]
     failed = [failure for outcome in outcomes for failure in outcome.errors]
     rejected = sum(failure.rejected for failure in failed)
@@ -322,5 +326,10 @@ def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary
         errors=len(failed) - rejected,
         rejected=rejected,
         truncated=sum(result.truncated_tokens > 0 for result in scored),
+        crowded=sum(result.crowded for result in scored),
         tokens=tokens,
+        requests=requests,
+        scores=ScoreDistribution.of((result.margin for result in scored), spec.temperature),
+        profile=spec.profile or NO_PROFILE,
+        priority=spec.priority,
     )

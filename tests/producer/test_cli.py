@@ -103,8 +103,8 @@ def commands() -> dict[str, typer.core.TyperCommand]:
 def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
-        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "health"),
-        "study",
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
+        *("doctor", "study"),
     }
 
 
@@ -474,3 +474,33 @@ def test_a_coordinator_is_well_when_it_gave_a_sign_of_life(rerank, store):
     store.pulse()
     # then it is well
     assert rerank("health", "coordinator").code == OK
+
+
+# ---- statistics ---------------------------------------------------------------------------------
+
+
+def test_stats_are_a_table_for_people_and_json_for_machines(rerank, served, source, control, store):
+    job_id = rerank("submit", source).out.strip()
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+
+    table, found = rerank("stats"), json.loads(rerank("stats", "--json").out)
+    of_job = json.loads(rerank("stats", "--job", job_id, "--json").out)
+
+    assert table.code == OK
+    assert MODEL in table.out
+    rows = {(row["kind"], row["name"]): row for row in found["statistics"]}
+    assert rows["model", MODEL]["requests"] == 3
+    assert rows["model", MODEL]["pairs"] == of_job["job"]["scores"]["count"] == 6
+    assert "mean" in rerank("status", job_id).out
+
+
+def test_a_profiles_temperature_can_be_forgotten(rerank, store, client):
+    client.lpush(store.keys.profile("shop"), '{"at_s":1,"job":"j","mean":0.5,"before":1,"to":0.9}')
+
+    assert "0.9" in rerank("stats", "--profile", "shop").out
+    assert rerank("stats", "--profile", "shop", "--forget-temperature").code == OK
+
+    assert store.profile_temperature("shop") is None
+    assert "add --profile" in rerank("stats", "--forget-temperature").err
+    assert rerank("stats", "--profile", "shop", "--job", "j").code == USAGE

@@ -186,7 +186,7 @@ def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, 
     again = claim(store, token="mine")
     other = claim(store, token="other")
 
-    assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x")
+    assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x", worker="w")
     assert other == "busy"
     assert store.leased_shards(MODEL) == 1
     assert store.due_shards(MODEL, 9) == []
