@@ -228,6 +228,6 @@ def _limit(found: Any) -> BatchLimit | None:
 def _observations(entries: Iterable[Mapping[str, str]]) -> Iterator[Observation]:
     for fields in entries:
         try:
-            yield _OBSERVATION.validate_json(fields.get("pack", ""))
+            yield _OBSERVATION.validate_json(fields.get("pack", ""), strict=True)
         except ValidationError:
             continue
