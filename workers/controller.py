@@ -210,8 +210,7 @@ def decide(
 def credible(found: Observation) -> bool:
     """Whether an observation can be true: figures that are finite, of their type, and in reason."""
     return (
-        _within(found.cost, 0, _COST_MAX)
-        and found.cost > 0
+        _within(found.cost, 1, _COST_MAX)
         and _within(found.forward_s, 0, _SECONDS_MAX)
         and (found.forward_s > 0 or found.oom is True)
         and _whole(found.pairs, 1, _PAIRS_MAX)
@@ -236,14 +235,12 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 def _remember(memory: Memory, seen: Sequence[Observation], now_s: float) -> Memory:
     """Memory that was enough or was not, and interactive traffic."""
-    for found in seen:
-        if found.oom:
-            continue
-        now = Seen(cost=found.cost, memory_bytes=found.memory_bytes)
-        known = [each for each in (memory.smallest, memory.largest) if each]
+    worked = [Seen(cost=p.cost, memory_bytes=p.memory_bytes) for p in seen if not p.oom]
+    if worked:
+        known = [each for each in (memory.smallest, memory.largest) if each] + worked
         update = {
-            "smallest": min([*known, now], key=lambda each: each.cost),
-            "largest": max([*known, now], key=lambda each: each.cost),
+            "smallest": min(known, key=lambda each: each.cost),
+            "largest": max(known, key=lambda each: each.cost),
         }
         memory = memory.model_copy(update=update)
     failed = [found for found in seen if found.oom]

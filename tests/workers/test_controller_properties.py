@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -20,9 +22,7 @@ def or_lies(true: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return true | true | true | true | anything
 
 
-def observed(
-    lies: bool, ooms: st.SearchStrategy[bool] = st.booleans()
-) -> st.SearchStrategy[Observation]:
+def observed(*, lies: bool, oom: bool | None = None) -> st.SearchStrategy[Observation]:
     """Packs of any kind; with `lies`, some of their figures are anything."""
     wrap = or_lies if lies else (lambda true: true)
     return st.builds(
@@ -38,7 +38,7 @@ def observed(
         forward_s=wrap(st.floats(1e-6, 600)),
         memory_bytes=wrap(st.integers(0, 1 << 40)),
         limited_by=wrap(st.sampled_from(["limit", "empty"])),
-        oom=wrap(ooms),
+        oom=wrap(st.booleans() if oom is None else st.just(oom)),
         interactive=wrap(st.booleans()),
         limit_tokens=wrap(st.integers(0, 200_000)),
         limit_pairs=wrap(st.integers(0, 5000)),
@@ -108,9 +108,9 @@ def test_limits_stay_within_bounds_and_decisions_are_the_same_again(
     all_settings(),
     st.integers(1, 200_000),
     rates,
-    st.lists(observed(lies=False, ooms=st.just(False)), min_size=1, max_size=6),
-    observed(lies=False, ooms=st.just(True)),
-    st.lists(st.lists(observed(lies=False, ooms=st.just(False)), max_size=3), max_size=5),
+    st.lists(observed(lies=False, oom=False), min_size=1, max_size=6),
+    observed(lies=False, oom=True),
+    st.lists(st.lists(observed(lies=False, oom=False), max_size=3), max_size=5),
 )
 def test_no_limit_is_above_the_ceiling_before_that_rises(
     settings, tokens, seeds, before, failed, after
@@ -133,12 +133,7 @@ def test_no_limit_is_above_the_ceiling_before_that_rises(
     rates,
     st.lists(
         st.lists(
-            observed(lies=False, ooms=st.just(False)).map(
-                lambda found: Observation(
-                    **{name: getattr(found, name) for name in Observation.__slots__}
-                    | {"limited_by": "empty"}
-                )
-            ),
+            observed(lies=False, oom=False).map(lambda found: replace(found, limited_by="empty")),
             max_size=3,
         ),
         max_size=5,
@@ -147,7 +142,7 @@ def test_no_limit_is_above_the_ceiling_before_that_rises(
 def test_starved_packs_never_raise_a_limit(settings, tokens, seeds, seen):
     memory = start(settings, tokens, rates=seeds)
     memories = history(settings, memory, [(packs, 2.0) for packs in seen])
-    for before, each in zip(memories, memories[1:], strict=False):
+    for before, each in pairwise(memories):
         assert each.tokens <= before.tokens
         assert each.pairs <= before.pairs
 
