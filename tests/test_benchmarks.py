@@ -62,3 +62,22 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits():
     firsts = {name: policy["limits"][0] for name, policy in found["policies"].items()}
     assert firsts["model"]["tokens"] == firsts["tested"]["tokens"] == 64
     assert firsts["thresholds"]["pairs"] == 4
+
+
+def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path):
+    # given three simulated devices
+    plot = tmp_path / "traces.png"
+    command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]
+    # when the policies run on them
+    told = subprocess.run([*command, "--plot", plot], capture_output=True, text=True, timeout=300)
+    # then its last line has every column of every policy; simulated, so the figures are certain
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "controller"
+    assert set(found["policies"]) == {"model", "thresholds", "aimd", "fixed"}
+    columns = found["policies"]["model"]
+    assert set(columns) == {"settled", "late", "oom", "oscillation", "recovered", "throughput"}
+    assert columns["settled"]["most"] <= 20
+    assert columns["late"]["most"] <= 0.05
+    assert columns["oom"]["most"] <= 1
+    assert plot.read_bytes().startswith(b"\x89PNG")

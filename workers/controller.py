@@ -29,10 +29,9 @@ GAIN = 0.02
 GROWTH = 2.0
 #: Half as much is tried when the latency of such packs is less sure than this.
 DOUBT = 0.1
-#: Differences below these leave a limit as it is: the first when packs would else be late or out
-#: of memory.
-LATE_TOLERANCE = 0.02
-TOLERANCE = 0.05
+#: Differences below these leave a limit as it is; the first is for one that makes packs late.
+LATE_TOLERANCE = 0.05
+TOLERANCE = 0.1
 #: After out-of-memory nothing larger is tried for so long, doubled each time that it happens
 #: again; then the ceiling rises, twofold in as long again.
 CEILING_S = 600.0
@@ -44,8 +43,8 @@ MEMORY_SHARE = 0.85
 #: How long interactive traffic counts as recent.
 INTERACTIVE_S = 10.0
 #: The policy `aimd`: tokens added each time, and the part that a late pack leaves.
-AIMD_STEP_TOKENS = 512
-AIMD_DECREASE = 0.7
+AIMD_STEP_TOKENS = 128
+AIMD_DECREASE = 0.8
 
 STARVED = "starved: the queue was empty, unchanged"
 
@@ -199,7 +198,7 @@ def decide(
     """
     seen = [found for found in observations if credible(found)]
     memory = _remember(memory, seen, now_s)
-    packs = [found for found in seen if not found.warm_up]
+    packs = [found for found in seen if found.oom or not found.warm_up]
     if not packs:
         return memory.model_copy(update={"changed": False})
     before = memory.tokens, memory.pairs
@@ -211,8 +210,7 @@ def decide(
 def credible(found: Observation) -> bool:
     """Whether an observation can be true: figures that are finite, of their type, and in reason."""
     return (
-        _within(found.cost, 0, _COST_MAX)
-        and found.cost > 0
+        _within(found.cost, 1, _COST_MAX)
         and _within(found.forward_s, 0, _SECONDS_MAX)
         and (found.forward_s > 0 or found.oom is True)
         and _whole(found.pairs, 1, _PAIRS_MAX)
@@ -237,14 +235,12 @@ def _whole(value: object, least: int, most: int) -> bool:
 
 def _remember(memory: Memory, seen: Sequence[Observation], now_s: float) -> Memory:
     """Memory that was enough or was not, and interactive traffic."""
-    for found in seen:
-        if found.oom:
-            continue
-        now = Seen(cost=found.cost, memory_bytes=found.memory_bytes)
-        known = [each for each in (memory.smallest, memory.largest) if each]
+    worked = [Seen(cost=p.cost, memory_bytes=p.memory_bytes) for p in seen if not p.oom]
+    if worked:
+        known = [each for each in (memory.smallest, memory.largest) if each] + worked
         update = {
-            "smallest": min([*known, now], key=lambda each: each.cost),
-            "largest": max([*known, now], key=lambda each: each.cost),
+            "smallest": min(known, key=lambda each: each.cost),
+            "largest": max(known, key=lambda each: each.cost),
         }
         memory = memory.model_copy(update=update)
     failed = [found for found in seen if found.oom]
@@ -359,8 +355,8 @@ def _model(
     wanted, reason = _wanted(settings, memory, fit, _tried(memory, packs), now_s)
     if wanted > memory.tokens and _starved(packs):
         wanted, reason = memory.tokens, STARVED
-    elif _near(wanted, memory.tokens, urgent=reason.startswith(("latency", "memory"))):
-        wanted = memory.tokens
+    elif _near(wanted, memory.tokens, urgent=reason.startswith("latency")):
+        wanted = min(memory.tokens, _ceiling(memory, now_s)[0])
     if reason.startswith("latency"):
         p95_s, (target_s, remark) = fit.p95_s(wanted), _target(settings, memory, now_s)
         reason = (
@@ -402,10 +398,11 @@ def _wanted(
     ]
     wanted, reason = min(bounds, key=lambda bound: bound[0])
     wanted = max(wanted, settings.tokens_min)
-    if fit.doubtful(wanted, DOUBT) and wanted / 2 >= settings.tokens_min:
+    half = wanted / 2
+    if wanted <= tried and half >= settings.tokens_min and fit.doubtful(half, DOUBT):
         low, high = min(fit.costs), max(fit.costs)
         alike = f"probing: packs of {low:,.0f} to {high:,.0f} tokens are too alike"
-        return wanted / 2, f"{alike} to tell overhead from rate"
+        return half, f"{alike} to tell overhead from rate"
     return wanted, reason
 
 

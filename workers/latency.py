@@ -150,9 +150,10 @@ class Fit(BaseModel):
         return overhead_s / self.s_per_token * (1 - gain) / gain
 
     def doubtful(self, cost: float, doubt: float) -> bool:
-        """Recent packs were too alike (less than twofold) to tell the time of half this cost."""
-        alike = not self.costs or max(self.costs) < 2 * min(self.costs)
-        return alike and self._estimate().deviation(cost / 2) > doubt
+        """Whether recent packs were too alike (less than twofold) to tell the time of this cost
+        within such a relative deviation."""
+        alike = bool(self.costs) and max(self.costs) < 2 * min(self.costs)
+        return alike and self._estimate().deviation(cost) > doubt
 
     def learn(self, packs: Iterable[PackTime]) -> Fit:
         """The fit after these packs, oldest first."""
