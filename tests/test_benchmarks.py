@@ -42,6 +42,7 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
 
 
 def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path):
+    pytest.importorskip("matplotlib")
     # given three simulated devices
     plot = tmp_path / "traces.png"
     command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]
