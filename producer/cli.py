@@ -53,7 +53,7 @@ def commands(app: typer.Typer) -> None:
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator),
         *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers, health),
+        *(jobs, workers, top, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -392,6 +392,34 @@ def workers(as_json: JsonOption = False) -> None:
     show.listing(_client().workers(), show.workers_table, none=none, json=as_json)
 
 
+def top(
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="seconds between two looks at the fleet")
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="print it once; so it is where no terminal is")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the fleet: workers, batch sizes and why, queues, jobs. q or Ctrl-C ends it.
+
+    Example: rerank top
+    """
+    from producer import show
+    from producer import top as fleet
+    from shared.settings import load_settings
+
+    load_settings()  # a wrong setting is no reason to wait for anything
+    console = show.console()
+    if as_json:
+        show.as_json(fleet.look(_client()))
+    elif once or not console.is_terminal or console.is_dumb_terminal:
+        drawn = fleet.frame(fleet.look(_client()), width=console.width)
+        console.print(drawn, crop=False, soft_wrap=True)
+    else:
+        fleet.watch(interval)
+
+
 def health(
     role: Annotated[Role, typer.Argument(help="what to look at; `worker` means: on this host")],
 ) -> None:
@@ -401,12 +429,14 @@ def health(
     """
     import socket
 
+    from producer.status import coordinator_lives
+
     client = _client()
     settings = client.settings
     if role is Role.coordinator:
         client.objects.check(client.objects.at("jobs"))
         silent_s = client.store.silent_s()
-        well = silent_s < max(5 * settings.tick_s, 10)
+        well = coordinator_lives(silent_s, settings)
         said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
     else:
         here = [w for w in client.workers() if w.host == socket.gethostname()]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from shared.fleet import Fleet, WorkerRow
 from shared.models import JobState, JobStatus
+from shared.settings import Settings
 from shared.store import Job, Store
 
 STALE_S = 20.0
 """A rate is shown as 0 when nothing was committed for this long beyond the usual pace."""
+
+
+def coordinator_lives(silent_s: float, settings: Settings) -> bool:
+    """Whether a coordinator that was last heard of `silent_s` ago still counts as running."""
+    return silent_s < max(5 * settings.tick_s, 10)
 
 
 def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:

@@ -38,6 +38,13 @@ class WorkerRow(BaseModel):
     batch_tokens: int = 0
     batch_pairs: int = 0
     batch_reason: str = ""
+    """Why the limit is what it is, in words."""
+    batch_at_s: float = 0.0
+    """When the limit was set (time.time)."""
+    ooms: int = 0
+    """How many packs ran out of memory."""
+    memory_bytes: int = 0
+    """Peak device memory of its last packs; resident memory on a CPU; 0 unknown."""
     shards: int = 0
     slots: int = 0
     pairs_per_s: float = 0.0
@@ -50,6 +57,8 @@ class WorkerRow(BaseModel):
     pairs: int = 0
     latency_s: float = 0.0
     """Device seconds of a pack, lately."""
+    latency_p50_s: float = 0.0
+    latency_p95_s: float = 0.0
     version: str = ""
     seen_s: float = 0.0
 
