@@ -124,7 +124,7 @@ def look(client: Client) -> View:
 
 
 def _queues(client: Client, served: set[str]) -> Iterator[QueueDepth]:
-    """Of the models that are served, or that something waits for."""
+    """Of the models that are served or should be: what waits in a queue may be long void."""
     store, settings = client.store, client.settings
     for model in sorted(served.union(store.models())):
         keys = {p: broker_keys(settings, [model_queue(model, p)]) for p in Priority}
@@ -134,7 +134,7 @@ def _queues(client: Client, served: set[str]) -> Iterator[QueueDepth]:
             open_shards=store.backlog(model),
             leased_shards=store.leased_shards(model),
         )
-        if model in served or found.open_shards or found.depth:
+        if model in served or found.open_shards:
             yield found
 
 
@@ -361,9 +361,9 @@ _WORKERS = (
     Column("STATE", 8),
     Column("TOK×PAIRS", 12, right=True),
     Column("PAIRS/S", 7, right=True),
-    Column("TOK/S", 6, right=True),
+    Column("TOK/S", 6, right=True, from_width=72),
     Column("BUSY", 11),
-    Column("WAITS", 5, right=True),
+    Column("WAITS", 5, right=True, from_width=72),
     Column("P95", 7, right=True, from_width=132),
     Column("MEMORY", 7, right=True, from_width=WIDE),
     Column("SEEN", 4, right=True),
@@ -484,7 +484,7 @@ _JOBS = (
     Column("JOB", 12),
     Column("NAME", 32, from_width=WIDE),
     Column("STATE", 9),
-    Column("PROGRESS", 17),
+    Column("PROGRESS", 17, from_width=72),
     Column("PAIRS", 15, right=True),
     Column("PAIRS/S", 7, right=True),
     Column("ETA", 7, right=True),
