@@ -146,10 +146,10 @@ def _picture_name(image: str) -> str:
 def _content_name(content: Mapping[str, Any]) -> str:
     """What a content shows of itself, whatever it holds."""
     images = content.get("image") or []
-    names = [_picture_name(str(i)) for i in ([images] if isinstance(images, str) else images)]
+    names = [_picture_name(str(i)) for i in (images if isinstance(images, list) else [images])]
     words = one_line(str(content.get("text") or "")[:NAME_SHOWN])
-    known = content.get("id")
-    return "  ".join(filter(None, ["" if known is None else f"[{known}]", *names, words])) or "–"
+    known = "" if content.get("id") is None else one_line(f"[{content['id']}]")
+    return "  ".join(filter(None, [known, *names, words])) or "–"
 
 
 # ---- the table ----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """`rerank top`: the whole fleet on one screen, drawn again as it changes.
 
 `look` reads the facts, `frame` makes lines of them that fit a terminal, `watch` does both until q
-or Ctrl-C. Whoever looks costs the server a few dozen short reads a time and writes nothing.
+or Ctrl-C. A look is some hundred short reads at the most, and writes nothing.
 """
 
 from __future__ import annotations
@@ -151,7 +151,9 @@ class History:
         self._seen: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def add(self, view: View) -> None:
-        """Remember a view and forget what is older than a minute."""
+        """Remember a view and forget what is older than a minute, or of another clock."""
+        if self._seen and view.at_s < self._seen[-1][0]:
+            self._seen.clear()
         self._seen.append((view.at_s, {found.model: found.depth for found in view.queues}))
         while view.at_s - self._seen[0][0] > MINUTE_S:
             self._seen.popleft()

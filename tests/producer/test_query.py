@@ -95,7 +95,9 @@ def test_a_picture_that_is_not_there_is_named(request_, tmp_path):
 
 def test_a_file_holds_a_candidate_a_line(request_, tmp_path):
     path = tmp_path / "docs.txt"
-    path.write_text('first\n\n  {"id": 7, "text": "second", "image": "s3://b/k.png"}\r\n[third]\n')
+    path.write_text(
+        'first\n\n  {"id": 7, "text": "second", "image": "s3://b/k.png"}\r\n[third]\n{"image": 5}'
+    )
 
     request_.add_file(str(path))
 
@@ -103,11 +105,13 @@ def test_a_file_holds_a_candidate_a_line(request_, tmp_path):
         {"text": "first"},
         {"id": 7, "text": "second", "image": "s3://b/k.png"},
         {"text": "[third]"},
+        {"image": 5},  # wrong, as its outcome will say
     ]
     assert [c.name for c in request_.candidates] == [
         "first",
         "[7]  s3://b/k.png  second",
         "[third]",
+        "5",
     ]
 
 

@@ -173,6 +173,8 @@ def test_a_minute_that_was_not_seen_is_empty():
     assert history.sparkline(MODEL, 6) == "  ███▁"
     history.add(a_view(at_s=NOW_S + 300, queues=()))
     assert history.sparkline(MODEL, 6) == "     ▁"
+    history.add(a_view(at_s=NOW_S, queues=(depth(normal=3),)))  # another server, another clock
+    assert history.sparkline(MODEL, 6) == "     █"
 
 
 def test_a_job_shows_progress_rate_eta_and_what_holds_it_back():
