@@ -156,6 +156,7 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
         table.add_column(name, overflow="ellipsis", no_wrap=name != "MODEL")
     for name in ("BATCH", "PAIRS/S", "BUSY"):
         table.add_column(name, justify="right")
+    table.add_column("BATCH BY", overflow="ellipsis", no_wrap=True)
     for worker in workers:
         table.add_row(
             worker.id,
@@ -167,6 +168,7 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",
+            worker.batch_reason.partition(":")[0],
         )
     return table
 

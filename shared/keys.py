@@ -12,6 +12,9 @@
     {p}:key:{digest}      string  with its job             client                 client
     {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
     {p}:worker:{id}       hash    3 heartbeats             worker                 all
+    {p}:worker:{id}:packs stream  30 heartbeats, trimmed   worker                 monitor
+    {p}:worker:{id}:limit hash    30 heartbeats            monitor                worker, monitor
+    {p}:worker:{id}:limits list   30 heartbeats, trimmed   monitor                status
     {p}:workers           zset    permanent, trimmed       worker                 all
     {p}:served:{model}    string  30 days                  worker                 client
     {p}:pulse             string  permanent                monitor                claim
@@ -100,6 +103,18 @@ class Keys:
     def worker(self, worker_id: str) -> str:
         """A worker's heartbeat."""
         return f"{self.prefix}:worker:{worker_id}"
+
+    def packs(self, worker_id: str) -> str:
+        """What a worker observed of its last packs."""
+        return f"{self.prefix}:worker:{worker_id}:packs"
+
+    def limit(self, worker_id: str) -> str:
+        """A worker's batch limit, why it is so, and what its policy remembers."""
+        return f"{self.prefix}:worker:{worker_id}:limit"
+
+    def limits(self, worker_id: str) -> str:
+        """A worker's last batch limits, the newest first."""
+        return f"{self.prefix}:worker:{worker_id}:limits"
 
     def served(self, model: str) -> str:
         """Set while a worker served this model lately."""

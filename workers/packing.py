@@ -111,6 +111,12 @@ class Pack:
         return sum(len(q.tokens) + sum(map(len, q.documents)) for _, q in self.queries())
 
     @property
+    def image_tokens(self) -> int:
+        """Those of the computed tokens that stand for pictures."""
+        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
+        return sum(visual.tokens for part in computed for _, visual in part.visuals)
+
+    @property
     def shared_tokens(self) -> int:
         """Tokens that its pairs have beyond the computed ones: what sharing saves."""
         return sum(
