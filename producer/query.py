@@ -28,6 +28,9 @@ SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency"
 NAME_SHOWN = 200
 """Characters of a text that are given to the table, which cuts them to its width."""
 
+PICTURE_SHOWN = 40
+"""Characters of a picture's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -63,8 +66,8 @@ class Request:
 
     def add_image(self, image: str) -> None:
         """A candidate of one picture, whose id is its name. Raises UsageError."""
-        name = _picture_name(image)
-        self.candidates.append(Candidate({"id": name, "image": self._image(image)}, name))
+        document = {"id": _unsigned(image), "image": self._image(image)}
+        self.candidates.append(Candidate(document, _picture_name(image)))
 
     def add_file(self, path: str) -> None:
         """A candidate a line, text or a JSON content; `-` is standard input. Raises UsageError."""
@@ -136,11 +139,17 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
     yield from filter(None, map(str.strip, lines))
 
 
-def _picture_name(image: str) -> str:
+def _unsigned(image: str) -> str:
     """A path as it is; a URI without what may sign it; of a data: URI no more than its kind."""
     if image.startswith("data:"):
-        return image.partition(";")[0][:40]
+        return image.partition(";")[0][:PICTURE_SHOWN]
     return one_line(image.partition("?")[0] if "://" in image else image)
+
+
+def _picture_name(image: str) -> str:
+    """The end of its name, in which pictures differ."""
+    name = _unsigned(image)
+    return name if len(name) <= PICTURE_SHOWN else f"…{name[1 - PICTURE_SHOWN :]}"
 
 
 def _content_name(content: Mapping[str, Any]) -> str:
@@ -213,7 +222,7 @@ def _facts(found: Mapping[str, Any]) -> str:
 
 def _refused(errors: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="ellipsis", no_wrap=True, max_width=40)
+    table.add_column(overflow="ellipsis", no_wrap=True, max_width=PICTURE_SHOWN)
     table.add_column(overflow="fold")
     for error in errors:
         at = error.get("index")
