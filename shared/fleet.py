@@ -203,10 +203,17 @@ class Fleet:
         """
         entry = PastLimit(**limit.model_dump())
         fields = limit.model_dump(exclude={"version", "tokens", "pairs"})
-        more: list[str | float] = [part for item in fields.items() for part in item]
-        arguments = [limit.version, self._remembered_ms, entry.model_dump_json(), LIMITS_KEPT]
+        arguments: list[str | int | float] = [
+            limit.version,
+            self._remembered_ms,
+            entry.model_dump_json(),
+            LIMITS_KEPT,
+            limit.tokens,
+            limit.pairs,
+            *(part for field in fields.items() for part in field),
+        ]
         keys = [self._keys.limit(worker_id), self._keys.limits(worker_id)]
-        return bool(self._set_limit(keys, [*arguments, limit.tokens, limit.pairs, *more]))
+        return bool(self._set_limit(keys, arguments))
 
     def limits(self, worker_id: str) -> list[PastLimit]:
         """The last limits that a worker was given, the oldest first."""

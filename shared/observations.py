@@ -28,7 +28,7 @@ class Observation:
     preparing_s: float
     """How long the device stood idle before it with shards in hand, but nothing prepared."""
     forward_s: float
-    """Device seconds, synchronised."""
+    """Seconds of the device's thread: planning, layout and the forward pass, synchronised."""
     memory_bytes: int
     """Peak device memory of the pass; resident memory on a CPU; 0 when unknown."""
     limited_by: str

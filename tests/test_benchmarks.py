@@ -39,3 +39,26 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
             assert math.isclose(side["pairs_per_s"] * side["seconds"], shape["pairs"], rel_tol=0.1)
             assert side["peak_rss_bytes"] > 50 << 20
             assert side["start_up_s"] > 0
+
+
+@pytest.mark.slow
+def test_the_adaptive_benchmark_compares_policies_with_fixed_limits():
+    # given the benchmark with a tiny model
+    command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick"]
+    # when it runs
+    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    # then its last line has each fixed limit, the best of them, and the policies beside it
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "adaptive"
+    assert [fixed["limit_tokens"] for fixed in found["fixed"]] == [64, 128, 256, 512]
+    best = next(f for f in found["fixed"] if f["limit_tokens"] == found["best_limit_tokens"])
+    assert set(found["policies"]) == {"model", "tested", "thresholds"}
+    for policy in found["policies"].values():
+        ratio = policy["settled"]["tokens_per_s"] / best["tokens_per_s"]
+        assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3)
+        assert policy["limits"][-1]["reason"]
+    # and each began at the worst limit
+    firsts = {name: policy["limits"][0] for name, policy in found["policies"].items()}
+    assert firsts["model"]["tokens"] == firsts["tested"]["tokens"] == 64
+    assert firsts["thresholds"]["pairs"] == 4

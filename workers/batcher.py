@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import EngineError, OutOfDeviceMemory
@@ -53,6 +54,16 @@ class Engine(Protocol):
 
     def free(self) -> None:
         """Give back what device memory can be given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A pack to be scored: its pairs, what ended it, its limit, and when its planning began."""
+
+    items: list[Item]
+    limited_by: LimitedBy
+    limit: Limit
+    begin_s: float
 
 
 class Batcher:
@@ -190,7 +201,7 @@ class Batcher:
     def _run(self) -> None:
         try:
             while planned := self._next():
-                self._score(*planned)
+                self._score(planned)
                 self._in_flight, self._busy = [], False
         finally:
             self._abandon()
@@ -204,8 +215,8 @@ class Batcher:
             self._remove(self._waiting)
             self._in_flight, self._busy = [], False
 
-    def _next(self) -> tuple[list[Item], LimitedBy, Limit] | None:
-        """The next pack's items, what ended it, and its limit; waits for some; None at the end."""
+    def _next(self) -> _Planned | None:
+        """The next pack; waits for pairs; None at the end."""
         with self._changed:
             while True:
                 self._drop_unwanted()
@@ -216,6 +227,7 @@ class Batcher:
                 idle_since_s = time.monotonic()
                 self._changed.wait()
                 self._idle_s += time.monotonic() - idle_since_s
+            begin_s = time.monotonic()
             self._packs += 1
             limit = self.limit
             planned, limited_by = plan(
@@ -227,10 +239,12 @@ class Batcher:
             self._remove(taken)
             self._in_flight = taken
             self._busy, self._progress_s = True, time.monotonic()
-            return taken, limited_by, limit
+            return _Planned(taken, limited_by, limit, begin_s)
 
     def _drop_unwanted(self) -> None:
-        gone = [item for item in self._waiting if self._discarding or item.ticket.unwanted]
+        tickets = {item.ticket for item in self._waiting}
+        over = {ticket for ticket in tickets if self._discarding or ticket.unwanted}
+        gone = [item for item in self._waiting if item.ticket in over] if over else []
         for item in gone:
             item.ticket.cancel()
         self._remove(gone)
@@ -244,13 +258,13 @@ class Batcher:
             self._waiting_tokens[min(item.lane, 1)] -= item.tokens
         self._changed.notify_all()
 
-    def _score(self, items: list[Item], limited_by: LimitedBy, limit: Limit) -> None:
+    def _score(self, planned: _Planned) -> None:
         """One forward pass and its outcomes; in halves when it does not fit."""
+        items = planned.items
         pack, order = Pack.of(item.prompt for item in items)
         price = pack_cost(item.prompt for item in items)
-        start = time.monotonic()
         outcome = self._forward(pack)
-        end = self._progress_s = time.monotonic()
+        end_s = self._progress_s = time.monotonic()
         oom = isinstance(outcome, OutOfDeviceMemory)
         if isinstance(outcome, list):
             for index, margin in zip(order, outcome, strict=True):
@@ -267,22 +281,22 @@ class Batcher:
             image_tokens=pack.image_tokens,
             shared_tokens=pack.shared_tokens,
             cost=price,
-            waiting_s=start - min(item.entered_s for item in items),
+            waiting_s=planned.begin_s - min(item.entered_s for item in items),
             preparing_s=self._idle_s,
-            forward_s=end - start,
+            forward_s=end_s - planned.begin_s,
             memory_bytes=0,
-            limited_by=limited_by,
+            limited_by=planned.limited_by,
             oom=oom,
             interactive=any(item.lane == _LANES[Priority.interactive] for item in items),
-            limit_tokens=limit.tokens,
-            limit_pairs=limit.pairs or 0,
+            limit_tokens=planned.limit.tokens,
+            limit_pairs=planned.limit.pairs or 0,
             warm_up=self._cold_packs > 0,
         )
         self._tell(observation)
         self._idle_s = 0.0
         self._cold_packs = max(0, self._cold_packs - 1)
         if oom:
-            self._halve(items, price, limit)
+            self._halve(planned, price)
 
     def _forward(self, pack: Pack) -> list[float] | EngineError:
         """Margins or what went wrong: without traceback, since its frames hold device memory."""
@@ -300,19 +314,20 @@ class Batcher:
             failure.retryable = True
             return failure
 
-    def _halve(self, items: list[Item], price: float, limit: Limit) -> None:
+    def _halve(self, planned: _Planned, price: float) -> None:
         try:
             self._engine.free()
         except Exception:
             log.exception("device memory was not given back")
         self._cold_packs = max(1, self._cold_packs)
+        items = planned.items
         if len(items) == 1:
             items[0].reject_as_too_large()
             return
         self._ceiling = max(1.0, min(self._ceiling, price / 2))
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
-            self._score(half, "limit", limit)
+            self._score(_Planned(half, "limit", planned.limit, time.monotonic()))
 
     def _recover(self, price: float) -> None:
         """Let a learned ceiling rise slowly again while packs of its size succeed."""

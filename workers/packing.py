@@ -180,6 +180,9 @@ def plan(
     for item in _in_order(waiting, last_lane_first):
         if limit.pairs is not None and taken and len(taken) >= limit.pairs:
             return taken, "limit"
+        if taken and spent + len(item.prompt.document) > limit.tokens:  # most do not fit: be quick
+            full = True
+            continue
         costs = _shared_costs(item.prompt)
         price = document_cost(item.prompt) + sum(costs[key] for key in costs if key not in shared)
         if taken and spent + price > limit.tokens:

@@ -81,7 +81,7 @@ class Runtime:
         self.steering = Steering(
             self._fleet,
             self.id,
-            policy_of(settings, tokens_max=tested.tokens_max),
+            policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes),
             reason="set" if settings.batch_tokens else "measured at start",
         )
         self.batcher = Batcher(

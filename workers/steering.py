@@ -86,8 +86,9 @@ class Steering:
         self._version, self.reason, self.at_s = limit.version, limit.reason, limit.at_s
 
 
-def policy_of(settings: Settings, *, tokens_max: int) -> PolicySettings:
-    """The policy of a worker whose memory allows `tokens_max`.
+def policy_of(settings: Settings, *, tokens_max: int, memory_bytes: int = 0) -> PolicySettings:
+    """The policy of a worker whose memory allows `tokens_max`, of a device with so much memory (0
+    unknown).
 
     Deterministic margins want packs that do not depend on how fast the device was: fixed.
     """
@@ -98,6 +99,7 @@ def policy_of(settings: Settings, *, tokens_max: int) -> PolicySettings:
         tokens_min=settings.batch_tokens_min,
         tokens_max=max(settings.batch_tokens_min, min(settings.batch_tokens_max, tokens_max)),
         pairs_max=settings.batch_pairs,
+        memory_bytes_max=memory_bytes,
         latency_high_ms=settings.threshold_high_ms,
         latency_low_ms=settings.threshold_low_ms,
         pairs_low=settings.threshold_pairs_min,

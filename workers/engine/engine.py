@@ -36,6 +36,8 @@ class SelfTest:
     """A pack limit to start with."""
     tokens_max: int
     """A larger pack might not fit into memory."""
+    memory_bytes: int
+    """What the model, all that is kept and a pack may take on a device; 0 unknown."""
 
 
 class Engine:

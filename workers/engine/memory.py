@@ -40,6 +40,14 @@ def peak_bytes(devices: Sequence[torch.device]) -> int:
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def total_bytes(devices: Sequence[torch.device]) -> int:
+    """What this process may use of the smallest device, with what it has; 0 on a CPU, where the
+    resident memory tells little about a pass."""
+    if devices[0].type != "cuda":
+        return 0
+    return min(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in devices)
+
+
 def _of_system() -> int | None:
     try:
         lines = _MEMINFO.read_text().splitlines()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import ModelRefused
-from workers.engine.memory import free_bytes
+from workers.engine.memory import free_bytes, total_bytes
 from workers.engine.vision import cut_patches
 from workers.packing import Limit, Pack, pack_cost
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -126,7 +126,14 @@ def run_self_test(engine: Engine) -> SelfTest:
     tokens_max = max(least, _tokens_that_fit(engine))
     first = int(min(most, tokens_max, max(least, tokens_per_s * _PACK_S[kind])))
     return SelfTest(
-        len(prompts), difference, tolerance, tokens_per_s, overhead_s, Limit(first), tokens_max
+        pairs=len(prompts),
+        largest_difference=difference,
+        tolerance=tolerance,
+        tokens_per_s=tokens_per_s,
+        overhead_s=overhead_s,
+        limit=Limit(first),
+        tokens_max=tokens_max,
+        memory_bytes=total_bytes(engine.decoder.devices),
     )
 
 
