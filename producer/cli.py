@@ -61,8 +61,8 @@ def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator),
-        *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers, profiles, stats, health),
+        *(query, submit, status, watch, results, cancel, pause, resume, retry),
+        *(jobs, workers, profiles, stats, top, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -134,6 +134,76 @@ def coordinator() -> None:
     settings = load_settings()
     connect(settings).close()
     Supervisor(children(settings)).run()
+
+
+# ---- a question ---------------------------------------------------------------------------------
+
+
+def query(
+    text: Annotated[
+        str | None, typer.Argument(metavar="QUERY", help="what is looked for, in words")
+    ] = None,
+    doc: Annotated[list[str] | None, typer.Option(help="a candidate of text; repeatable")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="a candidate picture, a path or URI; repeatable")
+    ] = None,
+    query_image: Annotated[
+        list[str] | None, typer.Option(help="a picture that belongs to the query; repeatable")
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(help="candidates, one a line: text or JSON content; - for stdin"),
+    ] = None,
+    top_n: Annotated[int | None, typer.Option(min=1, help="show the best N")] = None,
+    model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
+    instruction: Annotated[str | None, typer.Option(help="the task; English is best")] = None,
+    image_preset: ImagePresetOption = "general",
+    resize_mode: ResizeModeOption = "crop",
+    max_crop: MaxCropOption = 0.15,
+    quality_threshold: QualityThresholdOption = 0.65,
+    quality_action: QualityActionOption = "off",
+    explain: ExplainOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank a few candidates for one query now. Their order: --doc, --image, --file.
+
+    Example: rerank query "a red chair" --image a.jpg --image s3://shop/b.jpg --doc "a red stool"
+
+    Example: ls | rerank query "the page about money" --file -
+    """
+    from producer import show
+    from producer.query import Request, ranking
+
+    client = _client()
+    request = Request(client.settings.inline_bytes_max)
+    asked = request.query(text, query_image or [])
+    for words in doc or []:
+        request.add_text(words)
+    for picture in image or []:
+        request.add_image(picture)
+    for path in file or []:
+        request.add_file(path)
+    if not request.candidates:
+        raise UsageError("there are no candidates", hint="give some with --doc, --image or --file")
+    line = client.rerank(
+        asked,
+        [candidate.document for candidate in request.candidates],
+        model=model,
+        instruction=instruction,
+        top_n=top_n,
+        image_preset=image_preset,
+        resize_mode=resize_mode,
+        max_crop=max_crop,
+        quality_threshold=quality_threshold,
+        quality_action=quality_action,
+        explain=explain,
+    )
+    if as_json:
+        show.as_json(line)
+    else:
+        show.console().print(ranking(line, request.candidates))
+    if line["errors"]:
+        raise typer.Exit(PARTIAL)
 
 
 # ---- jobs ---------------------------------------------------------------------------------------
@@ -459,6 +529,34 @@ def stats(
     else:
         found = statistics.report_on_fleet(client, hours)
     show.as_json(found) if as_json else show.console().print(statistics.render(found))
+
+
+def top(
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="seconds between two looks at the fleet")
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="print it once; so it is where no terminal is")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the fleet: workers, batch sizes and why, queues, jobs. q or Ctrl-C ends it.
+
+    Example: rerank top
+    """
+    from producer import show
+    from producer import top as fleet
+    from shared.settings import load_settings
+
+    load_settings()  # a wrong setting is no reason to wait for anything
+    console = show.console()
+    if as_json:
+        show.as_json(fleet.look(_client()))
+    elif once or not console.is_terminal or console.is_dumb_terminal:
+        drawn = fleet.frame(fleet.look(_client()), width=console.width)
+        console.print(drawn, crop=False, soft_wrap=True)
+    else:
+        fleet.watch(interval)
 
 
 def health(

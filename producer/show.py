@@ -69,6 +69,26 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 60}m {whole % 60:02}s" if whole >= 60 else f"{whole}s"
 
 
+def figure(number: float) -> str:
+    """In six characters at the most: 12.34 -> 12.3; 1234 -> 1,234; 98765 -> 98.8k; 1e8 -> 100M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 10_000 and number >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.1f}" if number % 1 and number < 99.95 else f"{number:,.0f}"
+
+
+def bar(share: float, width: int) -> str:
+    """A share from 0 to 1 as a bar of `width` characters, to an eighth of one."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + " ▏▎▍▌▋▊▉"[rest] * bool(rest)).ljust(width, "·")
+
+
+def one_line(text: str) -> str:
+    """Text from anywhere, fit for one line of a terminal: no breaks, no control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def job_panel(status: JobStatus) -> Table:
     """One job, in rows of name and value."""
     progress = status.progress
