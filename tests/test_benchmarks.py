@@ -65,6 +65,7 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits():
 
 
 def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path):
+    pytest.importorskip("matplotlib")
     # given three simulated devices
     plot = tmp_path / "traces.png"
     command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]

@@ -29,8 +29,10 @@ GAIN = 0.02
 GROWTH = 2.0
 #: Half as much is tried when the latency of such packs is less sure than this.
 DOUBT = 0.1
-#: Differences below these leave a limit as it is; the first is for one that makes packs late.
+#: Differences below these leave a limit as it is: of one that makes packs late, of one beyond which
+#: little is gained anyway, of any other.
 LATE_TOLERANCE = 0.05
+GAIN_TOLERANCE = 0.25
 TOLERANCE = 0.1
 #: After out-of-memory nothing larger is tried for so long, doubled each time that it happens
 #: again; then the ceiling rises, twofold in as long again.
@@ -355,7 +357,7 @@ def _model(
     wanted, reason = _wanted(settings, memory, fit, _tried(memory, packs), now_s)
     if wanted > memory.tokens and _starved(packs):
         wanted, reason = memory.tokens, STARVED
-    elif _near(wanted, memory.tokens, urgent=reason.startswith("latency")):
+    elif _near(wanted, memory.tokens, reason):
         wanted = min(memory.tokens, _ceiling(memory, now_s)[0])
     if reason.startswith("latency"):
         p95_s, (target_s, remark) = fit.p95_s(wanted), _target(settings, memory, now_s)
@@ -406,9 +408,11 @@ def _wanted(
     return wanted, reason
 
 
-def _near(wanted: float, now: int, *, urgent: bool) -> bool:
+def _near(wanted: float, now: int, reason: str) -> bool:
     """Too small a change to be worth one."""
-    lower = LATE_TOLERANCE if urgent else TOLERANCE
+    if reason.startswith("throughput"):
+        return abs(wanted / now - 1) <= GAIN_TOLERANCE
+    lower = LATE_TOLERANCE if reason.startswith("latency") else TOLERANCE
     return now * (1 - lower) <= wanted <= now * (1 + TOLERANCE)
 
 
