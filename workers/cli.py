@@ -75,7 +75,8 @@ def worker(
 
 
 def starting_at(profile: str | None, settings: Settings) -> Settings:
-    """The settings with a profile's number of pairs, unless they were given another one.
+    """The settings with a profile's number of pairs, unless they were given another one, or the
+    worker's policy steers tokens: then it is no more than a hint.
 
     Only the jobs say how their scores are made: packs mix the pairs of all of them. Raises
     UsageError for a profile that there is not.
@@ -83,7 +84,8 @@ def starting_at(profile: str | None, settings: Settings) -> Settings:
     from shared.profiles import find_profile
 
     pairs = find_profile(profile, settings.profiles).batch_pairs if profile else None
-    if pairs is None or "batch_pairs" in settings.model_fields_set:
+    steers_pairs = settings.batch_policy in ("thresholds", "fixed")
+    if pairs is None or not steers_pairs or "batch_pairs" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"batch_pairs": pairs})
 

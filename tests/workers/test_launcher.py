@@ -91,9 +91,11 @@ def test_a_process_on_the_cpu_sees_none(monkeypatch):
     ("profile", "given", "pairs"),
     [
         (None, {}, 1024),
-        ("academic", {}, 4),
-        ("default", {}, 1024),
-        ("academic", {"batch_pairs": 9}, 9),
+        ("academic", {"batch_policy": "fixed"}, 4),
+        ("academic", {"batch_policy": "thresholds"}, 4),
+        ("academic", {}, 1024),  # this policy steers tokens
+        ("default", {"batch_policy": "fixed"}, 1024),
+        ("academic", {"batch_policy": "fixed", "batch_pairs": 9}, 9),
     ],
 )
 def test_a_profile_says_how_many_pairs_a_pack_starts_with_unless_that_was_set(
