@@ -179,9 +179,7 @@ class Rows:
 def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     """Encode every pair, and take off the ids that all of them begin with."""
     encoded = [prompt.encode(p.query, p.document, batch.instruction) for p in batch.pairs]
-    shared = len(prompt.prefix)
-    while len({tuple(ids[: shared + 1]) for ids, _ in encoded}) == 1:
-        shared += 1
+    shared = _shared_length([ids for ids, _ in encoded], prompt.start)
     width = max(len(ids) for ids, _ in encoded) - shared
     tokens = torch.zeros(len(encoded), width, dtype=torch.long)
     mask = torch.zeros(len(encoded), width, dtype=torch.long)
@@ -210,6 +208,16 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
         labels=torch.tensor([float(pair.label) for pair in batch.pairs]),
         counts=torch.tensor([pair.count for pair in batch.pairs]),
     )
+
+
+def _shared_length(rows: list[list[int]], picture_start: int) -> int:
+    """How many ids all rows begin with, before any picture: those are computed once."""
+    shared = 0
+    for ids in zip(*rows, strict=False):
+        if len(set(ids)) > 1 or ids[0] == picture_start:
+            break
+        shared += 1
+    return shared
 
 
 def pixels(scenes: list[Scene], size: Size) -> Tensor:

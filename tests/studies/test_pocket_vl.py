@@ -191,6 +191,19 @@ def test_a_batch_of_one_group_has_a_picture() -> None:
     assert all(batch.scenes for batch in batches)
 
 
+def test_rows_that_differ_in_their_pictures_alone_share_what_stands_before_them(
+    tokenizer: Tokenizer,
+) -> None:
+    # given one group whose queries and documents are pictures: four rows of the same ids
+    size, scenes = Size(96, 96), list[Scene]()
+    pairs = group("count", "picture query", size, scenes, random.Random(11))
+    prompt = Prompt(tokenizer)
+    # when they become tensors, then no picture is in the head that is computed once
+    rows = tensorise(Batch(size, scenes, pairs, DEFAULT_INSTRUCTION), prompt)
+    assert prompt.start not in rows.head
+    assert rows.tokens[:, 0].eq(prompt.start).all()
+
+
 def test_both_stages_of_the_training_run_and_leave_a_model(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
