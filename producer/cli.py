@@ -55,12 +55,13 @@ class Role(StrEnum):
 
     worker = "worker"
     coordinator = "coordinator"
+    gateway = "gateway"
 
 
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     verbs: tuple[Callable[..., None], ...] = (
-        *(up, demo, coordinator),
+        *(up, demo, coordinator, gateway),
         *(query, submit, status, watch, results, cancel, pause, resume, retry),
         *(jobs, workers, profiles, stats, top, health),
     )
@@ -82,7 +83,7 @@ def up(
         str | None, typer.Option(help="a model folder or hub name; pocket-text to try it out")
     ] = None,
 ) -> None:
-    """Run the whole stack on this machine in the foreground: server, coordinator, worker.
+    """Run the whole stack on this machine in the foreground: server, coordinator, worker, gateway.
 
     Example: rerank up --model Qwen/Qwen3-Reranker-0.6B
     """
@@ -96,13 +97,15 @@ def up(
             f"No --model was named: this serves {POCKET}, a DEMONSTRATION MODEL that knows little "
             "more than shared words.\nFor real scores: rerank up --model Qwen/Qwen3-Reranker-0.6B\n"
         )
-    with stack(settings, model) as local:
+    no_gateway = "pip install 'rerankfleet[gateway]' adds it"
+    with stack(settings, model, gateway=True) as local:
         from shared.settings import mask
 
         sys.stderr.write(
             f"Redis    {mask(local.settings.redis_address)}\n"
             f"storage  {local.settings.storage_uri}\n"
             f"state    {settings.state_dir}\n"
+            f"gateway  {local.gateway or no_gateway}\n"
             "The worker is loading the model. In another terminal:\n"
             f"  rerank submit pairs.jsonl -o ranked.jsonl --model {model} --wait\n"
             "Ctrl-C stops everything and keeps the data.\n"
@@ -134,6 +137,27 @@ def coordinator() -> None:
     settings = load_settings()
     connect(settings).close()
     Supervisor(children(settings)).run()
+
+
+def gateway(
+    host: Annotated[str | None, typer.Option(help="else RERANK_GATEWAY_HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="else RERANK_GATEWAY_PORT")] = None,
+) -> None:
+    """Serve the fleet over HTTP: /v1/rerank and its kin, jobs, uploads, metrics, the page.
+
+    Example: rerank gateway --port 8080
+    """
+    from shared.settings import load_settings
+
+    given = {"gateway_host": host, "gateway_port": port}
+    settings = load_settings(**{name: v for name, v in given.items() if v is not None})
+    try:
+        from producer.gateway.app import serve
+    except ImportError as error:
+        raise UsageError(
+            f"the gateway needs {error.name}", hint="pip install 'rerankfleet[gateway]'"
+        ) from error
+    serve(settings)
 
 
 # ---- a question ---------------------------------------------------------------------------------
@@ -560,28 +584,58 @@ def top(
 
 
 def health(
-    role: Annotated[Role, typer.Argument(help="what to look at; `worker` means: on this host")],
+    role: Annotated[
+        Role,
+        typer.Argument(help="what to look at; `worker` and `gateway` mean: on this host"),
+    ],
 ) -> None:
     """Say whether a role is well: exit code 0 or 1, and one sentence. For container health checks.
 
     Example: rerank health worker
     """
-    import socket
-
-    from shared.advice import silent_limit_s
-
-    client = _client()
-    settings = client.settings
-    if role is Role.coordinator:
-        client.objects.check(client.objects.at("jobs"))
-        silent_s = client.store.silent_s()
-        well = silent_s < silent_limit_s(settings.tick_s)
-        said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
-    else:
-        here = [w for w in client.workers() if w.host == socket.gethostname()]
-        ready = [w for w in here if w.state != "loading"]
-        well = bool(ready)
-        said = f"{len(ready)} of {len(here)} workers of this host have loaded their model"
+    look = {
+        Role.worker: _worker_health,
+        Role.coordinator: _coordinator_health,
+        Role.gateway: _gateway_health,
+    }
+    well, said = look[role]()
     sys.stderr.write(f"{said}\n")
     if not well:
         raise typer.Exit(1)
+
+
+def _worker_health() -> tuple[bool, str]:
+    import socket
+
+    here = [w for w in _client().workers() if w.host == socket.gethostname()]
+    ready = [w for w in here if w.state != "loading"]
+    said = f"{len(ready)} of {len(here)} workers of this host have loaded their model"
+    return bool(ready), said
+
+
+def _coordinator_health() -> tuple[bool, str]:
+    from shared.advice import silent_limit_s
+
+    client = _client()
+    client.objects.check(client.objects.at("jobs"))
+    silent_s = client.store.silent_s()
+    said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
+    return silent_s < silent_limit_s(client.settings.tick_s), said
+
+
+def _gateway_health() -> tuple[bool, str]:
+    from http.client import HTTPConnection, HTTPException
+
+    from shared.settings import load_settings
+
+    settings = load_settings()
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.gateway_host, settings.gateway_host)
+    connection = HTTPConnection(host, settings.gateway_port, timeout=5)
+    try:
+        connection.request("GET", "/health/live")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return False, f"the gateway at {host}:{settings.gateway_port} does not answer ({error})"
+    finally:
+        connection.close()
+    return status == 200, f"the gateway answers with {status}"

@@ -19,6 +19,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,13 @@ from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
 from producer.rows import parse_rows, refuse_large_ranking, rows_of
 from producer.status import describe
+from shared.ends import Ends
 from shared.errors import (
     DeadlineExceeded,
     KeyConflict,
     NoWorker,
     Overloaded,
+    TooLarge,
     UnknownModel,
     UsageError,
     WrongState,
@@ -52,7 +56,10 @@ from shared.models import (
     JobStatus,
     OutputFormat,
     Priority,
+    Provenance,
+    Scored,
     Slice,
+    SliceOutcome,
     canonical_model,
     make_spec,
 )
@@ -72,6 +79,36 @@ from shared.sources import COPY_BYTES, is_uri, refuse_existing
 from shared.store import REDIS_ERRORS, Job, OpenShard, Store, connect
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a few requests that were asked at once."""
+
+    job: Job
+    outcomes: list[SliceOutcome]
+    """One per request, in order."""
+    provenance: Provenance | None
+    total_s: float
+
+    @property
+    def scored(self) -> list[Scored]:
+        """All scores of all requests, before any top_n."""
+        return [found for outcome in self.outcomes for found in outcome.results]
+
+    @property
+    def fleet_s(self) -> float:
+        """Seconds from when the job stood in the queue to its end, by the server's clock."""
+        return (self.job.number("finished_ms") - self.job.number("created_ms")) / 1000
+
+    def line(self, number: int) -> dict[str, Any]:
+        """A request's line of output, cut to its top_n."""
+        return output_line(
+            self.outcomes[number],
+            self.provenance,
+            top_n=None,
+            calibration=self.job.spec.calibration,
+        )
+
+
 class Client:
     """One connection to a fleet. Safe to share between threads.
 
@@ -84,6 +121,7 @@ class Client:
         self.store = Store(redis, self.settings)
         self.fleet = Fleet(redis, self.settings)
         self.objects = Objects(self.settings, inline=self.store.get_inline)
+        self._ends = Ends(self.store)
         self._hints = Hints(make_app(self.settings))
         self._control = Control(self.store, self.fleet, self.objects, self._hints, self.settings)
 
@@ -389,7 +427,6 @@ class Client:
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
-        model = self.choose_model(model)
         fields = {
             "query": query,
             "documents": list(documents),
@@ -397,7 +434,26 @@ class Client:
             "top_n": top_n,
         }
         piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
-        self._check_interactive(model)
+        asked = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
+        return asked.line(0)
+
+    def ask(
+        self,
+        pieces: Sequence[Slice],
+        *,
+        model: str | None = None,
+        profile: str | None = None,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Have a few validated requests scored as one interactive job, and wait for it.
+
+        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`.
+        Raises NoWorker, Overloaded (retry later), TooLarge, DeadlineExceeded.
+        """
+        began_s = time.monotonic()
+        model = self.choose_model(model)
+        workers = self._check_interactive(model)
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
@@ -405,20 +461,23 @@ class Client:
             priority=Priority.interactive,
             **resolve(profile, options, self.settings.profiles),
         )
-        job_id = self._create_inline(spec, piece, seconds)
-        if not self.store.wait_done(job_id, seconds):
+        job_id = self._create_inline(spec, pieces, seconds, workers)
+        if not self._ends.wait(job_id, seconds):
             self.store.cancel(job_id)
             raise _too_late(seconds)
-        if self.store.job(job_id).cancelled:  # by the monitor, at the same deadline
+        job = self.store.job(job_id)
+        if job.cancelled:  # by the monitor, at the same deadline
             raise _too_late(seconds)
         outcomes, provenance = [], None
         for _, _, part in self.store.parts(job_id):
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
-        return output_line(merge(outcomes), provenance, top_n=top_n, calibration=spec.calibration)
+        return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
 
-    def _check_interactive(self, model: str) -> None:
-        if not self.fleet.workers(model):
+    def _check_interactive(self, model: str) -> list[WorkerRow]:
+        """The workers that may take a request. Raises NoWorker, Overloaded."""
+        workers = self.fleet.workers(model)
+        if not workers:
             raise NoWorker(
                 f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
             )
@@ -429,18 +488,21 @@ class Client:
                 f"{waiting} interactive shards wait already",
                 hint="try again in a moment",
             )
+        return workers
 
-    def _create_inline(self, spec: JobSpec, piece: Slice, seconds: float) -> str:
+    def _create_inline(
+        self, spec: JobSpec, pieces: Sequence[Slice], seconds: float, workers: Sequence[WorkerRow]
+    ) -> str:
         """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
         job_id = uuid.uuid4().hex[:12]
-        payload = dump_slices([piece])
-        if len(payload) > self.settings.inline_bytes_max:
-            raise Overloaded(
-                f"a request of {len(payload)} bytes, at most {self.settings.inline_bytes_max} fit",
+        size = len(dump_slices(pieces))
+        if size > self.settings.inline_bytes_max:
+            raise TooLarge(
+                f"a request of {size} bytes, at most {self.settings.inline_bytes_max} fit",
                 hint="submit it as a job",
             )
         ttl_s = seconds + 60
-        shards = self._put_inline(job_id, spec, piece, ttl_s)
+        shards = self._put_inline(job_id, spec, pieces, ttl_s, workers)
         self.store.create(
             job_id,
             spec,
@@ -455,17 +517,22 @@ class Client:
         return job_id
 
     def _put_inline(
-        self, job_id: str, spec: JobSpec, piece: Slice, ttl_s: float
+        self,
+        job_id: str,
+        spec: JobSpec,
+        pieces: Sequence[Slice],
+        ttl_s: float,
+        workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
-        workers = self.fleet.workers(spec.model)
+        per_image = image_tokens(spec.image_preset)
         cuts = cut(
-            [Read(piece, 0)],
+            [Read(piece, 0) for piece in pieces],
             Cursor(),
             shard_size(
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
                 pairs_max=self.settings.shard_pairs_max,
-                input_tokens=4 * slice_tokens(piece, image_tokens(spec.image_preset)),
+                input_tokens=4 * sum(slice_tokens(piece, per_image) for piece in pieces),
                 workers=len(workers),
                 image_preset=spec.image_preset,
             ),
@@ -477,6 +544,12 @@ class Client:
                 uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
                 shards.append(OpenShard(found.start, found.end, uri))
         return shards
+
+
+def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
+    """The outcomes of slices joined line by line; those of a line stand side by side."""
+    groups = groupby(outcomes, key=lambda outcome: outcome.line)
+    return [merge(list(found)) for _, found in groups]
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:

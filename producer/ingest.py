@@ -31,6 +31,7 @@ from shared.sources import (
     probe,
 )
 from shared.store import Job
+from shared.uploads import is_upload
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What is taken of a prefix or folder; everything else there is passed over."""
@@ -60,13 +61,15 @@ def pin(
 ) -> InputRef:
     """Check an input and pin its bytes.
 
-    A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is.
+    A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
+    upload has a time to live: the job takes a copy of its own.
     Raises UsageError when it is missing, not allowed, empty or not what `probe` lets through.
     """
-    if is_uri(source):
+    if is_uri(source) and not is_upload(source, settings):
         return _pin_uri(source, objects, probe)
     with ExitStack() as stack:
-        raw = stack.enter_context(open_local(source))
+        opening = objects.open(source) if is_uri(source) else open_local(source)
+        raw = stack.enter_context(opening)
         hashing = Hashing(raw)
         lines = stack.enter_context(plain(hashing, source))
         probe(lines, source)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import redis
@@ -26,6 +27,8 @@ from shared.store import connect
 SERVER_START_S = 20.0
 DEFAULT_PORT = 6399
 """Tried first, so that addresses stay the same from run to run; any free port otherwise."""
+PORTS_TRIED = 20
+"""Of the gateway, from its own on."""
 
 
 @contextmanager
@@ -34,29 +37,31 @@ def stack(
     *models: str,
     environment: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
+    gateway: bool = False,
 ) -> Iterator[Local]:
-    """Run server, coordinator and a worker of each model while the block runs; record the address;
-    stop all. `environment` is given to the workers beside the settings: access to S3, perhaps."""
+    """Run server, coordinator and a worker of each model while the block runs, and a gateway where
+    it is wanted and installed; record the address; stop all. `environment` is given to the workers
+    beside the settings: access to S3, perhaps."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with _server(settings) as (url, server):
-        found = settings.model_copy(
-            update={"redis_url": Settings(redis_url=url).redis_url, "storage": settings.storage_uri}
-        )
+    with _server(settings) as (redis_url, server):
+        named = Settings(redis_url=redis_url).redis_url
+        found = settings.model_copy(update={"redis_url": named, "storage": settings.storage_uri})
         command = [sys.executable, "-m", "shared.cli", "worker", "--model"]
         given = {**found.environment(), **(environment or {})}
         workers = [
             Child(f"worker-{number}", [*command, model], given)
             for number, model in enumerate(models, 1)
         ]
-        children = [*server, *coordinator.children(found), *workers]
+        url, doors = _gateway(found) if gateway else (None, [])
+        children = [*server, *coordinator.children(found), *workers, *doors]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
         supervisor = Supervisor(children)
         address = settings.state_dir / ADDRESS_FILE
-        _record(address, found)
+        _record(address, found, url)
         supervisor.start()
         try:
-            yield Local(found, supervisor)
+            yield Local(found, supervisor, url)
         finally:
             supervisor.stop()
             address.unlink(missing_ok=True)
@@ -65,12 +70,26 @@ def stack(
 class Local:
     """A running stack: its settings, and its children to be watched."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor) -> None:
+    def __init__(self, settings: Settings, supervisor: Supervisor, gateway: str | None) -> None:
         self.settings = settings
         self.supervisor = supervisor
+        self.gateway = gateway
+        """Where its gateway listens, if there is one."""
 
 
-def _record(address: Path, settings: Settings) -> None:
+def _gateway(settings: Settings) -> tuple[str | None, list[Child]]:
+    """The gateway's address and process; nothing where what it needs is not installed."""
+    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
+        return None, []
+    first = settings.gateway_port
+    port = free_port(*range(first, min(first + PORTS_TRIED, 65_536))) if first else free_port()
+    host = settings.gateway_host
+    env = settings.model_copy(update={"gateway_port": port}).environment()
+    command = [sys.executable, "-m", "shared.cli", "gateway"]
+    return f"http://{host}:{port}", [Child("gateway", command, env, vital=False)]
+
+
+def _record(address: Path, settings: Settings, gateway: str | None) -> None:
     draft = address.with_suffix(".draft")
     draft.touch(mode=0o600)  # the address may hold a password
     draft.write_text(
@@ -78,6 +97,7 @@ def _record(address: Path, settings: Settings) -> None:
             {
                 "redis_url": settings.redis_address,
                 "storage": settings.storage_uri,
+                "gateway": gateway,
                 "pid": os.getpid(),
             }
         )

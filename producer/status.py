@@ -13,7 +13,7 @@ STALE_S = 20.0
 def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
     """Compute a job's status from facts alone: nothing in Redis says it in a word that can lie."""
     now_s = store.now_ms() / 1000
-    state = _state(job)
+    state = state_of(job)
     rate = _rate(job, now_s)
     progress = job.progress
     left = progress.total - progress.done if progress.total is not None else None
@@ -41,7 +41,8 @@ def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
     )
 
 
-def _state(job: Job) -> JobState:
+def state_of(job: Job) -> JobState:
+    """Its state, from its own facts alone."""
     if job.finished:
         return "cancelled" if job.cancelled else "done"
     if job.paused:

@@ -5,6 +5,7 @@ A message says what was wrong and what was expected; the hint says what to do.
 
     RerankError
     ├── UsageError                422  the caller must change something, before any work starts
+    │   ├── TooLarge              413  more bytes or documents than one request may have
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
@@ -47,6 +48,13 @@ class UsageError(RerankError):
 
     code = "invalid"
     http_status = 422
+
+
+class TooLarge(UsageError):
+    """More bytes than one request may have."""
+
+    code = "too_large"
+    http_status = 413
 
 
 class UnknownModel(UsageError):

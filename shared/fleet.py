@@ -53,6 +53,8 @@ class WorkerRow(BaseModel):
     fingerprint: str = ""
     dtype: str = ""
     attention: str = ""
+    sees: bool = False
+    """Whether its model reads images."""
     batch_tokens: int = 0
     batch_pairs: int = 0
     batch_reason: str = ""
@@ -133,7 +135,7 @@ class Fleet:
     def beat(self, row: WorkerRow) -> None:
         """Say that a worker lives and what it does."""
         now = time.time()
-        fields = {**row.model_dump(), "seen_s": now}
+        fields = {**row.model_dump(), "sees": int(row.sees), "seen_s": now}
         key = self._keys.worker(row.id)
         pipe = self._client.pipeline()
         pipe.hset(key, mapping=cast("Mapping[Any, Any]", fields))

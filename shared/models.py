@@ -394,6 +394,7 @@ IMAGE_OPTIONS = {
     "image_preset",
     "resize_mode",
     "max_crop",
+    "pad_color",
     "quality_threshold",
     "quality_action",
     "explain",
@@ -473,6 +474,8 @@ class JobSpec(_Frozen):
     resize_mode: ResizeMode = "crop"
     max_crop: float = Field(default=0.15, ge=0, le=1)
     """A crop that would lose more than this share of the picture becomes `fit`."""
+    pad_color: tuple[int, int, int] | None = None
+    """What `fit` pads with to the preset's shape, as red, green, blue; None: no padding."""
     quality_threshold: float = Field(default=0.65, ge=0, le=1)
     quality_action: QualityAction = "off"
     explain: bool = False
@@ -489,7 +492,10 @@ class JobSpec(_Frozen):
     def _makes_pictures(self) -> JobSpec:
         """Raises UsageError for options of pictures that do not go together."""
         PictureOptions(
-            preset=self.image_preset, resize_mode=self.resize_mode, max_crop=self.max_crop
+            preset=self.image_preset,
+            resize_mode=self.resize_mode,
+            max_crop=self.max_crop,
+            pad_color=self.pad_color,
         )
         return self
 

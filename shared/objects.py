@@ -197,6 +197,25 @@ class Objects:
         for path in _walk(root, behind):
             yield f"file://{str(path).replace('%', '%25')}"
 
+    @retry_storage
+    def folders(self, uri: str, count: int = KEYS_PER_PAGE) -> list[str]:
+        """The names of the first folders right under a prefix or folder, in order; `uri` ends with
+        a slash. Where there is no such folder there are none."""
+        if not uri.startswith("s3:"):
+            self.check(uri)
+            path = local_path(uri)
+            if not path.is_dir():
+                return []
+            with _clear_errors(uri), os.scandir(path) as found:
+                return sorted(e.name for e in found if e.is_dir(follow_symlinks=False))[:count]
+        self._check_bucket(uri, listing=True)
+        bucket, prefix = _bucket_and_key(uri)
+        with _clear_errors(uri):
+            page = self._s3.list_objects_v2(
+                Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=min(count, KEYS_PER_PAGE)
+            )
+        return [f["Prefix"][len(prefix) : -1] for f in page.get("CommonPrefixes", ())]
+
     def _list_keys(self, uri: str, after: str) -> Iterator[str]:
         bucket, prefix = _bucket_and_key(uri)
         key = _bucket_and_key(after)[1]

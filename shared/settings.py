@@ -108,9 +108,22 @@ class Settings(BaseSettings):
     window_min: int = Field(16, ge=1, description="open shards of a model at the least")
     max_documents_per_request: int = Field(10_000, ge=1, description="more is an error outcome")
     max_line_bytes: int = Field(64 << 20, ge=1024, description="a longer line is an error outcome")
-    inline_bytes_max: int = Field(4 << 20, description="payload of one interactive request")
+    inline_bytes_max: int = Field(4 << 20, ge=1, description="payload of one interactive request")
     interactive_queue_max: int = Field(256, ge=1, description="open interactive shards; then 429")
     interactive_deadline_s: float = Field(60.0, gt=0, description="when a rerank() call gives up")
+
+    gateway_host: str = Field("127.0.0.1", description="address that `rerank gateway` listens on")
+    gateway_port: int = Field(
+        8080, ge=0, le=65535, description="its port; of `rerank up` the next free one from there"
+    )
+    gateway_requests_max: int = Field(
+        512, ge=1, description="rerank requests that one gateway has in hand; then 429"
+    )
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys of the gateway, comma-separated; without any it is open"
+    )
+    upload_bytes_max: int = Field(1 << 30, ge=1, description="a larger upload is refused")
+    upload_ttl_s: float = Field(86_400.0, gt=0, description="how long an upload is kept")
 
     lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
     heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")
@@ -124,7 +137,7 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
 
-    @field_validator("allowed_buckets", "allowed_hosts", "allowed_roots", mode="before")
+    @field_validator("allowed_buckets", "allowed_hosts", "allowed_roots", "api_keys", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -177,13 +190,17 @@ class Settings(BaseSettings):
         out: dict[str, str] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, SecretStr):
-                value = value.get_secret_value()
-            elif isinstance(value, tuple):
-                value = ",".join(map(str, value))
+            value = ",".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
             if value is not None:
-                out[f"RERANK_{name.upper()}"] = str(value)
+                out[f"RERANK_{name.upper()}"] = value
         return out
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as text, a secret's too; None as it is."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return None if value is None else str(value)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -233,13 +233,23 @@ class Store:
 
     def job(self, job_id: str) -> Job:
         """Read a job. Raises UnknownJob."""
-        pipe = self.client.pipeline(transaction=False)
-        pipe.hgetall(self.keys.job(job_id))
-        pipe.hlen(self.keys.job_open(job_id))
-        facts, waiting = pipe.execute()
-        if "spec" not in facts:
+        found = self.jobs([job_id])
+        if not found:
             raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
-        return Job(job_id, JobSpec.model_validate_json(facts["spec"]), facts, waiting)
+        return found[0]
+
+    def jobs(self, job_ids: Sequence[str]) -> list[Job]:
+        """Read many jobs at once; those that are gone are left out."""
+        pipe = self.client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hgetall(self.keys.job(job_id))
+            pipe.hlen(self.keys.job_open(job_id))
+        found = iter(pipe.execute())
+        return [
+            Job(job_id, JobSpec.model_validate_json(facts["spec"]), facts, waiting)
+            for job_id, facts, waiting in zip(job_ids, found, found, strict=True)
+            if "spec" in facts
+        ]
 
     def recent(self, count: int = 50) -> list[str]:
         """The newest jobs' ids, newest first."""
@@ -469,6 +479,12 @@ class Store:
         )
         return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
 
+    def oldest_due_s(self, model: str) -> float:
+        """For how long the shard that waits longest has been waiting for a worker; 0: none does."""
+        key = self.keys.open(model)
+        first = cast("list[tuple[str, float]]", self.client.zrange(key, 0, 0, withscores=True))
+        return max(0.0, (self.now_ms() - first[0][1]) / 1000) if first else 0.0
+
     def leased_shards(self, model: str) -> int:
         """How many shards of a model are leased now."""
         key = self.keys.open(model)
@@ -613,13 +629,17 @@ class Store:
         found = cast("str | None", self.client.get(self.keys.inline(job_id, name)))
         return None if found is None else found.encode()
 
+    def ended(self, job_id: str) -> bool:
+        """Whether a job has ended."""
+        return bool(self.client.hexists(self.keys.job(job_id), "finished_ms"))
+
     def wait_done(self, job_id: str, timeout_s: float) -> bool:
         """Wait until a job's end is told, polling slowly beside. Returns whether it ended."""
         deadline = time.monotonic() + timeout_s
         with self.client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(self.keys.done_channel(job_id))
             while True:
-                if self.client.hexists(self.keys.job(job_id), "finished_ms"):
+                if self.ended(job_id):
                     return True
                 left = deadline - time.monotonic()
                 if left <= 0:

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 RERANK = Path(sys.executable).with_name("rerank")
 INTERPOLATED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 ADDRESS = re.compile(r"\w+://[\w.-]+:\d+")
-OURS = ("coordinator", "worker-cpu", "worker-gpu0", "worker-gpu1", "producer")
+OURS = ("coordinator", "gateway", "worker-cpu", "worker-gpu0", "worker-gpu1", "producer")
 
 
 # ---- reading the two files ----------------------------------------------------------------------
@@ -295,8 +295,11 @@ def test_servers_are_told_the_ports_that_they_expose():
     assert f"-p {redis['expose'][0]} " in redis["healthcheck"]["test"][1]
     assert f"-s3.port={storage['expose'][0]}" in storage["command"]
     assert "-ip.bind=0.0.0.0" in storage["command"], "the check on 127.0.0.1 needs it"
-    # and nothing is published: Redis has no password
-    assert not [name for name, s in services().items() if "ports" in s]
+    # and nothing but the gateway is published, to its own host alone: Redis has no password
+    published = {name: s["ports"] for name, s in services().items() if "ports" in s}
+    (port,) = services()["gateway"]["expose"]
+    assert published == {"gateway": [f"127.0.0.1:{port}:{port}"]}
+    assert int(port) == Settings.model_fields["gateway_port"].default
 
 
 def test_storage_is_in_the_bucket_that_the_server_makes():
@@ -364,7 +367,9 @@ def test_installs_take_the_tested_versions():
     runs = {t: [r for s in lineage(t) for r in of_stage(s, "RUN")] for t in ("producer", "worker")}
     # the project is installed under the constraints, each part with its extras
     (producer,) = [r for r in runs["producer"] if "pip install" in r]
-    assert "-c constraints.txt '.[parquet]'" in producer  # catalogs are read and written there
+    assert (
+        "-c constraints.txt '.[gateway,parquet]'" in producer
+    )
     torch, worker = [r for r in runs["worker"] if "pip install" in r]
     assert "-c constraints.txt '.[worker,languages]'" in worker
     # torch comes from its own index in the version that the constraints pin

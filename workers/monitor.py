@@ -37,6 +37,7 @@ from shared.queue import (
 from shared.settings import Settings, load_settings
 from shared.shards import job_uri
 from shared.store import Job, Store, connect
+from shared.uploads import sweep_uploads
 from workers.limits import set_limits
 
 REPUBLISHED = "republished"
@@ -120,7 +121,8 @@ class Monitor:
         self._store.look_again(job_id)
 
     def sweep(self) -> None:
-        """Remove shard and part files of jobs that ended a while ago; later all the rest.
+        """Remove shard and part files of jobs that ended a while ago, later all the rest; and
+        uploads that are over their time.
 
         Apart from the tick: a storage may take minutes to delete what a large job leaves.
         """
@@ -131,6 +133,7 @@ class Monitor:
             for folder in ("shards", "parts") if remaining_ms else ("",):
                 self._objects.delete_tree(job_uri(self._objects, job_id, *filter(None, [folder])))
             self._store.swept(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
+        sweep_uploads(self._objects)
 
 
 def next_step(job: Job) -> str | None:

@@ -173,7 +173,10 @@ def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
 def options_of(spec: JobSpec) -> PictureOptions:
     """What a job's options make of a picture."""
     return PictureOptions(
-        preset=spec.image_preset, resize_mode=spec.resize_mode, max_crop=spec.max_crop
+        preset=spec.image_preset,
+        resize_mode=spec.resize_mode,
+        max_crop=spec.max_crop,
+        pad_color=spec.pad_color,
     )
 
 

@@ -77,6 +77,7 @@ class Runtime:
         self._engine, self._tested = engine, tested
         self.provenance, self.sees = engine.provenance, engine.sees
         self.fingerprint = engine.fingerprint
+        self._sees = engine.sees
         self.meter = Meter(tokens_per_s=tested.tokens_per_s)
         self.steering = Steering(
             self._fleet,
@@ -191,6 +192,7 @@ class Runtime:
             fingerprint=self.fingerprint,
             dtype=self.provenance.dtype,
             attention=self.provenance.attention,
+            sees=self._sees,
             batch_tokens=limit.tokens,
             batch_pairs=limit.pairs or 0,
             batch_reason=OUT_OF_MEMORY if limit.tokens == ceiling else steering.reason,

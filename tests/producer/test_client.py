@@ -24,6 +24,7 @@ from shared.errors import (
     OutputExists,
     Overloaded,
     QueueUnavailable,
+    TooLarge,
     UnknownJob,
     UnknownModel,
     UsageError,
@@ -472,7 +473,7 @@ def test_without_a_worker_a_request_is_not_begun(api, fleet):
 def test_a_full_queue_or_a_large_payload_is_sent_away(fleet, change, real_hints):
     fleet.beat(worker_row())
     api = Client(change(interactive_queue_max=2, inline_bytes_max=1000))
-    with pytest.raises(Overloaded, match="at most 1000 fit: submit it as a job"):
+    with pytest.raises(TooLarge, match="at most 1000 fit: submit it as a job"):
         api.rerank("q", ["x" * 2000])
     for n in range(2):
         real_hints.shard(MODEL, Priority.interactive, "j", f"{n}-{n + 1}")

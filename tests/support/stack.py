@@ -14,7 +14,7 @@ import psutil
 
 from producer.client import Client
 from shared.fleet import WorkerRow
-from shared.settings import Settings, load_settings
+from shared.settings import Settings, load_settings, read_address
 from tests.support.wait import wait_until
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
@@ -28,6 +28,7 @@ QUICK = {
     "RERANK_HINT_GRACE_S": "2",
     "RERANK_SHARD_SECONDS": "0.2",
     "RERANK_BATCH_TOKENS": "2048",
+    "RERANK_GATEWAY_PORT": "0",
 }
 
 
@@ -38,6 +39,11 @@ class Stack:
         self._process = process
         self.settings = settings
         self.client = Client(settings)
+
+    @property
+    def gateway(self) -> str:
+        """Where its gateway listens."""
+        return str(read_address(self.settings.state_dir)["gateway"])
 
     def processes(self, words: str) -> list[psutil.Process]:
         """The living processes of this stack whose command line holds `words`."""

@@ -133,6 +133,7 @@ class Fetcher:
     allowed_hosts: `example.com` (its default ports, public addresses only), `host:port`, or an
         address. Naming a port or an address says that you mean it, so it may be a private one.
     allowed_roots: folders that paths and file:// URIs must lie in, links followed.
+    allowed_prefixes: s3://bucket/prefix/ of objects that are allowed though their bucket is not.
     base: the folder that relative paths start from; it must lie in an allowed root too.
     connections: how many threads fetch from S3 at once.
     """
@@ -143,6 +144,7 @@ class Fetcher:
         allowed_buckets: Sequence[str] = (),
         allowed_hosts: Sequence[str] = (),
         allowed_roots: Sequence[Path] = (),
+        allowed_prefixes: Sequence[str] = (),
         base: Path | None = None,
         max_bytes: int = MAX_BYTES,
         timeout_s: float = TIMEOUT_S,
@@ -152,6 +154,7 @@ class Fetcher:
         self._buckets = frozenset(allowed_buckets)
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
         self._roots = tuple(Path(root).resolve() for root in allowed_roots)
+        self._prefixes = tuple(allowed_prefixes)
         self._base = base
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
         self._attempts, self._connections = attempts, connections
@@ -241,7 +244,7 @@ class Fetcher:
 
     def _s3(self, uri: str, budget: _Budget) -> bytes:
         bucket, _, key = uri.partition("://")[2].partition("/")
-        if bucket not in self._buckets:
+        if bucket not in self._buckets and not self._is_under_prefix(uri):
             hint = f"add it to RERANK_ALLOWED_BUCKETS: RERANK_ALLOWED_BUCKETS={bucket}"
             raise _refused(uri, f"is in the bucket {bucket!r}, which is not allowed", hint)
         if not key:
@@ -256,6 +259,9 @@ class Fetcher:
         except CredentialsRefused:
             self._s3_client = None  # the next one reads the credentials anew
             raise
+
+    def _is_under_prefix(self, uri: str) -> bool:
+        return uri.startswith(self._prefixes) and "/../" not in uri  # some servers resolve it
 
     def _client(self) -> Any:
         with self._s3_lock:  # the default session is not made for threads

@@ -10,7 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from shared.errors import CredentialsRefused, ItemError
+from shared.objects import local_path
 from shared.settings import Settings
+from shared.uploads import uploads_uri
 from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
@@ -46,11 +48,15 @@ class PictureSource:
     def of(cls, settings: Settings, base: Path | None = None) -> PictureSource:
         """As the settings allow; `base` is one more allowed folder, to which relative paths are
         relative."""
+        uploads = uploads_uri(settings)
         roots = [*settings.allowed_roots, *([base] if base else [])]
+        if uploads.startswith("file://"):
+            roots.append(local_path(uploads))
         fetcher = Fetcher(
             allowed_buckets=settings.allowed_buckets,
             allowed_hosts=settings.allowed_hosts,
             allowed_roots=roots,
+            allowed_prefixes=[uploads] if uploads.startswith("s3://") else [],
             base=base,
             max_bytes=settings.image_bytes_max,
             timeout_s=settings.image_timeout_s,

@@ -1,0 +1,313 @@
+"""What HTTP and the queue add to a request, and what happens when hundreds ask at once.
+
+    python benchmarks/gateway.py             10 documents on pocket-text; 200 clients for 60 s
+    python benchmarks/gateway.py --quick     few requests, few clients, some seconds: does it run?
+
+    engine   `Reranker.process` in a process of its own: no queue, no HTTP
+    client   `Client.rerank` to a warm worker of `rerank up`: Redis, Celery
+    gateway  POST /v1/rerank of the same stack
+    plain    a FastAPI server of a few lines around sentence-transformers' CrossEncoder
+
+First one request after the other, each with a query of its own; what is added is the difference of
+the medians to the engine. Then so many clients at once, each asking again when it has its answer
+(or, after a 429, when Retry-After is over): answers per second, failures, and the server's resident
+memory at the end against that after a quarter of the time. Both get as many CPU threads.
+
+Prints two tables, and as its last line all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from common import cpu_count, passages, surroundings
+from text import Setting, chat_template, fleet, in_own_process
+
+DOCUMENTS = 10
+CLIENTS, LOAD_S, REQUESTS, WARM_UP = 200, 60.0, 200, 5
+READY_S = 120.0
+TIMEOUT_S = 60.0
+SIDES = ("engine", "client", "gateway", "plain")
+
+
+prose = functools.cache(passages)
+
+
+def request(number: int) -> dict[str, Any]:
+    """A query of its own and ten passages."""
+    texts = prose()
+    first = number * DOCUMENTS % (len(texts) - DOCUMENTS)
+    query = " ".join(texts[number % len(texts)].split()[:8])
+    return {"query": f"{query} ({number})", "documents": texts[first : first + DOCUMENTS]}
+
+
+# ---- one after the other ------------------------------------------------------------------------
+
+
+def seconds_of(ask: Callable[[dict[str, Any]], Any], count: int) -> list[float]:
+    """How long each request took, after a few to warm up."""
+    requests = [request(number) for number in range(count + WARM_UP)]
+    found = []
+    for body in requests:
+        start = time.perf_counter()
+        ask(body)
+        found.append(time.perf_counter() - start)
+    return found[WARM_UP:]
+
+
+def engine_seconds(setting: Setting, count: int) -> list[float]:
+    """In this process, without queue and HTTP."""
+    import torch
+
+    from workers import Reranker
+
+    torch.set_num_threads(setting.threads)
+    reranker = Reranker(setting.model)
+    return seconds_of(reranker.process, count)
+
+
+def http_seconds(address: str, model: str, count: int) -> list[float]:
+    """Over one connection that is kept."""
+    with httpx.Client(base_url=address, timeout=TIMEOUT_S) as http:
+
+        def ask(body: dict[str, Any]) -> None:
+            http.post("/v1/rerank", json=body | {"model": model}).raise_for_status()
+
+        return seconds_of(ask, count)
+
+
+def client_seconds(env: dict[str, str], model: str, count: int) -> list[float]:
+    """Through the queue, without HTTP."""
+    from producer import Client
+    from shared.settings import load_settings
+
+    client = Client(load_settings(state_dir=Path(env["RERANK_STATE_DIR"])))
+    return seconds_of(lambda body: client.rerank(**body, model=model), count)
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Median and 99th percentile, in milliseconds."""
+    ordered = sorted(seconds)
+    last = ordered[min(int(len(ordered) * 0.99), len(ordered) - 1)]
+    return {"p50_ms": _ms(statistics.median(ordered)), "p99_ms": _ms(last)}
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
+
+
+# ---- hundreds at once ---------------------------------------------------------------------------
+
+
+async def load(address: str, model: str, pid: int, clients: int, load_s: float) -> dict[str, Any]:
+    """Many clients for a while: what they were answered, and the server's memory meanwhile."""
+    statuses: Counter[str] = Counter()
+    seconds: list[float] = []
+    memory: list[int] = []
+    end = time.perf_counter() + load_s
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
+
+    async def client(http: httpx.AsyncClient, number: int) -> None:
+        while time.perf_counter() < end:
+            body = request(number) | {"model": model}
+            number += clients
+            start = time.perf_counter()
+            try:
+                answer = await http.post("/v1/rerank", json=body)
+            except httpx.HTTPError as error:
+                statuses[type(error).__name__] += 1
+                continue
+            statuses[str(answer.status_code)] += 1
+            if answer.status_code == 200:
+                seconds.append(time.perf_counter() - start)
+            elif "Retry-After" in answer.headers:
+                await asyncio.sleep(float(answer.headers["Retry-After"]))
+
+    async def watch() -> None:
+        while time.perf_counter() < end:
+            memory.append(psutil.Process(pid).memory_info().rss)
+            await asyncio.sleep(load_s / 40)
+
+    start = time.perf_counter()
+    async with httpx.AsyncClient(base_url=address, timeout=TIMEOUT_S, limits=limits) as http:
+        await asyncio.gather(watch(), *(client(http, number) for number in range(clients)))
+    lasted_s = time.perf_counter() - start
+    quarter = memory[len(memory) // 4]
+    failures = sum(n for status, n in statuses.items() if status not in ("200", "429"))
+    return {
+        "clients": clients,
+        "seconds": round(lasted_s, 1),
+        "answers_per_s": round(statuses["200"] / lasted_s, 1),
+        "busy_429": statuses["429"],
+        "failures": failures,
+        "statuses": dict(statuses),
+        **(percentiles(seconds) if seconds else {"p50_ms": None, "p99_ms": None}),
+        "rss_quarter_bytes": quarter,
+        "rss_end_bytes": memory[-1],
+    }
+
+
+# ---- a plain server -----------------------------------------------------------------------------
+
+
+def serve_plain(model: str, port: int, threads: int) -> None:
+    """What a team writes first: an endpoint around CrossEncoder.predict."""
+    import torch
+    import uvicorn
+    from fastapi import FastAPI
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.cross_encoder.modules import LogitScore
+
+    torch.set_num_threads(threads)
+    body = Transformer(
+        model,
+        transformer_task="text-generation",
+        model_kwargs={"dtype": torch.float32},
+        processor_kwargs={"chat_template": chat_template()},
+    )
+    yes, no = (body.tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
+    encoder = CrossEncoder(modules=[body, LogitScore(yes, no)], device="cpu")
+    app = FastAPI()
+
+    @app.post("/v1/rerank")
+    def rerank(asked: dict[str, Any]) -> dict[str, Any]:
+        pairs = [(asked["query"], document) for document in asked["documents"]]
+        scores = encoder.predict(pairs, show_progress_bar=False)
+        ranked = sorted(enumerate(scores), key=lambda found: -found[1])
+        return {"results": [{"index": at, "relevance_score": float(s)} for at, s in ranked]}
+
+    uvicorn.run(app, port=port, log_level="warning", access_log=False)
+
+
+@contextmanager
+def plain_server(setting: Setting) -> Iterator[tuple[str, int]]:
+    """Run it in a process of its own; yields address and pid."""
+    from producer.local import free_port
+    from workers.engine import resolve_model
+
+    port = free_port()
+    folder = str(resolve_model(setting.model))
+    command = [sys.executable, __file__, "--serve-plain", folder, str(port), str(setting.threads)]
+    server = subprocess.Popen(command)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(address, server)
+        yield address, server.pid
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:  # its threads still compute
+            server.kill()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    start = time.perf_counter()
+    while time.perf_counter() - start < READY_S and server.poll() is None:
+        with suppress(httpx.HTTPError):
+            httpx.get(address)
+            return
+        time.sleep(0.2)
+    sys.exit("the plain server did not start")
+
+
+# ---- the run ------------------------------------------------------------------------------------
+
+
+def measure(setting: Setting, count: int, clients: int, load_s: float) -> dict[str, Any]:
+    """All sides, one after the other."""
+    alone: dict[str, list[float]] = {}
+    crowd: dict[str, dict[str, Any]] = {}
+    model = setting.model
+    alone["engine"] = in_own_process(engine_seconds, setting, count)
+    with tempfile.TemporaryDirectory(prefix="rerank-bench-") as folder:
+        state = Path(folder) / "state"
+        with fleet(setting, state) as (env, pid, _):
+            address = json.loads((state / "address.json").read_text())["gateway"]
+            alone["client"] = client_seconds(env, model, count)
+            alone["gateway"] = http_seconds(address, model, count)
+            gateway = _gateway_pid(pid)
+            crowd["gateway"] = asyncio.run(load(address, model, gateway, clients, load_s))
+    with plain_server(setting) as (address, pid):
+        alone["plain"] = http_seconds(address, model, count)
+        crowd["plain"] = asyncio.run(load(address, model, pid, clients, load_s))
+    latency = {side: percentiles(alone[side]) for side in SIDES}
+    added = latency["gateway"]["p50_ms"] - latency["engine"]["p50_ms"]
+    return {"latency": latency, "added_p50_ms": round(added, 2), "load": crowd}
+
+
+def _gateway_pid(pid: int) -> int:
+    for process in psutil.Process(pid).children(recursive=True):
+        if "gateway" in process.cmdline():
+            return process.pid
+    sys.exit("there is no gateway")
+
+
+def tables(found: dict[str, Any]) -> None:
+    """Print the figures for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=110, highlight=False)
+    shown = Table(f"{DOCUMENTS} documents, one request after the other", "p50 ms", "p99 ms")
+    for side, figures in found["latency"].items():
+        shown.add_row(side, f"{figures['p50_ms']:.1f}", f"{figures['p99_ms']:.1f}")
+    console.print(shown)
+    names = ("answers_per_s", "p50_ms", "p99_ms", "busy_429", "failures")
+    shown = Table("at once", "clients", *names, "MiB after a quarter", "MiB at the end")
+    for side, figures in found["load"].items():
+        memory = (f"{figures[f'rss_{at}_bytes'] / 2**20:.0f}" for at in ("quarter", "end"))
+        shown.add_row(side, str(figures["clients"]), *(str(figures[n]) for n in names), *memory)
+    console.print(shown)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="few requests, few clients")
+    parser.add_argument("--clients", type=int, help=f"at once ({CLIENTS})")
+    parser.add_argument("--seconds", type=float, help=f"of load ({LOAD_S:g})")
+    parser.add_argument("--requests", type=int, help=f"one after the other ({REQUESTS})")
+    parser.add_argument("--model", default="pocket-text", help="a model folder or hub name")
+    parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
+    parser.add_argument("--serve-plain", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    given.clients = given.clients or (8 if given.quick else CLIENTS)
+    given.seconds = given.seconds or (3.0 if given.quick else LOAD_S)
+    given.requests = given.requests or (10 if given.quick else REQUESTS)
+    return given
+
+
+def main() -> None:
+    given = parse()
+    if given.serve_plain:
+        folder, port, threads = given.serve_plain
+        serve_plain(folder, int(port), int(threads))
+        return
+    setting = Setting(given.model, "cpu", "fp32", given.threads)
+    found = measure(setting, given.requests, given.clients, given.seconds)
+    tables(found)
+    config = {"documents": DOCUMENTS, "requests": given.requests, "threads": given.threads}
+    told = {"benchmark": "gateway", "model": given.model, "config": config, **found}
+    print(json.dumps(told | surroundings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""HTTP for every other language and for existing clients: thin routes over `producer.client`.
+
+app.py       the application: routes, middlewares, the page
+door.py      what happens before a route: request id, key, body cap, headers, counting
+errors.py    errors of the tree as answers, in the shape that each family of clients knows
+contents.py  queries and documents of all shapes -> contents as a line of input has them
+asking.py    one scored request: validated, sent through the queue in a thread, bounded
+native.py    POST /v1/rerank, also in Jina's and vLLM's shape
+cohere.py    POST /v2/rerank
+tei.py       POST /rerank when the body has `texts`
+vllm.py      POST /v1/score, /score
+jobs.py      jobs, their results and events
+uploads.py   bytes streamed into the storage
+fleet.py     models, presets, workers, health
+history.py   what the fleet did in the last minutes, sampled
+metrics.py   Prometheus
+docs.py      the OpenAPI document as a page, without any foreign host
+"""

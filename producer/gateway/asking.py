@@ -1,0 +1,115 @@
+"""One scored request: validated, sent through the queue in a thread, and bounded in number."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+from starlette.responses import Response
+
+from producer.client import Answer, Client
+from producer.gateway.errors import InvalidField, NotScored, position
+from producer.gateway.history import History
+from shared.errors import Overloaded
+from shared.lines import slice_of
+from shared.models import Failure, Slice, SliceOutcome
+
+T = TypeVar("T")
+
+MODEL = "rerank_model"
+"""Where a request's scope says which model it was for, once that is known to be one."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What the routes share."""
+
+    client: Client
+    history: History
+    waiting: anyio.CapacityLimiter
+    """Requests in hand: each keeps a thread waiting for its answer."""
+
+    async def ask(self, request: Request, asked: Sequence[Asked], **options: Any) -> Answer:
+        """Score requests of one model as one interactive job.
+
+        Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker.
+        """
+        if self.waiting.available_tokens < 1:
+            raise Overloaded(
+                f"{self.waiting.borrowed_tokens:g} requests are in hand already",
+                hint="try again in a moment",
+            )
+        given = {name: value for name, value in options.items() if value is not None}
+        run = functools.partial(self._ask, asked, given)
+        answer = await anyio.to_thread.run_sync(run, limiter=self.waiting)
+        request.scope[MODEL] = answer.job.spec.model
+        return answer
+
+    def _ask(self, asked: Sequence[Asked], options: Mapping[str, Any]) -> Answer:
+        limit = self.client.settings.max_documents_per_request
+        pieces = [one.piece(number, limit) for number, one in enumerate(asked, 1)]
+        return self.client.ask(pieces, **options)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query and its documents, as contents of a line of input."""
+
+    query: Any
+    documents: Sequence[Any]
+    instruction: str | None = None
+    top_n: int | None = None
+    documents_name: str = "documents"
+    """What the client calls them."""
+    first: int = 0
+    """The place of the first of them in the client's list."""
+
+    def piece(self, number: int, max_documents: int) -> Slice:
+        """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
+        fields = {
+            "query": self.query,
+            "documents": list(self.documents),
+            "instruction": self.instruction,
+            "top_n": self.top_n or None,
+        }
+        piece = slice_of(number, fields, max_documents=max_documents)
+        for failure in piece.failures:
+            raise self._invalid(failure)
+        return piece
+
+    def _invalid(self, failure: Failure) -> InvalidField:
+        path, message = position(failure.message, "")
+        inside = re.sub(r"^documents\[\d+\]", "", path or "")
+        shown = f"{self.documents_name}[{self.first + (failure.index or 0)}]{inside}"
+        return InvalidField(shown, message.removeprefix(f"{path}: "), hint=failure.hint)
+
+
+def gateway_of(request: Request) -> Gateway:
+    """What the application's routes share."""
+    found = request.app.state.gateway
+    assert isinstance(found, Gateway)
+    return found
+
+
+async def in_thread(call: Callable[..., T], *args: Any, **options: Any) -> T:
+    """A short blocking call, beside the event loop."""
+    return await anyio.to_thread.run_sync(functools.partial(call, *args, **options))
+
+
+def as_json(content: Any, status: int = 200) -> Response:
+    """An answer in UTF-8."""
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(data, status, media_type="application/json")
+
+
+def refuse_unscored(outcome: SliceOutcome) -> None:
+    """Raise NotScored for the first pair without a score: a format may have no place for it."""
+    for error in outcome.errors:
+        where = "" if error.index is None else f"document {error.index}: "
+        raise NotScored(f"{where}{error.message} ({error.code})", hint=error.hint)

@@ -1,0 +1,58 @@
+"""POST /v2/rerank, as Cohere's own client speaks it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from producer.gateway.asking import Asked, as_json, gateway_of
+
+routes = APIRouter(tags=["rerank"])
+
+SEARCH_UNIT = 100
+"""Documents of one search unit."""
+
+
+class CohereBody(BaseModel):
+    """One query with its documents. What Cohere adds in later versions is ignored, and said so."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = Field(default=None, max_length=512)
+    query: str
+    documents: list[str]
+    top_n: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
+    priority: int | None = None
+
+
+@routes.post("/v2/rerank", summary="Rerank in Cohere's shape")
+async def rerank(request: Request, body: CohereBody) -> Response:
+    """Texts by relevance, best first; one that could not be scored is left out with a warning."""
+    asked = Asked(body.query, body.documents, top_n=body.top_n)
+    found = await gateway_of(request).ask(request, [asked], model=body.model)
+    line = found.line(0)
+    told: dict[str, Any] = {
+        "id": found.job.id,
+        "results": [
+            {"index": result["index"], "relevance_score": result["relevance_score"]}
+            for result in line["results"]
+        ],
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": -(-len(body.documents) // SEARCH_UNIT)},
+            "tokens": {"input_tokens": found.job.progress.tokens},
+        },
+    }
+    failed = [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
+    if warnings := [*_ignored(body), *failed]:
+        told["meta"]["warnings"] = warnings
+    return as_json(told)
+
+
+def _ignored(body: CohereBody) -> list[str]:
+    given = {*body.model_fields_set} - {"model", "query", "documents", "top_n"}
+    return [f"the field {name[:100]!a} is ignored" for name in sorted(given)]

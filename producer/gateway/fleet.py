@@ -1,0 +1,148 @@
+"""What the fleet is: models, presets, workers, and whether all is well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from producer.client import Client
+from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.history import History
+from shared.errors import Unavailable
+from shared.fleet import WorkerRow
+from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
+from shared.pictures import PRESETS
+from shared.queue import broker_keys, model_queue
+from shared.store import REDIS_ERRORS
+
+routes = APIRouter(tags=["fleet"])
+
+INSTRUCTIONS = {
+    "web search": DEFAULT_INSTRUCTION,
+    "same picture": "Given a picture, retrieve pictures of the same object",
+    "products": "Given a shopping query, retrieve products that match its category, "
+    "specification, price and the shopper's intent",
+    "questions": "Given a question, retrieve passages that answer it",
+    "papers": "Given a research question, retrieve papers that match its topic and method",
+}
+"""Instructions to begin with, as the page offers them."""
+
+DEFAULTS = (
+    *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
+    *("quality_threshold", "quality_action", "explain"),
+)
+
+
+@routes.get("/v1/models", summary="List the models that are served")
+async def models(request: Request) -> Response:
+    """Each with its workers and what waits for it."""
+    return as_json(await in_thread(_models, gateway_of(request).client))
+
+
+def _models(client: Client) -> dict[str, Any]:
+    workers: dict[str, list[WorkerRow]] = {}
+    for worker in client.workers():
+        workers.setdefault(worker.model, []).append(worker)
+    data = [_model(client, name, found) for name, found in sorted(workers.items())]
+    return {"object": "list", "data": data}
+
+
+def _model(client: Client, name: str, workers: list[WorkerRow]) -> dict[str, Any]:
+    first = max(workers, key=lambda worker: worker.state == "ready")
+    waiting = _depth(client, name, Priority.interactive)
+    return {
+        "id": name,
+        "object": "model",
+        "owned_by": "rerankfleet",
+        "state": _state(workers),
+        "workers": len(workers),
+        "sees": first.sees,
+        "pairs_per_s": sum(worker.pairs_per_s for worker in workers),
+        "stats": {
+            "queue_absolute": waiting,
+            "queue_fraction": waiting / client.settings.interactive_queue_max,
+            "results_pending": client.store.backlog(name),
+        },
+        "dtype": first.dtype,
+        "attention": first.attention,
+    }
+
+
+def _state(workers: list[WorkerRow]) -> str:
+    """The best of its workers' states."""
+    states = {worker.state for worker in workers}
+    return next(state for state in ("ready", "loading", "draining") if state in states)
+
+
+def _depth(client: Client, model: str, priority: Priority) -> int:
+    keys = broker_keys(client.settings, [model_queue(model, priority)])
+    return client.store.hints_waiting(keys)
+
+
+@routes.get("/v1/presets", summary="List what can be chosen")
+async def presets() -> Response:
+    """Instructions to begin with, presets of images, and the defaults."""
+    fields = JobSpec.model_fields
+    return as_json(
+        {
+            "instructions": [{"name": k, "text": v} for k, v in INSTRUCTIONS.items()],
+            "profiles": [],
+            "image_presets": [
+                {
+                    "name": name,
+                    "width": preset.target[0] if preset.target else None,
+                    "height": preset.target[1] if preset.target else None,
+                    "about": preset.about,
+                }
+                for name, preset in PRESETS.items()
+            ],
+            "defaults": {name: fields[name].default for name in DEFAULTS if name in fields},
+        }
+    )
+
+
+@routes.get("/v1/fleet", summary="Look at the workers")
+async def fleet(request: Request) -> Response:
+    """The workers, their batch sizes over time, the queues, and the last half hour."""
+    gateway = gateway_of(request)
+    return as_json(await in_thread(_fleet, gateway.client, gateway.history))
+
+
+def _fleet(client: Client, history: History) -> dict[str, Any]:
+    known = sorted({*client.store.models(), *(worker.model for worker in client.workers())})
+    return {
+        "workers": [worker.model_dump(mode="json") for worker in client.workers()],
+        "limits": history.batch_sizes(),
+        "packs": {},
+        "queues": [
+            {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
+            for model in known
+            for priority in Priority
+        ],
+        "history": history.samples(),
+    }
+
+
+# ---- health -------------------------------------------------------------------------------------
+
+
+@routes.get("/health/live", summary="Whether this process lives")
+async def live() -> Response:
+    """Always, when it answers."""
+    return as_json({"status": "ok"})
+
+
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Redis or workers are missing"}}
+
+
+@routes.get("/health/ready", summary="Whether requests can be served", responses=_NOT_READY)
+async def ready(request: Request) -> Response:
+    """Redis answers, and at least one worker has loaded its model."""
+    try:
+        workers = await in_thread(gateway_of(request).client.workers)
+    except (Unavailable, *REDIS_ERRORS):
+        return as_json({"redis": False, "workers": 0}, 503)
+    count = sum(worker.state == "ready" for worker in workers)
+    return as_json({"redis": True, "workers": count}, 200 if count else 503)

@@ -1,0 +1,258 @@
+"""Jobs over HTTP: made, listed, followed, steered, and their results streamed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import chain, islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response, StreamingResponse
+
+from producer.client import Client
+from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.errors import InvalidField
+from producer.gateway.native import Options
+from shared.errors import Unavailable, UnknownJob
+from shared.lines import dump_line
+from shared.models import JobStatus, OutputFormat, Priority
+from shared.sources import is_uri
+from shared.store import REDIS_ERRORS
+
+routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+BLOCK_BYTES = 64 << 10
+"""Lines are sent in blocks of about this size."""
+EVENT_S = 1.0
+"""How often a job's status is told."""
+
+JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class CatalogBody(BaseModel):
+    """What makes a job a catalog: every query meets every image of the input."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queries: str | list[Any] = Field(description="a URI, or texts and contents")
+    format: OutputFormat = "jsonl"
+
+
+class JobBody(Options):
+    """A job's input and options; all but `input` may be left out."""
+
+    input: str = Field(min_length=1, description="s3://, file:// or the uri of an upload")
+    output: str | None = Field(default=None, description="s3:// or file://; unset: fetch /results")
+    catalog: CatalogBody | None = None
+    name: str | None = Field(default=None, max_length=200)
+    key: str | None = Field(default=None, min_length=1, max_length=200)
+    force: bool = False
+    priority: Literal["normal", "bulk"] = "normal"
+    top_n: int | None = Field(default=None, ge=1, le=1 << 31)
+    limit: int | None = Field(default=None, ge=1, le=1 << 62)
+    max_error_rate: float | None = Field(default=None, ge=0, le=1)
+
+    def options(self) -> dict[str, Any]:
+        """As options of a job."""
+        named = ("instruction", "name", "top_n", "limit", "max_error_rate")
+        given = {name: getattr(self, name) for name in named}
+        found = {name: value for name, value in given.items() if value is not None}
+        return super().options() | found | {"priority": Priority(self.priority)}
+
+
+class RetryBody(BaseModel):
+    """What is to be scored again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    only: Literal["all", "errors"] = "all"
+
+
+# ---- jobs ---------------------------------------------------------------------------------------
+
+
+@routes.post("", status_code=201, summary="Make a job")
+async def submit(request: Request, body: JobBody) -> Response:
+    """A job of a file of requests, or with `catalog` of images that every query meets."""
+    client = gateway_of(request).client
+    _refuse_local(body, client)
+    job_id = await in_thread(_submit, client, body)
+    return as_json(await in_thread(_told, client, job_id), 201)
+
+
+def _refuse_local(body: JobBody, client: Client) -> None:
+    """Raise InvalidField for a path: it would be one of this server's own files."""
+    queries = body.catalog.queries if body.catalog else None
+    uris = {"input": body.input, "output": body.output, "catalog.queries": queries}
+    for param, uri in uris.items():
+        if isinstance(uri, str) and (not is_uri(uri) or "\0" in uri):
+            raise InvalidField(param, "expected s3://… or file:///…, or an upload's uri")
+    if body.output and body.output.startswith(client.objects.at("")):
+        raise InvalidField("output", "the storage keeps the files of running jobs", hint=_OUTPUT)
+
+
+_OUTPUT = "name another place, or none and fetch the results"
+
+
+def _submit(client: Client, body: JobBody) -> str:
+    options: dict[str, Any] = {
+        **body.options(),
+        "output": body.output,
+        "model": body.model,
+        "key": body.key,
+        "force": body.force,
+    }
+    if body.catalog is None:
+        return client.submit(body.input, **options)
+    queries, form = body.catalog.queries, body.catalog.format
+    return client.submit_catalog(body.input, queries, format=form, **options)
+
+
+@routes.get("", summary="List the newest jobs")
+async def listing(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
+    """The newest first."""
+    found = await in_thread(gateway_of(request).client.jobs, limit)
+    return as_json({"data": [_as_told(status) for status in found]})
+
+
+@routes.get("/{job_id}", summary="Look at a job")
+async def status(request: Request, job_id: JobId) -> Response:
+    """Its progress, what holds it back, and its options."""
+    return as_json(await in_thread(_told, gateway_of(request).client, job_id, whole=True))
+
+
+def _told(client: Client, job_id: str, *, whole: bool = False) -> dict[str, Any]:
+    told = _as_told(client.status(job_id))
+    if whole:
+        spec = client.store.job(job_id).spec
+        catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
+        told |= {"options": spec.scoring_options, "catalog": catalog}
+    return told
+
+
+def _as_told(status: JobStatus) -> dict[str, Any]:
+    return status.model_dump(mode="json")
+
+
+# ---- verbs --------------------------------------------------------------------------------------
+
+
+@routes.post("/{job_id}/cancel", summary="Stop a job")
+async def cancel(request: Request, job_id: JobId) -> Response:
+    """What was scored is kept and published."""
+    return await _do(request, job_id, Client.cancel)
+
+
+@routes.post("/{job_id}/pause", summary="Hold a job")
+async def pause(request: Request, job_id: JobId) -> Response:
+    """Shards in hand are finished."""
+    return await _do(request, job_id, Client.pause)
+
+
+@routes.post("/{job_id}/resume", summary="Let a paused job go on")
+async def resume(request: Request, job_id: JobId) -> Response:
+    """Its shards go back into the queue."""
+    return await _do(request, job_id, Client.resume)
+
+
+@routes.post("/{job_id}/retry", summary="Score again what has no score")
+async def retry(request: Request, job_id: JobId, body: RetryBody | None = None) -> Response:
+    """Merged into the same output; `only` "errors" leaves out what was cancelled."""
+    only = (body or RetryBody()).only
+    return await _do(request, job_id, lambda client, found: client.retry(found, only))
+
+
+async def _do(request: Request, job_id: str, verb: Callable[[Client, str], None]) -> Response:
+    client = gateway_of(request).client
+    await in_thread(verb, client, job_id)
+    return as_json(await in_thread(_told, client, job_id))
+
+
+# ---- results ------------------------------------------------------------------------------------
+
+_NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
+
+
+@routes.get("/{job_id}/results", summary="Stream the output", responses={200: _NDJSON})
+async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
+    """A line per line of input, in order; with `partial` what was scored so far."""
+    client = gateway_of(request).client
+    return await _lines(client.results(job_id, partial=partial))
+
+
+@routes.get("/{job_id}/errors", summary="Stream what has no score", responses={200: _NDJSON})
+async def errors(
+    request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=100_000)] = 100
+) -> Response:
+    """The lines in which something was rejected or failed, without their results."""
+    found = gateway_of(request).client.results(job_id, partial=True)
+    failed = (_without_results(line) for line in found if line.get("errors") or "error" in line)
+    return await _lines(islice(failed, limit))
+
+
+def _without_results(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("results", "provenance")}
+
+
+async def _lines(lines: Iterator[dict[str, Any]]) -> Response:
+    """Stream lines; what is wrong with the first is still told with its status."""
+    first = await in_thread(lambda: list(islice(lines, 1)))
+    blocks = _blocks(chain(first, lines))
+    return StreamingResponse(blocks, media_type="application/x-ndjson")
+
+
+def _blocks(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    block = bytearray()
+    for line in lines:
+        block += dump_line(line)
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+_EVENTS = {"content": {"text/event-stream": {}}, "description": "server-sent events"}
+
+
+@routes.get("/{job_id}/events", summary="Follow a job to its end", responses={200: _EVENTS})
+async def events(request: Request, job_id: JobId) -> Response:
+    """`status` about once a second, with what GET of the job tells; `end` is the last."""
+    client = gateway_of(request).client
+    first = await in_thread(client.status, job_id)
+    stream = _follow(client, first)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=_NO_BUFFER)
+
+
+_NO_BUFFER = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:
+    """The job's events. While Redis is away comments keep the connection alive."""
+    assert found is not None
+    job_id, last = found.id, found
+    while True:
+        if found is None:
+            yield ": keep-alive\n\n"
+        else:
+            last = found
+            yield _event("status", _as_told(found))
+            if found.state in ("done", "cancelled"):
+                break
+        await asyncio.sleep(EVENT_S)
+        try:
+            found = await in_thread(client.status, job_id)
+        except UnknownJob:  # its time was over
+            break
+        except (Unavailable, *REDIS_ERRORS):
+            found = None
+    yield _event("end", {"id": job_id, "state": last.state})
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"

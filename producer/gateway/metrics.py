@@ -1,0 +1,192 @@
+"""Metrics for Prometheus: the fleet's from Redis at each scrape, the requests of this process.
+
+One scrape of any gateway sees all workers, so scrape one, or let Prometheus drop what is double.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Count
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+from starlette.types import Scope
+
+from producer.client import Client
+from producer.gateway.asking import MODEL, in_thread
+from producer.status import state_of
+from shared.fleet import WorkerRow
+from shared.models import Priority
+from shared.queue import broker_keys, model_queue
+from shared.store import REDIS_ERRORS
+
+routes = APIRouter(tags=["fleet"])
+
+JOBS_MAX = 1000
+"""Unfinished jobs that one scrape looks at."""
+DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WORKER = ("worker", "model")
+
+
+class Requests:
+    """Counts what this process answered."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._total = Counter(
+            "rerank_requests",
+            "Requests by route, model and outcome",
+            ("route", "model", "outcome"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "rerank_request_duration_seconds",
+            "Seconds until the answer was sent",
+            ("route", "model"),
+            buckets=DURATIONS_S,
+            registry=registry,
+        )
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Note one request. Only routes and models that there are become labels."""
+        route = getattr(scope.get("route"), "path", "") or "page"
+        model = scope.get(MODEL, "")
+        self._total.labels(route, model, _outcome(status)).inc()
+        self._seconds.labels(route, model).observe(seconds)
+
+
+def _outcome(status: int) -> str:
+    if status < 400:
+        return "ok"
+    if status == 429:
+        return "overloaded"
+    return "client_error" if status < 500 else "server_error"
+
+
+class FleetCollector(Collector):
+    """Reads the fleet from Redis at each scrape."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def describe(self) -> list[Metric]:
+        """Nothing: Redis is not asked when the collector is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All families; with Redis away only that it is."""
+        try:
+            found = [*self._coordinator(), *self._workers(), *self._queues(), *self._jobs()]
+        except REDIS_ERRORS:
+            found = []
+        up = GaugeMetricFamily("rerank_redis_up", "Whether Redis answers", bool(found))
+        yield from [up, *found]
+
+    def _coordinator(self) -> Iterator[Metric]:
+        store = self._client.store
+        yield GaugeMetricFamily(
+            "rerank_coordinator_silent_seconds",
+            "Seconds since the coordinator's last sign of life",
+            store.silent_s(),
+        )
+        yield GaugeMetricFamily(
+            "rerank_hints_republished",
+            "Hints that the monitor had to send again in the last hour",
+            store.seen("republished"),
+        )
+
+    def _workers(self) -> Iterator[Metric]:
+        workers = self._client.workers()
+        up = GaugeMetricFamily(
+            "rerank_worker_up", "1 once it serves", labels=(*WORKER, "device", "state")
+        )
+        info = GaugeMetricFamily(
+            "rerank_model_info", "What is served", labels=("model", "dtype", "attention", "weights")
+        )
+        for worker in workers:
+            serves = worker.state != "loading"
+            up.add_metric([worker.id, worker.model, worker.device, worker.state], serves)
+        served = {(w.model, w.dtype, w.attention, w.fingerprint) for w in workers if w.dtype}
+        for labels in sorted(served):
+            info.add_metric(labels, 1)
+        yield from (up, info)
+        pairs = CounterMetricFamily(
+            "rerank_pairs", "Pairs scored since the worker started", labels=WORKER
+        )
+        for worker in workers:
+            pairs.add_metric([worker.id, worker.model], worker.pairs)
+        yield pairs
+        for name, help_, field in _WORKER_GAUGES:
+            yield _worker_gauge(name, help_, field, workers)
+
+    def _queues(self) -> Iterator[Metric]:
+        client = self._client
+        store = client.store
+        depth = GaugeMetricFamily(
+            "rerank_queue_depth", "Hints that wait in the broker", labels=("model", "priority")
+        )
+        shards = GaugeMetricFamily("rerank_open_shards", "Shards to be scored", labels=("model",))
+        age = GaugeMetricFamily(
+            "rerank_queue_oldest_age_seconds",
+            "For how long the first shard waits for a worker",
+            labels=("model",),
+        )
+        for model in store.models():
+            for priority in Priority:
+                keys = broker_keys(client.settings, [model_queue(model, priority)])
+                depth.add_metric([model, priority.value], store.hints_waiting(keys))
+            shards.add_metric([model], store.backlog(model))
+            age.add_metric([model], store.oldest_due_s(model))
+        yield from (depth, shards, age)
+
+    def _jobs(self) -> Iterator[Metric]:
+        store = self._client.store
+        states: Count[str] = Count(running=0, paused=0, finishing=0)
+        items: Count[str] = Count()
+        for job in store.jobs(store.unfinished()[:JOBS_MAX]):
+            if "inline" in job.facts:
+                continue
+            states[state_of(job)] += 1
+            progress = job.progress
+            items.update({name: getattr(progress, name) for name in _ITEMS})
+            items["waiting"] += max((progress.total or progress.fed) - progress.done, 0)
+        jobs = GaugeMetricFamily("rerank_jobs", "Unfinished jobs", labels=("state",))
+        for state, count in sorted(states.items()):
+            jobs.add_metric([state], count)
+        of_jobs = GaugeMetricFamily(
+            "rerank_job_items", "Pairs of unfinished jobs", labels=("state",)
+        )
+        for state in (*_ITEMS, "waiting"):
+            of_jobs.add_metric([state], items[state])
+        yield from (jobs, of_jobs)
+
+
+_ITEMS = ("scored", "errors", "rejected", "cancelled")
+_WORKER_GAUGES = (
+    ("rerank_worker_busy_ratio", "Share of time in which the device computes", "busy_share"),
+    ("rerank_worker_preparing_ratio", "Share of time the device waits", "preparing_share"),
+    ("rerank_worker_shards", "Shards in hand", "shards"),
+    ("rerank_worker_pairs_per_second", "Pairs scored per second", "pairs_per_s"),
+    ("rerank_worker_tokens_per_second", "Tokens computed per second", "tokens_per_s"),
+    ("rerank_batch_tokens", "Pack limit in tokens", "batch_tokens"),
+    ("rerank_batch_pairs", "Pack limit in pairs", "batch_pairs"),
+    ("rerank_pack_duration_seconds", "Device seconds of a pack, lately", "latency_s"),
+)
+"""Name, help and the field of a worker's row."""
+
+
+def _worker_gauge(name: str, help_: str, field: str, workers: list[WorkerRow]) -> Metric:
+    found = GaugeMetricFamily(name, help_, labels=WORKER)
+    for worker in workers:
+        found.add_metric([worker.id, worker.model], getattr(worker, field))
+    return found
+
+
+@routes.get("/metrics", summary="Metrics for Prometheus")
+async def metrics(request: Request) -> Response:
+    """The whole fleet, and the requests of this process."""
+    text = await in_thread(generate_latest, request.app.state.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,143 @@
+"""POST /v1/uploads: bytes streamed into the storage, where they stay for a while."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from pathlib import PurePosixPath
+from typing import IO, Annotated
+
+import anyio
+from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.errors import InvalidField
+from shared.errors import StorageUnavailable, TooLarge, UsageError
+from shared.uploads import new_upload, upload_uri
+
+routes = APIRouter(tags=["uploads"])
+
+BLOCK_BYTES = 1 << 20
+"""What is written at once; memory holds no more of an upload."""
+
+SUFFIXES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+    ".jsonl": "application/x-ndjson",
+    ".ndjson": "application/x-ndjson",
+    ".txt": "text/plain",
+    ".csv": "text/csv",
+    ".parquet": "application/vnd.apache.parquet",
+    ".gz": "application/gzip",
+}
+"""What may be uploaded, by the end of its name."""
+OTHER_NAMES = {
+    "application/json": "application/x-ndjson",
+    "application/jsonl": "application/x-ndjson",
+    "application/jsonlines": "application/x-ndjson",
+    "application/x-jsonlines": "application/x-ndjson",
+    "application/x-parquet": "application/vnd.apache.parquet",
+    "application/x-gzip": "application/gzip",
+    "image/jpg": "image/jpeg",
+}
+UNSAID = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""Types that say nothing: the name decides. The last is what curl says without being asked."""
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}}
+            for kind in (*dict.fromkeys(SUFFIXES.values()), "application/octet-stream")
+        },
+    }
+}
+
+
+@routes.post("/v1/uploads", status_code=201, summary="Upload a file", openapi_extra=_BODY)
+async def upload(request: Request, name: Annotated[str, Query(max_length=500)] = "") -> Response:
+    """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body."""
+    client = gateway_of(request).client
+    kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
+    settings, objects = client.settings, client.objects
+    upload_id, expires_s = new_upload(settings.upload_ttl_s)
+    uri = upload_uri(objects, upload_id, f"upload{suffix}")
+    try:
+        async with _in_threads(objects.writer(uri)) as target:
+            size = await _copy(request, target, settings.upload_bytes_max)
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
+            await in_thread(objects.delete_tree, upload_uri(objects, upload_id))
+        raise
+    told = {
+        "id": upload_id,
+        "uri": uri,
+        "name": name,
+        "bytes": size,
+        "content_type": kind,
+        "expires_s": expires_s,
+    }
+    return as_json(told, 201)
+
+
+def _kind_of(content_type: str, name: str) -> tuple[str, str]:
+    """The type of an upload, and how its name ends. Raises InvalidField for any other."""
+    said = content_type.partition(";")[0].strip().lower()
+    said = OTHER_NAMES.get(said, said)
+    end = "".join(PurePosixPath(name.lower()).suffixes[-2:])
+    suffix = end if end.endswith(".gz") else PurePosixPath(name.lower()).suffix
+    kind = SUFFIXES.get(PurePosixPath(suffix).suffix or suffix, "")
+    if kind and said in (kind, "text/plain", *UNSAID):
+        return kind, suffix
+    for known, its_kind in SUFFIXES.items():
+        if said == its_kind:
+            return its_kind, known
+    raise InvalidField(
+        "Content-Type",
+        "expected an image, JSON Lines, text, CSV or Parquet",
+        hint="say so in the header Content-Type, or end the name as such files do",
+    )
+
+
+async def _copy(request: Request, target: IO[bytes], bytes_max: int) -> int:
+    """Write the body in blocks, within the cap. Returns its size."""
+    size, block = 0, bytearray()
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > bytes_max:
+                raise TooLarge(f"the upload is larger than {bytes_max} bytes", hint=_LARGER)
+            block += chunk
+            if len(block) >= BLOCK_BYTES:
+                await in_thread(target.write, bytes(block))
+                block.clear()
+    except ClientDisconnect:
+        raise UsageError("the upload was broken off") from None
+    if not size:
+        raise InvalidField("body", "the upload is empty", hint="send the file as the body")
+    await in_thread(target.write, bytes(block))
+    return size
+
+
+_LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"
+
+
+@asynccontextmanager
+async def _in_threads(opened: AbstractContextManager[IO[bytes]]) -> AsyncIterator[IO[bytes]]:
+    """A blocking context, entered and left beside the event loop."""
+    found = await in_thread(opened.__enter__)
+    try:
+        yield found
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await in_thread(opened.__exit__, type(error), error, error.__traceback__)
+        raise
+    await in_thread(opened.__exit__, None, None, None)

@@ -1,0 +1,84 @@
+"""POST /v1/score and /score, as vLLM's clients speak it: scores in the order of the pairs.
+
+One query and one document, one and many, or as many of each: pair by pair.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import AliasChoices, Field
+from starlette.responses import Response
+
+from producer.gateway.asking import Asked, as_json, gateway_of, refuse_unscored
+from producer.gateway.contents import AnyContent, content_of
+from producer.gateway.errors import InvalidField
+from producer.gateway.native import Options, usage
+
+routes = APIRouter(tags=["rerank"])
+
+
+class ScoreBody(Options):
+    """Queries and documents; one content is a list of one."""
+
+    queries: AnyContent = Field(validation_alias=AliasChoices("queries", "data_1", "text_1"))
+    documents: AnyContent = Field(
+        validation_alias=AliasChoices("documents", "items", "data_2", "text_2")
+    )
+    use_activation: bool = True
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, le=40_960)
+    encoding_format: str | None = None
+    user: str | None = None
+    priority: int | None = None
+
+
+@routes.post("/v1/score", summary="Score pairs: vLLM's shape")
+@routes.post("/score", summary="Score pairs: vLLM's shape", include_in_schema=False)
+async def score(request: Request, body: ScoreBody) -> Response:
+    """A score per pair, in the order of the pairs."""
+    queries = _contents(body.queries, "queries")
+    documents = _contents(body.documents, "documents")
+    asked = _pairs(queries, documents, body.instruction)
+    found = await gateway_of(request).ask(request, asked, model=body.model, **body.options())
+    scores = []
+    for number, outcome in enumerate(found.outcomes):
+        refuse_unscored(outcome)
+        results = sorted(found.line(number)["results"], key=lambda result: result["index"])
+        scores += [r["relevance_score" if body.use_activation else "margin"] for r in results]
+    told = {
+        "id": f"score-{found.job.id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": found.job.spec.model,
+        "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
+        "usage": usage(found),
+    }
+    return as_json(told)
+
+
+def _contents(value: Any, where: str) -> list[Any]:
+    if isinstance(value, list):
+        return [content_of(found, f"{where}[{at}]") for at, found in enumerate(value)]
+    if isinstance(value, dict) and isinstance(value.get("content"), list):
+        # vLLM takes it for many contents, others for one
+        hint = 'write [{"content": [...]}] for one of several parts, a list for many'
+        raise InvalidField(where, "a bare {content: [...]} can be read in two ways", hint=hint)
+    return [content_of(value, where)]
+
+
+def _pairs(queries: list[Any], documents: list[Any], instruction: str | None) -> list[Asked]:
+    """One request for one query, else one per pair."""
+    if not queries:
+        raise InvalidField("queries", "there is none", hint="give at least one")
+    if len(queries) == 1:
+        return [Asked(queries[0], documents, instruction)]
+    if len(queries) != len(documents):
+        raise InvalidField(
+            "documents",
+            f"{len(queries)} queries and {len(documents)} documents make no pairs",
+            hint="give one query, or as many queries as documents",
+        )
+    pairs = zip(queries, documents, strict=True)
+    return [Asked(q, [d], instruction, first=at) for at, (q, d) in enumerate(pairs)]

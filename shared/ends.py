@@ -1,0 +1,88 @@
+"""The ends of jobs, heard by all threads of a process over one connection.
+
+A gateway waits for hundreds of answers at once: a subscription each would be a connection each.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from shared.store import REDIS_ERRORS, Store
+
+POLL_S = 1.0
+"""A message may be lost: so often a waiter looks for itself."""
+IDLE_S = 30.0
+"""The connection is given back when nobody has been waiting for so long."""
+
+
+class Ends:
+    """Tells waiters when their jobs end. Safe to share between threads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._waiting: dict[str, threading.Event] = {}
+        self._listening = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._wanted_s = 0.0
+
+    def wait(self, job_id: str, timeout_s: float) -> bool:
+        """Wait until a job ends. Returns whether it did within `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        told = self._register(job_id)
+        try:
+            self._listening.wait(min(timeout_s, POLL_S))
+            while not self._store.ended(job_id):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                if told.wait(min(left, POLL_S)):
+                    return True
+            return True
+        finally:
+            with self._lock:
+                self._waiting.pop(job_id, None)
+
+    def _register(self, job_id: str) -> threading.Event:
+        """Be told of a job's end; see to it that someone listens."""
+        with self._lock:
+            self._wanted_s = time.monotonic()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._listen, name="ends", daemon=True)
+                self._thread.start()
+            return self._waiting.setdefault(job_id, threading.Event())
+
+    def _listen(self) -> None:
+        while self._is_wanted():
+            try:
+                with self._store.client.pubsub() as channel:  # type: ignore[no-untyped-call]
+                    channel.psubscribe(self._store.keys.done_channel("*"))
+                    while self._is_wanted():
+                        self._tell(channel.get_message(timeout=POLL_S))
+            except (*REDIS_ERRORS, OSError, ValueError):
+                # away, or closed in the midst of it: waiters look for themselves meanwhile
+                self._listening.clear()
+                time.sleep(POLL_S)
+
+    def _is_wanted(self) -> bool:
+        """Whether someone waits, or did lately; if not, the thread is as good as gone."""
+        with self._lock:
+            idle_s = time.monotonic() - self._wanted_s
+            wanted = bool(self._waiting) or idle_s < IDLE_S
+            if not wanted:
+                self._listening.clear()
+                self._thread = None
+            return wanted
+
+    def _tell(self, message: dict[str, Any] | None) -> None:
+        if message is None:
+            return
+        if message["type"] == "psubscribe":
+            self._listening.set()
+            return
+        with self._lock:
+            told = self._waiting.get(message["data"])
+        if told:
+            told.set()

@@ -1,0 +1,1 @@
+"""The gateway: contracts, errors, jobs, uploads, metrics."""

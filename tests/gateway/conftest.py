@@ -1,0 +1,42 @@
+"""A gateway before a fleet without a model, and one of a whole stack for all tests that need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from producer.feeder import Control
+from shared.settings import Settings
+from tests.support.fleet import Worker
+from tests.support.gateway import running_gateway, working_fleet
+from tests.support.stack import Stack, running_stack
+
+
+@pytest.fixture
+def http(settings: Settings) -> Iterator[httpx.Client]:
+    """A client of a gateway; nobody works behind it."""
+    with running_gateway(settings) as found:
+        yield found
+
+
+@pytest.fixture
+def working(control: Control) -> Iterator[Worker]:
+    """A fleet that works."""
+    with working_fleet(control) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="package")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running `rerank up` with its gateway."""
+    with running_stack(tmp_path_factory.mktemp("stack"), {"RERANK_THREADS": "1"}) as found:
+        yield found
+
+
+@pytest.fixture
+def real(stack: Stack) -> Iterator[httpx.Client]:
+    """A client of the stack's gateway."""
+    with httpx.Client(base_url=stack.gateway, timeout=60) as client:
+        yield client

@@ -1,0 +1,70 @@
+"""Queries and documents of all shapes become contents of a line of input."""
+
+from __future__ import annotations
+
+import pytest
+
+from producer.gateway.contents import content_of, documents_of
+from producer.gateway.errors import InvalidField
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+URL = "https://shop/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("text", "text"),
+        ({"text": "a", "id": 1}, {"text": "a", "id": 1}),
+        ({"image": URL}, {"image": URL}),
+        ({"image": [URL, PNG]}, {"image": [URL, PNG]}),
+        ({"image": PNG}, {"image": f"data:image/png;base64,{PNG}"}),
+        ({"content": "text"}, "text"),
+        ({"content": [{"type": "text", "text": "a"}]}, {"text": "a"}),
+        (
+            {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"text": "a\nb"},
+        ),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": URL}}]},
+            {"image": [URL]},
+        ),
+        ({"content": [{"type": "image", "image": URL}]}, {"image": [URL]}),
+        (
+            {"content": [{"type": "video", "video": [URL, URL]}]},
+            {"video": {"frames": [URL, URL]}},
+        ),
+        (17, 17),  # refused later, with all else that is no content
+    ],
+)
+def test_a_content_of_any_client_is_understood(given, expected):
+    assert content_of(given, "query") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "says"),
+    [
+        ({"content": [{"type": "text"}]}, "documents[0].content[0]", "its text is missing"),
+        ({"content": []}, "documents[0].content", "expected a list of parts"),
+        ({"content": [5]}, "documents[0].content[0]", "expected a part of type text"),
+        ({"content": [{"type": ["a"]}]}, "documents[0].content[0]", "expected a part"),
+        ({"content": [{"type": "audio"}]}, "documents[0].content[0]", "expected a part"),
+        ({"content": "a", "text": "b"}, "documents[0]", "`content` stands alone"),
+        (
+            {"content": [{"type": "video_url", "video_url": {"url": "https://a/b.mp4"}}]},
+            "documents[0].content[0]",
+            "video files are not read",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(given, param, says):
+    with pytest.raises(InvalidField, match=says.replace("[", r"\[")) as caught:
+        documents_of([given])
+    assert caught.value.param == param
+    assert caught.value.hint
+
+
+def test_a_bare_content_instead_of_documents_is_refused():
+    """Given what some servers read as two documents, and others as one."""
+    with pytest.raises(InvalidField, match="expected a list of documents"):
+        documents_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})

@@ -1,0 +1,267 @@
+"""What happens before a route: keys, ids, caps, headers; and what every error looks like."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from pydantic import SecretStr
+
+from producer.client import Client
+from producer.gateway.app import make_app
+from producer.gateway.door import SAFE_HEADERS
+from shared.models import Priority
+from shared.settings import Settings
+from tests.support.fleet import MODEL, worker_row
+from tests.support.gateway import running_gateway
+from tests.support.server import valkey
+
+BODY = {"query": "q", "documents": ["a", "b"]}
+OPEN = {"/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/style.css"}
+
+
+@pytest.fixture
+def keyed(change) -> Iterator[httpx.Client]:
+    """A client of a gateway that wants a key."""
+    with running_gateway(change(api_keys=(SecretStr("one"), SecretStr("two")))) as found:
+        yield found
+
+
+# ---- keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer three"}, 401),
+        ({"Authorization": "one"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"X-API-Key": ""}, 401),
+        ({"X-API-Key": "on"}, 401),
+        ({"Authorization": "Bearer one"}, 200),
+        ({"Authorization": "bearer two"}, 200),
+        ({"X-API-Key": "two"}, 200),
+    ],
+)
+def test_a_key_opens(keyed, headers, status):
+    answer = keyed.get("/v1/models", headers=headers)
+    assert answer.status_code == status
+    if status == 401:
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_every_route_but_health_and_documentation_needs_the_key(keyed, settings):
+    routes = [r for r in make_app(Client(settings)).router.routes if isinstance(r, APIRoute)]
+    for route in routes:
+        path = route.path.replace("{job_id}", "j")
+        for method in route.methods:
+            status = keyed.request(method, path).status_code
+            assert (status == 401) == (path not in OPEN), (method, path, status)
+    assert keyed.get("/").status_code == 200
+
+
+def test_keys_are_in_no_log_and_reach_the_gateway_of_up(settings):
+    keyed = settings.model_copy(update={"api_keys": (SecretStr("one"), SecretStr("two"))})
+    assert "two" not in repr(keyed)
+    assert keyed.environment()["RERANK_API_KEYS"] == "one,two"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "localhost:9000"}, 200),
+        ({"Host": "[::1]:9000"}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "rebound.example:8080"}, 403),
+        ({"Host": "rebound.example"}, 403),
+    ],
+)
+def test_without_keys_no_page_of_another_site_gets_in(http, headers, status):
+    assert http.get("/v1/models", headers=headers).status_code == status
+
+
+def test_with_keys_any_name_will_do(keyed):
+    key = {"X-API-Key": "one", "Host": "rerank.example", "Sec-Fetch-Site": "cross-site"}
+    assert keyed.get("/v1/models", headers=key).status_code == 200
+
+
+# ---- ids, headers, caps -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2_3", True), ("a b", False), ("x" * 65, False), ("ä".encode(), False)],
+)
+def test_every_answer_has_an_id(http, given, kept):
+    for path in ("/health/live", "/nothing", "/v1/jobs/none"):
+        found = http.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"]
+        assert (found == given) == kept
+        assert kept or len(found) == 32
+
+
+def test_every_answer_has_safe_headers(http):
+    for path in ("/", "/docs", "/v1/models", "/nothing"):
+        headers = http.get(path).headers
+        assert {name: headers[name] for name in SAFE_HEADERS} == SAFE_HEADERS
+
+
+def test_the_documentation_needs_no_other_host_and_no_script(http):
+    page = http.get("/docs").text
+    assert "POST /v1/rerank" in page
+    assert "://" not in page.replace("https://, s3://", "").replace("s3://", "").replace(
+        "file://", ""
+    )
+    assert "<script" not in page
+    assert "style=" not in page
+
+
+def test_a_body_over_its_cap_is_refused(change):
+    with running_gateway(change(inline_bytes_max=1000)) as http:
+        # given a body that says its length, and one that does not
+        large = b'{"query": "' + b"x" * 4000 + b'"}'
+        kind = {"Content-Type": "application/json"}
+        for content in (large, iter([large[:2000], large[2000:]])):
+            answer = http.post("/v1/rerank", content=content, headers=kind)
+            assert (answer.status_code, answer.json()["error"]["type"]) == (
+                413,
+                "request_too_large",
+            )
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"documents": ["a"]}, "query", "query: Field required"),
+        ({"query": "q"}, "documents", "documents: Field required"),
+        ({"query": "q", "documents": "a"}, "documents", "expected a list of documents"),
+        ({"query": "q", "documents": []}, "documents", "there are no documents"),
+        ({"query": " ", "documents": ["a"]}, "query", "the query is empty"),
+        ({"query": {"id": 1}, "documents": ["a"]}, "query.id", "there is no such field"),
+        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "valid dictionary"),
+        ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "Extra inputs"),
+        (
+            {"query": "q", "documents": ["a", {"image": ["s3://b/c", "ftp://x"]}]},
+            "documents[1].image[1]",
+            "expected s3://",
+        ),
+        ({"query": "q", "documents": ["\ud800"]}, "documents[0]", "half a surrogate pair"),
+        ({**BODY, "top_n": -1}, "top_n", "greater than or equal to 0"),
+        ({**BODY, "temperature": 3}, "temperature", "less than or equal to 2"),
+        ({**BODY, "image": {"preset": "huge"}}, None, "image_preset is wrong"),
+        ({**BODY, "image": {"max_crop": 2}}, "image.max_crop", "less than or equal to 1"),
+        ({**BODY, "instuction": "x"}, "instuction", "there is no such field"),
+        ([], "body", "valid dictionary"),
+    ],
+)
+def test_what_is_wrong_is_told_with_field_and_place(http, fleet, body, param, says):
+    fleet.beat(worker_row())
+    kind = {"Content-Type": "application/json"}
+    answer = http.post("/v1/rerank", content=json.dumps(body), headers=kind)
+    error = answer.json()["error"]
+    assert answer.status_code == 422
+    assert error["param"] == param
+    assert says in error["message"]
+    assert set(error) == {"message", "type", "param", "code", "hint"}
+
+
+def test_too_many_or_too_large_is_413(change, fleet):
+    fleet.beat(worker_row())
+    small = change(max_documents_per_request=2, inline_bytes_max=1000)
+    with running_gateway(small) as http:
+        many = http.post("/v1/rerank", json={"query": "q", "documents": ["a"] * 3})
+        large = http.post("/v1/rerank", json={"query": "q", "documents": ["a" * 1500]})
+    assert (many.status_code, many.json()["error"]["param"]) == (413, "documents")
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_a_model_that_nobody_knows_is_404_and_one_that_nobody_serves_now_503(http, fleet):
+    fleet.beat(worker_row())
+    unknown = http.post("/v1/rerank", json={**BODY, "model": "none"})
+    fleet.leave("w1")
+    away = http.post("/v1/rerank", json={**BODY, "model": MODEL})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_model")
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "no_worker")
+    assert away.headers["Retry-After"] == "5"
+
+
+def test_a_full_queue_sends_away_with_a_time_to_come_back(change, fleet, real_hints):
+    fleet.beat(worker_row())
+    real_hints.shard(MODEL, Priority.interactive, "j", "0-1")
+    with running_gateway(change(interactive_queue_max=1)) as http:
+        for path, kind in (("/v1/rerank", "error"), ("/v2/rerank", "message")):
+            answer = http.post(path, json=BODY)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+            assert kind in answer.json()
+        tei = http.post("/rerank", json={"query": "q", "texts": ["a"]})
+    assert (tei.status_code, tei.json()["error_type"]) == (429, "Overloaded")
+
+
+def test_a_gateway_whose_hands_are_full_sends_away(change, fleet):
+    fleet.beat(worker_row())
+    settings: Settings = change(gateway_requests_max=1, interactive_deadline_s=1.5)
+    with running_gateway(settings) as http:
+        # given one request that nobody answers
+        statuses: list[int] = []
+        ask = lambda: statuses.append(http.post("/v1/rerank", json=BODY).status_code)  # noqa: E731
+        both = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join(20)
+    # then the other one is not kept waiting, and the first is told when its time is over
+    assert sorted(statuses) == [429, 504]
+
+
+def test_without_redis_the_answer_is_503(change, tmp_path):
+    with valkey(tmp_path) as url:
+        settings = change(redis_url=SecretStr(url))
+        gateway = running_gateway(settings)
+        http = gateway.__enter__()
+    try:
+        assert http.get("/health/live").status_code == 200
+        ready = http.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"redis": False, "workers": 0})
+        answer = http.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
+        assert "rerank_redis_up 0.0" in http.get("/metrics").text
+    finally:
+        gateway.__exit__(None, None, None)
+
+
+def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
+    settings, fleet, monkeypatch, capsys
+):
+    fleet.beat(worker_row())
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(Client, "ask", broken)
+    with running_gateway(settings) as http:
+        answer = http.post("/v1/rerank", json=BODY, headers={"X-Request-Id": "my-id"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
+    assert answer.headers["X-Request-Id"] == "my-id"
+    assert "secret" not in answer.text
+    log = capsys.readouterr().err
+    assert "unforeseen" in log
+    assert "my-id" in log
+
+
+def test_ready_is_who_has_a_worker_that_serves(http, fleet):
+    assert http.get("/health/ready").status_code == 503
+    fleet.beat(worker_row(state="loading"))
+    assert http.get("/health/ready").status_code == 503
+    fleet.beat(worker_row())
+    assert http.get("/health/ready").json() == {"redis": True, "workers": 1}

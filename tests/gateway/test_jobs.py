@@ -1,0 +1,199 @@
+"""Jobs over HTTP: made, followed, steered; and their results, streamed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from pydantic import SecretStr
+
+from shared.models import JobSpec, JobStatus
+from shared.objects import file_uri
+from tests.support.fleet import Worker, worker_row
+from tests.support.gateway import running_gateway, working_fleet
+from tests.support.server import free_port, valkey
+from tests.support.wait import wait_until
+
+LINES = [{"id": n, "query": f"q{n}", "documents": ["a", 5, f"c{n}"]} for n in range(6)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """The URI of an input in an allowed folder."""
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    path = folder / "in.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return file_uri(path)
+
+
+def submitted(http: httpx.Client, source: str, **fields: Any) -> dict[str, Any]:
+    answer = http.post("/v1/jobs", json={"input": source, **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
+    """The job, at its end."""
+
+    def done() -> Any:
+        found = http.get(f"/v1/jobs/{job_id}").json()
+        return found if found["state"] in ("done", "cancelled") else None
+
+    return wait_until(done, 30, "the job ends")
+
+
+def lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_job_from_its_making_to_its_results(http, working, source):
+    job = submitted(http, source, name="mine", top_n=1, temperature=0.5, priority="bulk")
+    assert JobStatus.model_validate(job).name == "mine"
+
+    status = ended(http, job["id"])
+
+    assert status["progress"]["scored"] == 12
+    assert status["progress"]["errors"] == 6
+    assert (status["options"]["top_n"], status["options"]["temperature"]) == (1, 0.5)
+    assert status["priority"] == "bulk"
+    found = lines(http.get(f"/v1/jobs/{job['id']}/results"))
+    assert [line["id"] for line in found] == [line["id"] for line in LINES]
+    assert all(len(line["results"]) == 1 for line in found)
+    failed = lines(http.get(f"/v1/jobs/{job['id']}/errors", params={"limit": 2}))
+    assert [(line["id"], line["errors"][0]["index"]) for line in failed] == [(0, 1), (1, 1)]
+    assert "results" not in failed[0]
+    assert [j["id"] for j in http.get("/v1/jobs?limit=1").json()["data"]] == [job["id"]]
+
+
+def test_a_catalog_over_http(http, working, tmp_path, source):
+    listing = "".join(f"s3://shop/{n}.jpg\n" for n in range(3))
+    uri = http.post("/v1/uploads?name=a.txt", content=listing).json()["uri"]
+    job = submitted(http, uri, catalog={"queries": ["red", {"id": "b", "text": "blue"}]})
+    status = ended(http, job["id"])
+    assert status["catalog"] == {"queries": 2, "format": "jsonl"}
+    rows = lines(http.get(f"/v1/jobs/{job['id']}/results"))
+    assert len(rows) == 6
+    assert {row["query_id"] for row in rows} == {1, "b"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "status"),
+    [
+        ({"input": "/etc/passwd"}, "input", 422),
+        ({"input": "-"}, "input", 422),
+        ({"input": "https://host/a"}, "input", 422),
+        ({"input": "file:///etc/passwd"}, None, 403),
+        ({"input": "s3://other/a.jsonl"}, None, 403),
+        ({"input": "SOURCE", "output": "/tmp/out.jsonl"}, "output", 422),
+        ({"input": "SOURCE", "output": "file:///etc/out.jsonl"}, None, 403),
+        ({"input": "SOURCE", "output": "STORAGE/jobs/x"}, "output", 422),
+        ({"input": "SOURCE", "catalog": {"queries": "/etc/passwd"}}, "catalog.queries", 422),
+        ({"input": "SOURCE", "priority": "interactive"}, "priority", 422),
+        ({"input": "SOURCE", "image": {"preset": "huge"}}, None, 422),
+        ({"input": "SOURCE", "unknown": 1}, "unknown", 422),
+        ({}, "input", 422),
+    ],
+)
+def test_what_a_job_may_not_read_or_write_is_refused(
+    http, fleet, source, settings, body, param, status
+):
+    fleet.beat(worker_row())
+    text = json.dumps(body).replace("SOURCE", source).replace("STORAGE", settings.storage_uri)
+    answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+def test_verbs_and_what_the_state_does_not_permit(http, fleet, source, store):
+    fleet.beat(worker_row())
+    job = f"/v1/jobs/{submitted(http, source)['id']}"
+    # given a job that nobody works on: it can be held, let go and stopped
+    assert http.post(f"{job}/pause").json()["state"] == "paused"
+    assert http.post(f"{job}/resume").json()["state"] == "running"
+    early = http.get(f"{job}/results")
+    assert (early.status_code, early.json()["error"]["code"]) == (409, "wrong_state")
+    assert lines(http.get(f"{job}/results?partial=true")) == []
+    assert http.post(f"{job}/resume").status_code == 409
+    assert http.post(f"{job}/retry", json={"only": "errors"}).status_code == 409
+    assert http.post(f"{job}/retry", json={"only": "some"}).status_code == 422
+    assert http.post(f"{job}/cancel").status_code == 200
+    assert http.post(f"{job}/pause").status_code == 409
+    assert store.job(job.rpartition("/")[2]).cancelled
+
+
+@pytest.mark.parametrize("verb", ["", "/results", "/errors", "/events"])
+def test_a_job_that_is_not_there_is_404(http, verb):
+    answer = http.get(f"/v1/jobs/none{verb}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_job")
+
+
+def test_retry_scores_again_what_failed(http, control, source):
+
+    with working_fleet(control, Worker(control, fails="a")) as worker:
+        job = submitted(http, source)["id"]
+        assert ended(http, job)["progress"]["scored"] == 6
+        worker.fails = None
+        http.post(f"/v1/jobs/{job}/retry")
+        assert wait_until(lambda: ended(http, job)["progress"]["scored"] == 12, 30)
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+
+def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    """The events of a stream, up to its end; comments are passed over."""
+    found, name = [], ""
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            found.append((name, json.loads(line.removeprefix("data: "))))
+    return found
+
+
+def test_a_job_is_followed_to_its_end(http, working, source):
+    job = submitted(http, source)["id"]
+    with http.stream("GET", f"/v1/jobs/{job}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = events(answer)
+    names = [name for name, _ in told]
+    assert set(names[:-1]) == {"status"}
+    assert told[-1] == ("end", {"id": job, "state": "done"})
+    assert told[-2][1]["progress"]["scored"] == 12
+
+
+def test_events_outlive_a_redis_that_is_away(change, tmp_path):
+    from shared.store import Store, connect
+
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    port = free_port()
+    keep = {"appendonly": "yes", "appendfsync": "always"}
+    with valkey(folder, port=port, **keep) as url:
+        settings = change(redis_url=SecretStr(url))
+        store = Store(connect(settings), settings)
+        spec = JobSpec(model="m", input={"uri": "file:///x", "size": 1, "tag": ""})
+        store.create("j1", spec, "digest")
+        gateway = running_gateway(settings)
+        http = gateway.__enter__()
+        stream = http.stream("GET", "/v1/jobs/j1/events")
+        answer = stream.__enter__()
+        told = answer.iter_lines()
+        assert next(told) == "event: status"
+    # when Redis is away, then the connection is kept alive
+    while next(told) != ": keep-alive":
+        pass
+    with valkey(folder, port=port, **keep) as url, redis.Redis.from_url(url) as client:
+        # and when it is back, then the status is told again
+        while not next(told).startswith("event: status"):
+            pass
+        client.delete(store.keys.job("j1"))
+        assert "event: end" in list(told)
+        stream.__exit__(None, None, None)
+        gateway.__exit__(None, None, None)

@@ -1,0 +1,126 @@
+"""Pictures over HTTP, against a real stack: uploads, data: URIs, quality, sub-scores."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.drawn import png
+from tests.support.stack import running_stack
+
+MODEL = "pocket-vl"
+SIZE = (128, 96)
+
+
+@pytest.fixture(scope="module")
+def sees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a stack that serves the demonstration model for pictures."""
+    folder: Path = tmp_path_factory.mktemp("pictures")
+    env = {"RERANK_THREADS": "1", "RERANK_DECODE_PROCESSES": "1"}
+    with (
+        running_stack(folder, env, MODEL) as stack,
+        httpx.Client(base_url=stack.gateway, timeout=90) as client,
+    ):
+        yield client
+
+
+def ask(sees: httpx.Client, documents: list[Any], **fields: Any) -> dict[str, Any]:
+    body = {"model": MODEL, "query": "a red circle", "documents": documents} | fields
+    answer = sees.post("/v1/rerank", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def margins(found: dict[str, Any]) -> dict[int, float]:
+    return {result["index"]: result["margin"] for result in found["results"]}
+
+
+def test_the_model_says_that_it_sees(sees):
+    (model,) = sees.get("/v1/models").json()["data"]
+    assert (model["id"], model["state"], model["sees"]) == (MODEL, "ready", True)
+
+
+def test_a_picture_is_the_same_however_it_comes(sees):
+    # given a picture as an upload, as a data: URI, as Jina's and as vLLM's clients send it
+    data = png(1, SIZE)
+    plain = base64.b64encode(data).decode()
+    uri = sees.post("/v1/uploads?name=a.png", content=data).json()["uri"]
+    url = f"data:image/png;base64,{plain}"
+    documents = [
+        {"image": uri},
+        {"image": url},
+        {"image": plain},
+        {"content": [{"type": "image_url", "image_url": {"url": url}}]},
+    ]
+    # when they are ranked
+    found = ask(sees, documents)
+    # then they have the same score, and what was done is told
+    assert len(set(margins(found).values())) == 1
+    assert found["errors"] == []
+    for result in found["results"]:
+        (facts,) = result["images"]
+        assert facts["original"] == list(SIZE)
+        assert result["tokens"] == facts["tokens"] > 0
+    assert found["usage"]["images"] == 4
+    assert found["usage"]["image_tokens"] == 4 * facts["tokens"]
+    # and the bytes of data: URIs come back only where they are asked for
+    told = {result["index"]: result["document"] for result in found["results"]}
+    assert told[0]["multi_modal"] == [{"type": "image_url", "image_url": {"url": uri}}]
+    assert told[1] == {"text": None, "multi_modal": None}
+    whole = ask(sees, documents[1:2], return_documents=True)["results"][0]["document"]
+    assert whole["image"] == url
+
+
+def test_a_poor_picture_is_rejected_with_a_hint_or_scored_anyway(sees):
+    uris = [
+        sees.post("/v1/uploads?name=a.png", content=png(1, (512, 384), sigma=sigma)).json()["uri"]
+        for sigma in (0.0, 8.0)
+    ]
+    documents = [{"id": f"d{n}", "image": uri} for n, uri in enumerate(uris)]
+
+    found = ask(sees, documents, image={"quality_threshold": 0.65, "quality_action": "reject"})
+    assert list(margins(found)) == [0]
+    (rejected,) = found["rejected"]
+    assert (rejected["index"], rejected["code"]) == (1, "low_quality")
+    assert rejected["hint"]
+
+    anyway = ask(sees, documents, image={"quality_action": "off"})
+    assert sorted(margins(anyway)) == [0, 1]
+    lowered = ask(sees, documents, image={"quality_action": "downweight"})
+    (result,) = [r for r in lowered["results"] if r["index"] == 1]
+    assert result["margin"] < result["plain_margin"]
+
+
+def test_sub_scores_and_options_of_pictures(sees):
+    uri = sees.post("/v1/uploads?name=a.png", content=png(1, (200, 100))).json()["uri"]
+    query = {"text": "a red circle", "image": uri}
+
+    found = ask(sees, [{"text": "a red circle", "image": uri}, "text"], query=query, explain=True)
+    by_index = {result["index"]: result["explain"] for result in found["results"]}
+    assert 0 <= by_index[0]["visual_match"] <= 1
+    assert 0 <= by_index[0]["text_alignment"] <= 1
+    assert 0 <= by_index[0]["cross_modal_consistency"] <= 1
+
+    documents = [{"image": uri}]
+    fit = {"preset": "art", "resize_mode": "fit"}
+    padded = ask(sees, documents, image={**fit, "pad_color": [0, 0, 0]})["results"][0]
+    bare = ask(sees, documents, image=fit)["results"][0]
+    assert padded["images"][0]["used"] != bare["images"][0]["used"]
+    assert padded["margin"] != bare["margin"]
+
+
+def test_a_picture_that_cannot_be_had_costs_only_itself(sees):
+    uri = sees.post("/v1/uploads?name=a.png", content=b"no picture at all").json()["uri"]
+    gone = uri.replace("upload.png", "other.png")
+    found = ask(sees, [{"image": uri}, {"image": gone}, {"image": "https://other/a.png"}, "text"])
+    assert list(margins(found)) == [3]
+    codes = {error["index"]: error["code"] for error in found["errors"]}
+    assert set(codes) == {0, 1, 2}
+    assert (codes[1], codes[2]) == ("not_found", "refused_source")
+    assert all(error["hint"] for error in found["errors"])

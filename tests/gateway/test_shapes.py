@@ -1,0 +1,223 @@
+"""The wire formats of all clients, against a real stack; Cohere's with its own package."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cohere
+import httpx
+import pytest
+
+from tests.support.stack import Stack
+
+MODEL = "pocket-text"
+QUERY = "how do I open a file?"
+DOCUMENTS = [
+    "Bread is baked in an oven.",
+    "open() returns a file object; it takes a path and a mode.",
+    "A list is a sequence.",
+    "Read lines of a file with a for loop.",
+]
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def margins() -> list[float]:
+    """The margins of DOCUMENTS, from the engine in this process."""
+    from workers import Reranker
+
+    return Reranker(MODEL).margins({"query": QUERY, "documents": DOCUMENTS})
+
+
+@pytest.fixture(scope="module")
+def order(margins: list[float]) -> list[int]:
+    """Indices, best first."""
+    return sorted(range(len(margins)), key=lambda at: -margins[at])
+
+
+def ask(real: httpx.Client, path: str = "/v1/rerank", **fields: Any) -> Any:
+    """The answer to a request that must succeed."""
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS} | fields
+    answer = real.post(path, json={k: v for k, v in body.items() if v is not None})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_our_own_answer_says_all_there_is(real, margins, order):
+    found = ask(real, documents=[DOCUMENTS[0], *({"id": f"d{n}", "text": t} for n, t in
+                                                enumerate(DOCUMENTS[1:], 1))])  # fmt: skip
+
+    assert [r["index"] for r in found["results"]] == order
+    for result in found["results"]:
+        assert (
+            result["margin"]
+            == result["logit"]
+            == pytest.approx(margins[result["index"]], abs=TOLERANCE)
+        )
+        assert 0 < result["relevance_score"] < 1
+        assert result.get("id") == (f"d{result['index']}" if result["index"] else None)
+    assert (found["object"], found["model"]) == ("rerank", MODEL)
+    assert found["errors"] == found["rejected"] == []
+    assert found["usage"]["total_tokens"] == found["usage"]["prompt_tokens"] > 20
+    assert found["provenance"]["dtype"] == "fp32"
+    assert 0 < found["timings"]["fleet_s"] <= found["timings"]["total_s"]
+
+
+def test_jinas_shape(real, order):
+    # given documents as Jina's clients write them
+    documents = [{"text": text} for text in DOCUMENTS]
+    # when they ask as those do
+    found = ask(real, documents=documents, top_n=2, return_documents=True)
+    # then everything that they read is there
+    assert found["model"] == MODEL
+    assert found["usage"]["total_tokens"] > 0
+    assert [r["index"] for r in found["results"]] == order[:2]
+    assert [r["document"]["text"] for r in found["results"]] == [DOCUMENTS[n] for n in order[:2]]
+
+
+def test_vllms_shape(real, order):
+    def parts(text: str) -> dict[str, Any]:
+        return {"content": [{"type": "text", "text": text}]}
+
+    found = ask(
+        real,
+        query=parts(QUERY),
+        documents=[DOCUMENTS[0], *map(parts, DOCUMENTS[1:])],
+        top_n=0,
+        truncate_prompt_tokens=-1,
+    )
+
+    assert found["id"].startswith("rerank-")
+    assert found["usage"]["prompt_tokens"] > 0
+    assert [r["index"] for r in found["results"]] == order
+    first = found["results"][0]["document"]
+    assert first == {"text": DOCUMENTS[order[0]], "multi_modal": None}
+
+
+def test_documents_are_left_out_when_asked_for(real):
+    found = ask(real, return_documents=False)
+    assert not any("document" in result for result in found["results"])
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+def test_scores_may_be_margins(real, path):
+    for field in ({"raw_scores": True}, {"use_activation": False}):
+        for result in ask(real, path, **field)["results"]:
+            assert result["relevance_score"] == result["margin"]
+
+
+def test_an_instruction_and_a_temperature_are_obeyed(real):
+    plain, spread = ask(real), ask(real, temperature=2)
+    other = ask(real, instruct="Find recipes")
+
+    def scores(found: Any) -> list[float]:
+        return [r["relevance_score"] for r in sorted(found["results"], key=lambda r: r["index"])]
+
+    assert scores(plain) != scores(spread)
+    assert [r["index"] for r in plain["results"]] == [r["index"] for r in spread["results"]]
+    assert scores(plain) != scores(other)
+
+
+def test_coheres_own_client(stack: Stack, order):
+    # given the package as it is, with our address
+    client = cohere.ClientV2(api_key="any", base_url=stack.gateway)
+    # when it ranks
+    found = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3)
+    # then it reads our answer as its own
+    assert [result.index for result in found.results] == order[:3]
+    assert all(0 < result.relevance_score < 1 for result in found.results)
+    assert found.meta.api_version.version == "2"
+    assert found.meta.billed_units.search_units == 1
+    # and its own fields that change nothing here are told
+    found = client.rerank(
+        model=MODEL, query=QUERY, documents=DOCUMENTS, max_tokens_per_doc=100, priority=1
+    )
+    assert found.meta.warnings == [
+        "the field 'max_tokens_per_doc' is ignored",
+        "the field 'priority' is ignored",
+    ]
+    # and our errors are its errors
+    with pytest.raises(cohere.NotFoundError) as caught:
+        client.rerank(model="none", query=QUERY, documents=DOCUMENTS)
+    assert "never served the model" in caught.value.body["message"]
+
+
+def test_teis_shape(real, margins, order):
+    body = {"model": MODEL, "query": QUERY, "texts": DOCUMENTS}
+
+    found = real.post("/rerank", json=body | {"return_text": True}).json()
+    raw = real.post("/rerank", json=body | {"raw_scores": True, "truncate": True}).json()
+
+    assert [rank["index"] for rank in found] == order
+    assert [rank["text"] for rank in found] == [DOCUMENTS[n] for n in order]
+    assert all(set(rank) == {"index", "score"} for rank in raw)
+    assert [rank["score"] for rank in raw] == pytest.approx(
+        [margins[n] for n in order], abs=TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "kind"),
+    [
+        ({"query": QUERY, "texts": []}, "there are no documents", "Validation"),
+        ({"query": QUERY, "texts": [1]}, "texts[0]: Input should be a valid string", "Validation"),
+        ({"texts": ["a"]}, "query: Field required", "Validation"),
+        ({"query": "", "texts": ["a"]}, "the query is empty", "Validation"),
+    ],
+)
+def test_teis_errors(real, body, error, kind):
+    answer = real.post("/rerank", json={"model": MODEL} | body)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": error, "error_type": kind}
+
+
+def test_tei_refuses_what_is_too_long_where_it_may_not_cut(real):
+    long = "word " * 20_000
+    body = {"model": MODEL, "query": QUERY, "texts": ["short", long], "truncate": False}
+    answer = real.post("/rerank", json=body)
+    assert (answer.status_code, answer.json()["error"]) == (413, "texts[1] is too long")
+
+
+@pytest.mark.parametrize(
+    ("queries", "documents"),
+    [("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2"), ("queries", "items")],
+)
+def test_vllms_scores(real, margins, queries, documents):
+    def score(query: Any, docs: Any) -> list[float]:
+        body = {"model": MODEL, queries: query, documents: docs, "use_activation": False}
+        found = real.post("/score", json=body).json()
+        assert (found["object"], found["model"]) == ("list", MODEL)
+        assert [one["index"] for one in found["data"]] == list(range(len(found["data"])))
+        return [one["score"] for one in found["data"]]
+
+    # one and one, one and many, pair by pair: always the same scores
+    assert score(QUERY, DOCUMENTS[1]) == pytest.approx([margins[1]], abs=TOLERANCE)
+    assert score(QUERY, DOCUMENTS) == pytest.approx(margins, abs=TOLERANCE)
+    assert score([QUERY] * 4, DOCUMENTS) == pytest.approx(margins, abs=TOLERANCE)
+
+
+def test_pairs_of_different_queries_keep_their_order(real):
+    pairs = [(f"what is {word}?", f"{word} is a thing") for word in ("a list", "bread", "a file")]
+    body = {"model": MODEL, "queries": [q for q, _ in pairs], "documents": [d for _, d in pairs]}
+
+    together = real.post("/v1/score", json=body).json()["data"]
+
+    for (query, document), found in zip(pairs, together, strict=True):
+        alone = ask(real, query=query, documents=[document])["results"][0]["relevance_score"]
+        assert found["score"] == pytest.approx(alone, abs=TOLERANCE)
+
+
+def test_a_job_over_http_gives_what_a_request_gives(real, margins):
+    # given a file of one request, uploaded
+    line = {"id": "q1", "query": QUERY, "documents": DOCUMENTS}
+    uploaded = real.post("/v1/uploads", params={"name": "in.jsonl"}, json=line).json()
+    # when a job is made of it and followed to its end
+    job = real.post("/v1/jobs", json={"input": uploaded["uri"], "model": MODEL}).json()
+    with real.stream("GET", f"/v1/jobs/{job['id']}/events") as events:
+        last = [line for line in events.iter_lines() if line][-2:]
+    assert last[0] == "event: end"
+    # then its output has the same scores
+    (told,) = real.get(f"/v1/jobs/{job['id']}/results").text.splitlines()
+    found = {r["index"]: r["margin"] for r in json.loads(told)["results"]}
+    assert [found[n] for n in range(4)] == pytest.approx(margins, abs=TOLERANCE)

@@ -1,0 +1,159 @@
+"""Uploads: streamed into the storage, capped, dropped when broken off, gone after their time."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ItemError
+from shared.objects import Objects, local_path
+from shared.uploads import is_upload, new_upload, sweep_uploads, upload_uri
+from tests.support.drawn import png
+from tests.support.fleet import worker_row
+from tests.support.gateway import running_gateway
+from tests.support.wait import wait_until
+from workers.images.source import PictureSource
+
+
+def stored(settings) -> list[Path]:
+    """All files of all uploads, drafts too."""
+    root = local_path(settings.storage_uri) / "uploads"
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_an_image_is_kept_as_it_is(http, settings):
+    data = png(1)
+    answer = http.post("/v1/uploads?name=a.png", content=data)
+    told = answer.json()
+    assert answer.status_code == 201
+    assert (told["bytes"], told["content_type"], told["name"]) == (len(data), "image/png", "a.png")
+    assert local_path(told["uri"]).read_bytes() == data
+    assert told["expires_s"] == int(told["id"].partition("-")[0])
+    assert is_upload(told["uri"], settings)
+
+
+def test_workers_may_read_uploads_and_nothing_beside_them(http, settings):
+    # given an uploaded image, and a file beside the uploads
+    uri = http.post("/v1/uploads?name=a.png", content=png(1)).json()["uri"]
+    secret = local_path(settings.storage_uri) / "secret.png"
+    secret.write_bytes(png(2))
+    # when a worker that is allowed nothing fetches them
+    source = PictureSource.of(settings.model_copy(update={"allowed_roots": ()}))
+    fetch = source._fetcher.fetch
+    try:
+        assert fetch(uri) == png(1)
+        detour = f"{uri.rpartition('/')[0]}/../../secret.png"
+        for other in (str(secret), detour, detour.replace("..", "%2e%2e")):
+            with pytest.raises(ItemError) as caught:
+                fetch(other)
+            assert caught.value.code == "refused_source"
+    finally:
+        source.close()
+
+
+def test_workers_may_read_uploads_in_s3_and_nothing_beside_them(s3, change):
+    settings = change(storage="s3://pairs/work", allowed_buckets=())
+    with running_gateway(settings) as http:
+        uri = http.post("/v1/uploads?name=a.png", content=png(1)).json()["uri"]
+    s3.put_object(Bucket="pairs", Key="work/secret.png", Body=png(2))
+    source = PictureSource.of(settings)
+    try:
+        assert source._fetcher.fetch(uri) == png(1)
+        for other in (
+            "s3://pairs/work/secret.png",
+            "s3://pairs/work/uploads/../secret.png",
+            "s3://pairs/work/uploads2/a.png",
+        ):
+            with pytest.raises(ItemError) as caught:
+                source._fetcher.fetch(other)
+            assert caught.value.code == "refused_source"
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "told", "suffix"),
+    [
+        ("a.jsonl", None, "application/x-ndjson", ".jsonl"),
+        ("a.jsonl", "application/octet-stream", "application/x-ndjson", ".jsonl"),
+        ("A.CSV", "text/csv", "text/csv", ".csv"),
+        ("a.csv.gz", "application/gzip", "application/gzip", ".csv.gz"),
+        ("a.parquet", "", "application/vnd.apache.parquet", ".parquet"),
+        ("", "image/jpeg", "image/jpeg", ".jpg"),
+        ("../../etc/passwd", "image/webp", "image/webp", ".webp"),
+        ("", "application/x-ndjson; charset=utf-8", "application/x-ndjson", ".jsonl"),
+    ],
+)
+def test_type_and_name_say_what_it_is(http, name, kind, told, suffix):
+    headers = {"Content-Type": kind} if kind else {}
+    answer = http.post("/v1/uploads", params={"name": name}, content=b"x", headers=headers)
+    assert answer.json()["content_type"] == told
+    assert answer.json()["uri"].endswith(f"/upload{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.exe", ""), ("", ""), ("a.html", "text/html"), ("", "image/svg+xml")]
+)
+def test_what_nobody_can_use_is_refused(http, settings, name, kind):
+    answer = http.post(
+        "/v1/uploads", params={"name": name}, content=b"x", headers={"Content-Type": kind}
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "Content-Type")
+    assert stored(settings) == []
+
+
+def test_an_upload_over_its_cap_leaves_nothing(change):
+    settings = change(upload_bytes_max=3 << 20)
+    with running_gateway(settings) as http:
+        blocks = iter([b"x" * (1 << 20)] * 5)
+        answer = http.post("/v1/uploads?name=a.csv", content=blocks)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert stored(settings) == []
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing(http, settings):
+    # given a client that has sent part of what it announced
+    address = (http.base_url.host, http.base_url.port)
+    head = "POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+    with socket.create_connection(address) as connection:
+        connection.sendall(head.encode() + b"x" * 3_000_000)
+        wait_until(lambda: stored(settings), 20, "a draft is there")
+    # when it goes away, then so does the draft
+    wait_until(lambda: not stored(settings), 20, "the draft is gone")
+    assert not list((local_path(settings.storage_uri) / "uploads").iterdir())
+
+
+def test_an_empty_upload_is_refused(http, settings):
+    answer = http.post("/v1/uploads?name=a.csv", content=b"")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "body")
+    assert stored(settings) == []
+
+
+@pytest.mark.parametrize("storage", [None, "s3://pairs/work"])
+def test_uploads_go_when_their_time_is_over(storage, change, s3, settings):
+    objects = Objects(change(storage=storage) if storage else settings)
+    assert sweep_uploads(objects) == 0
+    # given uploads over their time, one that is not, and a draft that was never published
+    old, _ = new_upload(-10)
+    older, _ = new_upload(-100)
+    fresh, _ = new_upload(100)
+    for one in (old, older, fresh):
+        objects.write(upload_uri(objects, one, "upload.png"), b"x")
+    # when it is swept, again and again
+    assert [sweep_uploads(objects) for _ in range(2)] == [2, 0]
+    # then only the fresh one is left
+    assert objects.folders(objects.at("uploads") + "/") == [fresh]
+    assert objects.read(upload_uri(objects, fresh, "upload.png")) == b"x"
+
+
+def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet, objects):
+
+    fleet.beat(worker_row())
+    line = {"query": "q", "documents": ["a"]}
+    uri = http.post("/v1/uploads?name=a.jsonl", json=line).json()["uri"]
+    job = http.post("/v1/jobs", json={"input": uri}).json()
+    pinned = store.job(job["id"]).spec.input
+    assert not is_upload(pinned.uri, settings)
+    assert objects.stat(pinned.uri).size == pinned.size

@@ -1,0 +1,95 @@
+"""The ends of jobs, heard by many threads over one connection."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from shared import ends
+from shared.ends import Ends
+from shared.models import InputRef, JobSpec
+from shared.store import Store, connect
+from tests.support.server import free_port, valkey
+from tests.support.wait import wait_until
+
+SPEC = JobSpec(model="m", input=InputRef(uri="", size=0, tag=""))
+
+
+def end(store: Store, job_id: str) -> None:
+    """What a last commit does."""
+    store.client.hset(store.keys.job(job_id), "finished_ms", 1)
+    store.client.publish(store.keys.done_channel(job_id), job_id)
+
+
+def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, client, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    heard = Ends(store)
+    names = [f"j{n}" for n in range(200)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        # given many who wait
+        found = {name: threads.submit(heard.wait, name, 25.0) for name in names}
+        wait_until(lambda: len(heard._waiting) == len(names), 20, "all wait")
+        wait_until(client.pubsub_numpat, 20, "it listens")
+        subscribers = [c for c in client.client_list() if c["psub"] != "0"]
+        # when some of their jobs end
+        for name in names[::2]:
+            end(store, name)
+        # then those are told, the others not, and one connection was enough
+        assert all(found[name].result(20) for name in names[::2])
+        assert not any(found[name].done() for name in names[1::2])
+        assert len(subscribers) == 1
+        for name in names[1::2]:
+            end(store, name)
+    client.delete(*(store.keys.job(name) for name in names))
+
+
+def test_a_job_that_has_ended_is_not_waited_for(store, client):
+    end(store, "j1")
+    began = time.monotonic()
+    assert Ends(store).wait("j1", 20)
+    assert time.monotonic() - began < 10
+    client.delete(store.keys.job("j1"))
+
+
+def test_a_time_that_is_over_is_told(store):
+    assert not Ends(store).wait("j1", 0.05)
+
+
+def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 0.05)
+    heard = Ends(store)
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(heard.wait, "j1", 20.0)
+        wait_until(lambda: heard._waiting)
+        client.hset(store.keys.job("j1"), "finished_ms", 1)  # and no message
+        assert waiting.result(20)
+    client.delete(store.keys.job("j1"))
+
+
+def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 0.05)
+    monkeypatch.setattr(ends, "IDLE_S", 0.1)
+    heard = Ends(store)
+    assert not heard.wait("j1", 0.05)
+    wait_until(lambda: heard._thread is None and not client.pubsub_numpat(), 20, "it is gone")
+    # and taken up again by the next one
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(heard.wait, "j2", 20.0)
+        wait_until(client.pubsub_numpat, 20, "it listens")
+        end(store, "j2")
+        assert waiting.result(20)
+    client.delete(store.keys.job("j2"))
+
+
+def test_a_redis_that_restarts_is_listened_to_again(change, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 0.05)
+    port = free_port()
+    with valkey(tmp_path, port=port) as url:
+        store = Store(connect(change(redis_url=SecretStr(url))), change())
+        heard = Ends(store)
+        assert not heard.wait("j1", 0.05)
+    with valkey(tmp_path, port=port):
+        wait_until(store.client.pubsub_numpat, 20, "it listens again")

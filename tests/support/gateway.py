@@ -1,0 +1,64 @@
+"""A gateway in this process, on a real port, and a fleet without a model behind it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+
+from producer.client import Client
+from producer.feeder import Control
+from producer.gateway.app import listen, make_app
+from shared.settings import Settings
+from tests.support.fleet import Worker, run, worker_row
+from tests.support.wait import wait_until
+
+LOOK_S = 0.01
+
+
+@contextmanager
+def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
+    """Serve while the block runs. Yields a client of it."""
+    config = uvicorn.Config(
+        make_app(Client(settings)), log_level="warning", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        wait_until(lambda: server.started, 20, "the gateway listens")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+        server.should_exit = True
+        thread.join(10)
+
+
+@contextmanager
+def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Worker]:
+    """A worker and a coordinator in a thread, while the block runs."""
+    worker = worker or Worker(control)
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(LOOK_S):
+            control.fleet.beat(worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70))
+            for job_id in control.store.unfinished():
+                control.hints.feed(job_id)
+            run(control, worker)
+            worker.work()
+            for job_id in control.store.unfinished():
+                control.hints.finish(job_id)
+            run(control, worker)
+
+    thread = threading.Thread(target=work, daemon=True)
+    control.fleet.beat(worker_row(worker.name, worker.model))
+    thread.start()
+    try:
+        yield worker
+    finally:
+        stop.set()
+        thread.join(10)
