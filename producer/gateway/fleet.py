@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
+from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
 from producer.client import Client
@@ -14,6 +16,7 @@ from shared.errors import Unavailable
 from shared.fleet import WorkerRow
 from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
 from shared.pictures import PRESETS
+from shared.profiles import load_profiles
 from shared.queue import broker_keys, model_queue
 from shared.store import REDIS_ERRORS
 
@@ -28,6 +31,9 @@ INSTRUCTIONS = {
     "papers": "Given a research question, retrieve papers that match its topic and method",
 }
 """Instructions to begin with, as the page offers them."""
+
+PACKS = 100
+"""The last packs of each worker that are told."""
 
 DEFAULTS = (
     *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
@@ -82,13 +88,15 @@ def _depth(client: Client, model: str, priority: Priority) -> int:
 
 
 @routes.get("/v1/presets", summary="List what can be chosen")
-async def presets() -> Response:
-    """Instructions to begin with, presets of images, and the defaults."""
+async def presets(request: Request) -> Response:
+    """Instructions to begin with, profiles, presets of images, and the defaults."""
     fields = JobSpec.model_fields
+    known = await in_thread(load_profiles, gateway_of(request).client.settings.profiles)
+    profiles = [{"name": name, **one.model_dump(mode="json")} for name, one in known.items()]
     return as_json(
         {
             "instructions": [{"name": k, "text": v} for k, v in INSTRUCTIONS.items()],
-            "profiles": [],
+            "profiles": profiles,
             "image_presets": [
                 {
                     "name": name,
@@ -111,11 +119,12 @@ async def fleet(request: Request) -> Response:
 
 
 def _fleet(client: Client, history: History) -> dict[str, Any]:
-    known = sorted({*client.store.models(), *(worker.model for worker in client.workers())})
+    workers = client.workers()
+    known = sorted({*client.store.models(), *(worker.model for worker in workers)})
     return {
-        "workers": [worker.model_dump(mode="json") for worker in client.workers()],
-        "limits": history.batch_sizes(),
-        "packs": {},
+        "workers": _as_fields(workers),
+        "limits": {w.id: _as_fields(client.fleet.limits(w.id)) for w in workers},
+        "packs": {w.id: _as_fields(client.fleet.last_packs(w.id, PACKS)) for w in workers},
         "queues": [
             {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
             for model in known
@@ -123,6 +132,11 @@ def _fleet(client: Client, history: History) -> dict[str, Any]:
         ],
         "history": history.samples(),
     }
+
+
+def _as_fields(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Models and dataclasses as JSON has them."""
+    return cast("list[dict[str, Any]]", to_jsonable_python(list(found)))
 
 
 # ---- health -------------------------------------------------------------------------------------

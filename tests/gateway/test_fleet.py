@@ -11,10 +11,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from producer.client import Client
 from producer.gateway.history import History
+from shared.fleet import BatchLimit
 from shared.models import InputRef, JobSpec, Priority
 from shared.pictures import PRESETS
+from shared.profiles import PROFILES
 from shared.store import OpenShard
-from tests.support.fleet import MODEL, worker_row
+from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.gateway import running_gateway
 from tests.support.wait import wait_until
 
@@ -53,6 +55,8 @@ def test_what_can_be_chosen(http):
     assert found["defaults"]["quality_threshold"] == 0.65
     assert found["defaults"]["temperature"] == 1.0
     assert all(one["name"] and one["text"] for one in found["instructions"])
+    profiles = {one["name"]: one for one in found["profiles"]}
+    assert profiles["ecommerce"]["temperature"] == PROFILES["ecommerce"].temperature
 
 
 def test_the_fleet_with_its_workers_and_queues(http, busy):
@@ -64,17 +68,31 @@ def test_the_fleet_with_its_workers_and_queues(http, busy):
 def test_its_history_is_sampled_and_bounded(settings, fleet):
 
     history = History(Client(settings))
-    # given a worker whose batch size changes once
-    for tokens in (512, 512, 1024):
-        fleet.beat(worker_row(batch_tokens=tokens, batch_reason=f"{tokens}", pairs_per_s=3))
+    # given a worker that is looked at three times, and then is gone
+    for _ in range(3):
+        fleet.beat(worker_row(pairs_per_s=3))
         history.sample()
-    # then each look is a sample, and only changes are remembered
-    assert [sample["pairs_per_s"] for sample in history.samples()] == [3, 3, 3]
-    assert [c["tokens"] for c in history.batch_sizes()["w1"]] == [512, 1024]
-    # and a worker that is gone is forgotten
     fleet.leave("w1")
     history.sample()
-    assert history.batch_sizes() == {}
+    # then each look is a sample
+    assert [sample["pairs_per_s"] for sample in history.samples()] == [3, 3, 3, 0]
+
+
+def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
+    # given a worker that observed two packs, and was given two limits
+    fleet.beat(worker_row())
+    packs = [an_observation(cost=cost) for cost in (100.0, 200.0)]
+    fleet.push("w1", packs)
+    for version, tokens in ((1, 512), (2, 1024)):
+        limit = BatchLimit(tokens=tokens, pairs=9, reason=f"{tokens}", version=version)
+        assert fleet.set_limit("w1", limit)
+    # when the fleet is asked for, then both stand there, the oldest first
+    found = http.get("/v1/fleet").json()
+    assert [pack["cost"] for pack in found["packs"]["w1"]] == [100.0, 200.0]
+    assert [(x["tokens"], x["reason"]) for x in found["limits"]["w1"]] == [
+        (512, "512"),
+        (1024, "1024"),
+    ]
 
 
 # ---- metrics ------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from producer.finisher import finish
 from shared.fleet import WorkerRow
 from shared.keys import shard_range
 from shared.models import Content, Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
-from shared.shards import dump_part, load_slices, part_uri
+from shared.observations import Observation
+from shared.shards import count_requests, dump_part, load_slices, part_uri
 from shared.store import Lease
 from workers import results
+from workers.scorer import summarize
 
 MODEL = "org/model"
 FINGERPRINT = "weights-1"
@@ -52,6 +54,24 @@ def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> Work
         "slots": 3,
     }
     return WorkerRow(**(row | fields))
+
+
+def an_observation(**figures: Any) -> Observation:
+    """A full pack of one pair, unless said otherwise."""
+    usual = {
+        "at_s": 1000.0,
+        "pairs": 1,
+        "text_tokens": 10,
+        "image_tokens": 0,
+        "shared_tokens": 3,
+        "cost": 10.5,
+        "waiting_s": 0.1,
+        "preparing_s": 0.0,
+        "forward_s": 0.2,
+        "memory_bytes": 1 << 20,
+        "limited_by": "limit",
+    }
+    return Observation(**(usual | figures))
 
 
 class Worker:
@@ -100,12 +120,8 @@ class Worker:
         part = results.write(
             outcomes, self.provenance, lease, objects, self.control.store, inline_ttl_s=60
         )
-        summary = ShardSummary(
-            scored=sum(len(o.results) for o in outcomes),
-            errors=sum(not e.rejected for o in outcomes for e in o.errors),
-            rejected=sum(e.rejected for o in outcomes for e in o.errors),
-        )
-        return part, summary
+        spec = self.control.store.job(lease.job_id).spec
+        return part, summarize(outcomes, spec, requests=count_requests(slices))
 
     def commit(self, lease: Lease) -> bool:
         """Score, write and commit a shard. False when another commit was first."""
