@@ -139,13 +139,17 @@ WORKER = {
     "batch_pairs": 1024, "batch_reason": "p95 640 ms is below the target of 1 s", "shards": 2,
     "slots": 3, "pairs_per_s": 310.0, "tokens_per_s": 61_000.0, "busy_share": 0.93,
     "preparing_share": 0.04, "pairs": 51_200, "latency_s": 0.41, "seen_s": 0.0,
+    "latency_p50_s": 0.38, "latency_p95_s": 0.64, "memory_bytes": 31_400_000_000, "ooms": 1,
 }  # fmt: skip
 PRESETS = {
     "instructions": [
         {"name": "web search", "text": "Given a web search query, retrieve relevant passages"},
         {"name": "products", "text": "Given a shopping query, retrieve products that match it"},
     ],
-    "profiles": [],
+    "profiles": [
+        {"name": "ecommerce", "about": "products", "instruction": "Given a shopping query, find "
+         "products", "image_preset": "product", "temperature": 0.8},
+    ],
     "image_presets": [
         {"name": "general", "width": 1024, "height": 768},
         {"name": "product", "width": 1280, "height": 960},

@@ -318,6 +318,19 @@ def test_the_fleet_in_chinese_and_dark(
     assert browser.run("return document.documentElement.dataset.theme") == "dark"
 
 
+@browsed
+def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: CannedGateway) -> None:
+    browser.open(gateway.address)
+    browser.choose("#instruction-preset", "profiles/ecommerce")
+    values = browser.run(
+        "return ['instruction', 'preset', 'temperature'].map(i => document.getElementById(i).value)"
+    )
+    assert values == ["Given a shopping query, find products", "product", "0.8"]
+    # and an instruction alone changes nothing else
+    browser.choose("#instruction-preset", "instruction/web search")
+    assert browser.run("return document.getElementById('preset').value") == "product"
+
+
 # ---- for everyone -------------------------------------------------------------------------------
 
 

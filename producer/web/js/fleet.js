@@ -94,12 +94,20 @@ function workerCard(worker) {
       ),
       worker.batch_reason && row("worker.reason", worker.batch_reason),
       row("worker.numbers", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
-      row("worker.latency", format.duration(worker.latency_s)),
+      row("worker.latency", packTimes(worker)),
+      worker.memory_bytes > 0 && row("worker.memory", format.bytes(worker.memory_bytes)),
+      worker.ooms > 0 && row("worker.ooms", format.number(worker.ooms)),
       row("worker.hands", `${worker.shards} / ${worker.slots}`),
     ),
     shareLine("worker.busy", worker.busy_share, "busy"),
     shareLine("worker.preparing", worker.preparing_share, "preparing"),
   );
+}
+
+/** The median and the 95th percentile of its packs; the mean where a worker does not say. */
+function packTimes({ latency_s: mean, latency_p50_s: median, latency_p95_s: most }) {
+  if (!median) return format.duration(mean);
+  return `p50 ${format.duration(median)} · p95 ${format.duration(most)}`;
 }
 
 function shareLine(key, share, kind) {

@@ -26,7 +26,8 @@ export function percent(value) {
 export function bytes(bytes) {
   if (bytes < 1000) return `${bytes} B`;
   const kilobytes = bytes / 1000;
-  return kilobytes < 1000 ? `${short(kilobytes)} kB` : `${number(kilobytes / 1000, 1)} MB`;
+  if (kilobytes < 1000) return `${short(kilobytes)} kB`;
+  return kilobytes < 1e6 ? `${number(kilobytes / 1000, 1)} MB` : `${number(kilobytes / 1e6, 1)} GB`;
 }
 
 /** @param {number | null | undefined} seconds */

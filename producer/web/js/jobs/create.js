@@ -140,7 +140,10 @@ class JobForm {
   }
 
   body(input) {
-    const image = { preset: this.preset.value, quality_action: this.action.value };
+    const image = {
+      ...(this.preset.value !== "general" && { preset: this.preset.value }), // unsaid, a profile says it
+      ...(this.action.value !== "off" && { quality_action: this.action.value }),
+    };
     const queries = this.queries.value
       .split("\n")
       .map((line) => line.trim())
@@ -154,7 +157,7 @@ class JobForm {
       instruction: this.instruction.value.trim(),
       top_n: Number(this.topN.value),
       explain: this.explain.checked,
-      image: image.preset && (image.preset !== "general" || image.quality_action !== "off") && image,
+      image: Object.keys(image).length > 0 && image,
       catalog: queries.length > 0 && { queries },
     };
     return Object.fromEntries(Object.entries(body).filter(([, value]) => value));

@@ -32,13 +32,13 @@ export function instructionBox(session, signal) {
       id: "instruction-preset",
       "aria-label": t("instruction.presets"),
       onchange: () => {
-        const found = session.offers.instructions.find((offer) => offer.name === presets.value);
-        session.instruction.set(found?.text ?? "");
+        usePreset(session, presets.value);
         presets.value = "";
       },
     },
     h("option", { value: "" }, t("instruction.presets")),
-    session.offers.instructions.map(({ name }) => h("option", { value: name }, name.replaceAll(/[-_]/g, " "))),
+    optionGroup("instruction", session.offers.instructions),
+    optionGroup("profiles", session.offers.profiles),
   );
   return h(
     "section",
@@ -52,6 +52,27 @@ export function instructionBox(session, signal) {
     field,
     h("p", { class: "hint", id: "instruction-hint" }, t("instruction.hint")),
   );
+}
+
+function optionGroup(kind, offers) {
+  if (!offers.length) return null;
+  return h(
+    "optgroup",
+    { label: t(kind) },
+    offers.map(({ name, about }) =>
+      h("option", { value: `${kind}/${name}`, title: about }, name.replaceAll(/[-_]/g, " ")),
+    ),
+  );
+}
+
+/** An instruction of those offered, or a profile: instruction, temperature and size of pictures together. */
+function usePreset(session, chosen) {
+  const instruction = session.offers.instructions.find(({ name }) => chosen === `instruction/${name}`);
+  const profile = session.offers.profiles.find(({ name }) => chosen === `profiles/${name}`);
+  if (instruction) session.instruction.set(instruction.text);
+  if (!profile) return;
+  session.instruction.set(profile.instruction ?? "");
+  session.configure({ preset: profile.image_preset, temperature: profile.temperature });
 }
 
 /**

@@ -19,6 +19,7 @@ export const en = {
   // asking
   "instruction": "Instruction", "instruction.presets": "Presets…", "instruction.hint": "Says what counts as relevant. English works best.",
   "instruction.default": "Given a web search query, retrieve relevant passages that answer the query",
+  "profiles": "Profiles",
   "query": "Query", "query.kind": "What the query is", "query.text": "Text", "query.image": "Picture", "query.both": "Picture + text", "query.video": "Video frames",
   "query.placeholder": "What are you looking for?", "query.add.picture": "Browse", "query.add.frames": "Browse",
   "query.drop.picture": "Drop or paste a picture", "query.drop.frames": "Drop frames, in order",
@@ -89,6 +90,6 @@ export const en = {
   "chart.latency.earlier": "earlier", "chart.latency.now": "now", "stage.preparing_s": "Device idle", "stage.waiting_s": "Waiting", "stage.forward_s": "Computing",
   "fleet.workers": "Workers", "fleet.devices": "Devices", "fleet.rate": "Throughput", "fleet.queued": "Waiting",
   "worker.rate": "Rate", "worker.batch": "Batch", "worker.reason": "Because", "worker.numbers": "Numbers", "worker.latency": "Time of a pack", "worker.hands": "Shards in hand",
-  "worker.busy": "Computing", "worker.preparing": "Waiting for input",
+  "worker.memory": "Memory", "worker.ooms": "Out of memory", "worker.busy": "Computing", "worker.preparing": "Waiting for input",
   "queues": "Queues", "queues.none": "Nothing waits.", "queue.priority": "Priority", "queue.depth": "Waiting", "priority.interactive": "Interactive", "priority.normal": "Normal", "priority.bulk": "Bulk",
 };

@@ -18,6 +18,7 @@ export const zh = {
 
   // 查询
   "instruction": "指令", "instruction.presets": "预设…", "instruction.hint": "说明怎样才算相关，用英文效果最好。",
+  "profiles": "场景配置",
   "query": "查询", "query.kind": "查询类型", "query.text": "文本", "query.image": "图片", "query.both": "图片 + 文本", "query.video": "视频帧",
   "query.placeholder": "您要找什么？", "query.add.picture": "浏览", "query.add.frames": "浏览",
   "query.drop.picture": "拖入或粘贴图片", "query.drop.frames": "按顺序拖入各帧",
@@ -88,6 +89,6 @@ export const zh = {
   "chart.latency.earlier": "较早", "chart.latency.now": "现在", "stage.preparing_s": "设备空闲", "stage.waiting_s": "等待", "stage.forward_s": "计算",
   "fleet.workers": "Worker", "fleet.devices": "设备", "fleet.rate": "吞吐量", "fleet.queued": "等待中",
   "worker.rate": "速率", "worker.batch": "批大小", "worker.reason": "原因", "worker.numbers": "数值", "worker.latency": "每批耗时", "worker.hands": "手中分片",
-  "worker.busy": "计算", "worker.preparing": "等待输入",
+  "worker.memory": "内存", "worker.ooms": "内存不足次数", "worker.busy": "计算", "worker.preparing": "等待输入",
   "queues": "队列", "queues.none": "没有等待的分片。", "queue.priority": "优先级", "queue.depth": "等待中", "priority.interactive": "交互", "priority.normal": "普通", "priority.bulk": "批量",
 };
