@@ -105,5 +105,6 @@ def test_the_fleet_is_shown(browser: Browser, stack: Stack) -> None:
     (worker,) = stack.ready_workers()
     browser.open(f"{stack.gateway}/#/fleet")
     browser.wait_text(".worker", f"pid {worker.pid}")
-    assert "2,048 tokens" in browser.text(".worker")
+    assert "1,024 pairs" in browser.text(".worker")
+    assert "Because" in browser.text(".worker")
     assert browser.wait(".chart .line")

@@ -9,7 +9,7 @@ export function number(value, digits = 0) {
 
 /** A rate or size with as many digits as matter. @param {number} value */
 export function short(value) {
-  return number(value, value !== 0 && Math.abs(value) < 10 ? 1 : 0);
+  return number(value, Math.abs(value) < 10 && !Number.isInteger(value) ? 1 : 0);
 }
 
 /** @param {number} value 0..1 */
