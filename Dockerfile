@@ -6,7 +6,8 @@
 #   docker build --target worker   -t rerankfleet-worker:cuda . \
 #     --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg APT_PACKAGES="gcc libc6-dev"
 #
-# `producer` submits, watches, coordinates and is the gateway, and has no torch; `worker` scores.
+# `producer` submits, watches, coordinates (Parquet included), is the gateway, and has no torch;
+# `worker` scores.
 
 FROM python:3.11-slim AS base
 RUN groupadd --gid 10001 rerank \
@@ -27,7 +28,8 @@ COPY shared shared
 COPY producer producer
 COPY workers workers
 COPY studies studies
-RUN --mount=type=cache,target=/root/.cache/pip pip install -c constraints.txt '.[gateway]' && pip check
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install -c constraints.txt '.[gateway,parquet]' && pip check
 
 FROM build AS build-worker
 # the default is the CPU build; PyPI's own wheel for Linux is the CUDA build
@@ -40,7 +42,7 @@ COPY producer producer
 COPY workers workers
 COPY studies studies
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install -c constraints.txt '.[worker]' && pip check
+    pip install -c constraints.txt '.[worker,languages]' && pip check
 
 FROM base AS producer
 COPY --from=build-producer /opt/venv /opt/venv

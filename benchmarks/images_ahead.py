@@ -100,23 +100,24 @@ def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
         (folder / f"{number}.jpg").write_bytes(drawn[number % len(drawn)])
 
 
-def slices_of(count: int) -> Iterator[Slice]:
-    """A catalog of one query: each picture is a slice."""
+def slices_of(count: int, turn: int) -> Iterator[Slice]:
+    """A catalog of one query: each picture is a slice. In each turn it has another address, since
+    the pictures had last are known by it."""
     for number in range(count):
-        document = Document(image=f"{number}.jpg")
+        document = Document(image=f"{'./' * turn}{number}.jpg")
         yield Slice(line=number + 1, query="q", documents=[document], indices=[0])
 
 
-def decode_s(source: PictureSource, spec: JobSpec, count: int) -> float:
+def decode_s(source: PictureSource, spec: JobSpec, count: int, turn: int) -> float:
     """Seconds to read and decode all pictures, none of them kept."""
     start = time.perf_counter()
-    for run in in_runs(slices_of(count)):
+    for run in in_runs(slices_of(count, turn)):
         found = source.load([w for piece in run for w in pictures_of(piece.documents[0], spec)])
         assert not any(isinstance(outcome, ItemError) for outcome in found.values())
     return time.perf_counter() - start
 
 
-def job_s(source: PictureSource, spec: JobSpec, count: int, device: Device) -> float:
+def job_s(source: PictureSource, spec: JobSpec, count: int, device: Device, turn: int) -> float:
     """Seconds of the whole job."""
     stop = threading.Event()
     batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_SEEING)
@@ -125,7 +126,7 @@ def job_s(source: PictureSource, spec: JobSpec, count: int, device: Device) -> f
     start = time.perf_counter()
     scored = sum(
         len(outcome.results)
-        for run in scorer.runs(slices_of(count), spec, stop)
+        for run in scorer.runs(slices_of(count, turn), spec, stop)
         for outcome in scorer.collect(run, spec.priority, stop)
     )
     seconds = time.perf_counter() - start
@@ -139,11 +140,12 @@ def measure(folder: Path, count: int, size: tuple[int, int], share: float) -> di
     spec = make_spec(model="none", input=InputRef(uri="", size=0, tag=""))
     draw(folder, count, size)
     source = PictureSource.of(Settings(), folder)
-    decode_s(source, spec, min(count, 16))  # the processes start
-    before_s = decode_s(source, spec, count)
+    decode_s(source, spec, min(count, 16), turn=0)  # the processes start
+    before_s = decode_s(source, spec, count, turn=1)
     device = Device(before_s * share / count)
-    whole_s = job_s(source, spec, count, device)
-    alone_s = (before_s + decode_s(source, spec, count)) / 2  # the machine may have changed
+    whole_s = job_s(source, spec, count, device, turn=2)
+    after_s = decode_s(source, spec, count, turn=3)
+    alone_s = (before_s + after_s) / 2  # the machine may have changed
     source.close()
     return {
         "pictures": count,
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     before = surroundings() | {"cores": cpu_count()}
-    count, size = (8, (320, 240)) if given.quick else (given.pictures, (4032, 3024))
+    count, size = (16, (1024, 768)) if given.quick else (given.pictures, (4032, 3024))
     with tempfile.TemporaryDirectory(prefix="rerank-bench-pictures-") as folder:
         found = measure(Path(folder), count, size, given.device_share)
     print(

@@ -304,13 +304,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     before = surroundings()
     sizes = given.sizes or (((64, 96),) if given.quick else SIZES)
-    shapes = ((1, 3), (2, 2)) if given.quick else ((1, 20), (10, 10))
+    shapes = {"catalog": (2, 2)} if given.quick else {"ranking": (1, 20), "catalog": (10, 10)}
     results = []
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
         in_own_process(build_vl_model, Path(folder), given.quick)
         setting = Setting(folder, given.device, given.dtype, given.threads)
         for size in sizes:
-            for name, (queries, pictures) in zip(("ranking", "catalog"), shapes, strict=True):
+            for name, (queries, pictures) in shapes.items():
                 results.append(measure(Work(name, queries, pictures, size), setting, given.limit))
                 show(results[-1])
     print(json.dumps({"benchmark": "vision", "device": given.device, **before, "works": results}))

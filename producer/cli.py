@@ -16,13 +16,22 @@ from shared.cli import INTERRUPTED, PARTIAL
 from shared.errors import UsageError
 from shared.models import OutputFormat, Priority
 from shared.options import (
+    AdaptiveTemperatureOption,
     ExplainOption,
+    ForceOption,
     ImagePresetOption,
+    InstructionForOption,
+    InstructionOption,
     MaxCropOption,
     MaxErrorRateOption,
+    MaxLengthOption,
+    ProfileOption,
     QualityActionOption,
     QualityThresholdOption,
     ResizeModeOption,
+    TemperatureOption,
+    TopPOption,
+    by_language,
 )
 
 if TYPE_CHECKING:
@@ -53,8 +62,8 @@ def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     verbs: tuple[Callable[..., None], ...] = (
         *(up, demo, coordinator, gateway),
-        *(submit, status, watch, results, cancel, pause, resume, retry),
-        *(jobs, workers, health),
+        *(query, submit, status, watch, results, cancel, pause, resume, retry),
+        *(jobs, workers, profiles, stats, top, health),
     )
     for verb in verbs:
         app.command()(verb)
@@ -151,6 +160,76 @@ def gateway(
     serve(settings)
 
 
+# ---- a question ---------------------------------------------------------------------------------
+
+
+def query(
+    text: Annotated[
+        str | None, typer.Argument(metavar="QUERY", help="what is looked for, in words")
+    ] = None,
+    doc: Annotated[list[str] | None, typer.Option(help="a candidate of text; repeatable")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(help="a candidate picture, a path or URI; repeatable")
+    ] = None,
+    query_image: Annotated[
+        list[str] | None, typer.Option(help="a picture that belongs to the query; repeatable")
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(help="candidates, one a line: text or JSON content; - for stdin"),
+    ] = None,
+    top_n: Annotated[int | None, typer.Option(min=1, help="show the best N")] = None,
+    model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
+    instruction: Annotated[str | None, typer.Option(help="the task; English is best")] = None,
+    image_preset: ImagePresetOption = "general",
+    resize_mode: ResizeModeOption = "crop",
+    max_crop: MaxCropOption = 0.15,
+    quality_threshold: QualityThresholdOption = 0.65,
+    quality_action: QualityActionOption = "off",
+    explain: ExplainOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Rank a few candidates for one query now. Their order: --doc, --image, --file.
+
+    Example: rerank query "a red chair" --image a.jpg --image s3://shop/b.jpg --doc "a red stool"
+
+    Example: ls | rerank query "the page about money" --file -
+    """
+    from producer import show
+    from producer.query import Request, ranking
+
+    client = _client()
+    request = Request(client.settings.inline_bytes_max)
+    asked = request.query(text, query_image or [])
+    for words in doc or []:
+        request.add_text(words)
+    for picture in image or []:
+        request.add_image(picture)
+    for path in file or []:
+        request.add_file(path)
+    if not request.candidates:
+        raise UsageError("there are no candidates", hint="give some with --doc, --image or --file")
+    line = client.rerank(
+        asked,
+        [candidate.document for candidate in request.candidates],
+        model=model,
+        instruction=instruction,
+        top_n=top_n,
+        image_preset=image_preset,
+        resize_mode=resize_mode,
+        max_crop=max_crop,
+        quality_threshold=quality_threshold,
+        quality_action=quality_action,
+        explain=explain,
+    )
+    if as_json:
+        show.as_json(line)
+    else:
+        show.console().print(ranking(line, request.candidates))
+    if line["errors"]:
+        raise typer.Exit(PARTIAL)
+
+
 # ---- jobs ---------------------------------------------------------------------------------------
 
 
@@ -177,17 +256,20 @@ def submit(
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="the task, for requests that bring none; English is best")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
+    profile: ProfileOption = None,
+    instruction: InstructionOption = None,
+    instruction_for: InstructionForOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    adaptive_temperature: AdaptiveTemperatureOption = None,
+    max_length: MaxLengthOption = None,
     top_n: Annotated[
         int | None, typer.Option(help="results kept per request; of a catalog ranked per query")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="take the first N requests, or images of a catalog")
     ] = None,
-    image_preset: ImagePresetOption = "general",
+    image_preset: ImagePresetOption = None,
     resize_mode: ResizeModeOption = "crop",
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
@@ -198,7 +280,7 @@ def submit(
     key: Annotated[
         str | None, typer.Option(help="your name for this job: submitting it twice is harmless")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="wait for the end; write the output")
     ] = False,
@@ -215,7 +297,12 @@ def submit(
     job_id = make(
         output=output,
         model=model,
+        profile=profile,
         instruction=instruction,
+        instructions=by_language(instruction_for),
+        temperature=temperature,
+        top_p=top_p,
+        adaptive_temperature=adaptive_temperature,
         max_length=max_length,
         top_n=top_n,
         limit=limit,
@@ -311,7 +398,7 @@ def results(
     partial: Annotated[
         bool, typer.Option("--partial", help="what was scored so far of an unfinished job")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Print a job's output, or write it to a file.
 
@@ -416,6 +503,86 @@ def workers(as_json: JsonOption = False) -> None:
     show.listing(_client().workers(), show.workers_table, none=none, json=as_json)
 
 
+def profiles(as_json: JsonOption = False) -> None:
+    """List the profiles: the built-in ones, and those of the file that RERANK_PROFILES names.
+
+    Example: rerank profiles
+    """
+    from producer import show
+    from shared.profiles import load_profiles
+    from shared.settings import read_environment
+
+    found = load_profiles(read_environment().profiles)
+    if as_json:
+        show.as_json({name: one.model_dump(mode="json") for name, one in found.items()})
+    else:
+        show.console().print(show.profiles_table(found))
+
+
+def stats(
+    hours: Annotated[
+        int, typer.Option(min=1, max=24, help="how many hours back, the present one included")
+    ] = 24,
+    profile: Annotated[
+        str | None, typer.Option(help="of one profile, with the history of its temperature")
+    ] = None,
+    job: Annotated[str | None, typer.Option(help="of one job")] = None,
+    forget_temperature: Annotated[
+        bool, typer.Option("--forget-temperature", help="of --profile: drop what its jobs chose")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was scored, how fast, how the scores are spread, and what to do about it.
+
+    Example: rerank stats --hours 1
+    """
+    from producer import show
+    from producer import stats as statistics
+
+    if profile is not None and job is not None:
+        raise UsageError("--profile and --job are two reports", hint="ask for one of them")
+    client = _client()
+    if forget_temperature:
+        if profile is None:
+            raise UsageError("--forget-temperature needs a profile", hint="add --profile NAME")
+        client.store.forget_temperature(profile)
+    if job is not None:
+        found = statistics.report_on_job(client, job)
+    elif profile is not None:
+        found = statistics.report_on_profile(client, profile, hours)
+    else:
+        found = statistics.report_on_fleet(client, hours)
+    show.as_json(found) if as_json else show.console().print(statistics.render(found))
+
+
+def top(
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="seconds between two looks at the fleet")
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="print it once; so it is where no terminal is")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch the fleet: workers, batch sizes and why, queues, jobs. q or Ctrl-C ends it.
+
+    Example: rerank top
+    """
+    from producer import show
+    from producer import top as fleet
+    from shared.settings import load_settings
+
+    load_settings()  # a wrong setting is no reason to wait for anything
+    console = show.console()
+    if as_json:
+        show.as_json(fleet.look(_client()))
+    elif once or not console.is_terminal or console.is_dumb_terminal:
+        drawn = fleet.frame(fleet.look(_client()), width=console.width)
+        console.print(drawn, crop=False, soft_wrap=True)
+    else:
+        fleet.watch(interval)
+
+
 def health(
     role: Annotated[
         Role,
@@ -447,11 +614,13 @@ def _worker_health() -> tuple[bool, str]:
 
 
 def _coordinator_health() -> tuple[bool, str]:
+    from shared.advice import silent_limit_s
+
     client = _client()
     client.objects.check(client.objects.at("jobs"))
     silent_s = client.store.silent_s()
     said = f"the coordinator gave a sign of life {silent_s:.0f} s ago"
-    return silent_s < max(5 * client.settings.tick_s, 10), said
+    return silent_s < silent_limit_s(client.settings.tick_s), said
 
 
 def _gateway_health() -> tuple[bool, str]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.catalog import pin_catalog, read_queries, refuse_existing_folder
-from producer.cutting import Cursor, Read, cut, shard_size
+from producer.cutting import Cursor, Read, cut, image_tokens, shard_size, slice_tokens
 from producer.feeder import Control
 from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
@@ -47,6 +47,7 @@ from shared.keys import shard_name
 from shared.lines import merge, output_line, slice_of
 from shared.manifest import Manifest, manifest_uri
 from shared.models import (
+    CALIBRATION_OPTIONS,
     IMAGE_OPTIONS,
     POCKET_MODELS,
     Document,
@@ -63,6 +64,7 @@ from shared.models import (
     make_spec,
 )
 from shared.objects import Objects, publish_file
+from shared.profiles import resolve
 from shared.queue import Hints, broker_keys, make_app, model_queue
 from shared.settings import Settings, load_settings
 from shared.shards import (
@@ -103,7 +105,7 @@ class Answer:
             self.outcomes[number],
             self.provenance,
             top_n=None,
-            temperature=self.job.spec.temperature,
+            calibration=self.job.spec.calibration,
         )
 
 
@@ -131,6 +133,7 @@ class Client:
         *,
         output: str | Path | None = None,
         model: str | None = None,
+        profile: str | None = None,
         key: str | None = None,
         force: bool = False,
         **options: Any,
@@ -139,10 +142,11 @@ class Client:
 
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
-        Options are the fields of JobSpec: instruction, max_length, top_n, limit, priority,
-        temperature, name, and those of images (image_preset, resize_mode, max_crop,
-        quality_threshold, quality_action, max_error_rate). The same key with the same input and
-        options returns the same job.
+        Options are the fields of JobSpec: instruction, instructions (by language), max_length,
+        top_n, limit, priority, temperature, top_p, adaptive_temperature, name, and those of images
+        (image_preset, resize_mode, max_crop, quality_threshold, quality_action, max_error_rate).
+        What is not given, or None, is as the `profile` has it, else the default. The same key with
+        the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
         """
         model = self.choose_model(model)
@@ -150,11 +154,13 @@ class Client:
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self.objects, force=force)
-        spec = _spec(model, target, key=key, force=force, source=str(input), **options)
+        fields = resolve(profile, options, self.settings.profiles)
+        spec = _spec(model, target, key=key, force=force, source=str(input), **fields)
         pinned = pin(
             str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, options)
 
     def submit_catalog(
         self,
@@ -164,6 +170,7 @@ class Client:
         output: str | Path | None = None,
         format: OutputFormat = "jsonl",
         model: str | None = None,
+        profile: str | None = None,
         key: str | None = None,
         force: bool = False,
         **options: Any,
@@ -184,19 +191,21 @@ class Client:
             refuse_existing_folder(target, self.objects, force=force)
         found = read_queries(queries, self.objects)
         asked = {"queries": _pinned_queries(found), "count": len(found), "format": format}
+        fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(
-            model, target, key=key, force=force, source=str(catalog), catalog=asked, **options
+            model, target, key=key, force=force, source=str(catalog), catalog=asked, **fields
         )
         refuse_large_ranking(len(found), spec.top_n)
         pinned = pin_catalog(
             str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
         )
         self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
-        return self._start(job_id, spec.model_copy(update={"input": pinned}))
+        spec = spec.model_copy(update={"input": pinned})
+        return self._start(job_id, spec, options)
 
-    def _start(self, job_id: str, spec: JobSpec) -> str:
+    def _start(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
-        found = self._create(job_id, spec)
+        found = self._create(job_id, spec, asked)
         if found == job_id:
             self.store.settle()
             self._hints.feed(job_id)
@@ -207,16 +216,28 @@ class Client:
         job = self.store.keyed(key) if key else None
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
-    def _create(self, job_id: str, spec: JobSpec) -> str:
-        """Create the job; drop what was uploaded for it when another job stands instead."""
+    def _create(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
+        """Create the job; drop what was uploaded for it when another job stands instead.
+
+        The digest is of what the caller asked for: the temperature that earlier jobs gave the
+        profile makes no other job of the same key."""
         try:
-            found = self.store.create(job_id, spec, _digest(spec))
+            found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
         except KeyConflict:
             self.objects.delete_tree(job_uri(self.objects, job_id))
             raise
         if found != job_id:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
+
+    def _calibrated(self, spec: JobSpec, asked: Mapping[str, Any]) -> JobSpec:
+        """The spec at the temperature that earlier jobs gave its profile. With one of its own it
+        does not take that; nor does it change that one, unless it asks to."""
+        if asked.get("temperature") is not None:
+            adaptive = bool(asked.get("adaptive_temperature"))
+            return spec.model_copy(update={"adaptive_temperature": adaptive})
+        found = self.store.profile_temperature(spec.profile) if spec.profile else None
+        return spec if found is None else spec.model_copy(update={"temperature": found})
 
     def choose_model(self, model: str | None) -> str:
         """The model as the fleet knows it; without a name, the only one that it serves.
@@ -306,7 +327,7 @@ class Client:
             for outcome, provenance in merged_lines(job, self._control, whole=False):
                 spec = job.spec
                 yield output_line(
-                    outcome, provenance, top_n=spec.top_n, temperature=spec.temperature
+                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
                 )
 
     def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
@@ -317,7 +338,7 @@ class Client:
             return
         for *_, outcomes in committed_parts(job, self._control, whole=False):
             for outcome, _ in outcomes:
-                yield from rows_of(outcome, job.spec.temperature)
+                yield from rows_of(outcome, job.spec.calibration)
 
     def _manifest(self, job: Job) -> Manifest:
         data = self.objects.read(manifest_uri(job.facts["output"]))
@@ -393,6 +414,7 @@ class Client:
         documents: Sequence[str | Mapping[str, Any]],
         *,
         model: str | None = None,
+        profile: str | None = None,
         instruction: str | None = None,
         top_n: int | None = None,
         timeout_s: float | None = None,
@@ -401,7 +423,7 @@ class Client:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
         Query and documents are texts or contents as in a line of input. Options are max_length,
-        temperature and those of images, as in `submit`.
+        instructions, temperature, top_p and those of images, as in `submit`.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -412,13 +434,15 @@ class Client:
             "top_n": top_n,
         }
         piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
-        return self.ask([piece], model=model, timeout_s=timeout_s, **options).line(0)
+        asked = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
+        return asked.line(0)
 
     def ask(
         self,
         pieces: Sequence[Slice],
         *,
         model: str | None = None,
+        profile: str | None = None,
         timeout_s: float | None = None,
         **options: Any,
     ) -> Answer:
@@ -435,7 +459,7 @@ class Client:
             model=model,
             input=InputRef(uri="", size=0, tag=""),
             priority=Priority.interactive,
-            **options,
+            **resolve(profile, options, self.settings.profiles),
         )
         job_id = self._create_inline(spec, pieces, seconds, workers)
         if not self._ends.wait(job_id, seconds):
@@ -478,7 +502,7 @@ class Client:
                 hint="submit it as a job",
             )
         ttl_s = seconds + 60
-        shards = self._put_inline(job_id, spec, pieces, size, ttl_s, workers)
+        shards = self._put_inline(job_id, spec, pieces, ttl_s, workers)
         self.store.create(
             job_id,
             spec,
@@ -497,10 +521,10 @@ class Client:
         job_id: str,
         spec: JobSpec,
         pieces: Sequence[Slice],
-        size: int,
         ttl_s: float,
         workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
+        per_image = image_tokens(spec.image_preset)
         cuts = cut(
             [Read(piece, 0) for piece in pieces],
             Cursor(),
@@ -508,7 +532,7 @@ class Client:
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
                 pairs_max=self.settings.shard_pairs_max,
-                input_bytes=size * 4,
+                input_tokens=4 * sum(slice_tokens(piece, per_image) for piece in pieces),
                 workers=len(workers),
                 image_preset=spec.image_preset,
             ),
@@ -529,7 +553,7 @@ def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {"max_length", "temperature"} | IMAGE_OPTIONS
+    known = {"instructions", "max_length"} | CALIBRATION_OPTIONS | IMAGE_OPTIONS
     if unknown := set(options) - known:
         raise UsageError(
             f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"
@@ -540,7 +564,7 @@ def _spec(
     model: str, target: str | None, *, key: str | None, force: bool, source: str, **options: Any
 ) -> JobSpec:
     """A job's spec, whose input is still to be pinned."""
-    return make_spec(
+    spec = make_spec(
         model=model,
         input=InputRef(uri="", size=0, tag=""),
         output=target if target and is_uri(target) else None,
@@ -549,6 +573,12 @@ def _spec(
         force=force,
         **{"name": Path(source).name, **options},
     )
+    if spec.adaptive_temperature and spec.profile is None:
+        raise UsageError(
+            "adaptive_temperature changes a profile, and none was named",
+            hint="add --profile default, or one of `rerank profiles`",
+        )
+    return spec
 
 
 def _pinned_queries(queries: Sequence[Document]) -> InputRef:

@@ -94,17 +94,15 @@ def shard_size(
     shard_s: float,
     tokens_per_s: float,
     pairs_max: int,
-    input_bytes: float,
+    input_tokens: float,
     workers: int,
     image_preset: str = "general",
     per_query: float = 0.0,
 ) -> ShardSize:
     """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
-    enough that every worker of the fleet gets two. Of a catalog the length says nothing of the
-    work: its `input_bytes` are infinite."""
+    enough that every worker of the fleet gets two of the whole input's `input_tokens`."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
-    whole = input_bytes / CHARACTERS_PER_TOKEN
-    tokens = max(min(tokens, whole / (2 * max(workers, 1))), 512.0)
+    tokens = max(min(tokens, input_tokens / (2 * max(workers, 1))), 512.0)
     return ShardSize(tokens, pairs_max, image_tokens(image_preset), per_query)
 
 

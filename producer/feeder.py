@@ -7,7 +7,6 @@ by the fleet and never below a minimum, so that an autoscaler sees a backlog eve
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -87,7 +86,8 @@ def _cut_some(job: Job, control: Control, token: str) -> bool:
     uri = job.facts.get("plain_uri")
     if uri is None:
         uri = source.make_seekable(renew)
-        store.set_facts(job.id, plain_uri=uri)
+        store.set_facts(job.id, plain_uri=uri, input_tokens=str(source.tokens(uri)))
+        job = store.job(job.id)
     cursor = Cursor.parse(job.facts["cursor"])
     shards = cut(source.reads(uri, cursor, renew), cursor, _shard_size(job, control))
     for count, found in enumerate(shards, 1):
@@ -154,7 +154,7 @@ def _shard_size(job: Job, control: Control) -> ShardSize:
         shard_s=control.settings.shard_seconds,
         tokens_per_s=sum(rates) / len(rates) if rates else 0.0,
         pairs_max=control.settings.shard_pairs_max,
-        input_bytes=math.inf if catalog else job.spec.input.size,
+        input_tokens=float(job.facts.get("input_tokens", "inf")),
         workers=len(workers),
         image_preset=job.spec.image_preset,
         per_query=per_query,

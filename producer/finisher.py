@@ -18,6 +18,7 @@ import structlog
 from producer.feeder import Control, every
 from producer.ingest import previous_outcomes
 from producer.rows import Ranking, Row, dump_rows, part_name, rows_of
+from shared.calibration import adapted_temperature
 from shared.errors import Unavailable, UsageError
 from shared.keys import shard_name
 from shared.lines import cancelled, dump_line, merge, output_line
@@ -29,6 +30,8 @@ from shared.store import Job
 
 RANKING = "ranking.jsonl"
 """The best images of each query of a catalog, beside its parts."""
+SCORES_TO_ADAPT = 100
+"""Fewer scores say nothing about a profile's temperature."""
 
 log = structlog.get_logger()
 
@@ -46,6 +49,7 @@ def finish(job_id: str, control: Control) -> None:
         return
     try:
         output = _publish(job, control, token)
+        _adapt_temperature(job, control)
         store.finish(job_id, token, output)
     except Unavailable as error:
         log.warning("finishing is delayed", job=job_id, error=str(error))
@@ -54,6 +58,18 @@ def finish(job_id: str, control: Control) -> None:
     except UsageError as error:  # the output may not be written there: a person must look
         store.pause(job_id, str(error), even_cancelled=True)
         store.end(job_id, token)
+
+
+def _adapt_temperature(job: Job, control: Control) -> None:
+    """Let a whole job's scores choose the temperature of its profile's later jobs, if asked."""
+    spec, scores = job.spec, job.scores
+    if not (spec.adaptive_temperature and spec.profile) or job.cancelled:
+        return
+    to = adapted_temperature(spec.temperature, scores.mean)
+    if scores.count < SCORES_TO_ADAPT or to == spec.temperature:
+        return
+    if control.store.adapt_temperature(job, to):
+        log.info("temperature of later jobs", profile=spec.profile, temperature=to, job=job.id)
 
 
 def output_uri(job: Job, objects: Objects) -> str:
@@ -79,7 +95,7 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
     provenances: list[Provenance] = []
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
-            line = output_line(outcome, provenance, top_n=spec.top_n, temperature=spec.temperature)
+            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
             out.write(dump_line(line))
             lines += 1
             if provenance and provenance not in provenances:
@@ -98,7 +114,7 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
     for start, end, outcomes in committed_parts(job, control):
         rows: list[Row] = []
         for outcome, provenance in outcomes:
-            rows += rows_of(outcome, spec.temperature)
+            rows += rows_of(outcome, spec.calibration)
             if ranking:
                 ranking.add(outcome)
             if provenance and provenance not in provenances:
@@ -111,7 +127,7 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
     if ranking is None:
         return found
     with objects.writer(f"{uri}{RANKING}") as out:
-        for line in ranking.lines(load_queries(objects, job.id), spec.temperature):
+        for line in ranking.lines(load_queries(objects, job.id), spec.calibration):
             out.write(dump_line(line))
     return found | {"ranking": RANKING}
 
@@ -140,7 +156,8 @@ def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
     hold them already: when a finish was killed after it had published."""
     tried = {r.index for r in new.results} | {e.index for e in new.errors}
     results = [r for r in old.results if r.index not in tried]
-    errors = [e for e in old.errors if e.index is not None and e.index not in tried]
+    kept = (e for e in old.errors if e.index is not None or e.rejected)
+    errors = [e for e in kept if e.index not in tried]
     merged = merge([new, old.model_copy(update={"results": results, "errors": errors})])
     return merged.model_copy(update={"top_n": new.top_n})
 

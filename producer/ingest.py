@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 
-from producer.cutting import Cursor, Read
+from producer.cutting import Cursor, Read, image_tokens, slice_tokens
 from shared.errors import InputChanged
 from shared.lines import image_of, outcome_of, parse_line, raw_lines
 from shared.models import InputRef, Piece, Provenance, Slice, SliceOutcome
@@ -34,6 +35,8 @@ from shared.uploads import is_upload
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What is taken of a prefix or folder; everything else there is passed over."""
+HEAD_BYTES = 256 << 10
+"""So much of an input is read to estimate the cost of all of it."""
 
 
 def is_folder(uri: str) -> bool:
@@ -135,6 +138,19 @@ class Input:
                 renew()
         return target
 
+    def tokens(self, uri: str) -> float:
+        """Estimated tokens of all the plain lines at `uri`, by the first of them: a short line may
+        name much to be seen. Infinite for a catalog, which is not read to its end before it is cut.
+        """
+        if self._job.spec.catalog:
+            return math.inf
+        tokens, offset, per_image = 0.0, 0, image_tokens(self._job.spec.image_preset)
+        for line, offset in self._lines(uri, 0, 0):
+            tokens += slice_tokens(self._parse_request(*line), per_image)
+            if offset >= HEAD_BYTES:
+                break
+        return tokens / max(offset, 1) * self._objects.stat(uri).size
+
     def reads(
         self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
     ) -> Iterator[Read]:
@@ -176,6 +192,9 @@ class Input:
     def _parse(self, number: int, raw: bytes | None) -> Piece:
         if catalog := self._job.spec.catalog:
             return image_of(number, raw, catalog.count)
+        return self._parse_request(number, raw)
+
+    def _parse_request(self, number: int, raw: bytes | None) -> Slice:
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
     def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:

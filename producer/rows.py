@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from producer.catalog import no_pyarrow
-from shared.calibration import relevance_score
+from shared.calibration import Calibration
 from shared.errors import UsageError
 from shared.explain import explain
 from shared.lines import dump_line
@@ -33,28 +33,28 @@ FACTS = ("quality", "plain_margin")
 # ---- rows ---------------------------------------------------------------------------------------
 
 
-def rows_of(outcome: SliceOutcome, temperature: float) -> Iterator[Row]:
+def rows_of(outcome: SliceOutcome, calibration: Calibration) -> Iterator[Row]:
     """The rows of one image and one query, or of a line that names no image."""
     name: Row = {
         "query_id": outcome.id,
         "image_id": (outcome.metadata or {}).get("image_id"),
     }
     for found in outcome.results:
-        yield name | _scores(found, temperature)
+        yield name | _scores(found, calibration)
     for error in outcome.errors:
         yield name | {"error": error.model_dump(include={"line", "code", "message", "hint"})}
 
 
-def _scores(found: Scored, temperature: float) -> Row:
+def _scores(found: Scored, calibration: Calibration) -> Row:
     row: Row = {
         "margin": found.margin,
-        "relevance_score": relevance_score(found.margin, temperature),
+        "relevance_score": calibration.score(found.margin),
     }
     for fact in FACTS:
         if (value := getattr(found, fact)) is not None:
             row[fact] = value
     if found.channels is not None:
-        row["explain"] = explain(found.channels, temperature)
+        row["explain"] = explain(found.channels, calibration)
     return row
 
 
@@ -130,7 +130,9 @@ class Ranking:
             elif entry > heap[0]:
                 heapq.heapreplace(heap, entry)
 
-    def lines(self, queries: Iterable[Document], temperature: float) -> Iterator[dict[str, Any]]:
+    def lines(
+        self, queries: Iterable[Document], calibration: Calibration
+    ) -> Iterator[dict[str, Any]]:
         """A line per query, in the order of the queries."""
         for query, heap in zip(queries, self._best, strict=True):
             yield {
@@ -139,7 +141,7 @@ class Ranking:
                     {
                         "image_id": image,
                         "margin": margin,
-                        "relevance_score": relevance_score(margin, temperature),
+                        "relevance_score": calibration.score(margin),
                     }
                     for margin, _, image in sorted(heap, reverse=True)
                 ],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from shared.fleet import WorkerRow
 from shared.models import JobStatus
+from shared.profiles import Profile
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -67,6 +69,26 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 60}m {whole % 60:02}s" if whole >= 60 else f"{whole}s"
 
 
+def figure(number: float) -> str:
+    """In six characters at the most: 12.34 -> 12.3; 1234 -> 1,234; 98765 -> 98.8k; 1e8 -> 100M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 10_000 and number >= 0.9995 * size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.1f}" if number % 1 and number < 99.95 else f"{number:,.0f}"
+
+
+def bar(share: float, width: int) -> str:
+    """A share from 0 to 1 as a bar of `width` characters, to an eighth of one."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + " ▏▎▍▌▋▊▉"[rest] * bool(rest)).ljust(width, "·")
+
+
+def one_line(text: str) -> str:
+    """Text from anywhere, fit for one line of a terminal: no breaks, no control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def job_panel(status: JobStatus) -> Table:
     """One job, in rows of name and value."""
     progress = status.progress
@@ -87,6 +109,10 @@ def job_panel(status: JobStatus) -> Table:
     }
     if progress.truncated:
         rows["truncated"] = f"{progress.truncated:,} pairs were longer than max_length"
+    if progress.crowded:
+        rows["crowded"] = f"{progress.crowded:,} pairs had a query that filled max_length"
+    if status.scores.count:
+        rows["scores"] = f"{status.scores.describe()}  [dim]{status.scores.bars()}[/]"
     if status.state in ("done", "cancelled"):
         rows["rate"] = f"{status.pairs_per_s:,.1f} pairs/s"
         del rows["shards"]
@@ -136,6 +162,7 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
         table.add_column(name, overflow="ellipsis", no_wrap=name != "MODEL")
     for name in ("BATCH", "PAIRS/S", "BUSY"):
         table.add_column(name, justify="right")
+    table.add_column("BATCH BY", overflow="ellipsis", no_wrap=True)
     for worker in workers:
         table.add_row(
             worker.id,
@@ -147,6 +174,29 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",
+            worker.batch_reason.partition(":")[0],
+        )
+    return table
+
+
+def profiles_table(profiles: Mapping[str, Profile]) -> Table:
+    """A row per profile, and its instructions below."""
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for title in ("profile", "T", "top-p", "length", "images", "pairs", "adaptive"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("instruction", overflow="fold")
+    for name, found in profiles.items():
+        by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
+        instructions = "\n".join([found.instruction or "the model's own", *by_language])
+        table.add_row(
+            escape(name),
+            f"{found.temperature:g}",
+            f"{found.top_p:g}",
+            str(found.max_length),
+            found.image_preset,
+            str(found.batch_pairs or ""),
+            "yes" if found.adaptive_temperature else "",
+            escape(instructions),
         )
     return table
 

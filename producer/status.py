@@ -37,6 +37,7 @@ def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
         name=job.spec.name,
         round=job.round,
         output=job.facts.get("output") or job.spec.output,
+        scores=job.scores,
     )
 
 

@@ -7,6 +7,10 @@ a model. Pure arithmetic.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+MEAN_HIGH, MEAN_LOW = 0.9, 0.6
+"""Mean scores beyond which a profile's temperature is adapted, if that is asked for."""
 
 
 def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0) -> float:
@@ -24,3 +28,33 @@ def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0)
     if max(score, 1 - score) >= top_p and top_p < 1:
         return 1.0 if score >= 0.5 else 0.0
     return score
+
+
+def adapted_temperature(temperature: float, mean: float) -> float:
+    """The temperature for later jobs of a profile, from the mean score of one at `temperature`.
+
+    Above MEAN_HIGH it rises by a tenth up to 1.0, below MEAN_LOW it falls by a tenth down to 0.3;
+    one that is beyond such a bound already stays. A low mean may only say that most candidates are
+    irrelevant: so this is off unless asked for.
+    """
+    if mean > MEAN_HIGH:
+        return max(temperature, min(round(temperature * 1.1, 4), 1.0))
+    if mean < MEAN_LOW:
+        return min(temperature, max(round(temperature * 0.9, 4), 0.3))
+    return temperature
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a job's margins become scores: what `relevance_score` takes."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def score(self, margin: float) -> float:
+        """The relevance_score of a margin."""
+        return relevance_score(margin, self.temperature, self.top_p)
+
+
+PLAIN = Calibration()
+"""The sigmoid alone."""

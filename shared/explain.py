@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from shared.calibration import relevance_score
+from shared.calibration import PLAIN, Calibration
 
 TEXT, IMAGE = "text", "image"
 CHANNELS = tuple(f"{query}-{document}" for query in (TEXT, IMAGE) for document in (TEXT, IMAGE))
@@ -27,9 +27,9 @@ _VISUAL = ("image-image", "text-image")
 _WORDS = ("text-text", "text-image", "image-text")
 
 
-def explain(channels: Mapping[str, float], temperature: float = 1.0) -> dict[str, Any]:
+def explain(channels: Mapping[str, float], calibration: Calibration = PLAIN) -> dict[str, Any]:
     """Sub-scores from the channels' margins; and these, for those who want to look closer."""
-    scores = {name: relevance_score(m, temperature) for name, m in channels.items()}
+    scores = {name: calibration.score(m) for name, m in channels.items()}
     spread = max(scores.values(), default=0) - min(scores.values(), default=0)
     return {
         "visual_match": _first(scores, _VISUAL),

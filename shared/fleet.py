@@ -1,22 +1,40 @@
-"""Who works: heartbeats of workers in Redis. What they do with their shards is in `store.py`."""
+"""Who works: heartbeats of workers in Redis, what they observe, and their batch limits.
+
+What they do with their shards is in `store.py`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from shared.keys import Keys
+from shared.observations import Observation
 from shared.settings import Settings
 
 HEARTBEATS_MISSED = 3
 """A worker that missed this many heartbeats is gone."""
 
+HEARTBEATS_REMEMBERED = 30
+"""For so many heartbeats it is kept what was observed and decided of a worker: longer than a
+Redis or a monitor is away."""
+
+PACKS_KEPT = 2048
+"""Observations of a worker that wait for a monitor, at the most about."""
+
+LIMITS_KEPT = 200
+"""Limits of a worker in its history."""
+
 SERVED_TTL_S = 30 * 86_400
 """How long a model counts as one of this fleet's after its last worker stopped."""
+
+_SET_LIMIT = Path(__file__).with_name("scripts") / "limit.lua"
+_OBSERVATION = TypeAdapter(Observation)
 
 WorkerState = Literal["loading", "ready", "draining"]
 
@@ -40,6 +58,21 @@ class WorkerRow(BaseModel):
     batch_tokens: int = 0
     batch_pairs: int = 0
     batch_reason: str = ""
+    """Why the limit is what it is, in words."""
+    batch_at_s: float = 0.0
+    """When the limit was set (time.time)."""
+    batch_policy: str = ""
+    """JSON of its policy with bounds and thresholds; empty while it loads."""
+    oom_ceiling: int = 0
+    """Token-equivalents above which it ran out of memory; 0: it did not, or recovered since."""
+    ooms: int = 0
+    """How many packs ran out of memory."""
+    memory_bytes: int = 0
+    """Peak device memory of its last packs; resident memory on a CPU; 0 unknown."""
+    pack_overhead_s: float = 0.0
+    """Fixed seconds of a pack, by the self-test."""
+    pack_s_per_token: float = 0.0
+    """Seconds of a token-equivalent, by the self-test."""
     shards: int = 0
     slots: int = 0
     pairs_per_s: float = 0.0
@@ -52,17 +85,52 @@ class WorkerRow(BaseModel):
     pairs: int = 0
     latency_s: float = 0.0
     """Device seconds of a pack, lately."""
+    latency_p50_s: float = 0.0
+    latency_p95_s: float = 0.0
+    waiting_share: float = 0.0
+    """Of the time from prepared to scored of its packs' oldest pairs: the share in which they
+    waited for the device. Near 1 where the device is the bottleneck."""
     version: str = ""
     seen_s: float = 0.0
 
 
+class BatchLimit(BaseModel):
+    """A worker's batch limit as decided. Of two with the same version the first one counts."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tokens: int
+    pairs: int
+    reason: str = ""
+    at_s: float = 0.0
+    """When tokens or pairs changed last (time.time)."""
+    version: int = 1
+    cursor: str = ""
+    """The last observation it is based on."""
+    memory: str = ""
+    """What the policy remembers, as JSON."""
+
+
+class PastLimit(BaseModel):
+    """One entry of the history of a worker's limits."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at_s: float
+    tokens: int
+    pairs: int
+    reason: str = ""
+
+
 class Fleet:
-    """Heartbeats: written by workers, read by everyone."""
+    """Heartbeats and observations: written by workers; limits: written by monitors."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self._client = client
         self._keys = Keys(settings.key_prefix)
         self._ttl_s = HEARTBEATS_MISSED * settings.heartbeat_s + 2
+        self._remembered_ms = int(HEARTBEATS_REMEMBERED * settings.heartbeat_s * 1000)
+        self._set_limit = client.register_script(_SET_LIMIT.read_text())
 
     def beat(self, row: WorkerRow) -> None:
         """Say that a worker lives and what it does."""
@@ -80,7 +148,7 @@ class Fleet:
     def leave(self, worker_id: str) -> None:
         """Say that a worker stopped on purpose."""
         pipe = self._client.pipeline()
-        pipe.delete(self._keys.worker(worker_id))
+        pipe.delete(self._keys.worker(worker_id), *self._learned(worker_id))
         pipe.zrem(self._keys.workers, worker_id)
         pipe.execute()
 
@@ -96,3 +164,79 @@ class Fleet:
             pipe.hgetall(self._keys.worker(worker_id))
         rows = [WorkerRow.model_validate(found) for found in pipe.execute() if found]
         return [row for row in rows if model is None or row.model == model]
+
+    # ---- batch limits ---------------------------------------------------------------------------
+
+    def forget(self, worker_id: str) -> None:
+        """Drop what was learned of a worker: its process is a new one of the same name."""
+        self._client.delete(*self._learned(worker_id))
+
+    def push(self, worker_id: str, observations: Sequence[Observation] = ()) -> BatchLimit | None:
+        """Add what a worker observed, keep what is known of it alive, and return its limit, if
+        there is one. One round trip, however many packs."""
+        pipe = self._client.pipeline()  # a transaction: no stream without its TTL
+        packs = self._keys.packs(worker_id)
+        for observation in observations:
+            fields = {"pack": _OBSERVATION.dump_json(observation)}
+            pipe.xadd(packs, cast("Any", fields), maxlen=PACKS_KEPT, approximate=True)
+        for key in self._learned(worker_id):
+            pipe.pexpire(key, self._remembered_ms)
+        pipe.hgetall(self._keys.limit(worker_id))
+        return _limit(pipe.execute()[-1])
+
+    def observations(self, worker_id: str, after: str = "") -> tuple[str, list[Observation]]:
+        """What a worker observed after a cursor ("" for the beginning), and the new cursor.
+
+        An entry that is no observation is left out; what its numbers say is not judged here.
+        """
+        least = f"({after}" if after else "-"
+        entries = cast("list[Any]", self._client.xrange(self._keys.packs(worker_id), min=least))
+        cursor = entries[-1][0] if entries else after
+        return cursor, list(_observations(fields for _, fields in entries))
+
+    def limit(self, worker_id: str) -> BatchLimit | None:
+        """A worker's limit as decided last; None before the first decision."""
+        return _limit(self._client.hgetall(self._keys.limit(worker_id)))
+
+    def set_limit(self, worker_id: str, limit: BatchLimit) -> bool:
+        """Write a limit that is based on the one of the version before it.
+
+        False when another monitor was first: nothing is changed then.
+        """
+        entry = PastLimit(**limit.model_dump())
+        fields = limit.model_dump(exclude={"version", "tokens", "pairs"})
+        arguments: list[str | int | float] = [
+            limit.version,
+            self._remembered_ms,
+            entry.model_dump_json(),
+            LIMITS_KEPT,
+            limit.tokens,
+            limit.pairs,
+            *(part for field in fields.items() for part in field),
+        ]
+        keys = [self._keys.limit(worker_id), self._keys.limits(worker_id)]
+        return bool(self._set_limit(keys, arguments))
+
+    def limits(self, worker_id: str) -> list[PastLimit]:
+        """The last limits that a worker was given, the oldest first."""
+        entries = cast("list[str]", self._client.lrange(self._keys.limits(worker_id), 0, -1))
+        return [PastLimit.model_validate_json(entry) for entry in reversed(entries)]
+
+    def _learned(self, worker_id: str) -> tuple[str, str, str]:
+        keys = self._keys
+        return keys.packs(worker_id), keys.limit(worker_id), keys.limits(worker_id)
+
+
+def _limit(found: Any) -> BatchLimit | None:
+    try:
+        return BatchLimit.model_validate(found) if found else None
+    except ValidationError:
+        return None
+
+
+def _observations(entries: Iterable[Mapping[str, str]]) -> Iterator[Observation]:
+    for fields in entries:
+        try:
+            yield _OBSERVATION.validate_json(fields.get("pack", ""), strict=True)
+        except ValidationError:
+            continue

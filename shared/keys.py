@@ -12,12 +12,18 @@
     {p}:key:{digest}      string  with its job             client                 client
     {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
     {p}:worker:{id}       hash    3 heartbeats             worker                 all
+    {p}:worker:{id}:packs stream  30 heartbeats, trimmed   worker                 monitor
+    {p}:worker:{id}:limit hash    30 heartbeats            monitor                worker, monitor
+    {p}:worker:{id}:limits list   30 heartbeats, trimmed   monitor                status
     {p}:workers           zset    permanent, trimmed       worker                 all
     {p}:served:{model}    string  30 days                  worker                 client
     {p}:pulse             string  permanent                monitor                claim
     {p}:amnesty           string  permanent                monitor                claim
     {p}:leader:{role}     string  a few ticks              monitor                monitor
     {p}:seen:{kind}       string  1 h                      monitor                status, tests
+    {p}:stats             zset    25 h after a commit      commit                 statistics
+    {p}:stats:{kind}:{name}:{hour} hash 25 h after a commit commit                statistics
+    {p}:profile:{name}    list    90 days after a change   finish                 client
 
 {p} is RERANK_KEY_PREFIX. Celery's own keys stand under {p}:celery: (`shared/queue.py`).
 A shard is named {job}/{start}-{end}: the range of its items in the job's cut order.
@@ -101,6 +107,18 @@ class Keys:
         """A worker's heartbeat."""
         return f"{self.prefix}:worker:{worker_id}"
 
+    def packs(self, worker_id: str) -> str:
+        """What a worker observed of its last packs."""
+        return f"{self.prefix}:worker:{worker_id}:packs"
+
+    def limit(self, worker_id: str) -> str:
+        """A worker's batch limit, why it is so, and what its policy remembers."""
+        return f"{self.prefix}:worker:{worker_id}:limit"
+
+    def limits(self, worker_id: str) -> str:
+        """A worker's last batch limits, the newest first."""
+        return f"{self.prefix}:worker:{worker_id}:limits"
+
     def served(self, model: str) -> str:
         """Set while a worker served this model lately."""
         return f"{self.prefix}:served:{model}"
@@ -112,6 +130,20 @@ class Keys:
     def seen(self, kind: str) -> str:
         """A counter of what the monitor had to do: `republished` stays 0 in an undisturbed run."""
         return f"{self.prefix}:seen:{kind}"
+
+    @property
+    def stats(self) -> str:
+        """Whose statistics there are, each by the hour of its last commit."""
+        return f"{self.prefix}:stats"
+
+    def stats_of(self, kind: str, name: str, hour: int | None = None) -> str:
+        """Counters of a worker, model, profile or priority in an hour since 1970; without it the
+        key's beginning, to which `commit.lua` adds the hour of the server's clock."""
+        return f"{self.prefix}:stats:{kind}:{name}:{'' if hour is None else hour}"
+
+    def profile(self, name: str) -> str:
+        """How a profile's temperature was adapted, newest first."""
+        return f"{self.prefix}:profile:{name}"
 
     def done_channel(self, job_id: str) -> str:
         """Pub/sub channel on which the end of a job is told. Not a key."""

@@ -12,10 +12,11 @@ from typing import Any, BinaryIO, NoReturn
 
 from pydantic import ValidationError
 
-from shared.calibration import relevance_score
+from shared.calibration import PLAIN, Calibration
 from shared.errors import ItemError, UsageError
 from shared.explain import explain
 from shared.models import (
+    POOR_QUERY,
     Document,
     Failure,
     ImageRun,
@@ -299,30 +300,38 @@ def output_line(
     provenance: Provenance | None,
     *,
     top_n: int | None,
-    temperature: float = 1.0,
+    calibration: Calibration = PLAIN,
 ) -> dict[str, Any]:
     """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
     ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: outcome.top_n or top_n]
-    errors = sorted(outcome.errors, key=lambda e: -1 if e.index is None else e.index)
+    errors = sorted(_told_once(outcome.errors), key=lambda e: -1 if e.index is None else e.index)
     line: dict[str, Any] = {
         "id": outcome.id,
-        "results": [_result(found, temperature) for found in ranked],
+        "results": [_result(found, calibration) for found in ranked],
         "errors": [error.model_dump(exclude_none=True) for error in errors],
-        "provenance": provenance.model_dump() if provenance else None,
+        "provenance": provenance.model_dump(exclude_none=True) if provenance else None,
     }
     if outcome.metadata is not None:
         line["metadata"] = outcome.metadata
     return line
 
 
+def _told_once(errors: Sequence[Failure]) -> Iterator[Failure]:
+    """The errors of a line; what rejects its whole request is one, without an index."""
+    whole = next((e for e in errors if e.code == POOR_QUERY), None)
+    if whole:
+        yield whole.model_copy(update={"index": None})
+    yield from (e for e in errors if e.code != POOR_QUERY)
+
+
 _PICTURE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
 
 
-def _result(found: Scored, temperature: float) -> dict[str, Any]:
+def _result(found: Scored, calibration: Calibration) -> dict[str, Any]:
     result: dict[str, Any] = {"index": found.index}
     if found.id is not None:
         result["id"] = found.id
-    result["relevance_score"] = relevance_score(found.margin, temperature)
+    result["relevance_score"] = calibration.score(found.margin)
     result["margin"] = found.margin
     if found.truncated_tokens:
         result["truncated_tokens"] = found.truncated_tokens
@@ -331,7 +340,7 @@ def _result(found: Scored, temperature: float) -> dict[str, Any]:
     if found.images or found.tokens is not None or found.quality is not None:
         result |= found.model_dump(mode="json", include=_PICTURE_FIELDS, exclude_none=True)
     if found.channels is not None:
-        result["explain"] = explain(found.channels, temperature)
+        result["explain"] = explain(found.channels, calibration)
     return result
 
 

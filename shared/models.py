@@ -22,13 +22,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from shared.calibration import Calibration
 from shared.errors import UsageError
 from shared.pictures import PRESETS, PictureOptions, ResizeMode
+from shared.scores import ScoreDistribution
 
 POCKET_MODELS = ("pocket-text", "pocket-vl")
 """Demonstration models that ship with the package: never chosen silently."""
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+NO_PROFILE = "default"
+"""Under which jobs without a profile are counted."""
 
 QualityAction = Literal["off", "reject", "downweight"]
 
@@ -36,7 +41,9 @@ URI_CHARACTERS = 8 << 10
 """Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
 DATA_URI_BYTES = 8 << 20
 
-REJECTIONS = frozenset({"low_quality"})
+POOR_QUERY = "low_quality_query"
+"""Rejects a whole request: each of its pairs has this code, its line of output says it once."""
+REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
 
 
@@ -222,6 +229,8 @@ class Provenance(_Frozen):
     attention: str
     device: str
     version: str
+    pixels: str | None = None
+    """What pictures were brought to, preset first; None for a model that reads text only."""
 
 
 class PictureFacts(_Frozen):
@@ -276,6 +285,8 @@ class Slice(_Frozen):
     documents: list[Document] = Field(default_factory=list)
     indices: list[int] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
+    continued: bool = False
+    """Its request began in an earlier slice: so requests are counted once."""
 
     @property
     def items(self) -> int:
@@ -292,6 +303,7 @@ class Slice(_Frozen):
                 "documents": self.documents[first:last],
                 "indices": self.indices[first:last],
                 "failures": self.failures[max(first - pairs, 0) : max(last - pairs, 0)],
+                "continued": self.continued or first > 0,
             }
         )
 
@@ -332,7 +344,7 @@ class SliceOutcome(_Frozen):
 
 
 class ShardSummary(_Frozen):
-    """The counts that a commit adds to its job."""
+    """The counts that a commit adds to its job and to the statistics."""
 
     scored: int = 0
     errors: int = 0
@@ -340,6 +352,18 @@ class ShardSummary(_Frozen):
     cancelled: int = 0
     tokens: int = 0
     truncated: int = 0
+    crowded: int = 0
+    requests: int = 0
+    """Requests that begin in the shard; of a catalog, images."""
+    scores: ScoreDistribution = ScoreDistribution()
+    profile: str = NO_PROFILE
+    priority: Priority = Priority.normal
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is added up, by name; without what is 0."""
+        named = self.model_dump(exclude={"scores", "profile", "priority"}) | self.scores.fields()
+        return {name: count for name, count in named.items() if count}
 
 
 class InputRef(_Frozen):
@@ -376,13 +400,51 @@ IMAGE_OPTIONS = {
     "explain",
     "max_error_rate",
 }
-SCORING_OPTIONS = {"instruction", "max_length", "top_n", "limit", "temperature"} | IMAGE_OPTIONS
+CALIBRATION_OPTIONS = {"temperature", "top_p"}
+SCORING_OPTIONS = (
+    {"profile", "instruction", "instructions", "max_length", "top_n", "limit"}
+    | CALIBRATION_OPTIONS
+    | IMAGE_OPTIONS
+)
+
+ENGLISH = "en"
+LANGUAGES = frozenset(
+    "af ar az be bg bn bs ca cs cy da de el en eo es et eu fa fi fr ga gu he hi hr hu hy id is it "
+    "ja ka kk ko la lg lt lv mi mk mn mr ms nb nl nn pa pl pt ro ru sk sl sn so sq sr st sv sw ta "
+    "te th tl tn tr ts uk ur vi xh yo zh zu".split()
+)
+"""ISO 639-1 codes of the languages that a worker can tell: those of lingua."""
 
 
 def _preset(value: str) -> str:
     if value not in PRESETS:
         raise PydanticCustomError("preset", f"expected one of {', '.join(PRESETS)}")
     return value
+
+
+def _by_language(value: dict[str, str]) -> dict[str, str]:
+    """Check the languages that have an instruction of their own."""
+    for code in value:
+        if code == ENGLISH:
+            raise PydanticCustomError("language", "the instruction itself is the English one")
+        if code not in LANGUAGES:
+            raise PydanticCustomError(
+                "language", f"{code!r} is no known language: expected a code such as de, fr or zh"
+            )
+    return value
+
+
+Temperature = Annotated[float, Field(ge=0.1, le=2.0)]
+"""Divides the margin before the sigmoid."""
+TopP = Annotated[float, Field(gt=0, le=1)]
+"""See `shared.calibration.relevance_score`; 1 is off."""
+MaxLength = Annotated[int, Field(ge=128, le=40960)]
+"""Tokens of a pair."""
+ImagePreset = Annotated[str, AfterValidator(_preset)]
+Instructions = Annotated[
+    dict[str, Annotated[str, Field(min_length=1)]], AfterValidator(_by_language)
+]
+"""ISO 639-1 code -> the instruction of queries in that language."""
 
 
 class JobSpec(_Frozen):
@@ -395,13 +457,20 @@ class JobSpec(_Frozen):
     output: str | None = None
     """A URI that the coordinator writes, or None: the client fetches the result from storage.
     Of a catalog it ends with a slash."""
+    profile: str | None = None
+    """The profile that was named: its values stand in the other fields, as the client found it."""
     instruction: str | None = None
-    max_length: int = Field(default=8192, ge=128, le=40960)
+    instructions: Instructions = Field(default_factory=dict)
+    """Instead of `instruction`, for queries in these languages."""
+    max_length: MaxLength = 8192
     top_n: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
-    temperature: float = Field(default=1.0, ge=0.1, le=2.0)
-    image_preset: Annotated[str, AfterValidator(_preset)] = "general"
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    adaptive_temperature: bool = False
+    """Whether this job's scores may change the temperature of later jobs of its profile."""
+    image_preset: ImagePreset = "general"
     resize_mode: ResizeMode = "crop"
     max_crop: float = Field(default=0.15, ge=0, le=1)
     """A crop that would lose more than this share of the picture becomes `fit`."""
@@ -431,6 +500,11 @@ class JobSpec(_Frozen):
         return self
 
     @property
+    def calibration(self) -> Calibration:
+        """How its margins become scores."""
+        return Calibration(self.temperature, self.top_p)
+
+    @property
     def scoring_options(self) -> dict[str, Any]:
         """What the output depends on besides input and model, as a manifest records it."""
         return self.model_dump(mode="json", include=SCORING_OPTIONS)
@@ -458,6 +532,7 @@ class Progress(_Frozen):
     cancelled: int = 0
     tokens: int = 0
     truncated: int = 0
+    crowded: int = 0
 
     @property
     def done(self) -> int:
@@ -487,3 +562,5 @@ class JobStatus(_Frozen):
     name: str = ""
     round: int = 0
     output: str | None = None
+    scores: ScoreDistribution = ScoreDistribution()
+    """Of its scores so far: sigmoid(margin / temperature), before top_p."""

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import stamina
 
-from shared.errors import NotAllowed, StorageUnavailable, UsageError
+from shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from shared.settings import Settings
 
 S3_PART_BYTES = 16 << 20
@@ -114,7 +114,19 @@ class Objects:
             connect_timeout=5,
             read_timeout=60,
         )
-        return boto3.client("s3", config=config)
+        # a session of its own: the default one keeps the credentials it found first
+        return boto3.Session().client("s3", config=config)
+
+    @contextmanager
+    def _clear_errors(self, uri: str) -> Iterator[None]:
+        """As the function does; and when the credentials were refused, the next call reads them
+        anew: whoever renews them need not start anything again."""
+        try:
+            with _clear_errors(uri):
+                yield
+        except CredentialsRefused:
+            vars(self).pop("_s3", None)
+            raise
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -122,7 +134,7 @@ class Objects:
     def stat(self, uri: str) -> Stat:
         """Size and tag. Raises UsageError when there is no such object."""
         self.check(uri)
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 bucket, key = _bucket_and_key(uri)
                 head = self._s3.head_object(Bucket=bucket, Key=key)
@@ -155,7 +167,7 @@ class Objects:
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the object's bytes from `offset`."""
         self.check(uri)
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 bucket, key = _bucket_and_key(uri)
                 if offset >= self.stat(uri).size:
@@ -217,7 +229,7 @@ class Objects:
     @retry_storage
     def _page(self, uri: str, bucket: str, prefix: str, after: str) -> tuple[list[str], bool]:
         """One page of keys behind a key, and whether there are more."""
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             page = self._s3.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=KEYS_PER_PAGE
             )
@@ -235,7 +247,7 @@ class Objects:
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
         """A stream into a new object, published when the block ends well, dropped otherwise."""
         self.check(uri)
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 with _multipart(self._s3, *_bucket_and_key(uri)) as stream:
                     yield stream
@@ -248,7 +260,7 @@ class Objects:
         """Remove everything under a URI of the storage; nothing there is no error."""
         if not uri.startswith(self._settings.storage_uri + "/"):
             raise NotAllowed(f"{uri} is not in the storage", hint="only the storage is cleaned")
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             if not uri.startswith("s3:"):
                 path = local_path(uri)
                 shutil.rmtree(path, ignore_errors=True)
@@ -393,12 +405,19 @@ def _clear_errors(uri: str) -> Iterator[None]:
         raise _s3_error(uri, error) from error
 
 
+_REFUSED = ("400", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+"""The numbers are what a request for a head is told, also of an expired token."""
+
+
 def _s3_error(uri: str, error: Exception) -> Exception:
     code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
     if code in ("404", "NoSuchKey", "NoSuchBucket"):
         return UsageError(f"{uri} does not exist ({code})", hint="check bucket and key")
-    if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-        return UsageError(f"{uri} was refused ({code})", hint="check the AWS credentials")
-    if code in ("NoCredentialsError", "PartialCredentialsError", "ExpiredToken"):
-        return UsageError(f"no valid AWS credentials for {uri} ({code})", hint="set them anew")
+    if code in ("AccessDenied", *_REFUSED):
+        refused = CredentialsRefused if code in _REFUSED else UsageError
+        return refused(f"{uri} was refused ({code})", hint="check the AWS credentials")
+    if code in ("NoCredentialsError", "PartialCredentialsError", "ExpiredToken", "InvalidToken"):
+        return CredentialsRefused(
+            f"no valid AWS credentials for {uri} ({code})", hint="set them anew"
+        )
     return StorageUnavailable(f"{uri}: {code}")

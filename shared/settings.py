@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import UsageError
@@ -47,11 +47,39 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="hosts that http(s):// images may come from, host or host:port"
     )
+    profiles: Path | None = Field(None, description="TOML file with profiles of your own")
 
-    batch_tokens: int | None = Field(
-        None, ge=64, description="pack limit in tokens; measured at start when not set"
+    batch_policy: Literal["model", "thresholds", "aimd", "fixed"] = Field(
+        "model", description="how a worker's pack limit follows what is observed; fixed: not at all"
     )
-    batch_pairs: int = Field(1024, ge=1, description="pack limit in pairs")
+    batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="pack limit in tokens to start with; measured at start when not set",
+    )
+    batch_pairs: int = Field(
+        1024,
+        ge=1,
+        description="pack limit in pairs; under policy thresholds the one to start with",
+    )
+    batch_tokens_min: int = Field(64, ge=64, description="no policy sets less")
+    batch_tokens_max: int = Field(
+        131_072, ge=64, description="no policy sets more, nor more than fits into a CPU's memory"
+    )
+    latency_target_ms: float = Field(
+        1000.0, gt=0, description="95 of 100 packs are to take no longer"
+    )
+    interactive_latency_target_ms: float = Field(
+        200.0, gt=0, description="the same, while interactive requests come"
+    )
+    threshold_low_ms: float = Field(
+        200.0, gt=0, description="policy thresholds: packs that are faster on average double"
+    )
+    threshold_high_ms: float = Field(
+        1000.0, gt=0, description="policy thresholds: packs that are slower on average halve"
+    )
+    threshold_pairs_min: int = Field(4, ge=1, description="policy thresholds: no fewer pairs")
+    threshold_pairs_max: int = Field(16, ge=1, description="policy thresholds: no more pairs")
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number type")
     attention: str = Field("auto", description="attention kernel; auto chooses and reports")
     device: str = Field("auto", description="auto, cpu or cuda")
@@ -114,6 +142,15 @@ class Settings(BaseSettings):
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("batch_tokens_max", "threshold_high_ms", "threshold_pairs_max")
+    @classmethod
+    def _above_its_lower_bound(cls, value: float, info: ValidationInfo) -> float:
+        assert info.field_name is not None
+        lower = info.field_name.replace("max", "min").replace("high", "low")
+        if value < info.data.get(lower, value):
+            raise ValueError(f"it is below RERANK_{lower.upper()}, {info.data[lower]:g}")
         return value
 
     @property

@@ -7,7 +7,7 @@ commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from shared.keys import shard_range
@@ -84,7 +84,14 @@ def _pairs(found: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
             metadata=name,
             documents=[found.document],
             indices=[ordinal],
+            continued=ordinal > 0,
         )
+
+
+def count_requests(slices: Iterable[Slice]) -> int:
+    """How many requests begin in these slices. In a catalog an image is one, with all its queries;
+    in a retry, a request of which something is tried again."""
+    return sum(not piece.continued for piece in slices)
 
 
 def queries_uri(objects: Objects, job_id: str) -> str:

@@ -22,12 +22,18 @@ from redis.retry import Retry
 from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
 from shared.keys import Keys, shard_name
 from shared.models import JobSpec, Progress, ShardSummary
+from shared.scores import ScoreDistribution
 from shared.settings import Settings, mask
+from shared.statistics import KINDS, TTL_MS, Kind, Statistics, TemperatureChange, statistics_of
 
 OUTAGE_MS = 10_000
 """A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take, at the most."""
+CHANGES_KEPT = 100
+"""Changes of a profile's temperature that are remembered."""
+CHANGES_TTL_MS = 90 * 86_400_000
+"""How long a profile's temperature stands after its last change."""
 LOOK_AGAIN_MS = 10_000
 """A job in motion is looked at by the monitor when nothing touched it for this long."""
 
@@ -84,6 +90,7 @@ class Lease:
     token: str
     file: str
     poison: bool = False
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +134,27 @@ class Job:
     @property
     def progress(self) -> Progress:
         """Its counts."""
-        names = ("lines", "fed", "scored", "errors", "rejected", "cancelled", "tokens", "truncated")
+        names = (
+            "lines",
+            "fed",
+            "scored",
+            "errors",
+            "rejected",
+            "cancelled",
+            "tokens",
+            "truncated",
+            "crowded",
+        )
         total = self.facts.get("total")
         return Progress(
             total=int(total) if total is not None else None,
             **{name: self.number(name) for name in names},
         )
+
+    @property
+    def scores(self) -> ScoreDistribution:
+        """How its scores are spread."""
+        return ScoreDistribution.from_fields(self.facts)
 
 
 class Store:
@@ -233,11 +255,20 @@ class Store:
         """The newest jobs' ids, newest first."""
         return cast("list[str]", self.client.zrevrange(self.keys.recent, 0, count - 1))
 
-    def pause(self, job_id: str, reason: str, *, even_cancelled: bool = False) -> str:
-        """Take a job's shards out of the open set. Answers as `pause.lua` says."""
+    def pause(
+        self,
+        job_id: str,
+        reason: str,
+        *,
+        even_cancelled: bool = False,
+        lease: Lease | None = None,
+    ) -> str:
+        """Take a job's shards out of the open set; for what went wrong under a `lease` only while
+        that is held. Answers as `pause.lua` says."""
         job = self.job(job_id)
         keys = [self.keys.job(job_id), self.keys.job_open(job_id), self.keys.open(job.spec.model)]
-        return cast(str, self._run("pause", keys, [job_id, reason, int(even_cancelled)]))
+        holder = [lease.shard, lease.token] if lease else ["", ""]
+        return cast(str, self._run("pause", keys, [job_id, reason, int(even_cancelled), *holder]))
 
     def resume(self, job_id: str) -> tuple[str, list[str]]:
         """Put a paused job's shards back. Returns the answer and the shards to hint."""
@@ -358,7 +389,8 @@ class Store:
             [job_id, shard, token, worker, int(alone), self._lease_ms, fingerprint, OUTAGE_MS],
         )
         if answer in ("yes", "poison"):
-            return Lease(job_id, model, shard, token, rest[0], poison=answer == "poison")
+            poison = answer == "poison"
+            return Lease(job_id, model, shard, token, rest[0], poison=poison, worker=worker)
         return cast(str, answer)
 
     def renew(self, leases: Sequence[Lease]) -> list[str]:
@@ -379,6 +411,8 @@ class Store:
         k = self.keys
         start, _, end = lease.shard.partition("-")
         job_id = lease.job_id
+        names = (lease.worker, lease.model, summary.profile, summary.priority.value)
+        counts = [x for count in summary.counts.items() for x in count]
         answer, feed, finish = self._run(
             "commit",
             [
@@ -387,6 +421,8 @@ class Store:
                 k.open(lease.model),
                 k.job_parts(job_id),
                 k.jobs,
+                k.stats,
+                *(k.stats_of(kind, name) for kind, name in zip(KINDS, names, strict=True)),
             ],
             [
                 job_id,
@@ -396,12 +432,9 @@ class Store:
                 lease.file,
                 LOOK_AGAIN_MS,
                 k.done_channel(job_id),
-                summary.scored,
-                summary.errors,
-                summary.rejected,
-                summary.cancelled,
-                summary.tokens,
-                summary.truncated,
+                lease.token,
+                TTL_MS,
+                *counts,
             ],
         )
         return answer, bool(feed), bool(finish)
@@ -532,6 +565,56 @@ class Store:
         for key in list_keys:
             pipe.llen(key)
         return sum(pipe.execute())
+
+    def server(self) -> dict[str, Any]:
+        """What the server says of itself (INFO)."""
+        return self.client.info()
+
+    # ---- statistics -----------------------------------------------------------------------------
+
+    def statistics(self, hours: int) -> list[Statistics]:
+        """What each worker, model, profile and priority did in the last full hours and this one."""
+        now = self.now_ms() // 3_600_000
+        known = cast("list[str]", self.client.zrange(self.keys.stats, 0, -1))
+        pipe = self.client.pipeline(transaction=False)
+        for key in known:
+            for hour in range(now - hours + 1, now + 1):
+                pipe.hgetall(f"{key}{hour}")
+        found = pipe.execute()
+        rows = []
+        for number, key in enumerate(known):
+            kind, _, name = key.removeprefix(f"{self.keys.stats}:").partition(":")
+            of_hours = found[number * hours : (number + 1) * hours]
+            if any(of_hours):
+                rows.append(statistics_of(cast(Kind, kind), name.removesuffix(":"), of_hours))
+        return sorted(rows, key=lambda row: (KINDS.index(row.kind), row.name))
+
+    def adapt_temperature(self, job: Job, to: float) -> bool:
+        """Let a job's scores change the temperature of its profile's later jobs. Once per job, and
+        only from the temperature that the profile has now. Returns whether it changed."""
+        before = job.spec.temperature
+        change = TemperatureChange(
+            at_s=self.now_ms() / 1000, job=job.id, mean=job.scores.mean, before=before, to=to
+        )
+        keys = [self.keys.job(job.id), self.keys.profile(job.spec.profile or "")]
+        args = (before, change.model_dump_json(), CHANGES_KEPT, CHANGES_TTL_MS)
+        return bool(self._run("adapt", keys, args))
+
+    def profile_temperature(self, profile: str) -> float | None:
+        """The temperature that earlier jobs gave a profile, or None."""
+        newest = self.temperature_changes(profile, 1)
+        return newest[0].to if newest else None
+
+    def temperature_changes(
+        self, profile: str, count: int = CHANGES_KEPT
+    ) -> list[TemperatureChange]:
+        """How a profile's temperature was changed, newest first."""
+        found = cast("list[str]", self.client.lrange(self.keys.profile(profile), 0, count - 1))
+        return [TemperatureChange.model_validate_json(change) for change in found]
+
+    def forget_temperature(self, profile: str) -> None:
+        """Let a profile have its own temperature again."""
+        self.client.delete(self.keys.profile(profile))
 
     # ---- inline payloads and waiting ------------------------------------------------------------
 

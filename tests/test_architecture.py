@@ -28,6 +28,7 @@ ONLY = {
     "boto3": {"shared/objects.py", "workers/images/fetch.py"},  # fetch: many small reads
     "botocore": {"shared/objects.py", "workers/images/fetch.py"},
     "kombu": {"shared/queue.py"},
+    "lingua": {"workers/language.py"},
     "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
 }
 """The only modules that may import a library."""

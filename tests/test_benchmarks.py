@@ -7,28 +7,66 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
-    # given the benchmark with a tiny model
-    command = [sys.executable, str(ROOT / "benchmarks" / "text.py"), "--quick"]
-    # when it runs
+def run_quickly(name: str) -> dict[str, Any]:
+    """The last line of a benchmark's quick run, which says what was measured, and where."""
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    # then its last line says what was measured, where, and with what
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == "text"
-    assert found["device"] == "cpu"
+    assert found["benchmark"] == name
     assert found["cpu_count"] >= 1
-    assert found["start_up_s"] > 0
-    assert {"python", "torch", "transformers", "rerankfleet"} <= set(found["versions"])
-    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
+    assert {"python", "rerankfleet"} <= set(found["versions"])
     assert "commit" in found
+    return found
+
+
+def test_the_image_benchmark_measures_both_sides_and_their_difference():
+    found = run_quickly("images")
+
+    assert found["pictures"]
+    for picture in (*found["pictures"], found["blur"]):
+        assert picture["ours_ms"] > 0
+        assert picture["pillow_ms"] > 0
+        assert 0 < picture["difference"] < 3
+
+
+def test_the_benchmark_of_decoding_ahead_decodes_every_picture_in_each_turn():
+    found = run_quickly("images_ahead")
+
+    assert found["pictures"] > 0
+    assert found["decode_s"] > 0
+    assert found["device_s"] > 0
+    assert found["job_s"] >= found["device_s"]
+
+
+@pytest.mark.slow
+def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
+    found = run_quickly("vision")
+
+    assert found["works"]
+    for work in found["works"]:
+        assert work["engine_pairs_per_s"] > 0
+        assert work["authors_pairs_per_s"] > 0
+        assert work["bound"] > 1
+        assert work["largest_difference"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
+    # given the benchmark with a tiny model, when it runs
+    found = run_quickly("text")
+    # then its last line says what was measured, and with what
+    assert found["device"] == "cpu"
+    assert found["start_up_s"] > 0
+    assert {"torch", "transformers"} <= set(found["versions"])
+    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
     # and each side scored all pairs of each shape, with the same margins
     assert found["shapes"]
     for shape in found["shapes"]:
@@ -39,3 +77,46 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
             assert math.isclose(side["pairs_per_s"] * side["seconds"], shape["pairs"], rel_tol=0.1)
             assert side["peak_rss_bytes"] > 50 << 20
             assert side["start_up_s"] > 0
+
+
+@pytest.mark.slow
+def test_the_adaptive_benchmark_compares_policies_with_fixed_limits():
+    # given the benchmark with a tiny model
+    command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick"]
+    # when it runs
+    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    # then its last line has each fixed limit, the best of them, and the policies beside it
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "adaptive"
+    assert [fixed["limit_tokens"] for fixed in found["fixed"]] == [64, 128, 256, 512]
+    best = next(f for f in found["fixed"] if f["limit_tokens"] == found["best_limit_tokens"])
+    assert set(found["policies"]) == {"model", "tested", "thresholds"}
+    for policy in found["policies"].values():
+        ratio = policy["settled"]["tokens_per_s"] / best["tokens_per_s"]
+        assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3)
+        assert policy["limits"][-1]["reason"]
+    # and each began at the worst limit
+    firsts = {name: policy["limits"][0] for name, policy in found["policies"].items()}
+    assert firsts["model"]["tokens"] == firsts["tested"]["tokens"] == 64
+    assert firsts["thresholds"]["pairs"] == 4
+
+
+def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path):
+    pytest.importorskip("matplotlib")
+    # given three simulated devices
+    plot = tmp_path / "traces.png"
+    command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]
+    # when the policies run on them
+    told = subprocess.run([*command, "--plot", plot], capture_output=True, text=True, timeout=300)
+    # then its last line has every column of every policy; simulated, so the figures are certain
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "controller"
+    assert set(found["policies"]) == {"model", "thresholds", "aimd", "fixed"}
+    columns = found["policies"]["model"]
+    assert set(columns) == {"settled", "late", "oom", "oscillation", "recovered", "throughput"}
+    assert columns["settled"]["most"] <= 20
+    assert columns["late"]["most"] <= 0.05
+    assert columns["oom"]["most"] <= 1
+    assert plot.read_bytes().startswith(b"\x89PNG")

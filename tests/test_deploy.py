@@ -365,18 +365,20 @@ def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
 
 def test_installs_take_the_tested_versions():
     runs = {t: [r for s in lineage(t) for r in of_stage(s, "RUN")] for t in ("producer", "worker")}
-    # the project is installed under the constraints, each image with its extra
+    # the project is installed under the constraints, each part with its extras
     (producer,) = [r for r in runs["producer"] if "pip install" in r]
-    assert "-c constraints.txt '.[gateway]'" in producer
+    assert (
+        "-c constraints.txt '.[gateway,parquet]'" in producer
+    )  # catalogs are read and written there
     torch, worker = [r for r in runs["worker"] if "pip install" in r]
-    assert "-c constraints.txt '.[worker]'" in worker
+    assert "-c constraints.txt '.[worker,languages]'" in worker
     # torch comes from its own index in the version that the constraints pin
     assert "$TORCH_INDEX" in torch
     (line,) = re.findall(r"grep '([^']+)' constraints.txt", torch)
     pinned = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if re.match(line, x)]
     assert len(pinned) == 1
     # and the slim image never sees it
-    assert not [r for r in runs["producer"] if "torch" in r or "[worker]" in r]
+    assert not [r for r in runs["producer"] if "torch" in r or "[worker" in r]
 
 
 @pytest.mark.parametrize("target", ["producer", "worker"])

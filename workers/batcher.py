@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from shared.errors import EngineError, OutOfDeviceMemory
 from shared.models import Priority
+from shared.observations import Observation
 from workers.packing import Limit, LimitedBy, Pack, pack_cost, plan
 from workers.prompts import Prompt
 from workers.tickets import Item, Outcome, Ticket
 
-__all__ = ["BULK_TURN", "Batcher", "Engine", "Outcome", "PackReport"]
+__all__ = ["BULK_TURN", "Batcher", "Engine", "Outcome"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 BULK_TURN = 4
 WAITING_TOKENS = 200_000
 WAITING_TOKENS_SEEING = 65_536
+#: So many packs count as a warm-up, for which memory is allocated and kernels are chosen: the first
+#: ones, and one after memory was given back.
+WARM_UP_PACKS = 2
 #: How often a blocked submit looks at its stop flag.
 _STOP_POLL_S = 0.2
 _LANES = {Priority.interactive: 0, Priority.normal: 1, Priority.bulk: 2}
@@ -53,27 +57,23 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class PackReport:
-    """One forward pass, as the batch-size policy sees it. Times in seconds."""
+class _Planned:
+    """A pack to be scored: its pairs, what ended it, its limit, and when its planning began."""
 
-    pairs: int
-    computed_tokens: int
-    shared_tokens: int
-    cost: float
-    """Token-equivalents: what the limit bounds."""
-    waited_s: float
-    """How long its oldest pair waited."""
-    forward_s: float
+    items: list[Item]
     limited_by: LimitedBy
-    oom: bool = False
+    limit: Limit
+    begin_s: float
 
 
 class Batcher:
     """Scores pairs of many callers on one device thread.
 
-    `limit` bounds a pack and may be set at any time; the next pack obeys it.
+    `limit` bounds a pack and may be set at any time; the next pack obeys it. After running out of
+    memory `ceiling` bounds it too.
     `waiting_tokens_max` bounds what waits (interactive apart from the rest): submit blocks above.
-    `on_pack` sees a report after each pack; `around_pack` gives a context for each forward pass.
+    `on_pack` is told of each pack what was observed, but for its memory, and with all the time
+    that the device stood idle before it; `around_pack` gives a context for each forward pass.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Batcher:
         limit: Limit,
         *,
         waiting_tokens_max: int = WAITING_TOKENS,
-        on_pack: Callable[[PackReport], None] | None = None,
+        on_pack: Callable[[Observation], None] | None = None,
         around_pack: Callable[[], AbstractContextManager[object]] | None = None,
     ) -> None:
         self._engine = engine
@@ -97,6 +97,8 @@ class Batcher:
         self._turns: tuple[list[Ticket], list[Ticket]] = ([], [])  # who waits to submit
         self._in_flight: list[Item] = []
         self._packs = 0
+        self._cold_packs = WARM_UP_PACKS
+        self._idle_s = 0.0  # before the pack in hand
         self._closing = self._discarding = False
         self._progress_s = time.monotonic()
         self._busy = False
@@ -111,6 +113,12 @@ class Batcher:
     @limit.setter
     def limit(self, limit: Limit) -> None:
         self._limit = limit
+
+    @property
+    def ceiling(self) -> float:
+        """Token-equivalents that fit, as far as running out of memory has taught it; infinite when
+        it did not."""
+        return self._ceiling
 
     @property
     def alive(self) -> bool:
@@ -193,7 +201,7 @@ class Batcher:
     def _run(self) -> None:
         try:
             while planned := self._next():
-                self._score(*planned)
+                self._score(planned)
                 self._in_flight, self._busy = [], False
         finally:
             self._abandon()
@@ -207,8 +215,8 @@ class Batcher:
             self._remove(self._waiting)
             self._in_flight, self._busy = [], False
 
-    def _next(self) -> tuple[list[Item], LimitedBy] | None:
-        """The next pack's items; waits for some; None at the end."""
+    def _next(self) -> _Planned | None:
+        """The next pack; waits for pairs; None at the end."""
         with self._changed:
             while True:
                 self._drop_unwanted()
@@ -216,19 +224,27 @@ class Batcher:
                     break
                 if self._closing:
                     return None
+                idle_since_s = time.monotonic()
                 self._changed.wait()
+                self._idle_s += time.monotonic() - idle_since_s
+            begin_s = time.monotonic()
             self._packs += 1
-            taken, limited_by = plan(
-                self._waiting, self.limit, last_lane_first=self._packs % BULK_TURN == 0
+            limit = self.limit
+            planned, limited_by = plan(
+                self._waiting, limit, last_lane_first=self._packs % BULK_TURN == 0
             )
-            taken = _compatible(taken)
+            taken = _compatible(planned)
+            if len(taken) < len(planned):
+                limited_by = "empty"  # a larger limit would not have made it larger
             self._remove(taken)
             self._in_flight = taken
             self._busy, self._progress_s = True, time.monotonic()
-            return taken, limited_by
+            return _Planned(taken, limited_by, limit, begin_s)
 
     def _drop_unwanted(self) -> None:
-        gone = [item for item in self._waiting if self._discarding or item.ticket.unwanted]
+        tickets = {item.ticket for item in self._waiting}
+        over = {ticket for ticket in tickets if self._discarding or ticket.unwanted}
+        gone = [item for item in self._waiting if item.ticket in over] if over else []
         for item in gone:
             item.ticket.cancel()
         self._remove(gone)
@@ -242,31 +258,45 @@ class Batcher:
             self._waiting_tokens[min(item.lane, 1)] -= item.tokens
         self._changed.notify_all()
 
-    def _score(self, items: list[Item], limited_by: LimitedBy) -> None:
+    def _score(self, planned: _Planned) -> None:
         """One forward pass and its outcomes; in halves when it does not fit."""
+        items = planned.items
         pack, order = Pack.of(item.prompt for item in items)
         price = pack_cost(item.prompt for item in items)
-        start = time.monotonic()
         outcome = self._forward(pack)
-        end = self._progress_s = time.monotonic()
+        end_s = self._progress_s = time.monotonic()
         oom = isinstance(outcome, OutOfDeviceMemory)
         if isinstance(outcome, list):
             for index, margin in zip(order, outcome, strict=True):
                 items[index].deliver(margin)
             self._recover(price)
-        elif not oom:
+        elif not oom:  # and no measure of anything
             for item in items:
                 item.ticket.fail(outcome)
-        self._report(
-            pack,
+            return
+        observation = Observation(
+            at_s=time.time(),
+            pairs=pack.pairs,
+            text_tokens=pack.computed_tokens - pack.image_tokens,
+            image_tokens=pack.image_tokens,
+            shared_tokens=pack.shared_tokens,
             cost=price,
-            waited_s=start - min(item.entered_s for item in items),
-            forward_s=end - start,
-            limited_by=limited_by,
+            waiting_s=planned.begin_s - min(item.entered_s for item in items),
+            preparing_s=self._idle_s,
+            forward_s=end_s - planned.begin_s,
+            memory_bytes=0,
+            limited_by=planned.limited_by,
             oom=oom,
+            interactive=any(item.lane == _LANES[Priority.interactive] for item in items),
+            limit_tokens=planned.limit.tokens,
+            limit_pairs=planned.limit.pairs or 0,
+            warm_up=self._cold_packs > 0,
         )
+        self._tell(observation)
+        self._idle_s = 0.0
+        self._cold_packs = max(0, self._cold_packs - 1)
         if oom:
-            self._halve(items, price)
+            self._halve(planned, price)
 
     def _forward(self, pack: Pack) -> list[float] | EngineError:
         """Margins or what went wrong: without traceback, since its frames hold device memory."""
@@ -284,33 +314,33 @@ class Batcher:
             failure.retryable = True
             return failure
 
-    def _halve(self, items: list[Item], price: float) -> None:
+    def _halve(self, planned: _Planned, price: float) -> None:
         try:
             self._engine.free()
         except Exception:
             log.exception("device memory was not given back")
+        self._cold_packs = max(1, self._cold_packs)
+        items = planned.items
         if len(items) == 1:
             items[0].reject_as_too_large()
             return
         self._ceiling = max(1.0, min(self._ceiling, price / 2))
         middle = len(items) // 2
         for half in (items[:middle], items[middle:]):
-            self._score(half, "limit")
+            self._score(_Planned(half, "limit", planned.limit, time.monotonic()))
 
     def _recover(self, price: float) -> None:
         """Let a learned ceiling rise slowly again while packs of its size succeed."""
         if self._ceiling < self._limit.tokens and price > self._ceiling / 2:
             self._ceiling *= 1 + 1 / 64
 
-    def _report(self, pack: Pack, **figures: Any) -> None:
+    def _tell(self, observation: Observation) -> None:
         if self._on_pack is None:
             return
         try:
-            self._on_pack(
-                PackReport(pack.pairs, pack.computed_tokens, pack.shared_tokens, **figures)
-            )
+            self._on_pack(observation)
         except Exception:
-            log.exception("a pack's report was not taken")
+            log.exception("what was observed of a pack was not taken")
 
 
 def _compatible(taken: list[Item]) -> list[Item]:

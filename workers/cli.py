@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shared.cli import PARTIAL
 from shared.options import (
     ExplainOption,
+    ForceOption,
     ImagePresetOption,
+    InstructionForOption,
+    InstructionOption,
     MaxCropOption,
+    MaxLengthOption,
+    ProfileOption,
     QualityActionOption,
     QualityThresholdOption,
     ResizeModeOption,
+    TemperatureOption,
+    TopPOption,
+    by_language,
 )
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+    from workers.checks import Check
 
 InputArgument = Annotated[
     str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
@@ -32,12 +45,17 @@ def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     app.command()(worker)
     app.command()(score)
+    app.command()(doctor)
 
 
 def worker(
     model: ModelOption,
     gpus_per_worker: Annotated[
         int | None, typer.Option(min=1, help="GPUs that one copy of the model is spread over")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="whose pairs a pack starts with, see `rerank profiles`"),
     ] = None,
 ) -> None:
     """Serve a model: one process per GPU, or one on the CPU.
@@ -50,29 +68,47 @@ def worker(
     from workers.launcher import launch
 
     given = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
-    settings = load_settings(**given)
+    settings = starting_at(profile, load_settings(**given))
     connect(settings).close()
     resolve_model(model)
     launch(settings, model)
+
+
+def starting_at(profile: str | None, settings: Settings) -> Settings:
+    """The settings with a profile's number of pairs, unless they were given another one, or the
+    worker's policy steers tokens: then it is no more than a hint.
+
+    Only the jobs say how their scores are made: packs mix the pairs of all of them. Raises
+    UsageError for a profile that there is not.
+    """
+    from shared.profiles import find_profile
+
+    pairs = find_profile(profile, settings.profiles).batch_pairs if profile else None
+    steers_pairs = settings.batch_policy in ("thresholds", "fixed")
+    if pairs is None or not steers_pairs or "batch_pairs" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"batch_pairs": pairs})
 
 
 def score(
     input: InputArgument,
     output: OutputOption,
     model: ModelOption,
-    instruction: Annotated[
-        str | None, typer.Option(help="the task, for requests that bring none; English is best")
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="tokens of a pair; its body is cut")] = 8192,
+    profile: ProfileOption = None,
+    instruction: InstructionOption = None,
+    instruction_for: InstructionForOption = None,
+    temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    max_length: MaxLengthOption = None,
     top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
     limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
-    image_preset: ImagePresetOption = "general",
+    image_preset: ImagePresetOption = None,
     resize_mode: ResizeModeOption = "crop",
     max_crop: MaxCropOption = 0.15,
     quality_threshold: QualityThresholdOption = 0.65,
     quality_action: QualityActionOption = "off",
     explain: ExplainOption = False,
-    force: Annotated[bool, typer.Option("--force", help="replace an output that exists")] = False,
+    force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
     """Score a file in this process, without a queue.
@@ -80,28 +116,36 @@ def score(
     Example: rerank score pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B
     """
     from shared.models import InputRef, canonical_model, make_spec
+    from shared.profiles import resolve
     from shared.settings import load_settings
     from workers.engine import resolve_model
     from workers.score import score_file
 
+    settings = load_settings()
+    given = {
+        "instruction": instruction,
+        "instructions": by_language(instruction_for),
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_length": max_length,
+        "top_n": top_n,
+        "limit": limit,
+        "image_preset": image_preset,
+        "resize_mode": resize_mode,
+        "max_crop": max_crop,
+        "quality_threshold": quality_threshold,
+        "quality_action": quality_action,
+        "explain": explain,
+    }
     spec = make_spec(
         model=canonical_model(model),
         input=InputRef(uri=input, size=0, tag=""),
-        instruction=instruction,
-        max_length=max_length,
-        top_n=top_n,
-        limit=limit,
-        image_preset=image_preset,
-        resize_mode=resize_mode,
-        max_crop=max_crop,
-        quality_threshold=quality_threshold,
-        quality_action=quality_action,
-        explain=explain,
+        **resolve(profile, given, settings.profiles),
     )
     resolve_model(model)
     with ExitStack() as stack:
         manifest = score_file(
-            input, output, spec, load_settings(), force=force, on_progress=_progress(stack)
+            input, output, spec, settings, force=force, on_progress=_progress(stack)
         )
     if as_json:
         sys.stdout.write(manifest.model_dump_json() + "\n")
@@ -137,3 +181,41 @@ def _progress(stack: ExitStack) -> Callable[[int, int], None]:
         bar.update(task, completed=pairs, errors=errors, rate=f"{speed:,.0f} pairs/s")
 
     return show
+
+
+MARKS = {"ok": "[green]✓[/]", "broken": "[red]✗[/]", "warning": "[yellow]![/]"}
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="also look at a model folder, hub name or pocket model")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the findings as JSON")] = False,
+) -> None:
+    """Look at this machine, the fleet and a model, and say what helps. Exit code 1 if anything is
+    broken.
+
+    Example: rerank doctor --model Qwen/Qwen3-Reranker-0.6B
+    """
+    from workers.doctor import examine
+
+    found = examine(model)
+    if as_json:
+        sys.stdout.write(json.dumps([check.model_dump() for check in found]) + "\n")
+    else:
+        _print_checks(found)
+    if any(check.verdict == "broken" for check in found):
+        raise typer.Exit(1)
+
+
+def _print_checks(found: Sequence[Check]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False)
+    for check in found:
+        table.add_row(MARKS[check.verdict], check.name, escape(check.found))
+        if check.remedy:
+            table.add_row("", "", f"[dim]→ {escape(check.remedy)}[/]")
+    Console(highlight=False).print(table)

@@ -43,6 +43,7 @@ class Hand:
         self._hints = hints
         self._model, self._worker, self._fingerprint = model, worker, fingerprint
         self._held: dict[str, Held] = {}
+        self._filled_s = 0.0  # when it ceased to be empty
         self._changed = threading.Condition()
         self._inside = 0
         self._alone_wanted = 0
@@ -50,6 +51,11 @@ class Hand:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def held_s(self) -> float:
+        """For how long it has not been empty; 0 when it is."""
+        return time.monotonic() - self._filled_s if self._held else 0.0
 
     @contextmanager
     def claim(self, job_id: str, shard: str) -> Iterator[Held | None]:
@@ -103,6 +109,8 @@ class Hand:
             return
         held = Held(answer)
         with self._changed:
+            if not self._held:
+                self._filled_s = time.monotonic()
             self._held[answer.token] = held
             if self._closed:
                 held.stop.set()

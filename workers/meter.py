@@ -1,18 +1,22 @@
-"""A worker's rates over the last seconds: pairs, tokens, and where the time went. No clock but
-the monotonic one; no Redis."""
+"""A worker's rates over the last seconds: pairs, tokens, latencies, and where the time went. No
+clock but the monotonic one; no Redis."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from workers.batcher import PackReport
+from shared.observations import Observation
 
 WINDOW_S = 10.0
 PACKS = 32
 """The device's rate is that of its last packs, however long ago they were."""
+LATENCIES = 256
+"""Latencies are told of so many last packs."""
 
 
 class _Pack(NamedTuple):
@@ -20,30 +24,37 @@ class _Pack(NamedTuple):
     pairs: int
     tokens: int
     forward_s: float
+    waiting_s: float
 
 
 class Meter:
-    """Collects pack reports and samples of whether shards were in hand."""
+    """Collects observations of packs and samples of whether shards were in hand."""
 
     def __init__(self, tokens_per_s: float) -> None:
         self._initial = tokens_per_s
         self._packs: deque[_Pack] = deque()
         self._last: deque[_Pack] = deque(maxlen=PACKS)
+        self._latencies_s: deque[float] = deque(maxlen=LATENCIES)
+        self._peaks_bytes: deque[int] = deque(maxlen=PACKS)
         self._holding: deque[tuple[float, bool]] = deque()
-        self._pairs = 0
+        self._pairs = self._ooms = 0
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
 
-    def pack(self, report: PackReport) -> None:
-        """One forward pass."""
-        if report.oom:
-            return
+    def pack(self, seen: Observation, *, memory_bytes: int = 0) -> None:
+        """One forward pass, and the memory that it took (0 unknown)."""
         now = time.monotonic()
-        found = _Pack(now, report.pairs, report.computed_tokens, report.forward_s)
+        tokens = seen.text_tokens + seen.image_tokens
+        found = _Pack(now, seen.pairs, tokens, seen.forward_s, seen.waiting_s)
         with self._lock:
+            self._peaks_bytes.append(memory_bytes)
+            if seen.oom:
+                self._ooms += 1
+                return
             self._packs.append(found)
             self._last.append(found)
-            self._pairs += report.pairs
+            self._latencies_s.append(seen.forward_s)
+            self._pairs += seen.pairs
 
     def sample(self, *, holding: bool) -> None:
         """Whether any shard is in hand now; called several times a second."""
@@ -60,10 +71,12 @@ class Meter:
         with self._lock:
             packs, last = list(self._packs), list(self._last)
             held = sum(holding for _, holding in self._holding) / max(len(self._holding), 1)
-            pairs = self._pairs
+            latencies_s = sorted(self._latencies_s)
+            pairs, ooms, peak = self._pairs, self._ooms, max(self._peaks_bytes, default=0)
         window = min(WINDOW_S, max(time.monotonic() - self._started_s, 1.0))
         busy = min(sum(pack.forward_s for pack in packs) / window, 1.0)
         forward_s = sum(pack.forward_s for pack in last)
+        waiting_s = sum(pack.waiting_s for pack in last)
         tokens = sum(pack.tokens for pack in last)
         return {
             "pairs_per_s": round(sum(pack.pairs for pack in packs) / window, 2),
@@ -71,5 +84,15 @@ class Meter:
             "busy_share": round(busy, 3),
             "preparing_share": round(max(held - busy, 0.0), 3),
             "latency_s": round(forward_s / len(last), 4) if last else 0.0,
+            "latency_p50_s": round(_quantile(latencies_s, 0.5), 4),
+            "latency_p95_s": round(_quantile(latencies_s, 0.95), 4),
+            "waiting_share": round(waiting_s / (waiting_s + forward_s), 3) if forward_s else 0.0,
             "pairs": pairs,
+            "ooms": ooms,
+            "memory_bytes": peak,
         }
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that `share` of them do not exceed; 0 when there are none."""
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0

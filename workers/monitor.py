@@ -1,4 +1,5 @@
-"""The monitor: reconcile shards and jobs with the hints that are on their way, and clean up.
+"""The monitor: reconcile shards and jobs with the hints that are on their way, decide on the batch
+limits of workers, and clean up.
 
 It alone guarantees progress: whatever message was lost, it sends again. In an undisturbed run it
 sends nothing. Ticks are a Celery task on the coordinator, fired by a timer under a leader lease;
@@ -20,6 +21,7 @@ import structlog
 
 from shared.cli import configure_logs
 from shared.errors import RerankError, UnknownJob
+from shared.fleet import Fleet
 from shared.models import Priority
 from shared.objects import Objects
 from shared.queue import (
@@ -36,6 +38,7 @@ from shared.settings import Settings, load_settings
 from shared.shards import job_uri
 from shared.store import Job, Store, connect
 from shared.uploads import sweep_uploads
+from workers.limits import set_limits
 
 REPUBLISHED = "republished"
 """What Redis says of a key without a TTL."""
@@ -149,15 +152,17 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     app = make_app(settings)
     store = Store(connect(settings), settings)
+    fleet = Fleet(store.client, settings)
     hints = Hints(app)
     monitor = Monitor(store, Objects(settings), hints, settings)
 
     @app.task(name=TICK)  # type: ignore[untyped-decorator]
     def _tick() -> None:
-        try:
-            monitor.tick()
-        except RerankError as error:
-            log.warning("tick", error=str(error))
+        for look in (monitor.tick, lambda: set_limits(fleet)):
+            try:
+                look()
+            except RerankError as error:
+                log.warning("tick", error=str(error))
 
     token = uuid.uuid4().hex
 

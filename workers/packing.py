@@ -111,6 +111,12 @@ class Pack:
         return sum(len(q.tokens) + sum(map(len, q.documents)) for _, q in self.queries())
 
     @property
+    def image_tokens(self) -> int:
+        """Those of the computed tokens that stand for pictures."""
+        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
+        return sum(visual.tokens for part in computed for _, visual in part.visuals)
+
+    @property
     def shared_tokens(self) -> int:
         """Tokens that its pairs have beyond the computed ones: what sharing saves."""
         return sum(
@@ -174,6 +180,9 @@ def plan(
     for item in _in_order(waiting, last_lane_first):
         if limit.pairs is not None and taken and len(taken) >= limit.pairs:
             return taken, "limit"
+        if taken and spent + len(item.prompt.document) > limit.tokens:  # most do not fit: be quick
+            full = True
+            continue
         costs = _shared_costs(item.prompt)
         price = document_cost(item.prompt) + sum(costs[key] for key in costs if key not in shared)
         if taken and spent + price > limit.tokens:

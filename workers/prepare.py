@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,9 +16,10 @@ from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
-from shared.models import Content, JobSpec, PictureFacts, Priority, Slice
+from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
+from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
 from workers.tokens import TOKEN_PX, Visual
 
@@ -33,10 +35,14 @@ IMAGES_MAX = 64
 QUALITY_FLOOR = 0.05
 #: Codes of a picture that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
-#: Runs whose pictures are loaded at the same time, of all shards together.
+#: Runs whose pictures are loaded at the same time, of all shards together; and beside them, of
+#: requests that somebody waits for.
 LOADS_AT_A_TIME = 16
-#: Of fewer pictures no share is taken: they are counted together with those of later runs.
-FETCHES_JUDGED = 10
+URGENT_LOADS_AT_A_TIME = 4
+#: So many of a job's newest fetches are judged together; while there are fewer than the latter, as
+#: if the missing ones had gone well.
+FETCHES_JUDGED = 200
+FETCHES_MIN = 50
 #: Jobs whose pictures are counted at a time.
 JOBS_COUNTED = 64
 
@@ -47,9 +53,11 @@ Channels = Mapping[str, list[list[Prompt | ItemError]]]
 class Pictures(Protocol):
     """The seam to fetching and decoding."""
 
-    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
-        """Each picture or why it could not be had. Raises UsageError when none of them can be,
-        since credentials are refused."""
+    def load(
+        self, wanted: Iterable[Wanted], *, urgent: bool = False
+    ) -> dict[Wanted, Picture | ItemError]:
+        """Each picture or why it could not be had; an urgent one waits for none that is not.
+        Raises UsageError when none of them can be, since credentials are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,10 @@ class Preparer:
         self._prompter = prompter
         self._pictures = pictures
         self._fetches = _Fetches()
-        self._threads = ThreadPoolExecutor(LOADS_AT_A_TIME, "load")
+        self._threads = {
+            False: ThreadPoolExecutor(LOADS_AT_A_TIME, "load"),
+            True: ThreadPoolExecutor(URGENT_LOADS_AT_A_TIME, "load-urgent"),
+        }
 
     def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[Found]:
         """Begin to fetch and decode the pictures of some slices, for `prepare`."""
@@ -106,7 +117,8 @@ class Preparer:
             for w in pictures_of(content, spec)
         )
         if wanted and self._pictures is not None:
-            return self._threads.submit(self._pictures.load, wanted)
+            urgent = spec.priority is Priority.interactive
+            return self._threads[urgent].submit(self._pictures.load, wanted, urgent=urgent)
         found: Future[Found] = Future()
         found.set_result(dict.fromkeys(wanted, _NOT_READ))
         return found
@@ -116,8 +128,8 @@ class Preparer:
     ) -> list[list[Prepared | ItemError]]:
         """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
 
-        Raises UsageError when pictures cannot be fetched at all, or more of them fail than the
-        job allows: a person must look.
+        Raises UsageError when pictures cannot be fetched at all, more of them fail than the job
+        allows, or languages cannot be told that it has instructions for: a person must look.
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
@@ -168,6 +180,11 @@ def options_of(spec: JobSpec) -> PictureOptions:
     )
 
 
+def provenance_of(engine: Provenance, spec: JobSpec, *, sees: bool) -> Provenance:
+    """What produces a job's scores: the engine's own, and what a model that sees is shown."""
+    return engine.model_copy(update={"pixels": options_of(spec).key()}) if sees else engine
+
+
 def frames_chosen(count: int) -> list[int]:
     """Which frames of a video are read: all, or FRAMES_MAX spread evenly over it."""
     if count <= FRAMES_MAX:
@@ -182,14 +199,14 @@ def frame_pixels(count: int) -> int:
 
 
 class _Fetches:
-    """How many pictures of each job were asked for and not fetched, since they were last judged.
+    """What became of each job's newest fetches here, since its failures last stopped it.
 
-    A run of a catalog with many queries has few pictures: they count together until there are
-    enough. Once judged, a job's count starts anew, so that it can be resumed.
+    Bounded both ways: a cluster of dead links among many good ones stops no job, and a source that
+    dies late is noticed as soon as one that was dead from the first.
     """
 
     def __init__(self) -> None:
-        self._counts: dict[JobSpec, tuple[int, list[ItemError]]] = {}
+        self._newest: OrderedDict[str, deque[ItemError | None]] = OrderedDict()
         self._lock = threading.Lock()
 
     def judge(self, found: Found, spec: JobSpec) -> None:
@@ -197,33 +214,42 @@ class _Fetches:
         failure is its pair's alone: nobody is there to resume it."""
         if not found or spec.priority is Priority.interactive:
             return
-        failed = [e for e in found.values() if isinstance(e, ItemError) and e.code in FETCH_CODES]
+        job = spec.model_dump_json()
         with self._lock:
-            asked, earlier = self._counts.pop(spec, (0, []))
-            asked, failed = asked + len(found), earlier + failed
-            if asked < FETCHES_JUDGED:
-                self._counts[spec] = (asked, failed)
-                if len(self._counts) > JOBS_COUNTED:
-                    del self._counts[next(iter(self._counts))]
+            newest = self._newest.setdefault(job, deque(maxlen=FETCHES_JUDGED))
+            self._newest.move_to_end(job)
+            newest.extend(_failed_fetch(outcome) for outcome in found.values())
+            failed = [error for error in newest if error is not None]
+            if len(failed) <= spec.max_error_rate * max(len(newest), FETCHES_MIN):
+                if len(self._newest) > JOBS_COUNTED:
+                    self._newest.popitem(last=False)
                 return
-        if len(failed) > spec.max_error_rate * asked:
-            raise UsageError(
-                f"{len(failed)} of {asked} images could not be fetched; the first: "
-                f"{failed[0].message}",
-                hint="mend the cause and `rerank resume`, or submit again with a higher "
-                "--max-error-rate",
-            )
+            del self._newest[job]
+        raise UsageError(
+            f"{len(failed)} of the last {len(newest)} images could not be fetched; the first: "
+            f"{failed[0].message}",
+            hint="mend the cause and `rerank resume`, or submit again with a higher "
+            "--max-error-rate",
+        )
+
+
+def _failed_fetch(outcome: Picture | ItemError) -> ItemError | None:
+    if isinstance(outcome, ItemError) and outcome.code in FETCH_CODES:
+        return outcome
+    return None
 
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
     return Request(
-        _side(piece.query, spec, found),
+        _side(piece.query, spec, found, of_query=True),
         [_side(document, spec, found) for document in piece.documents],
-        piece.instruction or spec.instruction,
+        piece.instruction or instruction_for(piece.query, spec),
     )
 
 
-def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
+def _side(
+    content: Content, spec: JobSpec, found: Found, *, of_query: bool = False
+) -> Side | ItemError:
     """A content with its pictures, or the first error among them."""
     if content.plain:
         return Side(content.text or "")
@@ -239,7 +265,7 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
         if isinstance(picture, ItemError):
             return picture
         if spec.quality_action == "reject" and picture.quality < spec.quality_threshold:
-            return _too_poor(picture, spec)
+            return _too_poor(picture, spec, of_query=of_query)
         pictures.append(picture)
     images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
     if len({frame.size for frame in frames}) > 1:
@@ -251,10 +277,11 @@ def _side(content: Content, spec: JobSpec, found: Found) -> Side | ItemError:
     )
 
 
-def _too_poor(picture: Picture, spec: JobSpec) -> ItemError:
+def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:
+    what = "query image" if of_query else "image"
     return ItemError(
-        "low_quality",
-        f"the image's quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
+        POOR_QUERY if of_query else "low_quality",
+        f"the {what}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
         hint="give a sharper, well exposed picture, or lower --quality-threshold",
     )
 

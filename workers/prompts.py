@@ -109,9 +109,19 @@ class TokenSource:
             raise ModelRefused(
                 f"{path.parent} has no tokenizer.json", hint="save the model's fast tokeniser there"
             )
-        self._full = Tokenizer.from_file(str(path))
+        try:
+            self._full = Tokenizer.from_file(str(path))
+        except Exception as error:  # of this very class
+            raise ModelRefused(
+                f"{path} cannot be read: {error}", hint="download the model again"
+            ) from error
         self._plain = _without_added_tokens(self._full)
         self.yes_id, self.no_id = self.token("yes"), self.token("no")
+
+    @property
+    def size(self) -> int:
+        """How many tokens it knows, the added ones included."""
+        return int(self._full.get_vocab_size())
 
     def token(self, text: str) -> int:
         """The id of a text that is one token."""

@@ -14,16 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.calibration import relevance_score
 from shared.errors import ItemError
 from shared.lines import slice_of
 from shared.models import InputRef, Scored, make_spec
-from shared.settings import Settings
+from shared.profiles import resolve
+from shared.settings import Settings, read_environment
 from workers.batcher import Batcher
 from workers.engine import load_engine
 from workers.images.decode import prepare_image
 from workers.images.picture import Picture
 from workers.images.source import PictureSource
+from workers.language import detector_of
 from workers.packing import Limit
 from workers.prepare import Wanted
 from workers.scorer import Scorer
@@ -35,19 +36,21 @@ _NO_BOUND = 1 << 40
 class Reranker:
     """One loaded model. Threads may share it; they are served one after another.
 
-    options    those of a job: instruction, max_length, temperature, image_preset, resize_mode,
-               max_crop, quality_action, quality_threshold
+    options    those of a job: instruction, instructions (by language), max_length, temperature,
+               top_p, image_preset, resize_mode, max_crop, quality_action, quality_threshold
+    profile    has values for the options that are not given
     folder     where images may be read from, and relative paths start; images in S3 or on other
                hosts need `settings` that allow them
     engine     those of `workers.engine.load.load`, as a mapping
 
-    Raises UnknownModel or ModelRefused when the model cannot be used.
+    Raises UnknownModel or ModelRefused when the model cannot be used, UsageError for options.
     """
 
     def __init__(
         self,
         model: str,
         *,
+        profile: str | None = None,
         folder: Path | str | None = None,
         settings: Settings | None = None,
         limit: Limit | None = None,
@@ -55,14 +58,17 @@ class Reranker:
         **options: Any,
     ) -> None:
         source = InputRef(uri="", size=0, tag="")
+        settings = settings or read_environment()
+        options = resolve(profile, options, settings.profiles)
         self._spec = make_spec(model=model, input=source, **options)
+        detector_of(self._spec)
         self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
         self._one_at_a_time = threading.Lock()  # the engine has one thread's scratch memory
         self._source: PictureSource | None = None
         if self.engine.sees:
             base = Path(folder).resolve() if folder else None
-            self._source = PictureSource.of(settings or Settings(), base)
+            self._source = PictureSource.of(settings, base)
 
     def __enter__(self) -> Reranker:
         return self
@@ -82,7 +88,7 @@ class Reranker:
         {"text"?, "image"?, "video"?}, where images are URIs, paths or PIL images. Raises ItemError
         for a malformed request and for a document that cannot be scored.
         """
-        return [relevance_score(m, self._spec.temperature) for m in self.margins(request)]
+        return [self._spec.calibration.score(margin) for margin in self.margins(request)]
 
     def margins(self, request: Mapping[str, Any]) -> list[float]:
         """Like `process`, but z_yes - z_no: what rankings are made of."""
@@ -118,11 +124,14 @@ class _GivenPictures:
     def __init__(self, source: PictureSource, given: Mapping[str, Any]) -> None:
         self._source, self._given = source, given
 
-    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
+    def load(
+        self, wanted: Iterable[Wanted], *, urgent: bool = False
+    ) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
         held = {w: self._given[w.uri] for w in wanted if w.uri in self._given}
         prepared = {w: _prepared_or_error(image, w) for w, image in held.items()}
-        return prepared | self._source.load([w for w in wanted if w.uri not in self._given])
+        others = [w for w in wanted if w.uri not in self._given]
+        return prepared | self._source.load(others, urgent=urgent)
 
 
 def _prepared_or_error(image: Any, wanted: Wanted) -> Picture | ItemError:

@@ -6,6 +6,7 @@ Serves only after load and self-test. Started by `python -m workers`, one proces
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from shared import __version__
 from shared.fleet import Fleet, WorkerRow, WorkerState
 from shared.models import canonical_model
 from shared.objects import Objects
+from shared.observations import Observation
 from shared.queue import Hints, make_app
 from shared.settings import Settings
 from shared.store import Job, Store, connect
@@ -31,8 +33,11 @@ from workers.images.source import PictureSource
 from workers.meter import Meter
 from workers.packing import Limit
 from workers.scorer import Scorer
+from workers.steering import EXCHANGE_S, Steering, policy_of
 
 HOUSEKEEPING_S = 0.25
+OUT_OF_MEMORY = "memory: packs ran out of memory here"
+"""Why the limit is what it is, while a worker knows better than the monitor."""
 
 log = structlog.get_logger()
 
@@ -53,6 +58,7 @@ class Runtime:
         self.id = f"{socket.gethostname()}:{device}:{os.getpid()}"
         self._fleet = Fleet(redis, settings)
         self._state: WorkerState = "loading"
+        self._fleet.forget(self.id)  # of a process before, in a container of the same name
         self._beat(WorkerRow(**self._identity()))
         self._load(model)
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
@@ -68,15 +74,22 @@ class Runtime:
         finally:
             stop.set()
         tokens = settings.batch_tokens or tested.limit.tokens
-        self.provenance = engine.provenance
+        self._engine, self._tested = engine, tested
+        self.provenance, self.sees = engine.provenance, engine.sees
         self.fingerprint = engine.fingerprint
         self._sees = engine.sees
         self.meter = Meter(tokens_per_s=tested.tokens_per_s)
+        self.steering = Steering(
+            self._fleet,
+            self.id,
+            policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes),
+            reason="set" if settings.batch_tokens else "measured at start",
+        )
         self.batcher = Batcher(
             engine,
             Limit(tokens, settings.batch_pairs),
             waiting_tokens_max=waiting_tokens_max(sees=engine.sees),
-            on_pack=self.meter.pack,
+            on_pack=self._observe,
             around_pack=self._watchdog,
         )
         pictures = PictureSource.of(settings) if engine.sees else None
@@ -103,6 +116,12 @@ class Runtime:
         """A job's spec and facts."""
         return self.store.job(job_id)
 
+    def _observe(self, observation: Observation) -> None:
+        """On the device's thread, after each pack."""
+        memory_bytes = self._engine.peak_memory_bytes()
+        self.meter.pack(observation, memory_bytes=memory_bytes)
+        self.steering.observe(observation, memory_bytes=memory_bytes, held_s=self.hand.held_s)
+
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
         """A pack that hangs ends the process with its stack traces, even without the GIL."""
@@ -116,7 +135,7 @@ class Runtime:
 
     def _keep_house(self) -> None:
         """Renew leases while work progresses, report, and survive a Redis that is away."""
-        next_beat = next_renewal = 0.0
+        next_beat = next_renewal = next_exchange = 0.0
         while True:
             time.sleep(HOUSEKEEPING_S)
             now = time.monotonic()
@@ -129,6 +148,9 @@ class Runtime:
                 if now >= next_beat:
                     next_beat = now + self.settings.heartbeat_s
                     self._beat(self._describe())
+                if now >= next_exchange:
+                    next_exchange = now + EXCHANGE_S
+                    self.steering.exchange(self.batcher)
             except Exception as error:
                 log.warning("housekeeping is delayed", error=str(error))
 
@@ -163,7 +185,8 @@ class Runtime:
         }
 
     def _describe(self) -> WorkerRow:
-        limit, rates = self.batcher.limit, self.meter.rates()
+        limit, steering = self.batcher.limit, self.steering
+        ceiling = int(self.batcher.ceiling) if math.isfinite(self.batcher.ceiling) else 0
         return WorkerRow(
             **self._identity(),
             fingerprint=self.fingerprint,
@@ -172,9 +195,14 @@ class Runtime:
             sees=self._sees,
             batch_tokens=limit.tokens,
             batch_pairs=limit.pairs or 0,
-            batch_reason="set" if self.settings.batch_tokens else "measured at start",
+            batch_reason=OUT_OF_MEMORY if limit.tokens == ceiling else steering.reason,
+            batch_at_s=steering.at_s,
+            batch_policy=steering.policy.model_dump_json(),
+            oom_ceiling=ceiling,
+            pack_overhead_s=self._tested.overhead_s,
+            pack_s_per_token=1 / self._tested.tokens_per_s,
             shards=len(self.hand),
-            **rates,
+            **self.meter.rates(),
         )
 
     # ---- the end --------------------------------------------------------------------------------

@@ -22,7 +22,9 @@ from shared.sources import Hashing, is_uri, open_local, plain, probe, refuse_exi
 from workers.batcher import Batcher, waiting_tokens_max
 from workers.engine import load_engine
 from workers.images.source import PictureSource
+from workers.language import detector_of
 from workers.packing import Limit
+from workers.prepare import provenance_of
 from workers.scorer import Run, Scorer, summarize
 
 Progress = Callable[[int, int], None]
@@ -40,12 +42,13 @@ def score_file(
 ) -> Manifest:
     """Score a file of requests into `output` and its manifest. Returns the manifest.
 
-    Raises UsageError before the model is loaded when input or output cannot be used.
+    Raises UsageError before the model is loaded when input, output or options cannot be used.
     """
     # nobody could resume it: whatever cannot be fetched is an outcome of its own
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     objects = Objects(settings)
     refuse_existing(output, objects, force=force)
+    detector_of(spec)
     with ExitStack() as stack:
         hashing = Hashing(stack.enter_context(_open(source, objects)))
         stream = stack.enter_context(plain(hashing, source))
@@ -62,16 +65,17 @@ def score_file(
             stack.callback(pictures.close)
         out = stack.enter_context(_writer(output, objects))
         start_s = time.time()
+        provenance = provenance_of(engine.provenance, spec, sees=engine.sees)
         slices = _slices(stream, spec, settings)
         counts = _score(
             slices,
             Scorer(engine.prompter, batcher, pictures),
             spec,
-            engine.provenance,
+            provenance,
             out,
             on_progress,
         )
-    manifest = _manifest(counts, source, hashing, spec, engine.provenance, start_s)
+    manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
     with _writer(manifest_uri(output), objects) as out:
         out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
@@ -126,14 +130,14 @@ def _score(
 
     def collected(run: Run) -> list[SliceOutcome]:
         outcomes = list(scorer.collect(run, spec.priority, stop))
-        counts.add(summarize(outcomes, run.tokens))
+        counts.add(summarize(outcomes, spec, tokens=run.tokens))
         on_progress(counts.scored, counts.errors)
         return outcomes
 
     outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collected(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
         merged = merge(list(pieces))
-        line = output_line(merged, provenance, top_n=spec.top_n, temperature=spec.temperature)
+        line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)
         out.write(dump_line(line))
         counts.lines += 1
     return counts

@@ -16,6 +16,7 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
 from shared.models import (
+    NO_PROFILE,
     Document,
     Failure,
     JobSpec,
@@ -25,6 +26,7 @@ from shared.models import (
     Slice,
     SliceOutcome,
 )
+from shared.scores import ScoreDistribution
 from workers.batcher import Batcher, Outcome
 from workers.prepare import Found, Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
@@ -36,6 +38,9 @@ while the next is being tokenised."""
 PICTURES_AHEAD = 16
 """And of about so many pictures, some two megabytes each. Those of the next run are fetched and
 decoded before all of this one are."""
+
+FIRST_PICTURES = 2
+"""The pictures of the first run; each next one may have twice as many, up to PICTURES_AHEAD."""
 
 LOADS_AHEAD = 1
 """Runs whose pictures are loaded beside those of the run that is prepared: decoding never waits
@@ -192,33 +197,31 @@ class Scorer:
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
-    """Group slices into runs of about PAIRS_AHEAD pairs, or of PICTURES_AHEAD pictures."""
+    """Group slices into runs of about PAIRS_AHEAD pairs, or of at most PICTURES_AHEAD pictures (one
+    document may have more); the first runs have fewer, so that the device starts early.
+
+    A slice of many pictures is cut; the outcomes of one line are merged when it is written.
+    """
     run: list[Slice] = []
-    pairs, pictures = 0, set[str]()
+    pairs, pictures, most = 0, set[str](), FIRST_PICTURES
     for piece in slices:
-        for part in _with_few_pictures(piece):
-            run.append(part)
-            pairs += max(len(part.documents), 1)
-            contents = (part.query, *part.documents)
-            pictures.update(uri for content in contents for uri in content.pictures)
-            if pairs >= PAIRS_AHEAD or len(pictures) >= PICTURES_AHEAD:
-                yield run
-                run, pairs, pictures = [], 0, set()
+        start = 0
+        pictures.update(piece.query.pictures)
+        for at, document in enumerate(piece.documents):
+            own = set(document.pictures)
+            if own and (run or at > start) and len(pictures | own) > most:
+                yield [*run, piece.cut(start, at)] if at > start else run
+                run, pairs, pictures, start = [], 0, set(piece.query.pictures), at
+                most = min(2 * most, PICTURES_AHEAD)
+            pictures |= own
+        run.append(piece.cut(start, piece.items))
+        pairs += max(len(piece.documents) - start, 1)
+        if pairs >= PAIRS_AHEAD or len(pictures) >= most:
+            yield run
+            run, pairs, pictures = [], 0, set()
+            most = min(2 * most, PICTURES_AHEAD)
     if run:
         yield run
-
-
-def _with_few_pictures(piece: Slice) -> Iterator[Slice]:
-    """A slice whole, or in pieces of at most PICTURES_AHEAD pictures of documents (one document may
-    have more); the outcomes of one line are merged when it is written."""
-    start = pictures = 0
-    for at, document in enumerate(piece.documents):
-        own = len(document.pictures)
-        if own and pictures and pictures + own > PICTURES_AHEAD:
-            yield piece.cut(start, at)
-            start, pictures = at, 0
-        pictures += own
-    yield piece.cut(start, piece.items)
 
 
 def _slice_outcome(
@@ -311,8 +314,10 @@ def _without_scores(piece: Slice, error: ItemError) -> SliceOutcome:
     )
 
 
-def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary:
-    """The counts that a commit adds to its job."""
+def summarize(
+    outcomes: Sequence[SliceOutcome], spec: JobSpec, *, tokens: int = 0, requests: int = 0
+) -> ShardSummary:
+    """The counts that a commit adds to its job and to the statistics."""
     scored = [result for outcome in outcomes for result in outcome.results]
     failed = [failure for outcome in outcomes for failure in outcome.errors]
     rejected = sum(failure.rejected for failure in failed)
@@ -321,5 +326,10 @@ def summarize(outcomes: Sequence[SliceOutcome], tokens: int = 0) -> ShardSummary
         errors=len(failed) - rejected,
         rejected=rejected,
         truncated=sum(result.truncated_tokens > 0 for result in scored),
+        crowded=sum(result.crowded for result in scored),
         tokens=tokens,
+        requests=requests,
+        scores=ScoreDistribution.of((result.margin for result in scored), spec.temperature),
+        profile=spec.profile or NO_PROFILE,
+        priority=spec.priority,
     )

@@ -6,17 +6,19 @@ that is not committed comes back by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
 
 from shared.errors import DeviceBroken, RerankError, Unavailable, UsageError
 from shared.keys import shard_range
-from shared.models import Priority, SliceOutcome
-from shared.shards import load_slices
+from shared.models import Priority, Slice, SliceOutcome
+from shared.shards import count_requests, load_slices
 from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
 from workers.hand import Held
+from workers.prepare import provenance_of
 from workers.runtime import Runtime
 from workers.scorer import Stopped, poisoned, refused, summarize
 
@@ -56,16 +58,18 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
     job_id, shard = lease.job_id, lease.shard
     try:
         job = runtime.job(job_id)
-        outcomes, tokens = _score(runtime, held, job)
+        slices = _load(runtime, lease)
+        outcomes, tokens = _score(runtime, held, job, slices)
         part = results.write(
             outcomes,
-            runtime.provenance,
+            provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
             lease,
             runtime.objects,
             runtime.store,
             inline_ttl_s=job.number("inline") / 1000,
         )
-        summary = summarize(outcomes, tokens)
+        requests = count_requests(slices)
+        summary = summarize(outcomes, job.spec, tokens=tokens, requests=requests)
         if not results.commit(lease, part, summary, runtime.store, runtime.hints, held.stop):
             log.info("another commit was first", job=job_id, shard=shard)
     except Stopped:
@@ -81,13 +85,18 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
         _give_back(runtime, held)
 
 
-def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], int]:
-    lease = held.lease
+def _load(runtime: Runtime, lease: Lease) -> list[Slice]:
     slices = load_slices(runtime.objects, lease.job_id, lease.file, lease.shard)
     first, last = shard_range(lease.shard)
     if sum(piece.items for piece in slices) != last - first:
         raise UsageError(f"shard {lease.shard} of job {lease.job_id} does not fit its file")
-    if lease.poison:
+    return slices
+
+
+def _score(
+    runtime: Runtime, held: Held, job: Job, slices: Sequence[Slice]
+) -> tuple[list[SliceOutcome], int]:
+    if held.lease.poison:
         return [poisoned(piece) for piece in slices], 0
     try:
         return runtime.scorer.score(slices, job.spec, held.stop)
@@ -100,12 +109,12 @@ def _score(runtime: Runtime, held: Held, job: Job) -> tuple[list[SliceOutcome], 
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
     """Pause the job with the reason; not when it was resumed since, which took the lease away."""
     job_id, shard = lease.job_id, lease.shard
-    if runtime.store.renew([lease]) == ["lost"]:
-        log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
-        return
-    log.error("the job is paused", job=job_id, shard=shard, error=str(error))
+    reason = f"shard {shard} cannot be done: {error}"
     with suppress(UsageError):
-        runtime.store.pause(job_id, f"shard {shard} cannot be read or written: {error}")
+        if runtime.store.pause(job_id, reason, lease=lease) == "lost":
+            log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
+        else:
+            log.error("the job is paused", job=job_id, shard=shard, error=str(error))
 
 
 def _give_back(runtime: Runtime, held: Held) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +15,7 @@ from shared.errors import Unavailable
 from shared.fleet import WorkerRow
 from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
 from shared.pictures import PRESETS
+from shared.profiles import load_profiles
 from shared.queue import broker_keys, model_queue
 from shared.store import REDIS_ERRORS
 
@@ -28,6 +30,9 @@ INSTRUCTIONS = {
     "papers": "Given a research question, retrieve papers that match its topic and method",
 }
 """Instructions to begin with, as the page offers them."""
+
+PACKS = 100
+"""Packs of a worker that are told: the last."""
 
 DEFAULTS = (
     *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
@@ -82,13 +87,17 @@ def _depth(client: Client, model: str, priority: Priority) -> int:
 
 
 @routes.get("/v1/presets", summary="List what can be chosen")
-async def presets() -> Response:
-    """Instructions to begin with, presets of images, and the defaults."""
+async def presets(request: Request) -> Response:
+    """Instructions to begin with, profiles, presets of images, and the defaults."""
     fields = JobSpec.model_fields
+    profiles = await in_thread(load_profiles, gateway_of(request).client.settings.profiles)
     return as_json(
         {
             "instructions": [{"name": k, "text": v} for k, v in INSTRUCTIONS.items()],
-            "profiles": [],
+            "profiles": [
+                {"name": name, **profile.model_dump(mode="json")}
+                for name, profile in profiles.items()
+            ],
             "image_presets": [
                 {
                     "name": name,
@@ -111,11 +120,18 @@ async def fleet(request: Request) -> Response:
 
 
 def _fleet(client: Client, history: History) -> dict[str, Any]:
-    known = sorted({*client.store.models(), *(worker.model for worker in client.workers())})
+    workers = client.workers()
+    known = sorted({*client.store.models(), *(worker.model for worker in workers)})
     return {
-        "workers": [worker.model_dump(mode="json") for worker in client.workers()],
-        "limits": history.batch_sizes(),
-        "packs": {},
+        "workers": [worker.model_dump(mode="json") for worker in workers],
+        "limits": {
+            worker.id: [limit.model_dump() for limit in client.fleet.limits(worker.id)]
+            for worker in workers
+        },
+        "packs": {
+            worker.id: [asdict(pack) for pack in client.fleet.observations(worker.id)[1]][-PACKS:]
+            for worker in workers
+        },
         "queues": [
             {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
             for model in known

@@ -44,6 +44,7 @@ if state.s then
   state.a = 1
 end
 redis.call('HSETNX', KEYS[1], 'fingerprint', ARGV[7])
+if state.t ~= token then state.c = now end
 state.t, state.w = token, ARGV[4]
 redis.call('HSET', KEYS[2], shard, cjson.encode(state))
 redis.call('ZADD', KEYS[3], now + ARGV[6], member)

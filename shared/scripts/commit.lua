@@ -1,24 +1,28 @@
 -- Record a shard's part and add its counts. The first commit wins, whoever brings it; for a shard that is
 -- not open, or whose file is another one (it was scored before a retry), nothing changes. Repeatable.
--- KEYS job, job_open, open, parts, jobs
--- ARGV id, start, end, part, file, due_ms, channel, scored, errors, rejected, cancelled, tokens, truncated
+-- The counts go to the job and to the hour's statistics of all that the keys from the 7th on begin.
+-- KEYS job, job_open, open, parts, jobs, stats, then stats:{kind}:{name}: of each kind
+-- ARGV id, start, end, part, file, due_ms, channel, token, stats_ttl_ms, then per count: name, amount
 -- -> {'committed' | 'late', feed wanted, finish wanted}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, first, last, part = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local shard, record = first .. '-' .. last, last .. ' ' .. part
+local function count(key)
+  for i = 10, #ARGV, 2 do redis.call('HINCRBY', key, ARGV[i], ARGV[i + 1]) end
+end
 local answer = 'late'
 local found = redis.call('HGET', KEYS[2], shard)
-if found and cjson.decode(found).f == ARGV[5] then
+local state = found and cjson.decode(found)
+if state and state.f == ARGV[5] then
   answer = 'committed'
   redis.call('HDEL', KEYS[2], shard)
   redis.call('ZREM', KEYS[3], id .. '/' .. shard)
   redis.call('HSET', KEYS[4], first, record)
-  local names = {'scored', 'errors', 'rejected', 'cancelled', 'tokens', 'truncated'}
+  count(KEYS[1])
   local done = 0
-  for i, name in ipairs(names) do
-    local total = redis.call('HINCRBY', KEYS[1], name, ARGV[7 + i])
-    if i <= 4 then done = done + total end
+  for _, total in ipairs(redis.call('HMGET', KEYS[1], 'scored', 'errors', 'rejected', 'cancelled')) do
+    done = done + tonumber(total or 0)
   end
   -- two samples of (time, done), at least ten seconds apart, tell the present rate
   local sample = redis.call('HMGET', KEYS[1], 't1', 'd1')
@@ -30,6 +34,22 @@ if found and cjson.decode(found).f == ARGV[5] then
   if redis.call('HEXISTS', KEYS[1], 'inline') == 0 then  -- an inline job keeps its deadline
     redis.call('ZADD', KEYS[5], 'XX', now + ARGV[6], id)
   end
+  -- from claim to commit, where the one who claimed it commits: buckets as in shared/statistics.py
+  local latency_ms = state.t == ARGV[8] and state.c and math.max(now - state.c, 1)
+  local hour = math.floor(now / 3600000)
+  for i = 7, #KEYS do
+    local key = KEYS[i] .. hour
+    count(key)
+    redis.call('HINCRBY', key, 'shards', 1)
+    if latency_ms then
+      redis.call('HINCRBY', key, 'latency_ms', latency_ms)
+      redis.call('HINCRBY', key, 'latency_' .. math.floor(4 * math.log(latency_ms) / math.log(2)), 1)
+    end
+    redis.call('PEXPIRE', key, ARGV[9])
+    redis.call('ZADD', KEYS[6], hour, KEYS[i])
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', hour - 25)
+  redis.call('PEXPIRE', KEYS[6], ARGV[9])
 elseif redis.call('HGET', KEYS[4], first) == record then
   answer = 'committed'
 end

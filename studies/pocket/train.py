@@ -1,6 +1,6 @@
 """Train `pocket-text`, a small Qwen3 reranker, from what Python itself ships.
 
-    python studies/pocket/train.py --out workers/models/pocket-text
+    python -m studies.pocket.train --out workers/models/pocket-text
 
 Corpus, tokenizer, groups of one query and its documents, training, export in bfloat16, evaluation:
 within 30 minutes on two free CPU cores, with fixed seeds. The model is transformers' unmodified
@@ -13,22 +13,23 @@ at chance without such a loss.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from corpus import passages, split
-from evaluate import evaluate
-from pairs import Group, Sampler
-from prompt import Prompt
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
-from vocabulary import save_tokenizer, train_tokenizer
+
+from studies.pocket.corpus import passages, split
+from studies.pocket.evaluate import evaluate
+from studies.pocket.pairs import Group, Sampler
+from studies.pocket.prompt import Prompt
+from studies.pocket.vocabulary import train_tokenizer
+from studies.tokeniser import export
 
 SEED = 20
 ENGLISH_TOKENS = 4096
@@ -347,15 +348,6 @@ class Trainer:
             f"probe loss {probe:.3f}  first of {stage.documents}: {first:.2f}",
             flush=True,
         )
-
-
-def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the folder that `from_pretrained` reads, weights rounded to bfloat16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    (folder / "model.safetensors").chmod(0o644)
-    save_tokenizer(tokenizer, folder)
 
 
 def main() -> None:

@@ -10,27 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
-from prompt import DEFAULT_INSTRUCTION, PREFIX
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    trainers,
-)
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-# Contractions, words with one leading non-letter, single digits, punctuation runs, white space.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-THINK_TOKENS = ("<think>", "</think>")
+from studies.pocket.prompt import DEFAULT_INSTRUCTION, PREFIX
+from studies.tokeniser import add_control_tokens, pipeline, trainer
+
 # First and last letter of each alphabet: Latin with accents, Greek, Cyrillic, Hebrew, Arabic,
 # Devanagari, Thai, CJK stops, Hiragana, Katakana.
 ALPHABETS = ("ÀſΑωАё", "את", "ءي", "अ्", "ก๎", "、。", "ぁん", "ァー")
@@ -47,13 +32,10 @@ TEMPLATE_WEIGHT = 500
 
 def train_tokenizer(texts: Iterable[str], english_tokens: int) -> Tokenizer:
     """The tokenizer; its size is `english_tokens` plus what the other scripts and controls add."""
-    tokenizer = _pipeline(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=english_tokens,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+    tokenizer = pipeline(models.BPE())
+    tokenizer.train_from_iterator(
+        [*texts, *TEMPLATE_TEXTS * TEMPLATE_WEIGHT], trainer(english_tokens)
     )
-    tokenizer.train_from_iterator([*texts, *TEMPLATE_TEXTS * TEMPLATE_WEIGHT], trainer)
     trained = json.loads(tokenizer.to_str())["model"]
     vocabulary: dict[str, int] = trained["vocab"]
     merges: list[tuple[str, str]] = [(left, right) for left, right in trained["merges"]]
@@ -61,55 +43,8 @@ def train_tokenizer(texts: Iterable[str], english_tokens: int) -> Tokenizer:
         if left + right not in vocabulary:
             vocabulary[left + right] = len(vocabulary)
             merges.append((left, right))
-    tokenizer = _pipeline(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in CONTROL_TOKENS])
-    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in THINK_TOKENS])
-    return tokenizer
-
-
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the two files that `AutoTokenizer` reads."""
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    settings = {
-        "tokenizer_class": "Qwen2Tokenizer",
-        "model_max_length": 32768,
-        "add_prefix_space": False,
-        "add_bos_token": False,
-        "bos_token": None,
-        "unk_token": None,
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
-        "clean_up_tokenization_spaces": False,
-        "errors": "replace",
-        "split_special_tokens": False,
-        "added_tokens_decoder": {
-            str(tokenizer.token_to_id(text)): {
-                "content": text,
-                "lstrip": False,
-                "normalized": False,
-                "rstrip": False,
-                "single_word": False,
-                "special": text in CONTROL_TOKENS,
-            }
-            for text in (*CONTROL_TOKENS, *THINK_TOKENS)
-        },
-    }
-    text = json.dumps(settings, indent=2, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8")
-
-
-def _pipeline(model: models.BPE) -> Tokenizer:
-    """Normaliser, split and byte level around a BPE model."""
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = pipeline(models.BPE(vocab=vocabulary, merges=merges))
+    add_control_tokens(tokenizer)
     return tokenizer
 
 

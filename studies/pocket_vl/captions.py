@@ -78,7 +78,7 @@ class Claim:
 
     def holds(self, scene: Scene) -> bool:
         """Whether the scene shows all of it; a count is exact where the topic is counts."""
-        if self.word is not None and (scene.sign is None or scene.sign.word != self.word):
+        if self.word is not None and all(sign.word != self.word for sign in scene.signs):
             return False
         return all(self._shows(scene, kind) for kind in self.kinds)
 
@@ -209,8 +209,7 @@ def describe(scene: Scene, plan: Plan, generator: random.Random) -> str:
     for kind in plan.kinds:
         text = name(kind, kind.count > 1, generator)
         parts.append(text if kind.count > 1 else _article(text))
-    if scene.sign is not None:
-        parts.append(f"the word {scene.sign.word}")
+    parts += [f"the word {sign.word}" for sign in scene.signs]
     generator.shuffle(parts)
     text = " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else parts[0]
     return generator.choice(("{}", "a picture of {}", "{}.", "it shows {}")).format(text)

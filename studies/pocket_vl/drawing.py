@@ -38,6 +38,7 @@ WORDS = (
     *("SALE", "OPEN", "STOP", "TAXI", "HOTEL", "CAFE", "EXIT", "MILK", "BREAD", "FISH"),
     *("BOOK", "MUSIC", "PARK", "BANK", "SHOP", "NEWS", "ZOO", "BUS", "TEA", "ICE"),
 )
+LETTERS = "".join(sorted(set("".join(WORDS))))
 PLACES: tuple[Place, ...] = ("left", "right", "top", "bottom")
 MAX_COUNT = 4
 # A thing is on the left if its centre lies within this share of the width, and so on.
@@ -96,7 +97,7 @@ class Scene:
     aspect: float
     background: tuple[Rgb, Rgb]
     things: tuple[Thing, ...]
-    sign: Sign | None = None
+    signs: tuple[Sign, ...] = ()
 
     @property
     def width(self) -> float:
@@ -133,10 +134,10 @@ def lay_out(
 
 def _try_layout(plan: Plan, generator: random.Random, empty: Scene, largest: float) -> Scene | None:
     taken: list[Box] = []
-    sign = None
+    signs: tuple[Sign, ...] = ()
     if plan.word is not None:
-        sign = _random_sign(plan.word, generator, empty, larger=not plan.kinds)
-        taken.append(sign_box(sign))
+        signs = (_random_sign(plan.word, generator, empty, larger=not plan.kinds),)
+        taken.append(sign_box(signs[0]))
     things: list[Thing] = []
     for kind in plan.kinds:
         for _ in range(kind.count):
@@ -146,7 +147,18 @@ def _try_layout(plan: Plan, generator: random.Random, empty: Scene, largest: flo
             things.append(thing)
             taken.append(thing_box(thing))
     generator.shuffle(things)
-    return replace(empty, things=tuple(things), sign=sign)
+    return replace(empty, things=tuple(things), signs=signs)
+
+
+def lay_out_page(generator: random.Random, aspect: float) -> Scene:
+    """A page of signs to learn reading from: as many words as a dozen throws find room for."""
+    page = lay_out(Plan(()), generator, aspect)
+    signs: list[Sign] = []
+    for _ in range(12):
+        sign = _random_sign(generator.choice(WORDS), generator, page, larger=False)
+        if not any(_overlap(sign_box(sign), sign_box(other)) for other in signs):
+            signs.append(sign)
+    return replace(page, signs=tuple(signs))
 
 
 def _random_thing(
@@ -225,6 +237,13 @@ def sign_box(sign: Sign) -> Box:
     return sign.x - half, sign.y - tall, sign.x + half, sign.y + tall
 
 
+def letter_boxes(sign: Sign) -> list[tuple[str, Box]]:
+    """Each letter of the word with its left, top, right, bottom."""
+    left, top, _, bottom = sign_box(sign)
+    ends = [left + sign.height * _text_width(sign.word[:n]) for n in range(len(sign.word) + 1)]
+    return [(letter, (ends[i], top, ends[i + 1], bottom)) for i, letter in enumerate(sign.word)]
+
+
 def _overlap(one: Box, other: Box, gap: float = 0.015) -> bool:
     return (
         one[0] < other[2] + gap
@@ -245,8 +264,8 @@ def draw(scene: Scene, width_px: int, height_px: int) -> Image.Image:
     for thing in scene.things:
         centre = thing.x * across, thing.y * down
         _OUTLINES[thing.shape](pen, centre, thing.radius * unit, thing.turn, thing.rgb)
-    if scene.sign is not None:
-        _print(pen, scene.sign, across, down, unit)
+    for sign in scene.signs:
+        _print(pen, sign, across, down, unit)
     return image.reduce(by) if by > 1 else image
 
 
@@ -271,7 +290,7 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _text_width(word: str) -> float:
     """In heights of its capitals."""
     return _font(100).getlength(word) / 73

@@ -27,6 +27,7 @@ from studies.pocket_vl.captions import (
 )
 from studies.pocket_vl.drawing import (
     COLOURS,
+    LETTERS,
     MAX_COUNT,
     SHAPES,
     WORDS,
@@ -34,6 +35,8 @@ from studies.pocket_vl.drawing import (
     Plan,
     Scene,
     lay_out,
+    lay_out_page,
+    letter_boxes,
     random_background,
     sign_box,
     thing_box,
@@ -53,8 +56,8 @@ Way = Literal["picture", "text", "both", "picture query"]
 WAYS: dict[Way, float] = {"picture": 0.63, "text": 0.15, "both": 0.1, "picture query": 0.12}
 COLOUR_NAMES = list(COLOURS)
 LOOKS = len(COLOURS) * len(SHAPES)
-# What the vision tower's probe names in each cell: colour, shape, both, word, a centre.
-CELL_LABELS = len(COLOURS) + len(SHAPES) + LOOKS + len(WORDS) + 1
+# What the vision tower's probe names in each cell: colour, shape, both, letters, a centre.
+CELL_LABELS = len(COLOURS) + len(SHAPES) + LOOKS + len(LETTERS) + 1
 UNKNOWN = -1
 
 
@@ -104,15 +107,27 @@ class Batch:
 
 
 def random_batch(size: Size, groups: int, generator: random.Random, mixed: bool) -> Batch:
-    """`groups` groups, the topics in turn; `mixed` draws the way of each, else all are pictures."""
+    """`groups` groups, the topics in turn; `mixed` draws the way of each, else all are pictures.
+    At least one group has pictures."""
     scenes: list[Scene] = []
     pairs: list[Pair] = []
-    for index in range(groups):
-        way = generator.choices(list(WAYS), list(WAYS.values()))[0] if mixed else "picture"
-        pairs += group(TOPICS[index % len(TOPICS)], way, size, scenes, generator)
+    ways: list[Way] = ["picture"] * groups
+    if mixed:
+        ways = generator.choices(list(WAYS), list(WAYS.values()), k=groups)
+        if set(ways) == {"text"}:
+            ways[0] = "picture"
+    first = generator.randrange(len(TOPICS))
+    for index, way in enumerate(ways):
+        pairs += group(TOPICS[(first + index) % len(TOPICS)], way, size, scenes, generator)
     varied = generator.random() < 0.2
     instruction = generator.choice(INSTRUCTIONS) if varied else DEFAULT_INSTRUCTION
     return Batch(size, scenes, pairs, instruction)
+
+
+def random_pages(size: Size, count: int, generator: random.Random) -> Batch:
+    """`count` pages of signs: there are no pairs, only the vision tower learns from them."""
+    pages = [lay_out_page(generator, size.aspect) for _ in range(count)]
+    return Batch(size, pages, [], DEFAULT_INSTRUCTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +224,7 @@ def wanted_cells(claim: Claim, scene: Scene, size: Size) -> Floats:
     """(tokens, 2): whether the cell shows a wanted thing or word, and the centre of one."""
     cells = np.zeros((*size.cells, 2), dtype=np.float32)
     boxes = [thing_box(t) for kind in claim.kinds for t in claim.matches(scene, kind)]
-    if claim.word is not None and scene.sign is not None and scene.sign.word == claim.word:
-        boxes.append(sign_box(scene.sign))
+    boxes += [sign_box(sign) for sign in scene.signs if sign.word == claim.word]
     for box in boxes:
         cells[..., 0] = np.maximum(cells[..., 0], _covered(box, scene, size))
         cells[(*_centre(box, scene, size), 1)] = 1
@@ -228,10 +242,19 @@ def named_cells(scene: Scene, size: Size) -> Floats:
         for label in (colour, len(COLOURS) + shape, look):
             cells[..., label] = np.maximum(cells[..., label], covered)
         cells[(*_centre(box, scene, size), CELL_LABELS - 1)] = 1
-    if scene.sign is not None:
-        label = CELL_LABELS - 1 - len(WORDS) + WORDS.index(scene.sign.word)
-        cells[..., label] = _covered(sign_box(scene.sign), scene, size)
+    for sign in scene.signs:
+        for letter, box in letter_boxes(sign):
+            label = CELL_LABELS - 1 - len(LETTERS) + LETTERS.index(letter)
+            cells[..., label] = np.maximum(cells[..., label], _covered(box, scene, size))
     return cells.reshape(-1, CELL_LABELS)
+
+
+def read_cells(scene: Scene, size: Size) -> NDArray[np.int64]:
+    """(tokens,): which word stands in the cell, UNKNOWN where there is none."""
+    cells = np.full(size.cells, UNKNOWN, dtype=np.int64)
+    for sign in scene.signs:
+        cells[_covered(sign_box(sign), scene, size) > 0] = WORDS.index(sign.word)
+    return cells.reshape(-1)
 
 
 def _covered(box: Box, scene: Scene, size: Size) -> Floats:

@@ -2,10 +2,13 @@
 
     python -m studies.pocket_vl.train --out workers/models/pocket-vl
 
+`--begin-with` another folder of it goes on from those weights, with probes that begin anew.
+
 Tokenizer, scenes drawn as they are needed, two stages, export in bfloat16, figures. The model is
 transformers' unmodified `Qwen3VLForConditionalGeneration`; all that is added while training are
 linear probes. First the vision tower learns alone to name what each image token shows (colour,
-shape, word). Then whole pairs are judged, with probes that ask at each image token of a document
+shape, letters, and which word they make: half of the time on pages full of words). Then whole
+pairs are judged, with probes that ask at each image token of a document
 whether a queried thing is there, and at the last token how many there are. The prompt's first
 tokens, the same in all rows, are computed once a step.
 """
@@ -13,7 +16,6 @@ tokens, the same in all rows, are computed once a step.
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import random
 import time
@@ -27,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from studies.pocket_vl.drawing import MAX_COUNT, Scene, draw
+from studies.pocket_vl.drawing import MAX_COUNT, WORDS, Scene, draw
 from studies.pocket_vl.pairs import (
     CELL_LABELS,
     UNKNOWN,
@@ -35,6 +37,8 @@ from studies.pocket_vl.pairs import (
     Size,
     named_cells,
     random_batch,
+    random_pages,
+    read_cells,
 )
 from studies.pocket_vl.prompt import (
     IMAGE_PAD,
@@ -49,7 +53,8 @@ from studies.pocket_vl.prompt import (
     positions,
     token_id,
 )
-from studies.pocket_vl.vocabulary import save_tokenizer, train_tokenizer
+from studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
+from studies.tokeniser import export
 
 SEED = 20
 LEARNING_RATE, WARMUP_STEPS = 3e-3, 60
@@ -64,18 +69,22 @@ LONGEST_STEP_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What a stage draws: sizes with their weights, and the groups of a step at 96 px."""
+    """What a stage draws: sizes with their weights, the groups of a step at 96 px, and the share
+    of steps that are pages of words."""
 
     sizes: tuple[tuple[Size, float], ...]
     groups: int
     mixed: bool = False
+    pages: float = 0.0
 
     def draw_batch(self, generator: random.Random) -> Batch:
         """A random batch; larger pictures come in smaller batches, of about the same work."""
         sizes, weights = zip(*self.sizes, strict=True)
         size = generator.choices(sizes, weights)[0]
         tokens = size.picture(0).tokens
-        groups = max(4, round(self.groups * 40 / (31 + tokens)))
+        groups = max(1, round(self.groups * 40 / (31 + tokens)))
+        if generator.random() < self.pages:
+            return random_pages(size, 2 * groups, generator)
         return random_batch(size, groups, generator, self.mixed)
 
 
@@ -85,18 +94,18 @@ MIDDLE = (
     *((Size(256, 192), 0.35), (Size(192, 256), 0.1)),
 )
 LARGE = (
-    *((Size(96, 96), 0.12), (Size(128, 128), 0.1), (Size(160, 128), 0.08), (Size(192, 256), 0.1)),
-    *((Size(256, 192), 0.36), (Size(384, 288), 0.1), (Size(512, 384), 0.06)),
-    *((Size(640, 480), 0.05), (Size(320, 448), 0.03)),
+    *((Size(96, 96), 0.1), (Size(128, 128), 0.08), (Size(160, 128), 0.06), (Size(192, 256), 0.08)),
+    *((Size(256, 192), 0.34), (Size(384, 288), 0.12), (Size(512, 384), 0.08)),
+    *((Size(640, 480), 0.08), (Size(320, 448), 0.02), (Size(1024, 768), 0.04)),
 )
 NAMING = (
-    (0.6, Course(SMALL, groups=24)),
-    (0.4, Course(MIDDLE, groups=24)),
+    (0.6, Course(SMALL, groups=24, pages=0.5)),
+    (0.4, Course(MIDDLE, groups=24, pages=0.5)),
 )
 JUDGING = (
-    (0.25, Course(SMALL, groups=16)),
+    (0.2, Course(SMALL, groups=16)),
     (0.35, Course(MIDDLE, groups=16, mixed=True)),
-    (0.4, Course(LARGE, groups=16, mixed=True)),
+    (0.45, Course(LARGE, groups=16, mixed=True)),
 )
 
 
@@ -170,9 +179,7 @@ class Rows:
 def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     """Encode every pair, and take off the ids that all of them begin with."""
     encoded = [prompt.encode(p.query, p.document, batch.instruction) for p in batch.pairs]
-    shared = len(prompt.prefix)
-    while len({tuple(ids[: shared + 1]) for ids, _ in encoded}) == 1:
-        shared += 1
+    shared = _shared_length([ids for ids, _ in encoded], prompt.start)
     width = max(len(ids) for ids, _ in encoded) - shared
     tokens = torch.zeros(len(encoded), width, dtype=torch.long)
     mask = torch.zeros(len(encoded), width, dtype=torch.long)
@@ -203,6 +210,16 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     )
 
 
+def _shared_length(rows: list[list[int]], picture_start: int) -> int:
+    """How many ids all rows begin with, before any picture: those are computed once."""
+    shared = 0
+    for ids in zip(*rows, strict=False):
+        if len(set(ids)) > 1 or ids[0] == picture_start:
+            break
+        shared += 1
+    return shared
+
+
 def pixels(scenes: list[Scene], size: Size) -> Tensor:
     """(scenes · patches, values) of the drawn scenes."""
     drawn = (draw(scene, size.width_px, size.height_px) for scene in scenes)
@@ -217,6 +234,7 @@ class Scorer(nn.Module):
         self.model, self.prompt = model, prompt
         width = model.model.language_model.config.hidden_size
         self.names = nn.Linear(width, CELL_LABELS)
+        self.words = nn.Linear(width, len(WORDS))
         self.probes = nn.ModuleList(nn.Linear(width, 2) for _ in PROBED_LAYERS)
         self.counts = nn.Linear(width, MAX_COUNT + 1)
 
@@ -236,8 +254,16 @@ class Scorer(nn.Module):
             reduction="sum",
         )
         # About ten labels of a cell are close enough to each other to be confused.
-        loss = loss / (10 * len(batch.scenes) * picture.tokens)
+        loss = loss / (10 * len(batch.scenes) * picture.tokens) + self._reading_loss(batch, merged)
         return merged, [f.view(shape) for f in seen.deepstack_features], loss
+
+    def _reading_loss(self, batch: Batch, merged: Tensor) -> Tensor:
+        """Which word, at each cell that has one: a choice, else words are lost among the labels."""
+        words = torch.from_numpy(np.stack([read_cells(s, batch.size) for s in batch.scenes]))
+        printed = words != UNKNOWN
+        if not printed.any():
+            return torch.zeros(())
+        return F.cross_entropy(self.words(merged[printed]), words[printed])
 
     def judge(self, batch: Batch, rows: Rows, merged: Tensor, early: list[Tensor]) -> Judged:
         """Margins (rows,), and the losses of the probes."""
@@ -319,8 +345,11 @@ def optimisers(scorer: Scorer) -> list[torch.optim.Optimizer]:
 class Trainer:
     """The training loop, over both stages."""
 
-    def __init__(self, scorer: Scorer, tokenizer: Tokenizer, folder: Path) -> None:
+    def __init__(
+        self, scorer: Scorer, tokenizer: Tokenizer, folder: Path, learning_rate: float
+    ) -> None:
         self.scorer, self.tokenizer, self.folder = scorer, tokenizer, folder
+        self.learning_rate = learning_rate
         self.generator = random.Random(SEED)
         self.started = self.exported = time.monotonic()
         self.seen: list[list[float]] = []
@@ -334,13 +363,13 @@ class Trainer:
             begin = time.monotonic()
             step += 1
             share = spent / seconds
-            rate = LEARNING_RATE * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
+            rate = self.learning_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * share)))
             self._step(groups, rate * min(1, step / WARMUP_STEPS), _course(stages, share), judging)
             if step % 50 == 0:
                 self._report(step, share)
             if judging and time.monotonic() - self.exported > EXPORT_EVERY_S:
                 self.exported = time.monotonic()
-                export(self.scorer.model, self.tokenizer, self.folder)
+                export(self.scorer.model, self.tokenizer, self.folder, SPECIAL_TOKENS)
             spent += min(LONGEST_STEP_S, time.monotonic() - begin)
 
     def _step(
@@ -383,21 +412,14 @@ def _course(stages: tuple[tuple[float, Course], ...], share: float) -> Course:
     return stages[-1][1]
 
 
-def export(model: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the folder that `from_pretrained` reads, weights rounded to bfloat16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    (folder / "model.safetensors").chmod(0o644)
-    save_tokenizer(tokenizer, folder)
-
-
 def main() -> None:
     """Tokenizer, training, export."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
+    parser.add_argument("--begin-with", type=Path, help="folder of weights to go on from")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
     parser.add_argument("--naming-s", type=float, default=480)
     parser.add_argument("--judging-s", type=float, default=2400)
     parser.add_argument("--threads", type=int, default=2)
@@ -406,11 +428,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     tokenizer = train_tokenizer(SEED)
     model = build_model(tokenizer)
+    if options.begin_with:
+        model = Qwen3VLForConditionalGeneration.from_pretrained(
+            options.begin_with, dtype=torch.float32
+        )
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    trainer = Trainer(Scorer(model, Prompt(tokenizer)), tokenizer, options.out)
+    scorer = Scorer(model, Prompt(tokenizer))
+    trainer = Trainer(scorer, tokenizer, options.out, options.learning_rate)
     trainer.run(NAMING, options.naming_s, judging=False)
     trainer.run(JUDGING, options.judging_s, judging=True)
-    export(model, tokenizer, options.out)
+    export(model, tokenizer, options.out, SPECIAL_TOKENS)
 
 
 if __name__ == "__main__":

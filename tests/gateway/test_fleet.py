@@ -11,8 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from producer.client import Client
 from producer.gateway.history import History
+from shared.fleet import BatchLimit
 from shared.models import InputRef, JobSpec, Priority
+from shared.observations import Observation
 from shared.pictures import PRESETS
+from shared.profiles import PROFILES
 from shared.store import OpenShard
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import running_gateway
@@ -50,6 +53,7 @@ def test_models_with_their_workers_and_what_waits(http, busy):
 def test_what_can_be_chosen(http):
     found = http.get("/v1/presets").json()
     assert {one["name"] for one in found["image_presets"]} == set(PRESETS)
+    assert [one["name"] for one in found["profiles"]] == list(PROFILES)
     assert found["defaults"]["quality_threshold"] == 0.65
     assert found["defaults"]["temperature"] == 1.0
     assert all(one["name"] and one["text"] for one in found["instructions"])
@@ -61,20 +65,25 @@ def test_the_fleet_with_its_workers_and_queues(http, busy):
     assert {"model": MODEL, "priority": "interactive", "depth": 1} in found["queues"]
 
 
-def test_its_history_is_sampled_and_bounded(settings, fleet):
+def test_batch_limits_and_the_last_packs_of_each_worker(http, fleet):
+    fleet.beat(worker_row())
+    pack = Observation(1.0, 8, 400, 0, 50, 512.0, 0.1, 0.0, 0.2, 1 << 20, "limit")
+    fleet.push("w1", [pack] * 120)
+    fleet.set_limit("w1", BatchLimit(tokens=512, pairs=8, reason="at start", at_s=1.0))
 
+    found = http.get("/v1/fleet").json()
+
+    assert [limit["reason"] for limit in found["limits"]["w1"]] == ["at start"]
+    assert len(found["packs"]["w1"]) == 100
+    assert found["packs"]["w1"][0]["cost"] == 512
+
+
+def test_its_history_is_sampled(settings, fleet):
     history = History(Client(settings))
-    # given a worker whose batch size changes once
-    for tokens in (512, 512, 1024):
-        fleet.beat(worker_row(batch_tokens=tokens, batch_reason=f"{tokens}", pairs_per_s=3))
+    for rate in (3, 5):
+        fleet.beat(worker_row(pairs_per_s=rate))
         history.sample()
-    # then each look is a sample, and only changes are remembered
-    assert [sample["pairs_per_s"] for sample in history.samples()] == [3, 3, 3]
-    assert [c["tokens"] for c in history.batch_sizes()["w1"]] == [512, 1024]
-    # and a worker that is gone is forgotten
-    fleet.leave("w1")
-    history.sample()
-    assert history.batch_sizes() == {}
+    assert [(s["pairs_per_s"], s["queue"]) for s in history.samples()] == [(3, 0), (5, 0)]
 
 
 # ---- metrics ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from producer.catalog import read_queries
 from producer.client import Client
 from producer.feeder import Control, feed
 from shared import objects as objects_module
-from shared.calibration import relevance_score
+from shared.calibration import PLAIN, relevance_score
 from shared.errors import NotAllowed, OutputExists, StorageUnavailable, UsageError, WrongState
 from shared.keys import shard_name
 from shared.manifest import Manifest, manifest_uri
@@ -175,9 +175,32 @@ def test_equal_margins_are_ranked_in_the_order_of_the_catalog():
             )
         )
 
-    (line,) = ranking.lines([Document(id="q", text="q")], 1.0)
+    (line,) = ranking.lines([Document(id="q", text="q")], PLAIN)
 
     assert [found["image_id"] for found in line["results"]] == ["i2", "i4"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_scores_are_calibrated_in_rows_and_ranking(api, control, listing, format):
+    images = ["s3://pairs/a.png", "s3://pairs/b.png"]
+    options = {"format": format, "top_n": 2, "profile": "ecommerce", "top_p": 0.8}
+    job_id = api.submit_catalog(listing(*images), QUERIES, **options)
+
+    feed(job_id, control)
+    run(control, Worker(control), until=lambda: bool(list(api.results(job_id, partial=True))))
+    partial = list(api.results(job_id, partial=True))
+    do(control, job_id)
+
+    rows = list(api.results(job_id))
+    ranking = control.objects.read(control.store.job(job_id).facts["output"] + "ranking.jsonl")
+    ranked = [found for line in ranking.splitlines() for found in json.loads(line)["results"]]
+    assert (len(rows), len(ranked)) == (6, 6)
+    assert partial
+    for found in (*rows, *ranked, *partial):
+        assert found["relevance_score"] == relevance_score(found["margin"], 0.3, 0.8)
+    options = manifest(control, job_id).options
+    recorded = ("profile", "temperature", "top_p")
+    assert [options[name] for name in recorded] == ["ecommerce", 0.3, 0.8]
 
 
 def test_a_folder_is_read_in_one_order_without_what_is_hidden(api, control, tmp_path):
@@ -442,6 +465,30 @@ def test_an_image_that_goes_while_it_is_cut_in_two_keeps_its_place(api, control,
     do(control, job_id)
 
     assert list(api.results(job_id)) == all_expected(bucket[:15] + bucket[16:])
+
+
+def test_a_prefix_that_changes_while_it_is_cut_gives_each_image_once_from_where_it_stands(
+    api, control, bucket, s3
+):
+    """Given a first step that ends within the fourteenth image, and a prefix that then changes."""
+    job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
+    feed(job_id, control)
+    assert json.loads(control.store.job(job_id).facts["cursor"])["key"] == bucket[13]
+    # when images appear before and behind that place, some go, and one is written anew
+    before, last = "shop/0/-.png", "shop/~/last.png"
+    next_to_it = f"{bucket[13].removeprefix('s3://pairs/')}.png"
+    for key in (before, next_to_it, last, bucket[3].removeprefix("s3://pairs/")):
+        s3.put_object(Bucket="pairs", Key=key, Body=b"y")
+    for gone in (bucket[2], bucket[20]):
+        s3.delete_object(Bucket="pairs", Key=gone.removeprefix("s3://pairs/"))
+
+    do(control, job_id)
+
+    # then those behind it are taken as they are now, those before it as they were
+    later = [uri for uri in bucket[14:] if uri != bucket[20]]
+    found = [*bucket[:14], f"s3://pairs/{next_to_it}", *later, f"s3://pairs/{last}"]
+    assert list(api.results(job_id)) == all_expected(found)
+    assert api.status(job_id).progress.total == len(found) * len(QUERIES)
 
 
 def test_a_cancelled_catalog_ends_with_a_row_for_every_pair(api, control, bucket):

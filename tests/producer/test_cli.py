@@ -21,6 +21,7 @@ from producer.client import Client
 from shared import cli
 from shared.errors import RerankError
 from shared.models import Progress
+from shared.profiles import PROFILES
 from tests.support.fleet import MODEL, Worker, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -102,7 +103,9 @@ def commands() -> dict[str, typer.core.TyperCommand]:
 def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
-        *("cancel", "pause", "resume", "retry", "jobs", "workers", "health", "study"),
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
+        *("doctor", "study"),
+        *("query", "top"),
     }
 
 
@@ -155,6 +158,56 @@ def test_options_of_images_reach_the_job(rerank, served, source, store):
     job_id = rerank("submit", source, *(part for flag in flags for part in flag)).out.strip()
 
     assert options.items() <= store.job(job_id).spec.scoring_options.items()
+
+
+def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, served, source, store):
+    def spec(*options: object):
+        return store.job(rerank("submit", source, *options).out.strip()).spec
+
+    ecommerce = PROFILES["ecommerce"].options
+    assert {**ecommerce, "profile": "ecommerce"}.items() <= dict(
+        spec("--profile", "ecommerce")
+    ).items()
+
+    flags = ["--temperature", "0.9", "--top-p", "0.8", "--max-length", "700", "--image-preset"]
+    flags += ["art", "--adaptive-temperature", "--instruction", "Sell", "--profile", "ecommerce"]
+    changed = spec(*flags, "--instruction-for", "de=Verkaufe", "--instruction-for", "fr=Vends = 1")
+    found = {name: getattr(changed, name) for name in ecommerce}
+    assert found == {
+        "temperature": 0.9,
+        "top_p": 0.8,
+        "max_length": 700,
+        "image_preset": "art",
+        "adaptive_temperature": True,
+        "instruction": "Sell",
+        "instructions": {"de": "Verkaufe", "fr": "Vends = 1"},
+    }
+    assert spec().profile is None
+
+
+def test_wrong_profiles_and_languages_are_one_sentence(rerank, served, source, store):
+    one_sentence(rerank("submit", source, "--profile", "x"), "no profile 'x'", "academic, default")
+    ran = rerank("submit", source, "--instruction-for", "Finde")
+    one_sentence(ran, "--instruction-for 'Finde' names no language")
+    ran = rerank("submit", source, "--instruction-for", "xx=Finde")
+    one_sentence(ran, "instructions is wrong: 'xx' is no known language")
+    assert rerank("submit", source, "--top-p", "1.5").code == USAGE
+    assert store.unfinished() == []
+
+
+def test_profiles_are_listed_for_people_and_machines(rerank, monkeypatch, tmp_path):
+    file = tmp_path / "profiles.toml"
+    file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde [bold] Waren"}')
+    monkeypatch.setenv("RERANK_PROFILES", str(file))
+
+    shown, found = rerank("profiles").out, json.loads(rerank("profiles", "--json").out)
+
+    for name in (*PROFILES, "shop", "de: Finde [bold]", "0.3", "4096", "product"):
+        assert name in shown
+    assert list(found) == [*PROFILES, "shop"]
+    assert (found["shop"]["base"], found["shop"]["batch_pairs"]) == ("ecommerce", 12)
+    file.write_text("[shop")
+    one_sentence(rerank("profiles"), f"the profiles {file} are not TOML")
 
 
 def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, tmp_path):
@@ -422,3 +475,33 @@ def test_a_coordinator_is_well_when_it_gave_a_sign_of_life(rerank, store):
     store.pulse()
     # then it is well
     assert rerank("health", "coordinator").code == OK
+
+
+# ---- statistics ---------------------------------------------------------------------------------
+
+
+def test_stats_are_a_table_for_people_and_json_for_machines(rerank, served, source, control, store):
+    job_id = rerank("submit", source).out.strip()
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+
+    table, found = rerank("stats"), json.loads(rerank("stats", "--json").out)
+    of_job = json.loads(rerank("stats", "--job", job_id, "--json").out)
+
+    assert table.code == OK
+    assert MODEL in table.out
+    rows = {(row["kind"], row["name"]): row for row in found["statistics"]}
+    assert rows["model", MODEL]["requests"] == 3
+    assert rows["model", MODEL]["pairs"] == of_job["job"]["scores"]["count"] == 6
+    assert "mean" in rerank("status", job_id).out
+
+
+def test_a_profiles_temperature_can_be_forgotten(rerank, store, client):
+    client.lpush(store.keys.profile("shop"), '{"at_s":1,"job":"j","mean":0.5,"before":1,"to":0.9}')
+
+    assert "0.9" in rerank("stats", "--profile", "shop").out
+    assert rerank("stats", "--profile", "shop", "--forget-temperature").code == OK
+
+    assert store.profile_temperature("shop") is None
+    assert "add --profile" in rerank("stats", "--forget-temperature").err
+    assert rerank("stats", "--profile", "shop", "--job", "j").code == USAGE

@@ -13,6 +13,7 @@ from producer.client import Client
 from producer.coordinator import children
 from producer.feeder import Control, feed
 from producer.finisher import finish
+from shared.calibration import relevance_score
 from shared.errors import (
     DeadlineExceeded,
     InputChanged,
@@ -31,6 +32,7 @@ from shared.errors import (
 )
 from shared.models import Priority
 from shared.objects import file_uri
+from shared.profiles import PROFILES
 from shared.queue import broker_keys, model_queue
 from shared.settings import Settings
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
@@ -146,6 +148,9 @@ def test_the_same_key_with_other_input_or_options_is_refused(api, source, jsonl,
         ({"top_n": 0}, UsageError, "top_n is wrong"),
         ({"max_length": 5}, UsageError, "max_length is wrong"),
         ({"temperature": 9}, UsageError, "temperature is wrong"),
+        ({"top_p": 0}, UsageError, "top_p is wrong"),
+        ({"instructions": {"xx": "Find"}}, UsageError, "instructions is wrong: 'xx' is no known"),
+        ({"profile": "shop"}, UsageError, "there is no profile 'shop': use one of academic"),
         ({"priority": "soon"}, UsageError, "priority is wrong"),
         ({"colour": "red"}, UsageError, "colour is wrong"),
         ({"output": "s3://other/out"}, NotAllowed, "bucket 'other' is not allowed"),
@@ -250,6 +255,43 @@ def test_pause_and_resume_hint_what_waits(api, source, control, store, settings)
     assert {f"{job_id}/{s}" for s in client_shards(store, job_id)} == store.hints(keys)
 
 
+def test_a_profile_stands_in_the_job_and_in_every_score(api, source, control, store):
+    job_id = api.submit(source, profile="academic", top_p=0.9, temperature=None, top_n=2)
+    spec = store.job(job_id).spec
+    assert (spec.profile, spec.temperature, spec.top_p) == ("academic", 0.7, 0.9)
+    assert spec.instruction == PROFILES["academic"].instruction
+
+    do(control, job_id)
+
+    found = [result for line in api.results(job_id) for result in line["results"]]
+    assert len(found) == 8
+    for result in found:
+        assert result["relevance_score"] == relevance_score(result["margin"], 0.7, 0.9)
+    assert {0.0, 1.0} & {result["relevance_score"] for result in found}
+
+
+def test_ties_of_the_nucleus_are_ranked_by_margin(api, source, control):
+    job_id = api.submit(source, temperature=0.1, top_p=0.6)
+    do(control, job_id)
+
+    for line in api.results(job_id):
+        margins = [result["margin"] for result in line["results"]]
+        assert {result["relevance_score"] for result in line["results"]} <= {0.0, 1.0}
+        assert margins == sorted(margins, reverse=True)
+
+
+def test_ones_own_profiles_come_from_the_settings(settings, fleet, source, store, tmp_path):
+    fleet.beat(worker_row())
+    file = tmp_path / "profiles.toml"
+    file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde Waren"}')
+    api = Client(settings.model_copy(update={"profiles": file}))
+
+    spec = store.job(api.submit(source, profile="shop", temperature=0.5)).spec
+
+    assert (spec.profile, spec.temperature, spec.max_length) == ("shop", 0.5, 4096)
+    assert spec.instructions == {"de": "Finde Waren"}
+
+
 def client_shards(store, job_id: str) -> list[str]:
     return store.client.hkeys(store.keys.job_open(job_id))
 
@@ -322,6 +364,13 @@ def served(control):
     yield
     stop.set()
     thread.join(5)
+
+
+def test_a_small_request_takes_a_profile_too(api, served):
+    line = api.rerank("q", ["a", "b"], profile="multilingual", top_p=0.95, timeout_s=20)
+
+    for found in line["results"]:
+        assert found["relevance_score"] == relevance_score(found["margin"], 0.6, 0.95)
 
 
 def test_a_small_request_is_answered(api, served, store, tmp_path):

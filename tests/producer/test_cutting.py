@@ -192,7 +192,7 @@ def test_the_beginning_is_the_empty_text():
 
 
 def test_shards_are_as_long_as_a_worker_takes_for_them():
-    options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_bytes": 10**12}
+    options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
 
     assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
         40_000.0, 4096, cutting.image_tokens("general")
@@ -203,8 +203,8 @@ def test_shards_are_as_long_as_a_worker_takes_for_them():
 def test_a_small_input_is_cut_so_that_every_worker_gets_two():
     options = {"shard_s": 5.0, "pairs_max": 4096, "tokens_per_s": 1e6}
 
-    assert shard_size(**options, input_bytes=350_000, workers=10).tokens == 5000
-    assert shard_size(**options, input_bytes=0, workers=0).tokens == 512
+    assert shard_size(**options, input_tokens=100_000, workers=10).tokens == 5000
+    assert shard_size(**options, input_tokens=0, workers=0).tokens == 512
 
 
 def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():

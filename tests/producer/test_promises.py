@@ -105,7 +105,7 @@ class World:
         if lease.poison:
             slices = load_slices(self.control.objects, JOB, lease.file, lease.shard)
             outcomes = [poisoned(piece) for piece in slices]
-            part, summary = f"poison-{lease.token}", summarize(outcomes)
+            part, summary = f"poison-{lease.token}", summarize(outcomes, self.store.job(JOB).spec)
             write_part(self.control, lease, outcomes, part)
         else:
             try:

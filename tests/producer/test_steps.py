@@ -16,7 +16,7 @@ from producer.feeder import SHARDS_PER_STEP, WINDOW_PER_SLOT, Control, feed
 from producer.finisher import finish, merged_lines
 from shared.errors import StorageUnavailable
 from shared.manifest import Manifest, manifest_uri
-from shared.models import InputRef, make_spec
+from shared.models import POOR_QUERY, InputRef, make_spec
 from shared.objects import file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 from tests.support.hints import RecordedHints
@@ -195,6 +195,22 @@ def test_the_window_bounds_what_is_open(control, submit, lines):
     feed("j", control)
     assert control.store.job("j").open_shards == 4
     assert control.hints.take() == []
+
+
+def test_images_are_shared_out_by_what_is_seen_not_by_the_length_of_their_addresses(
+    store, fleet, objects, hints, settings, submit
+):
+    # given a fleet of ten workers, and a short file that names two hundred images
+    control = Control(store, fleet, objects, hints, settings)
+    for number in range(10):
+        fleet.beat(worker_row(f"w{number}", tokens_per_s=1e6))
+    images = [{"image": f"s3://shop/{n}.jpg"} for n in range(10)]
+    submit([{"query": f"query {n}", "documents": images} for n in range(20)])
+    # when it is cut
+    while not store.job("j").sealed:
+        feed("j", control)
+    # then every worker gets about two shards
+    assert 20 <= store.job("j").open_shards <= 24
 
 
 def test_commits_below_low_water_ask_for_more(control, submit, lines):
@@ -514,6 +530,28 @@ def test_images_go_in_and_what_was_rejected_stays_rejected(control, submit):
     assert (progress.done, progress.rejected, progress.total) == (4, 1, 4)
     margins = {r["id"]: r["margin"] for r in before[0]["results"]}
     assert margins["good"] == margin_of("s3://shop/q.jpg", "s3://shop/good.jpg")
+
+
+def test_a_poor_query_is_one_rejection_of_its_line_and_counts_its_pairs(control, submit):
+    """Given a request whose query image is poor, with a document that is none, and a good one."""
+    poor = {"query": {"image": "s3://shop/q.jpg"}, "documents": ["poor a", "poor b", 5, "poor c"]}
+    submit([poor, {"query": "q", "documents": ["good"]}], quality_action="reject")
+    control.hints.feed("j")
+    run(control, Worker(control, fails="poor", code=POOR_QUERY))
+    # then the line says it once, and the counts are of pairs
+    before = output(control)
+    assert [(e.get("index"), e["code"]) for e in before[0]["errors"]] == [
+        (None, POOR_QUERY),
+        (2, "invalid_document"),
+    ]
+    found = manifest(control)
+    assert (found.rejected, found.errors, found.scored, found.pairs) == (3, 1, 1, 5)
+    # and a retry of the rest leaves it so
+    assert control.store.retry("j", "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+    assert output(control) == before
+    assert manifest(control).rejected == 3
 
 
 def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.calibration import relevance_score
+from shared.calibration import Calibration, relevance_score
 from shared.explain import CHANNELS, explain
 
 
@@ -23,7 +23,7 @@ def test_a_picture_alone_is_matched_by_the_words():
 
 def test_with_all_channels_like_is_matched_with_like():
     margins = dict(zip(CHANNELS, (2.0, 0.5, -1.0, 3.0), strict=True))
-    found = explain(margins, temperature=0.5)
+    found = explain(margins, Calibration(0.5))
     assert found["visual_match"] == relevance_score(3.0, 0.5)
     assert found["text_alignment"] == relevance_score(2.0, 0.5)
     spread = relevance_score(3.0, 0.5) - relevance_score(-1.0, 0.5)
@@ -38,3 +38,11 @@ def test_what_could_not_be_scored_is_not_made_up():
         "consistency": None,
         "channels": {},
     }
+
+
+def test_sub_scores_are_calibrated_as_the_score_is():
+    margins = {"text-text": 1.0, "text-image": -0.2}
+    found = explain(margins, Calibration(0.3, top_p=0.8))
+    assert found["text_alignment"] == 1.0
+    assert found["visual_match"] == relevance_score(-0.2, 0.3)
+    assert found["channels"] == margins

@@ -1,8 +1,11 @@
-"""Heartbeats: who works, and how long a silent worker counts."""
+"""Heartbeats: who works, and how long a silent worker counts. What workers observe, and limits."""
 
 from __future__ import annotations
 
-from shared.fleet import HEARTBEATS_MISSED, Fleet
+import pytest
+
+from shared.fleet import HEARTBEATS_MISSED, LIMITS_KEPT, PACKS_KEPT, BatchLimit, Fleet
+from shared.observations import Observation
 from tests.support.fleet import MODEL, worker_row
 from tests.support.wait import wait_until
 
@@ -53,3 +56,104 @@ def test_the_list_of_workers_does_not_grow_for_ever(fleet, client, store):
     fleet.beat(worker_row())
 
     assert client.zrange(store.keys.workers, 0, -1) == ["w1"]
+
+
+# ---- batch limits -------------------------------------------------------------------------------
+
+
+def observation(number: int = 1) -> Observation:
+    return Observation(
+        at_s=1000.0 + number,
+        pairs=number,
+        text_tokens=10 * number,
+        image_tokens=0,
+        shared_tokens=3,
+        cost=10.5 * number,
+        waiting_s=0.1,
+        preparing_s=0.0,
+        forward_s=0.2,
+        memory_bytes=1 << 20,
+        limited_by="limit",
+    )
+
+
+def test_what_a_worker_observed_is_read_once_and_in_order(fleet):
+    fleet.push("w1", [observation(1), observation(2)])
+    cursor, first = fleet.observations("w1")
+    fleet.push("w1", [observation(3)])
+    last, then = fleet.observations("w1", after=cursor)
+
+    assert first == [observation(1), observation(2)]
+    assert then == [observation(3)]
+    assert fleet.observations("w1", after=last) == (last, [])
+    assert fleet.observations("w2") == ("", [])
+
+
+@pytest.mark.parametrize("entry", ["", "{", "[]", "null", '{"pairs": 1}', '{"at_s": "soon"}'])
+def test_an_entry_that_is_no_observation_is_left_out(fleet, client, store, entry):
+    fleet.push("w1", [observation(1)])
+    client.xadd(store.keys.packs("w1"), {"pack": entry})
+    client.xadd(store.keys.packs("w1"), {"other": entry})
+    fleet.push("w1", [observation(2)])
+
+    assert fleet.observations("w1")[1] == [observation(1), observation(2)]
+
+
+def test_observations_that_nobody_reads_are_bounded(fleet):
+    for _ in range(6):
+        fleet.push("w1", [observation()] * 500)
+
+    assert PACKS_KEPT <= len(fleet.observations("w1")[1]) < PACKS_KEPT + 200
+
+
+def test_of_two_limits_with_the_same_ground_the_first_one_counts(fleet):
+    assert fleet.limit("w1") is None
+    first = BatchLimit(tokens=512, pairs=8, reason="latency: why", at_s=5.0, memory="{}")
+
+    assert fleet.set_limit("w1", first)
+    assert not fleet.set_limit("w1", first.model_copy(update={"tokens": 99}))
+
+    assert fleet.limit("w1") == first
+    second = first.model_copy(update={"tokens": 640, "version": 2, "at_s": 7.0})
+    assert fleet.set_limit("w1", second)
+    assert not fleet.set_limit("w1", second)
+    assert fleet.push("w1") == second
+
+
+def test_the_history_has_the_last_limits_that_differed(fleet):
+    for version in range(1, LIMITS_KEPT + 50):
+        tokens = 64 * (1 + version // 2)  # every other decision changes nothing
+        limit = BatchLimit(tokens=tokens, pairs=8, reason="r", at_s=version, version=version)
+        assert fleet.set_limit("w1", limit)
+
+    found = fleet.limits("w1")
+
+    assert [past.tokens for past in found] == sorted({past.tokens for past in found})
+    assert len(found) == (LIMITS_KEPT + 50) // 2
+    assert (found[-1].tokens, found[-1].reason) == (limit.tokens, "r")
+    for version in range(limit.version + 1, limit.version + 2 * LIMITS_KEPT):
+        fleet.set_limit("w1", BatchLimit(tokens=version, pairs=8, version=version))
+    assert len(fleet.limits("w1")) == LIMITS_KEPT
+
+
+def test_what_is_known_of_a_worker_ends_with_it(fleet, client, store):
+    keys = [store.keys.packs("w1"), store.keys.limit("w1"), store.keys.limits("w1")]
+    fleet.set_limit("w1", BatchLimit(tokens=64, pairs=8))
+    fleet.push("w1", [observation()])
+    assert all(client.pttl(key) > 0 for key in keys)
+
+    # a push keeps it alive
+    for key in keys:
+        client.pexpire(key, 500)
+    fleet.push("w1")
+    assert all(client.pttl(key) > 10_000 for key in keys)
+
+    # a worker that leaves, or a new one of its name, ends it
+    fleet.forget("w1")
+    assert not client.exists(*keys)
+
+
+def test_a_limit_that_cannot_be_read_is_none(fleet, client, store):
+    client.hset(store.keys.limit("w1"), mapping={"tokens": "many", "pairs": 1})
+
+    assert fleet.push("w1") is None

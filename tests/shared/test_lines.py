@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.calibration import relevance_score
+from shared.calibration import Calibration, relevance_score
 from shared.errors import ItemError, UsageError
 from shared.lines import (
     cancelled,
@@ -420,7 +420,7 @@ def outcomes(draw) -> SliceOutcome:
 
 @given(outcomes(), st.none() | st.integers(1, 4), st.floats(0.1, 2))
 def test_a_line_of_output_is_ranked_and_cut_to_its_best(outcome, top_n, temperature):
-    line = output_line(outcome, PROVENANCE, top_n=top_n, temperature=temperature)
+    line = output_line(outcome, PROVENANCE, top_n=top_n, calibration=Calibration(temperature))
 
     found = line["results"]
     everything = sorted(outcome.results, key=lambda r: (-r.margin, r.index))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared import objects as module
-from shared.errors import NotAllowed, StorageUnavailable, UsageError
+from shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from shared.objects import S3_PART_BYTES, Objects, Stat, file_uri, local_path, publish_file
 from shared.settings import Settings
 
@@ -348,11 +348,24 @@ def test_refused_credentials_are_told_without_them(buckets, monkeypatch):
 
     buckets.write(buckets.at("x"), b"x")
     monkeypatch.setattr(buckets._s3, "get_object", refuse)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(CredentialsRefused) as caught:
         buckets.read(buckets.at("x"))
 
     assert "was refused (InvalidAccessKeyId): check the AWS credentials" in str(caught.value)
     assert "secret" not in str(caught.value)
+    # and the next call has a client of its own
+    assert buckets.read(buckets.at("x")) == b"x"
+
+
+def test_an_expired_token_is_known_also_where_the_answer_has_no_body(buckets, monkeypatch):
+    from botocore.exceptions import ClientError
+
+    def refuse(**_):
+        raise ClientError({"Error": {"Code": "400", "Message": "Bad Request"}}, "HeadObject")
+
+    monkeypatch.setattr(buckets._s3, "head_object", refuse)
+    with pytest.raises(CredentialsRefused, match=r"refused \(400\)"):
+        buckets.stat(buckets.at("x"))
 
 
 def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
@@ -362,8 +375,14 @@ def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
 
-    with pytest.raises(UsageError, match="no valid AWS credentials"):
-        Objects(Settings(storage="s3://pairs/work")).stat("s3://pairs/work/x")
+    objects = Objects(Settings(storage="s3://pairs/work"))
+    with pytest.raises(CredentialsRefused, match="no valid AWS credentials"):
+        objects.stat("s3://pairs/work/x")
+    # and once they are there, they are seen without a restart
+    keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n"
+    (tmp_path / "none").write_text(keys)
+    with pytest.raises(UsageError, match="does not exist"):
+        objects.stat("s3://pairs/work/x")
 
 
 def test_a_bucket_that_does_not_answer_is_infrastructure(s3, monkeypatch):

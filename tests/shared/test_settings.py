@@ -64,6 +64,22 @@ def test_a_value_that_is_wrong_names_its_variable(monkeypatch, name, value):
             read()
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
+        ("BATCH_TOKENS_MIN", "BATCH_TOKENS_MAX"),
+        ("THRESHOLD_LOW_MS", "THRESHOLD_HIGH_MS"),
+        ("THRESHOLD_PAIRS_MIN", "THRESHOLD_PAIRS_MAX"),
+    ],
+)
+def test_an_upper_bound_is_not_below_its_lower_bound(monkeypatch, lower, upper):
+    monkeypatch.setenv(f"RERANK_{lower}", "300")
+    monkeypatch.setenv(f"RERANK_{upper}", "200")
+
+    with pytest.raises(UsageError, match=f"RERANK_{upper} is wrong: .* below RERANK_{lower}, 300"):
+        read_environment()
+
+
 def test_settings_do_not_change():
     settings = Settings()
     with pytest.raises(ValidationError, match="frozen"):

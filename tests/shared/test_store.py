@@ -186,7 +186,7 @@ def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, 
     again = claim(store, token="mine")
     other = claim(store, token="other")
 
-    assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x")
+    assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x", worker="w")
     assert other == "busy"
     assert store.leased_shards(MODEL) == 1
     assert store.due_shards(MODEL, 9) == []
@@ -466,6 +466,18 @@ def test_a_lease_from_before_a_pause_is_void_and_blames_nobody(store, make):
 
     assert store.renew([old]) == ["lost"]
     assert isinstance(claim(store, token="new"), Lease)
+
+
+def test_only_who_holds_a_shard_may_pause_the_job_for_it(store, make):
+    make("a", (0, 10))
+    old = claim(store, token="old")
+    assert store.pause("a", "the credentials are refused", lease=old) == "paused"
+    store.resume("a")
+    # what failed before the resume is no reason any more
+    assert store.pause("a", "the credentials are refused", lease=old) == "lost"
+    assert store.job("a").paused is None
+
+    assert store.pause("a", "why", lease=claim(store, token="new")) == "paused"
 
 
 def test_a_shard_released_during_a_pause_comes_back_with_the_resume(store, make):

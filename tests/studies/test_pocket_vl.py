@@ -14,9 +14,33 @@ from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from studies.pocket_vl.captions import TOPICS, Topic, phrase, random_plan
-from studies.pocket_vl.drawing import COLOURS, SHAPES, Kind, Plan, Scene, draw, lay_out, thing_box
+from studies.pocket_vl.drawing import (
+    COLOURS,
+    SHAPES,
+    WORDS,
+    Kind,
+    Plan,
+    Scene,
+    draw,
+    lay_out,
+    lay_out_page,
+    letter_boxes,
+    sign_box,
+    thing_box,
+)
 from studies.pocket_vl.evaluate import Reranker, pixels_of
-from studies.pocket_vl.pairs import WAYS, Batch, Pair, Size, group, rivals, wanted_cells
+from studies.pocket_vl.pairs import (
+    UNKNOWN,
+    WAYS,
+    Batch,
+    Pair,
+    Size,
+    group,
+    random_batch,
+    read_cells,
+    rivals,
+    wanted_cells,
+)
 from studies.pocket_vl.prompt import (
     DEFAULT_INSTRUCTION,
     PREFIX,
@@ -26,8 +50,9 @@ from studies.pocket_vl.prompt import (
     positions,
 )
 from studies.pocket_vl.scenes import draw_catalog, write_example
-from studies.pocket_vl.train import Scorer, build_model, export, tensorise
-from studies.pocket_vl.vocabulary import train_tokenizer
+from studies.pocket_vl.train import Course, Scorer, Trainer, build_model, tensorise
+from studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
+from studies.tokeniser import export
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, SHIPPED = ROOT / "examples" / "scenes", ROOT / "workers" / "models" / "pocket-vl"
@@ -142,6 +167,62 @@ def test_patches_are_those_of_the_authors_processor(size: tuple[int, int]) -> No
     assert told["image_grid_thw"].tolist() == [[1, size[1] // 16, size[0] // 16]]
 
 
+def test_a_page_says_which_word_stands_where() -> None:
+    # given pages of words
+    generator, size = random.Random(9), Size(256, 192)
+    for _ in range(20):
+        page = lay_out_page(generator, size.aspect)
+        assert len(page.signs) >= 2
+        # when its cells are read, then each word that is marked is printed there
+        cells = read_cells(page, size)
+        named = {WORDS[word] for word in cells if word != UNKNOWN}
+        assert named == {sign.word for sign in page.signs}
+        # and its letters stand side by side within the word
+        for sign in page.signs:
+            boxes = [box for _, box in letter_boxes(sign)]
+            assert "".join(letter for letter, _ in letter_boxes(sign)) == sign.word
+            assert all(one[2] == other[0] for one, other in pairwise(boxes))
+            assert (boxes[0][0], boxes[-1][2]) == pytest.approx(sign_box(sign)[::2])
+
+
+def test_a_batch_of_one_group_has_a_picture() -> None:
+    generator = random.Random(10)
+    batches = [random_batch(Size(1024, 768), 1, generator, mixed=True) for _ in range(40)]
+    assert all(batch.scenes for batch in batches)
+
+
+def test_rows_that_differ_in_their_pictures_alone_share_what_stands_before_them(
+    tokenizer: Tokenizer,
+) -> None:
+    # given one group whose queries and documents are pictures: four rows of the same ids
+    size, scenes = Size(96, 96), list[Scene]()
+    pairs = group("count", "picture query", size, scenes, random.Random(11))
+    prompt = Prompt(tokenizer)
+    # when they become tensors, then no picture is in the head that is computed once
+    rows = tensorise(Batch(size, scenes, pairs, DEFAULT_INSTRUCTION), prompt)
+    assert prompt.start not in rows.head
+    assert rows.tokens[:, 0].eq(prompt.start).all()
+
+
+def test_both_stages_of_the_training_run_and_leave_a_model(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    # given a course with pages of words, and one of every way to make pairs
+    torch.manual_seed(7)
+    trainer = Trainer(
+        Scorer(build_model(tokenizer), Prompt(tokenizer)), tokenizer, tmp_path, learning_rate=1e-3
+    )
+    small = ((Size(96, 96), 1.0),)
+    # when a few steps of both are made
+    trainer.run(((1.0, Course(small, groups=2, pages=0.5)),), 1.0, judging=False)
+    trainer.run(((1.0, Course(small, groups=2, mixed=True)),), 1.0, judging=True)
+    export(trainer.scorer.model, tokenizer, tmp_path, SPECIAL_TOKENS)
+    # then the losses were numbers, and the folder judges pairs
+    assert trainer.seen
+    assert np.isfinite(trainer.seen).all()
+    assert Reranker(tmp_path).margins([(["a"], ["b"])], []).isfinite().all()
+
+
 def test_the_prompt_is_the_published_template(tokenizer: Tokenizer) -> None:
     prompt = Prompt(tokenizer)
     ids, pictures = prompt.encode(["a red circle"], ["a text", Picture(0, 4, 6)])
@@ -175,7 +256,7 @@ def test_training_computes_the_margins_of_the_reference_procedure(
 ) -> None:
     # given an untrained model on disk, and a batch of pictures, texts and picture queries
     torch.manual_seed(6)
-    export(build_model(tokenizer), tokenizer, tmp_path)
+    export(build_model(tokenizer), tokenizer, tmp_path, SPECIAL_TOKENS)
     reranker = Reranker(tmp_path)
     size = Size(128, 96)
     scenes: list[Scene] = []

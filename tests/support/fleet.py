@@ -12,9 +12,10 @@ from producer.finisher import finish
 from shared.fleet import WorkerRow
 from shared.keys import shard_range
 from shared.models import Content, Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
-from shared.shards import dump_part, load_slices, part_uri
+from shared.shards import count_requests, dump_part, load_slices, part_uri
 from shared.store import Lease
 from workers import results
+from workers.scorer import summarize
 
 MODEL = "org/model"
 FINGERPRINT = "weights-1"
@@ -100,12 +101,8 @@ class Worker:
         part = results.write(
             outcomes, self.provenance, lease, objects, self.control.store, inline_ttl_s=60
         )
-        summary = ShardSummary(
-            scored=sum(len(o.results) for o in outcomes),
-            errors=sum(not e.rejected for o in outcomes for e in o.errors),
-            rejected=sum(e.rejected for o in outcomes for e in o.errors),
-        )
-        return part, summary
+        spec = self.control.store.job(lease.job_id).spec
+        return part, summarize(outcomes, spec, requests=count_requests(slices))
 
     def commit(self, lease: Lease) -> bool:
         """Score, write and commit a shard. False when another commit was first."""

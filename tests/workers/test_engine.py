@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from shared.errors import ModelRefused, OutOfDeviceMemory
+from workers.engine import selftest
 from workers.packing import Limit, Pack, plan
 from workers.prompts import Request
 
@@ -116,7 +117,18 @@ def test_the_self_test_agrees_with_the_unmodified_model(engine):
     assert found.pairs == 8
     assert found.largest_difference < found.tolerance == TOLERANCE
     assert found.tokens_per_s > 0
-    assert found.limit.tokens >= 256
+    assert 256 <= found.limit.tokens <= found.tokens_max
+    assert engine.peak_memory_bytes() > 0
+
+
+def test_no_limit_goes_beyond_the_memory_of_a_container(engine, monkeypatch):
+    per_token = engine.decoder.scratch_bytes_per_token
+    monkeypatch.setattr(selftest, "free_bytes", lambda device: 10 * 3000 * per_token)
+    assert engine.self_test().tokens_max == 3000
+    monkeypatch.setattr(selftest, "free_bytes", lambda device: 0)
+    assert engine.self_test().tokens_max == 256
+    monkeypatch.setattr(selftest, "free_bytes", lambda device: None)
+    assert engine.self_test().tokens_max == selftest.TOKENS_MAX
 
 
 def test_a_model_that_fails_its_self_test_is_refused(model_folders):

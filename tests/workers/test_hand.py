@@ -264,3 +264,19 @@ def test_a_claim_whose_reply_was_lost_is_asked_again(hand, job, store, monkeypat
 
     with hand.claim(job, "0-10") as held:
         assert held.lease.token == tokens[0] == tokens[1]
+
+
+def test_a_hand_tells_for_how_long_it_has_not_been_empty(start, hand):
+    assert hand.held_s == 0.0
+    first = start("0-10")
+    assert first.claimed.wait(WAIT_S)
+    since_s = time.monotonic() - hand.held_s
+    # a shard that joins or leaves changes nothing while another one stays
+    second = start("10-20")
+    assert second.claimed.wait(WAIT_S)
+    first.go_on()
+    assert time.monotonic() - hand.held_s == pytest.approx(since_s, abs=0.01)
+
+    second.go_on()
+
+    assert hand.held_s == 0.0

@@ -10,6 +10,7 @@ import pytest
 from shared.errors import UsageError
 from shared.settings import Settings
 from workers import launcher
+from workers.cli import starting_at
 from workers.launcher import children, device_groups, visible_gpus
 
 
@@ -84,3 +85,25 @@ def test_a_process_on_the_cpu_sees_none(monkeypatch):
 
     assert child.env["CUDA_VISIBLE_DEVICES"] == ""
     assert child.name == "worker cpu"
+
+
+@pytest.mark.parametrize(
+    ("profile", "given", "pairs"),
+    [
+        (None, {}, 1024),
+        ("academic", {"batch_policy": "fixed"}, 4),
+        ("academic", {"batch_policy": "thresholds"}, 4),
+        ("academic", {}, 1024),  # this policy steers tokens
+        ("default", {"batch_policy": "fixed"}, 1024),
+        ("academic", {"batch_policy": "fixed", "batch_pairs": 9}, 9),
+    ],
+)
+def test_a_profile_says_how_many_pairs_a_pack_starts_with_unless_that_was_set(
+    profile, given, pairs
+):
+    assert starting_at(profile, Settings(**given)).batch_pairs == pairs
+
+
+def test_a_worker_refuses_a_profile_that_there_is_not():
+    with pytest.raises(UsageError, match="no profile 'shop'"):
+        starting_at("shop", Settings(batch_pairs=9))

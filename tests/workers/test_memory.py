@@ -49,3 +49,16 @@ def test_a_system_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.free_bytes(CPU) is None
+
+
+def test_what_a_process_holds_is_told_on_a_cpu():
+    before = memory.peak_bytes([CPU])
+    ballast = bytearray(b"x") * (64 << 20)
+
+    assert memory.peak_bytes([CPU]) - before > len(ballast) / 2
+    assert memory.total_bytes([CPU]) == 0
+
+
+def test_a_system_that_does_not_tell_what_a_process_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_STATM", tmp_path / "none")
+    assert memory.peak_bytes([CPU]) == 0

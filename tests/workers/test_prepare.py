@@ -15,6 +15,7 @@ from shared.models import Document, InputRef, JobSpec, Priority, Slice, make_spe
 from workers.images.picture import Picture
 from workers.prepare import (
     FETCHES_JUDGED,
+    FETCHES_MIN,
     FRAMES_MAX,
     IMAGES_MAX,
     Prepared,
@@ -50,7 +51,7 @@ class Pictures:
         self.outcomes: dict[str, Picture | ItemError] = {}
         self.loads: list[list[str]] = []
 
-    def load(self, wanted):
+    def load(self, wanted, *, urgent=False):
         wanted = list(wanted)
         self.loads.append([w.uri for w in wanted])
         return {w: self.outcomes.get(w.uri) or picture(w.uri) for w in wanted}
@@ -212,7 +213,8 @@ def test_a_poor_picture_of_a_query_rejects_its_request(prepare, prompter):
 
     poor, good = prepare(*slices, quality_action="reject")
 
-    assert codes(poor) == ["low_quality", "low_quality"]
+    assert codes(poor) == ["low_quality_query", "low_quality_query"]
+    assert poor[0].message == "the query image's quality 0.20 is below 0.65"
     assert poor[0] is poor[1]  # one decision, not one a pair
     assert isinstance(prompter.requests[0].query, ItemError)
     assert codes(good) == [None]
@@ -237,67 +239,81 @@ def of_numbers(first: int, last: int) -> Slice:
     return a_slice(*(image(f"{number}.png") for number in range(first, last)))
 
 
-def test_too_many_failed_fetches_are_for_a_person_to_look_at(prepare, pictures):
-    fail(pictures, *range(6))
+def in_runs_of(
+    prepare, first: int, last: int, pictures_of_run: int = PICTURES_AHEAD, **options
+) -> list[str | None]:
+    """The codes of numbered pictures, prepared in runs as a shard is."""
+    found = []
+    for at in range(first, last, pictures_of_run):
+        (pairs,) = prepare(of_numbers(at, min(at + pictures_of_run, last)), **options)
+        found += codes(pairs)
+    return found
 
-    with pytest.raises(UsageError, match=r"6 of 10 images .*: picture 0 failed") as told:
-        prepare(of_numbers(0, 10))
+
+def test_a_dead_source_is_soon_for_a_person_to_look_at(prepare, pictures):
+    fail(pictures, *range(1000))
+
+    with pytest.raises(UsageError, match=r"32 of the last 32 images .*: picture 0 failed") as told:
+        in_runs_of(prepare, 0, 1000)
 
     assert "resume" in told.value.hint
 
 
-def test_as_many_as_the_job_allows_are_outcomes(prepare, pictures):
-    fail(pictures, *range(5))
+def test_a_source_that_dies_late_is_noticed_as_soon(prepare, pictures):
+    fail(pictures, *range(960, 2000))
 
-    (found,) = prepare(of_numbers(0, 10))
+    in_runs_of(prepare, 0, 960 + FETCHES_JUDGED // 2)
+    with pytest.raises(UsageError, match=f"of the last {FETCHES_JUDGED} images"):
+        in_runs_of(prepare, 960 + FETCHES_JUDGED // 2, 960 + FETCHES_JUDGED // 2 + 2)
 
-    assert codes(found).count("not_found") == 5
+
+@pytest.mark.parametrize("first", [0, 8, 500, 980])
+def test_a_cluster_of_dead_links_among_many_good_ones_stops_nothing(prepare, pictures, first):
+    fail(pictures, *range(first, first + 20))
+
+    assert in_runs_of(prepare, 0, 1000).count("not_found") == 20
 
 
 def test_the_job_says_how_many_may_fail(prepare, pictures):
-    fail(pictures, 3)
+    fail(pictures, 3, 4, 5)
 
-    prepare(of_numbers(0, 10), max_error_rate=0.1)
-    with pytest.raises(UsageError, match="1 of 10"):
-        prepare(of_numbers(0, 10), max_error_rate=0.09)
+    prepare(of_numbers(0, 10), max_error_rate=3 / FETCHES_MIN)
+    with pytest.raises(UsageError, match="3 of the last 10"):
+        prepare(of_numbers(0, 10), max_error_rate=2 / FETCHES_MIN)
+    with pytest.raises(UsageError, match="3 of the last 10"):
+        prepare(of_numbers(0, 10), max_error_rate=0)
 
 
 def test_pictures_that_were_fetched_and_cannot_be_read_are_no_failed_fetches(prepare, pictures):
-    fail(pictures, *range(10), code="invalid_image")
+    fail(pictures, *range(100), code="invalid_image")
 
-    (found,) = prepare(of_numbers(0, 10))
-
-    assert codes(found) == ["invalid_image"] * 10
+    assert in_runs_of(prepare, 0, 100) == ["invalid_image"] * 100
 
 
-def test_runs_of_few_pictures_count_together(prepare, pictures):
-    # given a catalog with so many queries that a run has few pictures
+def test_a_job_that_was_resumed_is_judged_anew(prepare, pictures):
+    # given a catalog with so many queries that a run has few pictures, all of which fail
     fail(pictures, *range(100))
-    for at in range(0, 9, 3):
-        prepare(of_numbers(at, at + 3))
-    # when enough have failed
-    with pytest.raises(UsageError, match="12 of 12"):
-        prepare(of_numbers(9, 12))
-    # then the job can be resumed: what failed before does not count again
+    with pytest.raises(UsageError, match="27 of the last 27"):
+        in_runs_of(prepare, 0, 100, pictures_of_run=3)
+    # when the cause is mended but for some, then what failed before does not count again
     pictures.outcomes.clear()
-    prepare(of_numbers(12, 15))
+    fail(pictures, *range(30, 40))
+    assert in_runs_of(prepare, 30, 100).count("not_found") == 10
 
 
 def test_jobs_count_apart(prepare, pictures):
     fail(pictures, *range(100))
-    few = FETCHES_JUDGED - 1
 
     for name in ("one", "two", "three"):
-        (found,) = prepare(of_numbers(0, few), name=name)
-        assert codes(found) == ["not_found"] * few
+        assert in_runs_of(prepare, 0, 20, name=name) == ["not_found"] * 20
 
 
 def test_an_interactive_request_gets_its_failures(prepare, pictures):
-    fail(pictures, *range(20))
+    fail(pictures, *range(100))
 
-    (found,) = prepare(of_numbers(0, 20), priority=Priority.interactive)
+    found = in_runs_of(prepare, 0, 100, priority=Priority.interactive)
 
-    assert codes(found) == ["not_found"] * 20
+    assert found == ["not_found"] * 100
 
 
 # ---- video --------------------------------------------------------------------------------------
@@ -362,7 +378,7 @@ def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     asked = []
 
     class Recorded(Pictures):
-        def load(self, wanted):
+        def load(self, wanted, *, urgent=False):
             asked.extend(wanted)
             return super().load(asked)
 
@@ -383,12 +399,12 @@ def sizes(runs) -> list[list[int]]:
     return [[len(piece.documents) for piece in run] for run in runs]
 
 
-def test_a_run_has_few_pictures():
+def test_a_run_has_few_pictures_and_the_first_ones_have_fewest():
     slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
 
     runs = list(in_runs(slices))
 
-    assert sizes(runs) == [[2] * 8, [2] * 8, [2] * 4]
+    assert sizes(runs) == [[2], [2] * 2, [2] * 4, [2] * 8, [2] * 5]
 
 
 def test_an_image_that_many_queries_meet_is_one_picture():
@@ -400,7 +416,8 @@ def test_an_image_that_many_queries_meet_is_one_picture():
 def test_pictures_of_queries_count_too():
     slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * PICTURES_AHEAD)]
 
-    assert sizes(in_runs(slices)) == [[1] * PICTURES_AHEAD] * 2
+    first = [[1] * 2, [1] * 4, [1] * 8]
+    assert sizes(in_runs(slices)) == [*first, [1] * PICTURES_AHEAD, [1] * 2]
 
 
 def test_a_request_of_many_images_is_cut():
@@ -408,7 +425,7 @@ def test_a_request_of_many_images_is_cut():
 
     runs = list(in_runs([many]))
 
-    assert sizes(runs) == [[17], [16], [7]]
+    assert sizes(runs) == [[3], [4], [8], [16], [9]]
     assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
 
 

@@ -7,8 +7,10 @@ import math
 import pytest
 
 import workers
-from shared.errors import ItemError
+from shared.calibration import relevance_score
+from shared.errors import ItemError, UsageError
 from shared.models import DEFAULT_INSTRUCTION
+from shared.profiles import PROFILES
 from workers.packing import Limit
 
 
@@ -42,6 +44,21 @@ def test_temperature_spreads_scores_but_not_margins(model_folders, reranker):
     assert cool.margins(request) == pytest.approx(reranker.margins(request), abs=1e-4)
     for margin, score in zip(cool.margins(request), cool.process(request), strict=True):
         assert score == pytest.approx(1 / (1 + math.exp(-margin / 0.5)))
+
+
+def test_a_profile_brings_its_values_and_an_option_wins(model_folders):
+    request = {"query": "what?", "documents": ["a stone", "a river", "a bird"]}
+    found = workers.Reranker(str(model_folders["tied"]), profile="academic", top_p=0.9)
+    plain = workers.Reranker(str(model_folders["tied"]))
+
+    instruction = PROFILES["academic"].instruction
+    margins = found.margins(request)
+    want = plain.margins(request | {"instruction": instruction})
+    assert margins == pytest.approx(want, abs=1e-4)
+    for margin, score in zip(margins, found.process(request), strict=True):
+        assert score == pytest.approx(relevance_score(margin, 0.7, 0.9), abs=1e-6)
+    with pytest.raises(UsageError, match="there is no profile 'shop'"):
+        workers.Reranker("pocket-text", profile="shop")
 
 
 def test_a_document_that_is_not_text_raises(reranker):

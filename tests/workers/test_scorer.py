@@ -17,6 +17,7 @@ from shared.models import (
     SliceOutcome,
     make_spec,
 )
+from shared.scores import ScoreDistribution
 from workers.batcher import Batcher
 from workers.packing import Limit, Pack
 from workers.prompts import Prompt
@@ -282,13 +283,20 @@ def test_the_pairs_of_a_poisonous_slice_say_what_happened():
 
 
 def test_a_summary_counts_each_item_once():
-    results = [Scored(index=0, margin=1), Scored(index=1, margin=1, truncated_tokens=3)]
+    results = [
+        Scored(index=0, margin=1),
+        Scored(index=1, margin=9, truncated_tokens=3, crowded=True),
+    ]
     errors = [Failure(line=1, index=2, code="c", message="m")]
     outcomes = [
         SliceOutcome(line=1, results=results, errors=errors),
         SliceOutcome(line=2, errors=errors),
     ]
 
-    summary = summarize(outcomes, tokens=7)
+    spec = spec_of(temperature=2.0, profile="shop")
+
+    summary = summarize(outcomes, spec, tokens=7, requests=2)
 
     assert (summary.scored, summary.errors, summary.truncated, summary.tokens) == (2, 2, 1, 7)
+    assert (summary.crowded, summary.requests, summary.profile) == (1, 2, "shop")
+    assert summary.scores == ScoreDistribution.of([1, 9], temperature=2.0)

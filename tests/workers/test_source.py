@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from shared.cli import main
 from shared.errors import CredentialsRefused, ItemError, UsageError
-from shared.models import Document, InputRef, Slice, make_spec
+from shared.models import Document, InputRef, Priority, Slice, make_spec
 from shared.pictures import PictureOptions
 from shared.settings import Settings
 from tests.support.drawn import drawn, encoded, png
@@ -27,9 +28,9 @@ from workers.images.decode import prepare_image
 from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
-from workers.images.source import PictureSource
+from workers.images.source import FETCHES_AT_A_TIME, PictureSource
 from workers.packing import Limit
-from workers.prepare import Wanted
+from workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
 from workers.prompts import Prompt
 from workers.scorer import PICTURES_AHEAD, Scorer
 from workers.tokens import Tokens
@@ -114,6 +115,66 @@ def test_refused_credentials_are_no_pictures_fault():
     with pytest.raises(UsageError, match="ExpiredToken"):
         load(source, "s3://bucket/a.png", "s3://bucket/b.png")
     source.close()
+
+
+def test_credentials_refused_to_an_earlier_caller_are_tried_again():
+    # given a fetch that is refused, with an answer that comes late
+    asked, answer = threading.Semaphore(0), threading.Event()
+    calls = []
+
+    class Renewed(Fetcher):
+        def fetch(self, uri):
+            calls.append(uri)
+            if len(calls) > 1:
+                return png(1)
+            asked.release()
+            assert answer.wait(WAIT_S)
+            raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
+
+    source = PictureSource(Renewed(), Pool(1))
+    with ThreadPoolExecutor(2) as callers:
+        before = callers.submit(load, source, "s3://bucket/a.png")
+        assert asked.acquire(timeout=WAIT_S)
+        # when the same picture is wanted after the credentials were renewed
+        after = callers.submit(load, source, "s3://bucket/a.png")
+        answer.set()
+        # then the refusal is told only to who was refused
+        with pytest.raises(CredentialsRefused):
+            before.result(WAIT_S)
+        assert isinstance(after.result(WAIT_S)["s3://bucket/a.png"], Picture)
+    source.close()
+
+
+def test_a_picture_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host(
+    source, folder, monkeypatch
+):
+    # given bulk work of more pictures and more runs than are loaded at a time, on a host that hangs
+    fetch, speaks = source._fetcher.fetch, threading.Event()
+
+    def slow(uri):
+        if uri.startswith("slow"):
+            assert speaks.wait(WAIT_S)
+        return fetch(uri)
+
+    monkeypatch.setattr(source._fetcher, "fetch", slow)
+    preparer = Preparer(Prompter(), source)
+
+    def begin(priority, *uris):
+        piece = Slice(line=1, query="q", documents=[Document(image=u) for u in uris])
+        spec = make_spec(model="m", input=InputRef(uri="", size=0, tag=""), priority=priority)
+        return preparer.load([piece], spec)
+
+    bulk = [
+        begin(Priority.bulk, f"slow-{n}.png", f"slow-{n}-b.png")
+        for n in range(max(LOADS_AT_A_TIME, FETCHES_AT_A_TIME) + 1)
+    ]
+    # when a request that somebody waits for brings a picture
+    (found,) = begin(Priority.interactive, "good.png").result(WAIT_S).values()
+    # then it is there before any of the others
+    assert isinstance(found, Picture)
+    assert not any(future.done() for future in bulk)
+    speaks.set()
+    assert {o.code for future in bulk for o in future.result(WAIT_S).values()} == {"not_found"}
 
 
 # ---- to scores ----------------------------------------------------------------------------------
@@ -207,7 +268,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     class Watched:
         loads = 0
 
-        def load(self, wanted):
+        def load(self, wanted, *, urgent=False):
             self.loads += 1
             if self.loads == 2:
                 asked_again.set()

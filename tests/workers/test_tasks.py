@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,10 +18,11 @@ from shared.errors import (
     UsageError,
 )
 from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
+from shared.shards import load_part
 from shared.store import OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
-from workers import tasks
+from workers import language, tasks
 from workers.hand import Hand
 from workers.runtime import Runtime
 from workers.scorer import Stopped
@@ -58,7 +60,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
 
     found = object.__new__(Runtime)
     found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
-    found.draining, found.provenance = False, PROVENANCE
+    found.draining, found.provenance, found.sees = False, PROVENANCE, True
     found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     found.scorer = SimpleNamespace(score=score, fails_with=None)
     found.batcher = SimpleNamespace(alive=True)
@@ -133,6 +135,25 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
     assert store.job(job).progress.done == 0
 
 
+def test_a_part_says_what_pictures_were_brought_to(runtime, job, store, objects):
+    tasks.score_shard(runtime, job, "0-1")
+
+    ((start, _, part),) = store.parts(job)
+    ((_, provenance),) = load_part(objects, job, start, part)
+    assert provenance.pixels == "general:1024x768:crop:0.15:bicubic:blur:1843200"
+
+
+def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_pictures(
+    runtime, job, store, objects
+):
+    runtime.sees = False
+    tasks.score_shard(runtime, job, "0-1")
+
+    ((start, _, part),) = store.parts(job)
+    ((_, provenance),) = load_part(objects, job, start, part)
+    assert provenance == PROVENANCE
+
+
 def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypatch):
     def refuse(*_, **__):
         raise NotAllowed("the bucket is not allowed")
@@ -141,7 +162,23 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert "cannot be read or written: the bucket" in store.job(job).paused
+    assert "cannot be done: the bucket" in store.job(job).paused
+
+
+def test_a_job_whose_languages_cannot_be_told_here_is_paused_and_says_why(
+    runtime, job, store, monkeypatch
+):
+    # given a worker without the extra
+    monkeypatch.setitem(sys.modules, "lingua", None)
+    language._detector.cache_clear()
+    source = InputRef(uri="", size=0, tag="")
+    spec = make_spec(model=MODEL, input=source, instructions={"de": "Finde"})
+    runtime.scorer.score = lambda *_: language.detector_of(spec)
+    # when it is given a shard of such a job
+    tasks.score_shard(runtime, job, "0-1")
+    # then nothing is scored, and the job says what to install
+    assert "pip install 'rerankfleet[languages]'" in store.job(job).paused
+    assert store.job(job).progress.done == 0
 
 
 def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(

@@ -15,6 +15,7 @@ from workers.engine.attention import Attention, AttentionFactory, Spread
 from workers.engine.decoder import Decoder
 from workers.engine.kept import Kept
 from workers.engine.layout import Layout, lay_out, lay_out_kept
+from workers.engine.memory import peak_bytes
 from workers.engine.vision import Tower
 from workers.packing import Limit, Pack
 from workers.prompts import Prompter
@@ -33,6 +34,10 @@ class SelfTest:
     """Fixed seconds of a pack, by a line through the timed sizes."""
     limit: Limit
     """A pack limit to start with."""
+    tokens_max: int
+    """A larger pack might not fit into memory."""
+    memory_bytes: int
+    """What the model, all that is kept and a pack may take on a device; 0 unknown."""
 
 
 class Engine:
@@ -107,6 +112,10 @@ class Engine:
             self._tower.free()
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def peak_memory_bytes(self) -> int:
+        """Peak device memory since the last call; on a CPU the process's resident memory."""
+        return peak_bytes(self.decoder.devices)
 
     def self_test(self) -> SelfTest:
         """Compare the fast path with the unmodified model, and time it; see `selftest`.

@@ -25,9 +25,7 @@ from workers.engine.locate import read_config, resolve_model, revision_of, weigh
 from workers.engine.selftest import reference_margins, self_test_prompts
 from workers.engine.spread import spread
 from workers.engine.vision import Tower
-from workers.prompts import Prompter
-from workers.text_prompts import TextPrompter
-from workers.vl_prompts import VLPrompter
+from workers.prompters import prompter_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KEPT_BYTES = 256 << 20
@@ -73,7 +71,7 @@ def load(
     place = places[0]
     number_type = _dtype(dtype, place)
     name, factory = choose_attention(attention, place, number_type)
-    prompter = _prompter(folder, config)
+    prompter = prompter_of(folder, config)
     loaded = _load_weights(folder, config, number_type)
     spread(loaded, places)
     reference = reference_margins(
@@ -108,7 +106,6 @@ def load(
 
 def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
     """The transformers model in memory, complete: nothing in it was made up."""
-    _check(config)
     from_pretrained = _CLASSES[config["architectures"][0]].from_pretrained
     with _no_progress_bars():
         try:
@@ -151,10 +148,6 @@ def _no_progress_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _prompter(folder: Path, config: dict[str, Any]) -> Prompter:
-    return VLPrompter(folder) if "vision_config" in config else TextPrompter(folder)
-
-
 def _tower(model: Any) -> Tower | None:
     visual = getattr(model.model, "visual", None)
     try:
@@ -163,25 +156,6 @@ def _tower(model: Any) -> Tower | None:
         raise ModelRefused(
             f"the model has {error}, which is not supported", hint="use a Qwen3-VL reranker"
         ) from error
-
-
-def _check(config: dict[str, Any]) -> None:
-    """Refuse what the decoder loop does not compute."""
-    config = config | config.get("text_config", {})
-    strange = [
-        name
-        for name, bad in (
-            ("attention_bias", bool(config.get("attention_bias"))),
-            ("use_sliding_window", bool(config.get("use_sliding_window"))),
-            ("hidden_act", config.get("hidden_act", "silu") != "silu"),
-            ("quantization_config", "quantization_config" in config),
-        )
-        if bad
-    ]
-    if strange:
-        raise ModelRefused(
-            f"the model's {', '.join(strange)} is not supported", hint="use a Qwen3 reranker"
-        )
 
 
 def _device(device: str) -> torch.device:

@@ -16,10 +16,10 @@ ARCHITECTURES = {"Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"}
 _SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
 
-def resolve_model(name: str, revision: str | None = None) -> Path:
+def resolve_model(name: str, revision: str | None = None, *, download: bool = True) -> Path:
     """The folder of a model: a pocket model's name, a folder, or a hub name (downloaded once).
 
-    Raises UnknownModel with what to do.
+    Without `download` only what is on this machine counts. Raises UnknownModel with what to do.
     """
     pocket = POCKET_MODELS / name
     if name.startswith("pocket-"):
@@ -43,7 +43,7 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
             f"{name} is not a folder",
             hint="name a model folder, or a hub name such as Qwen/Qwen3-Reranker-0.6B",
         )
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, download=download)
 
 
 def _could_be_hub_name(name: str) -> bool:
@@ -51,13 +51,25 @@ def _could_be_hub_name(name: str) -> bool:
     return bool(slash and owner and repository) and "/" not in repository and owner[0] not in "./~"
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, *, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = ["*.json", "*.safetensors", "*.txt"]
+    kept: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, **kept))
+    except LocalEntryNotFoundError as error:
+        if download:
+            raise _not_downloaded(name, error) from error
+        raise UnknownModel(
+            f"{name} is not on this machine yet",
+            hint="a worker downloads it when it starts; then look again",
+        ) from error
     except RevisionNotFoundError as error:
         raise UnknownModel(f"{name} has no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
@@ -66,11 +78,15 @@ def _from_hub(name: str, revision: str | None) -> Path:
             hint="check the spelling; for a private one log in to the hub",
         ) from error
     except Exception as error:
-        raise UnknownModel(
-            f"{name} is not a folder here and could not be downloaded from the hub "
-            f"({type(error).__name__})",
-            hint="go online once, or name a folder that holds the model",
-        ) from error
+        raise _not_downloaded(name, error) from error
+
+
+def _not_downloaded(name: str, error: Exception) -> UnknownModel:
+    return UnknownModel(
+        f"{name} is not a folder here and could not be downloaded from the hub "
+        f"({type(error).__name__})",
+        hint="go online once, or name a folder that holds the model",
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -90,7 +106,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelRefused(
             f"{folder} has no *.safetensors", hint="convert the weights; pickles are not loaded"
         )
+    _refuse_strange(config)
     return config
+
+
+def _refuse_strange(config: dict[str, Any]) -> None:
+    """Refuse what the decoder loop does not compute."""
+    config = config | config.get("text_config", {})
+    strange = [
+        name
+        for name, bad in (
+            ("attention_bias", bool(config.get("attention_bias"))),
+            ("use_sliding_window", bool(config.get("use_sliding_window"))),
+            ("hidden_act", config.get("hidden_act", "silu") != "silu"),
+            ("quantization_config", "quantization_config" in config),
+        )
+        if bad
+    ]
+    if strange:
+        raise ModelRefused(
+            f"the model's {', '.join(strange)} is not supported", hint="use a Qwen3 reranker"
+        )
 
 
 def weights_identity(folder: Path) -> str:

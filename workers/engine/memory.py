@@ -1,13 +1,17 @@
-"""How much memory is free: on the device, or on the CPU within its container."""
+"""How much memory is free, and how much was used: on the device, or on the CPU within its
+container."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_STATM = Path("/proc/self/statm")
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -19,6 +23,29 @@ def free_bytes(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0])
     known = [free for free in (_of_system(), _of_container()) if free is not None]
     return min(known, default=None)
+
+
+def peak_bytes(devices: Sequence[torch.device]) -> int:
+    """Peak memory since the last call, on the device that used most; on a CPU what the process
+    holds now. 0 where the system does not tell."""
+    if devices[0].type == "cuda":
+        peaks = [torch.cuda.max_memory_allocated(device) for device in devices]
+        for device in devices:
+            torch.cuda.reset_peak_memory_stats(device)
+        return max(peaks)
+    try:
+        resident_pages = int(_STATM.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def total_bytes(devices: Sequence[torch.device]) -> int:
+    """What this process may use of the smallest device, with what it has; 0 on a CPU, where the
+    resident memory tells little about a pass."""
+    if devices[0].type != "cuda":
+        return 0
+    return min(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in devices)
 
 
 def _of_system() -> int | None:

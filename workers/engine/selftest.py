@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared.errors import ModelRefused
-from workers.engine.memory import free_bytes
+from workers.engine.memory import free_bytes, total_bytes
 from workers.engine.vision import cut_patches
 from workers.packing import Limit, Pack, pack_cost
 from workers.prompts import Prompt, Prompter, Request, Side
@@ -44,6 +44,8 @@ _TIMING_S = 0.6
 _PACK_S = {"cpu": 1.0, "cuda": 0.25}
 _LIMIT_TOKENS = {"cpu": (256, 1 << 12), "cuda": (1024, 1 << 17)}
 _MEMORY_SHARE = {"cpu": 0.1, "cuda": 0.5}
+#: No pack need be larger.
+TOKENS_MAX = 1 << 17
 
 
 def self_test_prompts(prompter: Prompter) -> list[Prompt]:
@@ -119,19 +121,30 @@ def run_self_test(engine: Engine) -> SelfTest:
     tolerance = TOLERANCE[engine.decoder.dtype]
     difference = _compare(margins, np.array(engine.reference), tolerance)
     tokens_per_s, overhead_s = _time_packs(engine, prompts)
-    limit = _first_limit(engine, tokens_per_s)
-    return SelfTest(len(prompts), difference, tolerance, tokens_per_s, overhead_s, limit)
-
-
-def _first_limit(engine: Engine, tokens_per_s: float) -> Limit:
-    decoder = engine.decoder
-    kind = decoder.device.type
-    tokens = tokens_per_s * _PACK_S[kind]
-    known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
-    if known:
-        tokens = min(tokens, min(known) * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
+    kind = engine.decoder.device.type
     least, most = _LIMIT_TOKENS[kind]
-    return Limit(int(min(most, max(least, tokens))))
+    tokens_max = max(least, _tokens_that_fit(engine))
+    first = int(min(most, tokens_max, max(least, tokens_per_s * _PACK_S[kind])))
+    return SelfTest(
+        pairs=len(prompts),
+        largest_difference=difference,
+        tolerance=tolerance,
+        tokens_per_s=tokens_per_s,
+        overhead_s=overhead_s,
+        limit=Limit(first),
+        tokens_max=tokens_max,
+        memory_bytes=total_bytes(engine.decoder.devices),
+    )
+
+
+def _tokens_that_fit(engine: Engine) -> int:
+    """How large a pack may be by the memory that is free."""
+    decoder = engine.decoder
+    known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
+    if not known:
+        return TOKENS_MAX
+    share = _MEMORY_SHARE[decoder.device.type]
+    return min(TOKENS_MAX, int(min(known) * share / decoder.scratch_bytes_per_token))
 
 
 def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> float:

@@ -22,7 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import stamina
@@ -33,6 +33,7 @@ from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from shared.errors import CredentialsRefused, ItemError
+from workers.images.deadline import Deadline, cuttable
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
@@ -43,6 +44,7 @@ PORTS = {"https": 443, "http": 80}
 URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
 REDIRECTS = (301, 302, 303, 307, 308)
 
+_HTTP, _HTTPS = cuttable(HTTPConnection), cuttable(HTTPSConnection)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _CREDENTIALS = {
     "CredentialRetrievalError",
@@ -121,6 +123,7 @@ class _Budget:
             if len(found) > self.max_bytes:
                 raise self.too_large()
             self.check_time()
+        self.check_time()  # what ends now may have been cut by the clock
         return bytes(found)
 
 
@@ -247,10 +250,10 @@ class Fetcher:
         if not key:
             raise _missing(uri, "names no object")
         try:
-            with _s3_errors(uri):
+            with _s3_errors(budget), Deadline(budget.check_time()):
                 answer = self._client().get_object(Bucket=bucket, Key=key)
                 with closing(answer["Body"]) as body:
-                    if answer["ContentLength"] > budget.max_bytes:
+                    if answer.get("ContentLength", 0) > budget.max_bytes:
                         raise budget.too_large()
                     return budget.read(body.read)
         except CredentialsRefused:
@@ -264,8 +267,11 @@ class Fetcher:
         with self._s3_lock:  # the default session is not made for threads
             if self._s3_client is None:
                 import boto3  # half a second of import that only s3:// users pay
+                from botocore import awsrequest
                 from botocore.config import Config
 
+                for pool in (awsrequest.AWSHTTPConnectionPool, awsrequest.AWSHTTPSConnectionPool):
+                    pool.ConnectionCls = cuttable(pool.ConnectionCls)
                 config = Config(
                     retries={"mode": "standard", "total_max_attempts": 1},  # we try again
                     max_pool_connections=self._connections,
@@ -329,16 +335,11 @@ class _Target:
 
     def connection(self, timeout_s: float) -> HTTPConnection:
         """To the checked address, whatever the name means by now. No proxies."""
+        where = {"host": self.address, "port": self.port, "timeout": timeout_s}
         if self.scheme == "http":
-            return HTTPConnection(self.address, self.port, timeout=timeout_s)
-        return HTTPSConnection(
-            self.address,
-            self.port,
-            timeout=timeout_s,
-            server_hostname=self.host,
-            assert_hostname=self.host,
-            cert_reqs="CERT_REQUIRED",
-        )
+            return cast(HTTPConnection, _HTTP(**where))
+        verified = {"server_hostname": self.host, "assert_hostname": self.host}
+        return cast(HTTPConnection, _HTTPS(**where, **verified, cert_reqs="CERT_REQUIRED"))
 
     @property
     def headers(self) -> dict[str, str]:
@@ -396,23 +397,11 @@ def _is_public(text: str) -> bool:
 def _answer(target: _Target, budget: _Budget) -> Iterator[BaseHTTPResponse]:
     """The answer to a GET; the connection is cut when the time is over, even if it still speaks."""
     connection = target.connection(budget.check_time())
-
-    def cut() -> None:
-        if connection.sock:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(budget.check_time(), cut)
-    timer.daemon = True
-    timer.start()
-    try:
+    with closing(connection), Deadline(budget.check_time()):
         connection.request(
             "GET", target.path, headers=target.headers, preload_content=False, decode_content=False
         )
         yield connection.getresponse()
-    finally:
-        timer.cancel()
-        connection.close()
 
 
 def _body(answer: BaseHTTPResponse, uri: str, budget: _Budget) -> bytes:
@@ -454,13 +443,16 @@ def _http_errors(budget: _Budget) -> Iterator[None]:
 
 
 @contextmanager
-def _s3_errors(uri: str) -> Iterator[None]:
+def _s3_errors(budget: _Budget) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "boto3", "urllib3")):
             raise
-        raise _s3_error(uri, error) from None
+        found = _s3_error(budget.uri, error)
+        if isinstance(found, _Transient):
+            budget.check_time()  # a connection cut by the clock is over its time
+        raise found from None
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:

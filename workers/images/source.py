@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from shared.errors import ItemError
+from shared.errors import CredentialsRefused, ItemError
 from shared.objects import local_path
 from shared.settings import Settings
 from shared.uploads import uploads_uri
@@ -19,6 +19,8 @@ from workers.images.pool import Pool
 from workers.prepare import Wanted
 
 FETCHES_AT_A_TIME = 16
+URGENT_FETCHES_AT_A_TIME = 4
+"""Beside the others, for pictures that somebody waits for: a slow host keeps them from nothing."""
 RECENT_BYTES = 128 << 20
 """Pixels of pictures kept for the next run: the queries of a catalog come in several."""
 RECENT_S = 60.0
@@ -34,9 +36,12 @@ class PictureSource:
 
     def __init__(self, fetcher: Fetcher, pool: Pool) -> None:
         self._fetcher, self._pool = fetcher, pool
-        self._threads = ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch")
+        self._threads = {
+            False: ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch"),
+            True: ThreadPoolExecutor(URGENT_FETCHES_AT_A_TIME, "fetch-urgent"),
+        }
         self._lock = threading.Lock()
-        self._under_way: dict[Wanted, Future[Picture]] = {}
+        self._under_way: dict[tuple[Wanted, bool], Future[Picture]] = {}
         self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
@@ -58,28 +63,46 @@ class PictureSource:
         )
         return cls(fetcher, Pool(settings.decode_processes))
 
-    def load(self, wanted: Iterable[Wanted]) -> dict[Wanted, Picture | ItemError]:
+    def load(
+        self, wanted: Iterable[Wanted], *, urgent: bool = False
+    ) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
-        found = {w: self._begin(w) for w in wanted}
-        return {w: _picture_or_error(future) for w, future in found.items()}
+        begun = {w: self._begin(w, urgent) for w in wanted}
+        return {w: self._outcome(w, urgent, *one) for w, one in begun.items()}
 
-    def _begin(self, wanted: Wanted) -> Future[Picture]:
-        """The picture to come: known already, on its way, or asked for now."""
+    def _begin(self, wanted: Wanted, urgent: bool) -> tuple[Future[Picture], bool]:
+        """The picture to come: known already, on its way, or asked for now, which is then True."""
         with self._lock:
             if picture := self._recent.get(wanted):
                 known: Future[Picture] = Future()
                 known.set_result(picture)
-                return known
-            if under_way := self._under_way.get(wanted):
-                return under_way
-            future = self._threads.submit(self._load_one, wanted)
-            self._under_way[wanted] = future
-        future.add_done_callback(lambda _: self._end(wanted, future))
-        return future
+                return known, False
+            under_way = self._under_way.get((wanted, urgent))
+            if under_way and not under_way.done():
+                return under_way, False
+            future = self._threads[urgent].submit(self._load_one, wanted)
+            self._under_way[wanted, urgent] = future
+        future.add_done_callback(lambda _: self._end(wanted, urgent, future))
+        return future, True
 
-    def _end(self, wanted: Wanted, future: Future[Picture]) -> None:
+    def _outcome(
+        self, wanted: Wanted, urgent: bool, future: Future[Picture], asked: bool
+    ) -> Picture | ItemError:
+        """The picture or its error. Raises CredentialsRefused; not when they were refused to whom
+        the picture was on its way for already, since they may have been renewed meanwhile."""
+        try:
+            return future.result()
+        except ItemError as error:
+            return error
+        except CredentialsRefused:
+            if asked:
+                raise
+            return self._outcome(wanted, urgent, *self._begin(wanted, urgent))
+
+    def _end(self, wanted: Wanted, urgent: bool, future: Future[Picture]) -> None:
         with self._lock:
-            del self._under_way[wanted]
+            if self._under_way.get((wanted, urgent)) is future:
+                del self._under_way[wanted, urgent]
             if not future.cancelled() and future.exception() is None:
                 self._recent.put(wanted, future.result())
 
@@ -89,7 +112,8 @@ class PictureSource:
 
     def close(self) -> None:
         """End the threads and the processes."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in self._threads.values():
+            threads.shutdown(cancel_futures=True)
         self._pool.close()
 
 
@@ -118,10 +142,3 @@ class _Recent:
     def _drop(self, wanted: Wanted) -> None:
         if wanted in self._pictures:
             self._bytes -= self._pictures.pop(wanted)[1].pixels.nbytes
-
-
-def _picture_or_error(future: Future[Picture]) -> Picture | ItemError:
-    try:
-        return future.result()
-    except ItemError as error:
-        return error

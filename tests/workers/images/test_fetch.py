@@ -48,7 +48,7 @@ class Page(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
         self.server.asked.append(path)
-        name, _, argument = path.partition("-")
+        name, _, argument = path.rpartition("/")[2].partition("-")
         answers: dict[str, Callable[[str], None]] = {
             "ok": lambda _: self._send(200, BODY),
             "status": lambda status: self._send(int(status), b"a body with secrets"),
@@ -58,6 +58,8 @@ class Page(BaseHTTPRequestHandler):
             "cut": lambda _: self._send(200, BODY[:100], length=len(BODY)),
             "endless": lambda _: self._drip(b"x" * (64 << 10), 0),
             "slow": lambda _: self._drip(b"x", 0.05),
+            "announced": lambda _: self._drip(b"x", 0.05, length=len(BODY)),
+            "headers": lambda _: self._drip_headers(0.05),
             "garbage": lambda _: self._raw(b"no http at all\r\n\r\n"),
             "host": lambda _: self._send(200, self.headers["Host"].encode()),
         }
@@ -81,11 +83,18 @@ class Page(BaseHTTPRequestHandler):
         self.send_header("Location", location)
         self.end_headers()
 
-    def _drip(self, chunk: bytes, pause_s: float) -> None:
+    def _drip(self, chunk: bytes, pause_s: float, length: int | None = None) -> None:
         self.send_response(200)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()
         while not self.server.over.wait(pause_s):
             self.wfile.write(chunk)
+
+    def _drip_headers(self, pause_s: float) -> None:
+        self._raw(b"HTTP/1.0 200 OK\r\nX-Long: ")
+        while not self.server.over.wait(pause_s):
+            self.wfile.write(b"x")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -167,10 +176,11 @@ def test_only_what_may_pass_is_tried_again(fetcher, site):
     assert site.asked.count("status-404") == 1
 
 
-def test_a_slow_host_costs_its_time_and_no_more(site):
+@pytest.mark.parametrize("path", ["slow", "announced", "headers"])
+def test_a_slow_host_costs_its_time_and_no_more(site, path):
     fetcher = Fetcher(allowed_hosts=(site.host,), timeout_s=0.4)
     start = time.monotonic()
-    assert error_of(fetcher, site.uri("slow")).code == "timeout"
+    assert error_of(fetcher, site.uri(path)).code == "timeout"
     assert time.monotonic() - start < 2
 
 
@@ -397,6 +407,22 @@ def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     fetcher = Fetcher(allowed_buckets=("pairs",))
     assert error_of(fetcher, "s3://pairs/a.jpg").code == "fetch_failed"
+
+
+@pytest.mark.parametrize("path", ["slow", "announced", "headers"])
+def test_an_s3_that_drips_bytes_costs_its_time_and_no_more(s3, site, monkeypatch, path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{site.host}")
+    fetcher = Fetcher(allowed_buckets=("pairs",), timeout_s=0.4)
+    patience = threading.Timer(5, site.over.set)
+    patience.start()
+    # when an object comes so slowly that no wait for a byte is too long
+    error = error_of(fetcher, f"s3://pairs/{path}")
+    # then the fetch ends while the host still speaks
+    assert (error.code, site.over.is_set()) == ("timeout", False)
+    patience.cancel()
+    # and the next object is read as ever
+    monkeypatch.setattr(fetcher, "_timeout_s", 10)
+    assert fetcher.fetch("s3://pairs/ok") == BODY
 
 
 def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):

@@ -1,0 +1,331 @@
+"""Is the adaptive batch limit as good as the best fixed one? Live: a real model, a real batcher.
+
+    python benchmarks/adaptive.py             a random model on the CPU; some ten minutes
+    python benchmarks/adaptive.py --quick     a tiny model and short runs: does it run?
+    python benchmarks/adaptive.py --shape 0.6b --device cuda --dtype bf16 --tokens-max 131072
+
+    fixed       limits from 64 tokens up, powers of two: before the policies and after each of them,
+                since machines do not stay equally fast; those far beyond the target only once
+    model       the default policy, from a cold start at 64 tokens, knowing nothing of the device
+    tested      the same, knowing what the self-test measured, as a worker's does
+    thresholds  the published rule, from its smallest packs
+
+Each run has a batcher of its own over the same engine, which always has more pairs than it can
+score. A policy decides every 2 s on what the packs since then showed. "Best" is the fixed limit
+with the highest throughput whose p95 meets the latency target, on the mean of its runs.
+"Settled" is the second half of a policy's run. Throughput counts tokens of documents: what is
+saved by sharing, or lost by a small pack, shows.
+
+Prints a table, and as its last line all figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from common import build_model, cpu_count, surroundings
+from engine import SHAPES, prompts_of
+from text import Work, in_own_process, make_requests
+
+from shared.observations import Observation
+from workers.batcher import Batcher
+from workers.controller import Memory, PolicySettings, decide, start
+from workers.packing import Limit, Pack
+from workers.prompts import Prompt
+
+TOKENS_MIN = 64
+PAIRS_MAX = 1024
+#: Pairs are submitted in such runs, and so many of them wait at the most.
+RUN_PAIRS = 256
+WAITING_TOKENS = 200_000
+#: A limit whose p95 is so many times the target is not measured again.
+FAR_BEYOND = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A pack, and the tokens of its documents."""
+
+    pack: Observation
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long runs take, in seconds."""
+
+    fixed_s: float
+    policy_s: float
+    tick_s: float
+
+
+class Counting:
+    """An engine that counts the tokens of the documents it scored last."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.tokens = 0
+
+    def score(self, pack: Pack) -> list[float]:
+        self.tokens = sum(map(len, pack.documents()))
+        return self._engine.score(pack)
+
+    def free(self) -> None:
+        self._engine.free()
+
+
+# ---- runs ---------------------------------------------------------------------------------------
+
+
+def run(
+    engine: Any,
+    prompts: Sequence[Prompt],
+    limit: Limit,
+    seconds: float,
+    steer: Callable[[Batcher, list[Seen]], None] = lambda batcher, seen: None,
+    tick_s: float = 1.0,
+) -> list[Seen]:
+    """Keep a batcher busy for so long; `steer` may set its limit every tick. What was seen."""
+    counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
+
+    def on_pack(pack: Observation) -> None:
+        seen.append(Seen(pack, counting.tokens))
+
+    batcher = Batcher(counting, limit, waiting_tokens_max=WAITING_TOKENS, on_pack=on_pack)
+
+    def feed() -> None:
+        again = cycle(prompts)
+        while not stop.is_set():
+            batcher.submit([next(again) for _ in range(RUN_PAIRS)], stop=stop)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    end_s = time.monotonic() + seconds
+    while (left_s := end_s - time.monotonic()) > 0:
+        time.sleep(min(tick_s, left_s))
+        steer(batcher, seen)
+    stop.set()
+    feeder.join()
+    batcher.close(drain=False)
+    return seen
+
+
+def run_policy(
+    engine: Any,
+    prompts: Sequence[Prompt],
+    settings: PolicySettings,
+    timing: Timing,
+    rates: tuple[float, float] | None,
+) -> tuple[list[Seen], list[dict[str, Any]]]:
+    """A policy from the worst limit on: what was seen, and its limits."""
+    memory = start(settings, TOKENS_MIN, settings.pairs_low, rates)
+    if settings.policy != "thresholds":
+        memory = memory.model_copy(update={"pairs": PAIRS_MAX})
+    limits = [_told(memory, 0.0)]
+    begin_s, read = time.monotonic(), 0
+
+    def steer(batcher: Batcher, seen: list[Seen]) -> None:
+        nonlocal memory, read
+        new = [each.pack for each in seen[read:]]
+        read += len(new)
+        memory = decide(settings, memory, new, time.time())
+        batcher.limit = Limit(memory.tokens, memory.pairs)
+        if memory.changed:
+            limits.append(_told(memory, time.monotonic() - begin_s))
+
+    limit = Limit(memory.tokens, memory.pairs)
+    return run(engine, prompts, limit, timing.policy_s, steer, timing.tick_s), limits
+
+
+def _told(memory: Memory, at_s: float) -> dict[str, Any]:
+    return {
+        "at_s": round(at_s, 1),
+        "tokens": memory.tokens,
+        "pairs": memory.pairs,
+        "reason": memory.reason,
+    }
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def figures(seen: Sequence[Seen], target_s: float) -> dict[str, float]:
+    """Throughput and latencies of packs; the first one only starts the clock."""
+    first, rest = seen[0].pack, [each for each in seen[1:] if not each.pack.oom]
+    if not rest:  # one pack took all the time
+        rest, since_s = list(seen), first.at_s - first.forward_s
+    else:
+        since_s = first.at_s
+    seconds = rest[-1].pack.at_s - since_s
+    latencies = sorted(each.pack.forward_s for each in rest)
+    return {
+        "tokens_per_s": round(sum(each.tokens for each in rest) / seconds, 1),
+        "pairs_per_s": round(sum(each.pack.pairs for each in rest) / seconds, 2),
+        "p95_s": round(latencies[math.ceil(0.95 * len(latencies)) - 1], 4),
+        "late_share": round(sum(s > target_s for s in latencies) / len(latencies), 4),
+        "device_share": round(sum(latencies) / seconds, 3),
+        "packs": len(rest),
+        "ooms": sum(each.pack.oom for each in seen),
+    }
+
+
+def mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Figure by figure."""
+    return {name: round(fmean(found[name] for found in runs), 4) for name in runs[0]}
+
+
+def settled(seen: Sequence[Seen]) -> Sequence[Seen]:
+    """What was seen in the second half of the time."""
+    middle_s = (seen[0].pack.at_s + seen[-1].pack.at_s) / 2
+    return [each for each in seen if each.pack.at_s >= middle_s] or seen
+
+
+def measure(engine: Any, prompts: Sequence[Prompt], given: argparse.Namespace) -> dict[str, Any]:
+    """The fixed limits, and the policies one by one, each with the fixed limits after it."""
+    timing: Timing = given.timing
+    target_s = given.target_ms / 1000
+    tested = engine.self_test()
+    common = {
+        "latency_target_ms": given.target_ms,
+        "tokens_min": TOKENS_MIN,
+        "tokens_max": given.tokens_max,
+        "pairs_max": PAIRS_MAX,
+    }
+    sides = {
+        "model": (PolicySettings(**common), None),
+        "tested": (PolicySettings(**common), (tested.overhead_s, 1 / tested.tokens_per_s)),
+        "thresholds": (PolicySettings(policy="thresholds", **common), None),
+    }
+    runs: dict[int, list[dict[str, float]]] = {
+        1 << n: [] for n in range(6, given.tokens_max.bit_length())
+    }
+
+    def sweep() -> None:
+        for tokens, earlier in runs.items():
+            if not any(found["p95_s"] > FAR_BEYOND * target_s for found in earlier):
+                seen = run(engine, prompts, Limit(tokens, PAIRS_MAX), timing.fixed_s)
+                earlier.append(figures(seen, target_s))
+
+    sweep()
+    policies = {}
+    for name, (settings, rates) in sides.items():
+        seen, told = run_policy(engine, prompts, settings, timing, rates)
+        overall, late = figures(seen, target_s), figures(settled(seen), target_s)
+        policies[name] = {"overall": overall, "settled": late, "limits": told}
+        sweep()
+    fixed = [{"limit_tokens": tokens, **mean_of(found)} for tokens, found in runs.items()]
+    allowed = [found for found in fixed if found["p95_s"] <= target_s] or fixed[:1]
+    best = max(allowed, key=lambda found: found["tokens_per_s"])
+    for found in policies.values():
+        for part in ("overall", "settled"):
+            ratio = found[part]["tokens_per_s"] / best["tokens_per_s"]
+            found[part]["of_best"] = round(ratio, 4)
+    return {"fixed": fixed, "best_limit_tokens": best["limit_tokens"], "policies": policies}
+
+
+def table(found: dict[str, Any], target_s: float) -> None:
+    """Print the figures for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("limit")
+    for name in ("tokens/s", "pairs/s", "of best", "p95 ms", "late", "packs", "limits"):
+        shown.add_column(name, justify="right")
+
+    def row(name: str, figures: dict[str, float], limits: str = "") -> None:
+        of_best = figures.get("of_best")
+        shown.add_row(
+            name,
+            f"{figures['tokens_per_s']:,.0f}",
+            f"{figures['pairs_per_s']:,.1f}",
+            f"{of_best:.3f}" if of_best is not None else "",
+            f"{figures['p95_s'] * 1000:,.0f}",
+            f"{figures['late_share']:.1%}",
+            f"{figures['packs']:,.0f}",
+            limits,
+        )
+
+    for fixed in found["fixed"]:
+        is_best = fixed["limit_tokens"] == found["best_limit_tokens"]
+        row(f"{fixed['limit_tokens']:,}{' (best)' if is_best else ''}", fixed)
+    shown.add_section()
+    for name, policy in found["policies"].items():
+        last = policy["limits"][-1]
+        told = f"{len(policy['limits'])}, last {last['tokens']:,} tokens, {last['pairs']:,} pairs"
+        row(f"{name}, settled", policy["settled"], told)
+        row(f"{name}, whole run", policy["overall"])
+    Console(width=110, highlight=False).print(shown)
+    for name, policy in found["policies"].items():
+        print(f"{name}: {policy['limits'][-1]['reason']}")
+    print(f"latency target {target_s * 1000:,.0f} ms at p95")
+
+
+# ---- the run ------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a tiny model and short runs")
+    parser.add_argument("--shape", choices=SHAPES, help="of the random model (small)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
+    parser.add_argument("--target-ms", type=float, default=1000.0, help="latency target (1000)")
+    parser.add_argument("--tokens-max", type=int, help="largest limit (16,384)")
+    parser.add_argument("--seconds", type=float, help="of a run of a fixed limit (8)")
+    parser.add_argument("--policy-seconds", type=float, help="of a run of a policy (80)")
+    given = parser.parse_args(arguments)
+    given.shape = given.shape or ("tiny" if given.quick else "small")
+    given.tokens_max = given.tokens_max or (512 if given.quick else 16_384)
+    given.timing = Timing(
+        given.seconds or (0.3 if given.quick else 8.0),
+        given.policy_seconds or (1.5 if given.quick else 80.0),
+        0.1 if given.quick else 2.0,
+    )
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parse(arguments)
+    before = surroundings()
+    shape = SHAPES[given.shape]
+    work = Work("many documents", 4 if given.quick else 40, 50, 85)
+    with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
+        in_own_process(build_model, Path(folder), shape)
+        requests, tokens = make_requests(work, folder)
+        from workers.engine import load_engine
+
+        engine = load_engine(folder, device=given.device, dtype=given.dtype, threads=given.threads)
+        prompts = prompts_of(engine, requests)
+        found = measure(engine, prompts, given)
+    table(found, given.target_ms / 1000)
+    config = {
+        "model": {"random": asdict(shape), "seed": 0},
+        "dtype": given.dtype,
+        "threads": given.threads,
+        "latency_target_ms": given.target_ms,
+        "mean_document_tokens": round(tokens, 1),
+        "documents_per_query": work.documents,
+        "timing": asdict(given.timing),
+        "quick": given.quick,
+    }
+    load = {"load_average_after": surroundings()["load_average"]}
+    told = {"benchmark": "adaptive", "device": engine.device_name, **before, **load}
+    print(json.dumps({**told, "config": config, **found}))
+
+
+if __name__ == "__main__":
+    main()

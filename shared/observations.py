@@ -1,0 +1,42 @@
+"""What a worker saw of one pack: what batch-size policies learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One pack. Times in seconds, sizes in bytes.
+
+    Written by workers, kept as JSON, read by the monitor: a reader trusts no field of it.
+    """
+
+    at_s: float
+    """The worker's wall clock when the pack ended."""
+    pairs: int
+    text_tokens: int
+    """Computed tokens of text."""
+    image_tokens: int
+    """Computed tokens of pictures."""
+    shared_tokens: int
+    """Tokens that were not computed, since pairs share them."""
+    cost: float
+    """Token-equivalents: what the limit bounds."""
+    waiting_s: float
+    """How long its oldest pair waited, prepared, for the device."""
+    preparing_s: float
+    """How long the device stood idle before it with shards in hand, but nothing prepared."""
+    forward_s: float
+    """Seconds of the device's thread: planning, layout and the forward pass, synchronised."""
+    memory_bytes: int
+    """Peak device memory of the pass; resident memory on a CPU; 0 when unknown."""
+    limited_by: str
+    """What ended the pack: "limit", or "empty" for the queue."""
+    oom: bool = False
+    interactive: bool = False
+    """Holds pairs of interactive requests."""
+    limit_tokens: int = 0
+    """The limit it was planned under; 0 when unknown."""
+    limit_pairs: int = 0
+    warm_up: bool = False

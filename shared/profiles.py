@@ -1,0 +1,188 @@
+"""Profiles: options that go together under one name. The built-in ones as data, and the user's own.
+
+Your own stand as tables in a TOML file, which RERANK_PROFILES names:
+
+    [shop]
+    base = "ecommerce"          # begin with another profile's values
+    temperature = 0.5
+    instructions = {de = "…"}   # for queries in a language
+
+A profile only stands for options that were not given: they are looked up where a job is made, and
+the job remembers the values and the name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import UsageError
+from shared.models import ImagePreset, Instructions, MaxLength, Temperature, TopP
+
+JOB_OPTIONS = {
+    "instruction",
+    "instructions",
+    "temperature",
+    "top_p",
+    "max_length",
+    "image_preset",
+    "adaptive_temperature",
+}
+"""Fields of a profile that are options of a job; the others are for people and workers."""
+
+
+class Profile(BaseModel):
+    """Options that go together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    about: str = ""
+    base: str | None = None
+    """The profile that it begins with."""
+    instruction: str | None = Field(default=None, min_length=1)
+    """None: the model's default."""
+    instructions: Instructions = Field(default_factory=dict)
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    max_length: MaxLength = 8192
+    image_preset: ImagePreset = "general"
+    adaptive_temperature: bool = False
+    batch_pairs: int | None = Field(default=None, ge=1)
+    """Pairs of a pack, for a worker whose policy starts from a number of pairs."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Its fields of a JobSpec."""
+        return self.model_dump(include=JOB_OPTIONS)
+
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "default": Profile(about="no other profile: the model's own instruction, plain sigmoid"),
+        "ecommerce": Profile(
+            about="products for shopping queries",
+            instruction="Given a shopping query, retrieve products that match its category, "
+            "specification, price and the shopper's intent",
+            temperature=0.3,
+            max_length=4096,
+            image_preset="product",
+            batch_pairs=12,
+        ),
+        "academic": Profile(
+            about="papers for research questions",
+            instruction="Given a research question, retrieve papers that match its topic and "
+            "method; prefer recent and well cited ones",
+            temperature=0.7,
+            image_preset="document",
+            batch_pairs=4,
+        ),
+        "multilingual": Profile(
+            about="queries and documents in different languages",
+            instruction="Given a query in any language, retrieve documents in any language that "
+            "match its meaning and its cultural context",
+            temperature=0.6,
+            batch_pairs=8,
+        ),
+    }
+)
+"""The built-in profiles. Instructions are in English: the models know them best so."""
+
+
+def load_profiles(file: Path | None) -> dict[str, Profile]:
+    """The built-in profiles and those of a file, by name.
+
+    Raises UsageError naming file, table and field where the file is wrong.
+    """
+    tables = _read_tables(file) if file else {}
+    return dict(PROFILES) | {name: _build(name, tables, file) for name in tables}
+
+
+def find_profile(name: str, file: Path | None) -> Profile:
+    """A profile by name. Raises UsageError listing those that there are."""
+    known = load_profiles(file)
+    if name not in known:
+        raise UsageError(
+            f"there is no profile {name!r}",
+            hint=f"use one of {', '.join(sorted(known))}"
+            + ("" if file else ", or set RERANK_PROFILES to a file of your own"),
+        )
+    return known[name]
+
+
+def resolve(profile: str | None, given: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    """A job's options: what was given, else what the profile says; the rest is JobSpec's defaults.
+
+    None in `given` is not given. Raises UsageError for a profile that cannot be had.
+    """
+    asked = {name: value for name, value in given.items() if value is not None}
+    if profile is None:
+        return asked
+    return _over(find_profile(profile, file).options, asked) | {"profile": profile}
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Options over others. An instruction stands for all languages, unless it brings theirs."""
+    covered: dict[str, Any] = {"instructions": {}} if "instruction" in above else {}
+    return {**below, **covered, **above}
+
+
+def _read_tables(file: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the profiles {file} cannot be read: {error.strerror}", hint="correct RERANK_PROFILES"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the profiles {file} are not TOML: {error}") from error
+    for name, table in found.items():
+        if not isinstance(table, dict):
+            raise UsageError(
+                f"the profiles {file} have the value {name!r} outside of a table",
+                hint="write a table per profile: [name], and its fields below",
+            )
+        if name in PROFILES:
+            raise UsageError(
+                f"the table [{name}] of {file} has the name of a built-in profile",
+                hint=f'choose another name, and begin it with base = "{name}"',
+            )
+    return found
+
+
+def _build(
+    name: str, tables: Mapping[str, Any], file: Path | None, above: tuple[str, ...] = ()
+) -> Profile:
+    """The profile of a table, over its base's fields; `above` are those whose base this is."""
+    if name in PROFILES:
+        return PROFILES[name]
+    own = _checked(name, tables[name], file)
+    if own.base is None:
+        return own
+    known = {*PROFILES, *tables} - {name, *above}
+    if own.base not in known:
+        raise UsageError(
+            f"[{name}] of {file}: base is {own.base!r}",
+            hint=f"expected one of {', '.join(sorted(known))}",
+        )
+    base = _build(own.base, tables, file, (*above, name))
+    fields = own.model_dump(exclude_unset=True)
+    return _checked(name, _over(base.model_dump(exclude={"about"}), fields), file)
+
+
+def _checked(name: str, fields: Mapping[str, Any], file: Path | None) -> Profile:
+    try:
+        return Profile(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        unknown = first["type"] == "extra_forbidden"
+        raise UsageError(
+            f"[{name}] of {file}: {field} is "
+            + ("no field of a profile" if unknown else f"{first['input']!r}"),
+            hint=f"expected {', '.join(Profile.model_fields)}" if unknown else first["msg"],
+        ) from error

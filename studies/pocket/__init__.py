@@ -1,0 +1,1 @@
+"""`pocket-text`: its corpus, pairs, training and figures."""

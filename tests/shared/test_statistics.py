@@ -1,0 +1,289 @@
+"""Statistics: each committed shard once, by worker, model, profile and priority, hour by hour."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from shared.calibration import adapted_temperature
+from shared.models import InputRef, Priority, ShardSummary, make_spec
+from shared.scores import ScoreDistribution
+from shared.statistics import Latency, Statistics, statistics_of
+from shared.store import CHANGES_KEPT, Lease, OpenShard, Store
+
+MODEL = "org/model"
+MARGINS = [-3.0, 0.0, 5.0]
+SUMMARY = ShardSummary(
+    scored=3,
+    errors=1,
+    truncated=2,
+    crowded=1,
+    requests=2,
+    tokens=50,
+    scores=ScoreDistribution.of(MARGINS),
+    profile="shop",
+    priority=Priority.bulk,
+)
+
+
+@pytest.fixture(autouse=True)
+def _calm(store: Store, client) -> None:
+    store.pulse()
+    client.set(store.keys.amnesty, 0)
+
+
+def make(store: Store, job_id: str = "j", shards: int = 2, **options) -> str:
+    """A sealed job of shards of four items."""
+    spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"), **options)
+    store.create(job_id, spec, "digest")
+    found = [OpenShard(4 * n, 4 * n + 4, f"0-{4 * n}-{4 * n + 4}-x") for n in range(shards)]
+    store.open(store.job(job_id), ("", "1"), found, sealed=True, lines=1, low_water=0)
+    return job_id
+
+
+def claim(store: Store, shard: str = "0-4", token: str = "t", worker: str = "w1", **options):
+    options = {"job_id": "j", "alone": False, "fingerprint": "fp"} | options
+    return store.claim(model=MODEL, shard=shard, token=token, worker=worker, **options)
+
+
+def rows(store: Store, hours: int = 24) -> dict[tuple[str, str], Statistics]:
+    return {(row.kind, row.name): row for row in store.statistics(hours)}
+
+
+# ---- a commit counts once -----------------------------------------------------------------------
+
+
+def test_a_commit_is_counted_for_its_worker_model_profile_and_priority(store):
+    make(store)
+
+    store.commit(claim(store), "p", SUMMARY)
+
+    found = rows(store)
+    assert list(found) == [
+        ("worker", "w1"),
+        ("model", MODEL),
+        ("profile", "shop"),
+        ("priority", "bulk"),
+    ]
+    for row in found.values():
+        assert (row.requests, row.pairs, row.errors) == (2, 4, 1)
+        assert (row.truncated, row.crowded, row.tokens, row.shards) == (2, 1, 50, 1)
+        assert row.latency.count == 1
+        assert row.scores == ScoreDistribution.of(MARGINS)
+    assert store.job("j").scores == ScoreDistribution.of(MARGINS)
+    assert store.job("j").progress.crowded == 1
+
+
+def test_names_with_colons_and_slashes_come_back_whole(store):
+    make(store)
+    store.commit(claim(store, worker="host:cuda:0:17"), "p", SUMMARY)
+
+    assert ("worker", "host:cuda:0:17") in rows(store)
+
+
+def test_a_doubled_commit_counts_once(store):
+    make(store)
+    lease = claim(store)
+
+    for _ in range(3):
+        assert store.commit(lease, "p", SUMMARY)[0] == "committed"
+
+    assert rows(store)["worker", "w1"].shards == 1
+    assert store.job("j").scores.count == 3
+
+
+def test_a_late_commit_adds_nothing_and_the_first_counts_for_who_brought_it(store, client):
+    """Given a worker that was thought dead, commits first and whose heir comes late."""
+    make(store)
+    zombie = claim(store, token="zombie", worker="w1")
+    client.zadd(store.keys.open(MODEL), {"j/0-4": store.now_ms() - 1}, xx=True)
+    heir = claim(store, token="heir", worker="w2", alone=True)
+
+    assert store.commit(zombie, "of-zombie", SUMMARY)[0] == "committed"
+    assert store.commit(heir, "of-heir", SUMMARY)[0] == "late"
+
+    found = rows(store)
+    assert found["worker", "w1"].shards == found["model", MODEL].shards == 1
+    assert ("worker", "w2") not in found
+    assert found["worker", "w1"].latency.count == 0  # the claim that counts now is the heir's
+
+
+def test_a_repeated_claim_does_not_begin_the_latency_anew(store, client):
+    make(store)
+    lease = claim(store)
+    state = f'{{"f":"{lease.file}","t":"t","w":"w1","c":{store.now_ms() - 60_000}}}'
+    client.hset(store.keys.job_open("j"), "0-4", state)
+
+    assert isinstance(claim(store), Lease)
+    store.commit(lease, "p", SUMMARY)
+
+    assert rows(store)["worker", "w1"].latency.p50_s == pytest.approx(60, rel=0.1)
+
+
+def test_a_retry_counts_no_score_twice(store):
+    """Given a job of which one pair failed; it alone is scored again."""
+    make(store, shards=1)
+    store.commit(claim(store), "p", SUMMARY)
+    assert store.begin("j", "step") == "yes"
+    assert store.finish("j", "step", "file:///out")
+    assert store.retry("j", "all") == "reopened"
+    store.open(
+        store.job("j"), ("", "1"), [OpenShard(0, 1, "1-0-1-y")], sealed=True, lines=1, low_water=0
+    )
+    again = ShardSummary(scored=1, requests=1, scores=ScoreDistribution.of([9.0]))
+
+    store.commit(claim(store, "0-1", token="again"), "p", again)
+
+    job = store.job("j")
+    assert job.scores.count == job.progress.scored == 4
+    assert job.progress.errors == 0
+    model = rows(store)["model", MODEL]
+    assert (model.scored, model.errors, model.scores.count) == (4, 1, 4)
+
+
+def test_an_interactive_request_counts_too(store):
+    spec = make_spec(
+        model=MODEL,
+        input=InputRef(uri="", size=0, tag=""),
+        priority=Priority.interactive,
+    )
+    file = store.put_inline("j", "0-0-4-inline", b"payload", 60)
+    store.create(
+        "j", spec, "", deadline_ms=60_000, inline_ttl_ms=90_000, shards=[OpenShard(0, 4, file)]
+    )
+
+    summary = SUMMARY.model_copy(update={"priority": Priority.interactive, "profile": "default"})
+    store.commit(claim(store), "p", summary)
+
+    found = rows(store)
+    assert found["priority", "interactive"].requests == 2
+    assert found["profile", "default"].pairs == 4
+
+
+# ---- hours --------------------------------------------------------------------------------------
+
+
+def test_hours_are_added_up_and_older_ones_left_out(store, client):
+    make(store)
+    store.commit(claim(store), "p", SUMMARY)
+    now = store.now_ms() // 3_600_000
+    for hours_ago, requests in ((1, 10), (3, 100), (5, 1000)):
+        key = store.keys.stats_of("model", MODEL, now - hours_ago)
+        client.hset(key, "requests", requests)
+        client.expire(key, 100)
+
+    assert rows(store, 1)["model", MODEL].requests == 2
+    assert rows(store, 4)["model", MODEL].requests == 112
+
+
+def test_counters_and_their_list_have_an_end(store, client):
+    client.zadd(store.keys.stats, {f"{store.keys.stats_of('worker', 'gone')}": 1})
+    make(store)
+    store.commit(claim(store), "p", SUMMARY)
+
+    keys = [store.keys.stats, *client.scan_iter(f"{store.keys.stats}:*")]
+    assert len(keys) == 5
+    assert all(24 * 3600 < client.ttl(key) <= 25 * 3600 for key in keys)
+    assert client.zcard(store.keys.stats) == 4
+
+
+def test_nothing_committed_is_no_row(store):
+    assert store.statistics(24) == []
+
+
+# ---- percentiles --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+def test_a_percentile_is_at_most_a_tenth_off(share):
+    draw = random.Random(3)
+    latencies = [max(round(draw.lognormvariate(6, 2)), 1) for _ in range(3000)]
+    fields = {"latency_ms": str(sum(latencies))}
+    for latency in latencies:
+        name = f"latency_{math.floor(4 * math.log(latency) / math.log(2))}"
+        fields[name] = str(int(fields.get(name, 0)) + 1)
+
+    found = statistics_of("model", "m", [fields]).latency
+
+    exact_s = sorted(latencies)[math.ceil(share * len(latencies)) - 1] / 1000
+    assert found.percentile_s(share) == pytest.approx(exact_s, rel=0.1)
+    assert found.mean_s == pytest.approx(sum(latencies) / len(latencies) / 1000)
+    assert found.count == 3000
+
+
+def test_no_latency_has_no_percentile():
+    assert (Latency().mean_s, Latency().p50_s, Latency().p95_s) == (0, 0, 0)
+
+
+def test_statistics_survive_json():
+    row = statistics_of("model", "m", [{"latency_4": "2", "latency_ms": "5", "scored": "2"}])
+    assert Statistics.model_validate_json(row.model_dump_json()) == row
+
+
+# ---- temperature --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("temperature", "mean", "to"),
+    [
+        (0.5, 0.95, 0.55),
+        (0.95, 0.95, 1.0),  # up to 1.0
+        (1.0, 0.95, 1.0),
+        (1.5, 0.95, 1.5),  # never down because of a bound
+        (1.0, 0.5, 0.9),
+        (0.32, 0.5, 0.3),  # down to 0.3
+        (0.3, 0.5, 0.3),
+        (0.2, 0.5, 0.2),
+        (0.7, 0.75, 0.7),
+        (0.7, 0.9, 0.7),
+        (0.7, 0.6, 0.7),
+    ],
+)
+def test_a_temperature_follows_the_mean_within_bounds(temperature, mean, to):
+    assert adapted_temperature(temperature, mean) == to
+
+
+def test_a_job_changes_its_profiles_temperature_once(store):
+    make(store, profile="shop")
+    job = store.job("j")
+
+    assert store.adapt_temperature(job, 0.9)
+    assert not store.adapt_temperature(job, 0.9)
+
+    assert store.profile_temperature("shop") == 0.9
+    (change,) = store.temperature_changes("shop")
+    assert (change.job, change.before, change.to) == ("j", 1.0, 0.9)
+    store.forget_temperature("shop")
+    assert store.profile_temperature("shop") is None
+
+
+def test_a_job_at_another_temperature_changes_nothing(store):
+    """Given two jobs that began at 1.0; the second ends when the profile is at 0.9 already."""
+    for job_id in "ab":
+        make(store, job_id, profile="shop")
+    first, second = store.job("a"), store.job("b")
+
+    assert store.adapt_temperature(first, 0.9)
+    assert not store.adapt_temperature(second, 0.9)
+    assert len(store.temperature_changes("shop")) == 1
+
+
+def test_a_job_that_is_gone_leaves_nothing_behind(store, client):
+    make(store, profile="shop")
+    job = store.job("j")
+    client.delete(store.keys.job("j"))
+
+    assert not store.adapt_temperature(job, 0.9)
+    assert not client.exists(store.keys.job("j"), store.keys.profile("shop"))
+    client.delete(store.keys.job_open("j"), store.keys.open(MODEL))
+
+
+def test_the_history_is_bounded_and_ends(store, client):
+    for number in range(CHANGES_KEPT + 5):
+        job_id = make(store, f"j{number}", shards=0, profile="shop", temperature=0.5)
+        assert store.adapt_temperature(store.job(job_id), 0.5)
+
+    assert len(store.temperature_changes("shop", 1000)) == CHANGES_KEPT
+    assert client.ttl(store.keys.profile("shop")) > 80 * 86_400

@@ -1,0 +1,80 @@
+"""A time limit on whatever a thread's connections wait for, even while their host still speaks.
+
+A socket's own timeout begins anew with each byte. The connections of botocore stand in pools where
+no caller reaches them, so they say themselves which sockets a thread uses: see `cuttable`.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+_thread = threading.local()
+
+
+class Deadline:
+    """Within the block, cuts the socket in use once so many seconds are over, and any that is
+    opened later; of the connections that are `cuttable`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._over = False
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Deadline:
+        _thread.deadline = self
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _thread.deadline = None
+        self._timer.cancel()
+        with self._lock:
+            self._sock = None  # it may serve another fetch from now on
+
+    def watch(self, sock: socket.socket | None) -> None:
+        """This is the socket in use."""
+        with self._lock:
+            self._sock = sock
+            if self._over:
+                self._cut()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._over = True
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._sock is not None:
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def cuttable(connection_class: Any) -> Any:
+    """A class of HTTP connections, made such that the deadline of its thread knows the socket."""
+    if getattr(connection_class, "is_cuttable", False):
+        return connection_class
+    told = {name: _told(getattr(connection_class, name)) for name in ("connect", "request")}
+    return type(connection_class.__name__, (connection_class,), {**told, "is_cuttable": True})
+
+
+def _told(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, and before and after it the socket: one is open already, or was opened by it."""
+
+    @functools.wraps(method)
+    def call(connection: Any, *arguments: Any, **named: Any) -> Any:
+        deadline: Deadline | None = getattr(_thread, "deadline", None)
+        if deadline is None:
+            return method(connection, *arguments, **named)
+        deadline.watch(connection.sock)
+        answer = method(connection, *arguments, **named)
+        deadline.watch(connection.sock)
+        return answer
+
+    return call
