@@ -6,8 +6,7 @@
 #   docker build --target worker   -t rerankfleet-worker:cuda . \
 #     --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg APT_PACKAGES="gcc libc6-dev"
 #
-# `producer` submits, watches, coordinates (Parquet included), is the gateway, and has no torch;
-# `worker` scores.
+# `producer` submits, watches, coordinates and is the gateway, Parquet included, and has no torch; `worker` scores.
 
 FROM python:3.11-slim AS base
 RUN groupadd --gid 10001 rerank \

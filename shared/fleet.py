@@ -194,6 +194,12 @@ class Fleet:
         cursor = entries[-1][0] if entries else after
         return cursor, list(_observations(fields for _, fields in entries))
 
+    def last_packs(self, worker_id: str, count: int) -> list[Observation]:
+        """What a worker observed of its last packs, the oldest first."""
+        packs = self._keys.packs(worker_id)
+        entries = cast("list[Any]", self._client.xrevrange(packs, count=count))
+        return list(_observations(fields for _, fields in reversed(entries)))
+
     def limit(self, worker_id: str) -> BatchLimit | None:
         """A worker's limit as decided last; None before the first decision."""
         return _limit(self._client.hgetall(self._keys.limit(worker_id)))

@@ -367,9 +367,7 @@ def test_installs_take_the_tested_versions():
     runs = {t: [r for s in lineage(t) for r in of_stage(s, "RUN")] for t in ("producer", "worker")}
     # the project is installed under the constraints, each part with its extras
     (producer,) = [r for r in runs["producer"] if "pip install" in r]
-    assert (
-        "-c constraints.txt '.[gateway,parquet]'" in producer
-    )  # catalogs are read and written there
+    assert "-c constraints.txt '.[gateway,parquet]'" in producer
     torch, worker = [r for r in runs["worker"] if "pip install" in r]
     assert "-c constraints.txt '.[worker,languages]'" in worker
     # torch comes from its own index in the version that the constraints pin

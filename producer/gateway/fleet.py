@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from fastapi import APIRouter, Request
+from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
 from producer.client import Client
@@ -32,7 +33,7 @@ INSTRUCTIONS = {
 """Instructions to begin with, as the page offers them."""
 
 PACKS = 100
-"""Packs of a worker that are told: the last."""
+"""The last packs of each worker that are told."""
 
 DEFAULTS = (
     *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
@@ -90,14 +91,12 @@ def _depth(client: Client, model: str, priority: Priority) -> int:
 async def presets(request: Request) -> Response:
     """Instructions to begin with, profiles, presets of images, and the defaults."""
     fields = JobSpec.model_fields
-    profiles = await in_thread(load_profiles, gateway_of(request).client.settings.profiles)
+    known = await in_thread(load_profiles, gateway_of(request).client.settings.profiles)
+    profiles = [{"name": name, **one.model_dump(mode="json")} for name, one in known.items()]
     return as_json(
         {
             "instructions": [{"name": k, "text": v} for k, v in INSTRUCTIONS.items()],
-            "profiles": [
-                {"name": name, **profile.model_dump(mode="json")}
-                for name, profile in profiles.items()
-            ],
+            "profiles": profiles,
             "image_presets": [
                 {
                     "name": name,
@@ -123,15 +122,9 @@ def _fleet(client: Client, history: History) -> dict[str, Any]:
     workers = client.workers()
     known = sorted({*client.store.models(), *(worker.model for worker in workers)})
     return {
-        "workers": [worker.model_dump(mode="json") for worker in workers],
-        "limits": {
-            worker.id: [limit.model_dump() for limit in client.fleet.limits(worker.id)]
-            for worker in workers
-        },
-        "packs": {
-            worker.id: [asdict(pack) for pack in client.fleet.observations(worker.id)[1]][-PACKS:]
-            for worker in workers
-        },
+        "workers": _as_fields(workers),
+        "limits": {w.id: _as_fields(client.fleet.limits(w.id)) for w in workers},
+        "packs": {w.id: _as_fields(client.fleet.last_packs(w.id, PACKS)) for w in workers},
         "queues": [
             {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
             for model in known
@@ -139,6 +132,11 @@ def _fleet(client: Client, history: History) -> dict[str, Any]:
         ],
         "history": history.samples(),
     }
+
+
+def _as_fields(found: Iterable[Any]) -> list[dict[str, Any]]:
+    """Models and dataclasses as JSON has them."""
+    return cast("list[dict[str, Any]]", to_jsonable_python(list(found)))
 
 
 # ---- health -------------------------------------------------------------------------------------

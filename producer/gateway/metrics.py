@@ -118,7 +118,9 @@ class FleetCollector(Collector):
         )
         for worker in workers:
             pairs.add_metric([worker.id, worker.model], worker.pairs)
-        ooms = CounterMetricFamily("rerank_oom", "Packs that ran out of memory", labels=WORKER)
+        ooms = CounterMetricFamily(
+            "rerank_oom", "Packs that did not fit into the device's memory", labels=WORKER
+        )
         for worker in workers:
             ooms.add_metric([worker.id, worker.model], worker.ooms)
         yield from (pairs, ooms)
@@ -177,8 +179,8 @@ _WORKER_GAUGES = (
     ("rerank_batch_tokens", "Pack limit in tokens", "batch_tokens"),
     ("rerank_batch_pairs", "Pack limit in pairs", "batch_pairs"),
     ("rerank_pack_duration_seconds", "Device seconds of a pack, lately", "latency_s"),
-    ("rerank_pack_duration_p95_seconds", "Of 95 of 100 packs, lately", "latency_p95_s"),
-    ("rerank_worker_memory_bytes", "Of the device; on a CPU of the process", "memory_bytes"),
+    ("rerank_pack_duration_p95_seconds", "95 of 100 packs took no longer, lately", "latency_p95_s"),
+    ("rerank_worker_memory_bytes", "Peak device memory of its last packs", "memory_bytes"),
 )
 """Name, help and the field of a worker's row."""
 

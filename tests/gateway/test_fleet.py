@@ -13,11 +13,10 @@ from producer.client import Client
 from producer.gateway.history import History
 from shared.fleet import BatchLimit
 from shared.models import InputRef, JobSpec, Priority
-from shared.observations import Observation
 from shared.pictures import PRESETS
 from shared.profiles import PROFILES
 from shared.store import OpenShard
-from tests.support.fleet import MODEL, worker_row
+from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.gateway import running_gateway
 from tests.support.wait import wait_until
 
@@ -53,10 +52,11 @@ def test_models_with_their_workers_and_what_waits(http, busy):
 def test_what_can_be_chosen(http):
     found = http.get("/v1/presets").json()
     assert {one["name"] for one in found["image_presets"]} == set(PRESETS)
-    assert [one["name"] for one in found["profiles"]] == list(PROFILES)
     assert found["defaults"]["quality_threshold"] == 0.65
     assert found["defaults"]["temperature"] == 1.0
     assert all(one["name"] and one["text"] for one in found["instructions"])
+    profiles = {one["name"]: one for one in found["profiles"]}
+    assert profiles["ecommerce"]["temperature"] == PROFILES["ecommerce"].temperature
 
 
 def test_the_fleet_with_its_workers_and_queues(http, busy):
@@ -65,25 +65,34 @@ def test_the_fleet_with_its_workers_and_queues(http, busy):
     assert {"model": MODEL, "priority": "interactive", "depth": 1} in found["queues"]
 
 
-def test_batch_limits_and_the_last_packs_of_each_worker(http, fleet):
-    fleet.beat(worker_row())
-    pack = Observation(1.0, 8, 400, 0, 50, 512.0, 0.1, 0.0, 0.2, 1 << 20, "limit")
-    fleet.push("w1", [pack] * 120)
-    fleet.set_limit("w1", BatchLimit(tokens=512, pairs=8, reason="at start", at_s=1.0))
+def test_its_history_is_sampled_and_bounded(settings, fleet):
 
-    found = http.get("/v1/fleet").json()
-
-    assert [limit["reason"] for limit in found["limits"]["w1"]] == ["at start"]
-    assert len(found["packs"]["w1"]) == 100
-    assert found["packs"]["w1"][0]["cost"] == 512
-
-
-def test_its_history_is_sampled(settings, fleet):
     history = History(Client(settings))
-    for rate in (3, 5):
-        fleet.beat(worker_row(pairs_per_s=rate))
+    # given a worker that is looked at three times, and then is gone
+    for _ in range(3):
+        fleet.beat(worker_row(pairs_per_s=3))
         history.sample()
-    assert [(s["pairs_per_s"], s["queue"]) for s in history.samples()] == [(3, 0), (5, 0)]
+    fleet.leave("w1")
+    history.sample()
+    # then each look is a sample
+    assert [sample["pairs_per_s"] for sample in history.samples()] == [3, 3, 3, 0]
+
+
+def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
+    # given a worker that observed two packs, and was given two limits
+    fleet.beat(worker_row())
+    packs = [an_observation(cost=cost) for cost in (100.0, 200.0)]
+    fleet.push("w1", packs)
+    for version, tokens in ((1, 512), (2, 1024)):
+        limit = BatchLimit(tokens=tokens, pairs=9, reason=f"{tokens}", version=version)
+        assert fleet.set_limit("w1", limit)
+    # when the fleet is asked for, then both stand there, the oldest first
+    found = http.get("/v1/fleet").json()
+    assert [pack["cost"] for pack in found["packs"]["w1"]] == [100.0, 200.0]
+    assert [(x["tokens"], x["reason"]) for x in found["limits"]["w1"]] == [
+        (512, "512"),
+        (1024, "1024"),
+    ]
 
 
 # ---- metrics ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from shared.fleet import HEARTBEATS_MISSED, LIMITS_KEPT, PACKS_KEPT, BatchLimit, Fleet
 from shared.observations import Observation
-from tests.support.fleet import MODEL, worker_row
+from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.wait import wait_until
 
 
@@ -62,19 +62,7 @@ def test_the_list_of_workers_does_not_grow_for_ever(fleet, client, store):
 
 
 def observation(number: int = 1) -> Observation:
-    return Observation(
-        at_s=1000.0 + number,
-        pairs=number,
-        text_tokens=10 * number,
-        image_tokens=0,
-        shared_tokens=3,
-        cost=10.5 * number,
-        waiting_s=0.1,
-        preparing_s=0.0,
-        forward_s=0.2,
-        memory_bytes=1 << 20,
-        limited_by="limit",
-    )
+    return an_observation(at_s=1000.0 + number, pairs=number, cost=10.5 * number)
 
 
 def test_what_a_worker_observed_is_read_once_and_in_order(fleet):

@@ -12,6 +12,7 @@ from producer.finisher import finish
 from shared.fleet import WorkerRow
 from shared.keys import shard_range
 from shared.models import Content, Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
+from shared.observations import Observation
 from shared.shards import count_requests, dump_part, load_slices, part_uri
 from shared.store import Lease
 from workers import results
@@ -53,6 +54,24 @@ def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> Work
         "slots": 3,
     }
     return WorkerRow(**(row | fields))
+
+
+def an_observation(**figures: Any) -> Observation:
+    """A full pack of one pair, unless said otherwise."""
+    usual = {
+        "at_s": 1000.0,
+        "pairs": 1,
+        "text_tokens": 10,
+        "image_tokens": 0,
+        "shared_tokens": 3,
+        "cost": 10.5,
+        "waiting_s": 0.1,
+        "preparing_s": 0.0,
+        "forward_s": 0.2,
+        "memory_bytes": 1 << 20,
+        "limited_by": "limit",
+    }
+    return Observation(**(usual | figures))
 
 
 class Worker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.observations import Observation
+from tests.support.fleet import an_observation
 from workers import meter as module
 from workers.meter import WINDOW_S, Meter
 
@@ -26,15 +27,12 @@ def clock(monkeypatch) -> Clock:
 def seen(
     pairs: int, tokens: int, forward_s: float, *, oom: bool = False, waiting_s: float = 0.0
 ) -> Observation:
-    return Observation(
-        at_s=0.0,
+    return an_observation(
         pairs=pairs,
         text_tokens=tokens,
-        image_tokens=0,
         shared_tokens=0,
         cost=tokens,
         waiting_s=waiting_s,
-        preparing_s=0.0,
         forward_s=forward_s,
         memory_bytes=0,
         limited_by="empty",
