@@ -120,3 +120,22 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
     assert columns["late"]["most"] <= 0.05
     assert columns["oom"]["most"] <= 1
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
+    # given the benchmark with few requests
+    command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--quick"]
+    # when it runs
+    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    # then its last line has each side's latency, and what a crowd was answered
+    assert told.returncode == 0, told.stderr
+    found = json.loads(told.stdout.splitlines()[-1])
+    assert found["benchmark"] == "gateway"
+    assert set(found["latency"]) == {"engine", "client", "gateway", "plain"}
+    for side in ("gateway", "plain"):
+        crowd = found["load"][side]
+        assert crowd["statuses"].keys() <= {"200", "429"}
+        assert crowd["failures"] == 0
+        assert crowd["statuses"]["200"] >= crowd["clients"]
+        assert crowd["rss_end_bytes"] > 20 << 20

@@ -54,10 +54,14 @@ class JobBody(Options):
     top_n: int | None = Field(default=None, ge=1, le=1 << 31)
     limit: int | None = Field(default=None, ge=1, le=1 << 62)
     max_error_rate: float | None = Field(default=None, ge=0, le=1)
+    adaptive_temperature: bool | None = None
 
     def options(self) -> dict[str, Any]:
         """As options of a job."""
-        named = ("instruction", "name", "top_n", "limit", "max_error_rate")
+        named = (
+            *("instruction", "name", "top_n", "limit"),
+            *("max_error_rate", "adaptive_temperature"),
+        )
         given = {name: getattr(self, name) for name in named}
         found = {name: value for name, value in given.items() if value is not None}
         return super().options() | found | {"priority": Priority(self.priority)}

@@ -57,6 +57,9 @@ class Options(BaseModel):
     instruction: str | None = Field(
         default=None, validation_alias=AliasChoices("instruction", "instruct")
     )
+    instructions: dict[str, str] | None = Field(
+        default=None, description="ISO 639-1 code -> the instruction of queries in that language"
+    )
     temperature: float | None = Field(default=None, ge=0.1, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_length: int | None = Field(default=None, ge=128, le=40_960)
@@ -66,7 +69,7 @@ class Options(BaseModel):
 
     def options(self) -> dict[str, Any]:
         """As options of a job; what was not said is left out."""
-        named = ("temperature", "top_p", "max_length", "profile", "explain")
+        named = ("instructions", "temperature", "top_p", "max_length", "profile", "explain")
         found = {name: getattr(self, name) for name in named}
         return {k: v for k, v in found.items() if v is not None} | self.image.options()
 

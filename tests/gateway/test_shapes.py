@@ -119,6 +119,18 @@ def test_an_instruction_and_a_temperature_are_obeyed(real):
     assert scores(plain) != scores(other)
 
 
+def test_a_profile_and_top_p_are_obeyed(real):
+    sharp = ask(real, profile="ecommerce")["results"]
+    plain = ask(real, instruction=None)["results"]
+    assert {r["index"]: r["margin"] for r in sharp} != {r["index"]: r["margin"] for r in plain}
+    nucleus = ask(real, temperature=0.3, top_p=0.7)["results"]
+    assert {result["relevance_score"] for result in nucleus} <= {0.0, 1.0}
+    unknown = real.post(
+        "/v1/rerank", json={"model": MODEL, "query": "q", "documents": ["a"], "profile": "none"}
+    )
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (422, "invalid")
+
+
 def test_coheres_own_client(stack: Stack, order):
     # given the package as it is, with our address
     client = cohere.ClientV2(api_key="any", base_url=stack.gateway)

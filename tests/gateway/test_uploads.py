@@ -116,7 +116,9 @@ def test_an_upload_over_its_cap_leaves_nothing(change):
 def test_an_upload_that_is_broken_off_leaves_nothing(http, settings):
     # given a client that has sent part of what it announced
     address = (http.base_url.host, http.base_url.port)
-    head = "POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
+    head = (
+        "POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\n"
+    )
     with socket.create_connection(address) as connection:
         connection.sendall(head.encode() + b"x" * 3_000_000)
         wait_until(lambda: stored(settings), 20, "a draft is there")

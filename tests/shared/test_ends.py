@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import redis
 from pydantic import SecretStr
 
 from shared import ends
@@ -24,16 +25,22 @@ def end(store: Store, job_id: str) -> None:
     store.client.publish(store.keys.done_channel(job_id), job_id)
 
 
+def listeners(client: redis.Redis) -> set[str]:
+    """The connections that listen to a pattern."""
+    return {c["id"] for c in client.client_list() if c["psub"] != "0"}
+
+
 def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, client, monkeypatch):
     monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    others = listeners(client)
     heard = Ends(store)
     names = [f"j{n}" for n in range(200)]
     with ThreadPoolExecutor(len(names)) as threads:
         # given many who wait
         found = {name: threads.submit(heard.wait, name, 25.0) for name in names}
         wait_until(lambda: len(heard._waiting) == len(names), 20, "all wait")
-        wait_until(client.pubsub_numpat, 20, "it listens")
-        subscribers = [c for c in client.client_list() if c["psub"] != "0"]
+        wait_until(heard._listening.is_set, 20, "it listens")
+        subscribers = listeners(client) - others
         # when some of their jobs end
         for name in names[::2]:
             end(store, name)
@@ -74,11 +81,11 @@ def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypat
     monkeypatch.setattr(ends, "IDLE_S", 0.1)
     heard = Ends(store)
     assert not heard.wait("j1", 0.05)
-    wait_until(lambda: heard._thread is None and not client.pubsub_numpat(), 20, "it is gone")
+    wait_until(lambda: heard._thread is None, 20, "it is gone")
     # and taken up again by the next one
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(heard.wait, "j2", 20.0)
-        wait_until(client.pubsub_numpat, 20, "it listens")
+        wait_until(heard._listening.is_set, 20, "it listens")
         end(store, "j2")
         assert waiting.result(20)
     client.delete(store.keys.job("j2"))
