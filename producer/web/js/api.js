@@ -1,0 +1,224 @@
+/** The gateway, as functions. Everything that speaks HTTP is here. */
+
+import { Value } from "./value.js";
+
+const KEY = "rerankfleet.key";
+
+/** What went wrong, as the gateway says it. `status` 0: it could not be reached. */
+export class ApiError extends Error {
+  /**
+   * @param {number} status
+   * @param {{message: string, hint?: string, code?: string, param?: string}} error
+   * @param {{requestId?: string, retryAfterS?: number}} [about]
+   */
+  constructor(status, error, about = {}) {
+    super(error.message);
+    this.status = status;
+    this.hint = error.hint ?? "";
+    this.code = error.code ?? "";
+    this.param = error.param ?? "";
+    this.requestId = about.requestId ?? "";
+    this.retryAfterS = about.retryAfterS ?? 0;
+  }
+}
+
+/** One gateway, which is where the page came from. */
+export class Api {
+  constructor() {
+    /** Whether the gateway answers at all. @type {Value<boolean>} */
+    this.reachable = new Value(true);
+    /** Whether it refused for want of a key. @type {Value<boolean>} */
+    this.locked = new Value(false);
+  }
+
+  /** Whether a key is in use. */
+  get keyed() {
+    return sessionStorage.getItem(KEY) !== null;
+  }
+
+  /** Use a key until the visit ends. @param {string} key */
+  unlock(key) {
+    sessionStorage.setItem(KEY, key);
+    this.locked.set(false);
+  }
+
+  /** @returns {Promise<any>} */
+  presets() {
+    return this.json("GET", "/v1/presets");
+  }
+
+  /** @returns {Promise<any[]>} */
+  async models() {
+    return (await this.json("GET", "/v1/models")).data;
+  }
+
+  /** @returns {Promise<any>} */
+  fleet() {
+    return this.json("GET", "/v1/fleet");
+  }
+
+  /** Score at once. @param {object} body @param {AbortSignal} [signal] @returns {Promise<any>} */
+  rerank(body, signal) {
+    return this.json("POST", "/v1/rerank", body, signal);
+  }
+
+  /** @param {number} limit @returns {Promise<any[]>} */
+  async jobs(limit) {
+    return (await this.json("GET", `/v1/jobs?limit=${limit}`)).data;
+  }
+
+  /** @param {string} id @returns {Promise<any>} */
+  job(id) {
+    return this.json("GET", jobPath(id));
+  }
+
+  /** @param {object} body @returns {Promise<any>} */
+  createJob(body) {
+    return this.json("POST", "/v1/jobs", body);
+  }
+
+  /** @param {string} id @param {"cancel" | "pause" | "resume" | "retry"} action @returns {Promise<any>} */
+  act(id, action) {
+    return this.json("POST", `${jobPath(id)}/${action}`);
+  }
+
+  /** Lines with errors only. @param {string} id @param {number} limit @returns {Promise<any[]>} */
+  async errors(id, limit) {
+    const response = await this.request("GET", `${jobPath(id)}/errors?limit=${limit}`);
+    const text = await response.text();
+    return text
+      .split("\n")
+      .filter(Boolean)
+      .map((line) => JSON.parse(line));
+  }
+
+  /** Where the results are. @param {string} id @param {boolean} partial */
+  resultsAddress(id, partial) {
+    return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
+  }
+
+  /** The results as a file. @param {string} id @param {boolean} partial @returns {Promise<Blob>} */
+  async results(id, partial) {
+    const response = await this.request("GET", this.resultsAddress(id, partial));
+    return response.blob();
+  }
+
+  /**
+   * Upload a file; `onProgress` gets the share that is sent.
+   * @param {File} file
+   * @param {(share: number) => void} [onProgress]
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<{id: string, uri: string, bytes: number}>}
+   */
+  upload(file, onProgress, signal) {
+    return new Promise((resolve, reject) => {
+      const request = new XMLHttpRequest(); // fetch does not say how much is sent
+      request.open("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`);
+      for (const [name, value] of Object.entries(this.headers())) request.setRequestHeader(name, value);
+      request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+      request.upload.onprogress = (event) => event.lengthComputable && onProgress?.(event.loaded / event.total);
+      request.onload = () => {
+        this.reachable.set(true);
+        if (request.status < 300) resolve(JSON.parse(request.responseText));
+        else reject(this.refusal(request.status, request.responseText, (name) => request.getResponseHeader(name)));
+      };
+      request.onerror = () => reject(this.unreachable());
+      request.onabort = () => reject(new DOMException("aborted", "AbortError"));
+      signal?.addEventListener("abort", () => request.abort(), { once: true });
+      request.send(file);
+    });
+  }
+
+  /**
+   * A job's status about once a second, until its end. Ends with an error when the connection does.
+   * Read by fetch, since an EventSource cannot send a key.
+   * @param {string} id
+   * @param {AbortSignal} signal
+   * @returns {AsyncGenerator<{event: string, data: any}>}
+   */
+  async *events(id, signal) {
+    const response = await this.request("GET", `${jobPath(id)}/events`, undefined, signal);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    while (true) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw signal.aborted ? error : this.unreachable();
+      });
+      if (done) return;
+      const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
+      rest = blocks.pop() ?? "";
+      for (const block of blocks) {
+        const event = readEvent(block);
+        if (event) yield event;
+      }
+    }
+  }
+
+  /** @returns {Promise<any>} */
+  async json(method, path, body, signal) {
+    const response = await this.request(method, path, body, signal);
+    return response.json();
+  }
+
+  /** @returns {Promise<Response>} */
+  async request(method, path, body, signal) {
+    const headers = this.headers();
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    let response;
+    try {
+      response = await fetch(path, {
+        method,
+        headers,
+        signal,
+        body: body === undefined ? undefined : JSON.stringify(body),
+      });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw this.unreachable();
+    }
+    this.reachable.set(true);
+    if (response.ok) return response;
+    throw this.refusal(response.status, await response.text(), (name) => response.headers.get(name));
+  }
+
+  headers() {
+    const key = sessionStorage.getItem(KEY);
+    return key === null ? {} : { Authorization: `Bearer ${key}` };
+  }
+
+  unreachable() {
+    this.reachable.set(false);
+    return new ApiError(0, { message: "the gateway does not answer" });
+  }
+
+  refusal(status, text, header) {
+    if (status === 401) this.locked.set(true);
+    const about = { requestId: header("X-Request-Id") ?? "", retryAfterS: Number(header("Retry-After") ?? 0) };
+    return new ApiError(status, readError(text, status), about);
+  }
+}
+
+function jobPath(id) {
+  return `/v1/jobs/${encodeURIComponent(id)}`;
+}
+
+function readError(text, status) {
+  try {
+    const { error, detail } = JSON.parse(text);
+    return error ?? { message: typeof detail === "string" ? detail : `HTTP ${status}` };
+  } catch {
+    return { message: `HTTP ${status}` };
+  }
+}
+
+/** One block of a stream of server-sent events; null for a comment. */
+function readEvent(block) {
+  let event = "message";
+  const data = [];
+  for (const line of block.split("\n")) {
+    if (line.startsWith("event:")) event = line.slice(6).trim();
+    if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+  }
+  if (!data.length && event === "message") return null;
+  return { event, data: data.length && data[0] ? JSON.parse(data.join("\n")) : null };
+}

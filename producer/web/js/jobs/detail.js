@@ -1,0 +1,261 @@
+/** One job, watched live to its end. */
+
+import { ApiError } from "../api.js";
+import { ColumnChart, LineChart } from "../charts.js";
+import { announce, fill, h, icon, offerFile } from "../dom.js";
+import { batchChart, latencyChart, queueChart } from "../fleet.js";
+import * as format from "../format.js";
+import { t } from "../i18n.js";
+import { poll } from "../poll.js";
+import { addressOf } from "../router.js";
+import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
+
+const FLEET_MS = 2_000;
+const AGAIN_MS = 1_500;
+const ERRORS_SHOWN = 100;
+const SAMPLES = 900;
+
+/** @typedef {import("../main.js").App} App */
+
+/**
+ * Show the page of a job.
+ * @param {HTMLElement} root
+ * @param {App} app
+ * @param {string} id
+ * @param {AbortSignal} signal
+ */
+export function showJob(root, app, id, signal) {
+  const page = new JobPage(app, id, signal);
+  fill(root, page.element);
+  page.follow();
+}
+
+class JobPage {
+  constructor(app, id, signal) {
+    this.app = app;
+    this.id = id;
+    this.signal = signal;
+    /** @type {any} */
+    this.job = null;
+    this.head = h("div", { class: "page-head" });
+    this.facts = h("div", { class: "job-facts" });
+    this.notice = h("div", { class: "notice-holder" });
+    this.errors = h("section", { class: "panel job-errors", hidden: true, "aria-label": t("errors") });
+    this.rate = new LineChart({ title: t("chart.rate"), unit: t("unit.pairs") }, signal);
+    this.queue = queueChart(signal);
+    this.batch = batchChart(signal);
+    this.latency = latencyChart(signal);
+    this.scores = new ColumnChart(
+      { title: t("chart.scores"), names: [t("scored")], ends: ["0", "1"], show: format.short },
+      signal,
+    );
+    this.scores.element.classList.add("wide");
+    this.scores.element.hidden = true;
+    this.element = h(
+      "div",
+      { class: "job-page" },
+      h("a", { class: "back", href: addressOf("jobs") }, icon("back"), t("tab.jobs")),
+      this.head,
+      this.notice,
+      this.facts,
+      h(
+        "div",
+        { class: "charts" },
+        [this.rate, this.queue, this.batch, this.latency, this.scores].map((chart) => chart.element),
+      ),
+      this.errors,
+    );
+    this.toldErrors = -1;
+    /** @type {any} */
+    this.fleet = null;
+  }
+
+  /** Follow the job's events; where the connection is lost, take it up again. */
+  async follow() {
+    poll(async () => this.showFleet(await this.app.api.fleet()), FLEET_MS, this.signal);
+    while (!this.signal.aborted) {
+      try {
+        for await (const { event, data } of this.app.api.events(this.id, this.signal)) {
+          if (event === "status") this.show(data);
+          if (event === "end") break;
+        }
+        if (this.job && isOver(this.job)) return await this.end();
+      } catch (error) {
+        if (this.signal.aborted) return;
+        if (error instanceof ApiError && error.status === 404) return this.unknown(error);
+      }
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  }
+
+  unknown(error) {
+    fill(
+      this.notice,
+      h(
+        "div",
+        { class: "notice warn" },
+        icon("warning"),
+        h("div", {}, h("h3", {}, error.message), h("p", {}, error.hint)),
+      ),
+    );
+  }
+
+  async end() {
+    this.show(await this.app.api.job(this.id));
+    announce(t("announce.job", { name: jobName(this.job), state: t(`state.${this.job.state}`) }));
+  }
+
+  show(job) {
+    const changed = this.job?.state !== job.state;
+    const first = this.job === null;
+    this.job = { ...this.job, ...job };
+    if (first && this.fleet) this.showFleet(this.fleet); // it may have come before
+    if (changed) fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
+    fill(this.notice, job.reason && h("p", { class: "reason" }, job.reason));
+    fill(this.facts, progressBar(this.job), this.figures());
+    if (!isOver(job)) this.sample(job.pairs_per_s);
+    this.rate.show([{ name: "", points: this.samples }]);
+    this.showScores();
+    this.showErrors();
+  }
+
+  get samples() {
+    return this.app.rates.get(this.id) ?? [];
+  }
+
+  sample(rate) {
+    this.app.rates.set(this.id, [...this.samples, [Date.now() / 1000, rate]].slice(-SAMPLES));
+  }
+
+  title() {
+    return h(
+      "div",
+      { class: "title" },
+      h("h1", {}, jobName(this.job)),
+      stateChip(this.job.state),
+      h("p", { class: "hint" }, `${this.job.id} · ${this.job.model}`),
+    );
+  }
+
+  figures() {
+    const { progress, pairs_per_s: rate, eta_s: eta, created_s: created, finished_s: finished } = this.job;
+    const figure = (key, value, kind = "") =>
+      h("div", { class: ["figure-box", kind] }, h("span", { class: "hint" }, t(key)), h("strong", {}, value));
+    const total = progress.total === null ? "…" : format.number(progress.total);
+    return h(
+      "div",
+      { class: "figures" },
+      figure("job.done", `${format.number(done(progress))} / ${total}`),
+      figure("scored", format.number(progress.scored)),
+      figure("rejected", format.number(progress.rejected), progress.rejected > 0 ? "warn" : ""),
+      figure("errors", format.number(progress.errors), progress.errors > 0 ? "bad" : ""),
+      progress.cancelled > 0 && figure("state.cancelled", format.number(progress.cancelled)),
+      figure("job.rate", `${format.short(rate)} ${t("unit.pairs")}`),
+      isOver(this.job)
+        ? figure("job.took", format.duration((finished ?? created) - created))
+        : figure("job.eta", format.duration(eta)),
+    );
+  }
+
+  buttons() {
+    const { state } = this.job;
+    const act = (name, sign) =>
+      h(
+        "button",
+        { type: "button", class: "button", "data-action": name, onclick: () => this.act(name) },
+        icon(sign),
+        t(`job.${name}`),
+      );
+    return [
+      state === "running" && act("pause", "pause"),
+      state === "paused" && act("resume", "play"),
+      !isOver(this.job) && act("cancel", "stop"),
+      isOver(this.job) && act("retry", "replace"),
+      this.download(!isOver(this.job)),
+    ];
+  }
+
+  /** A plain link, so that the browser streams it to the disk; with a key, which a link cannot send, by way of memory. */
+  download(partial) {
+    const [file, label] = [`${jobName(this.job)}.jsonl`, t(partial ? "job.partial" : "job.results")];
+    const props = { class: "button", "data-action": "results" };
+    if (!this.app.api.keyed)
+      return h(
+        "a",
+        { ...props, href: this.app.api.resultsAddress(this.id, partial), download: file },
+        icon("download"),
+        label,
+      );
+    const fetchIt = async () => offerFile(file, "application/x-ndjson", await this.app.api.results(this.id, partial));
+    return h("button", { ...props, type: "button", onclick: fetchIt }, icon("download"), label);
+  }
+
+  async act(name) {
+    try {
+      this.show(await this.app.api.act(this.id, name));
+      if (name === "retry") this.follow();
+    } catch (error) {
+      fill(
+        this.notice,
+        h("p", { class: "reason bad", role: "alert" }, [error.message, error.hint].filter(Boolean).join(" – ")),
+      );
+    }
+  }
+
+  showFleet(fleet) {
+    this.fleet = fleet;
+    const of = (row) => row.model === this.job?.model;
+    const workers = fleet.workers.filter(of);
+    this.queue.show(fleet.history ?? []);
+    this.batch.show(fleet.limits ?? {}, workers);
+    this.latency.show(fleet.packs ?? {}, workers);
+  }
+
+  showScores() {
+    const { scores } = this.job;
+    this.scores.element.hidden = !scores?.count;
+    if (!scores?.count) return;
+    const width = 1 / scores.bins.length;
+    this.scores.show(
+      scores.bins.map((count, at) => ({
+        values: [count],
+        label: `${(at * width).toFixed(2)}–${((at + 1) * width).toFixed(2)}: ${format.number(count)}`,
+      })),
+      `⌀ ${format.score(scores.mean)} · > 0.9: ${format.percent(scores.share_above)} · < 0.1: ${format.percent(scores.share_below)}`,
+    );
+  }
+
+  async showErrors() {
+    const count = this.job.progress.errors + this.job.progress.rejected;
+    if (count === this.toldErrors) return;
+    this.toldErrors = count;
+    this.errors.hidden = count === 0;
+    if (count === 0) return;
+    const lines = await this.app.api.errors(this.id, ERRORS_SHOWN).catch(() => []);
+    fill(
+      this.errors,
+      h("h2", { class: "panel-title" }, t("errors.list", { n: format.number(count) })),
+      h("ul", { class: "error-list" }, lines.flatMap(failuresOf).slice(0, ERRORS_SHOWN).map(failureItem)),
+    );
+  }
+}
+
+/** The failures of a line of results; a line of a catalog has one. */
+function failuresOf(line) {
+  const failures = line.errors ?? (line.error ? [line.error] : []);
+  return failures.map((failure) => ({ ...failure, of: line.id ?? line.image_id ?? "" }));
+}
+
+function failureItem({ line, index, code, message, hint, of }) {
+  const place = [of, line && t("errors.line", { n: line }), typeof index === "number" && `#${index}`]
+    .filter(Boolean)
+    .join(" · ");
+  return h(
+    "li",
+    {},
+    h("span", { class: "chip" }, code),
+    h("span", { class: "hint" }, place),
+    h("p", {}, message),
+    hint && h("p", { class: "hint" }, hint),
+  );
+}

@@ -1,0 +1,148 @@
+/** The Jobs tab: all jobs, the newest first, and the way to a new one. */
+
+import { fill, h, icon } from "../dom.js";
+import * as format from "../format.js";
+import { t } from "../i18n.js";
+import { modelNotice } from "../notices.js";
+import { poll } from "../poll.js";
+import { addressOf } from "../router.js";
+import { newJobDialog } from "./create.js";
+import { done, jobName, progressBar, stateChip } from "./parts.js";
+
+const SHOWN = 100;
+const LOOK_MS = 2_000;
+const STATES = ["all", "running", "paused", "done", "cancelled"];
+
+/**
+ * Show the tab.
+ * @param {HTMLElement} root
+ * @param {import("../main.js").App} app
+ * @param {AbortSignal} signal
+ */
+export function showJobs(root, app, signal) {
+  const dialog = newJobDialog(app, signal);
+  const body = h("tbody");
+  const empty = h(
+    "div",
+    { class: "empty", hidden: true },
+    h("p", {}, t("jobs.none")),
+    h("pre", {}, h("code", {}, "rerank submit pairs.jsonl --name monday")),
+  );
+  const table = h(
+    "div",
+    { class: "table-holder", tabindex: "0", role: "region", "aria-label": t("tab.jobs") },
+    h("table", { class: "jobs" }, tableHead(), body),
+  );
+  let jobs = [];
+  let wanted = "all";
+  const show = () => {
+    const shown = jobs.filter(
+      ({ state }) => wanted === "all" || state === wanted || (wanted === "running" && state === "finishing"),
+    );
+    fill(body, shown.map(jobRow));
+    empty.hidden = jobs.length > 0;
+    table.hidden = jobs.length === 0;
+  };
+  fill(
+    root,
+    h(
+      "div",
+      { class: "jobs-page" },
+      h(
+        "div",
+        { class: "page-head" },
+        h("h1", {}, t("tab.jobs")),
+        stateFilter((state) => {
+          wanted = state;
+          show();
+        }),
+        h(
+          "button",
+          { type: "button", class: "button primary", id: "new-job", onclick: () => dialog.showModal() },
+          icon("add"),
+          t("job.new"),
+        ),
+      ),
+      modelNotice(app, signal),
+      table,
+      empty,
+      dialog,
+    ),
+  );
+  poll(
+    async () => {
+      jobs = await app.api.jobs(SHOWN);
+      show();
+    },
+    LOOK_MS,
+    signal,
+  );
+}
+
+function tableHead() {
+  const columns = ["job", "job.state", "job.progress", "job.rate", "job.eta", "job.created"];
+  return h(
+    "thead",
+    {},
+    h(
+      "tr",
+      {},
+      columns.map((key) => h("th", { scope: "col" }, t(key))),
+    ),
+  );
+}
+
+function stateFilter(choose) {
+  const buttons = STATES.map((state) =>
+    h(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(state === "all"),
+        onclick: () => {
+          for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.state === state));
+          choose(state);
+        },
+        "data-state": state,
+      },
+      t(`state.${state}`),
+    ),
+  );
+  return h("div", { class: "segments", role: "group", "aria-label": t("job.state") }, buttons);
+}
+
+function jobRow(job) {
+  const { progress } = job;
+  const counts =
+    progress.total === null
+      ? format.number(done(progress))
+      : `${format.number(done(progress))} / ${format.number(progress.total)}`;
+  return h(
+    "tr",
+    { "data-job": job.id },
+    h(
+      "th",
+      { scope: "row" },
+      h("a", { href: addressOf("jobs", job.id) }, jobName(job)),
+      h("span", { class: "hint" }, job.model.split("/").at(-1)),
+    ),
+    h("td", {}, stateChip(job.state)),
+    h(
+      "td",
+      { class: "wide" },
+      progressBar(job),
+      h(
+        "span",
+        { class: "hint" },
+        counts,
+        progress.errors > 0 &&
+          h("span", { class: "bad" }, ` · ${t("job.errors.n", { n: format.number(progress.errors) })}`),
+        progress.rejected > 0 &&
+          h("span", { class: "warn" }, ` · ${t("job.rejected.n", { n: format.number(progress.rejected) })}`),
+      ),
+    ),
+    h("td", { class: "numeric" }, job.pairs_per_s ? `${format.short(job.pairs_per_s)} ${t("unit.pairs")}` : "–"),
+    h("td", { class: "numeric" }, format.duration(job.eta_s)),
+    h("td", {}, format.moment(job.created_s)),
+  );
+}

@@ -1,0 +1,47 @@
+/** What the list of jobs and the page of one job both show. */
+
+import { h } from "../dom.js";
+import { t } from "../i18n.js";
+
+const OUTCOMES = ["scored", "rejected", "errors", "cancelled"];
+
+/** Items that have an outcome. @param {any} progress */
+export function done(progress) {
+  return OUTCOMES.reduce((total, name) => total + progress[name], 0);
+}
+
+/** @param {any} job */
+export function jobName(job) {
+  return job.name || job.id;
+}
+
+/** @param {any} job */
+export function isOver({ state }) {
+  return state === "done" || state === "cancelled";
+}
+
+/** A chip of a job's state. @param {string} state */
+export function stateChip(state) {
+  return h("span", { class: ["chip", "state", state], "data-state": state }, t(`state.${state}`));
+}
+
+/** A bar of outcomes; the rest is what is left. @param {any} job */
+export function progressBar(job) {
+  const { progress } = job;
+  const total = progress.total ?? Math.max(progress.fed, done(progress), 1);
+  const share = total ? done(progress) / total : 1;
+  return h(
+    "div",
+    {
+      class: ["progress", progress.total === null && !isOver(job) && "open-ended"],
+      role: "progressbar",
+      "aria-label": t("job.progress"),
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-valuenow": Math.floor(100 * share),
+    },
+    OUTCOMES.map(
+      (name) => progress[name] > 0 && h("span", { class: `part ${name}`, vars: { "--share": progress[name] / total } }),
+    ),
+  );
+}

@@ -1,0 +1,289 @@
+/** What came of a run: the ranking, what has no score and why, and what can be done with it. */
+
+import { announce, copyText, fill, h, icon, offerFile } from "../dom.js";
+import * as format from "../format.js";
+import { counted, t } from "../i18n.js";
+import { Value } from "../value.js";
+import { quality } from "./card.js";
+import { comparison } from "./compare.js";
+import { bar, scorePanel } from "./panel.js";
+import * as share from "./share.js";
+
+/** @typedef {import("./session.js").Run} Run */
+/** @typedef {import("./session.js").Session} Session */
+/** @typedef {import("./run.js").Runner} Runner */
+
+/**
+ * The section of results; empty before the first run.
+ * @param {Session} session
+ * @param {Runner} runner
+ * @param {boolean} keyed whether the gateway wants a key
+ * @param {AbortSignal} signal
+ */
+export function resultsBox(session, runner, keyed, signal) {
+  const section = h("section", {
+    class: "panel results",
+    id: "results",
+    tabindex: "-1",
+    "aria-labelledby": "results-label",
+  });
+  /** Number of the run that is shown, and of the one beside it; 0: none. */
+  const shown = new Value(session.runs.now.length);
+  const beside = new Value(0);
+  /** @type {Set<number>} candidates whose panels are open */
+  const open = new Set();
+  const show = () => {
+    const run = session.runs.now[shown.now - 1];
+    section.hidden = !run;
+    if (!run) return;
+    const other = session.runs.now[beside.now - 1];
+    fill(
+      section,
+      toolbar(session, run, shown, beside, keyed),
+      other ? comparison(other, run) : ranking(session, run, session.runs.now[shown.now - 2], open),
+      leftOver(run, "rejected", (index) => runner.again(run, index)),
+      leftOver(run, "errors", (index) => runner.again(run, index)),
+    );
+  };
+  session.runs.listen((runs) => {
+    if (shown.now !== runs.length && runs.length) {
+      beside.now = 0;
+      shown.now = runs.length;
+      show();
+      section.scrollIntoView({ block: "start" });
+    } else show();
+  }, signal);
+  session.view.listen(show, signal);
+  shown.listen(show, signal);
+  beside.watch(show, signal);
+  return section;
+}
+
+// ---- the line above -----------------------------------------------------------------------------
+
+function toolbar(session, run, shown, beside, keyed) {
+  return h(
+    "div",
+    { class: "panel-head" },
+    h("h2", { class: "panel-title", id: "results-label" }, t("results")),
+    h("span", { class: "count" }, counted("results.count", run.answer.results.length)),
+    h("div", { class: "tools" }, viewSwitch(session), runChoice(session, shown, beside), takeAway(run, keyed)),
+  );
+}
+
+function viewSwitch(session) {
+  return h(
+    "div",
+    { class: "segments icons", role: "group", "aria-label": t("view") },
+    ["list", "grid"].map((name) =>
+      h(
+        "button",
+        {
+          type: "button",
+          id: `view-${name}`,
+          "aria-pressed": String(session.view.now === name),
+          title: t(`view.${name}`),
+          "aria-label": t(`view.${name}`),
+          onclick: () => session.view.set(name),
+        },
+        icon(name),
+      ),
+    ),
+  );
+}
+
+function runChoice(session, shown, beside) {
+  const runs = session.runs.now;
+  if (runs.length < 2) return null;
+  const choice = (id, label, value, extra = []) =>
+    h(
+      "select",
+      { id, "aria-label": label, onchange: (event) => value.set(Number(event.target.value)) },
+      extra,
+      runs.map((run) => h("option", { value: run.number, selected: run.number === value.now }, runLabel(run))),
+    );
+  return [
+    choice("run", t("run.shown"), shown),
+    choice("compare", t("run.compare"), beside, [h("option", { value: 0 }, t("run.compare.none"))]),
+  ];
+}
+
+function takeAway(run, keyed) {
+  const copy = (make) => async () => {
+    await copyText(make(run, keyed));
+    announce(t("announce.copied"));
+  };
+  const save = (name, type, make) => () => offerFile(`rerank-${run.number}.${name}`, type, make(run));
+  /** @type {[string, string, () => void][]} */
+  const items = [
+    ["copy", "copy.curl", copy(share.asCurl)],
+    ["copy", "copy.python", copy(share.asPython)],
+    ["copy", "copy.line", copy(share.asLine)],
+    ["download", "export.json", save("json", "application/json", share.asJson)],
+    ["download", "export.csv", save("csv", "text/csv", share.asCsv)],
+  ];
+  const menu = h(
+    "details",
+    {
+      class: "menu",
+      onkeydown: (event) => event.key === "Escape" && (menu.open = false),
+      onfocusout: (event) => !menu.contains(event.relatedTarget) && (menu.open = false),
+    },
+    h("summary", { class: "button", id: "share" }, icon("copy"), t("share")),
+    h(
+      "div",
+      { class: "menu-items" },
+      items.map(([kind, key, act]) =>
+        h(
+          "button",
+          {
+            type: "button",
+            "data-action": key,
+            onclick: () => {
+              act();
+              menu.open = false;
+            },
+          },
+          icon(kind),
+          t(key),
+        ),
+      ),
+    ),
+  );
+  return menu;
+}
+
+/** A run in a few words. @param {Run} run */
+export function runLabel({ number, settings }) {
+  const parts = [t(`preset.${settings.preset}`), t(`mode.${settings.mode}`), `T ${settings.temperature.toFixed(1)}`];
+  return `${t("run", { n: number })} · ${parts.join(" · ")}`;
+}
+
+// ---- the ranking --------------------------------------------------------------------------------
+
+function ranking(session, run, previous, open) {
+  const before = new Map(
+    previous?.answer.results.map((result, at) => [previous.candidates[result.index].id, at + 1]) ?? [],
+  );
+  if (!run.answer.results.length) return h("p", { class: "empty" }, t("results.none"));
+  return h(
+    "ol",
+    { class: ["ranking", `as-${session.view.now}`] },
+    run.answer.results.map((result, at) => resultItem(run, result, at + 1, previous && before, open)),
+  );
+}
+
+function resultItem(run, result, rank, before, open) {
+  const candidate = run.candidates[result.index];
+  const id = `panel-${candidate.id}`;
+  const panel = h("div", { id, class: "result-panel", hidden: true });
+  const head = h(
+    "button",
+    {
+      type: "button",
+      class: "result-head",
+      "aria-expanded": "false",
+      "aria-controls": id,
+      onclick: () => toggle(panel.hidden),
+    },
+    h("span", { class: "rank" }, rank, before && rankChange(before.get(candidate.id), rank)),
+    thumbnail(candidate),
+    h(
+      "span",
+      { class: "name" },
+      labelOf(candidate),
+      result.anyway && h("span", { class: "chip warn" }, t("anyway.done")),
+      candidate.picture && candidate.text && h("span", { class: "hint" }, candidate.picture.file.name),
+    ),
+    bar(result.relevance_score),
+    h("span", { class: "score" }, format.score(result.relevance_score)),
+    icon("down"),
+  );
+  const item = h("li", { class: "result", "data-id": candidate.id }, head, panel);
+  const toggle = (opened) => {
+    head.setAttribute("aria-expanded", String(opened));
+    panel.hidden = !opened;
+    item.classList.toggle("open", opened);
+    if (opened) fill(panel, scorePanel(run, result));
+    if (opened) open.add(candidate.id);
+    else open.delete(candidate.id);
+  };
+  if (open.has(candidate.id)) toggle(true);
+  return item;
+}
+
+/** How a rank changed since the run before. */
+function rankChange(before, now) {
+  if (before === undefined) return h("span", { class: "change new" }, t("rank.new"));
+  const up = before - now;
+  const label = t(up === 0 ? "rank.same" : up > 0 ? "rank.up" : "rank.down", { n: Math.abs(up) });
+  const sign = up === 0 ? "=" : up > 0 ? `▲${up}` : `▼${-up}`;
+  return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
+}
+
+/** The candidate's picture, small; for text the sign of text. @param {import("./session.js").Candidate} candidate */
+export function thumbnail({ picture }) {
+  if (picture) return h("img", { class: "thumb", src: picture.url, alt: "", loading: "lazy" });
+  return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
+}
+
+/** What a candidate is called. @param {import("./session.js").Candidate} candidate */
+export function labelOf({ text, picture }) {
+  return text.trim() || picture?.file.name || "";
+}
+
+// ---- what has no score --------------------------------------------------------------------------
+
+function leftOver(run, kind, again) {
+  const entries = run.answer[kind];
+  if (!entries.length) return null;
+  return h(
+    "section",
+    { class: ["left-over", kind], "aria-label": t(kind) },
+    h("h3", {}, icon("warning"), counted(`${kind}.count`, entries.length)),
+    h(
+      "ul",
+      {},
+      entries.map((entry) => leftOverItem(run, kind, entry, again)),
+    ),
+  );
+}
+
+function leftOverItem(run, kind, entry, again) {
+  const candidate = run.candidates[entry.index];
+  const button = h(
+    "button",
+    {
+      type: "button",
+      class: ["button", "again"],
+      onclick: async () => {
+        button.disabled = true;
+        await again(entry.index).catch((error) => fill(message, error.message));
+        button.disabled = false;
+      },
+    },
+    t(kind === "rejected" ? "anyway" : "again"),
+  );
+  const facts = candidate?.picture && [...candidate.picture.facts.values()].at(-1);
+  const value = entry.quality ?? facts?.quality;
+  const poor = entry.code === "low_quality" && typeof value === "number" && value < run.settings.threshold;
+  const said = poor
+    ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) })
+    : entry.message;
+  const hint = poor ? t("quality.hint") : entry.hint;
+  const message = h("p", { class: "message" }, said);
+  return h(
+    "li",
+    { "data-id": candidate?.id },
+    candidate && thumbnail(candidate),
+    h(
+      "div",
+      { class: "why" },
+      h("p", { class: "name" }, candidate ? labelOf(candidate) : `#${entry.index + 1}`),
+      message,
+      hint && h("p", { class: "hint" }, hint),
+      poor && quality(value, run.settings.threshold),
+    ),
+    button,
+  );
+}

@@ -1,0 +1,197 @@
+/** What the Rerank tab works on: query, candidates, settings, runs. Plain data that can be watched. */
+
+import { planSize } from "../sizes.js";
+import { Value } from "../value.js";
+
+/**
+ * What the worker found out about a picture.
+ * @typedef {object} Facts
+ * @property {[number, number]} original
+ * @property {[number, number]} used
+ * @property {number} cropped share 0..1
+ * @property {number} quality 0..1
+ * @property {number} tokens
+ */
+
+/**
+ * @typedef {object} Picture
+ * @property {number} id
+ * @property {File} file
+ * @property {string} url for showing it here
+ * @property {number} width
+ * @property {number} height
+ * @property {string} hash equal for equal bytes
+ * @property {Promise<string>} uploaded its URI
+ * @property {string} uri "" until it is uploaded
+ * @property {number} sent share 0..1 of the upload
+ * @property {Map<string, Facts>} facts by `Session.factsKey`
+ * @property {string} error why it cannot be used, or ""
+ * @property {Value<number>} touched changes with every news of it
+ */
+
+/**
+ * @typedef {object} Candidate
+ * @property {number} id
+ * @property {string} text its caption, if it has a picture
+ * @property {Picture | null} picture
+ */
+
+/** @typedef {"text" | "image" | "both" | "video"} QueryKind */
+
+/**
+ * @typedef {object} Settings
+ * @property {string} preset
+ * @property {"crop" | "fit"} mode
+ * @property {number} threshold
+ * @property {"reject" | "downweight" | "off"} action what happens below the threshold
+ * @property {number} temperature
+ * @property {number | null} topN
+ * @property {boolean} explain
+ */
+
+/**
+ * @typedef {object} Run
+ * @property {number} number from 1
+ * @property {Date} at
+ * @property {object} body the request as it was sent
+ * @property {any} answer
+ * @property {Candidate[]} candidates as they were
+ * @property {Settings} settings
+ * @property {string} query in a few words
+ */
+
+/**
+ * @typedef {{stage: "idle"} | {stage: "uploading", done: number, total: number}
+ *   | {stage: "queued", waiting: number} | {stage: "scoring"} | {stage: "busy", untilMs: number}
+ *   | {stage: "failed", error: import("../api.js").ApiError} | {stage: "done", seconds: number}} Progress
+ */
+
+export const QUALITY_THRESHOLD = 0.65;
+export const MAX_CROP = 0.15;
+const USUAL_TARGET = { width: 1024, height: 768 }; // of "general", until the gateway has told
+
+/** @type {Settings} */
+export const DEFAULTS = {
+  preset: "general",
+  mode: "crop",
+  threshold: QUALITY_THRESHOLD,
+  action: "reject",
+  temperature: 1,
+  topN: null,
+  explain: true,
+};
+
+/** Everything that the tab holds. It outlives a change of tab or language. */
+export class Session {
+  constructor() {
+    this.instruction = new Value("");
+    /** @type {Value<QueryKind>} */
+    this.queryKind = new Value("text");
+    this.queryText = new Value("");
+    /** @type {Value<Picture[]>} */
+    this.queryPictures = new Value([]);
+    /** @type {Value<Candidate[]>} */
+    this.candidates = new Value([]);
+    /** @type {Value<Settings>} */
+    this.settings = new Value({ ...DEFAULTS });
+    /** @type {Value<Run[]>} */
+    this.runs = new Value([]);
+    /** @type {Value<Progress>} */
+    this.progress = new Value({ stage: "idle" });
+    /** Changes when the worker has told of pictures. */
+    this.examined = new Value(0);
+    /** @type {Value<string>} */
+    this.view = new Value("list");
+    /** @type {any} what the gateway offers: instructions, image presets, profiles */
+    this.offers = { instructions: [], image_presets: [], profiles: [], defaults: {} };
+    this.lastId = 0;
+  }
+
+  nextId() {
+    this.lastId += 1;
+    return this.lastId;
+  }
+
+  /** Pictures of the query that its kind uses. @returns {Picture[]} */
+  get usedQueryPictures() {
+    const kind = this.queryKind.now;
+    if (kind === "text") return [];
+    return kind === "video" ? this.queryPictures.now : this.queryPictures.now.slice(0, 1);
+  }
+
+  /** @returns {Picture[]} */
+  get pictures() {
+    const own = this.candidates.now.map((candidate) => candidate.picture).filter((picture) => picture !== null);
+    return [...this.usedQueryPictures, ...own];
+  }
+
+  /** @param {Partial<Settings>} changes */
+  configure(changes) {
+    this.settings.set({ ...this.settings.now, ...changes });
+  }
+
+  /** @param {(Candidate)[]} added */
+  add(added) {
+    this.candidates.set([...this.candidates.now, ...added]);
+  }
+
+  /** @param {number} id */
+  remove(id) {
+    this.candidates.set(this.candidates.now.filter((candidate) => candidate.id !== id));
+  }
+
+  /** @param {number} id @param {Picture} picture */
+  replace(id, picture) {
+    this.candidates.set(
+      this.candidates.now.map((candidate) => (candidate.id === id ? { ...candidate, picture } : candidate)),
+    );
+  }
+
+  /** What a picture's facts depend on. @param {Picture} picture */
+  factsKey(picture) {
+    const { preset, mode } = this.settings.now;
+    const frames = this.queryKind.now === "video" && this.queryPictures.now.includes(picture);
+    return [preset, preset === "reference" ? "" : mode, frames ? this.queryPictures.now.length : ""].join("|");
+  }
+
+  /** What the worker said of a picture under the present settings. @param {Picture} picture */
+  facts(picture) {
+    return picture.facts.get(this.factsKey(picture)) ?? null;
+  }
+
+  /** What the worker will make of a picture, by its rule. @param {Picture} picture */
+  plan(picture) {
+    const { preset, mode } = this.settings.now;
+    const found = this.offers.image_presets.find((offer) => offer.name === preset);
+    const { width, height } = found?.width ? found : USUAL_TARGET;
+    /** @type {[number, number] | null} */
+    const target = preset === "reference" ? null : [width, height];
+    return planSize(picture.width, picture.height, { target, mode, maxCrop: MAX_CROP });
+  }
+
+  /** Whether a picture's quality is known to lie below the threshold. @param {Picture} picture */
+  poor(picture) {
+    const facts = this.facts(picture);
+    return facts !== null && facts.quality < this.settings.now.threshold;
+  }
+
+  /** The candidate before this one with the same content, as a position from 1; or 0. @param {Candidate} candidate */
+  duplicateOf(candidate) {
+    const mine = contentKey(candidate);
+    const first = this.candidates.now.findIndex((other) => contentKey(other) === mine);
+    return mine !== "" && this.candidates.now[first]?.id !== candidate.id ? first + 1 : 0;
+  }
+
+  /** What is missing before it can run, as a key of the dictionary; or "". */
+  get missing() {
+    const kind = this.queryKind.now;
+    if (kind !== "text" && !this.queryPictures.now.length) return kind === "video" ? "need.frames" : "need.picture";
+    if ((kind === "text" || kind === "both") && !this.queryText.now.trim()) return "need.query";
+    return this.candidates.now.length ? "" : "need.candidates";
+  }
+}
+
+function contentKey({ text, picture }) {
+  const words = text.trim();
+  return picture || words ? `${picture?.hash ?? ""}|${words}` : "";
+}

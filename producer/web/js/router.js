@@ -1,0 +1,72 @@
+/** What the address says: the tab, the job, and the settings of the Rerank tab. */
+
+import { DEFAULTS } from "./rerank/session.js";
+import { Value } from "./value.js";
+
+export const TABS = ["rerank", "jobs", "fleet"];
+
+/** @typedef {{tab: string, job: string}} Place */
+
+/** The place in the page, as the address has it now. */
+export const place = new Value(read());
+
+addEventListener("hashchange", () => place.set(read()));
+
+/** @returns {Place} */
+function read() {
+  const [tab, job = ""] = location.hash.replace(/^#\/?/, "").split("?")[0].split("/").map(decodeURIComponent);
+  return { tab: TABS.includes(tab) ? tab : "rerank", job };
+}
+
+/** The address of a tab or a job. @param {string} tab @param {string} [job] */
+export function addressOf(tab, job = "") {
+  return `#/${tab}${job && `/${encodeURIComponent(job)}`}`;
+}
+
+/**
+ * Take the session's settings from the address, and keep them there from now on.
+ * @param {import("./rerank/session.js").Session} session
+ */
+export function shareSettings(session) {
+  readSettings(session, new URLSearchParams(location.hash.split("?")[1] ?? ""));
+  const always = new AbortController().signal;
+  const write = () => {
+    if (place.now.tab !== "rerank") return;
+    const query = writeSettings(session).toString();
+    history.replaceState(null, "", addressOf("rerank") + (query && `?${query}`));
+  };
+  for (const value of [session.settings, session.instruction, session.queryText, session.view])
+    value.listen(write, always);
+  place.listen(write, always);
+}
+
+function readSettings(session, query) {
+  const number = (name) =>
+    query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : undefined;
+  const oneOf = (name, allowed) => (allowed.includes(query.get(name)) ? query.get(name) : undefined);
+  const found = {
+    preset: query.get("preset") ?? undefined,
+    mode: oneOf("mode", ["crop", "fit"]),
+    threshold: number("threshold"),
+    action: oneOf("below", ["reject", "downweight", "off"]),
+    temperature: number("temperature"),
+    topN: number("top_n"),
+    explain: query.has("explain") ? query.get("explain") === "true" : undefined,
+  };
+  session.configure(Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)));
+  session.instruction.set(query.get("instruction") ?? "");
+  session.queryText.set(query.get("query") ?? "");
+  session.view.set(oneOf("view", ["list", "grid"]) ?? "list");
+}
+
+function writeSettings(session) {
+  const { preset, mode, threshold, action, temperature, topN, explain } = session.settings.now;
+  const all = { preset, mode, threshold, below: action, temperature, top_n: topN, explain };
+  const usual = { ...DEFAULTS, below: DEFAULTS.action, top_n: DEFAULTS.topN };
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(all)) if (value !== usual[name]) query.set(name, String(value));
+  if (session.instruction.now) query.set("instruction", session.instruction.now);
+  if (session.queryText.now) query.set("query", session.queryText.now);
+  if (session.view.now !== "list") query.set("view", session.view.now);
+  return query;
+}

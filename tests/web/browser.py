@@ -1,0 +1,197 @@
+"""A real browser, and the things people do with a page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from shutil import which
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.support.wait import wait_until
+
+WAIT_S = 30.0
+COLOURS = 256
+"""Of a picture of the page."""
+WIDE, NARROW = (1280, 900), (390, 844)
+
+_VISIBLE = "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility())"
+_DROP = """
+const [target, kind, files] = arguments;
+const transfer = new DataTransfer();
+for (const [name, type, data] of files) {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  transfer.items.add(new File([bytes], name, {type}));
+}
+const event = kind === "paste"
+  ? new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true})
+  : new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true});
+target.dispatchEvent(event);
+"""
+
+
+def missing_program() -> str:
+    """What is not installed here and is needed, or nothing."""
+    return next((name for name in ("chromium", "chromedriver") if not which(name)), "")
+
+
+class Browser:
+    """Headless Chromium, one page at a time."""
+
+    def __init__(self, profile: Path) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(which("chromium"))
+        for word in (
+            *("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+            *("--no-sandbox", "--lang=en", "--force-color-profile=srgb", "--no-first-run"),
+            f"--user-data-dir={profile}",
+        ):
+            options.add_argument(word)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options, Service(which("chromedriver")))
+
+    def close(self) -> None:
+        """End the browser."""
+        self.driver.quit()
+
+    # ---- looking
+
+    def open(self, address: str, size: tuple[int, int] = WIDE) -> None:
+        """Open a page anew: nothing of an earlier visit is left."""
+        self.resize(size)
+        self.driver.get("about:blank")
+        self.read_logs()
+        self.driver.execute_cdp_cmd(
+            "Storage.clearDataForOrigin",
+            {"origin": address.rstrip("/").split("/#")[0], "storageTypes": "all"},
+        )
+        self.driver.get(address)
+        self.wait("main")
+
+    def resize(self, size: tuple[int, int]) -> None:
+        """Set the size of the page, in pixels."""
+        width, height = size
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+        )
+
+    def all(self, selector: str) -> list[WebElement]:
+        """What matches now."""
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def wait(self, selector: str) -> WebElement:
+        """The first visible match, as soon as there is one."""
+        found = wait_until(lambda: self.run(_VISIBLE, selector), WAIT_S, f"{selector} is shown")
+        assert isinstance(found, WebElement)
+        return found
+
+    def wait_gone(self, selector: str) -> None:
+        """Wait until nothing that matches is visible."""
+        wait_until(lambda: not self.run(_VISIBLE, selector), WAIT_S, f"{selector} is gone")
+
+    def wait_text(self, selector: str, text: str) -> None:
+        """Wait until a match holds a text."""
+        wait_until(lambda: text in self.text(selector), WAIT_S, f"{selector} says {text!r}")
+
+    def text(self, selector: str) -> str:
+        """The texts of all matches."""
+        return "\n".join(self.texts(selector))
+
+    def texts(self, selector: str) -> list[str]:
+        """The text of each match."""
+        script = "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)"
+        return [str(text) for text in self.run(script, selector)]
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        """What a script returns; of a promise, its value."""
+        return self.driver.execute_script(script, *arguments)
+
+    def picture(self, path: Path) -> None:
+        """Save the whole page as a small PNG."""
+        width, height = self.run("return [innerWidth, innerHeight]")
+        whole = self.run("return document.documentElement.scrollHeight")
+        self.resize((width, max(height, whole)))
+        self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 150)))")
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+        drawn = Image.open(BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+        few = drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4)
+        few.save(path, optimize=True)
+        self.resize((width, height))
+
+    # ---- doing
+
+    def click(self, selector: str) -> None:
+        """Click on what a person would see."""
+        target = self.wait(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center'})", target)
+        target.click()
+
+    def write(self, selector: str, text: str) -> None:
+        """Write into a field, in place of what it held."""
+        field = self.wait(selector)
+        field.clear()
+        field.send_keys(text)
+
+    def press(self, *keys: str) -> None:
+        """Hold the keys down together, the last one briefly."""
+        self.driver.switch_to.active_element.send_keys("".join(keys) + Keys.NULL)
+
+    def slide(self, selector: str, value: float) -> None:
+        """Move a slider."""
+        script = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+        self.run(script, self.wait(selector), value)
+
+    def choose(self, selector: str, value: str) -> None:
+        """Choose an option by its value."""
+        script = (
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('change'))"
+        )
+        self.run(script, self.wait(selector), value)
+
+    def drop(self, selector: str, files: Sequence[tuple[str, str, bytes]]) -> None:
+        """Drop files, each (name, type, bytes), on an element."""
+        self._bring(selector, "drop", files)
+
+    def paste(self, selector: str, files: Sequence[tuple[str, str, bytes]]) -> None:
+        """Paste files into an element."""
+        self._bring(selector, "paste", files)
+
+    def _bring(self, selector: str, kind: str, files: Sequence[tuple[str, str, bytes]]) -> None:
+        coded = [[name, type_, base64.b64encode(data).decode()] for name, type_, data in files]
+        self.run(_DROP, self.wait(selector), kind, coded)
+
+    # ---- what nobody sees
+
+    def read_logs(self) -> tuple[list[str], set[str]]:
+        """Since the last call: errors on the console, and hosts that were asked for something."""
+        errors = [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] == "SEVERE"
+        ]
+        hosts = set()
+        for entry in self.driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            if message["method"] == "Network.requestWillBeSent":
+                url = urlsplit(message["params"]["request"]["url"])
+                if url.scheme not in ("data", "blob", "about"):
+                    hosts.add(url.netloc)
+        return errors, hosts
+
+
+def screenshots() -> Path | None:
+    """Where pictures of the page are kept, if anywhere: PAGE_SCREENSHOTS names the folder."""
+    named = os.environ.get("PAGE_SCREENSHOTS")
+    return Path(named) if named else None

@@ -1,0 +1,311 @@
+"""The Rerank tab before a real stack: Redis, coordinator, gateway and a worker with `pocket-vl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from shared.pictures import PRESETS, PictureOptions
+from tests.support.stack import Stack
+from tests.support.wait import wait_until
+from tests.web.browser import NARROW, WAIT_S, Browser
+from tests.web.conftest import EXAMPLE
+from workers.images.resize import plan_size
+
+pytestmark = pytest.mark.browser
+
+Files = list[tuple[str, str, bytes]]
+BLURRED, WIDE_ONE = "red-heart-blurred.jpg", "two-red-hearts.jpg"
+
+
+@pytest.fixture
+def page(stack: Stack, browser: Browser) -> Browser:
+    """The page, freshly opened."""
+    browser.open(f"{stack.gateway}/")
+    browser.wait(".offer")
+    return browser
+
+
+def ask_for_hearts(page: Browser, pictures: Files) -> None:
+    """A query and ten pictures, and what the worker says of them."""
+    page.write("#query-text", "a red heart")
+    page.drop("#candidate-drop", pictures)
+    wait_until(lambda: len(page.all(".card .quality")) == len(pictures), WAIT_S, "all are judged")
+
+
+def run_and_wait(page: Browser) -> None:
+    """Ctrl+Enter, and the ranking."""
+    runs = page.run("return document.querySelectorAll('#run option').length")
+    page.press(Keys.CONTROL, Keys.ENTER)
+    page.wait(".result")
+    page.wait_text("#run-status", "Ranked in")
+    assert runs == 0 or len(page.all("#run option")) == runs + 1
+
+
+def card(page: Browser, pictures: Files, name: str) -> str:
+    """The selector of a dropped picture's card."""
+    return f".card:nth-child({[file[0] for file in pictures].index(name) + 1})"
+
+
+# ---- ranking ------------------------------------------------------------------------------------
+
+
+def test_a_picture_query_ranks_ten_dropped_candidates(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given a picture dropped on the query and ten on the candidates
+    page.drop("#query", [file for file in pictures if file[0] == "red-heart.jpg"])
+    page.wait(".query-picture .quality")
+    page.drop("#candidate-drop", pictures)
+    wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are judged")
+    # then each card says what the picture is and what the model will see
+    said = page.texts(f"{card(page, pictures, WIDE_ONE)} .facts p")
+    assert said[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model sees 320 × 192"]
+    assert said[2:] == ["60 tokens · 6 % cut away", "quality 1.00"]
+    # when they are ranked
+    run_and_wait(page)
+    # then the list is sorted, and nothing is missing
+    scores = [float(score) for score in page.texts(".result .score")]
+    assert len(scores) == 9
+    assert scores == sorted(scores, reverse=True)
+    # and a panel tells what is behind a score
+    page.click(".result:first-child .result-head")
+    panel = page.text(".result:first-child .score-panel")
+    for part in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
+        assert part in panel
+    assert page.text(".result:first-child .overall .part-value") == f"{scores[0]:.3f}"
+    keep("picture-query")
+
+
+def test_words_find_the_pictures_that_they_describe(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given ten pictures and words that fit some of them
+    ask_for_hearts(page, pictures)
+    keep("candidates")
+    # when they are ranked
+    run_and_wait(page)
+    # then those come first
+    names = page.texts(".result .name")
+    assert all("red-heart" in name or "red-hearts" in name for name in names[:3])
+    page.click(".result:first-child .result-head")
+    keep("results")
+    page.click(".result:first-child .result-head")
+    # and the grid shows the same order
+    page.click("#view-grid")
+    page.wait(".ranking.as-grid")
+    assert page.texts(".result .name") == names
+    keep("results-grid")
+
+
+def test_what_crop_cuts_away_is_shaded(page: Browser, pictures: Files) -> None:
+    # given a picture of 320 × 192 under `crop`
+    ask_for_hearts(page, pictures)
+    crop = f"{card(page, pictures, WIDE_ONE)} .crop"
+    left, top, right, bottom = plan_size(320, 192, PictureOptions()).box
+    # then the box that is kept is drawn where the worker cuts
+    drawn = page.run(
+        "const style = document.querySelector(arguments[0]).style;"
+        "return ['--left', '--top', '--right', '--bottom'].map(n => style.getPropertyValue(n))",
+        crop,
+    )
+    kept = [100 * left / 320, 100 * top / 192, 100 - 100 * right / 320, 100 - 100 * bottom / 192]
+    assert [float(share.rstrip("%")) for share in drawn] == pytest.approx(kept)
+    assert page.wait(crop)
+    # when the whole picture is to be kept
+    page.click("[name=mode][value=fit] + span")
+    # then nothing is shaded
+    page.wait_gone(".crop")
+
+
+def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given ten pictures of which one is blurred
+    ask_for_hearts(page, pictures)
+    assert page.text("#threshold-effect") == "1 of 10 would be rejected."
+    # when the threshold is moved, then the count follows
+    page.slide("#threshold", 0.3)
+    page.wait_text("#threshold-effect", "0 of 10")
+    page.slide("#threshold", 0.65)
+    page.wait_text("#threshold-effect", "1 of 10")
+    # when they are ranked
+    run_and_wait(page)
+    # then the blurred one stands apart, with a hint
+    assert BLURRED in page.text(".left-over.rejected")
+    assert "below the threshold 0.65" in page.text(".left-over.rejected")
+    assert BLURRED not in page.text(".ranking")
+    keep("rejected")
+    # when it is scored anyway
+    page.click(".left-over.rejected .again")
+    # then it is in the ranking, and said to be
+    page.wait_gone(".left-over.rejected")
+    (item,) = [text for text in page.texts(".result .name") if BLURRED in text]
+    assert "scored anyway" in item
+    scores = [float(score) for score in page.texts(".result .score")]
+    assert len(scores) == 10
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_two_runs_are_compared(page: Browser, pictures: Files, keep: Callable[[str], None]) -> None:
+    # given a run, and another with other words
+    ask_for_hearts(page, pictures)
+    run_and_wait(page)
+    page.write("#query-text", "four yellow stars")
+    run_and_wait(page)
+    page.wait("#compare")
+    # then each result says how its rank changed
+    assert page.text(".result:first-child .change") == "▲" + str(changed_up(page))
+    # when they are put side by side
+    page.choose("#compare", "1")
+    page.wait(".compare")
+    # then a line leads from each candidate to its other rank
+    assert len(page.all(".compare .links path")) == 9
+    keep("compare")
+
+
+def changed_up(page: Browser) -> int:
+    """How far the first result has risen, by the label that is read aloud."""
+    (change,) = page.all(".result:first-child .change")
+    return int((change.get_attribute("aria-label") or "").split()[0])
+
+
+# ---- what is brought ----------------------------------------------------------------------------
+
+
+def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: Files) -> None:
+    # given a pasted picture, the same once more, and a picture with its caption beside it
+    page.paste("body", pictures[:1])
+    page.wait(".card")
+    page.paste("body", pictures[:1])
+    caption = (pictures[1][0].replace(".jpg", ".txt"), "text/plain", b"triangles, all green")
+    page.drop(".top", [pictures[1], caption])  # wherever it falls
+    # and two lines of text
+    page.click("#add-text")
+    page.write("#candidate-lines", "a red heart\n\na blue ring")
+    page.click("#add-lines")
+    # then there are five, of which the second is a copy and the third has its caption
+    wait_until(lambda: len(page.all(".card")) == 5, WAIT_S, "five cards")
+    assert page.text(".card:nth-child(2) .duplicate") == "Same as 1"
+    values = page.run("return [...document.querySelectorAll('.card .words')].map(e => e.value)")
+    assert values == ["", "", "triangles, all green", "a red heart", "a blue ring"]
+    # when one is replaced, then its card shows the other
+    field = page.all(".card:nth-child(2) input[type=file]")[0]
+    field.send_keys(str(EXAMPLE / "pink-circle.jpg"))
+    page.wait(".card:nth-child(2) img[alt='pink-circle.jpg']")
+    page.wait_gone(".duplicate")
+    # when one is removed, then it is gone
+    page.click(".card:nth-child(2) [aria-label^=Remove]")
+    wait_until(lambda: len(page.all(".card")) == 4, WAIT_S, "four cards")
+    # and a mix of pictures, pairs and text is ranked
+    page.write("#query-text", "a red heart")
+    run_and_wait(page)
+    assert len(page.all(".result")) == 4
+
+
+def test_frames_of_a_video_are_a_query(page: Browser, pictures: Files) -> None:
+    page.click("[name=query-kind][value=video] + span")
+    page.drop("#query", [pictures[0], pictures[3], pictures[7]])
+    wait_until(lambda: len(page.all(".frames .quality")) == 3, WAIT_S, "three frames judged")
+    page.drop("#candidate-drop", pictures[:2])
+    run_and_wait(page)
+    assert len(page.all(".result")) == 2
+
+
+def test_an_example_fills_everything_in_and_runs(page: Browser) -> None:
+    page.click("[data-example='1']")
+    wait_until(lambda: len(page.all(".card")) == 6, WAIT_S, "six passages")
+    run_and_wait(page)
+    assert len(page.all(".result")) == 6
+
+
+# ---- what is taken away -------------------------------------------------------------------------
+
+
+def test_a_run_is_copied_and_saved(page: Browser) -> None:
+    # given a run of an example
+    page.click("[data-example='1']")
+    wait_until(lambda: len(page.all(".card")) == 6, WAIT_S, "six passages")
+    run_and_wait(page)
+    # when it is taken away in each way; what would leave the page is caught
+    page.run(
+        "window.taken = [];"
+        "document.execCommand = () => true;"
+        "navigator.clipboard.writeText = async (text) => void window.taken.push(text);"
+        "const make = URL.createObjectURL;"
+        "URL.createObjectURL = (blob) => (blob.text().then(t => window.taken.push(t)), make(blob));"
+        "HTMLAnchorElement.prototype.click = () => {};"
+    )
+    for action in ("copy.curl", "copy.python", "copy.line", "export.json", "export.csv"):
+        page.click("#share")
+        page.click(f"[data-action='{action}']")
+    wait_until(lambda: page.run("return window.taken.length") == 5, WAIT_S, "all are taken")
+    curl, python, line, saved, table = page.run("return window.taken")
+    # then each is what it says
+    assert curl.startswith("curl -sS http://127.0.0.1:")
+    compile(python, "copied", "exec")
+    assert len(json.loads(line)["documents"]) == 6
+    assert len(json.loads(saved)["answer"]["results"]) == 6
+    assert len(table.strip().split("\r\n")) == 7
+
+
+def test_settings_are_in_the_address(page: Browser, stack: Stack) -> None:
+    # given a query and settings other than usual
+    page.write("#query-text", "a red heart")
+    page.choose("#preset", "product")
+    page.slide("#threshold", 0.4)
+    address = page.driver.current_url
+    # when the address is opened elsewhere
+    page.open(address)
+    # then they are there
+    assert page.run("return document.querySelector('#query-text').value") == "a red heart"
+    assert page.run("return document.querySelector('#preset').value") == "product"
+    assert page.run("return document.querySelector('#threshold').value") == "0.4"
+
+
+# ---- the rule of sizes, on both sides -----------------------------------------------------------
+
+
+def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
+    # given sizes of all shapes under all presets
+    sides = (31, 64, 192, 256, 333, 640, 768, 1000, 1024, 1599, 2048, 4032)
+    cases = [
+        (width, height, name, mode)
+        for width, height in product(sides, sides)
+        for name, mode in product(PRESETS, ("crop", "fit"))
+        if name != "reference" or mode == "crop"
+    ]
+    asked = [(w, h, PRESETS[name].target, mode) for w, h, name, mode in cases]
+    # when the page plans them
+    planned = page.run(
+        "const [asked] = arguments;"
+        "return import('/js/sizes.js').then(({planSize}) => asked.map(([w, h, target, mode]) => {"
+        "  const {box, used} = planSize(w, h, {target, mode, maxCrop: 0.15});"
+        "  return [...box, ...used]; }))",
+        asked,
+    )
+    # then it finds what the worker does
+    for (width, height, name, mode), found in zip(cases, planned, strict=True):
+        plan = plan_size(width, height, PictureOptions(name, mode))
+        assert found == [*plan.box, *plan.size], (width, height, name, mode)
+
+
+# ---- on a telephone -----------------------------------------------------------------------------
+
+
+def test_everything_fits_on_a_narrow_screen(
+    page: Browser, stack: Stack, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    page.open(f"{stack.gateway}/", NARROW)
+    ask_for_hearts(page, pictures)
+    run_and_wait(page)
+    page.click(".result:first-child .result-head")
+    keep("results-narrow")
+    for tab in ("jobs", "fleet", "rerank"):
+        page.click(f"#tab-{tab}")
+        page.wait(f"#tab-{tab}[aria-current=page]")
+        assert page.run("return document.documentElement.scrollWidth") <= NARROW[0], tab

@@ -1,0 +1,434 @@
+"""Each state of the page, before a gateway that says what it is told to; and how it is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.support.wait import wait_until
+from tests.web.browser import WAIT_S, Browser
+from tests.web.canned import (
+    MODEL,
+    PAGE,
+    WORKER,
+    CannedGateway,
+    Reply,
+    error,
+    fleet_of,
+    rerank,
+)
+
+browsed = pytest.mark.browser
+Keep = Callable[[str], None]
+Files = list[tuple[str, str, bytes]]
+
+
+def fill_in(browser: Browser, *lines: str) -> None:
+    """A query and candidates of text."""
+    browser.write("#query-text", "a red heart")
+    if not browser.all("#candidate-lines:not([hidden] *)"):
+        browser.click("#add-text")
+    browser.write("#candidate-lines", "\n".join(lines or ("a heart", "a ring", "a star")))
+    browser.click("#add-lines")
+    browser.wait(".card")
+
+
+# ---- states -------------------------------------------------------------------------------------
+
+
+@browsed
+def test_empty_with_examples(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+    browser.open(gateway.address)
+    browser.wait(".offer img")
+    keep("empty")
+    # then it says what is missing, and cannot be run
+    assert "Write a query first." in browser.text("#run-status")
+    assert not browser.wait("#run-button").is_enabled()
+
+
+@browsed
+def test_no_worker(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+    # given a fleet of nobody
+    gateway.say("GET /v1/models", {"data": []})
+    gateway.say("GET /v1/fleet", fleet_of())
+    browser.open(gateway.address)
+    # then all tabs say what to run
+    browser.wait_text("[data-state=no-worker]", "rerank worker --model")
+    keep("no-worker")
+    browser.click("#tab-fleet")
+    browser.wait_text("[data-state=no-worker]", "rerank worker --model")
+    # when one comes, then the notice goes
+    gateway.say("GET /v1/models", {"data": [MODEL]})
+    browser.click("#tab-rerank")
+    browser.wait_gone("[data-state=no-worker]")
+
+
+@browsed
+def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+    gateway.say("GET /v1/models", {"data": [{**MODEL, "state": "loading"}]})
+    browser.open(gateway.address)
+    browser.wait_text("[data-state=loading]", "pocket-vl is being loaded")
+    keep("loading")
+
+
+@browsed
+def test_a_model_that_reads_text_only(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given two models, of which the chosen one cannot see
+    blind = {**MODEL, "id": "pocket-text", "sees": False}
+    gateway.say("GET /v1/models", {"data": [blind, MODEL]})
+    browser.open(gateway.address)
+    browser.choose("#model", "pocket-text")
+    browser.drop("#candidate-drop", pictures[:1])
+    # when the one that sees is taken instead
+    browser.click("[data-state=blind] button")
+    # then all is well
+    browser.wait_gone("[data-state=blind]")
+    browser.wait(".card .quality")
+
+
+@browsed
+def test_a_full_queue_is_waited_for(
+    browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("429")
+    gateway.say("POST /v1/rerank", error("the queue is full"), 429, Retry_After="2")
+    browser.open(gateway.address)
+    fill_in(browser)
+    # when it is run
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then it says when it tries again
+    browser.wait_text("#run-status", "trying again in")
+    keep("busy")
+    # and does
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.wait(".result")
+
+
+@browsed
+def test_progress_is_staged(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+    # given a request that waits behind four others until it is let through
+    waits = {**MODEL, "stats": {"queue_absolute": 4}}
+    gateway.say("GET /v1/models", {"data": [waits]})
+    let_through: list[bool] = []
+
+    def slowly(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return rerank()(asked)
+
+    gateway.answers["POST /v1/rerank"] = slowly
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then it says so, stage by stage
+    browser.wait_text("#run-status", "Queued, 4 requests wait")
+    assert browser.text(".steps .now") == "Queue"
+    keep("queued")
+    gateway.say("GET /v1/models", {"data": [MODEL]})
+    browser.wait_text("#run-status", "Scoring 3 candidates")
+    assert browser.text(".steps .past") == "Upload\nQueue"
+    let_through.append(True)
+    browser.wait_text("#run-status", "Ranked in")
+
+
+@browsed
+def test_partial_failure(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+    # given an answer in which one failed
+    lost = {
+        "index": 2, "code": "fetch_failed", "message": "the host closed the connection",
+        "hint": "try again, or upload the picture",
+    }  # fmt: skip
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: whole["results"][:2], errors=lambda whole: [lost]
+    )
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then it stands apart, with its hint
+    browser.wait_text(".left-over.errors", "the host closed the connection")
+    assert "upload the picture" in browser.text(".left-over.errors")
+    assert len(browser.all(".result")) == 2
+    keep("partial-failure")
+    # when it is tried again and works, then it is ranked
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.click(".left-over.errors .again")
+    browser.wait_gone(".left-over.errors")
+    assert len(browser.all(".result")) == 3
+    # and only that one was sent
+    assert len(gateway.asked[-1][1]["documents"]) == 1 or gateway.asked[-1][0].startswith("GET")
+
+
+@browsed
+def test_a_request_that_fails_as_a_whole(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str], keep: Keep
+) -> None:
+    allowed_errors.append("503")
+    refused = error("no worker serves pocket-vl", "start one")
+    gateway.say("POST /v1/rerank", refused, 503, X_Request_Id="r-17")
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "no worker serves pocket-vl")
+    assert "start one" in browser.text("#run-status")
+    assert "r-17" in browser.text("#run-status")
+    keep("failed")
+
+
+@browsed
+def test_a_lost_connection_is_taken_up_again(
+    browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
+) -> None:
+    allowed_errors += ["ERR_", "502"]
+
+    # given a page in use, and a gateway that hangs up
+    def hang_up(asked: Any) -> Reply:
+        raise ConnectionAbortedError
+
+    gateway.handle_error = lambda *about: None  # type: ignore[method-assign]
+    browser.open(gateway.address)
+    fill_in(browser)
+    answers = dict(gateway.answers)
+    gateway.answers.update(dict.fromkeys(answers, hang_up))
+    # then a banner says so, and nothing is lost
+    browser.wait_text("[data-state=unreachable]", "The connection is lost.")
+    assert len(browser.all(".card")) == 3
+    keep("connection-lost")
+    # when it is back, then the banner goes by itself
+    gateway.answers.update(answers)
+    browser.wait_gone("[data-state=unreachable]")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+
+
+@browsed
+def test_a_key_is_asked_for(
+    browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("401")
+    # given a gateway that wants a key
+    answers = dict(gateway.answers)
+    for route in answers:
+        gateway.say(route, error("a key is needed"), 401)
+    browser.open(gateway.address)
+    browser.wait("#key-dialog")
+    keep("unauthorised")
+    # when it is given
+    gateway.answers.update(answers)
+    browser.write("#key", "secret")
+    browser.press(Keys.ENTER)
+    # then the page works, and what is copied names the key without telling it
+    browser.wait_gone("#key-dialog")
+    browser.wait(".offer")
+    stored = browser.run("return [Object.values(localStorage).join(), location.href].join()")
+    assert "secret" not in stored
+
+
+@browsed
+def test_a_job_with_everything_on_its_page(
+    browser: Browser, gateway: CannedGateway, keep: Keep
+) -> None:
+    gateway.say("GET /v1/jobs", {"data": [JOB, {**DONE_JOB, "id": "j2", "name": "yesterday"}]})
+    gateway.say("GET /v1/jobs/j1", DONE_JOB)
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(events())
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait_text(".jobs", "yesterday")
+    keep("jobs")
+    # when a file is dropped on it, then a new job is begun with it
+    browser.drop("main", [("pairs.jsonl", "", b"{}")])
+    browser.wait("#job-dialog")
+    assert browser.run("return document.querySelector('#job-file').files[0].name") == "pairs.jsonl"
+    browser.click("#job-dialog summary")
+    keep("new-job")
+    browser.press(Keys.ESCAPE)
+    browser.wait_gone("#job-dialog")
+    # when a job is opened, then its charts are there, each change of batch size with its reason
+    browser.click("[data-job=j1] a")
+    browser.wait(".chart.wide .column")
+    browser.wait(".chart .mark")
+    marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
+    assert "12,288 tokens: out of memory: three quarters of the last size" in marks
+    browser.wait_text(".job-errors", "low_quality")
+    keep("job-charts")
+
+
+JOB = {
+    "id": "j1", "name": "shop catalog", "model": "pocket-vl", "priority": "normal",
+    "state": "running", "reason": "device: 1 worker, 93% busy", "created_s": 1_790_000_000.0,
+    "pairs_per_s": 310.0, "eta_s": 95.0, "finished_s": None, "round": 0, "output": None,
+    "progress": {
+        "lines": 500, "fed": 9000, "total": 40_000, "scored": 8600, "errors": 120,
+        "rejected": 280, "cancelled": 0, "tokens": 1, "truncated": 0,
+    },
+}  # fmt: skip
+DONE_JOB = JOB | {
+    "state": "done", "reason": "", "finished_s": 1_790_000_130.0, "eta_s": None,
+    "progress": JOB["progress"] | {"scored": 38_900, "errors": 240, "rejected": 860},
+    "scores": {
+        "count": 38_900, "mean": 0.31, "spread": 0.3, "share_above": 0.11, "share_below": 0.42,
+        "bins": [9800, 5100, 3100, 2400, 1900, 1500, 1300, 1100, 1000, 900, 850, 820, 800, 810,
+                 850, 900, 1000, 1150, 1400, 2220],
+    },
+}  # fmt: skip
+FAILED_LINE = {
+    "id": "chair-17",
+    "errors": [
+        {"line": 17, "index": 3, "code": "low_quality", "message": "the image's quality 0.41 is "
+         "below 0.65", "hint": "give a sharper, well exposed picture"},
+    ],
+}  # fmt: skip
+
+
+def events() -> Iterator[str]:
+    """A few statuses that rise, then the end."""
+    import json
+
+    for number in range(12):
+        rate = 250 + 40 * (number % 3)
+        scored = 8600 + 2500 * number
+        status = {**JOB, "pairs_per_s": rate, "progress": {**JOB["progress"], "scored": scored}}
+        yield f"event: status\ndata: {json.dumps(status)}\n\n: keep-alive\n\n"
+    yield f"event: status\ndata: {json.dumps(DONE_JOB)}\n\n"
+    yield 'event: end\ndata: {"id": "j1", "state": "done"}\n\n'
+
+
+@browsed
+def test_the_fleet_in_chinese_and_dark(
+    browser: Browser, gateway: CannedGateway, keep: Keep
+) -> None:
+    gateway.say("GET /v1/fleet", fleet_of(WORKER, {**WORKER, "id": "w2", "device": "cuda:1"}))
+    browser.open(f"{gateway.address}#/fleet")
+    browser.wait(".chart .mark")
+    keep("fleet")
+    browser.click("#theme")
+    browser.click("#language")
+    browser.wait_text(".tabs", "集群")
+    assert browser.run("return document.documentElement.lang") == "zh-Hans"
+    browser.wait(".chart .mark")
+    keep("fleet-dark-chinese")
+    # and both are remembered
+    browser.driver.refresh()
+    browser.wait_text(".tabs", "集群")
+    assert browser.run("return document.documentElement.dataset.theme") == "dark"
+
+
+@browsed
+def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: CannedGateway) -> None:
+    browser.open(gateway.address)
+    browser.choose("#instruction-preset", "profiles/ecommerce")
+    values = browser.run(
+        "return ['instruction', 'preset', 'temperature'].map(i => document.getElementById(i).value)"
+    )
+    assert values == ["Given a shopping query, find products", "product", "0.8"]
+    # and an instruction alone changes nothing else
+    browser.choose("#instruction-preset", "instruction/web search")
+    assert browser.run("return document.getElementById('preset').value") == "product"
+
+
+# ---- for everyone -------------------------------------------------------------------------------
+
+
+@browsed
+@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet"])
+def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
+    browser: Browser, gateway: CannedGateway, tab: str
+) -> None:
+    browser.open(f"{gateway.address}#/{tab}")
+    browser.wait(f"#tab-{tab}[aria-current=page]")
+    # given the tree that a screen reader sees
+    tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    wanted = {"button", "textbox", "slider", "combobox", "checkbox", "radio", "link", "spinbutton"}
+    controls = [node for node in tree if node.get("role", {}).get("value") in wanted]
+    assert controls
+    # then each control in it has a name
+    assert [c for c in controls if not c.get("ignored") and not c["name"].get("value")] == []
+
+
+@browsed
+def test_the_whole_way_by_keyboard(browser: Browser, gateway: CannedGateway) -> None:
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    # when the first result is opened without a mouse
+    browser.run("document.querySelector('.result-head').focus()")
+    browser.press(Keys.ENTER)
+    # then it is open, and says so
+    assert browser.wait(".score-panel")
+    (head, *_) = browser.all(".result-head")
+    assert head.get_attribute("aria-expanded") == "true"
+    # and the end of the run was announced
+    assert "ranked in" in browser.run("return document.querySelector('#announcer').textContent")
+
+
+# ---- without a browser --------------------------------------------------------------------------
+
+SOURCES = sorted(PAGE.rglob("*.js")) + sorted(PAGE.rglob("*.css")) + [PAGE / "index.html"]
+NO_HOSTS = {"http://www.w3.org/2000/svg"}  # a name, not an address
+
+
+def entries(language: str) -> dict[str, str]:
+    """A dictionary of the page."""
+    text = (PAGE / "js" / "words" / f"{language}.js").read_text()
+    return dict(re.findall(r'"([\w.-]+)": "((?:[^"\\]|\\.)*)"', text))
+
+
+def test_both_languages_say_the_same_with_the_same_gaps() -> None:
+    english, chinese = entries("en"), entries("zh")
+    assert set(english) - set(chinese) <= {"instruction.default"}  # instructions are English
+    assert set(chinese) <= set(english)
+    for key, text in chinese.items():
+        gaps = set(re.findall(r"{\w+}", english[key]))
+        assert set(re.findall(r"{\w+}", text)) <= gaps, key
+
+
+def test_every_word_that_is_asked_for_exists() -> None:
+    code = "\n".join(path.read_text() for path in SOURCES if "words" not in path.parts)
+    asked = set(re.findall(r'\b(?:t|counted|field|row|figure|part)\("([\w.]+)"', code))
+    assert asked - set(entries("en")) == set()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_comes_from_another_host(path: Path) -> None:
+    found = set(re.findall(r"""(?:https?:)?//[\w-]+\.[\w./-]+""", without_comments(path)))
+    assert found <= NO_HOSTS | {name.removeprefix("http:") for name in NO_HOSTS}
+
+
+def without_comments(path: Path) -> str:
+    text = path.read_text()
+    return re.sub(r"^\s*(//|\*|/\*).*$", "", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
+    colours = theme_colours(theme)
+    pairs = [(ink, back) for ink in ("ink", "muted", "accent") for back in ("bg", "surface")]
+    pairs += [("accent-ink", "accent"), ("accent", "accent-soft"), ("muted", "sunken")]
+    pairs += [(name, f"{name}-soft") for name in ("good", "warn", "bad")]
+    for ink, back in pairs:
+        assert contrast(colours[ink], colours[back]) >= 4.5, f"{ink} on {back} in {theme}"
+
+
+def theme_colours(theme: str) -> dict[str, str]:
+    text = (PAGE / "style" / "base.css").read_text()
+    found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", text)
+    assert found
+    return {name: light if theme == "light" else dark for name, light, dark in found}
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours as WCAG 2 defines it."""
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour: str) -> float:
+    levels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in levels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
