@@ -429,9 +429,8 @@ def main() -> None:
     tokenizer = train_tokenizer(SEED)
     model = build_model(tokenizer)
     if options.begin_with:
-        model = Qwen3VLForConditionalGeneration.from_pretrained(
-            options.begin_with, dtype=torch.float32
-        )
+        trained = Qwen3VLForConditionalGeneration.from_pretrained(options.begin_with)
+        model.load_state_dict(trained.state_dict())
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     scorer = Scorer(model, Prompt(tokenizer))
     trainer = Trainer(scorer, tokenizer, options.out, options.learning_rate)
