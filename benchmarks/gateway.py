@@ -114,6 +114,15 @@ def _ms(seconds: float) -> float:
 # ---- hundreds at once ---------------------------------------------------------------------------
 
 
+def told(answer: httpx.Response) -> str:
+    """The status of an answer; of a failure also its code, which says why."""
+    if answer.status_code in (200, 429):
+        return str(answer.status_code)
+    with suppress(ValueError, KeyError, TypeError):
+        return f"{answer.status_code} {answer.json()['error']['code']}"
+    return str(answer.status_code)
+
+
 async def load(address: str, model: str, pid: int, clients: int, load_s: float) -> dict[str, Any]:
     """Many clients for a while: what they were answered, and the server's memory meanwhile."""
     statuses: Counter[str] = Counter()
@@ -132,7 +141,7 @@ async def load(address: str, model: str, pid: int, clients: int, load_s: float) 
             except httpx.HTTPError as error:
                 statuses[type(error).__name__] += 1
                 continue
-            statuses[str(answer.status_code)] += 1
+            statuses[told(answer)] += 1
             if answer.status_code == 200:
                 seconds.append(time.perf_counter() - start)
             elif "Retry-After" in answer.headers:
@@ -305,8 +314,8 @@ def main() -> None:
     found = measure(setting, given.requests, given.clients, given.seconds)
     tables(found)
     config = {"documents": DOCUMENTS, "requests": given.requests, "threads": given.threads}
-    told = {"benchmark": "gateway", "model": given.model, "config": config, **found}
-    print(json.dumps(told | surroundings()))
+    figures = {"benchmark": "gateway", "model": given.model, "config": config, **found}
+    print(json.dumps(figures | surroundings()))
 
 
 if __name__ == "__main__":
