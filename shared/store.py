@@ -37,6 +37,11 @@ CHANGES_TTL_MS = 90 * 86_400_000
 LOOK_AGAIN_MS = 10_000
 """A job in motion is looked at by the monitor when nothing touched it for this long."""
 
+CONNECTIONS_MAX = 64
+"""Connections of one process. More threads than that wait for one another, for so long at the most:
+the pool of redis-py itself refuses the hundred-and-first."""
+CONNECTION_WAIT_S = 30.0
+
 REDIS_ERRORS = (redis.RedisError,)
 """What a call raises while Redis is away: worth trying again, nobody's fault."""
 
@@ -47,8 +52,10 @@ def connect(settings: Settings) -> redis.Redis:
     """Connect and check that the server answers. Raises QueueUnavailable saying where it looked."""
     address = settings.redis_address
     try:
-        client = redis.Redis.from_url(
+        pool = redis.BlockingConnectionPool.from_url(
             address,
+            max_connections=CONNECTIONS_MAX,
+            timeout=CONNECTION_WAIT_S,
             decode_responses=True,
             socket_timeout=30,
             socket_connect_timeout=5,
@@ -57,6 +64,7 @@ def connect(settings: Settings) -> redis.Redis:
             retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
         )
+        client = redis.Redis.from_pool(pool)
         client.ping()
     except ValueError as error:
         raise UsageError(

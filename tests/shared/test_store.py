@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
 from shared.models import InputRef, JobSpec, ShardSummary, make_spec
 from shared.settings import Settings
-from shared.store import OUTAGE_MS, Lease, OpenShard, Store, connect
+from shared.store import CONNECTIONS_MAX, OUTAGE_MS, Lease, OpenShard, Store, connect
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 
@@ -68,6 +69,20 @@ def die_with(store: Store, job_id: str, shard: str, *, alone: bool) -> None:
 
 
 # ---- create -------------------------------------------------------------------------------------
+
+
+def test_more_threads_than_connections_wait_for_one_another(settings):
+    # given one process with twice as many threads as it may have connections
+    client = connect(settings)
+    begin = threading.Barrier(2 * CONNECTIONS_MAX)
+
+    def hold(number: int) -> None:
+        begin.wait(30)
+        assert client.blpop([f"nothing:{number}"], timeout=0.1) is None
+
+    # when all of them ask at once, then all are answered
+    with ThreadPoolExecutor(2 * CONNECTIONS_MAX) as threads:
+        list(threads.map(hold, range(2 * CONNECTIONS_MAX)))
 
 
 def test_creating_a_job_twice_changes_nothing(store):
