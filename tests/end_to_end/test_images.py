@@ -409,6 +409,7 @@ def _readers(client: Any) -> dict[str, Callable[[str], Any]]:
         "set": client.smembers,
         "list": lambda key: client.lrange(key, 0, -1),
         "zset": lambda key: client.zrange(key, 0, -1),
+        "stream": lambda key: client.xrange(key),
     }
 
 
