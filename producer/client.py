@@ -452,6 +452,8 @@ class Client:
         Raises NoWorker, Overloaded (retry later), TooLarge, DeadlineExceeded.
         """
         began_s = time.monotonic()
+        if model is None and not self.fleet.workers():
+            raise NoWorker("no worker serves anything now", hint="start `rerank worker --model M`")
         model = self.choose_model(model)
         workers = self._check_interactive(model)
         seconds = timeout_s or self.settings.interactive_deadline_s

@@ -162,8 +162,8 @@ class Fleet:
         pipe = self._client.pipeline(transaction=False)
         for worker_id in ids:
             pipe.hgetall(self._keys.worker(worker_id))
-        rows = [WorkerRow.model_validate(found) for found in pipe.execute() if found]
-        return [row for row in rows if model is None or row.model == model]
+        rows = [_row(found) for found in pipe.execute() if found]
+        return [row for row in rows if row and model in (None, row.model)]
 
     # ---- batch limits ---------------------------------------------------------------------------
 
@@ -231,6 +231,14 @@ class Fleet:
     def _learned(self, worker_id: str) -> tuple[str, str, str]:
         keys = self._keys
         return keys.packs(worker_id), keys.limit(worker_id), keys.limits(worker_id)
+
+
+def _row(found: Any) -> WorkerRow | None:
+    """A heartbeat; None for one of another version that we cannot read."""
+    try:
+        return WorkerRow.model_validate(found)
+    except ValidationError:
+        return None
 
 
 def _limit(found: Any) -> BatchLimit | None:

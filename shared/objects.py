@@ -51,6 +51,16 @@ def local_path(uri: str) -> Path:
     return Path(unquote(uri.removeprefix("file://")))
 
 
+def _resolved(uri: str) -> Path:
+    """The path of a file: URI without links and detours. Raises UsageError for what is no path."""
+    try:
+        return local_path(uri).resolve()
+    except (ValueError, OSError) as error:  # a NUL, or a name that no file system takes
+        raise UsageError(
+            f"{uri!r} is no path ({error})", hint="write file:///folder/name"
+        ) from error
+
+
 class Objects:
     """Reads and writes objects by URI, within what the settings allow.
 
@@ -81,6 +91,15 @@ class Objects:
                 f"{uri} is not a URI that can be read", hint="use s3://bucket/key or file:///path"
             )
 
+    def is_in_storage(self, uri: str) -> bool:
+        """Whether a URI names something in the storage of running jobs, by whatever detour."""
+        storage = self._settings.storage_uri
+        if uri.startswith("file://") and storage.startswith("file://"):
+            return _resolved(uri).is_relative_to(_resolved(storage))
+        parts = [part for part in uri.split("/")[2:] if part not in ("", ".")]
+        inside = parts[: len(storage.split("/")) - 2] == storage.split("/")[2:]
+        return uri.startswith("s3://") and (inside or ".." in parts)
+
     def _check_bucket(self, uri: str, *, listing: bool = False) -> None:
         bucket, key = _bucket_and_key(uri)
         if not bucket or not (key or listing):
@@ -93,7 +112,7 @@ class Objects:
             )
 
     def _check_folder(self, uri: str) -> None:
-        path = local_path(uri).resolve()  # follows links: a link out of a root is not in the root
+        path = _resolved(uri)  # follows links: a link out of a root is not in the root
         roots = list(self._settings.allowed_roots)
         if self._settings.storage_uri.startswith("file://"):
             roots.append(local_path(self._settings.storage_uri))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from urllib.parse import unquote
 
 from shared.objects import Objects
 from shared.settings import Settings
@@ -23,7 +24,7 @@ def uploads_uri(settings: Settings) -> str:
 
 def is_upload(uri: str, settings: Settings) -> bool:
     """Whether a URI names something uploaded, and nothing else by a detour."""
-    return uri.startswith(uploads_uri(settings)) and "/../" not in uri
+    return uri.startswith(uploads_uri(settings)) and "/../" not in unquote(uri)
 
 
 def new_upload(ttl_s: float) -> tuple[str, int]:

@@ -48,6 +48,9 @@ INTERACTIVE_S = 10.0
 AIMD_STEP_TOKENS = 128
 AIMD_DECREASE = 0.8
 
+#: The policy `thresholds`: of the packs since the last change so many of the old ones count.
+AVERAGED = 32
+
 STARVED = "starved: the queue was empty, unchanged"
 
 #: Beyond these a figure is a lie: an hour, and more than any device holds.
@@ -120,9 +123,11 @@ class Latencies(_Frozen):
     seconds: FiniteFloat = Field(0.0, ge=0)
 
     def plus(self, packs: Sequence[Observation]) -> Latencies:
-        """With these packs too."""
-        seconds = self.seconds + sum(pack.forward_s for pack in packs)
-        return Latencies(packs=self.packs + len(packs), seconds=seconds)
+        """With these packs too. What came before counts as AVERAGED packs at the most: after an
+        hour at one speed another one is still noticed within some packs."""
+        kept = min(self.packs, AVERAGED)
+        seconds = self.seconds * kept / max(self.packs, 1) + sum(p.forward_s for p in packs)
+        return Latencies(packs=kept + len(packs), seconds=seconds)
 
     @property
     def mean_ms(self) -> float:
@@ -301,6 +306,8 @@ def _within_memory(settings: PolicySettings, memory: Memory) -> tuple[float, str
     tokens = _cost_filling(memory, usable_bytes) if usable_bytes else None
     if tokens is None:
         return math.inf, ""
+    if memory.largest:  # what worked has worked: caches are full, and the line is only a guess
+        tokens = max(tokens, memory.largest.cost)
     gb, of_gb = usable_bytes / 1e9, settings.memory_bytes_max / 1e9
     return tokens, f"memory: a pack of {tokens:,.0f} tokens needs {gb:.1f} of {of_gb:.1f} GB"
 
@@ -388,7 +395,7 @@ def _wanted(
     gaining = fit.cost_gaining(GAIN)
     growing = max(GROWTH * tried, memory.tokens)
     bounds = [
-        (fit.cost_within(target_s), "latency"),
+        (_cost_in_time(settings, fit, target_s), "latency"),
         (
             gaining,
             f"throughput: more than {gaining:,.0f} tokens gains less than {100 * GAIN:.0f} %",
@@ -406,6 +413,13 @@ def _wanted(
         alike = f"probing: packs of {low:,.0f} to {high:,.0f} tokens are too alike"
         return half, f"{alike} to tell overhead from rate"
     return wanted, reason
+
+
+def _cost_in_time(settings: PolicySettings, fit: Fit, target_s: float) -> float:
+    """The largest cost whose p95 meets the target. Where none does, since the overhead alone takes
+    as long, the cost that takes twice the overhead: smaller packs would be late all the same."""
+    cost = fit.cost_within(target_s)
+    return cost if cost >= settings.tokens_min else fit.overhead_s / fit.s_per_token
 
 
 def _near(wanted: float, now: int, reason: str) -> bool:

@@ -27,6 +27,7 @@ from shared.queue import Hints, make_app
 from shared.settings import Settings
 from shared.store import Job, Store, connect
 from workers.batcher import Batcher, waiting_tokens_max
+from workers.controller import start
 from workers.engine import load_engine
 from workers.hand import RELEASE_S, Hand
 from workers.images.source import PictureSource
@@ -77,17 +78,16 @@ class Runtime:
         self._engine, self._tested = engine, tested
         self.provenance, self.sees = engine.provenance, engine.sees
         self.fingerprint = engine.fingerprint
-        self._sees = engine.sees
         self.meter = Meter(tokens_per_s=tested.tokens_per_s)
-        self.steering = Steering(
-            self._fleet,
-            self.id,
-            policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes),
-            reason="set" if settings.batch_tokens else "measured at start",
-        )
+        policy = policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes)
+        first = start(policy, tokens, settings.batch_pairs)  # within the policy's bounds
+        reason = "set" if settings.batch_tokens else "measured at start"
+        if first.tokens < tokens:
+            reason = f"bound: {first.tokens:,} tokens is the most allowed"
+        self.steering = Steering(self._fleet, self.id, policy, reason=reason)
         self.batcher = Batcher(
             engine,
-            Limit(tokens, settings.batch_pairs),
+            Limit(first.tokens, first.pairs),
             waiting_tokens_max=waiting_tokens_max(sees=engine.sees),
             on_pack=self._observe,
             around_pack=self._watchdog,
@@ -192,7 +192,7 @@ class Runtime:
             fingerprint=self.fingerprint,
             dtype=self.provenance.dtype,
             attention=self.provenance.attention,
-            sees=self._sees,
+            sees=self.sees,
             batch_tokens=limit.tokens,
             batch_pairs=limit.pairs or 0,
             batch_reason=OUT_OF_MEMORY if limit.tokens == ceiling else steering.reason,

@@ -104,7 +104,9 @@ class Door:
         lead to this host. Without keys nothing else would stop it."""
         host = re.sub(r":\d*$", "", headers.get("host", ""))
         renamed = self._is_local and host not in LOCAL
-        return renamed or headers.get("sec-fetch-site") == "cross-site"
+        origin = headers.get("origin", "").partition("://")[2]  # none, or "null", where not told
+        foreign = "origin" in headers and origin != headers.get("host", "")
+        return renamed or foreign or headers.get("sec-fetch-site") == "cross-site"
 
     def _is_known(self, headers: Headers) -> bool:
         bearer = re.fullmatch(r"(?i:bearer)\s+(\S+)\s*", headers.get("authorization", ""))

@@ -15,7 +15,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -108,8 +107,6 @@ def problem_of(error: Exception) -> Problem:
         return Problem(error.http_status, error.message, error.code, param, error.hint)
     if isinstance(error, RequestValidationError):
         return _of_validation([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()])
-    if isinstance(error, ValidationError):
-        return _of_validation(error.errors())
     if isinstance(error, REDIS_ERRORS):
         return problem_of(QueueUnavailable("Redis does not answer", hint="try again in a moment"))
     if isinstance(error, HTTPException):
@@ -161,7 +158,7 @@ def handle_errors(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return problem_of(error).answer(shape_of(request.scope))
 
-    kinds = (RerankError, RequestValidationError, ValidationError, HTTPException, *REDIS_ERRORS)
+    kinds = (RerankError, RequestValidationError, HTTPException, *REDIS_ERRORS)
     for kind in kinds:
         app.add_exception_handler(kind, answer)
 

@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 
 from producer.client import Client
-from shared.store import REDIS_ERRORS
 
 SAMPLE_S = 2.0
 SAMPLES = 900
@@ -57,7 +56,7 @@ class History:
         while not self._stop.wait(SAMPLE_S):
             try:
                 self.sample()
-            except REDIS_ERRORS as error:
+            except Exception as error:  # Redis is away, or holds what a newer version wrote
                 log.warning("no sample of the fleet", error=str(error))
 
     def sample(self) -> None:

@@ -94,7 +94,7 @@ def _refuse_local(body: JobBody, client: Client) -> None:
     for param, uri in uris.items():
         if isinstance(uri, str) and (not is_uri(uri) or "\0" in uri):
             raise InvalidField(param, "expected s3://… or file:///…, or an upload's uri")
-    if body.output and body.output.startswith(client.objects.at("")):
+    if body.output and client.objects.is_in_storage(body.output):
         raise InvalidField("output", "the storage keeps the files of running jobs", hint=_OUTPUT)
 
 

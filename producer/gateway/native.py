@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, WithJsonSchema
+from fastapi.exceptions import RequestValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
 from producer.client import Answer
@@ -22,6 +23,8 @@ from producer.gateway.errors import SHAPE
 from shared.models import REJECTIONS
 
 routes = APIRouter(tags=["rerank"])
+
+Body_ = TypeVar("Body_", bound=BaseModel)
 
 _IMAGE_FIELDS = {"preset": "image_preset"}
 """Fields of `image` whose option has another name."""
@@ -120,8 +123,17 @@ async def rerank_either(
     """`texts` in the body says that TEI's bare list is expected."""
     if "texts" in body:
         request.scope[SHAPE] = "tei"
-        return await tei.answer(gateway_of(request), request, tei.TeiBody.model_validate(body))
-    return await answer(gateway_of(request), request, RerankBody.model_validate(body))
+        return await tei.answer(gateway_of(request), request, body_of(tei.TeiBody, body))
+    return await answer(gateway_of(request), request, body_of(RerankBody, body))
+
+
+def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
+    """A body of a shape that its own fields tell. Raises RequestValidationError."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(found) from None
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:

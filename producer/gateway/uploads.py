@@ -92,9 +92,10 @@ def _kind_of(content_type: str, name: str) -> tuple[str, str]:
     """The type of an upload, and how its name ends. Raises InvalidField for any other."""
     said = content_type.partition(";")[0].strip().lower()
     said = OTHER_NAMES.get(said, said)
-    end = "".join(PurePosixPath(name.lower()).suffixes[-2:])
-    suffix = end if end.endswith(".gz") else PurePosixPath(name.lower()).suffix
-    kind = SUFFIXES.get(PurePosixPath(suffix).suffix or suffix, "")
+    *_, inner, suffix = "", "", *PurePosixPath(name.lower()).suffixes
+    kind = SUFFIXES.get(suffix, "")
+    if suffix == ".gz" and inner in SUFFIXES:  # nothing else of a name gets into a URI
+        suffix = f"{inner}{suffix}"
     if kind and said in (kind, "text/plain", *UNSAID):
         return kind, suffix
     for known, its_kind in SUFFIXES.items():

@@ -16,6 +16,7 @@ from producer.gateway.asking import Asked, as_json, gateway_of, refuse_unscored
 from producer.gateway.contents import AnyContent, content_of
 from producer.gateway.errors import InvalidField
 from producer.gateway.native import Options, usage
+from shared.errors import TooLarge
 
 routes = APIRouter(tags=["rerank"])
 
@@ -40,6 +41,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
     """A score per pair, in the order of the pairs."""
     queries = _contents(body.queries, "queries")
     documents = _contents(body.documents, "documents")
+    _refuse_many(request, queries, documents)
     asked = _pairs(queries, documents, body.instruction)
     found = await gateway_of(request).ask(request, asked, model=body.model, **body.options())
     scores = []
@@ -66,6 +68,13 @@ def _contents(value: Any, where: str) -> list[Any]:
         hint = 'write [{"content": [...]}] for one of several parts, a list for many'
         raise InvalidField(where, "a bare {content: [...]} can be read in two ways", hint=hint)
     return [content_of(value, where)]
+
+
+def _refuse_many(request: Request, queries: list[Any], documents: list[Any]) -> None:
+    """Raise TooLarge for more pairs than one request may have."""
+    most = gateway_of(request).client.settings.max_documents_per_request
+    if max(len(queries), len(documents)) > most:
+        raise TooLarge(f"a request may have {most} pairs", hint="submit them as a job")
 
 
 def _pairs(queries: list[Any], documents: list[Any], instruction: str | None) -> list[Asked]:

@@ -159,3 +159,18 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
     pinned = store.job(job["id"]).spec.input
     assert not is_upload(pinned.uri, settings)
     assert objects.stat(pinned.uri).size == pinned.size
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.%2f%2e%2e%2f%2e%2e%2fjobs%2fx.gz",
+        "a.\0.gz",
+        f"a.{'x' * 300}.gz",
+        "../../x.csv.gz",
+    ],
+)
+def test_of_a_name_only_a_known_end_gets_into_the_address(http, name):
+    answer = http.post("/v1/uploads", params={"name": name}, content=b"some bytes")
+    assert answer.status_code == 201
+    assert answer.json()["uri"].endswith(("/upload.gz", "/upload.csv.gz"))

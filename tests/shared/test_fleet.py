@@ -58,6 +58,14 @@ def test_the_list_of_workers_does_not_grow_for_ever(fleet, client, store):
     assert client.zrange(store.keys.workers, 0, -1) == ["w1"]
 
 
+def test_a_heartbeat_of_another_version_hides_no_other(fleet, client, store):
+    fleet.beat(worker_row("w1"))
+    fleet.beat(worker_row("w2"))
+    client.hset(store.keys.worker("w1"), "state", "dreaming")
+
+    assert [worker.id for worker in fleet.workers()] == ["w2"]
+
+
 # ---- batch limits -------------------------------------------------------------------------------
 
 

@@ -326,6 +326,47 @@ def test_thresholds_averages_the_packs_since_the_last_change():
     assert memory.reason == "steady: 0 ms on average over 0 packs"
 
 
+def test_thresholds_notices_another_speed_after_an_hour_at_one():
+    # given an hour of packs that were neither fast nor slow
+    settings = policy("thresholds")
+    memory = start(settings, 2000, 16)
+    steady = [pack(1600, 0.5, pairs=16, limit_pairs=16) for _ in range(50)]
+    memory = after(settings, memory, *[steady] * 100)
+    assert memory.pairs == 16
+    # when the device is six times as slow, then some packs later there are half as many pairs
+    slow = [pack(1600, 3.0, pairs=16, limit_pairs=16) for _ in range(10)]
+    memory = after(settings, memory, *[slow] * 2)
+    assert memory.pairs == 8
+
+
+def test_a_target_below_the_overhead_leaves_packs_that_are_worth_it():
+    # given a device whose overhead alone takes longer than half the interactive target
+    settings = policy(tokens_max=16_384)
+    memory = start(settings, 4000, rates=(0.2, 0.001))
+    rounds = [
+        [pack(cost, 0.2 + 0.001 * cost, limit_tokens=int(cost)) for cost in (100.0, 300.0, 600.0)]
+    ] * 10
+    memory = after(settings, memory, *rounds)
+    # when interactive pairs come
+    found = pack(200.0, 0.4, interactive=True)
+    memory = decide(settings, memory, [found], NOW_S + 40)
+    # then packs are not so small that all of their time is overhead
+    assert memory.tokens == pytest.approx(200, rel=0.25)
+    assert memory.reason.startswith("latency")
+
+
+def test_what_worked_is_not_ruled_out_by_a_full_device():
+    # given a device whose memory is nearly full of the model and its caches
+    settings = policy(memory_bytes_max=20 << 30)
+    memory = start(settings, 4096, rates=(0.01, 0.0001))
+    packs = [
+        pack(cost, 0.01 + 0.0001 * cost, memory_bytes=int(17.2 * 2**30 + 1000 * cost))
+        for cost in (1000.0, 4096.0)
+    ]
+    # when packs of both sizes worked, then the limit stays where it worked
+    assert decide(settings, memory, packs, NOW_S).tokens >= 4096
+
+
 def test_thresholds_are_settings():
     settings = policy(
         "thresholds", latency_low_ms=50, latency_high_ms=100, pairs_low=2, pairs_high=64
