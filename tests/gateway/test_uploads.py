@@ -124,7 +124,8 @@ def test_an_upload_that_is_broken_off_leaves_nothing(http, settings):
         wait_until(lambda: stored(settings), 20, "a draft is there")
     # when it goes away, then so does the draft
     wait_until(lambda: not stored(settings), 20, "the draft is gone")
-    assert not list((local_path(settings.storage_uri) / "uploads").iterdir())
+    folder = local_path(settings.storage_uri) / "uploads"
+    wait_until(lambda: not list(folder.iterdir()), 20, "its folder is gone")
 
 
 def test_an_empty_upload_is_refused(http, settings):
