@@ -349,6 +349,9 @@ def test_a_job_with_everything_on_its_page(
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
     browser.wait_text(".job-errors", "low_quality")
     keep("job-charts")
+    # and the errors of its end, though not each rise of them was asked for
+    browser.wait_text(".job-errors", "1,100")
+    assert gateway.asked.count(("GET /v1/jobs/j1/errors", None)) <= 3
 
 
 JOB = {
@@ -385,7 +388,8 @@ def events() -> Iterator[str]:
     for number in range(12):
         rate = 250 + 40 * (number % 3)
         scored = 8600 + 2500 * number
-        status = {**JOB, "pairs_per_s": rate, "progress": {**JOB["progress"], "scored": scored}}
+        progress = {**JOB["progress"], "scored": scored, "errors": 120 + number}
+        status = {**JOB, "pairs_per_s": rate, "progress": progress}
         yield f"event: status\ndata: {json.dumps(status)}\n\n: keep-alive\n\n"
     yield f"event: status\ndata: {json.dumps(DONE_JOB)}\n\n"
     yield 'event: end\ndata: {"id": "j1", "state": "done"}\n\n'
