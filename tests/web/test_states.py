@@ -21,6 +21,7 @@ from tests.web.canned import (
     error,
     fleet_of,
     rerank,
+    uploads,
 )
 
 browsed = pytest.mark.browser
@@ -164,6 +165,94 @@ def test_partial_failure(browser: Browser, gateway: CannedGateway, keep: Keep) -
     assert len(gateway.asked[-1][1]["documents"]) == 1 or gateway.asked[-1][0].startswith("GET")
 
 
+def failed(*indexes: int) -> list[dict[str, Any]]:
+    """Entries of documents without a score."""
+    return [{"index": at, "code": "fetch_failed", "message": f"lost {at}"} for at in indexes]
+
+
+@browsed
+def test_trying_again_before_a_full_queue_can_be_cancelled(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("429")
+    # given an answer in which one failed, and a queue that is full since
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: whole["results"][:2], errors=lambda whole: failed(2)
+    )
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".left-over.errors")
+    gateway.say("POST /v1/rerank", error("the queue is full"), 429, Retry_After="60")
+    # when that one is tried again, and cancelled while it waits
+    browser.click(".left-over.errors .again")
+    browser.wait_text("#run-status", "trying again in")
+    browser.click("#cancel-run")
+    # then nothing is in hand, and it stands where it was
+    browser.wait_text("#run-status", "3 ready to be ranked")
+    assert "lost 2" in browser.text(".left-over.errors")
+    # and can be tried once more
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.click(".left-over.errors .again")
+    browser.wait_gone(".left-over.errors")
+    assert len(browser.all(".result")) == 3
+
+
+@browsed
+def test_two_tried_again_at_once_are_both_ranked(browser: Browser, gateway: CannedGateway) -> None:
+    # given an answer in which two failed
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: whole["results"][:1], errors=lambda whole: failed(1, 2)
+    )
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".left-over.errors")
+    # when both are tried again before either is answered
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.run("document.querySelectorAll('.left-over.errors .again').forEach(b => b.click())")
+    # then both are in the ranking
+    browser.wait_gone(".left-over.errors")
+    assert len(browser.all(".result")) == 3
+
+
+@browsed
+def test_an_upload_that_is_not_answered_can_be_cancelled(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given an upload that is not answered before the test goes on
+    let_through: list[bool] = []
+
+    def slowly(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return uploads()(asked)
+
+    gateway.answers["POST /v1/uploads"] = slowly
+    browser.open(gateway.address)
+    browser.write("#query-text", "a chair")
+    browser.drop("#candidate-drop", pictures[:1])
+    browser.wait(".card")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "Uploading")
+    # when the run is cancelled, then it is over at once
+    browser.click("#cancel-run")
+    browser.wait_text("#run-status", "1 ready to be ranked")
+    # and the upload goes on for the next one
+    let_through.append(True)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+
+
+@browsed
+def test_an_address_that_is_not_well_encoded(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("404")
+    gateway.say("GET /v1/jobs/100%25/events", error("there is no job 100%"), 404)
+    browser.open(f"{gateway.address}#/jobs/100%")
+    browser.wait_text(".job-page", "there is no job 100%")
+
+
 @browsed
 def test_a_request_that_fails_as_a_whole(
     browser: Browser, gateway: CannedGateway, allowed_errors: list[str], keep: Keep
@@ -218,6 +307,10 @@ def test_a_key_is_asked_for(
     browser.open(gateway.address)
     browser.wait("#key-dialog")
     keep("unauthorised")
+    # when it is escaped from, it stays
+    browser.press(Keys.ESCAPE)
+    browser.press(Keys.ESCAPE)
+    browser.wait("#key-dialog")
     # when it is given
     gateway.answers.update(answers)
     browser.write("#key", "secret")
@@ -256,6 +349,9 @@ def test_a_job_with_everything_on_its_page(
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
     browser.wait_text(".job-errors", "low_quality")
     keep("job-charts")
+    # and the errors of its end, though not each rise of them was asked for
+    browser.wait_text(".job-errors", "1,100")
+    assert gateway.asked.count(("GET /v1/jobs/j1/errors", None)) <= 3
 
 
 JOB = {
@@ -292,7 +388,8 @@ def events() -> Iterator[str]:
     for number in range(12):
         rate = 250 + 40 * (number % 3)
         scored = 8600 + 2500 * number
-        status = {**JOB, "pairs_per_s": rate, "progress": {**JOB["progress"], "scored": scored}}
+        progress = {**JOB["progress"], "scored": scored, "errors": 120 + number}
+        status = {**JOB, "pairs_per_s": rate, "progress": progress}
         yield f"event: status\ndata: {json.dumps(status)}\n\n: keep-alive\n\n"
     yield f"event: status\ndata: {json.dumps(DONE_JOB)}\n\n"
     yield 'event: end\ndata: {"id": "j1", "state": "done"}\n\n'

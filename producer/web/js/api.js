@@ -3,6 +3,7 @@
 import { Value } from "./value.js";
 
 const KEY = "rerankfleet.key";
+const STALLED_MS = 60_000; // an upload of which nothing is heard for so long has failed
 
 /** What went wrong, as the gateway says it. `status` 0: it could not be reached. */
 export class ApiError extends Error {
@@ -104,7 +105,7 @@ export class Api {
   }
 
   /**
-   * Upload a file; `onProgress` gets the share that is sent.
+   * Upload a file; `onProgress` gets the share that is sent. Fails when it stands still.
    * @param {File} file
    * @param {(share: number) => void} [onProgress]
    * @param {AbortSignal} [signal]
@@ -116,7 +117,14 @@ export class Api {
       request.open("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`);
       for (const [name, value] of Object.entries(this.headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
-      request.upload.onprogress = (event) => event.lengthComputable && onProgress?.(event.loaded / event.total);
+      const beganMs = performance.now();
+      const heard = () => (request.timeout = performance.now() - beganMs + STALLED_MS); // counts from the start
+      heard();
+      request.upload.onprogress = (event) => {
+        heard();
+        if (event.lengthComputable) onProgress?.(event.loaded / event.total);
+      };
+      request.ontimeout = () => reject(new ApiError(-1, { message: "the upload stands still" }));
       request.onload = () => {
         this.reachable.set(true);
         if (request.status < 300) resolve(JSON.parse(request.responseText));

@@ -222,7 +222,12 @@ function keyDialog(app, signal) {
   const refused = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
   const dialog = h(
     "dialog",
-    { id: "key-dialog", "data-state": "unauthorised", oncancel: (event) => event.preventDefault() },
+    {
+      id: "key-dialog",
+      "data-state": "unauthorised",
+      oncancel: (event) => event.preventDefault(),
+      onclose: () => ask(), // browsers let a second Escape close it all the same
+    },
     h(
       "form",
       {
@@ -241,9 +246,12 @@ function keyDialog(app, signal) {
       h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use"))),
     ),
   );
-  app.api.locked.watch((locked) => {
+  const ask = () => {
+    if (app.api.locked.now && dialog.isConnected && !dialog.open) dialog.showModal();
+  };
+  app.api.locked.watch(() => {
     refused.hidden = !app.api.keyed;
-    if (locked && dialog.isConnected && !dialog.open) dialog.showModal();
+    ask();
   }, signal);
   return dialog;
 }

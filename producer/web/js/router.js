@@ -14,8 +14,17 @@ addEventListener("hashchange", () => place.set(read()));
 
 /** @returns {Place} */
 function read() {
-  const [tab, job = ""] = location.hash.replace(/^#\/?/, "").split("?")[0].split("/").map(decodeURIComponent);
+  const [tab, job = ""] = location.hash.replace(/^#\/?/, "").split("?")[0].split("/").map(decoded);
   return { tab: TABS.includes(tab) ? tab : "rerank", job };
+}
+
+/** A part of the address; as it stands where it is not well encoded, as in "100%". @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** The address of a tab or a job. @param {string} tab @param {string} [job] */

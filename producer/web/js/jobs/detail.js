@@ -13,6 +13,7 @@ import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
 const FLEET_MS = 2_000;
 const AGAIN_MS = 1_500;
 const ERRORS_SHOWN = 100;
+const ERRORS_MS = 10_000;
 const SAMPLES = 900;
 
 /** @typedef {import("../main.js").App} App */
@@ -28,6 +29,7 @@ export function showJob(root, app, id, signal) {
   const page = new JobPage(app, id, signal);
   fill(root, page.element);
   page.follow();
+  poll(async () => page.showFleet(await app.api.fleet()), FLEET_MS, signal);
 }
 
 class JobPage {
@@ -65,14 +67,16 @@ class JobPage {
       ),
       this.errors,
     );
-    this.toldErrors = -1;
+    /** How many errors the list was asked for, and whether the job was over then. */
+    this.toldErrors = "";
+    this.askingErrors = false;
+    this.errorsDueMs = 0;
     /** @type {any} */
     this.fleet = null;
   }
 
   /** Follow the job's events; where the connection is lost, take it up again. */
   async follow() {
-    poll(async () => this.showFleet(await this.app.api.fleet()), FLEET_MS, this.signal);
     while (!this.signal.aborted) {
       try {
         for await (const { event, data } of this.app.api.events(this.id, this.signal)) {
@@ -225,18 +229,25 @@ class JobPage {
     );
   }
 
+  /** Show what failed. Asks one question at a time, every ERRORS_MS at most, and once at the end. */
   async showErrors() {
     const count = this.job.progress.errors + this.job.progress.rejected;
-    if (count === this.toldErrors) return;
-    this.toldErrors = count;
+    const over = isOver(this.job);
+    const news = `${count} ${over}`;
     this.errors.hidden = count === 0;
-    if (count === 0) return;
+    if (count === 0 || news === this.toldErrors || this.askingErrors) return;
+    if (!over && Date.now() < this.errorsDueMs) return;
+    this.toldErrors = news;
+    this.askingErrors = true;
+    this.errorsDueMs = Date.now() + ERRORS_MS;
     const lines = await this.app.api.errors(this.id, ERRORS_SHOWN).catch(() => []);
+    this.askingErrors = false;
     fill(
       this.errors,
       h("h2", { class: "panel-title" }, t("errors.list", { n: format.number(count) })),
       h("ul", { class: "error-list" }, lines.flatMap(failuresOf).slice(0, ERRORS_SHOWN).map(failureItem)),
     );
+    if (isOver(this.job)) this.showErrors(); // no event will ask for what came meanwhile
   }
 }
 

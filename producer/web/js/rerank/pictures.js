@@ -60,8 +60,14 @@ export class Intake {
       uploaded: Promise.resolve(""),
     };
     const known = this.session.pictures.find((other) => other.hash === hash && !other.error);
-    picture.uploaded = known ? known.uploaded : this.upload(picture);
-    picture.uploaded
+    this.follow(picture, known ? known.uploaded : this.upload(picture));
+    return picture;
+  }
+
+  /** Note what comes of a picture's upload. @param {Picture} picture @param {Promise<string>} uploaded */
+  follow(picture, uploaded) {
+    picture.uploaded = uploaded;
+    uploaded
       .then(
         (uri) => {
           picture.uri = uri;
@@ -72,13 +78,12 @@ export class Intake {
         },
       )
       .finally(() => picture.touched.change((n) => n + 1));
-    return picture;
   }
 
   /** Try a failed upload again. @param {Picture} picture */
   uploadAgain(picture) {
     picture.error = "";
-    picture.uploaded = this.upload(picture).then((uri) => (picture.uri = uri));
+    this.follow(picture, this.upload(picture));
     return picture.uploaded;
   }
 

@@ -28,37 +28,59 @@ export class Runner {
     this.model = model;
     /** @type {AbortController | null} */
     this.current = null;
+    /** Settles when all that was begun is over. @type {Promise<unknown>} */
+    this.last = Promise.resolve();
   }
 
   get running() {
     return this.current !== null;
   }
 
+  /** Stop what is in hand and what waits for its turn. */
   cancel() {
     this.current?.abort();
   }
 
-  /** Run what the session holds. Errors end up in its progress. */
+  /**
+   * Do `work` once all that was begun before is over. Errors end up in the session's progress too.
+   * @template T
+   * @param {(signal: AbortSignal) => Promise<T>} work
+   * @returns {Promise<T | undefined>} nothing where it was cancelled
+   */
+  async inTurn(work) {
+    const { progress } = this.session;
+    const { signal } = (this.current ??= new AbortController());
+    const turn = this.last.then(() => {
+      signal.throwIfAborted();
+      return work(signal);
+    });
+    const over = (this.last = turn.catch(() => {}));
+    try {
+      return await turn;
+    } catch (error) {
+      if (!signal.aborted) progress.set({ stage: "failed", error: asApiError(error) });
+      else progress.set({ stage: "idle" });
+      if (!signal.aborted) throw error;
+    } finally {
+      if (this.last === over) this.current = null;
+    }
+  }
+
+  /** Run what the session holds, where nothing else is in hand. Errors end up in its progress. */
   async run() {
     if (this.running || this.session.missing) return;
-    const stop = (this.current = new AbortController());
+    await this.inTurn((signal) => this.rank(signal)).catch(() => {});
+  }
+
+  async rank(signal) {
     const { progress, runs } = this.session;
-    try {
-      await this.upload(stop.signal);
-      const candidates = this.session.candidates.now.filter(isSomething).map((candidate) => ({ ...candidate }));
-      const body = requestBody(this.session, this.model()?.id, candidates);
-      const answer = await this.send(body, stop.signal);
-      runs.set([...runs.now, this.record(body, answer, candidates)]);
-      progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
-      announce(
-        t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }),
-      );
-    } catch (error) {
-      if (stop.signal.aborted) progress.set({ stage: "idle" });
-      else progress.set({ stage: "failed", error: asApiError(error) });
-    } finally {
-      this.current = null;
-    }
+    await this.upload(signal);
+    const candidates = this.session.candidates.now.filter(isSomething).map((candidate) => ({ ...candidate }));
+    const body = requestBody(this.session, this.model()?.id, candidates);
+    const answer = await this.send(body, signal);
+    runs.set([...runs.now, this.record(body, answer, candidates)]);
+    progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
+    announce(t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }));
   }
 
   async upload(signal) {
@@ -68,11 +90,12 @@ export class Runner {
     for (const picture of pending) {
       this.session.progress.set({ stage: "uploading", done, total: pictures.length });
       try {
-        picture.uri = await (picture.error ? this.intake.uploadAgain(picture) : picture.uploaded);
+        const uploaded = picture.error ? this.intake.uploadAgain(picture) : picture.uploaded;
+        picture.uri = await unlessAborted(uploaded, signal);
       } catch (error) {
+        if (signal.aborted) throw error;
         throw Object.assign(error, { message: `${picture.file.name}: ${error.message}` });
       }
-      signal.throwIfAborted();
       done += 1;
     }
   }
@@ -127,29 +150,21 @@ export class Runner {
 
   /**
    * Score one document of a run again, with its quality left out of account, and put what comes of
-   * it into the run's answer.
+   * it into the run's answer, as that is by then. Waits for what is in hand.
    * @param {Run} run
    * @param {number} index
    */
   async again(run, index) {
     const { top_n, ...body } = run.body;
     const image = body.image && { ...body.image, quality_action: "off" };
-    const answer = await this.send(
-      { ...body, image, documents: [body.documents[index]] },
-      new AbortController().signal,
-    ).finally(() => this.session.progress.set({ stage: "idle" }));
-    const place = (entries, more) => entries.map((entry) => ({ ...entry, index, ...more }));
-    const others = (entries) => entries.filter((entry) => entry.index !== index);
-    const merged = {
-      ...run.answer,
-      results: [...others(run.answer.results), ...place(answer.results, { anyway: true })].sort(
-        (a, b) => b.margin - a.margin,
-      ),
-      rejected: [...others(run.answer.rejected), ...place(answer.rejected, {})],
-      errors: [...others(run.answer.errors), ...place(answer.errors, {})],
-    };
-    this.session.runs.change((runs) => runs.map((other) => (other === run ? { ...run, answer: merged } : other)));
-    announce(t(answer.results.length ? "announce.anyway" : "announce.failed"));
+    await this.inTurn(async (signal) => {
+      const answer = await this.send({ ...body, image, documents: [body.documents[index]] }, signal);
+      this.session.runs.change((runs) =>
+        runs.map((now) => (now.number === run.number ? { ...now, answer: merged(now.answer, answer, index) } : now)),
+      );
+      this.session.progress.set({ stage: "idle" });
+      announce(t(answer.results.length ? "announce.anyway" : "announce.failed"));
+    });
   }
 }
 
@@ -171,6 +186,18 @@ export function requestBody(session, model, candidates) {
     body.image = { ...imageOptions(settings), quality_threshold: settings.threshold, quality_action: settings.action };
   }
   return body;
+}
+
+/** A run's answer with a new one about the document at `index`. */
+function merged(whole, about, index) {
+  const others = (entries) => entries.filter((entry) => entry.index !== index);
+  const place = (entries, more) => entries.map((entry) => ({ ...entry, index, ...more }));
+  return {
+    ...whole,
+    results: [...others(whole.results), ...place(about.results, { anyway: true })].sort((a, b) => b.margin - a.margin),
+    rejected: [...others(whole.rejected), ...place(about.rejected, {})],
+    errors: [...others(whole.errors), ...place(about.errors, {})],
+  };
 }
 
 function isSomething({ text, picture }) {
@@ -206,6 +233,15 @@ function queryLabel(session) {
 
 function asApiError(error) {
   return error instanceof ApiError ? error : new ApiError(-1, { message: String(error?.message ?? error) });
+}
+
+/** What the promise comes to; rejects as soon as the signal is aborted. */
+function unlessAborted(promise, signal) {
+  return new Promise((resolve, reject) => {
+    promise.then(resolve, reject);
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
 }
 
 /** Resolves to true after a while, to false as soon as the signal is aborted. */
