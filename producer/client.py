@@ -463,6 +463,7 @@ class Client:
             priority=Priority.interactive,
             **resolve(profile, options, self.settings.profiles),
         )
+        spec = self._calibrated(spec, options)
         job_id = self._create_inline(spec, pieces, seconds, workers)
         if not self._ends.wait(job_id, seconds):
             self.store.cancel(job_id)

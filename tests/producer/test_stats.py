@@ -14,7 +14,7 @@ from producer import stats
 from producer.client import Client
 from producer.feeder import Control
 from producer.finisher import SCORES_TO_ADAPT, finish
-from shared.errors import UnknownJob, UsageError
+from shared.errors import DeadlineExceeded, UnknownJob, UsageError
 from shared.models import Slice
 from shared.scores import ScoreDistribution
 from shared.shards import count_requests, load_slices
@@ -215,6 +215,26 @@ def test_the_same_key_is_the_same_job_after_its_profile_changed(api, control, js
     assert api.store.profile_temperature("default") == 0.9
 
     assert adaptive(api, source, key="monday") == job_id
+
+
+def test_a_small_request_takes_what_its_profile_has_now(api, control, jsonl, monkeypatch):
+    # given a profile whose temperature a job changed
+    do(control, adaptive(api, jsonl(*MANY)))
+    assert api.store.profile_temperature("default") == 0.9
+    # when requests of that profile are made that nobody answers in time
+    used, create = [], api.store.create
+    monkeypatch.setattr(
+        api.store,
+        "create",
+        lambda job_id, spec, *rest, **more: (
+            used.append(spec.temperature) or create(job_id, spec, *rest, **more)
+        ),
+    )
+    for options in ({"profile": "default"}, {"profile": "default", "temperature": 0.5}, {}):
+        with pytest.raises(DeadlineExceeded):
+            api.rerank("q", ["d"], model=MODEL, timeout_s=0.1, **options)
+    # then they were at its temperature, unless they had their own or no profile
+    assert used == [0.9, 0.5, 1.0]
 
 
 def test_adapting_needs_a_profile(api, jsonl, tmp_path):
