@@ -14,13 +14,13 @@ from tests.web.browser import WAIT_S, Browser
 
 pytestmark = pytest.mark.browser
 
-REQUESTS, DOCUMENTS = 30, 20
+REQUESTS, DOCUMENTS = 150, 20
 END_S = 120.0
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """An input of some seconds of work, with a line that is none and an image that is refused."""
+    """An input of ten seconds of work or more, with a line that is none and an image that is refused."""
     lines = [
         {
             "id": f"r{number}",
