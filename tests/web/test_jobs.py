@@ -20,7 +20,7 @@ END_S = 120.0
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """An input of ten seconds of work or more, with a line that is none and an image that is refused."""
+    """Ten seconds of work or more, with a line that is none and an image that is refused."""
     lines = [
         {
             "id": f"r{number}",
