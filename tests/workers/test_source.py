@@ -29,7 +29,7 @@ from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
 from workers.images.source import FETCHES_AT_A_TIME, PictureSource
-from workers.packing import Limit
+from workers.packing import Limit, Prices
 from workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
 from workers.prompts import Prompt
 from workers.scorer import PICTURES_AHEAD, Scorer
@@ -199,6 +199,8 @@ class Engine:
     provenance = PROVENANCE
     sees = True
     prompter = Prompter()
+
+    prices = Prices()
 
     def self_test(self):
         return SimpleNamespace(limit=Limit(10_000))
