@@ -120,9 +120,9 @@ class Batcher:
 
     @property
     def ceiling(self) -> float:
-        """Token-equivalents that fit, as far as running out of memory has taught it; infinite when
-        it did not."""
-        return self._ceiling
+        """Token-equivalents that fit, where running out of memory has taught it less than the
+        limit that was set; else infinite."""
+        return self._ceiling if self._ceiling < self._limit.tokens else math.inf
 
     @property
     def alive(self) -> bool:

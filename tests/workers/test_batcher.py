@@ -379,6 +379,8 @@ def test_out_of_memory_halves_at_once_and_a_larger_limit_that_is_set_does_not_un
     batcher.limit = Limit(100_000)
 
     assert batcher.limit.tokens == learned == int(batcher.ceiling) < 1000
+    batcher.limit = Limit(learned // 2)
+    assert batcher.ceiling == math.inf  # it bounds nothing now
 
 
 def test_a_report_that_is_refused_does_not_stop_the_loop(start, caplog):
