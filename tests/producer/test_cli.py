@@ -499,7 +499,8 @@ def test_stats_are_a_table_for_people_and_json_for_machines(rerank, served, sour
 
 
 def test_a_profiles_temperature_can_be_forgotten(rerank, store, client):
-    client.lpush(store.keys.profile("shop"), '{"at_s":1,"job":"j","mean":0.5,"base":1,"before":1,"to":0.9}')
+    change = '{"at_s":1,"job":"j","mean":0.5,"base":1,"before":1,"to":0.9}'
+    client.lpush(store.keys.profile("shop"), change)
 
     assert "0.9" in rerank("stats", "--profile", "shop").out
     assert rerank("stats", "--profile", "shop", "--forget-temperature").code == OK
