@@ -24,6 +24,7 @@ from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
 from workers import language, tasks
 from workers.hand import Hand
+from workers.recorder import Recorder
 from workers.runtime import Runtime
 from workers.scorer import Stopped
 
@@ -61,6 +62,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
     found = object.__new__(Runtime)
     found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
     found.draining, found.provenance, found.sees = False, PROVENANCE, True
+    found.recorder = Recorder()
     found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     found.scorer = SimpleNamespace(score=score, fails_with=None)
     found.batcher = SimpleNamespace(alive=True)
