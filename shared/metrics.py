@@ -38,7 +38,7 @@ class Family:
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
-    labels: Mapping[str, Labels] = field(default_factory=dict)
+    labels: Mapping[str, Labels] = field(default_factory=dict, hash=False)
     """Each label and the values that it may have."""
     buckets: tuple[float, ...] = ()
     """Upper ends of a histogram's buckets."""

@@ -12,7 +12,13 @@ from itertools import accumulate
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -34,6 +40,9 @@ from shared.metrics import FAMILIES, Counts, Family, Value
 from shared.models import Priority, canonical_model
 from shared.queue import broker_keys, model_queue
 from shared.store import REDIS_ERRORS
+
+# a gauge beside each counter, of when it began: nobody asks for it
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 routes = APIRouter(tags=["fleet"])
 
