@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from shared.metrics import FAMILIES, IMAGES_REJECTED, PAIRS, QUEUE_WAIT, RETRIES, WAIT_S
 from shared.models import InputRef, JobSpec
 from shared.store import OpenShard
 from tests.support.fleet import MODEL, worker_row
-from tests.support.gateway import running_gateway
+from tests.support.gateway import families, running_gateway, scrape, value
 from tests.support.wait import wait_until
 from workers.recorder import Recorder
 
@@ -21,27 +20,6 @@ ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}
-
-
-def families(http, **parameters: str) -> dict:
-    """Families of a scrape by name, as Prometheus' own parser reads them."""
-    answer = http.get("/metrics", params=parameters)
-    assert answer.status_code == 200
-    return {found.name: found for found in text_string_to_metric_families(answer.text)}
-
-
-def scrape(http, **parameters: str) -> dict[str, list]:
-    """Samples of a scrape by name."""
-    found: dict[str, list] = {}
-    for family in families(http, **parameters).values():
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample)
-    return found
-
-
-def value(found: dict[str, list], name: str, **labels: str) -> float:
-    (sample,) = [s for s in found[name] if labels.items() <= s.labels.items()]
-    return sample.value
 
 
 @pytest.fixture

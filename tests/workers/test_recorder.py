@@ -177,4 +177,4 @@ def test_a_heartbeat_stays_small(recorder):
     text = dump_counts(recorder.counts())
 
     assert json.loads(text)
-    assert len(text) < 6_000
+    assert len(text) < 4_000
