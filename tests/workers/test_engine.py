@@ -90,7 +90,7 @@ def score_under(engine, prompts, limit: Limit) -> list[float]:
 
     waiting, margins = [Item(i) for i in range(len(prompts))], {}
     while waiting:
-        taken, _ = plan(waiting, limit)
+        taken, _ = plan(waiting, limit, engine.prices)
         pack, order = Pack.of(i.prompt for i in taken)
         for at, margin in zip(order, engine.score(pack), strict=True):
             margins[taken[at].index] = margin

@@ -20,7 +20,7 @@ from shared.models import (
 )
 from shared.scores import ScoreDistribution
 from workers.batcher import Batcher
-from workers.packing import Limit, Pack
+from workers.packing import Limit, Pack, Prices
 from workers.prompts import Prompt
 from workers.recorder import Recorder
 from workers.scorer import (
@@ -64,6 +64,8 @@ class Prompter:
 
 class Engine:
     """The margin of a document is its token; some tokens break a pack or do not fit."""
+
+    prices = Prices()
 
     def __init__(self) -> None:
         self.breaks: set[int] = set()

@@ -30,7 +30,7 @@ from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
 from workers.images.source import FETCHES_AT_A_TIME, PictureSource
-from workers.packing import Limit
+from workers.packing import Limit, Prices
 from workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
 from workers.prompts import Prompt
 from workers.recorder import Recorder
@@ -221,6 +221,8 @@ class Engine:
     provenance = PROVENANCE
     sees = True
     prompter = Prompter()
+
+    prices = Prices()
 
     def self_test(self):
         return SimpleNamespace(limit=Limit(10_000))

@@ -59,6 +59,10 @@ class Kept(Generic[K]):
             while self.bytes > self.max_bytes:
                 self.bytes -= self._tensors.popitem(last=False)[1].nbytes
 
+    def __contains__(self, key: object) -> bool:
+        """Whether the tensor of this key is remembered; asking is no use of it."""
+        return key in self._tensors
+
     def clear(self) -> None:
         """Forget all."""
         self._tensors.clear()
