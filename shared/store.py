@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +99,8 @@ class Lease:
     file: str
     poison: bool = False
     worker: str = ""
+    waited_s: float = field(default=0.0, compare=False)
+    """From when it was due until it was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,8 +399,10 @@ class Store:
             [job_id, shard, token, worker, int(alone), self._lease_ms, fingerprint, OUTAGE_MS],
         )
         if answer in ("yes", "poison"):
-            poison = answer == "poison"
-            return Lease(job_id, model, shard, token, rest[0], poison=poison, worker=worker)
+            poison, (file, waited_ms) = answer == "poison", rest
+            return Lease(
+                job_id, model, shard, token, file, poison, worker, waited_s=waited_ms / 1000
+            )
         return cast(str, answer)
 
     def renew(self, leases: Sequence[Lease]) -> list[str]:

@@ -298,6 +298,7 @@ class Batcher:
             limit_tokens=planned.limit.tokens,
             limit_pairs=planned.limit.pairs or 0,
             warm_up=self._cold_packs > 0,
+            video_tokens=pack.video_tokens,
         )
         self._tell(observation)
         self._idle_s = 0.0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from workers.prompts import Prompt
-from workers.tokens import Tokens
+from workers.tokens import Tokens, Visual
 
 #: Context length at which reading it costs a token as much as all linear layers: about 4 × the
 #: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.
@@ -137,8 +137,12 @@ class Pack:
     @property
     def image_tokens(self) -> int:
         """Those of the computed tokens that stand for pictures."""
-        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
-        return sum(visual.tokens for part in computed for _, visual in part.visuals)
+        return sum(visual.tokens for visual in self._visuals())
+
+    @property
+    def video_tokens(self) -> int:
+        """Those of the image tokens that stand for the frames of a video."""
+        return sum(visual.tokens for visual in self._visuals() if len(visual.frames) > 1)
 
     @property
     def shared_tokens(self) -> int:
@@ -147,6 +151,10 @@ class Pack:
             len(part.tokens) * len(q.documents) + len(q.tokens) * (len(q.documents) - 1)
             for part, q in self.queries()
         )
+
+    def _visuals(self) -> Iterator[Visual]:
+        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
+        return (visual for part in computed for _, visual in part.visuals)
 
 
 def cost(length: int, context: int) -> float:

@@ -16,11 +16,13 @@ from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
+from shared.metrics import IMAGES_REJECTED
 from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
 from shared.pictures import PictureOptions
 from workers.images.picture import Picture
 from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
+from workers.recorder import Recorder
 from workers.tokens import TOKEN_PX, Visual
 
 #: The authors' limits of a video: frames in all, pixels of one frame and of all together, how many
@@ -99,9 +101,15 @@ _NOT_READ = ItemError(
 class Preparer:
     """Prepares the pairs of one model. Safe to use from several threads."""
 
-    def __init__(self, prompter: Prompter, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        pictures: Pictures | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._prompter = prompter
         self._pictures = pictures
+        self._recorder = recorder or Recorder()
         self._fetches = _Fetches()
         self._threads = {
             False: ThreadPoolExecutor(LOADS_AT_A_TIME, "load"),
@@ -133,9 +141,12 @@ class Preparer:
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
+        poor = sum(_is_refused(outcome, spec) for outcome in found.values())
+        self._recorder.add(IMAGES_REJECTED, "low_quality", amount=poor)
         requests = [_request(piece, spec, found) for piece in slices]
-        encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
-        channels = self._channels(requests, spec) if spec.explain else {}
+        with self._recorder.timed("tokenize"):
+            encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
+            channels = self._channels(requests, spec) if spec.explain else {}
         return [
             [
                 prompt
@@ -264,7 +275,7 @@ def _side(
         picture = found[wanted]
         if isinstance(picture, ItemError):
             return picture
-        if spec.quality_action == "reject" and picture.quality < spec.quality_threshold:
+        if _is_refused(picture, spec):
             return _too_poor(picture, spec, of_query=of_query)
         pictures.append(picture)
     images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
@@ -275,6 +286,13 @@ def _side(
         tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
         tuple(_steps(content, frames)),
     )
+
+
+def _is_refused(outcome: Picture | ItemError, spec: JobSpec) -> bool:
+    """Whether the job wants no picture of such a quality."""
+    if isinstance(outcome, ItemError) or spec.quality_action != "reject":
+        return False
+    return outcome.quality < spec.quality_threshold
 
 
 def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:

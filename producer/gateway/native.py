@@ -133,7 +133,7 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
         return kind.model_validate(fields)
     except ValidationError as error:
         found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found) from None
+        raise RequestValidationError(found, body=fields) from None
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:

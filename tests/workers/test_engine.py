@@ -170,6 +170,18 @@ def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode
     assert broken != broken
 
 
+def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
+    engine = load(model_folders["tied"], kept_bytes=1 << 20)
+    prompts = encode(engine, [("q", "a"), ("q", "b")], instruction="an instruction of its own")
+    hits, misses = engine.lookups["prefix"]
+
+    for _ in range(3):
+        score(engine, prompts)
+
+    assert engine.lookups == {"prefix": (hits + 2, misses + 1), "vision": (0, 0)}
+    assert engine.gpu_bytes() == {}
+
+
 def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score):
     roomy = load(model_folders["tied"])
     need = 200 * roomy.decoder.kept_bytes_per_token

@@ -121,6 +121,16 @@ def test_a_picture_goes_with_all_its_queries():
     assert seen == ["0"] * 4
 
 
+def test_tokens_of_pictures_and_of_video_frames_are_told_apart():
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    image, step = Visual("image", (pixels,)), Visual("step", (pixels, pixels))
+    document = Tokens.of(range(9), [(0, image), (2, step), (4, step)])
+
+    pack, _ = Pack.of([Prompt(Tokens.of([1]), Tokens.of([2]), document)])
+
+    assert (pack.computed_tokens, pack.image_tokens, pack.video_tokens) == (10, 6, 4)
+
+
 def test_interactive_goes_before_bulk_that_waited_longer():
     taken, _ = plan(
         [item(0, 40, lane=2), item(1, 20, lane=1), item(2, 10, lane=0)], Limit(99, 2), TEXT

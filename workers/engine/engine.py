@@ -15,7 +15,7 @@ from workers.engine.attention import Attention, AttentionFactory, Spread
 from workers.engine.decoder import Decoder
 from workers.engine.kept import Kept
 from workers.engine.layout import Layout, lay_out, lay_out_kept
-from workers.engine.memory import peak_bytes
+from workers.engine.memory import gpu_bytes, peak_bytes
 from workers.engine.vision import Tower
 from workers.packing import Limit, Pack, Prices
 from workers.prompts import Prompter
@@ -117,6 +117,18 @@ class Engine:
     def peak_memory_bytes(self) -> int:
         """Peak device memory since the last call; on a CPU the process's resident memory."""
         return peak_bytes(self.decoder.devices)
+
+    @property
+    def lookups(self) -> dict[str, tuple[int, int]]:
+        """How often what is kept was there, and how often not: of prefixes and of pictures."""
+        return {
+            "prefix": (self.kept.hits, self.kept.misses),
+            "vision": (self.seen.hits, self.seen.misses),
+        }
+
+    def gpu_bytes(self) -> dict[str, int]:
+        """Memory of its fullest GPU: used, reserved, free, total; empty on a CPU."""
+        return gpu_bytes(self.decoder.devices)
 
     def self_test(self) -> SelfTest:
         """Compare the fast path with the unmodified model, and time it; see `selftest`.

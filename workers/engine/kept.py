@@ -28,6 +28,8 @@ class Kept(Generic[K]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
+        self.hits = self.misses = 0
+        """Of each call, what was remembered and what was not; each once."""
         self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(
@@ -39,6 +41,8 @@ class Kept(Generic[K]):
         """
         one_of_each = {item.key: item for item in wanted}
         missing = [item for key, item in one_of_each.items() if key not in self._tensors]
+        self.hits += len(one_of_each) - len(missing)
+        self.misses += len(missing)
         computed = dict(zip((i.key for i in missing), compute(missing), strict=True))
         tensors = {key: computed.get(key, self._tensors.get(key)) for key in one_of_each}
         found = {key: tensor for key, tensor in tensors.items() if tensor is not None}
