@@ -233,9 +233,11 @@ class Client:
         return found
 
     def _calibrated(self, spec: JobSpec, asked: Mapping[str, Any]) -> JobSpec:
-        """The spec at the temperature that earlier jobs gave its profile, unless one was asked
-        for."""
-        if spec.profile is None or asked.get("temperature") is not None:
+        """The spec at the temperature that earlier jobs gave its profile. With one of its own it
+        neither takes nor changes that."""
+        if asked.get("temperature") is not None:
+            return spec.model_copy(update={"adaptive_temperature": False})
+        if spec.profile is None:
             return spec
         found = self.store.profile_temperature(spec.profile, spec.profile_temperature)
         return spec.model_copy(update={"temperature": found})

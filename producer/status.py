@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared.fleet import Fleet, WorkerRow
 from shared.models import JobState, JobStatus
 from shared.store import Job, Store
@@ -72,14 +74,13 @@ def _reason(job: Job, state: JobState, leased: int, fleet: Fleet) -> str:
     if state == "finishing":
         return "finishing: the output is being written"
     workers = fleet.workers(job.spec.model)
-    pinned = job.facts.get("fingerprint")
-    able = [w for w in workers if not pinned or w.fingerprint in ("", pinned)]
+    able = _able(job, workers)
     if not workers:
         return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
     if not able:
         return (
-            f"the job was begun with other weights or another number type ({pinned}) than any "
-            "worker serves now"
+            "the job was begun with other weights or another number type "
+            f"({job.facts['fingerprint']}) than any worker serves now"
         )
     if all(w.state == "loading" for w in able):
         return "workers are loading the model"
@@ -88,6 +89,18 @@ def _reason(job: Job, state: JobState, leased: int, fleet: Fleet) -> str:
     if not leased:
         return "queue: its shards wait for a worker"
     return _device_or_preparing(able)
+
+
+def is_unservable(job: Job, workers: Sequence[WorkerRow]) -> bool:
+    """Whether its model is served, but no longer with the weights that it was begun with."""
+    of_model = [worker for worker in workers if worker.model == job.spec.model]
+    return bool(of_model) and not _able(job, of_model)
+
+
+def _able(job: Job, workers: Sequence[WorkerRow]) -> list[WorkerRow]:
+    """Those of its model's workers that may score it; one that loads may turn out to."""
+    pinned = job.facts.get("fingerprint")
+    return [w for w in workers if not pinned or w.fingerprint in ("", pinned)]
 
 
 def _device_or_preparing(workers: list[WorkerRow]) -> str:

@@ -99,8 +99,8 @@ def of_worker(worker: WorkerRow) -> Iterator[Advice]:
         yield Advice(
             symptom="the device ran out of memory",
             evidence=f"worker {worker.id}: {worker.ooms:,} packs did not fit; they were halved",
-            remedy="nothing is lost, only time: set RERANK_BATCH_TOKENS lower, RERANK_DTYPE=bf16, "
-            "or RERANK_KEPT_BYTES and RERANK_SEEN_BYTES lower",
+            remedy="nothing is lost, only time: set RERANK_BATCH_TOKENS_MAX lower, "
+            "RERANK_DTYPE=bf16, or RERANK_KEPT_BYTES and RERANK_SEEN_BYTES lower",
         )
     if worker.preparing_share > max(worker.busy_share, PREPARING_SHARE):
         yield Advice(

@@ -21,7 +21,7 @@
     {p}:pulse             string  permanent                monitor                claim
     {p}:amnesty           string  permanent                monitor                claim
     {p}:leader:{role}     string  a few ticks              monitor                monitor
-    {p}:seen:{kind}       string  1 h                      monitor                status, tests
+    {p}:seen:{kind}       string  1 h                      monitor, worker        gateway, tests
     {p}:stats             zset    25 h after a commit      commit                 statistics
     {p}:stats:{kind}:{name}:{hour} hash 25 h after a commit commit                statistics
     {p}:profile:{name}    list    90 days after a change   finish                 client
@@ -133,7 +133,7 @@ class Keys:
         return f"{self.prefix}:leader:{role}"
 
     def seen(self, kind: str) -> str:
-        """A counter of what the monitor had to do: `republished` stays 0 in an undisturbed run."""
+        """A counter of disturbances, such as hints sent again: 0 in an undisturbed run."""
         return f"{self.prefix}:seen:{kind}"
 
     @property

@@ -57,9 +57,11 @@ class Priority(StrEnum):
 
 def canonical_model(model: str) -> str:
     """The name under which a model is served: a folder by its full path, a hub name as it is."""
-    return (
-        model if model in POCKET_MODELS or not Path(model).is_dir() else str(Path(model).resolve())
-    )
+    try:
+        is_folder = model not in POCKET_MODELS and Path(model).is_dir()
+    except OSError:  # a name that no file may have
+        is_folder = False
+    return str(Path(model).resolve()) if is_folder else model
 
 
 class _Frozen(BaseModel):

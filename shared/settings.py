@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         1000.0, gt=0, description="95 of 100 packs are to take no longer"
     )
     interactive_latency_target_ms: float = Field(
-        200.0, gt=0, description="the same, while interactive requests come"
+        200.0,
+        gt=0,
+        description="while interactive requests come, of the pack in hand and their own together",
     )
     threshold_low_ms: float = Field(
         200.0, gt=0, description="policy thresholds: packs that are faster on average double"

@@ -42,6 +42,9 @@ CONNECTIONS_MAX = 64
 the pool of redis-py itself refuses the hundred-and-first."""
 CONNECTION_WAIT_S = 30.0
 
+LEFT = "left"
+"""What is counted where a shard's lease ran out, since its worker died or hung."""
+
 REDIS_ERRORS = (redis.RedisError,)
 """What a call raises while Redis is away: worth trying again, nobody's fault."""
 
@@ -213,7 +216,7 @@ class Store:
             ],
             [
                 job_id,
-                spec.model_dump_json(),
+                spec.model_dump_json(exclude_defaults=True),  # an older reader knows no new field
                 digest,
                 spec.model,
                 deadline_ms or LOOK_AGAIN_MS,
@@ -395,7 +398,7 @@ class Store:
         k = self.keys
         answer, *rest = self._run(
             "claim",
-            [k.job(job_id), k.job_open(job_id), k.open(model), k.pulse, k.amnesty],
+            [k.job(job_id), k.job_open(job_id), k.open(model), k.pulse, k.amnesty, k.seen(LEFT)],
             [job_id, shard, token, worker, int(alone), self._lease_ms, fingerprint, OUTAGE_MS],
         )
         if answer in ("yes", "poison"):
@@ -532,15 +535,15 @@ class Store:
         return bool(self._run("lead", [self.keys.leader(role)], [token, int(ttl_s * 1000)]))
 
     def saw(self, kind: str, count: int = 1) -> None:
-        """Count something that the monitor had to do."""
+        """Count something that the monitor had to do, for an hour from the first on."""
         key = self.keys.seen(kind)
         pipe = self.client.pipeline()
         pipe.incrby(key, count)
-        pipe.expire(key, 3600)
+        pipe.expire(key, 3600, nx=True)
         pipe.execute()
 
     def seen(self, kind: str) -> int:
-        """How often the monitor had to do it in the last hour."""
+        """How often it happened, within the last hour."""
         return int(cast("str | None", self.client.get(self.keys.seen(kind))) or 0)
 
     def sweepable(self) -> list[str]:

@@ -270,6 +270,7 @@ class Batcher:
         items = planned.items
         pack, order = Pack.of(item.prompt for item in items)
         price = pack_cost((item.prompt for item in items), self._engine.prices)
+        tokens = pack.tokens(self._engine.prices)
         outcome = self._forward(pack)
         end_s = self._progress_s = time.monotonic()
         oom = isinstance(outcome, OutOfDeviceMemory)
@@ -284,9 +285,9 @@ class Batcher:
         observation = Observation(
             at_s=time.time(),
             pairs=pack.pairs,
-            text_tokens=pack.computed_tokens - pack.image_tokens,
-            image_tokens=pack.image_tokens,
-            shared_tokens=pack.shared_tokens,
+            text_tokens=tokens.text,
+            image_tokens=tokens.image,
+            shared_tokens=tokens.shared,
             cost=price,
             waiting_s=planned.begin_s - min(item.entered_s for item in items),
             preparing_s=self._idle_s,
@@ -298,7 +299,7 @@ class Batcher:
             limit_tokens=planned.limit.tokens,
             limit_pairs=planned.limit.pairs or 0,
             warm_up=self._cold_packs > 0,
-            video_tokens=pack.video_tokens,
+            video_tokens=tokens.video,
         )
         self._tell(observation)
         self._idle_s = 0.0

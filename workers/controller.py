@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -295,9 +296,10 @@ def _ceiling(memory: Memory, now_s: float) -> tuple[float, str]:
     """The most that memory allows, and why."""
     if memory.ceiling is None:
         return math.inf, ""
-    ago_s = max(now_s - memory.ceiling.at_s, 0.0)
-    reason = f"memory: out of memory at {memory.ceiling.oom_tokens:,.0f} tokens {ago_s:,.0f} s ago"
-    return memory.ceiling.at(now_s), reason
+    ceiling = memory.ceiling
+    failed = f"{ceiling.oom_tokens:,.0f} tokens at {_clock(ceiling.at_s)}"
+    reason = f"memory: out of memory with {failed}"
+    return ceiling.at(now_s), reason
 
 
 def _within_memory(settings: PolicySettings, memory: Memory) -> tuple[float, str]:
@@ -322,10 +324,12 @@ def _target(settings: PolicySettings, memory: Memory, now_s: float) -> tuple[flo
     at_s = memory.interactive_at_s
     if at_s is None or now_s - at_s > INTERACTIVE_S or half_s >= target_s:
         return target_s, ""
-    return (
-        half_s,
-        f", half of the interactive one: such pairs came {max(now_s - at_s, 0):.0f} s ago",
-    )
+    return half_s, f", half of the interactive one: such pairs came at {_clock(at_s)}"
+
+
+def _clock(at_s: float) -> str:
+    """A time of day: a reason may stand for hours."""
+    return f"{datetime.fromtimestamp(at_s, UTC):%H:%M:%S} UTC"
 
 
 def _starved(packs: Sequence[Observation]) -> bool:

@@ -112,6 +112,7 @@ class Hand:
                 )
             except REDIS_ERRORS as error:
                 log.warning("a claim waits for Redis", shard=shard, error=str(error))
+                self._recorder.add(RETRIES, "redis")
                 time.sleep(REDIS_BACKOFF_S)
         return "closed"
 

@@ -41,7 +41,8 @@ from shared.uploads import sweep_uploads
 from workers.limits import set_limits
 
 REPUBLISHED = "republished"
-"""What Redis says of a key without a TTL."""
+REFUSED_MS = 600_000
+"""The hints of a job whose shards a worker of other weights refused lately were not lost."""
 HINTS_AT_ONCE = 64
 """Hints of one model that one tick sends."""
 SHARDS_LOOKED_AT = 1024
@@ -98,11 +99,13 @@ class Monitor:
 
     def _rehint(self, model: str, job_id: str, shard: str) -> None:
         try:
-            priority = self._store.job(job_id).spec.priority
+            job = self._store.job(job_id)
+            priority, refused_ms = job.spec.priority, job.number("newer_ms")
         except UnknownJob:
-            priority = Priority.bulk  # the claim says `done`, which takes it off
+            priority, refused_ms = Priority.bulk, 0  # the claim says `done`, which takes it off
         log.info("hint sent again", job=job_id, shard=shard)
-        self._store.saw(REPUBLISHED)
+        if self._store.now_ms() - refused_ms > REFUSED_MS:
+            self._store.saw(REPUBLISHED)
         self._hints.shard(model, priority, job_id, shard)
 
     def _look_at(self, job_id: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from workers.prompts import Prompt
-from workers.tokens import Tokens, Visual
+from workers.tokens import Tokens
 
 #: Context length at which reading it costs a token as much as all linear layers: about 4 × the
 #: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.
@@ -88,6 +88,18 @@ class KeptPart:
 
 
 @dataclass(frozen=True, slots=True)
+class PackTokens:
+    """Tokens of a pack by kind."""
+
+    text: int
+    image: int
+    """Of pictures, those of videos among them."""
+    video: int
+    shared: int
+    """What its pairs have beyond the computed ones: what sharing and keeping saved."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pack:
     """What one forward pass scores. Scores come in the order of `documents()`."""
 
@@ -129,32 +141,25 @@ class Pack:
         """How many scores it gives."""
         return sum(len(query.documents) for _, query in self.queries())
 
-    @property
-    def computed_tokens(self) -> int:
-        """Tokens that its forward pass computes, kept parts aside."""
-        return sum(len(q.tokens) + sum(map(len, q.documents)) for _, q in self.queries())
-
-    @property
-    def image_tokens(self) -> int:
-        """Those of the computed tokens that stand for pictures."""
-        return sum(visual.tokens for visual in self._visuals())
-
-    @property
-    def video_tokens(self) -> int:
-        """Those of the image tokens that stand for the frames of a video."""
-        return sum(visual.tokens for visual in self._visuals() if len(visual.frames) > 1)
-
-    @property
-    def shared_tokens(self) -> int:
-        """Tokens that its pairs have beyond the computed ones: what sharing saves."""
-        return sum(
-            len(part.tokens) * len(q.documents) + len(q.tokens) * (len(q.documents) - 1)
-            for part, q in self.queries()
+    def tokens(self, prices: Prices) -> PackTokens:
+        """Its tokens by kind: a kept part is computed here unless it was kept already."""
+        new = [part for part in self.parts if part.tokens.key not in prices.kept_parts]
+        computed = [part.tokens for part in new]
+        for _, query in self.queries():
+            computed += [query.tokens, *query.documents]
+        stand = sum(
+            len(part.tokens) * len(query.documents) + len(query.tokens) * len(query.documents)
+            for part, query in self.queries()
+        ) + sum(map(len, self.documents()))
+        visuals = [visual for part in computed for _, visual in part.visuals]
+        image = sum(visual.tokens for visual in visuals)
+        every = sum(map(len, computed))
+        return PackTokens(
+            text=every - image,
+            image=image,
+            video=sum(visual.tokens for visual in visuals if len(visual.frames) > 1),
+            shared=stand - every,
         )
-
-    def _visuals(self) -> Iterator[Visual]:
-        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
-        return (visual for part in computed for _, visual in part.visuals)
 
 
 def cost(length: int, context: int) -> float:

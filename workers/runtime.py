@@ -224,7 +224,9 @@ class Runtime:
             recorder.set(CACHE_LOOKUPS, cache, "hit", value=hits)
             recorder.set(CACHE_LOOKUPS, cache, "miss", value=misses)
         if on_gpu := engine.gpu_bytes():
-            for kind, size_bytes in {**on_gpu, "peak": row.memory_bytes}.items():
+            if len(engine.decoder.devices) == 1:  # of several, the peak is another one's perhaps
+                on_gpu["peak"] = row.memory_bytes
+            for kind, size_bytes in on_gpu.items():
                 recorder.set(GPU_MEMORY, kind, value=size_bytes)
         return recorder.counts()
 

@@ -34,12 +34,12 @@ from starlette.types import Scope
 from producer.client import Client
 from producer.gateway.asking import in_thread
 from producer.gateway.errors import MODEL
-from producer.status import state_of
+from producer.status import is_unservable, state_of
 from shared.fleet import WorkerRow
 from shared.metrics import FAMILIES, Counts, Family, Value
 from shared.models import Priority, canonical_model
 from shared.queue import broker_keys, model_queue
-from shared.store import REDIS_ERRORS
+from shared.store import LEFT, REDIS_ERRORS
 
 # a gauge beside each counter, of when it began: nobody asks for it
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ class Requests:
             return ""
         if status < 400:
             return named
-        model = canonical_model(named)
+        model = named if named in self._fleet.models else canonical_model(named)
         return model if model in self._fleet.models else ""
 
 
@@ -151,6 +151,11 @@ class FleetCollector(Collector):
             "rerank_hints_republished",
             "Hints that the monitor had to send again in the last hour",
             store.seen("republished"),
+        )
+        yield GaugeMetricFamily(
+            "rerank_leases_left",
+            "Shards that workers left when they died or hung, within the last hour",
+            store.seen(LEFT),
         )
 
     def _workers(self) -> Iterator[Metric]:
@@ -206,10 +211,12 @@ class FleetCollector(Collector):
         store = self._client.store
         states: Count[str] = Count(running=0, paused=0, finishing=0)
         items: Count[str] = Count()
+        workers, unservable = self._client.workers(), 0
         for job in store.jobs(store.unfinished()[:JOBS_MAX]):
             if "inline" in job.facts:
                 continue
             states[state_of(job)] += 1
+            unservable += job.open_shards > 0 and is_unservable(job, workers)
             progress = job.progress
             items.update({name: getattr(progress, name) for name in _ITEMS})
             items["waiting"] += max((progress.total or progress.fed) - progress.done, 0)
@@ -221,7 +228,12 @@ class FleetCollector(Collector):
         )
         for state in (*_ITEMS, "waiting"):
             of_jobs.add_metric([state], items[state])
-        yield from (jobs, of_jobs)
+        of_weights = GaugeMetricFamily(
+            "rerank_jobs_of_other_weights",
+            "Unfinished jobs begun with other weights than any worker serves",
+            unservable,
+        )
+        yield from (jobs, of_jobs, of_weights)
 
 
 _ITEMS = ("scored", "errors", "rejected", "cancelled")

@@ -1,7 +1,7 @@
 -- Lease a shard. A lease that ran out makes it a suspect, which only a worker that holds nothing else
 -- may claim; dying with it alone blames the shard. Outages blame nobody.
 -- Repeatable: the same token gets the same answer.
--- KEYS job, job_open, open, pulse, amnesty
+-- KEYS job, job_open, open, pulse, amnesty, seen (leases that a death left)
 -- ARGV id, range, token, worker, alone (1 | 0), lease_ms, fingerprint, outage_ms
 -- -> {'yes' | 'poison', file, ms from due to claimed} | {'done' | 'busy' | 'paused' | 'cancelled' | 'newer' | 'suspect' | 'split'}
 local clock = redis.call('TIME')
@@ -20,6 +20,7 @@ local state = cjson.decode(found)
 local due = tonumber(redis.call('ZSCORE', KEYS[3], member) or now)
 if job[3] and job[3] ~= ARGV[7] then  -- asked about again later: who can serve it may come
   if due <= now then redis.call('ZADD', KEYS[3], now + ARGV[6], member) end
+  redis.call('HSET', KEYS[1], 'newer_ms', now)
   return {'newer'}
 end
 if state.t and state.t ~= token then
@@ -28,6 +29,7 @@ if state.t and state.t ~= token then
   local amnesty = tonumber(redis.call('GET', KEYS[5]) or 0)
   if due > amnesty and now - pulse < tonumber(ARGV[8]) then
     state.s = 1
+    if redis.call('INCR', KEYS[6]) == 1 then redis.call('EXPIRE', KEYS[6], 3600) end
     if state.a then state.d = (state.d or 0) + 1 end
   end
   state.t, state.w, state.a = nil, nil, nil

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def test_a_failed_request_is_told_with_the_model_that_its_body_named(http, fleet
     assert http.post("/v1/rerank", json={**body, "model": MODEL}).status_code == 503
     assert http.post("/v1/rerank", json={"query": "q", "model": MODEL}).status_code == 422
     assert http.post("/rerank", json={"query": "q", "model": MODEL}).status_code == 422
-    for made_up in ("made/up", 7, ["made/up"], None):
+    for made_up in ("made/up", "m" * 400, 7, ["made/up"], None):
         http.post("/v1/rerank", json={**body, "model": made_up})
     # then those that are known have their label, and no other is made up
     found = scrape(http)["rerank_requests_total"]
@@ -142,6 +143,20 @@ def test_a_failed_request_is_told_with_the_model_that_its_body_named(http, fleet
         ("/rerank", "client_error"),
     }
     assert {s.labels["model"] for s in found} == {MODEL, ""}
+
+
+def test_jobs_of_weights_that_nobody_serves_are_counted(http, fleet, store):
+    # given a job that was begun with other weights than any worker has
+    fleet.beat(worker_row(fingerprint="new"))
+    spec = JobSpec(model=MODEL, input=InputRef(uri="file:///x", size=1, tag=""))
+    store.create("j1", spec, "d")
+    shards = [OpenShard(0, 5, "f")]
+    store.open(store.job("j1"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
+    store.set_facts("j1", fingerprint="old")
+    # then it is told, until a worker has them
+    assert value(scrape(http), "rerank_jobs_of_other_weights") == 1
+    fleet.beat(worker_row(id="w2", fingerprint="old"))
+    assert value(scrape(http), "rerank_jobs_of_other_weights") == 0
 
 
 def test_jobs_and_queues_are_counted(change, fleet, store):
@@ -216,10 +231,15 @@ def test_the_page_names_every_metric_with_its_labels(http, busy, counted, workin
 
 
 def test_the_page_names_every_value_of_a_label():
+    lines = PAGE.splitlines()
+    table = takewhile(str.strip, lines[lines.index("| stage | is |") :])
+    stages = " ".join(line.split("|")[1] for line in table)
     for family in FAMILIES:
-        for values in family.labels.values():
+        (row,) = (line for line in lines if line.startswith(f"| `{family.name}"))
+        for label, values in family.labels.items():
             for one in values:
-                assert re.search(rf"\b{one}\b", PAGE), f"{family.name}: {one}"
+                told = stages if label == "stage" else row
+                assert re.search(rf"\b{one}\b", told), f"{family.name}: {one}"
 
 
 def rules(file: str) -> list[dict]:
@@ -252,13 +272,21 @@ def test_every_rule_is_on_metrics_that_there_are(known):
 
 
 def test_a_rule_selects_values_that_there_are():
-    listed = {"outcome": {"server_error", "overloaded"}, "state": {"paused"}}  # the gateway's own
+    listed = {  # the gateway's own, and of recorded ones what they are of
+        "rerank_requests_total": {"server_error", "overloaded"},
+        "rerank_jobs": {"paused"},
+    }
     for family in FAMILIES:
-        for label, values in family.labels.items():
-            listed.setdefault(label, set()).update(values)
+        for suffix in ("", "_total", "_bucket"):
+            listed[family.name + suffix] = {v for values in family.labels.values() for v in values}
     for rule in (*rules("rules.yml"), *rules("alerts.yml")):
-        for label, one in re.findall(r'(\w+)="(\w+)"', rule["expr"]):
-            assert one in listed[label], f"{label}={one}"
+        for name, chosen in re.findall(r"([\w:]+)\{([^}]*)\}", rule["expr"]):
+            (source,) = names_in(RECORDED[name]["expr"]) if name in RECORDED else (name,)
+            source = (
+                next(iter(names_in(RECORDED[source]["expr"]))) if source in RECORDED else source
+            )
+            for one in re.findall(r'\w+!?="(\w+)"', chosen):
+                assert one in listed[source], f"{name}: {one}"
 
 
 def test_every_alert_says_what_to_do_and_stands_in_the_runbook():

@@ -195,6 +195,18 @@ def test_a_job_with_a_temperature_of_its_own_may_not_ask_for_adapting(api, jsonl
         adaptive(api, jsonl(*MANY), temperature=0.8)
 
 
+def test_a_given_temperature_changes_no_profile_though_it_is_the_profiles_own(
+    control, jsonl, tmp_path
+):
+    file = tmp_path / "profiles.toml"
+    file.write_text("[own]\nadaptive_temperature = true\ntemperature = 0.5")
+    api = Client(control.settings.model_copy(update={"profiles": file}))
+
+    do(control, api.submit(jsonl(*MANY), profile="own", temperature=0.5))
+
+    assert api.store.temperature_changes("own") == []
+
+
 def test_a_changed_profile_is_not_hidden_by_what_was_adapted(control, jsonl, tmp_path):
     # given a profile that was adapted from 1.0 to 0.9
     file = tmp_path / "profiles.toml"

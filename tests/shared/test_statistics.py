@@ -271,6 +271,15 @@ def test_a_job_at_another_temperature_changes_nothing(store):
     assert len(store.temperature_changes("shop")) == 1
 
 
+def test_a_change_of_an_older_version_counts_no_more(store, client):
+    client.lpush(store.keys.profile("shop"), '{"at_s":1,"job":"i","mean":0.5,"before":1,"to":0.9}')
+    make(store, profile="shop")
+
+    assert store.profile_temperature("shop", 1.0) == 1.0
+    assert store.adapt_temperature(store.job("j"), 0.9)
+    assert len(store.temperature_changes("shop")) == 2
+
+
 def test_a_job_that_is_gone_leaves_nothing_behind(store, client):
     make(store, profile="shop")
     job = store.job("j")

@@ -11,7 +11,7 @@ import pytest
 from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
 from shared.models import InputRef, JobSpec, ShardSummary, make_spec
 from shared.settings import Settings
-from shared.store import CONNECTIONS_MAX, OUTAGE_MS, Lease, OpenShard, Store, connect
+from shared.store import CONNECTIONS_MAX, LEFT, OUTAGE_MS, Lease, OpenShard, Store, connect
 from tests.support.server import free_port
 from tests.support.wait import wait_until
 
@@ -378,7 +378,9 @@ def test_a_shard_whose_lease_ran_out_is_for_a_worker_that_holds_nothing_else(sto
     make("a", (0, 10))
     die_with(store, "a", "0-10", alone=False)
 
+    assert store.seen(LEFT) == 0
     assert claim(store, token="second") == "suspect"
+    assert store.seen(LEFT) == 1
     assert isinstance(claim(store, token="second", alone=True), Lease)
 
 

@@ -298,7 +298,7 @@ def test_what_is_observed_of_a_pack(engine, start):
 
     (pack,) = seen
     assert before_s <= pack.at_s <= time.time()
-    assert (pack.pairs, pack.text_tokens, pack.image_tokens, pack.shared_tokens) == (2, 12, 0, 6)
+    assert (pack.pairs, pack.text_tokens, pack.image_tokens, pack.shared_tokens) == (2, 14, 0, 4)
     assert (pack.limited_by, pack.limit_tokens, pack.limit_pairs) == ("empty", 1000, 7)
     assert pack.cost >= 12
     assert min(pack.forward_s, pack.waiting_s, pack.preparing_s) >= 0
@@ -315,7 +315,7 @@ def test_tokens_of_pictures_are_told_apart(start):
     batcher.submit(pairs).result(WAIT_S)
     wait_until(lambda: seen)
 
-    assert (seen[0].image_tokens, seen[0].text_tokens) == (12, 6)
+    assert (seen[0].image_tokens, seen[0].text_tokens) == (12, 8)
 
 
 def test_the_first_packs_are_a_warm_up_and_so_is_one_after_memory_was_given_back(engine, start):

@@ -27,6 +27,11 @@ RATES = (OVERHEAD_S, S_PER_TOKEN)
 NOW_S = 1000.0
 
 
+def clock(later_s: float) -> str:
+    """The time of day so long after NOW_S, as reasons tell it."""
+    return f"00:16:{40 + later_s:02.0f} UTC"
+
+
 def seconds(cost: float) -> float:
     return OVERHEAD_S + S_PER_TOKEN * cost
 
@@ -125,10 +130,10 @@ def test_model_stays_below_what_ran_out_of_memory_until_the_ceiling_rises():
     memory = after(settings, memory, [pack(4000.0, oom=True)])
     # then the limit is at once at what had worked, and says so for a while
     assert memory.tokens == worked < 4000
-    assert memory.reason == "memory: out of memory at 4,000 tokens 0 s ago"
+    assert memory.reason == (said := f"memory: out of memory with 4,000 tokens at {clock(0)}")
     memory = decide(settings, memory, [pack(worked)] * 3, NOW_S + 40)
     assert memory.tokens == worked
-    assert memory.reason == "memory: out of memory at 4,000 tokens 40 s ago"
+    assert memory.reason == said
     # and later rises slowly
     memory = decide(settings, memory, [pack(worked)] * 3, NOW_S + 1.25 * CEILING_S)
     assert worked < memory.tokens < 1.25 * worked
@@ -260,7 +265,7 @@ def test_recent_interactive_traffic_halves_its_target_for_every_pack():
     memory = decide(settings, memory, [pack(cost), pack(300.0, interactive=True)], NOW_S)
     assert memory.fit.p95_s(memory.tokens) <= 0.2
     assert memory.reason.endswith(
-        "at p95, target 0.20 s, half of the interactive one: such pairs came 0 s ago"
+        f"at p95, target 0.20 s, half of the interactive one: such pairs came at {clock(0)}"
     )
     # and once none came for a while, a second again
     later_s = NOW_S + INTERACTIVE_S + 1
@@ -401,7 +406,7 @@ def test_fixed_changes_for_out_of_memory_only_and_comes_back():
     assert (memory.tokens, memory.pairs, memory.reason) == (4000, 50, "set")
     memory = after(settings, memory, [pack(4000.0, 9.0)], [pack(3900.0, oom=True)])
     assert (memory.tokens, memory.pairs) == (1950, 50)
-    assert memory.reason.startswith("memory: out of memory at 3,900 tokens")
+    assert memory.reason.startswith("memory: out of memory with 3,900 tokens")
     memory = decide(settings, memory, [pack(1000.0)], NOW_S + 4 * CEILING_S)
     assert (memory.tokens, memory.reason) == (4000, "set")
 
@@ -412,7 +417,7 @@ def test_every_policy_obeys_a_ceiling(name):
     memory = start(settings, 2000, 8, RATES)
     memory = after(settings, memory, [pack(1000.0), pack(2000.0)], [pack(1900.0, oom=True)])
     assert memory.tokens < 1900
-    assert "out of memory at 1,900 tokens" in memory.reason
+    assert "out of memory with 1,900 tokens" in memory.reason
 
 
 # ---- what cannot be true, and what is remembered -------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.packing import Limit, Pack, Prices, cost, document_cost, pack_cost, plan
+from workers.packing import Limit, Pack, PackTokens, Prices, cost, document_cost, pack_cost, plan
 from workers.prompts import Prompt
 from workers.tokens import Tokens, Visual
 
@@ -73,7 +73,12 @@ def test_a_pack_is_a_tree_that_keeps_every_document(triples):
     assert len(pack.parts) == len({p.kept for p in prompts})
     assert len(list(pack.queries())) == len({(p.kept, p.query) for p in prompts})
     assert pack.pairs == len(prompts)
-    assert pack.computed_tokens + pack.shared_tokens == sum(map(len, prompts))
+    for kept in ((), {p.kept.key for p in prompts}):
+        tokens = pack.tokens(Prices(kept_parts=kept))
+        assert tokens.text + tokens.shared == sum(map(len, prompts))
+    assert tokens.text == sum(len(q.tokens) for _, q in pack.queries()) + sum(
+        map(len, pack.documents())
+    )
     alone = list(pack.apart())
     assert [next(p.documents()) for p in alone] == list(pack.documents())
     assert all(p.pairs == 1 for p in alone)
@@ -128,7 +133,16 @@ def test_tokens_of_pictures_and_of_video_frames_are_told_apart():
 
     pack, _ = Pack.of([Prompt(Tokens.of([1]), Tokens.of([2]), document)])
 
-    assert (pack.computed_tokens, pack.image_tokens, pack.video_tokens) == (10, 6, 4)
+    assert pack.tokens(TEXT) == PackTokens(text=5, image=6, video=4, shared=0)
+
+
+def test_a_query_with_a_picture_is_computed_once_and_then_kept():
+    kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
+    pack, _ = Pack.of([Prompt(kept, Tokens.of([]), Tokens.of([3] * n)) for n in (4, 5)])
+
+    assert pack.tokens(TEXT) == PackTokens(text=10, image=1, video=0, shared=2)
+    later = pack.tokens(Prices(kept_parts={kept.key}))
+    assert later == PackTokens(text=9, image=0, video=0, shared=4)
 
 
 def test_interactive_goes_before_bulk_that_waited_longer():

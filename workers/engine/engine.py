@@ -176,6 +176,6 @@ class Engine:
 
 def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:
     return OutOfDeviceMemory(
-        f"a pack of {pack.pairs} pairs, {pack.computed_tokens} tokens, does not fit",
+        f"a pack of {pack.pairs} pairs with {sum(map(len, pack.documents()))} tokens does not fit",
         hint="lower the batch size",
     )
