@@ -93,14 +93,15 @@ def _as_written(name: str, number: int, line: str) -> Any:
 
 
 def _query(where: str, number: int, value: Any) -> Document:
-    fields = {"text": value} if isinstance(value, str) else value
     try:
-        query = valid_document(fields)
+        query = valid_document(value)
     except (ValidationError, UnicodeEncodeError) as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no text"
         raise UsageError(
             f"{where}: {said}", hint='write text, or {"text"?, "image"?, "video"?, "id"?}'
         ) from error
+    if query.metadata is not None:
+        raise UsageError(f"{where}: metadata has no place in a row", hint="find it by the id")
     if query.plain and not (query.text or "").strip():
         raise UsageError(f"{where} is empty", hint="say what is looked for")
     return query if query.id is not None else query.model_copy(update={"id": number})

@@ -49,6 +49,7 @@ from shared.manifest import Manifest, manifest_uri
 from shared.models import (
     CALIBRATION_OPTIONS,
     IMAGE_OPTIONS,
+    LENGTH_OPTIONS,
     POCKET_MODELS,
     Document,
     InputRef,
@@ -143,8 +144,10 @@ class Client:
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
         Options are the fields of JobSpec: instruction, instructions (by language), max_length,
-        top_n, limit, priority, temperature, top_p, adaptive_temperature, name, and those of images
-        (image_preset, resize_mode, max_crop, quality_threshold, quality_action, max_error_rate).
+        max_tokens_per_doc, top_n, limit, priority, temperature, top_p, adaptive_temperature, name,
+        and those of images and videos (image_preset, resize_mode, max_crop, min_pixels, max_pixels,
+        video_fps, video_max_frames, video_total_pixels, quality_threshold, quality_action,
+        max_error_rate).
         What is not given, or None, is as the `profile` has it, else the default. The same key with
         the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
@@ -423,7 +426,8 @@ class Client:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
         Query and documents are texts or contents as in a line of input. Options are max_length,
-        instructions, temperature, top_p and those of images, as in `submit`.
+        max_tokens_per_doc, instructions, temperature, top_p and those of images and videos, as in
+        `submit`.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -444,12 +448,15 @@ class Client:
         model: str | None = None,
         profile: str | None = None,
         timeout_s: float | None = None,
+        key: str | None = None,
         **options: Any,
     ) -> Answer:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
-        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`.
-        Raises NoWorker, Overloaded (retry later), TooLarge, DeadlineExceeded.
+        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. The same
+        `key` with the same pieces and options gives the same answer, from the same work, while its
+        deadline and a minute last. Raises NoWorker, Overloaded (retry later), TooLarge,
+        DeadlineExceeded, KeyConflict.
         """
         began_s = time.monotonic()
         if model is None and not self.fleet.workers():
@@ -459,12 +466,14 @@ class Client:
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
-            input=InputRef(uri="", size=0, tag=""),
+            input=_pinned_pieces(pieces) if key else InputRef(uri="", size=0, tag=""),
             priority=Priority.interactive,
+            key=key,
             **resolve(profile, options, self.settings.profiles),
         )
+        digest = _digest(spec) if key else ""
         spec = self._calibrated(spec, options)
-        job_id = self._create_inline(spec, pieces, seconds, workers)
+        job_id = self._create_inline(spec, digest, pieces, seconds, workers)
         if not self._ends.wait(job_id, seconds):
             self.store.cancel(job_id)
             raise _too_late(seconds)
@@ -494,9 +503,15 @@ class Client:
         return workers
 
     def _create_inline(
-        self, spec: JobSpec, pieces: Sequence[Slice], seconds: float, workers: Sequence[WorkerRow]
+        self,
+        spec: JobSpec,
+        digest: str,
+        pieces: Sequence[Slice],
+        seconds: float,
+        workers: Sequence[WorkerRow],
     ) -> str:
-        """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
+        """Make a job that is born sealed and open, with its payload in Redis. Returns its id, or
+        that of the one which has its key."""
         job_id = uuid.uuid4().hex[:12]
         size = len(dump_slices(pieces))
         if size > self.settings.inline_bytes_max:
@@ -506,14 +521,16 @@ class Client:
             )
         ttl_s = seconds + 60
         shards = self._put_inline(job_id, spec, pieces, ttl_s, workers)
-        self.store.create(
+        found = self.store.create(
             job_id,
             spec,
-            "",
+            digest,
             deadline_ms=int(seconds * 1000),
             inline_ttl_ms=int(ttl_s * 1000),
             shards=shards,
         )
+        if found != job_id:
+            return found
         for shard in shards:
             name = shard_name(shard.start, shard.end)
             self._hints.shard(spec.model, Priority.interactive, job_id, name)
@@ -527,7 +544,7 @@ class Client:
         ttl_s: float,
         workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
-        per_image = image_tokens(spec.image_preset)
+        per_image = image_tokens(spec.pictures)
         cuts = cut(
             [Read(piece, 0) for piece in pieces],
             Cursor(),
@@ -537,7 +554,7 @@ class Client:
                 pairs_max=self.settings.shard_pairs_max,
                 input_tokens=4 * sum(slice_tokens(piece, per_image) for piece in pieces),
                 workers=len(workers),
-                image_preset=spec.image_preset,
+                pictures=spec.pictures,
             ),
         )
         shards = []
@@ -556,7 +573,7 @@ def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {"instructions", "max_length"} | CALIBRATION_OPTIONS | IMAGE_OPTIONS
+    known = {"instructions"} | LENGTH_OPTIONS | CALIBRATION_OPTIONS | IMAGE_OPTIONS
     if unknown := set(options) - known:
         raise UsageError(
             f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"
@@ -587,6 +604,12 @@ def _spec(
 def _pinned_queries(queries: Sequence[Document]) -> InputRef:
     """A catalog's queries, which stand with the job: what makes two of them the same."""
     data = dump_queries(queries)
+    return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
+
+
+def _pinned_pieces(pieces: Sequence[Slice]) -> InputRef:
+    """A small request's own bytes: what makes two of them the same."""
+    data = dump_slices(pieces)
     return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
 
 

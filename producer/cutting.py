@@ -8,10 +8,11 @@ enough that its bookkeeping is nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from shared.models import Content, ImageRun, Piece, Slice
+from shared.models import Content, Document, ImageRun, Piece, Slice
 from shared.pictures import PictureOptions
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -35,9 +36,9 @@ SLIVER = 0.25
 """A request is cut when what is left of the shard's room is more than this share of it."""
 
 
-def image_tokens(preset: str) -> float:
-    """Estimated cost of one image at a preset's resolution, in tokens of text."""
-    return VISION_FACTOR * PictureOptions(preset=preset).tokens_max
+def image_tokens(pictures: PictureOptions) -> float:
+    """Estimated cost of one image at its target resolution, in tokens of text."""
+    return VISION_FACTOR * pictures.tokens_max
 
 
 def content_tokens(content: Content, per_image: float = 0.0) -> float:
@@ -51,9 +52,14 @@ def content_tokens(content: Content, per_image: float = 0.0) -> float:
     return tokens + sum(max(per_frame, len(uri) / DATA_BYTES_PER_TOKEN) for uri in frames)
 
 
-def pair_tokens(document: Content, per_image: float = 0.0) -> float:
+def pair_tokens(document: Document, per_image: float = 0.0) -> float:
     """Estimated tokens that one document adds."""
-    return PAIR_TOKENS + content_tokens(document, per_image)
+    return PAIR_TOKENS + content_tokens(document, per_image) + _carried(document.metadata)
+
+
+def _carried(metadata: Mapping[str, Any] | None) -> float:
+    """What a shard file carries of it costs as if it were read: that bounds the file."""
+    return len(str(metadata)) / CHARACTERS_PER_TOKEN if metadata else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +90,8 @@ def costs(piece: Piece, size: ShardSize) -> tuple[float, list[float]]:
         once = content_tokens(piece.document, size.per_image)
         again = content_tokens(piece.document, size.per_image / VISION_FACTOR)
         return once - again, [PAIR_TOKENS + size.per_query + again] * piece.items
-    metadata = len(str(piece.metadata)) / CHARACTERS_PER_TOKEN if piece.metadata else 0
-    shared = REQUEST_TOKENS + content_tokens(piece.query, size.per_image) + metadata
+    query = content_tokens(piece.query, size.per_image)
+    shared = REQUEST_TOKENS + query + _carried(piece.metadata)
     return shared, [pair_tokens(document, size.per_image) for document in piece.documents]
 
 
@@ -96,14 +102,14 @@ def shard_size(
     pairs_max: int,
     input_tokens: float,
     workers: int,
-    image_preset: str = "general",
+    pictures: PictureOptions | None = None,
     per_query: float = 0.0,
 ) -> ShardSize:
     """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
     enough that every worker of the fleet gets two of the whole input's `input_tokens`."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
     tokens = max(min(tokens, input_tokens / (2 * max(workers, 1))), 512.0)
-    return ShardSize(tokens, pairs_max, image_tokens(image_preset), per_query)
+    return ShardSize(tokens, pairs_max, image_tokens(pictures or PictureOptions()), per_query)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class Input:
         """
         if self._job.spec.catalog:
             return math.inf
-        tokens, offset, per_image = 0.0, 0, image_tokens(self._job.spec.image_preset)
+        tokens, offset, per_image = 0.0, 0, image_tokens(self._job.spec.pictures)
         for line, offset in self._lines(uri, 0, 0):
             tokens += slice_tokens(self._parse_request(*line), per_image)
             if offset >= HEAD_BYTES:

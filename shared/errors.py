@@ -5,6 +5,7 @@ A message says what was wrong and what was expected; the hint says what to do.
 
     RerankError
     ├── UsageError                422  the caller must change something, before any work starts
+    │   ├── InvalidOption         422  an option of a job that is wrong
     │   ├── TooLarge              413  more bytes or documents than one request may have
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
@@ -48,6 +49,14 @@ class UsageError(RerankError):
 
     code = "invalid"
     http_status = 422
+
+
+class InvalidOption(UsageError):
+    """An option of a job is wrong; `option` is its name."""
+
+    def __init__(self, option: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.option = option
 
 
 class TooLarge(UsageError):
@@ -114,13 +123,19 @@ class WrongState(UsageError):
 
 
 class ItemError(RerankError):
-    """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores."""
+    """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores.
+
+    `quality`, 0 to 1, is that of the picture that was too poor.
+    """
 
     http_status = 422
 
-    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, hint: str = "", quality: float | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+        self.quality = quality
 
 
 class Overloaded(RerankError):

@@ -296,6 +296,7 @@ class Store:
             k.open(job.spec.model),
             k.job_parts(job_id),
             k.jobs,
+            job.facts.get("key", ""),
         ]
         return cast(str, self._run("cancel", keys, [job_id])[0])
 

@@ -70,15 +70,19 @@ class Asked:
     first: int = 0
     """The place of the first of them in the client's list."""
 
-    def piece(self, number: int, max_documents: int) -> Slice:
-        """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
-        fields = {
+    @property
+    def line(self) -> dict[str, Any]:
+        """It as a line of input."""
+        return {
             "query": self.query,
             "documents": list(self.documents),
             "instruction": self.instruction,
             "top_n": self.top_n or None,
         }
-        piece = slice_of(number, fields, max_documents=max_documents)
+
+    def piece(self, number: int, max_documents: int) -> Slice:
+        """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
+        piece = slice_of(number, self.line, max_documents=max_documents)
         for failure in piece.failures:
             raise self._invalid(failure)
         return piece

@@ -28,6 +28,7 @@ from shared.models import (
     Slice,
     Video,
 )
+from shared.pictures import PictureOptions
 
 Item = tuple[int, int | None]
 
@@ -195,7 +196,7 @@ def test_shards_are_as_long_as_a_worker_takes_for_them():
     options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
 
     assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
-        40_000.0, 4096, cutting.image_tokens("general")
+        40_000.0, 4096, cutting.image_tokens(PictureOptions())
     )
     assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
 
@@ -208,7 +209,7 @@ def test_a_small_input_is_cut_so_that_every_worker_gets_two():
 
 
 def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
-    per_image = cutting.image_tokens("general")
+    per_image = cutting.image_tokens(PictureOptions())
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
     assert per_image == cutting.VISION_FACTOR * 768

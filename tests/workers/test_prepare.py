@@ -33,7 +33,7 @@ NOT_FOUND = ItemError("not_found", "there is no such picture")
 class Prompter:
     """A prompt holds the pictures of its document, one after the other."""
 
-    def encode_all(self, requests, *, max_length):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         self.requests = list(requests)
         return [[self._encode(request, side) for side in request.documents] for request in requests]
 
