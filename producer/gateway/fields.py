@@ -23,8 +23,6 @@ OTHERS = frozenset(
     {
         "activation",  # vLLM: use_activation in older versions
         "max_doc_length",  # Jina
-        "max_query_length",  # Jina
-        "max_tokens_per_query",  # vLLM
     }
 )
 """Fields of other servers that look like ours, and are no slips."""
@@ -47,9 +45,10 @@ def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) ->
 def _refuse_slip(name: str, known: list[str]) -> None:
     if name in OTHERS:
         return
-    if meant := get_close_matches(name[:FIELD_SHOWN].lower(), known, 1, LIKENESS):
+    if meant := get_close_matches(name[:FIELD_SHOWN].lower(), known, 2, LIKENESS):
         shown = name[:FIELD_SHOWN].encode("ascii", "backslashreplace").decode()
-        raise InvalidField(shown, "there is no such field", hint=f"did you mean `{meant[0]}`?")
+        hint = f"did you mean {' or '.join(sorted(meant))}?"
+        raise InvalidField(shown, "there is no such field", hint=hint)
 
 
 def _names(kind: type[BaseModel]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from producer.client import Client
+from producer.client import Answer, Client
 from producer.coordinator import children
 from producer.feeder import Control, feed
 from producer.finisher import finish
@@ -30,6 +30,7 @@ from shared.errors import (
     UsageError,
     WrongState,
 )
+from shared.lines import slice_of
 from shared.models import Priority
 from shared.objects import file_uri
 from shared.profiles import PROFILES
@@ -387,6 +388,29 @@ def test_a_small_request_is_answered(api, served, store, tmp_path):
     assert store.unfinished() == []
     assert store.recent() == []
     assert stored(tmp_path) == []
+
+
+def test_a_small_request_with_a_key_is_answered_once(api, served, store):
+    def ask(text: str = "a", **options: Any) -> Answer:
+        fields = {"query": "q", "documents": [text]}
+        return api.ask([slice_of(1, fields, max_documents=9)], key="mine", timeout_s=20, **options)
+
+    first, again = ask(), ask()
+    assert first.job.id == again.job.id
+    assert first.outcomes == again.outcomes
+    for other in ({"text": "b"}, {"top_p": 0.5}):
+        with pytest.raises(KeyConflict, match="the key 'mine' belongs to job"):
+            ask(**other)
+
+
+def test_documents_carry_their_id_and_metadata_through_a_small_request(api, served):
+    document = {"id": "x", "metadata": {"sku": [1, None]}}
+
+    line = api.rerank("q", [document | {"text": "b"}, document | {"text": 1}], timeout_s=20)
+
+    (found,), (failed,) = line["results"], line["errors"]
+    assert (found["id"], found["metadata"]) == ("x", document["metadata"])
+    assert (failed["id"], failed["retryable"]) == ("x", False)
 
 
 def test_a_small_request_may_hold_images(api, served):

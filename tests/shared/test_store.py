@@ -148,6 +148,42 @@ def test_a_job_with_its_shards_inline_is_born_sealed_and_open(store):
     assert store.get_inline(lease.file) == b"payload"
 
 
+def make_inline(store: Store, job_id: str, digest: str = "digest") -> str:
+    """A request with a key; the id of the job that it is."""
+    return store.create(
+        job_id,
+        spec_of(key="mine"),
+        digest,
+        deadline_ms=60_000,
+        inline_ttl_ms=90_000,
+        shards=[OpenShard(0, 10, "redis:x")],
+    )
+
+
+def test_a_request_that_is_repeated_is_the_same_job_while_its_answer_lives(store, client):
+    # given a request with a key
+    assert make_inline(store, "a") == "a"
+    # when it is repeated, then it is the same job, in hand or done
+    assert make_inline(store, "b") == "a"
+    assert store.backlog(MODEL) == 1
+    store.commit(claim(store), "part", ALL)
+    assert make_inline(store, "c") == "a"
+    # and what makes it so has an end
+    assert 0 < client.pttl(store.keys.job_key("mine")) <= 90_000
+    # and another one with its key is refused
+    with pytest.raises(KeyConflict):
+        make_inline(store, "d", "other")
+
+
+def test_a_request_that_had_no_answer_begins_anew_when_it_is_repeated(store):
+    make_inline(store, "a")
+    store.cancel("a")
+    assert make_inline(store, "b") == "b"
+    # whoever cancels the first one once more takes nothing from the second
+    store.cancel("a")
+    assert make_inline(store, "c") == "b"
+
+
 # ---- open ---------------------------------------------------------------------------------------
 
 
