@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread
 from producer.gateway.errors import InvalidField
+from producer.gateway.fields import idempotency_key
 from producer.gateway.native import Options
 from shared.errors import Unavailable, UnknownJob
 from shared.lines import dump_line
@@ -83,7 +84,8 @@ async def submit(request: Request, body: JobBody) -> Response:
     """A job of a file of requests, or with `catalog` of images that every query meets."""
     client = gateway_of(request).client
     _refuse_local(body, client)
-    job_id = await in_thread(_submit, client, body)
+    key = idempotency_key(request, body.key)
+    job_id = await in_thread(_submit, client, body, key)
     return as_json(await in_thread(_told, client, job_id), 201)
 
 
@@ -101,12 +103,12 @@ def _refuse_local(body: JobBody, client: Client) -> None:
 _OUTPUT = "name another place, or none and fetch the results"
 
 
-def _submit(client: Client, body: JobBody) -> str:
+def _submit(client: Client, body: JobBody, key: str | None) -> str:
     options: dict[str, Any] = {
         **body.options(),
         "output": body.output,
         "model": body.model,
-        "key": body.key,
+        "key": key,
         "force": body.force,
     }
     if body.catalog is None:

@@ -263,6 +263,15 @@ def test_a_request_may_be_a_job(http, working):
     assert again.json()["id"] == told["id"]
 
 
+def test_a_job_has_its_key_from_the_header_too(http, working):
+    source = http.post("/v1/uploads?name=in.jsonl", json=ASKED).json()["uri"]
+    ids = [
+        http.post("/v1/jobs", json={"input": source} | body, headers=headers).json()["id"]
+        for body, headers in (({"key": "j"}, {}), ({}, {"Idempotency-Key": "j"}))
+    ]
+    assert ids[0] == ids[1]
+
+
 def test_a_request_that_is_wrong_is_no_job(http, working, store):
     refused = [
         {"documents": [{"image": "ftp://a"}]},

@@ -99,7 +99,7 @@ def test_a_catalog_over_http(http, working, tmp_path, source):
         ({"input": "file:///%00"}, None, 422),
         ({"input": "SOURCE", "catalog": {"queries": "/etc/passwd"}}, "catalog.queries", 422),
         ({"input": "SOURCE", "priority": "interactive"}, "priority", 422),
-        ({"input": "SOURCE", "image": {"preset": "huge"}}, None, 422),
+        ({"input": "SOURCE", "image": {"preset": "huge"}}, "image.preset", 422),
         ({"input": "SOURCE", "unknown": 1}, "unknown", 422),
         ({}, "input", 422),
     ],
