@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -544,7 +545,7 @@ class Client:
         ttl_s: float,
         workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
-        per_image = image_tokens(spec.pictures)
+        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
         cuts = cut(
             [Read(piece, 0) for piece in pieces],
             Cursor(),
@@ -552,9 +553,10 @@ class Client:
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
                 pairs_max=self.settings.shard_pairs_max,
-                input_tokens=4 * sum(slice_tokens(piece, per_image) for piece in pieces),
+                input_tokens=4 * sum(slice_tokens(piece, per_image, text_max) for piece in pieces),
                 workers=len(workers),
                 pictures=spec.pictures,
+                text_max=spec.max_tokens_per_doc,
             ),
         )
         shards = []

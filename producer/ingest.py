@@ -144,9 +144,10 @@ class Input:
         """
         if self._job.spec.catalog:
             return math.inf
-        tokens, offset, per_image = 0.0, 0, image_tokens(self._job.spec.pictures)
+        spec, tokens, offset = self._job.spec, 0.0, 0
+        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
         for line, offset in self._lines(uri, 0, 0):
-            tokens += slice_tokens(self._parse_request(*line), per_image)
+            tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
             if offset >= HEAD_BYTES:
                 break
         return tokens / max(offset, 1) * self._objects.stat(uri).size

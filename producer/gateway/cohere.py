@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from producer.gateway.asking import Asked, as_json, gateway_of
-from producer.gateway.fields import idempotency_key, ignored
+from producer.gateway.fields import IDEMPOTENT, idempotency_key, ignored
 
 routes = APIRouter(tags=["rerank"])
 
@@ -32,7 +32,7 @@ class CohereBody(BaseModel):
     priority: int | None = None
 
 
-@routes.post("/v2/rerank", summary="Rerank in Cohere's shape")
+@routes.post("/v2/rerank", summary="Rerank in Cohere's shape", openapi_extra=IDEMPOTENT)
 async def rerank(request: Request, body: CohereBody) -> Response:
     """Texts by relevance, best first; one that could not be scored is left out with a warning."""
     asked = Asked(body.query, body.documents, top_n=body.top_n)

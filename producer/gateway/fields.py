@@ -30,6 +30,19 @@ OTHERS = frozenset(
 KEY_CHARACTERS = 200
 """Of an idempotency key at the most."""
 
+IDEMPOTENT: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "repeating a request with the same key does no work twice",
+            "schema": {"type": "string", "maxLength": KEY_CHARACTERS},
+        }
+    ]
+}
+"""What the OpenAPI document says of routes that take the header."""
+
 
 def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) -> list[str]:
     """What an answer says of fields that change nothing: those that the body does not know, and of

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread
 from producer.gateway.errors import InvalidField
-from producer.gateway.fields import idempotency_key
+from producer.gateway.fields import IDEMPOTENT, idempotency_key
 from producer.gateway.native import Options
 from shared.errors import Unavailable, UnknownJob
 from shared.lines import dump_line
@@ -79,7 +79,7 @@ class RetryBody(BaseModel):
 # ---- jobs ---------------------------------------------------------------------------------------
 
 
-@routes.post("", status_code=201, summary="Make a job")
+@routes.post("", status_code=201, summary="Make a job", openapi_extra=IDEMPOTENT)
 async def submit(request: Request, body: JobBody) -> Response:
     """A job of a file of requests, or with `catalog` of images that every query meets."""
     client = gateway_of(request).client

@@ -21,7 +21,7 @@ from producer.gateway import tei
 from producer.gateway.asking import MODEL, Asked, Gateway, as_json, gateway_of, in_thread
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
 from producer.gateway.errors import SHAPE
-from producer.gateway.fields import KEY_CHARACTERS, idempotency_key, ignored
+from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
 from shared.errors import TooLarge
 from shared.lines import dump_line
 from shared.models import (
@@ -175,6 +175,7 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     "/v1/rerank",
     summary="Rerank documents: native, Jina's and vLLM's shape",
     responses=_ACCEPTED,
+    openapi_extra=IDEMPOTENT,
 )
 async def rerank(request: Request, body: RerankBody) -> Response:
     """Documents by relevance, best first. A bad image costs only its own document."""
@@ -188,6 +189,7 @@ _EITHER = {"anyOf": [tei.TeiBody.model_json_schema(), {"$ref": "#/components/sch
     "/rerank",
     summary="Rerank in TEI's shape (with `texts`), or as /v1/rerank",
     responses=_ACCEPTED,
+    openapi_extra=IDEMPOTENT,
 )
 async def rerank_either(
     request: Request, body: Annotated[dict[str, Any], WithJsonSchema(_EITHER), Body()]

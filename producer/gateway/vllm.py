@@ -14,7 +14,7 @@ from starlette.responses import Response
 from producer.gateway.asking import Asked, as_json, gateway_of, refuse_unscored
 from producer.gateway.contents import AnyContent, content_of
 from producer.gateway.errors import InvalidField
-from producer.gateway.fields import idempotency_key, ignored
+from producer.gateway.fields import IDEMPOTENT, idempotency_key, ignored
 from producer.gateway.native import RequestOptions, usage
 from shared.errors import TooLarge
 
@@ -31,7 +31,7 @@ class ScoreBody(RequestOptions):
     use_activation: bool | None = None
 
 
-@routes.post("/v1/score", summary="Score pairs: vLLM's shape")
+@routes.post("/v1/score", summary="Score pairs: vLLM's shape", openapi_extra=IDEMPOTENT)
 @routes.post("/score", summary="Score pairs: vLLM's shape", include_in_schema=False)
 async def score(request: Request, body: ScoreBody) -> Response:
     """A score per pair, in the order of the pairs."""

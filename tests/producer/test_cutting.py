@@ -218,6 +218,23 @@ def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
     assert content_tokens(Content(video=frames), per_image) == per_image
 
 
+def test_text_that_is_cut_off_costs_no_more_than_carrying_it():
+    document = Document(text="x" * 35_000)
+    read, carried = 35_000 / cutting.CHARACTERS_PER_TOKEN, 35_000 / cutting.DATA_BYTES_PER_TOKEN
+
+    assert content_tokens(document) == read
+    assert content_tokens(document, text_max=5000) == 5000
+    assert content_tokens(document, text_max=10) == carried
+    line = Slice(line=1, documents=[document, Document(text="x" * 7)], indices=[0, 1])
+    assert slice_tokens(line) - slice_tokens(line, text_max=5000) == read - 5000
+
+
+def test_what_a_document_carries_costs_as_text_does():
+    plain, laden = (Document(text="a", metadata=found) for found in (None, {"a": "x" * 7000}))
+
+    assert cutting.pair_tokens(laden) - cutting.pair_tokens(plain) > 2000
+
+
 def test_images_close_a_shard_as_their_tokens_do():
     documents = [Document(image=("s3://b/a.jpg",))] * 12
     piece = Slice(line=1, query="q", documents=documents, indices=list(range(12)))
