@@ -75,6 +75,7 @@ class Counting:
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self.prices = engine.prices
         self.tokens = 0
 
     def score(self, pack: Pack) -> list[float]:

@@ -107,7 +107,7 @@ def score_all(engine: Any, requests: Sequence[dict[str, Any]], limit: Limit) -> 
     waiting = [Item(i, prompt) for i, prompt in enumerate(prompts_of(engine, requests))]
     margins = [0.0] * len(waiting)
     while waiting:
-        taken, _ = plan(waiting, limit)
+        taken, _ = plan(waiting, limit, engine.prices)
         pack, order = Pack.of(item.prompt for item in taken)
         for at, margin in zip(order, engine.score(pack), strict=True):
             margins[taken[at].index] = margin

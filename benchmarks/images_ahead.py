@@ -35,7 +35,7 @@ from shared.models import Document, InputRef, JobSpec, Slice, make_spec
 from shared.settings import Settings
 from workers.batcher import WAITING_TOKENS_SEEING, Batcher
 from workers.images.source import PictureSource
-from workers.packing import Limit, Pack
+from workers.packing import Limit, Pack, Prices
 from workers.prepare import pictures_of
 from workers.prompts import Prompt, Request, Side
 from workers.scorer import Scorer, in_runs
@@ -47,6 +47,8 @@ QUERY = Tokens.of(range(20))
 
 class Device:
     """Takes `pair_s` seconds for each pair, and no core."""
+
+    prices = Prices()
 
     def __init__(self, pair_s: float) -> None:
         self.pair_s = pair_s

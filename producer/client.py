@@ -158,6 +158,7 @@ class Client:
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self.objects, force=force)
+        _refuse_adapting_from_outside(options)
         fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(model, target, key=key, force=force, source=str(input), **fields)
         pinned = pin(
@@ -195,6 +196,7 @@ class Client:
             refuse_existing_folder(target, self.objects, force=force)
         found = read_queries(queries, self.objects)
         asked = {"queries": _pinned_queries(found), "count": len(found), "format": format}
+        _refuse_adapting_from_outside(options)
         fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(
             model, target, key=key, force=force, source=str(catalog), catalog=asked, **fields
@@ -235,13 +237,12 @@ class Client:
         return found
 
     def _calibrated(self, spec: JobSpec, asked: Mapping[str, Any]) -> JobSpec:
-        """The spec at the temperature that earlier jobs gave its profile. With one of its own it
-        does not take that; nor does it change that one, unless it asks to."""
-        if asked.get("temperature") is not None:
-            adaptive = bool(asked.get("adaptive_temperature"))
-            return spec.model_copy(update={"adaptive_temperature": adaptive})
-        found = self.store.profile_temperature(spec.profile) if spec.profile else None
-        return spec if found is None else spec.model_copy(update={"temperature": found})
+        """The spec at the temperature that earlier jobs gave its profile, unless one was asked
+        for."""
+        if spec.profile is None or asked.get("temperature") is not None:
+            return spec
+        found = self.store.profile_temperature(spec.profile, spec.profile_temperature)
+        return spec.model_copy(update={"temperature": found})
 
     def choose_model(self, model: str | None) -> str:
         """The model as the fleet knows it; without a name, the only one that it serves.
@@ -582,6 +583,14 @@ def _refuse_unknown(options: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse_adapting_from_outside(options: Mapping[str, Any]) -> None:
+    if options.get("adaptive_temperature") and options.get("temperature") is not None:
+        raise UsageError(
+            "a job with a temperature of its own cannot adapt its profile's",
+            hint="leave out one of both, or make a profile that begins with this temperature",
+        )
+
+
 def _spec(
     model: str, target: str | None, *, key: str | None, force: bool, source: str, **options: Any
 ) -> JobSpec:
@@ -627,7 +636,8 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
 
 def _digest(spec: JobSpec) -> str:
     """What must be equal for two jobs to be the same: input and options, not where bytes lie."""
-    fields = spec.model_dump(mode="json", exclude={"input", "key", "force", "local_output", "name"})
+    ignored = {"input", "key", "force", "local_output", "name", "profile_temperature"}
+    fields = spec.model_dump(mode="json", exclude=ignored)
     pinned = spec.input
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)

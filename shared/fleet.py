@@ -14,6 +14,7 @@ import redis
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from shared.keys import Keys
+from shared.metrics import Counts, dump_counts, load_counts
 from shared.observations import Observation
 from shared.settings import Settings
 
@@ -132,14 +133,16 @@ class Fleet:
         self._remembered_ms = int(HEARTBEATS_REMEMBERED * settings.heartbeat_s * 1000)
         self._set_limit = client.register_script(_SET_LIMIT.read_text())
 
-    def beat(self, row: WorkerRow) -> None:
-        """Say that a worker lives and what it does."""
+    def beat(self, row: WorkerRow, counts: Counts | None = None) -> None:
+        """Say that a worker lives and what it does, and what it counted so far."""
         now = time.time()
         fields = {**row.model_dump(), "sees": int(row.sees), "seen_s": now}
         key = self._keys.worker(row.id)
         pipe = self._client.pipeline()
         pipe.hset(key, mapping=cast("Mapping[Any, Any]", fields))
         pipe.pexpire(key, int(self._ttl_s * 1000))
+        if counts is not None:
+            pipe.set(self._keys.counts(row.id), dump_counts(counts), px=int(self._ttl_s * 1000))
         pipe.zadd(self._keys.workers, {row.id: now})
         pipe.set(self._keys.served(row.model), row.fingerprint, ex=SERVED_TTL_S)
         pipe.zremrangebyscore(self._keys.workers, "-inf", now - 3600)
@@ -148,8 +151,9 @@ class Fleet:
     def leave(self, worker_id: str) -> None:
         """Say that a worker stopped on purpose."""
         pipe = self._client.pipeline()
-        pipe.delete(self._keys.worker(worker_id), *self._learned(worker_id))
-        pipe.zrem(self._keys.workers, worker_id)
+        keys = self._keys
+        pipe.delete(keys.worker(worker_id), keys.counts(worker_id), *self._learned(worker_id))
+        pipe.zrem(keys.workers, worker_id)
         pipe.execute()
 
     def knows(self, model: str) -> bool:
@@ -164,6 +168,13 @@ class Fleet:
             pipe.hgetall(self._keys.worker(worker_id))
         rows = [_row(found) for found in pipe.execute() if found]
         return [row for row in rows if row and model in (None, row.model)]
+
+    def counts(self, worker_ids: Sequence[str]) -> list[Counts]:
+        """What each of these workers counted; nothing where one tells nothing that we can read."""
+        if not worker_ids:
+            return []
+        found = self._client.mget([self._keys.counts(worker_id) for worker_id in worker_ids])
+        return [load_counts(text) for text in cast("list[str | None]", found)]
 
     # ---- batch limits ---------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@
     {p}:key:{digest}      string  with its job, or answer  client                 client
     {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
     {p}:worker:{id}       hash    3 heartbeats             worker                 all
+    {p}:worker:{id}:counts string 3 heartbeats             worker                 gateway
     {p}:worker:{id}:packs stream  30 heartbeats, trimmed   worker                 monitor
     {p}:worker:{id}:limit hash    30 heartbeats            monitor                worker, monitor
     {p}:worker:{id}:limits list   30 heartbeats, trimmed   monitor                status
@@ -106,6 +107,10 @@ class Keys:
     def worker(self, worker_id: str) -> str:
         """A worker's heartbeat."""
         return f"{self.prefix}:worker:{worker_id}"
+
+    def counts(self, worker_id: str) -> str:
+        """What a worker counted since it started, for Prometheus."""
+        return f"{self.prefix}:worker:{worker_id}:counts"
 
     def packs(self, worker_id: str) -> str:
         """What a worker observed of its last packs."""

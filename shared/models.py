@@ -521,6 +521,8 @@ class JobSpec(_Frozen):
     top_p: TopP = 1.0
     adaptive_temperature: bool = False
     """Whether this job's scores may change the temperature of later jobs of its profile."""
+    profile_temperature: float = 1.0
+    """The profile's own, from which `temperature` may have been adapted."""
     image_preset: ImagePreset = "general"
     resize_mode: ResizeMode = "crop"
     max_crop: float = Field(default=0.15, ge=0, le=1)

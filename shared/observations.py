@@ -40,3 +40,5 @@ class Observation:
     """The limit it was planned under; 0 when unknown."""
     limit_pairs: int = 0
     warm_up: bool = False
+    video_tokens: int = 0
+    """Those of the image tokens that stand for video frames."""

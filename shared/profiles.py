@@ -123,7 +123,9 @@ def resolve(profile: str | None, given: Mapping[str, Any], file: Path | None) ->
     asked = {name: value for name, value in given.items() if value is not None}
     if profile is None:
         return asked
-    return _over(find_profile(profile, file).options, asked) | {"profile": profile}
+    found = find_profile(profile, file)
+    named = {"profile": profile, "profile_temperature": found.temperature}
+    return _over(found.options, asked) | named
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

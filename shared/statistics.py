@@ -124,5 +124,7 @@ class TemperatureChange(_Frozen):
     job: str
     mean: float
     """Mean score of the job."""
+    base: float
+    """The profile's own then: a change counts for as long as the profile still has it."""
     before: float
     to: float

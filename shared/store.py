@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -99,6 +99,8 @@ class Lease:
     file: str
     poison: bool = False
     worker: str = ""
+    waited_s: float = field(default=0.0, compare=False)
+    """From when it was due until it was claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,8 +400,10 @@ class Store:
             [job_id, shard, token, worker, int(alone), self._lease_ms, fingerprint, OUTAGE_MS],
         )
         if answer in ("yes", "poison"):
-            poison = answer == "poison"
-            return Lease(job_id, model, shard, token, rest[0], poison=poison, worker=worker)
+            poison, (file, waited_ms) = answer == "poison", rest
+            return Lease(
+                job_id, model, shard, token, file, poison, worker, waited_s=waited_ms / 1000
+            )
         return cast(str, answer)
 
     def renew(self, leases: Sequence[Lease]) -> list[str]:
@@ -601,18 +605,23 @@ class Store:
     def adapt_temperature(self, job: Job, to: float) -> bool:
         """Let a job's scores change the temperature of its profile's later jobs. Once per job, and
         only from the temperature that the profile has now. Returns whether it changed."""
-        before = job.spec.temperature
         change = TemperatureChange(
-            at_s=self.now_ms() / 1000, job=job.id, mean=job.scores.mean, before=before, to=to
+            at_s=self.now_ms() / 1000,
+            job=job.id,
+            mean=job.scores.mean,
+            base=job.spec.profile_temperature,
+            before=job.spec.temperature,
+            to=to,
         )
         keys = [self.keys.job(job.id), self.keys.profile(job.spec.profile or "")]
-        args = (before, change.model_dump_json(), CHANGES_KEPT, CHANGES_TTL_MS)
+        args = (change.model_dump_json(), CHANGES_KEPT, CHANGES_TTL_MS)
         return bool(self._run("adapt", keys, args))
 
-    def profile_temperature(self, profile: str) -> float | None:
-        """The temperature that earlier jobs gave a profile, or None."""
+    def profile_temperature(self, profile: str, base: float) -> float:
+        """The temperature that a profile has now: what earlier jobs gave it, or its own, `base`,
+        when there is nothing, or only from when it was another one."""
         newest = self.temperature_changes(profile, 1)
-        return newest[0].to if newest else None
+        return newest[0].to if newest and newest[0].base == base else base
 
     def temperature_changes(
         self, profile: str, count: int = CHANGES_KEPT

@@ -21,7 +21,7 @@ from typing import Protocol
 from shared.errors import EngineError, OutOfDeviceMemory
 from shared.models import Priority
 from shared.observations import Observation
-from workers.packing import Limit, LimitedBy, Pack, pack_cost, plan
+from workers.packing import Limit, LimitedBy, Pack, Prices, pack_cost, plan
 from workers.prompts import Prompt
 from workers.tickets import Item, Outcome, Ticket
 
@@ -48,6 +48,10 @@ def waiting_tokens_max(*, sees: bool) -> int:
 
 class Engine(Protocol):
     """The seam to the device."""
+
+    @property
+    def prices(self) -> Prices:
+        """What pictures cost now; asked in the device's thread."""
 
     def score(self, pack: Pack) -> list[float]:
         """Margins in the order of `pack.documents()`; raises OutOfDeviceMemory."""
@@ -116,9 +120,9 @@ class Batcher:
 
     @property
     def ceiling(self) -> float:
-        """Token-equivalents that fit, as far as running out of memory has taught it; infinite when
-        it did not."""
-        return self._ceiling
+        """Token-equivalents that fit, where running out of memory has taught it less than the
+        limit that was set; else infinite."""
+        return self._ceiling if self._ceiling < self._limit.tokens else math.inf
 
     @property
     def alive(self) -> bool:
@@ -231,7 +235,10 @@ class Batcher:
             self._packs += 1
             limit = self.limit
             planned, limited_by = plan(
-                self._waiting, limit, last_lane_first=self._packs % BULK_TURN == 0
+                self._waiting,
+                limit,
+                self._engine.prices,
+                last_lane_first=self._packs % BULK_TURN == 0,
             )
             taken = _compatible(planned)
             if len(taken) < len(planned):
@@ -262,7 +269,7 @@ class Batcher:
         """One forward pass and its outcomes; in halves when it does not fit."""
         items = planned.items
         pack, order = Pack.of(item.prompt for item in items)
-        price = pack_cost(item.prompt for item in items)
+        price = pack_cost((item.prompt for item in items), self._engine.prices)
         outcome = self._forward(pack)
         end_s = self._progress_s = time.monotonic()
         oom = isinstance(outcome, OutOfDeviceMemory)
@@ -291,6 +298,7 @@ class Batcher:
             limit_tokens=planned.limit.tokens,
             limit_pairs=planned.limit.pairs or 0,
             warm_up=self._cold_packs > 0,
+            video_tokens=pack.video_tokens,
         )
         self._tell(observation)
         self._idle_s = 0.0

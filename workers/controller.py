@@ -333,6 +333,12 @@ def _starved(packs: Sequence[Observation]) -> bool:
     return all(pack.limited_by == "empty" for pack in packs)
 
 
+def _unchanged(memory: Memory) -> str:
+    """That nothing was learned; and what set the limit, which still holds."""
+    before = memory.reason
+    return before if before.startswith(STARVED) else f"{STARVED} since: {before}"
+
+
 def _bounded(
     settings: PolicySettings, memory: Memory, tokens: float, pairs: int, reason: str | None = None
 ) -> Memory:
@@ -363,7 +369,7 @@ def _model(
     memory = memory.model_copy(update={"fit": fit})
     wanted, reason = _wanted(settings, memory, fit, _tried(memory, packs), now_s)
     if wanted > memory.tokens and _starved(packs):
-        wanted, reason = memory.tokens, STARVED
+        wanted, reason = memory.tokens, _unchanged(memory)
     elif _near(wanted, memory.tokens, reason):
         wanted = min(memory.tokens, _ceiling(memory, now_s)[0])
     if reason.startswith("latency"):
@@ -449,7 +455,7 @@ def _thresholds(
             f"less than {low_ms:,.0f} ms: twice"
         )
     elif _starved(packs):
-        reason = STARVED
+        reason = _unchanged(memory)
     ceiling, memory_reason = _ceiling(memory, now_s)
     tokens = min(settings.tokens_max, ceiling)
     changed = _bounded(settings, memory, tokens, pairs, reason)
@@ -474,7 +480,7 @@ def _aimd(
         tokens *= AIMD_DECREASE
         reason = f"latency: a pack took {slowest_s:.2f} s, target {target_s:.2f} s{remark}"
     elif not current or _starved(current):
-        reason = STARVED
+        reason = _unchanged(memory)
     else:
         tokens += AIMD_STEP_TOKENS
         reason = (

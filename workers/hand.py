@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from shared.metrics import BATCH_SPLITS, RETRIES
 from shared.queue import Hints
 from shared.store import REDIS_ERRORS, Lease, Store
+from workers.recorder import Recorder
 
 RELEASE_S = 2.0
 """How long a process that is about to end may spend on giving its shards back."""
@@ -37,10 +39,18 @@ class Hand:
     """Claims shards of one model for one worker, and keeps their leases."""
 
     def __init__(
-        self, store: Store, hints: Hints, *, model: str, worker: str, fingerprint: str
+        self,
+        store: Store,
+        hints: Hints,
+        *,
+        model: str,
+        worker: str,
+        fingerprint: str,
+        recorder: Recorder | None = None,
     ) -> None:
         self._store = store
         self._hints = hints
+        self._recorder = recorder or Recorder()
         self._model, self._worker, self._fingerprint = model, worker, fingerprint
         self._held: dict[str, Held] = {}
         self._filled_s = 0.0  # when it ceased to be empty
@@ -72,12 +82,15 @@ class Hand:
                 return
         with self._alone() as alone:
             with self._tracked(self._ask(job_id, shard, alone=True) if alone else "") as held:
+                if held and not held.lease.poison:
+                    self._recorder.add(RETRIES, "worker_died")
                 yield held
 
     def _ask(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
         answer = self._claim(job_id, shard, alone=alone)
         if answer == "split":
             log.warning("a shard killed its worker: split", job=job_id, shard=shard)
+            self._recorder.add(BATCH_SPLITS, "poison")
             priority = self._store.job(job_id).spec.priority
             for half in self._store.split(job_id, self._model, shard):
                 self._hints.shard(self._model, priority, job_id, half)

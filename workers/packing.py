@@ -12,12 +12,12 @@ Knows nothing of devices, threads or clocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from workers.prompts import Prompt
-from workers.tokens import Tokens
+from workers.tokens import Tokens, Visual
 
 #: Context length at which reading it costs a token as much as all linear layers: about 4 × the
 #: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.
@@ -32,6 +32,30 @@ class Limit:
 
     tokens: int
     pairs: int | None = None
+
+
+def _blind(tokens: int) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an engine computes beyond the tokens of a pack: its pictures, unless it kept them."""
+
+    tower: Callable[[int], float] = _blind
+    """Token-equivalents of the vision tower for a picture of so many visual tokens."""
+    kept_pictures: Container[object] = ()
+    """Keys of the pictures whose features are kept."""
+    kept_parts: Container[object] = ()
+    """Keys of the kept parts."""
+
+    def of_pictures(self, tokens: Tokens) -> dict[object, float]:
+        """What each picture costs that is not kept: once a pack, however often it stands there."""
+        return {
+            visual: self.tower(visual.tokens)
+            for _, visual in tokens.visuals
+            if visual.key not in self.kept_pictures
+        }
 
 
 class Waiting(Protocol):
@@ -113,8 +137,12 @@ class Pack:
     @property
     def image_tokens(self) -> int:
         """Those of the computed tokens that stand for pictures."""
-        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
-        return sum(visual.tokens for part in computed for _, visual in part.visuals)
+        return sum(visual.tokens for visual in self._visuals())
+
+    @property
+    def video_tokens(self) -> int:
+        """Those of the image tokens that stand for the frames of a video."""
+        return sum(visual.tokens for visual in self._visuals() if len(visual.frames) > 1)
 
     @property
     def shared_tokens(self) -> int:
@@ -123,6 +151,10 @@ class Pack:
             len(part.tokens) * len(q.documents) + len(q.tokens) * (len(q.documents) - 1)
             for part, q in self.queries()
         )
+
+    def _visuals(self) -> Iterator[Visual]:
+        computed = (part for _, q in self.queries() for part in (q.tokens, *q.documents))
+        return (visual for part in computed for _, visual in part.visuals)
 
 
 def cost(length: int, context: int) -> float:
@@ -140,30 +172,33 @@ def document_cost(prompt: Prompt) -> float:
     return cost(len(prompt.document), len(prompt.kept) + len(prompt.query))
 
 
-def pack_cost(prompts: Iterable[Prompt]) -> float:
-    """Token-equivalents of a pack of these prompts."""
+def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
+    """Token-equivalents of a pack of these prompts, as long as no more is kept."""
     shared: dict[object, float] = {}
     own = 0.0
     for p in prompts:
         own += document_cost(p)
-        shared |= _shared_costs(p)
+        shared |= _shared_costs(p, prices)
     return own + sum(shared.values())
 
 
-def _shared_costs(prompt: Prompt) -> dict[object, float]:
+def _shared_costs(prompt: Prompt, prices: Prices) -> dict[object, float]:
     """What a prompt's shared parts cost the first pair of a pack that has them.
 
     A kept part is free, since it is computed once for all packs; but one with pictures is a query,
     of which there may be as many as pairs.
     """
     costs: dict[object, float] = {(prompt.kept, prompt.query): query_cost(prompt)}
-    if prompt.kept.visuals:
+    if prompt.document.visuals:
+        costs |= prices.of_pictures(prompt.document)
+    if prompt.kept.visuals and prompt.kept.key not in prices.kept_parts:
+        costs |= prices.of_pictures(prompt.kept)
         costs[prompt.kept] = cost(len(prompt.kept), 0)
     return costs
 
 
 def plan(
-    waiting: Sequence[W], limit: Limit, *, last_lane_first: bool = False
+    waiting: Sequence[W], limit: Limit, prices: Prices, *, last_lane_first: bool = False
 ) -> tuple[list[W], LimitedBy]:
     """The next pack's items out of those waiting (oldest first), and what ended it.
 
@@ -183,7 +218,7 @@ def plan(
         if taken and spent + len(item.prompt.document) > limit.tokens:  # most do not fit: be quick
             full = True
             continue
-        costs = _shared_costs(item.prompt)
+        costs = _shared_costs(item.prompt, prices)
         price = document_cost(item.prompt) + sum(costs[key] for key in costs if key not in shared)
         if taken and spent + price > limit.tokens:
             full = True

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
+from shared.metrics import IMAGES_REJECTED
 from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
 from shared.pictures import (
     FRAME_PIXELS_MAX,
@@ -28,6 +29,7 @@ from shared.pictures import (
 from workers.images.picture import Picture
 from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
+from workers.recorder import Recorder
 from workers.tokens import Visual
 
 #: Images of one content at the most: more fit no model, and their pixels would fill the memory.
@@ -100,9 +102,15 @@ _NOT_READ = ItemError(
 class Preparer:
     """Prepares the pairs of one model. Safe to use from several threads."""
 
-    def __init__(self, prompter: Prompter, pictures: Pictures | None = None) -> None:
+    def __init__(
+        self,
+        prompter: Prompter,
+        pictures: Pictures | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
         self._prompter = prompter
         self._pictures = pictures
+        self._recorder = recorder or Recorder()
         self._fetches = _Fetches()
         self._threads = {
             False: ThreadPoolExecutor(LOADS_AT_A_TIME, "load"),
@@ -134,9 +142,12 @@ class Preparer:
         """
         found = (loaded or self.load(slices, spec)).result()
         self._fetches.judge(found, spec)
+        poor = sum(_is_refused(outcome, spec) for outcome in found.values())
+        self._recorder.add(IMAGES_REJECTED, "low_quality", amount=poor)
         requests = [_request(piece, spec, found) for piece in slices]
-        encoded = self._encode(requests, spec)
-        channels = self._channels(requests, spec) if spec.explain else {}
+        with self._recorder.timed("tokenize"):
+            encoded = self._encode(requests, spec)
+            channels = self._channels(requests, spec) if spec.explain else {}
         return [
             [
                 prompt
@@ -265,7 +276,7 @@ def _side(
         picture = found[wanted]
         if isinstance(picture, ItemError):
             return picture
-        if spec.quality_action == "reject" and picture.quality < spec.quality_threshold:
+        if _is_refused(picture, spec):
             return _too_poor(picture, spec, of_query=of_query)
         pictures.append(picture)
     images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
@@ -276,6 +287,13 @@ def _side(
         tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
         tuple(_steps(content, frames, spec)),
     )
+
+
+def _is_refused(outcome: Picture | ItemError, spec: JobSpec) -> bool:
+    """Whether the job wants no picture of such a quality."""
+    if isinstance(outcome, ItemError) or spec.quality_action != "reject":
+        return False
+    return outcome.quality < spec.quality_threshold
 
 
 def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:

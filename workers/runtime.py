@@ -20,6 +20,12 @@ import structlog
 
 from shared import __version__
 from shared.fleet import Fleet, WorkerRow, WorkerState
+from shared.metrics import (
+    CACHE_LOOKUPS,
+    GPU_MEMORY,
+    LOAD_SECONDS,
+    Counts,
+)
 from shared.models import canonical_model
 from shared.objects import Objects
 from shared.observations import Observation
@@ -33,6 +39,7 @@ from workers.hand import RELEASE_S, Hand
 from workers.images.source import PictureSource
 from workers.meter import Meter
 from workers.packing import Limit
+from workers.recorder import Recorder
 from workers.scorer import Scorer
 from workers.steering import EXCHANGE_S, Steering, policy_of
 
@@ -66,7 +73,7 @@ class Runtime:
 
     def _load(self, model: str) -> None:
         """Load the model, test it against its own unmodified forward, and wire it up."""
-        settings = self.settings
+        settings, began_s = self.settings, time.monotonic()
         stop = threading.Event()
         threading.Thread(target=self._beat_while_loading, args=(stop,), daemon=True).start()
         try:
@@ -78,7 +85,7 @@ class Runtime:
         self._engine, self._tested = engine, tested
         self.provenance, self.sees = engine.provenance, engine.sees
         self.fingerprint = engine.fingerprint
-        self.meter = Meter(tokens_per_s=tested.tokens_per_s)
+        self.meter, self.recorder = Meter(tokens_per_s=tested.tokens_per_s), Recorder()
         policy = policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes)
         first = start(policy, tokens, settings.batch_pairs)  # within the policy's bounds
         reason = "set" if settings.batch_tokens else "measured at start"
@@ -92,15 +99,18 @@ class Runtime:
             on_pack=self._observe,
             around_pack=self._watchdog,
         )
-        pictures = PictureSource.of(settings) if engine.sees else None
-        self.scorer = Scorer(engine.prompter, self.batcher, pictures)
+        recorder = self.recorder
+        pictures = PictureSource.of(settings, recorder=recorder) if engine.sees else None
+        self.scorer = Scorer(engine.prompter, self.batcher, pictures, recorder)
         self.hand = Hand(
             self.store,
             self.hints,
             model=self.model,
             worker=self.id,
             fingerprint=self.fingerprint,
+            recorder=recorder,
         )
+        recorder.set(LOAD_SECONDS, value=round(time.monotonic() - began_s, 3))
         self._state = "ready"
         log.info(
             "ready",
@@ -120,6 +130,7 @@ class Runtime:
         """On the device's thread, after each pack."""
         memory_bytes = self._engine.peak_memory_bytes()
         self.meter.pack(observation, memory_bytes=memory_bytes)
+        self.recorder.pack(observation)
         self.steering.observe(observation, memory_bytes=memory_bytes, held_s=self.hand.held_s)
 
     @contextmanager
@@ -147,7 +158,8 @@ class Runtime:
                     self.hand.renew()
                 if now >= next_beat:
                     next_beat = now + self.settings.heartbeat_s
-                    self._beat(self._describe())
+                    row = self._describe()
+                    self._beat(row, self._counts(row))
                 if now >= next_exchange:
                     next_exchange = now + EXCHANGE_S
                     self.steering.exchange(self.batcher)
@@ -162,8 +174,8 @@ class Runtime:
         since_s = now - self.batcher.progress_s()
         return self.batcher.busy and since_s > self.settings.stall_timeout_s
 
-    def _beat(self, row: WorkerRow) -> None:
-        self._fleet.beat(row)
+    def _beat(self, row: WorkerRow, counts: Counts | None = None) -> None:
+        self._fleet.beat(row, counts)
 
     def _beat_while_loading(self, stop: threading.Event) -> None:
         while not stop.wait(self.settings.heartbeat_s):
@@ -204,6 +216,17 @@ class Runtime:
             shards=len(self.hand),
             **self.meter.rates(),
         )
+
+    def _counts(self, row: WorkerRow) -> Counts:
+        """What was counted, and what the engine knows."""
+        recorder, engine = self.recorder, self._engine
+        for cache, (hits, misses) in engine.lookups.items():
+            recorder.set(CACHE_LOOKUPS, cache, "hit", value=hits)
+            recorder.set(CACHE_LOOKUPS, cache, "miss", value=misses)
+        if on_gpu := engine.gpu_bytes():
+            for kind, size_bytes in {**on_gpu, "peak": row.memory_bytes}.items():
+                recorder.set(GPU_MEMORY, kind, value=size_bytes)
+        return recorder.counts()
 
     # ---- the end --------------------------------------------------------------------------------
 

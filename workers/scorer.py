@@ -16,6 +16,7 @@ import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
 from shared.lines import failure_of, failures_of
+from shared.metrics import BATCH_SPLITS, RETRIES
 from shared.models import (
     NO_PROFILE,
     Document,
@@ -30,6 +31,7 @@ from shared.scores import ScoreDistribution
 from workers.batcher import Batcher, Outcome
 from workers.prepare import Found, Pictures, Prepared, Preparer
 from workers.prompts import Prompt, Prompter, Request
+from workers.recorder import Recorder
 
 PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
@@ -88,9 +90,14 @@ class Scorer:
     """Scores slices with one prompter and one batcher; `pictures` for a model that sees."""
 
     def __init__(
-        self, prompter: Prompter, batcher: Batcher, pictures: Pictures | None = None
+        self,
+        prompter: Prompter,
+        batcher: Batcher,
+        pictures: Pictures | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        self._preparer = Preparer(prompter, pictures)
+        self._recorder = recorder or Recorder()
+        self._preparer = Preparer(prompter, pictures, self._recorder)
         self._batcher = batcher
         (encoded,) = prompter.encode_all([CANARY], max_length=8192)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
@@ -159,6 +166,7 @@ class Scorer:
             raise Stopped from None
         except EngineError as error:
             log.warning("a pack failed; its pairs are tried again", error=str(error))
+            self._recorder.add(RETRIES, "pack_failed")
             return self._again(run.prompts, priority, stop)
 
     def _again(
@@ -171,6 +179,7 @@ class Scorer:
             if len(prompts) == 1:
                 self._try_canary(priority, stop, error)
                 return [ItemError("engine_error", f"the model failed on this pair: {error}")]
+        self._recorder.add(BATCH_SPLITS, "poison")
         middle = len(prompts) // 2
         halves = (prompts[:middle], prompts[middle:])
         return [outcome for half in halves for outcome in self._again(half, priority, stop)]

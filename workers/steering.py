@@ -42,6 +42,7 @@ class Steering:
         self._fleet = fleet
         self._worker_id = worker_id
         self._version = 0
+        self._obeyed: Limit | None = None
         self._observations: deque[Observation] = deque(maxlen=OBSERVATIONS_MAX)
         self._lock = threading.Lock()
 
@@ -80,9 +81,9 @@ class Steering:
         policy = self.policy
         tokens = min(max(limit.tokens, policy.tokens_min), policy.tokens_max)
         obeyed = Limit(tokens, max(1, limit.pairs))
-        if (tokens, obeyed.pairs) != (batcher.limit.tokens, batcher.limit.pairs):
+        if obeyed != (self._obeyed or batcher.limit):
             log.info("batch limit", tokens=tokens, pairs=obeyed.pairs, reason=limit.reason)
-        batcher.limit = obeyed
+        batcher.limit = self._obeyed = obeyed
         self._version, self.reason, self.at_s = limit.version, limit.reason, limit.at_s
 
 

@@ -13,7 +13,8 @@ import structlog
 
 from shared.errors import DeviceBroken, RerankError, Unavailable, UsageError
 from shared.keys import shard_range
-from shared.models import Priority, Slice, SliceOutcome
+from shared.metrics import QUEUE_WAIT, RETRIES
+from shared.models import Priority, ShardSummary, Slice, SliceOutcome
 from shared.shards import count_requests, load_slices
 from shared.store import REDIS_ERRORS, Job, Lease
 from workers import results
@@ -40,6 +41,7 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
             _carry_out(runtime, held)
         except REDIS_ERRORS as error:
             log.warning("Redis is away", job=job_id, shard=shard, error=str(error))
+            runtime.recorder.add(RETRIES, "redis")
             held.stop.wait(BACKOFF_S)
             _release(runtime, held)
         except Exception as error:
@@ -58,19 +60,16 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
     job_id, shard = lease.job_id, lease.shard
     try:
         job = runtime.job(job_id)
-        slices = _load(runtime, lease)
+        runtime.recorder.observe(QUEUE_WAIT, job.spec.priority.value, value=lease.waited_s)
+        with runtime.recorder.timed("load"):
+            slices = _load(runtime, lease)
         outcomes, tokens = _score(runtime, held, job, slices)
-        part = results.write(
-            outcomes,
-            provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
-            lease,
-            runtime.objects,
-            runtime.store,
-            inline_ttl_s=job.number("inline") / 1000,
-        )
-        requests = count_requests(slices)
-        summary = summarize(outcomes, job.spec, tokens=tokens, requests=requests)
-        if not results.commit(lease, part, summary, runtime.store, runtime.hints, held.stop):
+        summary = summarize(outcomes, job.spec, tokens=tokens, requests=count_requests(slices))
+        with runtime.recorder.timed("store"):
+            committed = _store(runtime, held, job, outcomes, summary)
+        if committed:
+            runtime.recorder.pairs(slices, outcomes)
+        else:
             log.info("another commit was first", job=job_id, shard=shard)
     except Stopped:
         _give_back(runtime, held)
@@ -106,6 +105,26 @@ def _score(
         return [refused(piece, error) for piece in slices], 0  # somebody waits for the answer
 
 
+def _store(
+    runtime: Runtime,
+    held: Held,
+    job: Job,
+    outcomes: Sequence[SliceOutcome],
+    summary: ShardSummary,
+) -> bool:
+    """Write the part, then commit it. False when another commit was first."""
+    lease = held.lease
+    part = results.write(
+        outcomes,
+        provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
+        lease,
+        runtime.objects,
+        runtime.store,
+        inline_ttl_s=job.number("inline") / 1000,
+    )
+    return results.commit(lease, part, summary, runtime.store, runtime.hints, held.stop)
+
+
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
     """Pause the job with the reason; not when it was resumed since, which took the lease away."""
     job_id, shard = lease.job_id, lease.shard
@@ -129,6 +148,7 @@ def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
     """Slow down, then give the shard back: the monitor sends its hint again."""
     lease: Lease = held.lease
     log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
+    runtime.recorder.add(RETRIES, "storage")
     runtime.store.set_facts(lease.job_id, waiting_for=str(error))
     held.stop.wait(BACKOFF_S)
     runtime.store.release(lease)

@@ -14,7 +14,6 @@ import anyio
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from starlette.staticfiles import StaticFiles
 
 from producer.client import Client
@@ -57,9 +56,8 @@ def make_app(client: Client) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.registry = CollectorRegistry()
-    app.state.registry.register(metrics.FleetCollector(client))
-    counted = metrics.Requests(app.state.registry)
+    app.state.metrics = metrics.Exposition(client)
+    counted = app.state.metrics.requests
     app.add_middleware(Door, settings=client.settings, count=counted.count)
     handle_errors(app)
     for part in (native, cohere, vllm, jobs, uploads, fleet, metrics, docs):

@@ -14,16 +14,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from producer.client import Answer, Client
-from producer.gateway.errors import InvalidField, NotScored, position
+from producer.gateway.errors import MODEL, InvalidField, NotScored, position
 from producer.gateway.history import History
 from shared.errors import Overloaded
 from shared.lines import slice_of
 from shared.models import Failure, Slice, SliceOutcome
 
 T = TypeVar("T")
-
-MODEL = "rerank_model"
-"""Where a request's scope says which model it was for, once that is known to be one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class Gateway:
 
         Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker.
         """
+        request.scope[MODEL] = options.get("model")
         if self.waiting.available_tokens < 1:
             raise Overloaded(
                 f"{self.waiting.borrowed_tokens:g} requests are in hand already",

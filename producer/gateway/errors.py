@@ -24,6 +24,9 @@ from shared.store import REDIS_ERRORS
 SHAPE = "rerank_shape"
 """Where a request's scope says how its errors look: "tei" or "cohere"; ours otherwise."""
 
+MODEL = "rerank_model"
+"""Where a request's scope says which model it was for, or at least which one its body named."""
+
 TOO_LARGE = ("too_many_documents", "too_large")
 _RETRY_AFTER_S = {429: 1, 503: 5}
 _TYPES = {
@@ -175,6 +178,9 @@ def handle_errors(app: FastAPI) -> None:
     """Answer every error that is known in the shape that its client knows; the door does others."""
 
     async def answer(request: Request, error: Exception) -> Response:
+        body = getattr(error, "body", None)  # of one that was found to be wrong
+        if isinstance(body, dict):
+            request.scope.setdefault(MODEL, body.get("model"))
         return problem_of(error).answer(shape_of(request.scope))
 
     kinds = (RerankError, RequestValidationError, HTTPException, *REDIS_ERRORS)

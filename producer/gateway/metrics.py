@@ -1,28 +1,48 @@
 """Metrics for Prometheus: the fleet's from Redis at each scrape, the requests of this process.
 
-One scrape of any gateway sees all workers, so scrape one, or let Prometheus drop what is double.
+One scrape of any gateway sees all workers; its own requests each gateway tells for itself. So a
+scraper of many asks each for `?of=gateway` and one or two for `?of=fleet`; without `of` both come.
 """
 
 from __future__ import annotations
 
 from collections import Counter as Count
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Literal
 
 from fastapi import APIRouter, Request
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 from starlette.types import Scope
 
 from producer.client import Client
-from producer.gateway.asking import MODEL, in_thread
+from producer.gateway.asking import in_thread
+from producer.gateway.errors import MODEL
 from producer.status import state_of
 from shared.fleet import WorkerRow
-from shared.models import Priority
+from shared.metrics import FAMILIES, Counts, Family, Value
+from shared.models import Priority, canonical_model
 from shared.queue import broker_keys, model_queue
 from shared.store import REDIS_ERRORS
+
+# a gauge beside each counter, of when it began: nobody asks for it
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 routes = APIRouter(tags=["fleet"])
 
@@ -32,10 +52,32 @@ DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WORKER = ("worker", "model")
 
 
+Part = Literal["gateway", "fleet"]
+
+
+class Exposition:
+    """All that a gateway tells: what it counts itself, and the fleet."""
+
+    def __init__(self, client: Client) -> None:
+        self._registries: dict[Part, CollectorRegistry] = {
+            "gateway": CollectorRegistry(),
+            "fleet": CollectorRegistry(),
+        }
+        fleet = FleetCollector(client)
+        self._registries["fleet"].register(fleet)
+        self.requests = Requests(self._registries["gateway"], fleet)
+
+    def text(self, part: Part | None = None) -> bytes:
+        """In Prometheus' format; both parts unless one is named."""
+        parts = [part] if part else self._registries
+        return b"".join(generate_latest(self._registries[one]) for one in parts)
+
+
 class Requests:
     """Counts what this process answered."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, fleet: FleetCollector) -> None:
+        self._fleet = fleet
         self._total = Counter(
             "rerank_requests",
             "Requests by route, model and outcome",
@@ -53,9 +95,20 @@ class Requests:
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """Note one request. Only routes and models that there are become labels."""
         route = getattr(scope.get("route"), "path", "") or "page"
-        model = scope.get(MODEL, "")
+        model = self._model(scope, status)
         self._total.labels(route, model, _outcome(status)).inc()
         self._seconds.labels(route, model).observe(seconds)
+
+    def _model(self, scope: Scope, status: int) -> str:
+        """What the request was for. Of one that failed that is only what its body named: told
+        when the fleet had such a model at the last scrape, so that no client makes up labels."""
+        named = scope.get(MODEL)
+        if not isinstance(named, str):
+            return ""
+        if status < 400:
+            return named
+        model = canonical_model(named)
+        return model if model in self._fleet.models else ""
 
 
 def _outcome(status: int) -> str:
@@ -71,6 +124,8 @@ class FleetCollector(Collector):
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.models: frozenset[str] = frozenset()
+        """Those of its workers and queues at the last scrape."""
 
     def describe(self) -> list[Metric]:
         """Nothing: Redis is not asked when the collector is registered."""
@@ -100,6 +155,8 @@ class FleetCollector(Collector):
 
     def _workers(self) -> Iterator[Metric]:
         workers = self._client.workers()
+        models = (*self._client.store.models(), *(worker.model for worker in workers))
+        self.models = frozenset(models)
         up = GaugeMetricFamily(
             "rerank_worker_up", "1 once it serves", labels=(*WORKER, "device", "state")
         )
@@ -113,19 +170,17 @@ class FleetCollector(Collector):
         for labels in sorted(served):
             info.add_metric(labels, 1)
         yield from (up, info)
-        pairs = CounterMetricFamily(
-            "rerank_pairs", "Pairs scored since the worker started", labels=WORKER
-        )
-        for worker in workers:
-            pairs.add_metric([worker.id, worker.model], worker.pairs)
         ooms = CounterMetricFamily(
             "rerank_oom", "Packs that did not fit into the device's memory", labels=WORKER
         )
         for worker in workers:
             ooms.add_metric([worker.id, worker.model], worker.ooms)
-        yield from (pairs, ooms)
+        yield ooms
         for name, help_, field in _WORKER_GAUGES:
             yield _worker_gauge(name, help_, field, workers)
+        counts = self._client.fleet.counts([worker.id for worker in workers])
+        for family in FAMILIES:
+            yield _counted(family, workers, counts)
 
     def _queues(self) -> Iterator[Metric]:
         client = self._client
@@ -192,8 +247,37 @@ def _worker_gauge(name: str, help_: str, field: str, workers: list[WorkerRow]) -
     return found
 
 
+def _counted(family: Family, workers: Sequence[WorkerRow], counts: Sequence[Counts]) -> Metric:
+    """A family of what workers count; a worker of another version tells what it knows."""
+    found = _KINDS[family.kind](family.name, family.help, labels=(*WORKER, *family.labels))
+    for worker, counted in zip(workers, counts, strict=True):
+        for labels, value in counted.get(family.name, {}).items():
+            told = (worker.id, worker.model, *labels)
+            if isinstance(found, HistogramMetricFamily):
+                found.add_metric(told, *_buckets(family, value))
+            elif not isinstance(value, list):
+                found.add_metric(told, value)
+    return found
+
+
+_KINDS: dict[str, Callable[..., CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]]
+_KINDS = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _buckets(family: Family, value: Value) -> tuple[list[tuple[str, float]], float]:
+    """Counts as Prometheus wants them, each with those below it; and the sum."""
+    assert isinstance(value, list)
+    *counts, total = value
+    ends = (*map(floatToGoString, family.buckets), "+Inf")
+    return list(zip(ends, accumulate(counts), strict=True)), total
+
+
 @routes.get("/metrics", summary="Metrics for Prometheus")
-async def metrics(request: Request) -> Response:
-    """The whole fleet, and the requests of this process."""
-    text = await in_thread(generate_latest, request.app.state.registry)
+async def metrics(request: Request, of: Part | None = None) -> Response:
+    """The whole fleet, and the requests of this process; or one of them."""
+    text = await in_thread(request.app.state.metrics.text, of)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -18,9 +18,9 @@ from starlette.responses import Response
 
 from producer.client import Answer, Client
 from producer.gateway import tei
-from producer.gateway.asking import MODEL, Asked, Gateway, as_json, gateway_of, in_thread
+from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, in_thread
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
-from producer.gateway.errors import SHAPE
+from producer.gateway.errors import MODEL, SHAPE
 from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
 from shared.errors import TooLarge
 from shared.lines import dump_line
@@ -207,7 +207,7 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
         return kind.model_validate(fields)
     except ValidationError as error:
         found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found) from None
+        raise RequestValidationError(found, body=fields) from None
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:

@@ -1,12 +1,15 @@
 -- Note that a job's scores changed its profile's temperature: once per job, and only from the temperature
--- that the profile has now, since a job's scores say nothing about another one. Repeatable.
+-- that the profile has now, since a job's scores say nothing about another one. That is the newest change's,
+-- unless the profile itself was changed since: then its own. Repeatable.
 -- KEYS job, profile
--- ARGV from, change (JSON with "to"), changes kept, ttl_ms
+-- ARGV change (JSON with "base", the profile's own; "before"; "to"), changes kept, ttl_ms
 -- -> 1 when the temperature was changed now
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HSETNX', KEYS[1], 'adapted', 1) == 0 then return 0 end
-local newest = redis.call('LINDEX', KEYS[2], 0)
-if newest and cjson.decode(newest).to ~= tonumber(ARGV[1]) then return 0 end
-redis.call('LPUSH', KEYS[2], ARGV[2])
-redis.call('LTRIM', KEYS[2], 0, ARGV[3] - 1)
-redis.call('PEXPIRE', KEYS[2], ARGV[4])
+local change, newest = cjson.decode(ARGV[1]), redis.call('LINDEX', KEYS[2], 0)
+local present = newest and cjson.decode(newest) or {}
+local now = present.base == change.base and present.to or change.base
+if now ~= change.before then return 0 end
+redis.call('LPUSH', KEYS[2], ARGV[1])
+redis.call('LTRIM', KEYS[2], 0, ARGV[2] - 1)
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1

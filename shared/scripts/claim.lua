@@ -3,7 +3,7 @@
 -- Repeatable: the same token gets the same answer.
 -- KEYS job, job_open, open, pulse, amnesty
 -- ARGV id, range, token, worker, alone (1 | 0), lease_ms, fingerprint, outage_ms
--- -> {'yes' | 'poison', file} | {'done' | 'busy' | 'paused' | 'cancelled' | 'newer' | 'suspect' | 'split'}
+-- -> {'yes' | 'poison', file, ms from due to claimed} | {'done' | 'busy' | 'paused' | 'cancelled' | 'newer' | 'suspect' | 'split'}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, shard, token = ARGV[1], ARGV[2], ARGV[3]
@@ -44,8 +44,8 @@ if state.s then
   state.a = 1
 end
 redis.call('HSETNX', KEYS[1], 'fingerprint', ARGV[7])
-if state.t ~= token then state.c = now end
+if state.t ~= token then state.c, state.q = now, math.max(now - due, 0) end
 state.t, state.w = token, ARGV[4]
 redis.call('HSET', KEYS[2], shard, cjson.encode(state))
 redis.call('ZADD', KEYS[3], now + ARGV[6], member)
-return {answer, state.f}
+return {answer, state.f, state.q or 0}

@@ -8,8 +8,11 @@ import httpx
 import pytest
 
 from producer.feeder import Control
+from shared.fleet import Fleet
+from shared.models import Priority
+from shared.queue import Hints
 from shared.settings import Settings
-from tests.support.fleet import Worker
+from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.stack import Stack, running_stack
 
@@ -19,6 +22,15 @@ def http(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a gateway; nobody works behind it."""
     with running_gateway(settings) as found:
         yield found
+
+
+@pytest.fixture
+def busy(fleet: Fleet, real_hints: Hints) -> None:
+    """Three workers of two models, and something that waits."""
+    fleet.beat(worker_row("w1", batch_tokens=512, batch_pairs=8, dtype="bf16", attention="flash"))
+    fleet.beat(worker_row("w2", state="loading"))
+    fleet.beat(worker_row("w3", "org/vl", sees=True, pairs_per_s=2.5, pairs=40, busy_share=0.5))
+    real_hints.shard(MODEL, Priority.interactive, "j", "0-1")
 
 
 @pytest.fixture

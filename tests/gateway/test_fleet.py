@@ -1,35 +1,13 @@
-"""What the gateway tells of the fleet: models, presets, workers, metrics; alerts on them."""
+"""What the gateway tells of the fleet: models, presets, workers."""
 
 from __future__ import annotations
-
-import re
-from pathlib import Path
-
-import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from producer.client import Client
 from producer.gateway.history import History
 from shared.fleet import BatchLimit
-from shared.models import InputRef, JobSpec, Priority
 from shared.pictures import PRESETS
 from shared.profiles import PROFILES
-from shared.store import OpenShard
 from tests.support.fleet import MODEL, an_observation, worker_row
-from tests.support.gateway import running_gateway
-from tests.support.wait import wait_until
-
-ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
-
-
-@pytest.fixture
-def busy(fleet, real_hints) -> None:
-    """Three workers of two models, and something that waits."""
-    fleet.beat(worker_row("w1", batch_tokens=512, batch_pairs=8, dtype="bf16", attention="flash"))
-    fleet.beat(worker_row("w2", state="loading"))
-    fleet.beat(worker_row("w3", "org/vl", sees=True, pairs_per_s=2.5, pairs=40, busy_share=0.5))
-    real_hints.shard(MODEL, Priority.interactive, "j", "0-1")
 
 
 def test_models_with_their_workers_and_what_waits(http, busy):
@@ -93,79 +71,3 @@ def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
         (512, "512"),
         (1024, "1024"),
     ]
-
-
-# ---- metrics ------------------------------------------------------------------------------------
-
-
-def scrape(http) -> dict[str, list]:
-    answer = http.get("/metrics")
-    assert answer.status_code == 200
-    families = text_string_to_metric_families(answer.text)
-    found: dict[str, list] = {}
-    for family in families:
-        for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample)
-    return found
-
-
-def value(found: dict[str, list], name: str, **labels: str) -> float:
-    (sample,) = [s for s in found[name] if labels.items() <= s.labels.items()]
-    return sample.value
-
-
-def test_one_scrape_sees_the_whole_fleet(http, busy, store, working):
-    http.post("/v1/rerank", json={"query": "q", "documents": ["a"], "model": MODEL})
-    http.post("/v1/rerank", json={"query": ""})
-    http.get("/v1/jobs/some-id")
-    http.get("/no/such/path")
-    found = scrape(http)
-
-    assert value(found, "rerank_redis_up") == 1
-    assert value(found, "rerank_worker_up", worker="w2") == 0
-    assert value(found, "rerank_worker_up", worker="w3") == 1
-    assert value(found, "rerank_worker_busy_ratio", worker="w3") == 0.5
-    assert value(found, "rerank_pairs_total", worker="w3", model="org/vl") == 40
-    assert {s.labels["state"] for s in found["rerank_jobs"]} == {"running", "paused", "finishing"}
-    route = {"route": "/v1/rerank"}
-    assert value(found, "rerank_requests_total", outcome="ok", model=MODEL, **route) == 1
-    assert value(found, "rerank_requests_total", outcome="client_error", **route) == 1
-    # and nothing that a client makes up becomes a label
-    routes = {sample.labels["route"] for sample in found["rerank_requests_total"]}
-    assert "/v1/jobs/{job_id}" in routes
-    assert not any("some-id" in r or "such" in r for r in routes)
-
-
-def test_jobs_and_queues_are_counted(change, fleet, store, tmp_path):
-
-    fleet.beat(worker_row())
-    spec = JobSpec(model=MODEL, input=InputRef(uri="file:///x", size=1, tag=""))
-    store.create("j1", spec, "d")
-    store.open(
-        store.job("j1"), ("", "1"), [OpenShard(0, 5, "f")], sealed=False, lines=1, low_water=0
-    )
-    store.create("j2", spec, "d")
-    store.pause("j2", "lunch")
-    with running_gateway(change()) as http:
-        found = scrape(http)
-        assert value(found, "rerank_jobs", state="running") == 1
-        assert value(found, "rerank_jobs", state="paused") == 1
-        assert value(found, "rerank_job_items", state="waiting") == 5
-        assert value(found, "rerank_open_shards", model=MODEL) == 1
-        assert wait_until(
-            lambda: value(scrape(http), "rerank_queue_oldest_age_seconds", model=MODEL) > 0
-        )
-
-
-def test_every_alert_is_on_a_metric_that_there_is(http, busy, working):
-    http.post("/v1/rerank", json={"query": "q", "documents": ["a"], "model": MODEL})
-    known = set(scrape(http))
-    rules = [rule for g in yaml.safe_load(ALERTS.read_text())["groups"] for rule in g["rules"]]
-    assert len(rules) >= 6
-    for rule in rules:
-        named = set(re.findall(r"\brerank_\w+", rule["expr"]))
-        assert named, rule
-        assert named <= known, named - known
-        assert rule["annotations"]["summary"]
-        assert rule["annotations"]["description"]
-        assert rule["labels"]["severity"] in ("page", "ticket")

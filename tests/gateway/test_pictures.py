@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from tests.support.drawn import png
+from tests.support.gateway import scrape, value
 from tests.support.stack import running_stack
+from tests.support.wait import wait_until
 
 MODEL = "pocket-vl"
 SIZE = (128, 96)
@@ -39,6 +41,26 @@ def ask(sees: httpx.Client, documents: list[Any], **fields: Any) -> dict[str, An
 
 def margins(found: dict[str, Any]) -> dict[int, float]:
     return {result["index"]: result["margin"] for result in found["results"]}
+
+
+def test_what_is_done_with_pictures_is_counted(sees):
+    # given a picture that is scored, and one that is none
+    good, bad = (
+        {"image": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
+        for data in (png(77, SIZE), b"no picture")
+    )
+    ask(sees, [good, bad])
+    # when the gateway is scraped, then within a heartbeat it is told
+    image = {"modality": "image", "outcome": "ok"}
+    wait_until(lambda: value(scrape(sees), "rerank_pairs_total", **image) >= 1, 20)
+    found = scrape(sees)
+    assert value(found, "rerank_pairs_total", modality="image", outcome="error") >= 1
+    assert value(found, "rerank_images_rejected_total", reason="unsupported_image") >= 1
+    for stage in ("fetch", "decode", "resize", "quality", "forward"):
+        assert value(found, "rerank_stage_duration_seconds_count", stage=stage) >= 1
+    assert value(found, "rerank_tokens_total", kind="image") >= SIZE[0] * SIZE[1] / 32**2
+    for cache in ("vision", "picture"):
+        assert value(found, "rerank_cache_lookups_total", cache=cache, result="miss") >= 1
 
 
 def test_the_model_says_that_it_sees(sees):

@@ -176,7 +176,7 @@ def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, serve
     ).items()
 
     flags = ["--temperature", "0.9", "--top-p", "0.8", "--max-length", "700", "--image-preset"]
-    flags += ["art", "--adaptive-temperature", "--instruction", "Sell", "--profile", "ecommerce"]
+    flags += ["art", "--instruction", "Sell", "--profile", "ecommerce"]
     changed = spec(*flags, "--instruction-for", "de=Verkaufe", "--instruction-for", "fr=Vends = 1")
     found = {name: getattr(changed, name) for name in ecommerce}
     assert found == {
@@ -184,10 +184,11 @@ def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, serve
         "top_p": 0.8,
         "max_length": 700,
         "image_preset": "art",
-        "adaptive_temperature": True,
+        "adaptive_temperature": False,
         "instruction": "Sell",
         "instructions": {"de": "Verkaufe", "fr": "Vends = 1"},
     }
+    assert spec("--profile", "ecommerce", "--adaptive-temperature").adaptive_temperature
     assert spec().profile is None
 
 
@@ -504,11 +505,12 @@ def test_stats_are_a_table_for_people_and_json_for_machines(rerank, served, sour
 
 
 def test_a_profiles_temperature_can_be_forgotten(rerank, store, client):
-    client.lpush(store.keys.profile("shop"), '{"at_s":1,"job":"j","mean":0.5,"before":1,"to":0.9}')
+    change = '{"at_s":1,"job":"j","mean":0.5,"base":1,"before":1,"to":0.9}'
+    client.lpush(store.keys.profile("shop"), change)
 
     assert "0.9" in rerank("stats", "--profile", "shop").out
     assert rerank("stats", "--profile", "shop", "--forget-temperature").code == OK
 
-    assert store.profile_temperature("shop") is None
+    assert store.temperature_changes("shop") == []
     assert "add --profile" in rerank("stats", "--forget-temperature").err
     assert rerank("stats", "--profile", "shop", "--job", "j").code == USAGE

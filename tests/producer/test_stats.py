@@ -190,10 +190,27 @@ def test_a_job_that_says_nothing_changes_nothing(control, jsonl, tmp_path, lines
         assert api.store.temperature_changes(profile) == []
 
 
-def test_a_temperature_of_its_own_changes_a_profile_only_when_asked_to(api, control, jsonl):
-    do(control, adaptive(api, jsonl(*MANY), temperature=0.8))
+def test_a_job_with_a_temperature_of_its_own_may_not_ask_for_adapting(api, jsonl):
+    with pytest.raises(UsageError, match="temperature of its own"):
+        adaptive(api, jsonl(*MANY), temperature=0.8)
 
-    assert api.store.profile_temperature("default") == 0.72
+
+def test_a_changed_profile_is_not_hidden_by_what_was_adapted(control, jsonl, tmp_path):
+    # given a profile that was adapted from 1.0 to 0.9
+    file = tmp_path / "profiles.toml"
+    file.write_text("[own]\nadaptive_temperature = true")
+    api = Client(control.settings.model_copy(update={"profiles": file}))
+    do(control, api.submit(jsonl(*MANY), profile="own"))
+    begun = api.submit(jsonl(*MANY), profile="own")
+    assert api.store.job(begun).spec.temperature == 0.9
+    # when its file gives it another temperature
+    file.write_text("[own]\nadaptive_temperature = true\ntemperature = 0.5")
+    later = api.submit(jsonl(*MANY), profile="own")
+    # then that one holds, and adapting goes on from there
+    assert api.store.job(later).spec.temperature == 0.5
+    do(control, later)
+    do(control, begun)  # at what the profile had before
+    assert [c.to for c in api.store.temperature_changes("own")] == [0.45, 0.9]
 
 
 def test_a_cancelled_job_changes_nothing(api, control, jsonl):
@@ -212,7 +229,7 @@ def test_the_same_key_is_the_same_job_after_its_profile_changed(api, control, js
     source = jsonl(*MANY)
     job_id = adaptive(api, source, key="monday")
     do(control, job_id)
-    assert api.store.profile_temperature("default") == 0.9
+    assert api.store.profile_temperature("default", 1.0) == 0.9
 
     assert adaptive(api, source, key="monday") == job_id
 
@@ -220,7 +237,7 @@ def test_the_same_key_is_the_same_job_after_its_profile_changed(api, control, js
 def test_a_small_request_takes_what_its_profile_has_now(api, control, jsonl, monkeypatch):
     # given a profile whose temperature a job changed
     do(control, adaptive(api, jsonl(*MANY)))
-    assert api.store.profile_temperature("default") == 0.9
+    assert api.store.profile_temperature("default", 1.0) == 0.9
     # when requests of that profile are made that nobody answers in time
     used, create = [], api.store.create
     monkeypatch.setattr(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.fleet import HEARTBEATS_MISSED, LIMITS_KEPT, PACKS_KEPT, BatchLimit, Fleet
+from shared.metrics import RETRIES
 from shared.observations import Observation
 from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.wait import wait_until
@@ -64,6 +65,22 @@ def test_a_heartbeat_of_another_version_hides_no_other(fleet, client, store):
     client.hset(store.keys.worker("w1"), "state", "dreaming")
 
     assert [worker.id for worker in fleet.workers()] == ["w2"]
+
+
+def test_what_workers_count_comes_with_their_heartbeats(client, change, store):
+    fleet = Fleet(client, change(heartbeat_s=2.0))
+    counts = {RETRIES.name: {("fetch",): 7.0}}
+    fleet.beat(worker_row("w1"))  # while it loads
+    fleet.beat(worker_row("w2"), counts)
+
+    first, second, third = fleet.counts(["w1", "w2", "nobody"])
+
+    assert second[RETRIES.name] == counts[RETRIES.name]
+    assert not any(first.values())
+    assert not any(third.values())
+    assert fleet.counts([]) == []
+    # and they go when it falls silent
+    assert 0 < client.pttl(store.keys.counts("w2")) <= 2000 * (HEARTBEATS_MISSED + 1)
 
 
 # ---- batch limits -------------------------------------------------------------------------------

@@ -252,11 +252,12 @@ def test_a_job_changes_its_profiles_temperature_once(store):
     assert store.adapt_temperature(job, 0.9)
     assert not store.adapt_temperature(job, 0.9)
 
-    assert store.profile_temperature("shop") == 0.9
+    assert store.profile_temperature("shop", 1.0) == 0.9
+    assert store.profile_temperature("shop", 0.7) == 0.7
     (change,) = store.temperature_changes("shop")
     assert (change.job, change.before, change.to) == ("j", 1.0, 0.9)
     store.forget_temperature("shop")
-    assert store.profile_temperature("shop") is None
+    assert store.profile_temperature("shop", 1.0) == 1.0
 
 
 def test_a_job_at_another_temperature_changes_nothing(store):
@@ -282,8 +283,8 @@ def test_a_job_that_is_gone_leaves_nothing_behind(store, client):
 
 def test_the_history_is_bounded_and_ends(store, client):
     for number in range(CHANGES_KEPT + 5):
-        job_id = make(store, f"j{number}", shards=0, profile="shop", temperature=0.5)
-        assert store.adapt_temperature(store.job(job_id), 0.5)
+        job_id = make(store, f"j{number}", shards=0, profile="shop")
+        assert store.adapt_temperature(store.job(job_id), 1.0)
 
     assert len(store.temperature_changes("shop", 1000)) == CHANGES_KEPT
     assert client.ttl(store.keys.profile("shop")) > 80 * 86_400

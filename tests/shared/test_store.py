@@ -243,6 +243,20 @@ def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, 
     assert store.due_shards(MODEL, 9) == []
 
 
+def test_a_claim_tells_how_long_its_shard_waited(store, make, client):
+    # given a shard that was put into the queue 40 s ago
+    make("a", (0, 10))
+    client.zadd(store.keys.open(MODEL), {"a/0-10": store.now_ms() - 40_000})
+    # when it is claimed, and the answer is lost
+    mine = claim(store, token="mine")
+    again = claim(store, token="mine")
+    # then both answers tell it
+    assert 40 <= mine.waited_s == again.waited_s < 60
+    # and of one that was given back, only what it waited since
+    store.release(mine)
+    assert claim(store, token="next").waited_s < 20
+
+
 def test_a_shard_of_no_job_is_done(store):
     assert claim(store, "nobody") == "done"
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import httpx
 import uvicorn
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from producer.client import Client
 from producer.feeder import Control
@@ -62,3 +65,25 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
     finally:
         stop.set()
         thread.join(10)
+
+
+def families(http: httpx.Client, **parameters: str) -> dict[str, Metric]:
+    """Families of a scrape by name, as Prometheus' own parser reads them."""
+    answer = http.get("/metrics", params=parameters)
+    assert answer.status_code == 200
+    return {found.name: found for found in text_string_to_metric_families(answer.text)}
+
+
+def scrape(http: httpx.Client, **parameters: str) -> dict[str, list[Sample]]:
+    """Samples of a scrape by name."""
+    found: dict[str, list[Sample]] = {}
+    for family in families(http, **parameters).values():
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append(sample)
+    return found
+
+
+def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
+    """The value of the one sample of this name that has these labels."""
+    (sample,) = [s for s in found[name] if labels.items() <= s.labels.items()]
+    return sample.value

@@ -15,7 +15,7 @@ from shared.errors import EngineError, ItemError, OutOfDeviceMemory
 from shared.models import Priority
 from tests.support.wait import wait_until
 from workers.batcher import BULK_TURN, WARM_UP_PACKS, Batcher
-from workers.packing import Limit, Pack
+from workers.packing import Limit, Pack, Prices
 from workers.prompts import Prompt
 from workers.tokens import Tokens, Visual
 
@@ -29,6 +29,8 @@ def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:
 
 class FakeEngine:
     """Scores a document with its first token; can hold, fail and run out of memory."""
+
+    prices = Prices()
 
     def __init__(self, fits: float = math.inf) -> None:
         self.fits = fits  # documents in a pack
@@ -377,6 +379,8 @@ def test_out_of_memory_halves_at_once_and_a_larger_limit_that_is_set_does_not_un
     batcher.limit = Limit(100_000)
 
     assert batcher.limit.tokens == learned == int(batcher.ceiling) < 1000
+    batcher.limit = Limit(learned // 2)
+    assert batcher.ceiling == math.inf  # it bounds nothing now
 
 
 def test_a_report_that_is_refused_does_not_stop_the_loop(start, caplog):

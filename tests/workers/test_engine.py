@@ -90,7 +90,7 @@ def score_under(engine, prompts, limit: Limit) -> list[float]:
 
     waiting, margins = [Item(i) for i in range(len(prompts))], {}
     while waiting:
-        taken, _ = plan(waiting, limit)
+        taken, _ = plan(waiting, limit, engine.prices)
         pack, order = Pack.of(i.prompt for i in taken)
         for at, margin in zip(order, engine.score(pack), strict=True):
             margins[taken[at].index] = margin
@@ -168,6 +168,18 @@ def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode
     fine, broken = score(engine, [good, bad])
     assert fine == fine
     assert broken != broken
+
+
+def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
+    engine = load(model_folders["tied"], kept_bytes=1 << 20)
+    prompts = encode(engine, [("q", "a"), ("q", "b")], instruction="an instruction of its own")
+    hits, misses = engine.lookups["prefix"]
+
+    for _ in range(3):
+        score(engine, prompts)
+
+    assert engine.lookups == {"prefix": (hits + 2, misses + 1), "vision": (0, 0)}
+    assert engine.gpu_bytes() == {}
 
 
 def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score):

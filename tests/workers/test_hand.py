@@ -11,12 +11,14 @@ from contextlib import ExitStack
 import pytest
 import redis
 
+from shared.metrics import BATCH_SPLITS, RETRIES
 from shared.models import InputRef, make_spec
 from shared.store import Lease, OpenShard, Store
 from tests.support.fleet import FINGERPRINT, MODEL
 from tests.support.hints import RecordedHints
 from tests.support.wait import wait_until
 from workers.hand import Hand, Held
+from workers.recorder import Recorder
 
 WAIT_S = 10
 
@@ -34,8 +36,13 @@ def job(store: Store, client) -> str:
 
 
 @pytest.fixture
-def hand(store: Store, hints: RecordedHints) -> Hand:
-    return Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def hand(store: Store, hints: RecordedHints, recorder: Recorder) -> Hand:
+    return Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT, recorder=recorder)
 
 
 class Thread:
@@ -173,6 +180,17 @@ def test_a_shard_that_killed_its_worker_alone_is_split_and_its_halves_are_hinted
     assert hints.take() == [("shard", "j", "0-5"), ("shard", "j", "5-10")]
     with hand.claim(job, "0-5") as held:
         assert held.lease.file == "0-0-10-x"
+
+
+def test_what_dead_workers_left_is_counted_when_it_is_tried_again(hand, job, store, recorder):
+    suspect(store, "0-10")
+    with hand.claim(job, "0-10"):
+        assert recorder.counts()[RETRIES.name][("worker_died",)] == 1
+    run_out(store, "0-10")
+    with hand.claim(job, "0-10") as held:
+        assert held is None
+
+    assert recorder.counts()[BATCH_SPLITS.name][("poison",)] == 1
 
 
 def test_renewal_stops_what_was_cancelled_or_lost_and_nothing_else(hand, job, store, client):

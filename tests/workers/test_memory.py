@@ -62,3 +62,16 @@ def test_what_a_process_holds_is_told_on_a_cpu():
 def test_a_system_that_does_not_tell_what_a_process_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_STATM", tmp_path / "none")
     assert memory.peak_bytes([CPU]) == 0
+
+
+def test_of_several_gpus_the_fullest_is_told(monkeypatch):
+    gpus = [torch.device("cuda", number) for number in range(2)]
+    free = {gpus[0]: 900, gpus[1]: 300}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 1000))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * (1 + device.index))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 * (1 + device.index))
+
+    found = memory.gpu_bytes(gpus)
+
+    assert found == {"used": 20, "reserved": 200, "free": 300, "total": 1000}
+    assert memory.gpu_bytes([CPU]) == {}

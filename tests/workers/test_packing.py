@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.packing import Limit, Pack, cost, document_cost, pack_cost, plan
+from workers.packing import Limit, Pack, Prices, cost, document_cost, pack_cost, plan
 from workers.prompts import Prompt
 from workers.tokens import Tokens, Visual
+
+TEXT = Prices()
+"""Of a model without pictures."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,9 @@ def test_packs_take_every_item_once_and_keep_to_the_limit(waiting, limit, last_l
     rest = list(waiting)
     taken_all = []
     while rest:
-        taken, _ = plan(rest, limit, last_lane_first=last_lane_first)
+        taken, _ = plan(rest, limit, TEXT, last_lane_first=last_lane_first)
         assert taken
-        price = pack_cost(i.prompt for i in taken)
+        price = pack_cost((i.prompt for i in taken), TEXT)
         assert price <= limit.tokens + 1e-6 or len(taken) == 1
         assert limit.pairs is None or len(taken) <= limit.pairs
         gone = set(map(id, taken))
@@ -55,7 +58,7 @@ def test_packs_take_every_item_once_and_keep_to_the_limit(waiting, limit, last_l
 
 @given(items, limits)
 def test_the_same_items_give_the_same_pack(waiting, limit):
-    assert plan(waiting, limit) == plan(list(waiting), limit)
+    assert plan(waiting, limit, TEXT) == plan(list(waiting), limit, TEXT)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 3)] * 2, st.integers(0, 30)), min_size=1))
@@ -77,30 +80,30 @@ def test_a_pack_is_a_tree_that_keeps_every_document(triples):
 
 
 def test_a_pair_over_the_budget_gets_a_pack_of_its_own():
-    taken, limited_by = plan([item(0, 500), item(0, 3)], Limit(100))
+    taken, limited_by = plan([item(0, 500), item(0, 3)], Limit(100), TEXT)
     assert lengths(taken) == [500]
     assert limited_by == "limit"
 
 
 def test_documents_go_from_long_to_short_and_small_ones_fill_the_gap():
-    taken, limited_by = plan([item(0, n) for n in (30, 80, 70, 5)], Limit(125))
+    taken, limited_by = plan([item(0, n) for n in (30, 80, 70, 5)], Limit(125), TEXT)
     assert lengths(taken) == [80, 30, 5]
     assert limited_by == "limit"
 
 
 def test_what_all_fits_is_limited_by_the_queue():
-    assert plan([item(0, 3), item(1, 4)], Limit(1000))[1] == "empty"
-    assert plan([], Limit(1000)) == ([], "empty")
+    assert plan([item(0, 3), item(1, 4)], Limit(1000), TEXT)[1] == "empty"
+    assert plan([], Limit(1000), TEXT) == ([], "empty")
 
 
 def test_a_shared_query_costs_once():
     one, two, other = item(0, 10), item(0, 20), item(1, 10)
-    assert pack_cost([one.prompt, two.prompt]) < pack_cost([two.prompt, other.prompt])
-    assert pack_cost([one.prompt]) > document_cost(one.prompt)
+    assert pack_cost([one.prompt, two.prompt], TEXT) < pack_cost([two.prompt, other.prompt], TEXT)
+    assert pack_cost([one.prompt], TEXT) > document_cost(one.prompt)
 
 
 def test_the_query_that_waits_longest_goes_first():
-    taken, _ = plan([item(3, 10), item(1, 50), item(3, 20)], Limit(10_000, pairs=2))
+    taken, _ = plan([item(3, 10), item(1, 50), item(3, 20)], Limit(10_000, pairs=2), TEXT)
     assert lengths(taken) == [20, 10]
 
 
@@ -113,19 +116,31 @@ def test_a_picture_goes_with_all_its_queries():
         for query in range(4)
         for picture in pictures
     ]
-    taken, _ = plan(waiting, Limit(13))
+    taken, _ = plan(waiting, Limit(13), TEXT)
     seen = [i.prompt.document.visuals[0][1].key for i in taken]
     assert seen == ["0"] * 4
 
 
+def test_tokens_of_pictures_and_of_video_frames_are_told_apart():
+    pixels = np.zeros((32, 64, 3), np.uint8)
+    image, step = Visual("image", (pixels,)), Visual("step", (pixels, pixels))
+    document = Tokens.of(range(9), [(0, image), (2, step), (4, step)])
+
+    pack, _ = Pack.of([Prompt(Tokens.of([1]), Tokens.of([2]), document)])
+
+    assert (pack.computed_tokens, pack.image_tokens, pack.video_tokens) == (10, 6, 4)
+
+
 def test_interactive_goes_before_bulk_that_waited_longer():
-    taken, _ = plan([item(0, 40, lane=2), item(1, 20, lane=1), item(2, 10, lane=0)], Limit(99, 2))
+    taken, _ = plan(
+        [item(0, 40, lane=2), item(1, 20, lane=1), item(2, 10, lane=0)], Limit(99, 2), TEXT
+    )
     assert lengths(taken) == [10, 20]
 
 
 def test_on_its_turn_bulk_goes_first():
     waiting = [item(2, 10, lane=0), item(1, 20, lane=1), item(0, 40, lane=2)]
-    taken, _ = plan(waiting, Limit(99, 2), last_lane_first=True)
+    taken, _ = plan(waiting, Limit(99, 2), TEXT, last_lane_first=True)
     assert lengths(taken) == [40, 20]
 
 
@@ -144,6 +159,35 @@ def test_a_query_with_a_picture_is_paid_for_once_a_pack():
         for p in picture
         for _ in range(2)
     ]
-    taken, _ = plan(waiting, Limit(15))
+    taken, _ = plan(waiting, Limit(15), TEXT)
     assert len(taken) == 4  # two queries of 5 tokens, with two documents of 1 token each
-    assert pack_cost(i.prompt for i in taken) == pytest.approx(14, rel=0.01)
+    assert pack_cost((i.prompt for i in taken), TEXT) == pytest.approx(14, rel=0.01)
+
+
+def test_a_picture_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
+    """Given a tower that costs ten tokens a picture, and one of two pictures that is kept."""
+    new, old = (Visual(name, (np.zeros((32, 32, 3), np.uint8),)) for name in ("new", "old"))
+    prices = Prices(tower=lambda tokens: 10.0 * tokens, kept_pictures={"old"})
+
+    def of(visual: Visual, queries: int) -> list[Item]:
+        document = Tokens.of([9, 8], [(0, visual)])
+        return [Item(Prompt(Tokens.of([1]), Tokens.of([q]), document)) for q in range(queries)]
+
+    def price(*waiting: Item) -> float:
+        return pack_cost((i.prompt for i in waiting), prices)
+
+    assert price(*of(new, 1)) - price(*of(old, 1)) == pytest.approx(10)
+    assert price(*of(new, 3)) - price(*of(old, 3)) == pytest.approx(10)
+    taken, limited_by = plan([*of(new, 1), *of(old, 9)], Limit(14), prices)
+    assert (len(taken), limited_by) == (1, "limit")
+    taken, _ = plan(of(old, 9), Limit(14), prices)
+    assert len(taken) == 4
+
+
+def test_a_query_with_a_picture_is_free_once_it_is_kept():
+    kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
+    prompt = Prompt(kept, Tokens.of([]), Tokens.of([3]))
+    before = Prices(tower=lambda tokens: 10.0 * tokens)
+    after = Prices(tower=lambda tokens: 10.0 * tokens, kept_parts={kept.key})
+    spent = pack_cost([prompt], before) - pack_cost([prompt], after)
+    assert spent == pytest.approx(12, rel=0.01)  # its two tokens, and the tower

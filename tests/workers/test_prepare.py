@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from shared.errors import ItemError, UsageError
+from shared.metrics import IMAGES_REJECTED, STAGES
 from shared.models import Document, InputRef, JobSpec, Priority, Provenance, Slice, make_spec
 from workers.images.picture import Picture
 from workers.prepare import (
@@ -26,6 +27,7 @@ from workers.prepare import (
     provenance_of,
 )
 from workers.prompts import Prompt
+from workers.recorder import Recorder
 from workers.scorer import PAIRS_AHEAD, PICTURES_AHEAD, in_runs
 from workers.tokens import Tokens
 
@@ -208,6 +210,19 @@ def test_a_poor_picture_is_rejected_where_the_job_says_so(prepare):
     assert codes(found) == [None, "low_quality", None]
     assert found[1].message == "the image's quality 0.49 is below 0.50"
     assert "sharper" in found[1].hint
+
+
+def test_pictures_that_a_job_refuses_are_counted_once_each(prompter, pictures):
+    recorder = Recorder()
+    preparer = Preparer(prompter, pictures, recorder)
+    poor = [a_slice(image("q0.1"), image("q0.2"), image("q0.9"), query=image("q0.1"))]
+
+    for action in ("off", "downweight", "reject"):
+        preparer.prepare(poor, spec_of(quality_action=action))
+
+    counts = recorder.counts()
+    assert counts[IMAGES_REJECTED.name][("low_quality",)] == 2
+    assert sum(counts[STAGES.name][("tokenize",)][:-1]) == 3
 
 
 def test_a_poor_picture_of_a_query_rejects_its_request(prepare, prompter):

@@ -14,7 +14,7 @@ from shared.cli import main
 from shared.profiles import PROFILES
 from tests.support.fleet import PROVENANCE
 from workers import score
-from workers.packing import Limit
+from workers.packing import Limit, Prices
 from workers.prompts import Prompt
 from workers.tokens import Tokens
 
@@ -30,6 +30,8 @@ class BrokenEngine:
             for request in requests
         ]
     )
+
+    prices = Prices()
 
     def self_test(self):
         return SimpleNamespace(limit=Limit(1000))

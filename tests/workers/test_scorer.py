@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
+from shared.metrics import BATCH_SPLITS, RETRIES
 from shared.models import (
     Document,
     Failure,
@@ -19,8 +20,9 @@ from shared.models import (
 )
 from shared.scores import ScoreDistribution
 from workers.batcher import Batcher
-from workers.packing import Limit, Pack
+from workers.packing import Limit, Pack, Prices
 from workers.prompts import Prompt
+from workers.recorder import Recorder
 from workers.scorer import (
     PAIRS_AHEAD,
     Scorer,
@@ -63,6 +65,8 @@ class Prompter:
 class Engine:
     """The margin of a document is its token; some tokens break a pack or do not fit."""
 
+    prices = Prices()
+
     def __init__(self) -> None:
         self.breaks: set[int] = set()
         self.too_large: set[int] = set()
@@ -92,9 +96,14 @@ def prompter() -> Prompter:
 
 
 @pytest.fixture
-def scorer(engine, prompter):
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def scorer(engine, prompter, recorder):
     batcher = Batcher(engine, Limit(10_000))
-    yield Scorer(prompter, batcher)
+    yield Scorer(prompter, batcher, recorder=recorder)
     batcher.close(drain=False)
 
 
@@ -181,6 +190,16 @@ def test_a_pair_that_breaks_its_pack_fails_alone(scorer, engine, stop, breaks):
     assert {e.code for e in outcome.errors} == {"engine_error"}
     assert all("a kernel failed on" in e.message for e in outcome.errors)
     assert margins(outcome) == {n: float(n) for n in range(100) if n not in breaks}
+
+
+def test_how_the_pair_that_breaks_its_pack_is_found_is_counted(scorer, engine, stop, recorder):
+    engine.breaks = {3}
+
+    scorer.score([a_slice(1, *range(4))], spec_of(), stop)
+
+    counts = recorder.counts()
+    assert counts[RETRIES.name][("pack_failed",)] == 1
+    assert counts[BATCH_SPLITS.name][("poison",)] == 2  # 4 pairs, then the latter 2
 
 
 def test_a_broken_device_blames_no_pair(scorer, engine, stop):

@@ -17,6 +17,7 @@ from PIL import Image
 
 from shared.cli import main
 from shared.errors import CredentialsRefused, ItemError, UsageError
+from shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, SOURCE_BYTES, STAGES
 from shared.models import Document, InputRef, Priority, Slice, make_spec
 from shared.pictures import PictureOptions
 from shared.settings import Settings
@@ -29,9 +30,10 @@ from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
 from workers.images.source import FETCHES_AT_A_TIME, PictureSource
-from workers.packing import Limit
+from workers.packing import Limit, Prices
 from workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
 from workers.prompts import Prompt
+from workers.recorder import Recorder
 from workers.scorer import PICTURES_AHEAD, Scorer
 from workers.tokens import Tokens
 
@@ -81,6 +83,26 @@ def test_each_picture_or_its_own_error(source, folder):
     }
     assert found["good.png"].key == found[absolute].key != found[embedded].key
     assert np.array_equal(found["good.png"].pixels, np.array(drawn(1)))
+
+
+def test_what_is_done_with_pictures_is_counted(folder, settings):
+    # given a picture, and three that cannot be had
+    recorder = Recorder()
+    source = PictureSource.of(settings, folder, recorder)
+    load(source, "good.png", "half.png", "lost.png", "/etc/passwd")
+    # when one is wanted again
+    load(source, "good.png")
+    source.close()
+    # then each fetch is counted, with what came of it
+    counts = recorder.counts()
+    rejected = {reason: n for (reason,), n in counts[IMAGES_REJECTED.name].items() if n}
+    assert rejected == {"invalid_image": 1, "not_found": 1, "refused_source": 1}
+    lookups = counts[CACHE_LOOKUPS.name]
+    assert (lookups["picture", "miss"], lookups["picture", "hit"]) == (4, 1)
+    steps = {stage: sum(n[:-1]) for (stage,), n in counts[STAGES.name].items()}
+    assert steps == {"fetch": 4, "decode": 1, "resize": 1, "quality": 1}
+    assert counts[PIXELS.name][("orig",)][-1] == counts[PIXELS.name][("used",)][-1] == 128 * 96
+    assert counts[SOURCE_BYTES.name][()][-1] == len(png(1))
 
 
 def test_one_picture_may_be_wanted_in_two_sizes(source):
@@ -199,6 +221,8 @@ class Engine:
     provenance = PROVENANCE
     sees = True
     prompter = Prompter()
+
+    prices = Prices()
 
     def self_test(self):
         return SimpleNamespace(limit=Limit(10_000))

@@ -17,13 +17,15 @@ from shared.errors import (
     StorageUnavailable,
     UsageError,
 )
-from shared.models import InputRef, Scored, Slice, SliceOutcome, make_spec
+from shared.metrics import PAIRS, QUEUE_WAIT, RETRIES, STAGES
+from shared.models import InputRef, Scored, ShardSummary, Slice, SliceOutcome, make_spec
 from shared.shards import load_part
-from shared.store import OpenShard
+from shared.store import Lease, OpenShard
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
 from workers import language, tasks
 from workers.hand import Hand
+from workers.recorder import Recorder
 from workers.runtime import Runtime
 from workers.scorer import Stopped
 
@@ -61,6 +63,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
     found = object.__new__(Runtime)
     found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
     found.draining, found.provenance, found.sees = False, PROVENANCE, True
+    found.recorder = Recorder()
     found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     found.scorer = SimpleNamespace(score=score, fails_with=None)
     found.batcher = SimpleNamespace(alive=True)
@@ -80,6 +83,43 @@ def test_a_shard_is_scored_and_committed(runtime, job, store):
     tasks.score_shard(runtime, job, "0-1")
 
     assert store.job(job).number("scored") == 1
+
+
+def test_a_committed_shard_is_counted_and_a_late_one_is_not(runtime, job, store):
+    # given a shard that is committed by somebody else while it is scored here
+    tasks.score_shard(runtime, job, "0-1")
+    store.open(
+        store.job(job), ("1", "2"), [OpenShard(1, 2, "f")], sealed=False, lines=1, low_water=0
+    )
+    other = Lease(job, MODEL, "1-2", "other", "f")
+    score = runtime.scorer.score
+
+    def overtaken(*_):
+        store.commit(other, "part", ShardSummary(scored=1))
+        return score()
+
+    runtime.scorer.score = overtaken
+    tasks.score_shard(runtime, job, "1-2")
+    # then its pairs are counted once, by the one that was first
+    counts = runtime.recorder.counts()
+    assert counts[PAIRS.name]["text", "ok"] == 1
+    # and the way of both shards
+    assert sum(counts[QUEUE_WAIT.name][("normal",)][:-1]) == 2
+    for stage in ("load", "store"):
+        assert sum(counts[STAGES.name][(stage,)][:-1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(StorageUnavailable("no answer"), "storage"), (redis.ConnectionError("away"), "redis")],
+    ids=repr,
+)
+def test_what_is_given_back_since_something_is_away_is_counted(error, reason, runtime, job):
+    runtime.scorer.fails_with = error
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert runtime.recorder.counts()[RETRIES.name][(reason,)] == 1
 
 
 @pytest.mark.parametrize(

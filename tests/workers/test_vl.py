@@ -14,7 +14,7 @@ from shared.errors import ItemError, ModelRefused
 from tests.support.vl_model import VISION_TOKENS, build_vl_model
 from workers.engine import load_engine
 from workers.engine.vision import Tower
-from workers.packing import Pack
+from workers.packing import Pack, cost, pack_cost
 from workers.prompts import PREFIX, Prompt, Request, Side
 from workers.tokens import Tokens, Visual
 from workers.vl_prompts import SUFFIX, VLPrompter
@@ -422,3 +422,16 @@ def test_swapping_the_picture_leaves_the_words_channel(make_reranker, pil_pictur
     a, b = reranker.results({"query": {"text": "gate", "image": one}, "documents": documents})
     assert a.channels["text-text"] == pytest.approx(b.channels["text-text"], abs=TOLERANCE)
     assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)
+
+
+def test_a_picture_costs_the_tower_until_its_features_are_kept(vl_engine):
+    vl_engine.free()
+    prompts = prompts_of(vl_engine, Side(images=(picture(2, 2),)), [Side(images=(picture(4, 6),))])
+    before = pack_cost(prompts, vl_engine.prices)
+    score(vl_engine, prompts)
+    after = pack_cost(prompts, vl_engine.prices)
+    tower = vl_engine.prices.tower(24) + vl_engine.prices.tower(4)
+    assert before - after == pytest.approx(tower + cost(len(prompts[0].kept), 0))
+    vl_engine.free()
+    assert pack_cost(prompts, vl_engine.prices) == before
+    assert vl_engine.prices.tower(48) > 2 * vl_engine.prices.tower(24) > 0  # with attention

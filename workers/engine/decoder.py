@@ -53,6 +53,7 @@ class Decoder:
         text = text_model(model)
         config = text.config
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
+        self._inner = int(config.intermediate_size)
         self.eps = float(config.rms_norm_eps)
         self._direction = yes_minus_no(model, (yes_id, no_id))
         model.lm_head = None
@@ -73,6 +74,13 @@ class Decoder:
         """Size of a kept token's keys and values."""
         values = len(self.layers) * 2 * self.heads.kv * self.heads.dim
         return values * int(self.dtype.itemsize)
+
+    @property
+    def multiplications_per_token(self) -> int:
+        """Those of the linear layers: what a token-equivalent is."""
+        hidden, heads = self.embedding.shape[1], self.heads
+        attention = (2 * heads.queries + 2 * heads.kv) * heads.dim
+        return len(self.layers) * hidden * (attention + 3 * self._inner)
 
     @property
     def scratch_bytes_per_token(self) -> int:

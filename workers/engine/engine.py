@@ -15,9 +15,9 @@ from workers.engine.attention import Attention, AttentionFactory, Spread
 from workers.engine.decoder import Decoder
 from workers.engine.kept import Kept
 from workers.engine.layout import Layout, lay_out, lay_out_kept
-from workers.engine.memory import peak_bytes
+from workers.engine.memory import gpu_bytes, peak_bytes
 from workers.engine.vision import Tower
-from workers.packing import Limit, Pack
+from workers.packing import Limit, Pack, Prices
 from workers.prompts import Prompter
 from workers.tokens import Tokens, Visual
 
@@ -69,6 +69,7 @@ class Engine:
         self._tower = tower
         self.kept = Kept[Tokens](kept_bytes)
         self.seen = Kept[Visual](seen_bytes)
+        self.prices = Prices(self._tower_price, self.seen, self.kept)
 
     @property
     def sees(self) -> bool:
@@ -117,6 +118,18 @@ class Engine:
         """Peak device memory since the last call; on a CPU the process's resident memory."""
         return peak_bytes(self.decoder.devices)
 
+    @property
+    def lookups(self) -> dict[str, tuple[int, int]]:
+        """How often what is kept was there, and how often not: of prefixes and of pictures."""
+        return {
+            "prefix": (self.kept.hits, self.kept.misses),
+            "vision": (self.seen.hits, self.seen.misses),
+        }
+
+    def gpu_bytes(self) -> dict[str, int]:
+        """Memory of its fullest GPU: used, reserved, free, total; empty on a CPU."""
+        return gpu_bytes(self.decoder.devices)
+
     def self_test(self) -> SelfTest:
         """Compare the fast path with the unmodified model, and time it; see `selftest`.
 
@@ -141,6 +154,11 @@ class Engine:
         visuals = [visual for _, visual in layout.visuals]
         features = self._features_apart if self._deterministic else self._tower.features
         return torch.cat(self.seen.get(visuals, features))
+
+    def _tower_price(self, tokens: int) -> float:
+        """Token-equivalents of the tower for a picture: by the multiplications of both."""
+        tower = self._tower.multiplications(tokens) if self._tower else 0
+        return tower / self.decoder.multiplications_per_token
 
     def _features_apart(self, visuals: Sequence[Visual]) -> list[Tensor]:
         """Picture by picture: the same bits in any company."""

@@ -28,6 +28,8 @@ class Kept(Generic[K]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
+        self.hits = self.misses = 0
+        """Of each call, what was remembered and what was not; each once."""
         self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(
@@ -39,6 +41,8 @@ class Kept(Generic[K]):
         """
         one_of_each = {item.key: item for item in wanted}
         missing = [item for key, item in one_of_each.items() if key not in self._tensors]
+        self.hits += len(one_of_each) - len(missing)
+        self.misses += len(missing)
         computed = dict(zip((i.key for i in missing), compute(missing), strict=True))
         tensors = {key: computed.get(key, self._tensors.get(key)) for key in one_of_each}
         found = {key: tensor for key, tensor in tensors.items() if tensor is not None}
@@ -54,6 +58,10 @@ class Kept(Generic[K]):
             self.bytes += tensor.nbytes
             while self.bytes > self.max_bytes:
                 self.bytes -= self._tensors.popitem(last=False)[1].nbytes
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the tensor of this key is remembered; asking is no use of it."""
+        return key in self._tensors
 
     def clear(self) -> None:
         """Forget all."""

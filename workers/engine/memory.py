@@ -48,6 +48,20 @@ def total_bytes(devices: Sequence[torch.device]) -> int:
     return min(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in devices)
 
 
+def gpu_bytes(devices: Sequence[torch.device]) -> dict[str, int]:
+    """Memory of the GPU that has least free: `used` by this process's tensors, `reserved` by it for
+    them, `free` and `total` of the device, whoever uses it. Empty on a CPU."""
+    if devices[0].type != "cuda":
+        return {}
+    free, total, fullest = min((*torch.cuda.mem_get_info(d), n) for n, d in enumerate(devices))
+    return {
+        "used": torch.cuda.memory_allocated(devices[fullest]),
+        "reserved": torch.cuda.memory_reserved(devices[fullest]),
+        "free": free,
+        "total": total,
+    }
+
+
 def _of_system() -> int | None:
     try:
         lines = _MEMINFO.read_text().splitlines()

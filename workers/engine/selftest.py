@@ -168,7 +168,7 @@ def _time_packs(engine: Engine, prompts: list[Prompt]) -> tuple[float, float]:
     for documents in _TIMED_DOCUMENTS[engine.decoder.device.type]:
         pack, _ = Pack.of([long] * documents)
         runs = [_timed(engine, pack) for _ in range(2)]
-        costs.append(pack_cost([long] * documents))
+        costs.append(pack_cost([long] * documents, engine.prices))
         seconds.append(min(runs))
         spent_s += sum(runs)
         if spent_s > _TIMING_S:

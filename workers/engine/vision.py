@@ -110,6 +110,8 @@ class Tower:
         self._merger = _Merger.of(visual.merger)
         mergers = map(_Merger.of, visual.deepstack_merger_list)
         self._taps = dict(zip(config.deepstack_visual_indexes, mergers, strict=True))
+        self._hidden, self._inner = int(config.hidden_size), int(config.intermediate_size)
+        self._out = int(config.out_hidden_size)
         self._grid = lru_cache(8)(self._grid_tables)
         self._rows = _ROWS[self.device.type]
 
@@ -117,6 +119,14 @@ class Tower:
     def taps(self) -> int:
         """How many decoder layers features are added behind."""
         return len(self._taps)
+
+    def multiplications(self, tokens: int) -> int:
+        """What a picture of so many tokens takes: linear layers, attention, and mergers."""
+        patches, hidden = _MERGE**2 * tokens, self._hidden
+        of_patch = 4 * hidden**2 + 2 * hidden * self._inner + 2 * patches * hidden
+        merged = _MERGE**2 * hidden
+        of_token = (1 + self.taps) * (merged**2 + merged * self._out)
+        return len(self._blocks) * patches * of_patch + tokens * of_token
 
     def features(self, visuals: Sequence[Visual]) -> list[Tensor]:
         """Features [tokens, (1 + taps) · hidden] of each picture."""

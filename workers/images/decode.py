@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def _prepare_pixels(image: Image.Image, options: PictureOptions) -> Picture:
         orientation = _orientation(image)
         key.update(image.tobytes())
         key.update(bytes(str(image.info.get("transparency")) + str(orientation), "utf-8"))
-        return _prepared(image, orientation, options, key.hexdigest(), kind="pixels")
+        return _prepared(image, orientation, options, key.hexdigest(), kind="pixels", laps=_Laps())
     except (ItemError, MemoryError):
         raise
     except Exception as error:
@@ -88,6 +89,7 @@ def decode(data: bytes, options: PictureOptions) -> Picture:
     """
     if not data:
         raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
+    laps = _Laps()
     key = hashlib.sha256(hashlib.sha256(data).digest() + options.key().encode()).hexdigest()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -96,7 +98,7 @@ def decode(data: bytes, options: PictureOptions) -> Picture:
             if kind != "jpeg":
                 image.load()  # TIFF turns itself upright while it loads
             orientation = _orientation(image)
-            return _prepared(image, orientation, options, key, kind=kind)
+            return _prepared(image, orientation, options, key, kind=kind, laps=laps)
     except ItemError:
         raise
     except UnidentifiedImageError as error:
@@ -156,8 +158,28 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _UPRIGHT else 1
 
 
+class _Laps:
+    """Seconds of stages that follow each other."""
+
+    def __init__(self) -> None:
+        self.stages_s: dict[str, float] = {}
+        self._since_s = time.monotonic()
+
+    def end(self, stage: str) -> None:
+        """What was done since the last end belongs to this stage."""
+        now_s = time.monotonic()
+        self.stages_s[stage] = self.stages_s.get(stage, 0.0) + now_s - self._since_s
+        self._since_s = now_s
+
+
 def _prepared(
-    image: Image.Image, orientation: int, options: PictureOptions, key: str, *, kind: str
+    image: Image.Image,
+    orientation: int,
+    options: PictureOptions,
+    key: str,
+    *,
+    kind: str,
+    laps: _Laps,
 ) -> Picture:
     """The way of an opened image to a Picture."""
     width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
@@ -168,18 +190,24 @@ def _prepared(
     flat = _flattened(image)
     if orientation in _UPRIGHT:
         flat = flat.transpose(_UPRIGHT[orientation])
+    laps.end("decode")
     pixels = _resampled(flat, plan, reduced, options)
+    laps.end("resize")
     measured = measure_quality(pixels)
+    laps.end("quality")
     if options.blurs:
         pixels = blur(pixels)
+    pixels = _padded(pixels, plan, options)
+    laps.end("resize")
     return Picture(
         key=key,
-        pixels=_padded(pixels, plan, options),
+        pixels=pixels,
         original=(width, height),
         cropped_share=plan.cropped_share,
         sharpness=measured.sharpness,
         exposure=measured.exposure,
         kind=kind,
+        stages_s=laps.stages_s,
     )
 
 

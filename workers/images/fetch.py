@@ -136,6 +136,7 @@ class Fetcher:
     allowed_prefixes: s3://bucket/prefix/ of objects that are allowed though their bucket is not.
     base: the folder that relative paths start from; it must lie in an allowed root too.
     connections: how many threads fetch from S3 at once.
+    on_retry: called before each further attempt.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class Fetcher:
         timeout_s: float = TIMEOUT_S,
         attempts: int = 3,
         connections: int = 32,
+        on_retry: Callable[[], None] = lambda: None,
     ) -> None:
         self._buckets = frozenset(allowed_buckets)
         self._hosts = frozenset(host.lower() for host in allowed_hosts)
@@ -158,6 +160,7 @@ class Fetcher:
         self._base = base
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
         self._attempts, self._connections = attempts, connections
+        self._on_retry = on_retry
         self._s3_client: Any = None
         self._s3_lock = threading.Lock()
 
@@ -189,6 +192,8 @@ class Fetcher:
                 wait_initial=0.1,
                 wait_max=1.0,
             ):
+                if attempt.num > 1:
+                    self._on_retry()
                 with attempt:
                     return read(uri, budget)
         except _Transient as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,8 @@ class Picture:
     """0 to 1; low when over- or under-exposed."""
     kind: str = field(compare=False)
     """The format of the source: jpeg, png, webp, gif, bmp, tiff; or pixels."""
+    stages_s: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    """Seconds that each of `decode`, `resize` and `quality` took."""
 
     @property
     def size(self) -> tuple[int, int]:

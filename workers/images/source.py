@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -10,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from shared.errors import CredentialsRefused, ItemError
+from shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, RETRIES, SOURCE_BYTES, STAGES
 from shared.objects import local_path
 from shared.settings import Settings
 from shared.uploads import uploads_uri
@@ -17,6 +19,7 @@ from workers.images.fetch import Fetcher
 from workers.images.picture import Picture
 from workers.images.pool import Pool
 from workers.prepare import Wanted
+from workers.recorder import Recorder
 
 FETCHES_AT_A_TIME = 16
 URGENT_FETCHES_AT_A_TIME = 4
@@ -34,8 +37,9 @@ class PictureSource:
     kept. A picture that others are waiting for already is not fetched twice.
     """
 
-    def __init__(self, fetcher: Fetcher, pool: Pool) -> None:
+    def __init__(self, fetcher: Fetcher, pool: Pool, recorder: Recorder | None = None) -> None:
         self._fetcher, self._pool = fetcher, pool
+        self._recorder = recorder or Recorder()
         self._threads = {
             False: ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch"),
             True: ThreadPoolExecutor(URGENT_FETCHES_AT_A_TIME, "fetch-urgent"),
@@ -45,9 +49,12 @@ class PictureSource:
         self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
-    def of(cls, settings: Settings, base: Path | None = None) -> PictureSource:
+    def of(
+        cls, settings: Settings, base: Path | None = None, recorder: Recorder | None = None
+    ) -> PictureSource:
         """As the settings allow; `base` is one more allowed folder, to which relative paths are
-        relative."""
+        relative; `recorder` counts."""
+        recorder = recorder or Recorder()
         uploads = uploads_uri(settings)
         roots = [*settings.allowed_roots, *([base] if base else [])]
         if uploads.startswith("file://"):
@@ -60,14 +67,18 @@ class PictureSource:
             base=base,
             max_bytes=settings.image_bytes_max,
             timeout_s=settings.image_timeout_s,
+            on_retry=lambda: recorder.add(RETRIES, "fetch"),
         )
-        return cls(fetcher, Pool(settings.decode_processes))
+        return cls(fetcher, Pool(settings.decode_processes), recorder)
 
     def load(
         self, wanted: Iterable[Wanted], *, urgent: bool = False
     ) -> dict[Wanted, Picture | ItemError]:
         """See `prepare.Pictures`."""
         begun = {w: self._begin(w, urgent) for w in wanted}
+        asked = sum(asked for _, asked in begun.values())
+        self._recorder.add(CACHE_LOOKUPS, "picture", "miss", amount=asked)
+        self._recorder.add(CACHE_LOOKUPS, "picture", "hit", amount=len(begun) - asked)
         return {w: self._outcome(w, urgent, *one) for w, one in begun.items()}
 
     def _begin(self, wanted: Wanted, urgent: bool) -> tuple[Future[Picture], bool]:
@@ -107,8 +118,23 @@ class PictureSource:
                 self._recent.put(wanted, future.result())
 
     def _load_one(self, wanted: Wanted) -> Picture:
-        data = self._fetcher.fetch(wanted.uri)
-        return self._pool.prepare(data, wanted.options).result()
+        try:
+            with self._recorder.timed("fetch"):
+                data = self._fetcher.fetch(wanted.uri)
+            picture = self._pool.prepare(data, wanted.options).result()
+        except ItemError as error:
+            self._recorder.add(IMAGES_REJECTED, error.code)
+            raise
+        self._record(len(data), picture)
+        return picture
+
+    def _record(self, size_bytes: int, picture: Picture) -> None:
+        observe = self._recorder.observe
+        observe(SOURCE_BYTES, value=size_bytes)
+        observe(PIXELS, "orig", value=math.prod(picture.original))
+        observe(PIXELS, "used", value=math.prod(picture.size))
+        for stage, seconds in picture.stages_s.items():
+            observe(STAGES, stage, value=seconds)
 
     def close(self) -> None:
         """End the threads and the processes."""

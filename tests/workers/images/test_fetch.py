@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -174,6 +175,17 @@ def test_only_what_may_pass_is_tried_again(fetcher, site):
     assert site.asked == ["once", "once"]
     error_of(fetcher, site.uri("status-404"))
     assert site.asked.count("status-404") == 1
+
+
+def test_further_attempts_are_told(site):
+    told = []
+    fetcher = Fetcher(allowed_hosts=(site.host,), on_retry=lambda: told.append("again"))
+
+    for path in ("ok", "once", "status-404"):
+        with suppress(ItemError):
+            fetcher.fetch(site.uri(path))
+
+    assert told == ["again"]
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])
