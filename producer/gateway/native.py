@@ -221,6 +221,7 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     key = idempotency_key(request, body.idempotency_key)
     if body.mode == "async":
         warnings = ignored(body, body.of_the_answer)
+        request.scope[MODEL] = body.model
         told = await in_thread(_make_job, gateway.client, body, asked, key)
         request.scope[MODEL] = told["model"]
         answered = as_json({**told, "warnings": warnings}, 202)

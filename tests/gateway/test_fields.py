@@ -189,6 +189,23 @@ def test_documents_have_their_id_and_metadata_back(http, working):
     assert (rejected["id"], rejected["retryable"]) == ("d1", False)
 
 
+def test_the_document_of_the_interface_has_them_all(http):
+    document = http.get("/openapi.json").json()
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    own = {"max_tokens_per_doc", "explain", "mode", "idempotency_key", "image", "video"}
+    assert own <= set(schemas["RerankBody"]["properties"])
+    assert {"fps", "max_frames", "total_pixels"} == set(schemas["VideoOptions"]["properties"])
+    assert {"min_pixels", "max_pixels"} <= set(schemas["ImageOptions"]["properties"])
+    assert "max_tokens_per_doc" in schemas["CohereBody"]["properties"]
+    assert {"max_tokens_per_doc", "video"} <= set(schemas["JobBody"]["properties"])
+    _, content = schemas["RerankBody"]["properties"]["documents"]["items"]["anyOf"]
+    assert {"frames", "metadata", "id"} <= set(content["properties"])
+    for path in ("/v1/rerank", "/rerank", "/v1/score", "/v2/rerank", "/v1/jobs"):
+        (header,) = paths[path]["post"]["parameters"]
+        assert header["name"] == "Idempotency-Key"
+    assert "202" in paths["/v1/rerank"]["post"]["responses"]
+
+
 # ---- repeated requests --------------------------------------------------------------------------
 
 
