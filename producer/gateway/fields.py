@@ -17,6 +17,8 @@ from producer.gateway.errors import InvalidField
 
 LIKENESS = 0.8
 """So alike (`difflib`, 0 to 1) is what is taken for a slip: `temprature` is .95, `top_k` .8."""
+UNKNOWN_MAX = 50
+"""Fields that a body may have beside those that it knows: each of them is compared with these."""
 FIELD_SHOWN = 100
 """Characters of a field's name in an answer."""
 OTHERS = frozenset(
@@ -49,6 +51,8 @@ def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) ->
     `without_effect` those that were given. Raises InvalidField for one that looks like ours."""
     known = _names(type(body))
     unknown = sorted(body.model_extra or {})
+    if len(unknown) > UNKNOWN_MAX:
+        raise InvalidField("body", f"it has {len(unknown)} fields that there are not")
     for name in unknown:
         _refuse_slip(name, known)
     idle = (name for name, value in (without_effect or {}).items() if value is not None)

@@ -100,6 +100,15 @@ def test_a_slip_of_our_own_fields_does_not_pass_in_silence(kind, name, meant):
     assert caught.value.hint == f"did you mean {meant}?"
 
 
+def test_a_body_of_a_great_many_foreign_fields_is_refused_at_once():
+    many = {f"{'x' * 500}{n}": n for n in range(51)}
+    with pytest.raises(InvalidField, match="51 fields that there are not"):
+        ignored(RerankBody.model_validate(BODIES[RerankBody] | many))
+    few = dict(list(many.items())[:50])
+    told = ignored(RerankBody.model_validate(BODIES[RerankBody] | few))
+    assert max(map(len, told)) < 150
+
+
 def test_our_own_fields_are_never_told():
     body = RerankBody.model_validate(BODIES[RerankBody] | {"instruct": "x", "max_length": 512})
     assert ignored(body) == []
