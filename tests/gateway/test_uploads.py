@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 from pathlib import Path
 
@@ -160,6 +162,19 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
     pinned = store.job(job["id"]).spec.input
     assert not is_upload(pinned.uri, settings)
     assert objects.stat(pinned.uri).size == pinned.size
+
+
+def test_an_upload_that_unpacks_to_much_is_not_unpacked_while_its_job_is_made(
+    http, settings, fleet
+):
+    fleet.beat(worker_row())
+    line = json.dumps({"query": "q", "documents": ["a"]}).encode() + b"\n"
+    bomb = gzip.compress(line + b" " * (256 << 20))
+    uri = http.post("/v1/uploads?name=a.jsonl.gz", content=bomb).json()["uri"]
+    answer = http.post("/v1/jobs", json={"input": uri})
+    assert answer.status_code == 201
+    files = local_path(settings.storage_uri).rglob("*.*")
+    assert [path.stat().st_size for path in files] == [len(bomb)] * 2
 
 
 @pytest.mark.parametrize(
