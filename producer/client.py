@@ -318,28 +318,62 @@ class Client:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
             )
-        if job.spec.catalog:
-            yield from self._rows(job, job.spec.catalog.format)
-        elif job.finished:
-            with self.objects.open(job.facts["output"]) as stream:
-                for line in stream:
-                    yield json.loads(line)
-        else:
-            for outcome, provenance in merged_lines(job, self._control, whole=False):
-                spec = job.spec
-                yield output_line(
-                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
-                )
+        yield from (line for _, line in self._read(job, ""))
 
-    def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
-        """A catalog's rows, of an unfinished one those that were committed so far."""
+    def results_after(self, job_id: str, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the same lines, of an unfinished job what was committed so far; each with a cursor,
+        after which they can be read on without reading what is before it.
+
+        The cursor is empty while the job is unfinished: a line before it may still come. Raises
+        UsageError for a cursor of another output.
+        """
+        job = self.store.job(job_id)
+        if after and not job.finished:
+            raise WrongState(
+                f"job {job_id} is not finished: it has no cursors", hint="read it from the start"
+            )
+        yield from self._read(job, after)
+
+    def _read(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if job.finished:
-            for part in self._manifest(job).parts:
-                yield from parse_rows(self.objects.read(job.facts["output"] + part.name), format)
+            read = self._published_rows if job.spec.catalog else self._published_lines
+            yield from read(job, after)
             return
-        for *_, outcomes in committed_parts(job, self._control, whole=False):
-            for outcome, _ in outcomes:
-                yield from rows_of(outcome, job.spec.calibration)
+        calibration = job.spec.calibration
+        if job.spec.catalog:
+            for *_, outcomes in committed_parts(job, self._control, whole=False):
+                for outcome, _ in outcomes:
+                    yield from (("", row) for row in rows_of(outcome, calibration))
+            return
+        for outcome, provenance in merged_lines(job, self._control, whole=False):
+            yield (
+                "",
+                output_line(outcome, provenance, top_n=job.spec.top_n, calibration=calibration),
+            )
+
+    def _published_lines(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of an output, each with the offset behind it."""
+        output, offset = job.facts["output"], int(after or 0) if "." not in after else -1
+        if offset > self.objects.stat(output).size:
+            raise _no_cursor(after)
+        with self.objects.open(output, max(offset - 1, 0)) as stream:
+            if offset and stream.read(1) != b"\n":
+                raise _no_cursor(after)
+            for line in stream:
+                offset += len(line)
+                yield str(offset), json.loads(line)
+
+    def _published_rows(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A catalog's rows, each with its part's number and the count of rows up to it."""
+        first, _, skip = (after or "0.0").partition(".")
+        assert job.spec.catalog
+        if not skip:
+            raise _no_cursor(after)
+        for number, part in enumerate(self._manifest(job).parts[int(first) :], int(first)):
+            data = self.objects.read(job.facts["output"] + part.name)
+            rows = enumerate(parse_rows(data, job.spec.catalog.format), 1)
+            start = int(skip) if number == int(first) else 0
+            yield from ((f"{number}.{count}", row) for count, row in rows if count > start)
 
     def _manifest(self, job: Job) -> Manifest:
         data = self.objects.read(manifest_uri(job.facts["output"]))
@@ -615,6 +649,10 @@ def _digest(spec: JobSpec) -> str:
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_cursor(after: str) -> UsageError:
+    return UsageError(f"{after!r} is no cursor of this output", hint="read it from the start")
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:

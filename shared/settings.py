@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     gateway_requests_max: int = Field(
         512, ge=1, description="rerank requests that one gateway has in hand; then 429"
     )
+    gateway_streams_max: int = Field(
+        64, ge=1, description="results being read and jobs being made, per gateway; then 429"
+    )
+    gateway_uploads_max: int = Field(
+        16, ge=1, description="uploads that one gateway has in hand, up to 33 MiB each; then 429"
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys of the gateway, comma-separated; without any it is open"
     )

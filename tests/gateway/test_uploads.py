@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from producer.gateway import uploads
 from shared.errors import ItemError
 from shared.objects import Objects, local_path
 from shared.uploads import is_upload, new_upload, sweep_uploads, upload_uri
@@ -128,6 +129,33 @@ def test_an_upload_that_is_broken_off_leaves_nothing(http, settings):
     wait_until(lambda: not stored(settings), 20, "the draft is gone")
     folder = local_path(settings.storage_uri) / "uploads"
     wait_until(lambda: not list(folder.iterdir()), 20, "its folder is gone")
+
+
+def test_no_more_uploads_are_taken_than_memory_is_meant_for(change):
+    with running_gateway(change(gateway_uploads_max=1)) as http:
+        upload = lambda: http.post("/v1/uploads?name=a.csv", content=b"x").status_code  # noqa: E731
+        # given an upload that goes on
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+            connection.sendall(
+                b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 9000000\r\n\r\nx"
+            )
+            # then there is no room for another one
+            wait_until(lambda: upload() == 429, what="it is in hand")
+        # until it is over
+        wait_until(lambda: upload() == 201, what="there is room again")
+
+
+def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch):
+    monkeypatch.setattr(uploads, "SILENCE_S", 0.2)
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.sendall(
+            b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 9000000\r\n\r\nx"
+        )
+        connection.settimeout(20)
+        assert b"422" in connection.recv(100)
+    assert stored(settings) == []
 
 
 def test_an_empty_upload_is_refused(http, settings):
