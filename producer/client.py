@@ -36,6 +36,7 @@ from shared.errors import (
     CallerLeft,
     DeadlineExceeded,
     KeyConflict,
+    ModelLoading,
     NoWorker,
     Overloaded,
     TooLarge,
@@ -245,7 +246,10 @@ class Client:
 
         Raises UnknownModel when that is not clear. A demonstration model is never chosen silently.
         """
-        served = sorted({worker.model for worker in self.fleet.workers()})
+        return self._choose_model(model, self.fleet.workers())
+
+    def _choose_model(self, model: str | None, workers: Sequence[WorkerRow]) -> str:
+        served = sorted({worker.model for worker in workers})
         if model is not None:
             name = canonical_model(model)
             if name not in served and not self.fleet.knows(name):
@@ -485,14 +489,16 @@ class Client:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
         `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. When the
-        `caller` leaves, the job is cancelled. Raises NoWorker, Overloaded (retry later), TooLarge,
-        DeadlineExceeded, CallerLeft.
+        `caller` leaves, the job is cancelled. Raises NoWorker, ModelLoading or Overloaded (retry
+        later), TooLarge, DeadlineExceeded, CallerLeft.
         """
         began_s = time.monotonic()
-        if model is None and not self.fleet.workers():
+        workers = self.fleet.workers()
+        if model is None and not workers:
             raise NoWorker("no worker serves anything now", hint="start `rerank worker --model M`")
-        model = self.choose_model(model)
-        workers = self._check_interactive(model)
+        model = self._choose_model(model, workers)
+        workers = [worker for worker in workers if worker.model == model]
+        self._check_interactive(model, workers)
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
@@ -519,12 +525,16 @@ class Client:
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
 
-    def _check_interactive(self, model: str) -> list[WorkerRow]:
-        """The workers that may take a request. Raises NoWorker, Overloaded."""
-        workers = self.fleet.workers(model)
+    def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
+        """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""
         if not workers:
             raise NoWorker(
                 f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
+            )
+        states = {worker.state for worker in workers}
+        if "loading" in states and "ready" not in states:
+            raise ModelLoading(
+                f"the workers of {model} are loading it", hint="try again in a moment"
             )
         queue = model_queue(model, Priority.interactive)
         waiting = self.store.hints_waiting(broker_keys(self.settings, [queue]))
@@ -533,7 +543,6 @@ class Client:
                 f"{waiting} interactive shards wait already",
                 hint="try again in a moment",
             )
-        return workers
 
     def _create_inline(
         self, spec: JobSpec, pieces: Sequence[Slice], seconds: float, workers: Sequence[WorkerRow]

@@ -231,6 +231,13 @@ def test_a_model_that_nobody_knows_is_404_and_one_that_nobody_serves_now_503(htt
     assert away.headers["Retry-After"] == "5"
 
 
+def test_a_model_that_is_being_loaded_is_503_at_once(http, fleet):
+    fleet.beat(worker_row(state="loading"))
+    answer = http.post("/v1/rerank", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+    assert answer.headers["Retry-After"] == "5"
+
+
 def test_a_full_queue_sends_away_with_a_time_to_come_back(change, fleet, real_hints):
     fleet.beat(worker_row())
     real_hints.shard(MODEL, Priority.interactive, "j", "0-1")

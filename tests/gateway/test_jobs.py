@@ -218,6 +218,16 @@ def test_an_unfinished_job_has_no_cursors(http, fleet, source):
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "wrong_state")
 
 
+def test_a_job_of_another_version_is_told_and_hides_no_other_one(http, fleet, source, store):
+    fleet.beat(worker_row())
+    old, new = (submitted(http, source)["id"] for _ in range(2))
+    store.client.hset(store.keys.job(new), "spec", '{"from_later": 1}')
+    assert [job["id"] for job in http.get("/v1/jobs").json()["data"]] == [old]
+    answer = http.get(f"/v1/jobs/{new}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "unreadable_job")
+    assert 'rerank_jobs{state="running"} 1.0' in http.get("/metrics").text
+
+
 @pytest.mark.parametrize("line", [{"id": 1, "errors": []}, {"id": 1, "errors": [{"code": "x"}]}])
 def test_a_stream_that_nobody_reads_ends_and_makes_room(change, monkeypatch, line):
     monkeypatch.setattr(Client, "results_after", lambda *_: (("", line) for _ in itertools.count()))
