@@ -134,7 +134,10 @@ class Settings(BaseSettings):
         (), description="keys of the gateway, comma-separated; without any it is open"
     )
     upload_bytes_max: int = Field(1 << 30, ge=1, description="a larger upload is refused")
-    upload_ttl_s: float = Field(86_400.0, gt=0, description="how long an upload is kept")
+    upload_ttl_s: float = Field(
+        86_400.0, gt=0, description="how long an upload is kept that does not say"
+    )
+    upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="how long one may ask for")
 
     lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
     heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from producer.gateway.asking import Gateway, as_json, gateway_of, taken
 from producer.gateway.errors import InvalidField
 from shared.errors import StorageUnavailable, TooLarge, UsageError
+from shared.settings import Settings
 from shared.uploads import new_upload, upload_uri
 
 routes = APIRouter(tags=["uploads"])
@@ -67,12 +68,18 @@ _BODY = {
 
 
 @routes.post("/v1/uploads", status_code=201, summary="Upload a file", openapi_extra=_BODY)
-async def upload(request: Request, name: Annotated[str, Query(max_length=500)] = "") -> Response:
-    """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body."""
+async def upload(
+    request: Request,
+    name: Annotated[str, Query(max_length=500)] = "",
+    ttl_s: Annotated[float | None, Query(gt=0, description="how long it is kept")] = None,
+) -> Response:
+    """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body. A job
+    copies its input, but not the images that its lines name: let these live as long as it runs."""
     gateway = gateway_of(request)
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
+    ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
     with taken(gateway.uploads, "uploads"):
-        upload_id, expires_s, uri, size = await _keep(request, gateway, suffix)
+        upload_id, expires_s, uri, size = await _keep(request, gateway, suffix, ttl_s)
     told = {
         "id": upload_id,
         "uri": uri,
@@ -84,10 +91,24 @@ async def upload(request: Request, name: Annotated[str, Query(max_length=500)] =
     return as_json(told, 201)
 
 
-async def _keep(request: Request, gateway: Gateway, suffix: str) -> tuple[str, int, str, int]:
+def _allowed_ttl_s(asked_s: float | None, settings: Settings) -> float:
+    """How long an upload is kept. Raises InvalidField when that is longer than allowed."""
+    most_s = max(settings.upload_ttl_max_s, settings.upload_ttl_s)
+    if asked_s is not None and not asked_s <= most_s:
+        raise InvalidField(
+            "ttl_s",
+            f"an upload is kept for {most_s:.0f} s at the most",
+            hint="put what must live longer into S3, or raise RERANK_UPLOAD_TTL_MAX_S",
+        )
+    return asked_s or settings.upload_ttl_s
+
+
+async def _keep(
+    request: Request, gateway: Gateway, suffix: str, ttl_s: float
+) -> tuple[str, int, str, int]:
     """Stream an upload into the storage. Returns its id, when it may go, its URI and its size."""
     settings, objects = gateway.client.settings, gateway.client.objects
-    upload_id, expires_s = new_upload(settings.upload_ttl_s)
+    upload_id, expires_s = new_upload(ttl_s)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
     try:
         async with _in_threads(gateway, objects.writer(uri)) as target:

@@ -6,10 +6,12 @@ import gzip
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from producer.gateway import uploads
+from shared import uploads as module
 from shared.errors import ItemError
 from shared.objects import Objects, local_path
 from shared.uploads import is_upload, new_upload, sweep_uploads, upload_uri
@@ -162,6 +164,20 @@ def test_an_empty_upload_is_refused(http, settings):
     answer = http.post("/v1/uploads?name=a.csv", content=b"")
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "body")
     assert stored(settings) == []
+
+
+def test_an_upload_lives_as_long_as_it_asks_for(change, monkeypatch):
+    settings = change(upload_ttl_s=100, upload_ttl_max_s=1000)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 5000.0))
+    with running_gateway(settings) as http:
+        upload = lambda **asked: http.post(  # noqa: E731
+            "/v1/uploads", params={"name": "a.csv", **asked}, content=b"x"
+        )
+        assert upload().json()["expires_s"] == 5100
+        assert upload(ttl_s=1000).json()["expires_s"] == 6000
+        for wrong in (1001, 0, -1, "nan", "inf"):
+            answer = upload(ttl_s=wrong)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (422, "ttl_s"), wrong
 
 
 @pytest.mark.parametrize("storage", [None, "s3://pairs/work"])
