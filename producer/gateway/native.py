@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from producer.client import Answer, Client
 from producer.gateway import tei
-from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, in_thread
+from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, taken
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
 from producer.gateway.errors import MODEL, SHAPE
 from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
@@ -222,7 +222,8 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     if body.mode == "async":
         warnings = ignored(body, body.of_the_answer)
         request.scope[MODEL] = body.model
-        told = await in_thread(_make_job, gateway.client, body, asked, key)
+        with taken(gateway.streams, "jobs and results"):
+            told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
         request.scope[MODEL] = told["model"]
         answered = as_json({**told, "warnings": warnings}, 202)
         answered.headers["Location"] = told["links"]["self"]
