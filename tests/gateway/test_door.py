@@ -282,7 +282,7 @@ def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change,
         asked = [threads.submit(ask) for _ in range(20)]
         # when all but one have their answer
         wait_until(lambda: sum(one.done() for one in asked) == 19, 20, "the others are sent away")
-        (job_id,) = store.unfinished()
+        (job_id,) = wait_until(store.unfinished, what="one is in hand")
         store.cancel(job_id)
         # then one was taken in hand
         assert sorted(one.result(20) for one in asked) == [429] * 19 + [504]
