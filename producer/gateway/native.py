@@ -220,17 +220,24 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     )
     key = idempotency_key(request, body.idempotency_key)
     if body.mode == "async":
-        warnings = ignored(body, body.of_the_answer)
-        request.scope[MODEL] = body.model
-        with taken(gateway.streams, "jobs and results"):
-            told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
-        request.scope[MODEL] = told["model"]
-        answered = as_json({**told, "warnings": warnings}, 202)
-        answered.headers["Location"] = told["links"]["self"]
-        return answered
+        return await _accept(gateway, request, body, asked, key)
     warnings = ignored(body)
     found = await gateway.ask(request, [asked], model=body.model, key=key, **body.options())
     return as_json({**_superset(found, body, asked), "warnings": warnings})
+
+
+async def _accept(
+    gateway: Gateway, request: Request, body: RerankBody, asked: Asked, key: str | None
+) -> Response:
+    """Make a job of a request, and tell where its results will be."""
+    warnings = ignored(body, body.of_the_answer)
+    request.scope[MODEL] = body.model
+    with taken(gateway.streams, "jobs and results"):
+        told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
+    request.scope[MODEL] = told["model"]
+    answered = as_json({**told, "warnings": warnings}, 202)
+    answered.headers["Location"] = told["links"]["self"]
+    return answered
 
 
 def _make_job(client: Client, body: RerankBody, asked: Asked, key: str | None) -> dict[str, Any]:
