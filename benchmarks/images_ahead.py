@@ -72,7 +72,7 @@ class Prompter:
     yes_id = no_id = 0
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
         """A prompt for each document, or its error."""
         return [[self._prompt(side) for side in request.documents] for request in requests]

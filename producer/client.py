@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +32,12 @@ from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
 from producer.rows import parse_rows, refuse_large_ranking, rows_of
 from producer.status import describe
-from shared.ends import Ends
+from shared.ends import Caller, Ends
 from shared.errors import (
+    CallerLeft,
     DeadlineExceeded,
     KeyConflict,
+    ModelLoading,
     NoWorker,
     Overloaded,
     TooLarge,
@@ -49,6 +52,7 @@ from shared.manifest import Manifest, manifest_uri
 from shared.models import (
     CALIBRATION_OPTIONS,
     IMAGE_OPTIONS,
+    LENGTH_OPTIONS,
     POCKET_MODELS,
     Document,
     InputRef,
@@ -143,8 +147,10 @@ class Client:
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
         Options are the fields of JobSpec: instruction, instructions (by language), max_length,
-        top_n, limit, priority, temperature, top_p, adaptive_temperature, name, and those of images
-        (image_preset, resize_mode, max_crop, quality_threshold, quality_action, max_error_rate).
+        max_tokens_per_doc, top_n, limit, priority, temperature, top_p, adaptive_temperature, name,
+        and those of images and videos (image_preset, resize_mode, max_crop, min_pixels, max_pixels,
+        video_fps, video_max_frames, video_total_pixels, quality_threshold, quality_action,
+        max_error_rate).
         What is not given, or None, is as the `profile` has it, else the default. The same key with
         the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
@@ -247,7 +253,10 @@ class Client:
 
         Raises UnknownModel when that is not clear. A demonstration model is never chosen silently.
         """
-        served = sorted({worker.model for worker in self.fleet.workers()})
+        return self._choose_model(model, self.fleet.workers())
+
+    def _choose_model(self, model: str | None, workers: Sequence[WorkerRow]) -> str:
+        served = sorted({worker.model for worker in workers})
         if model is not None:
             name = canonical_model(model)
             if name not in served and not self.fleet.knows(name):
@@ -320,28 +329,62 @@ class Client:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
             )
-        if job.spec.catalog:
-            yield from self._rows(job, job.spec.catalog.format)
-        elif job.finished:
-            with self.objects.open(job.facts["output"]) as stream:
-                for line in stream:
-                    yield json.loads(line)
-        else:
-            for outcome, provenance in merged_lines(job, self._control, whole=False):
-                spec = job.spec
-                yield output_line(
-                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
-                )
+        yield from (line for _, line in self._read(job, ""))
 
-    def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
-        """A catalog's rows, of an unfinished one those that were committed so far."""
+    def results_after(self, job_id: str, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the same lines, of an unfinished job what was committed so far; each with a cursor,
+        after which they can be read on without reading what is before it.
+
+        The cursor is empty while the job is unfinished: a line before it may still come. Raises
+        UsageError for a cursor of another output.
+        """
+        job = self.store.job(job_id)
+        if after and not job.finished:
+            raise WrongState(
+                f"job {job_id} is not finished: it has no cursors", hint="read it from the start"
+            )
+        yield from self._read(job, after)
+
+    def _read(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if job.finished:
-            for part in self._manifest(job).parts:
-                yield from parse_rows(self.objects.read(job.facts["output"] + part.name), format)
+            read = self._published_rows if job.spec.catalog else self._published_lines
+            yield from read(job, after)
             return
-        for *_, outcomes in committed_parts(job, self._control, whole=False):
-            for outcome, _ in outcomes:
-                yield from rows_of(outcome, job.spec.calibration)
+        calibration = job.spec.calibration
+        if job.spec.catalog:
+            for *_, outcomes in committed_parts(job, self._control, whole=False):
+                for outcome, _ in outcomes:
+                    yield from (("", row) for row in rows_of(outcome, calibration))
+            return
+        for outcome, provenance in merged_lines(job, self._control, whole=False):
+            yield (
+                "",
+                output_line(outcome, provenance, top_n=job.spec.top_n, calibration=calibration),
+            )
+
+    def _published_lines(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of an output, each with the offset behind it."""
+        output, offset = job.facts["output"], int(after or 0) if "." not in after else -1
+        if offset > self.objects.stat(output).size:
+            raise _no_cursor(after)
+        with self.objects.open(output, max(offset - 1, 0)) as stream:
+            if offset and stream.read(1) != b"\n":
+                raise _no_cursor(after)
+            for line in stream:
+                offset += len(line)
+                yield str(offset), json.loads(line)
+
+    def _published_rows(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A catalog's rows, each with its part's number and the count of rows up to it."""
+        first, _, skip = (after or "0.0").partition(".")
+        assert job.spec.catalog
+        if not skip:
+            raise _no_cursor(after)
+        for number, part in enumerate(self._manifest(job).parts[int(first) :], int(first)):
+            data = self.objects.read(job.facts["output"] + part.name)
+            rows = enumerate(parse_rows(data, job.spec.catalog.format), 1)
+            start = int(skip) if number == int(first) else 0
+            yield from ((f"{number}.{count}", row) for count, row in rows if count > start)
 
     def _manifest(self, job: Job) -> Manifest:
         data = self.objects.read(manifest_uri(job.facts["output"]))
@@ -426,7 +469,8 @@ class Client:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
         Query and documents are texts or contents as in a line of input. Options are max_length,
-        instructions, temperature, top_p and those of images, as in `submit`.
+        max_tokens_per_doc, instructions, temperature, top_p and those of images and videos, as in
+        `submit`.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -447,29 +491,45 @@ class Client:
         model: str | None = None,
         profile: str | None = None,
         timeout_s: float | None = None,
+        key: str | None = None,
+        caller: Caller | None = None,
         **options: Any,
     ) -> Answer:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
-        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`.
-        Raises NoWorker, Overloaded (retry later), TooLarge, DeadlineExceeded.
+        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. The same
+        `key` with the same pieces and options gives the same answer, from the same work, while its
+        deadline and a minute last. When the `caller` leaves, the job is cancelled, unless a key
+        lets someone ask for its answer again. Raises NoWorker, ModelLoading or Overloaded (retry
+        later), TooLarge, DeadlineExceeded, KeyConflict, CallerLeft.
         """
         began_s = time.monotonic()
-        if model is None and not self.fleet.workers():
+        workers = self.fleet.workers()
+        if model is None and not workers:
             raise NoWorker("no worker serves anything now", hint="start `rerank worker --model M`")
-        model = self.choose_model(model)
-        workers = self._check_interactive(model)
+        model = self._choose_model(model, workers)
+        workers = [worker for worker in workers if worker.model == model]
+        self._check_interactive(model, workers)
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
-            input=InputRef(uri="", size=0, tag=""),
+            input=_pinned_pieces(pieces) if key else InputRef(uri="", size=0, tag=""),
             priority=Priority.interactive,
+            key=key,
             **resolve(profile, options, self.settings.profiles),
         )
+        digest = _digest(spec) if key else ""
         spec = self._calibrated(spec, options)
-        job_id = self._create_inline(spec, pieces, seconds, workers)
-        if not self._ends.wait(job_id, seconds):
+        caller = caller or Caller()
+        if caller.has_left:
+            raise CallerLeft("the caller left before its job was made")
+        job_id = self._create_inline(spec, digest, pieces, seconds, workers)
+        if not self._ends.wait(job_id, seconds, caller):
+            if caller.has_left and key:
+                raise CallerLeft("the caller left: who repeats the request finds its job")
             self.store.cancel(job_id)
+            if caller.has_left:
+                raise CallerLeft("the caller left: its job was cancelled")
             raise _too_late(seconds)
         job = self.store.job(job_id)
         if job.cancelled:  # by the monitor, at the same deadline
@@ -480,12 +540,16 @@ class Client:
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
 
-    def _check_interactive(self, model: str) -> list[WorkerRow]:
-        """The workers that may take a request. Raises NoWorker, Overloaded."""
-        workers = self.fleet.workers(model)
+    def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
+        """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""
         if not workers:
             raise NoWorker(
                 f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
+            )
+        states = {worker.state for worker in workers}
+        if "loading" in states and "ready" not in states:
+            raise ModelLoading(
+                f"the workers of {model} are loading it", hint="try again in a moment"
             )
         queue = model_queue(model, Priority.interactive)
         waiting = self.store.hints_waiting(broker_keys(self.settings, [queue]))
@@ -494,12 +558,17 @@ class Client:
                 f"{waiting} interactive shards wait already",
                 hint="try again in a moment",
             )
-        return workers
 
     def _create_inline(
-        self, spec: JobSpec, pieces: Sequence[Slice], seconds: float, workers: Sequence[WorkerRow]
+        self,
+        spec: JobSpec,
+        digest: str,
+        pieces: Sequence[Slice],
+        seconds: float,
+        workers: Sequence[WorkerRow],
     ) -> str:
-        """Make a job that is born sealed and open, with its payload in Redis. Returns its id."""
+        """Make a job that is born sealed and open, with its payload in Redis. Returns its id, or
+        that of the one which has its key."""
         job_id = uuid.uuid4().hex[:12]
         size = len(dump_slices(pieces))
         if size > self.settings.inline_bytes_max:
@@ -509,14 +578,16 @@ class Client:
             )
         ttl_s = seconds + 60
         shards = self._put_inline(job_id, spec, pieces, ttl_s, workers)
-        self.store.create(
+        found = self.store.create(
             job_id,
             spec,
-            "",
+            digest,
             deadline_ms=int(seconds * 1000),
             inline_ttl_ms=int(ttl_s * 1000),
             shards=shards,
         )
+        if found != job_id:
+            return found
         for shard in shards:
             name = shard_name(shard.start, shard.end)
             self._hints.shard(spec.model, Priority.interactive, job_id, name)
@@ -530,7 +601,7 @@ class Client:
         ttl_s: float,
         workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
-        per_image = image_tokens(spec.image_preset)
+        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
         cuts = cut(
             [Read(piece, 0) for piece in pieces],
             Cursor(),
@@ -538,9 +609,10 @@ class Client:
                 shard_s=1.0,
                 tokens_per_s=max((w.tokens_per_s for w in workers), default=0.0),
                 pairs_max=self.settings.shard_pairs_max,
-                input_tokens=4 * sum(slice_tokens(piece, per_image) for piece in pieces),
+                input_tokens=4 * sum(slice_tokens(piece, per_image, text_max) for piece in pieces),
                 workers=len(workers),
-                image_preset=spec.image_preset,
+                pictures=spec.pictures,
+                text_max=spec.max_tokens_per_doc,
             ),
         )
         shards = []
@@ -559,7 +631,7 @@ def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {"instructions", "max_length"} | CALIBRATION_OPTIONS | IMAGE_OPTIONS
+    known = {"instructions"} | LENGTH_OPTIONS | CALIBRATION_OPTIONS | IMAGE_OPTIONS
     if unknown := set(options) - known:
         raise UsageError(
             f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"
@@ -601,6 +673,12 @@ def _pinned_queries(queries: Sequence[Document]) -> InputRef:
     return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
 
 
+def _pinned_pieces(pieces: Sequence[Slice]) -> InputRef:
+    """A small request's own bytes: what makes two of them the same."""
+    data = dump_slices(pieces)
+    return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
+
+
 def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     """An output as the job remembers it: a URI as it is, of a folder with a slash at its end; a
     path made absolute."""
@@ -619,6 +697,10 @@ def _digest(spec: JobSpec) -> str:
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_cursor(after: str) -> UsageError:
+    return UsageError(f"{after!r} is no cursor of this output", hint="read it from the start")
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:

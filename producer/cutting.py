@@ -8,10 +8,12 @@ enough that its bookkeeping is nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from shared.models import Content, ImageRun, Piece, Slice
+from shared.models import Content, Document, ImageRun, Piece, Slice
 from shared.pictures import PictureOptions
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -21,7 +23,8 @@ quarter of its parameters."""
 FRAMES_PER_IMAGE = 4
 """So many frames of a video cost one image: two share their tokens, and each is smaller."""
 DATA_BYTES_PER_TOKEN = 32
-"""A shard file carries data: URIs, so they cost by their size when that is more: it bounds it."""
+"""A shard file carries data: URIs and text that is cut off, so they cost by their size when that is
+more: it bounds it."""
 PAIR_TOKENS = 12
 """The suffix of every pair."""
 REQUEST_TOKENS = 80
@@ -35,14 +38,17 @@ SLIVER = 0.25
 """A request is cut when what is left of the shard's room is more than this share of it."""
 
 
-def image_tokens(preset: str) -> float:
-    """Estimated cost of one image at a preset's resolution, in tokens of text."""
-    return VISION_FACTOR * PictureOptions(preset=preset).tokens_max
+def image_tokens(pictures: PictureOptions) -> float:
+    """Estimated cost of one image at its target resolution, in tokens of text."""
+    return VISION_FACTOR * pictures.tokens_max
 
 
-def content_tokens(content: Content, per_image: float = 0.0) -> float:
-    """Estimated tokens of a content, whose images cost `per_image` each."""
-    tokens = len(content.text or "") / CHARACTERS_PER_TOKEN
+def content_tokens(content: Content, per_image: float = 0.0, text_max: float = math.inf) -> float:
+    """Estimated tokens of a content, whose images cost `per_image` each, and of whose text at most
+    `text_max` tokens are read."""
+    characters = len(content.text or "")
+    tokens = min(characters / CHARACTERS_PER_TOKEN, text_max)
+    tokens = max(tokens, characters / DATA_BYTES_PER_TOKEN)
     if content.plain:
         return tokens
     tokens += sum(max(per_image, len(uri) / DATA_BYTES_PER_TOKEN) for uri in content.image)
@@ -51,9 +57,15 @@ def content_tokens(content: Content, per_image: float = 0.0) -> float:
     return tokens + sum(max(per_frame, len(uri) / DATA_BYTES_PER_TOKEN) for uri in frames)
 
 
-def pair_tokens(document: Content, per_image: float = 0.0) -> float:
+def pair_tokens(document: Document, per_image: float = 0.0, text_max: float = math.inf) -> float:
     """Estimated tokens that one document adds."""
-    return PAIR_TOKENS + content_tokens(document, per_image)
+    own = content_tokens(document, per_image, text_max)
+    return PAIR_TOKENS + own + _carried(document.metadata)
+
+
+def _carried(metadata: Mapping[str, Any] | None) -> float:
+    """What a shard file carries of it costs as if it were read: that bounds the file."""
+    return len(str(metadata)) / CHARACTERS_PER_TOKEN if metadata else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +78,13 @@ class ShardSize:
     """What an image costs, in tokens."""
     per_query: float = 0.0
     """What a query of a catalog costs, in tokens."""
+    text_max: float = math.inf
+    """Tokens of a document's text at the most."""
 
 
-def slice_tokens(piece: Slice, per_image: float = 0.0) -> float:
+def slice_tokens(piece: Slice, per_image: float = 0.0, text_max: float = math.inf) -> float:
     """Estimated tokens of a slice."""
-    base, pairs = costs(piece, ShardSize(0.0, 0, per_image))
+    base, pairs = costs(piece, ShardSize(0.0, 0, per_image, text_max=text_max))
     return base + sum(pairs)
 
 
@@ -84,9 +98,9 @@ def costs(piece: Piece, size: ShardSize) -> tuple[float, list[float]]:
         once = content_tokens(piece.document, size.per_image)
         again = content_tokens(piece.document, size.per_image / VISION_FACTOR)
         return once - again, [PAIR_TOKENS + size.per_query + again] * piece.items
-    metadata = len(str(piece.metadata)) / CHARACTERS_PER_TOKEN if piece.metadata else 0
-    shared = REQUEST_TOKENS + content_tokens(piece.query, size.per_image) + metadata
-    return shared, [pair_tokens(document, size.per_image) for document in piece.documents]
+    query = content_tokens(piece.query, size.per_image)
+    shared = REQUEST_TOKENS + query + _carried(piece.metadata)
+    return shared, [pair_tokens(d, size.per_image, size.text_max) for d in piece.documents]
 
 
 def shard_size(
@@ -96,14 +110,16 @@ def shard_size(
     pairs_max: int,
     input_tokens: float,
     workers: int,
-    image_preset: str = "general",
+    pictures: PictureOptions | None = None,
     per_query: float = 0.0,
+    text_max: float | None = None,
 ) -> ShardSize:
     """The size of a job's shards: `shard_s` seconds of one worker's measured rate, but small
     enough that every worker of the fleet gets two of the whole input's `input_tokens`."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
     tokens = max(min(tokens, input_tokens / (2 * max(workers, 1))), 512.0)
-    return ShardSize(tokens, pairs_max, image_tokens(image_preset), per_query)
+    per_image = image_tokens(pictures or PictureOptions())
+    return ShardSize(tokens, pairs_max, per_image, per_query, text_max or math.inf)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,8 @@ def _shard_size(job: Job, control: Control) -> ShardSize:
         pairs_max=control.settings.shard_pairs_max,
         input_tokens=float(job.facts.get("input_tokens", "inf")),
         workers=len(workers),
-        image_preset=job.spec.image_preset,
+        pictures=job.spec.pictures,
+        text_max=job.spec.max_tokens_per_doc,
         per_query=per_query,
     )
 

@@ -5,9 +5,11 @@ A message says what was wrong and what was expected; the hint says what to do.
 
     RerankError
     ├── UsageError                422  the caller must change something, before any work starts
+    │   ├── InvalidOption         422  an option of a job that is wrong
     │   ├── TooLarge              413  more bytes or documents than one request may have
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
+    │   │   └── UnreadableJob     409  another version of this software wrote it
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
     │   ├── CredentialsRefused    403  missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
@@ -20,6 +22,8 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
     │   └── NoWorker                   nobody serves this model
+    │       └── ModelLoading           its workers are not there yet
+    ├── CallerLeft                499  whoever asked went away: nobody reads this
     ├── DeadlineExceeded          504  an interactive request ran out of time
     └── EngineError               500  the device or the model
         ├── OutOfDeviceMemory          a pack did not fit; answered by halving it
@@ -50,6 +54,14 @@ class UsageError(RerankError):
     http_status = 422
 
 
+class InvalidOption(UsageError):
+    """An option of a job is wrong; `option` is its name."""
+
+    def __init__(self, option: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.option = option
+
+
 class TooLarge(UsageError):
     """More bytes than one request may have."""
 
@@ -69,6 +81,13 @@ class UnknownJob(UsageError):
 
     code = "unknown_job"
     http_status = 404
+
+
+class UnreadableJob(UnknownJob):
+    """The job is there, but another version of this software wrote it."""
+
+    code = "unreadable_job"
+    http_status = 409
 
 
 class NotAllowed(UsageError):
@@ -114,13 +133,19 @@ class WrongState(UsageError):
 
 
 class ItemError(RerankError):
-    """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores."""
+    """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores.
+
+    `quality`, 0 to 1, is that of the picture that was too poor.
+    """
 
     http_status = 422
 
-    def __init__(self, code: str, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, code: str, message: str, *, hint: str = "", quality: float | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
+        self.quality = quality
 
 
 class Overloaded(RerankError):
@@ -155,6 +180,19 @@ class NoWorker(Unavailable):
     """Nobody serves this model now."""
 
     code = "no_worker"
+
+
+class ModelLoading(NoWorker):
+    """The workers of this model are loading it."""
+
+    code = "model_loading"
+
+
+class CallerLeft(RerankError):
+    """Whoever asked went away before the answer: nobody reads this."""
+
+    code = "caller_left"
+    http_status = 499
 
 
 class DeadlineExceeded(RerankError):

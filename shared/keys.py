@@ -9,7 +9,7 @@
     {p}:job:{id}          hash    result_ttl after the end client, feeder, worker all
     {p}:job:{id}:open     hash    gone when empty          feeder, worker         worker, monitor
     {p}:job:{id}:parts    hash    parts_ttl after the end  commit                 feeder (finish)
-    {p}:key:{digest}      string  with its job             client                 client
+    {p}:key:{digest}      string  with its job, or answer  client                 client
     {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
     {p}:worker:{id}       hash    3 heartbeats             worker                 all
     {p}:worker:{id}:counts string 3 heartbeats             worker                 gateway

@@ -25,6 +25,7 @@ from shared.models import (
     Scored,
     Slice,
     SliceOutcome,
+    content_fields,
 )
 
 FORMAT_HINT = (
@@ -33,7 +34,7 @@ FORMAT_HINT = (
 )
 CONTENT_HINT = (
     'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
-    '[URI], "fps"?}}, a document also with "id"'
+    '[URI], "fps"?}}, or "frames"? instead of "video"; a document also with "id" and "metadata"'
 )
 LISTING_HINT = (
     'write one image a line: a URI or path, or {"image": URI, "id"?, "text"?}; or CSV or Parquet '
@@ -155,20 +156,22 @@ def _validate(fields: Mapping[str, Any]) -> RerankRequest:
             message = "there is no such field"
         hint = CONTENT_HINT if first["loc"][:1] == ("query",) else FORMAT_HINT
         raise ItemError("invalid_request", f"{field}: {message}", hint=hint) from error
-    _refuse_unwritable(request.model_copy(update={"documents": []}))
+    _refuse_unwritable(request.model_copy(update={"documents": []}), "invalid_request")
     return request
 
 
-def _refuse_unwritable(request: RerankRequest) -> None:
+def _refuse_unwritable(found: RerankRequest | Document, code: str, where: str = "") -> None:
     """Raise ItemError for what no shard file can hold: it would stop the whole job."""
     try:
-        again = RerankRequest.model_validate_json(request.model_dump_json())
+        again = type(found).model_validate_json(found.model_dump_json())
     except ValueError as error:
         if "surrogates" in str(error):
-            raise ItemError("invalid_text", "the request holds half a surrogate pair") from error
-        raise ItemError("invalid_request", "metadata: nested too deeply") from error
-    if again != request:
-        raise ItemError("invalid_request", "metadata: a number is out of range or a key is no text")
+            what = where.rstrip(".") or "the request"
+            raise ItemError("invalid_text", f"{what} holds half a surrogate pair") from error
+        raise ItemError(code, f"{where}metadata: nested too deeply") from error
+    if again != found:
+        said = "a number is out of range or a key is no text"
+        raise ItemError(code, f"{where}metadata: {said}")
 
 
 def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
@@ -209,6 +212,8 @@ def _image(raw: bytes | None) -> Document:
         raise ItemError("invalid_image", _first(error), hint=LISTING_HINT) from error
     except UnicodeEncodeError as error:
         raise ItemError("invalid_text", "the line holds half a surrogate pair") from error
+    if document.metadata is not None:
+        raise ItemError("invalid_image", "metadata: a row has no place for it", hint=LISTING_HINT)
     if document.id is None and document.image[0].startswith("data:"):
         raise ItemError("no_id", "a data: URI needs an id", hint=LISTING_HINT)
     return document
@@ -220,7 +225,7 @@ MALFORMED = "malformed"
 
 def valid_document(fields: Any) -> Document:
     """Validate a document. Raises ValidationError, or UnicodeEncodeError for what is no text."""
-    document = Document.model_validate(fields)
+    document = Document.model_validate(content_fields(fields))
     if isinstance(document.id, str):
         document.id.encode()
     if document.text is not None and not document.text.isascii():
@@ -236,36 +241,44 @@ def _first(error: ValidationError, *before: str) -> str:
 
 
 def _document(number: int, index: int, value: Any) -> Document | Failure:
-    fields = {"text": value} if isinstance(value, str) else value
+    def failure(code: str, message: str, hint: str) -> Failure:
+        own = _id_of(value)
+        return Failure(line=number, index=index, id=own, code=code, message=message, hint=hint)
+
     try:
-        document = valid_document(fields)
+        document = valid_document(value)
+        if document.metadata is not None:
+            alone = Document(text="", metadata=document.metadata)
+            _refuse_unwritable(alone, "invalid_document", f"documents.{index}.")
     except ValidationError as error:
-        return Failure(
-            line=number,
-            index=index,
-            code="invalid_document",
-            message=_first(error, "documents", str(index)),
-            hint=CONTENT_HINT,
-        )
+        said = _first(error, "documents", str(index))
+        return failure("invalid_document", said, CONTENT_HINT)
     except UnicodeEncodeError:
-        return Failure(
-            line=number,
-            index=index,
-            code="invalid_text",
-            message=f"documents.{index} holds half a surrogate pair, which is no text",
-            hint="repair the text's encoding",
-        )
+        said = f"documents.{index} holds half a surrogate pair, which is no text"
+        return failure("invalid_text", said, "repair the text's encoding")
+    except ItemError as error:
+        return failure(error.code, error.message, CONTENT_HINT)
     return document
 
 
 def _salvage_id(raw: bytes | None) -> str | int | None:
     """The id of a line that is wrong elsewhere, so that its error can be told to its owner."""
     try:
-        found = json.loads(raw or b"null")["id"]
-        json.dumps(found, ensure_ascii=False).encode()
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return _id_of(json.loads(raw or b"null"))
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, str | int) and not isinstance(found, bool) else None
+
+
+def _id_of(fields: Any) -> str | int | None:
+    """The id of what is wrong elsewhere, or None where that is wrong too."""
+    found = fields.get("id") if isinstance(fields, dict) else None
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        return None
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except ValueError:  # half a surrogate pair, or a number of too many digits
+        return None
+    return found
 
 
 # ---- output -------------------------------------------------------------------------------------
@@ -273,13 +286,33 @@ def _salvage_id(raw: bytes | None) -> str | int | None:
 
 def cancelled(piece: Slice) -> SliceOutcome:
     """The outcome of a slice that nobody scores any more."""
-    indices: list[int | None] = [*piece.indices, *(f.index for f in piece.failures)]
-    errors = [
-        Failure(line=piece.line, index=index, code="cancelled", message="the job was cancelled")
-        for index in indices
-    ]
+    said = {"code": "cancelled", "message": "the job was cancelled", "hint": ""}
+    errors = failures_of(piece, **said)
+    errors += [failure.model_copy(update=said) for failure in piece.failures]
     return SliceOutcome(
         line=piece.line, id=piece.id, top_n=piece.top_n, metadata=piece.metadata, errors=errors
+    )
+
+
+def failures_of(piece: Slice, *, code: str, message: str, hint: str = "") -> list[Failure]:
+    """The same failure for each pair of a slice that was to be scored."""
+    return [
+        failure_of(piece.line, index, document, ItemError(code, message, hint=hint))
+        for index, document in zip(piece.indices, piece.documents, strict=True)
+    ]
+
+
+def failure_of(line: int, index: int, document: Document, error: ItemError) -> Failure:
+    """A pair's error as its outcome; it can be told to the document's owner."""
+    return Failure(
+        line=line,
+        index=index,
+        id=document.id,
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        quality=None if error.quality is None else round(error.quality, 4),
+        metadata=document.metadata,
     )
 
 
@@ -308,7 +341,7 @@ def output_line(
     line: dict[str, Any] = {
         "id": outcome.id,
         "results": [_result(found, calibration) for found in ranked],
-        "errors": [error.model_dump(exclude_none=True) for error in errors],
+        "errors": [_error(error) for error in errors],
         "provenance": provenance.model_dump(exclude_none=True) if provenance else None,
     }
     if outcome.metadata is not None:
@@ -320,8 +353,12 @@ def _told_once(errors: Sequence[Failure]) -> Iterator[Failure]:
     """The errors of a line; what rejects its whole request is one, without an index."""
     whole = next((e for e in errors if e.code == POOR_QUERY), None)
     if whole:
-        yield whole.model_copy(update={"index": None})
+        yield whole.model_copy(update={"index": None, "id": None, "metadata": None})
     yield from (e for e in errors if e.code != POOR_QUERY)
+
+
+def _error(found: Failure) -> dict[str, Any]:
+    return found.model_dump(exclude_none=True) | {"retryable": found.retryable}
 
 
 _PICTURE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
@@ -341,25 +378,30 @@ def _result(found: Scored, calibration: Calibration) -> dict[str, Any]:
         result |= found.model_dump(mode="json", include=_PICTURE_FIELDS, exclude_none=True)
     if found.channels is not None:
         result["explain"] = explain(found.channels, calibration)
+    if found.metadata is not None:
+        result["metadata"] = found.metadata
     return result
 
 
 def outcome_of(number: int, line: Mapping[str, Any]) -> SliceOutcome:
     """Read a line of output back: what a retry merges new outcomes into."""
-    fields = set(Scored.model_fields)
     return SliceOutcome(
         line=number,
         id=line["id"],
         top_n=len(line["results"]) or None,  # what was kept is not cut again
         metadata=line.get("metadata"),
-        results=[_scored_of(found, fields) for found in line["results"]],
-        errors=[Failure(**error) for error in line["errors"]],
+        results=[_scored_of(found) for found in line["results"]],
+        errors=[Failure(**_known(error, Failure)) for error in line["errors"]],
     )
 
 
-def _scored_of(found: Mapping[str, Any], fields: set[str]) -> Scored:
-    known = {name: value for name, value in found.items() if name in fields}
-    return Scored(**known, channels=found.get("explain", {}).get("channels"))
+def _scored_of(found: Mapping[str, Any]) -> Scored:
+    channels = found.get("explain", {}).get("channels")
+    return Scored(**_known(found, Scored), channels=channels)
+
+
+def _known(found: Mapping[str, Any], kind: type[Scored] | type[Failure]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if name in kind.model_fields}
 
 
 def dump_line(line: Mapping[str, Any]) -> bytes:

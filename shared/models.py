@@ -23,8 +23,17 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from shared.calibration import Calibration
-from shared.errors import UsageError
-from shared.pictures import PRESETS, PictureOptions, ResizeMode
+from shared.errors import InvalidOption
+from shared.pictures import (
+    FRAMES_MAX,
+    MAX_PIXELS,
+    MIN_PIXELS,
+    PRESETS,
+    VIDEO_PIXELS,
+    PictureOptions,
+    ResizeMode,
+    target_within,
+)
 from shared.scores import ScoreDistribution
 
 POCKET_MODELS = ("pocket-text", "pocket-vl")
@@ -45,6 +54,8 @@ POOR_QUERY = "low_quality_query"
 """Rejects a whole request: each of its pairs has this code, its line of output says it once."""
 REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
+RETRYABLE = frozenset({"cancelled", "fetch_failed", "timeout", "decode_timeout"})
+"""Codes of failures that may be gone when the same is asked again. All others need a change."""
 
 
 class Priority(StrEnum):
@@ -172,10 +183,20 @@ class Document(Content):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""
 
     id: str | int | None = None
+    metadata: dict[str, Any] | None = None
+    """Handed back with its result or failure; nothing looks into it."""
 
 
-def _as_content(value: Any) -> Any:
-    return {"text": value} if isinstance(value, str) else value
+def content_fields(value: Any) -> Any:
+    """A content as its fields: a bare string is its text, `frames` is short for `video`. What is
+    neither stays as it is, for the validation to refuse."""
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict) or "frames" not in value or value.get("video") is not None:
+        return value
+    rest = {name: found for name, found in value.items() if name not in ("frames", "video")}
+    frames = value["frames"]
+    return rest if frames is None else {**rest, "video": {"frames": frames}}
 
 
 def _as_bare(content: Content) -> str | dict[str, Any]:
@@ -185,7 +206,7 @@ def _as_bare(content: Content) -> str | dict[str, Any]:
     return content.model_dump(exclude_defaults=True)
 
 
-QueryContent = Annotated[Content, BeforeValidator(_as_content), PlainSerializer(_as_bare)]
+QueryContent = Annotated[Content, BeforeValidator(content_fields), PlainSerializer(_as_bare)]
 """A content that is written and read as a bare string when it is one."""
 
 
@@ -211,14 +232,25 @@ class Failure(_Frozen):
 
     line: int
     index: int | None = None
+    id: str | int | None = None
+    """The document's own."""
     code: str
     message: str
     hint: str = ""
+    quality: float | None = None
+    """Of the picture that was too poor, 0..1."""
+    metadata: dict[str, Any] | None = None
+    """The document's own."""
 
     @property
     def rejected(self) -> bool:
         """Whether it counts as rejected rather than as an error: a retry leaves it as it is."""
         return self.code in REJECTIONS
+
+    @property
+    def retryable(self) -> bool:
+        """Whether asking the same again may help."""
+        return self.code in RETRYABLE
 
 
 class Provenance(_Frozen):
@@ -233,6 +265,8 @@ class Provenance(_Frozen):
     version: str
     pixels: str | None = None
     """What pictures were brought to, preset first; None for a model that reads text only."""
+    video: str | None = None
+    """Frames of a video at the most, their pixels in all, and the frames per second assumed."""
 
 
 class PictureFacts(_Frozen):
@@ -249,7 +283,7 @@ class PictureFacts(_Frozen):
 
 
 class Scored(_Frozen):
-    """One pair's score. `truncated_tokens` counts what max_length cut off its body.
+    """One pair's score. `truncated_tokens` counts what max_length and max_tokens_per_doc cut off.
 
     The fields of images are None for a pair of text.
     """
@@ -269,6 +303,8 @@ class Scored(_Frozen):
     images: list[PictureFacts] | None = None
     channels: dict[str, float] | None = None
     """Margins of its parts, when the job asks for sub-scores: see `shared.explain`."""
+    metadata: dict[str, Any] | None = None
+    """The document's own."""
 
 
 class Slice(_Frozen):
@@ -397,14 +433,21 @@ IMAGE_OPTIONS = {
     "resize_mode",
     "max_crop",
     "pad_color",
+    "min_pixels",
+    "max_pixels",
+    "video_fps",
+    "video_max_frames",
+    "video_total_pixels",
     "quality_threshold",
     "quality_action",
     "explain",
     "max_error_rate",
 }
 CALIBRATION_OPTIONS = {"temperature", "top_p"}
+LENGTH_OPTIONS = {"max_length", "max_tokens_per_doc"}
 SCORING_OPTIONS = (
-    {"profile", "instruction", "instructions", "max_length", "top_n", "limit"}
+    {"profile", "instruction", "instructions", "top_n", "limit"}
+    | LENGTH_OPTIONS
     | CALIBRATION_OPTIONS
     | IMAGE_OPTIONS
 )
@@ -442,6 +485,12 @@ TopP = Annotated[float, Field(gt=0, le=1)]
 """See `shared.calibration.relevance_score`; 1 is off."""
 MaxLength = Annotated[int, Field(ge=128, le=40960)]
 """Tokens of a pair."""
+MaxTokensPerDoc = Annotated[int, Field(ge=1, le=40960)]
+"""Tokens of a document's text."""
+Pixels = Annotated[int, Field(ge=MIN_PIXELS, le=MAX_PIXELS)]
+VideoFps = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+VideoFrames = Annotated[int, Field(ge=1, le=FRAMES_MAX)]
+VideoPixels = Annotated[int, Field(ge=MIN_PIXELS, le=VIDEO_PIXELS)]
 ImagePreset = Annotated[str, AfterValidator(_preset)]
 Instructions = Annotated[
     dict[str, Annotated[str, Field(min_length=1)]], AfterValidator(_by_language)
@@ -465,6 +514,8 @@ class JobSpec(_Frozen):
     instructions: Instructions = Field(default_factory=dict)
     """Instead of `instruction`, for queries in these languages."""
     max_length: MaxLength = 8192
+    max_tokens_per_doc: MaxTokensPerDoc | None = None
+    """A document's text is cut to so many tokens; its pictures are never cut."""
     top_n: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
@@ -480,6 +531,16 @@ class JobSpec(_Frozen):
     """A crop that would lose more than this share of the picture becomes `fit`."""
     pad_color: tuple[int, int, int] | None = None
     """What `fit` pads with to the preset's shape, as red, green, blue; None: no padding."""
+    min_pixels: Pixels = MIN_PIXELS
+    """A picture with fewer is enlarged to about so many."""
+    max_pixels: Pixels | None = None
+    """Instead of the pixels of the preset's target, whose shape stays."""
+    video_fps: VideoFps | None = None
+    """How many frames stand for a second in videos that do not say."""
+    video_max_frames: VideoFrames = FRAMES_MAX
+    """Of a longer video so many are read, spread evenly."""
+    video_total_pixels: VideoPixels = VIDEO_PIXELS
+    """Of all frames of a video together; each has 4 tokens at the least."""
     quality_threshold: float = Field(default=0.65, ge=0, le=1)
     quality_action: QualityAction = "off"
     explain: bool = False
@@ -494,14 +555,25 @@ class JobSpec(_Frozen):
 
     @model_validator(mode="after")
     def _makes_pictures(self) -> JobSpec:
-        """Raises UsageError for options of pictures that do not go together."""
-        PictureOptions(
+        """Raises InvalidOption for options of pictures that do not go together."""
+        _ = self.pictures
+        return self
+
+    @property
+    def pictures(self) -> PictureOptions:
+        """How its pictures are prepared."""
+        budget: dict[str, Any] = {}
+        if self.max_pixels is not None:
+            target = target_within(self.image_preset, self.max_pixels)
+            budget = {"max_pixels": self.max_pixels, "target": target}
+        return PictureOptions(
             preset=self.image_preset,
             resize_mode=self.resize_mode,
             max_crop=self.max_crop,
             pad_color=self.pad_color,
+            min_pixels=self.min_pixels,
+            **budget,
         )
-        return self
 
     @property
     def calibration(self) -> Calibration:
@@ -515,13 +587,13 @@ class JobSpec(_Frozen):
 
 
 def make_spec(**fields: Any) -> JobSpec:
-    """Validate a job's options. Raises UsageError naming the first that is wrong."""
+    """Validate a job's options. Raises InvalidOption naming the first that is wrong."""
     try:
         return JobSpec(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{field} is wrong: {first['msg']}") from error
+        raise InvalidOption(field, f"{field} is wrong: {first['msg']}") from error
 
 
 class Progress(_Frozen):

@@ -9,7 +9,7 @@ import typer
 
 from shared.errors import UsageError
 from shared.models import QualityAction
-from shared.pictures import PRESETS, ResizeMode
+from shared.pictures import FRAMES_MAX, MAX_PIXELS, MIN_PIXELS, PRESETS, VIDEO_PIXELS, ResizeMode
 from shared.profiles import PROFILES
 
 ProfileOption = Annotated[
@@ -53,6 +53,13 @@ AdaptiveTemperatureOption = Annotated[
 MaxLengthOption = Annotated[
     int | None, typer.Option(help="tokens of a pair; its body is cut", show_default="8192")
 ]
+MaxTokensPerDocOption = Annotated[
+    int | None,
+    typer.Option(
+        help="tokens of a document's text; what is beyond is cut, pictures never are",
+        show_default="no limit",
+    ),
+]
 ImagePresetOption = Annotated[
     str | None,
     typer.Option(
@@ -66,6 +73,31 @@ ResizeModeOption = Annotated[
 ]
 MaxCropOption = Annotated[
     float, typer.Option(help="share of a picture that crop may lose; beyond it becomes fit")
+]
+MinPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="a picture with fewer is enlarged to about so many", show_default=f"{MIN_PIXELS}"
+    ),
+]
+MaxPixelsOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"pixels of a picture instead of its preset's, at most {MAX_PIXELS}",
+        show_default="the preset's",
+    ),
+]
+VideoFpsOption = Annotated[
+    float | None,
+    typer.Option(help="frames that stand for a second in videos that do not say", show_default="2"),
+]
+VideoMaxFramesOption = Annotated[
+    int | None,
+    typer.Option(help="frames read of a video, spread evenly", show_default=f"{FRAMES_MAX}"),
+]
+VideoTotalPixelsOption = Annotated[
+    int | None,
+    typer.Option(help="pixels of all frames of a video", show_default=f"{VIDEO_PIXELS}"),
 ]
 QualityThresholdOption = Annotated[
     float, typer.Option(help="quality, 0 to 1, below which --quality-action acts")

@@ -5,12 +5,13 @@ A token of Qwen3-VL is 32 × 32 pixels, so every side ends as a multiple of 32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from shared.errors import UsageError
+from shared.errors import InvalidOption
 
 SIDE_PX = 32
 """Side of the square of pixels that becomes one token."""
@@ -18,6 +19,14 @@ MIN_PIXELS = 4_096
 """The authors' least size of a picture: 4 tokens. A smaller one is enlarged to it."""
 MAX_PIXELS = 1_843_200
 """The authors' largest: 1800 tokens."""
+FRAMES_MAX = 64
+"""The authors' most frames of a video."""
+FRAME_PIXELS_MAX = 768 * SIDE_PX**2
+"""The authors' largest frame."""
+VIDEO_PIXELS = 7_680 * SIDE_PX**2
+"""The authors' most pixels of all frames together."""
+FRAMES_PER_S = 2.0
+"""How many frames stand for a second when nobody says."""
 MAX_ASPECT = 200
 """Longer side over shorter side; the authors refuse more."""
 
@@ -54,7 +63,7 @@ class PictureOptions:
     """How pictures are prepared. Raises UsageError naming the option that is wrong.
 
     `reference` is the authors' procedure as a whole: it ignores `blur` and takes no other option
-    but `max_pixels`, which is less for a frame of a video.
+    but `min_pixels` and `max_pixels`, which is less for a frame of a video.
     """
 
     preset: str = "general"
@@ -66,6 +75,8 @@ class PictureOptions:
     interpolation: Interpolation = "bicubic"
     blur: bool = True
     """A Gaussian blur of σ 0.3 after resizing."""
+    min_pixels: int = MIN_PIXELS
+    """A picture with fewer is enlarged to about so many."""
     max_pixels: int | None = MAX_PIXELS
     """The model's pixel budget; None lifts it, which only a study should do."""
     target: tuple[int, int] | None = None
@@ -80,6 +91,7 @@ class PictureOptions:
             _within("max_pixels", self.max_pixels, MIN_PIXELS, 1 << 30)
         for side in self.target or ():
             _within("target", side, SIDE_PX, 1 << 15)
+        _within("min_pixels", self.min_pixels, MIN_PIXELS, max(MIN_PIXELS, self._pixels))
         for level in self.pad_color or ():
             _within("pad_color", level, 0, 255)
         if self.is_reference:
@@ -88,8 +100,9 @@ class PictureOptions:
     def _refuse_changes(self) -> None:
         for option in fields(self):
             changed = getattr(self, option.name) != option.default
-            if changed and option.name not in ("preset", "blur", "max_pixels"):
-                raise UsageError(
+            if changed and option.name not in ("preset", "blur", "min_pixels", "max_pixels"):
+                raise InvalidOption(
+                    option.name,
                     f"{option.name} cannot be changed with the preset 'reference'",
                     hint="leave it out, or choose another preset",
                 )
@@ -112,17 +125,21 @@ class PictureOptions:
     @property
     def tokens_max(self) -> int:
         """Tokens of the largest picture that these options give: what a shard is cut by."""
+        return self._pixels // SIDE_PX**2
+
+    @property
+    def _pixels(self) -> int:
+        """Pixels of the largest picture that these options give."""
         if self.size is None:
-            return MAX_PIXELS // SIDE_PX**2
+            return self.max_pixels or MAX_PIXELS
         width, height = (round_side(side) for side in self.size)
-        pixels = width * height
-        return min(pixels, self.max_pixels or pixels) // SIDE_PX**2
+        return min(width * height, self.max_pixels or width * height)
 
     def key(self) -> str:
         """The options as a short stable word, for cache keys and provenance."""
         if self.size is None:
             budget = "" if self.max_pixels == MAX_PIXELS else f":{self.max_pixels or 0}"
-            return self.preset + budget
+            return self.preset + budget + self._least
         width, height = self.size
         parts = [self.preset, f"{width}x{height}", self.resize_mode]
         if self.resize_mode == "crop":
@@ -130,7 +147,23 @@ class PictureOptions:
         if self.pad_color is not None:
             parts.append("pad" + "".join(f"{level:02x}" for level in self.pad_color))
         parts += [self.interpolation, "blur" if self.blur else "sharp", f"{self.max_pixels or 0}"]
-        return ":".join(parts)
+        return ":".join(parts) + self._least
+
+    @property
+    def _least(self) -> str:
+        return "" if self.min_pixels == MIN_PIXELS else f":from{self.min_pixels}"
+
+
+def target_within(preset: str, pixels: int) -> tuple[int, int] | None:
+    """A preset's target in its own shape, with so many pixels; None for the authors' procedure,
+    which has no target. Raises InvalidOption for a preset that is not known."""
+    _one_of("preset", preset, tuple(PRESETS))
+    target = PRESETS[preset].target
+    if target is None:
+        return None
+    scale = math.sqrt(pixels / math.prod(target))
+    width, height = (max(SIDE_PX, int(side * scale)) for side in target)
+    return width, height
 
 
 def round_side(side_px: float) -> int:
@@ -140,9 +173,11 @@ def round_side(side_px: float) -> int:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UsageError(f"{name} {value!r} is not known", hint=f"use one of {', '.join(allowed)}")
+        known = f"use one of {', '.join(allowed)}"
+        raise InvalidOption(name, f"{name} {value!r} is not known", hint=known)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{name} {value:g} is out of range", hint=f"use {low:g} to {high:g}")
+        allowed = f"use {low:.10g} to {high:.10g}"
+        raise InvalidOption(name, f"{name} {value:.10g} is out of range", hint=allowed)

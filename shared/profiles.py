@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import UsageError
+from shared.errors import InvalidOption, UsageError
 from shared.models import ImagePreset, Instructions, MaxLength, Temperature, TopP
 
 JOB_OPTIONS = {
@@ -106,7 +106,8 @@ def find_profile(name: str, file: Path | None) -> Profile:
     """A profile by name. Raises UsageError listing those that there are."""
     known = load_profiles(file)
     if name not in known:
-        raise UsageError(
+        raise InvalidOption(
+            "profile",
             f"there is no profile {name!r}",
             hint=f"use one of {', '.join(sorted(known))}"
             + ("" if file else ", or set RERANK_PROFILES to a file of your own"),

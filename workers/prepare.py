@@ -18,19 +18,20 @@ from shared.errors import ItemError, UsageError
 from shared.explain import CHANNELS, TEXT
 from shared.metrics import IMAGES_REJECTED
 from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
-from shared.pictures import PictureOptions
+from shared.pictures import (
+    FRAME_PIXELS_MAX,
+    FRAMES_MAX,
+    FRAMES_PER_S,
+    MIN_PIXELS,
+    VIDEO_PIXELS,
+    PictureOptions,
+)
 from workers.images.picture import Picture
 from workers.language import instruction_for
 from workers.prompts import Prompt, Prompter, Request, Side
 from workers.recorder import Recorder
-from workers.tokens import TOKEN_PX, Visual
+from workers.tokens import Visual
 
-#: The authors' limits of a video: frames in all, pixels of one frame and of all together, how many
-#: frames stand for a second when nobody says.
-FRAMES_MAX = 64
-FRAME_PIXELS_MAX = 768 * TOKEN_PX**2
-VIDEO_PIXELS = 7_680 * TOKEN_PX**2
-FRAMES_PER_S = 2.0
 #: Images of one content at the most: more fit no model, and their pixels would fill the memory.
 IMAGES_MAX = 64
 #: Quality counts as at least so much when it lowers a margin.
@@ -145,7 +146,7 @@ class Preparer:
         self._recorder.add(IMAGES_REJECTED, "low_quality", amount=poor)
         requests = [_request(piece, spec, found) for piece in slices]
         with self._recorder.timed("tokenize"):
-            encoded = self._prompter.encode_all(requests, max_length=spec.max_length)
+            encoded = self._encode(requests, spec)
             channels = self._channels(requests, spec) if spec.explain else {}
         return [
             [
@@ -162,51 +163,51 @@ class Preparer:
         by_channel = {
             name: [_channel(request, *name.split("-")) for request in requests] for name in CHANNELS
         }
-        return {
-            name: self._prompter.encode_all(asked, max_length=spec.max_length)
-            for name, asked in by_channel.items()
-        }
+        return {name: self._encode(asked, spec) for name, asked in by_channel.items()}
+
+    def _encode(self, requests: Sequence[Request], spec: JobSpec) -> list[list[Prompt | ItemError]]:
+        return self._prompter.encode_all(
+            requests, max_length=spec.max_length, max_tokens_per_doc=spec.max_tokens_per_doc
+        )
 
 
 def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
     """Images, then the frames of the video, each as the job wants it; none of too many images."""
     if content.plain or len(content.image) > IMAGES_MAX:
         return []
-    options = options_of(spec)
+    options = spec.pictures
     found = [Wanted(uri, options) for uri in content.image]
     if content.video:
-        frames = [content.video.frames[at] for at in frames_chosen(len(content.video.frames))]
-        of_frames = replace(options, max_pixels=frame_pixels(len(frames)))
+        given = content.video.frames
+        frames = [given[at] for at in frames_chosen(len(given), spec.video_max_frames)]
+        most = frame_pixels(len(frames), spec.video_total_pixels)
+        most = min(most, spec.max_pixels or most)
+        of_frames = replace(options, min_pixels=MIN_PIXELS, max_pixels=most)
         found += [Wanted(uri, of_frames) for uri in frames]
     return found
 
 
-def options_of(spec: JobSpec) -> PictureOptions:
-    """What a job's options make of a picture."""
-    return PictureOptions(
-        preset=spec.image_preset,
-        resize_mode=spec.resize_mode,
-        max_crop=spec.max_crop,
-        pad_color=spec.pad_color,
-    )
-
-
 def provenance_of(engine: Provenance, spec: JobSpec, *, sees: bool) -> Provenance:
     """What produces a job's scores: the engine's own, and what a model that sees is shown."""
-    return engine.model_copy(update={"pixels": options_of(spec).key()}) if sees else engine
+    if not sees:
+        return engine
+    fps = spec.video_fps or FRAMES_PER_S
+    video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{fps:g}"
+    return engine.model_copy(update={"pixels": spec.pictures.key(), "video": video})
 
 
-def frames_chosen(count: int) -> list[int]:
-    """Which frames of a video are read: all, or FRAMES_MAX spread evenly over it."""
-    if count <= FRAMES_MAX:
+def frames_chosen(count: int, most: int = FRAMES_MAX) -> list[int]:
+    """Which frames of a video are read: all, or the `most` there may be, spread evenly over it; of
+    one alone the first."""
+    if count <= most:
         return list(range(count))
-    return [at * (count - 1) // (FRAMES_MAX - 1) for at in range(FRAMES_MAX)]
+    return [at * (count - 1) // max(most - 1, 1) for at in range(most)]
 
 
-def frame_pixels(count: int) -> int:
+def frame_pixels(count: int, total: int = VIDEO_PIXELS) -> int:
     """Pixels of one of so many frames at the most, as in the authors' procedure: two frames make
     one visual token's step in time."""
-    return int(max(min(FRAME_PIXELS_MAX, 2 * VIDEO_PIXELS / count), 4 * TOKEN_PX**2))
+    return int(max(min(FRAME_PIXELS_MAX, 2 * total / count), MIN_PIXELS))
 
 
 class _Fetches:
@@ -284,7 +285,7 @@ def _side(
     return Side(
         content.text or "",
         tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
-        tuple(_steps(content, frames)),
+        tuple(_steps(content, frames, spec)),
     )
 
 
@@ -301,15 +302,18 @@ def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:
         POOR_QUERY if of_query else "low_quality",
         f"the {what}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
         hint="give a sharper, well exposed picture, or lower --quality-threshold",
+        quality=picture.quality,
     )
 
 
-def _steps(content: Content, frames: Sequence[Picture]) -> Iterator[tuple[float, Visual]]:
+def _steps(
+    content: Content, frames: Sequence[Picture], spec: JobSpec
+) -> Iterator[tuple[float, Visual]]:
     """Two frames a step, the last one doubled if it is alone; the mean of their times."""
     if content.video is None:
         return
-    fps = content.video.fps
-    chosen = frames_chosen(len(content.video.frames))
+    fps = content.video.fps or spec.video_fps
+    chosen = frames_chosen(len(content.video.frames), spec.video_max_frames)
     times = [(at if fps else number) / (fps or FRAMES_PER_S) for number, at in enumerate(chosen)]
     for at in range(0, len(frames), 2):
         last = min(at + 1, len(frames) - 1)

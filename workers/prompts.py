@@ -71,7 +71,7 @@ class Prompt:
     query: Tokens
     document: Tokens
     truncated_tokens: int = 0
-    """Tokens that max_length cut off the body."""
+    """Tokens that max_length and max_tokens_per_doc cut off the body."""
     crowded: bool = False
     """The instruction and query left no room for the document."""
 
@@ -89,10 +89,11 @@ class Prompter(Protocol):
     no_id: int
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
-        """The prompts of many requests, tokenised together. A request that has no prompt at all
-        gets its error for each of its documents."""
+        """The prompts of many requests, tokenised together. The text of each document is first cut
+        on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. A request that
+        has no prompt at all gets its error for each of its documents."""
 
 
 class TokenSource:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import structlog
 
 from shared.errors import DeviceBroken, EngineError, ItemError, RerankError
+from shared.lines import failure_of, failures_of
 from shared.metrics import BATCH_SPLITS, RETRIES
 from shared.models import (
     NO_PROFILE,
     Document,
-    Failure,
     JobSpec,
     Priority,
     Scored,
@@ -245,7 +245,7 @@ def _slice_outcome(
         piece.documents, piece.indices, pairs, found, parts, strict=True
     ):
         if isinstance(outcome, ItemError):
-            errors.append(_failure(piece.line, index, outcome))
+            errors.append(failure_of(piece.line, index, document, outcome))
             continue
         assert isinstance(pair, Prepared)
         scored = _scored(index, document, pair, outcome, spec)
@@ -272,6 +272,7 @@ def _scored(index: int, document: Document, pair: Prepared, margin: float, spec:
         quality=None if pair.quality is None else round(pair.quality, 4),
         tokens=pair.visual_tokens,
         images=list(pair.pictures) or None,
+        metadata=document.metadata,
     )
 
 
@@ -293,33 +294,29 @@ def _channels(
     return {name: m for name, m in found.items() if not isinstance(m, ItemError)}
 
 
-def _failure(line: int, index: int, error: ItemError) -> Failure:
-    return Failure(line=line, index=index, code=error.code, message=error.message, hint=error.hint)
-
-
 def poisoned(piece: Slice) -> SliceOutcome:
     """The outcome of a slice that killed its worker twice while it was alone."""
-    error = ItemError(
-        "worker_died",
-        "the worker died twice while it scored this pair alone",
+    return _without_scores(
+        piece,
+        code="worker_died",
+        message="the worker died twice while it scored this pair alone",
         hint="score it by itself with `rerank score` and look at what the process says",
     )
-    return _without_scores(piece, error)
 
 
 def refused(piece: Slice, error: RerankError) -> SliceOutcome:
     """The outcome of a slice that cannot be scored for a reason that no pair is to blame for."""
-    return _without_scores(piece, ItemError(error.code, error.message, hint=error.hint))
+    return _without_scores(piece, code=error.code, message=error.message, hint=error.hint)
 
 
-def _without_scores(piece: Slice, error: ItemError) -> SliceOutcome:
+def _without_scores(piece: Slice, **said: str) -> SliceOutcome:
     """The outcome of a slice whose pairs all have the same error."""
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
         top_n=piece.top_n,
         metadata=piece.metadata,
-        errors=[*piece.failures, *(_failure(piece.line, i, error) for i in piece.indices)],
+        errors=[*piece.failures, *failures_of(piece, **said)],
     )
 
 

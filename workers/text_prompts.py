@@ -61,7 +61,7 @@ class TextPrompter:
         self._kept = remember(self._join_kept)
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. The body (instruction, query, document) is cut on the right to
         what `max_length` tokens leave beside system and assistant turn."""
@@ -70,7 +70,9 @@ class TextPrompter:
         ids = self._source.encode_batch(texts)
         room = max_length - len(self._prefix) - len(self._suffix)
         return [
-            self._prompts(c, ids, room) if isinstance(c, _Checked) else [c] * len(request.documents)
+            self._prompts(c, ids, room, max_tokens_per_doc)
+            if isinstance(c, _Checked)
+            else [c] * len(request.documents)
             for request, c in zip(requests, checked, strict=True)
         ]
 
@@ -93,12 +95,14 @@ class TextPrompter:
         return _Checked(query, documents, instruction)
 
     def _prompts(
-        self, request: _Checked, ids: Iterator[list[int]], room: int
+        self, request: _Checked, ids: Iterator[list[int]], room: int, most: int | None
     ) -> list[Prompt | ItemError]:
-        """A request's prompts, whose encoded texts come next in `ids`, with bodies of `room`."""
+        """A request's prompts, whose encoded texts come next in `ids`, with bodies of `room` and
+        at `most` so many tokens of a document."""
         head, turn = self._head(request.instruction), next(ids)
         kept, query = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
         left = max(0, room - len(head) - len(turn))
+        kept_of_document = left if most is None else min(left, most)
         overrun = max(0, len(head) + len(turn) - room)
         prompts: list[Prompt | ItemError] = []
         for text in request.documents:
@@ -106,8 +110,8 @@ class TextPrompter:
                 prompts.append(text)
                 continue
             document = next(ids)
-            cut = max(0, len(document) - left)
-            tail = Tokens.of([*document[:left], *self._suffix])
+            cut = max(0, len(document) - kept_of_document)
+            tail = Tokens.of([*document[:kept_of_document], *self._suffix])
             prompts.append(Prompt(kept, query, tail, overrun + cut, left == 0))
         return prompts
 

@@ -33,6 +33,8 @@ from workers.prompts import (
 from workers.tokens import Tokens, Visual
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
+JOINT = ">:"
+"""Where a side begins."""
 NOTHING = "NULL"
 """What the template says for a side without content."""
 
@@ -60,19 +62,20 @@ class VLPrompter:
         control = [self._source.token(f"<|{name}|>") for name in names]
         self._start, self._end, self._image, self._video, *_ = control
         self._special = frozenset(control)
+        self._joint = len(self._source.encode(JOINT))
         self._kept = lru_cache(INSTRUCTIONS_REMEMBERED)(self._encode_kept)
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. Special tokens are all kept, and of the others the first that
         `max_length` leaves room for; the template's last five tokens come on top, as in the
-        authors' procedure."""
+        authors' procedure. Pictures and the times of frames are not a document's text."""
         pieces = [self._pieces(request) for request in requests]
         texts = [t for of_request in pieces for side in of_request for t in _texts(side)]
         ids = self._source.encode_batch(texts)
         return [
-            self._prompts(request, of_request, ids, max_length)
+            self._prompts(request, of_request, ids, max_length, max_tokens_per_doc)
             for request, of_request in zip(requests, pieces, strict=True)
         ]
 
@@ -91,6 +94,7 @@ class VLPrompter:
         pieces: list[Pieces | ItemError],
         ids: Iterator[list[int]],
         max_length: int,
+        most: int | None,
     ) -> list[Prompt | ItemError]:
         """A request's prompts, whose encoded texts come next in `ids`."""
         first, *others = pieces
@@ -100,27 +104,42 @@ class VLPrompter:
         query = self._join(first, ids)
         shared = _kept_with_pictures(kept, query)
         found: list[Prompt | ItemError] = []
-        for side in others:
+        for side, content in zip(others, request.documents, strict=True):
             if isinstance(side, ItemError):
                 found.append(side)
                 continue
-            document = self._join(side, ids)
+            whole = self._join(side, ids)
+            has_text = isinstance(content, Side) and content.text
+            document = self._cut_text(whole, most) if most and has_text else whole
+            lost = len(whole) - len(document)
             overrun = len(kept) + len(query) + len(document) - max_length
             if overrun > 0:
-                found.append(self._cut_prompt(kept, query, document, max_length))
+                found.append(self._cut_prompt(kept, query, document, max_length, lost))
             else:
-                found.append(Prompt(*shared, document + self._suffix))
+                found.append(Prompt(*shared, document + self._suffix, lost))
         return found
 
-    def _cut_prompt(self, kept: Tokens, query: Tokens, document: Tokens, max_length: int) -> Prompt:
-        """A prompt of which some is cut off: the last of what is not special."""
+    def _cut_text(self, document: Tokens, most: int) -> Tokens:
+        """A document with at most so many tokens of its text, which stands behind all else."""
+        begin = self._joint
+        if document.visuals:
+            at, last = document.visuals[-1]
+            begin = at + last.tokens + 1
+        if len(document) <= begin + most:
+            return document
+        return Tokens.of(document.array()[: begin + most], document.visuals)
+
+    def _cut_prompt(
+        self, kept: Tokens, query: Tokens, document: Tokens, max_length: int, lost: int
+    ) -> Prompt:
+        """A prompt of which more than the `lost` is cut off: the last of what is not special."""
         whole = (kept, query, document)
         room = max(0, max_length - sum(map(self._specials, whole)))
         kept, room = self._cut(kept, room)
         query, room = self._cut(query, room)
         crowded = room == 0
         document, _ = self._cut(document, room)
-        lost = sum(map(len, whole)) - len(kept) - len(query) - len(document)
+        lost += sum(map(len, whole)) - len(kept) - len(query) - len(document)
         shared = _kept_with_pictures(kept, query)
         return Prompt(*shared, document + self._suffix, lost, crowded)
 
@@ -169,7 +188,7 @@ def _side(side: Side | ItemError, what: str, behind: str) -> Pieces | ItemError:
     if problem := text_problem(side.text, what):
         return problem
     pieces: Pieces = []
-    text = ">:"
+    text = JOINT
     for seconds, visual in side.steps:
         pieces += [f"{text}<{seconds:.1f} seconds>", visual]
         text = ""

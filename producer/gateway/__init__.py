@@ -4,6 +4,7 @@ app.py       the application: routes, middlewares, the page
 door.py      what happens before a route: request id, key, body cap, headers, counting
 errors.py    errors of the tree as answers, in the shape that each family of clients knows
 contents.py  queries and documents of all shapes -> contents as a line of input has them
+fields.py    fields that are foreign or misspelt; the key of a request that may be repeated
 asking.py    one scored request: validated, sent through the queue in a thread, bounded
 native.py    POST /v1/rerank, also in Jina's and vLLM's shape
 cohere.py    POST /v2/rerank

@@ -1,12 +1,18 @@
-"""One scored request: validated, sent through the queue in a thread, and bounded in number."""
+"""One scored request: validated, sent through the queue in a thread, and bounded in number.
+
+No request waits to be taken in hand, and none is worked on when its client has gone.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
@@ -16,6 +22,7 @@ from starlette.responses import Response
 from producer.client import Answer, Client
 from producer.gateway.errors import MODEL, InvalidField, NotScored, position
 from producer.gateway.history import History
+from shared.ends import Caller
 from shared.errors import Overloaded
 from shared.lines import slice_of
 from shared.models import Failure, Slice, SliceOutcome
@@ -29,30 +36,76 @@ class Gateway:
 
     client: Client
     history: History
-    waiting: anyio.CapacityLimiter
+    requests: anyio.CapacityLimiter
     """Requests in hand: each keeps a thread waiting for its answer."""
+    streams: anyio.CapacityLimiter
+    """Results being read, and jobs being made: each may keep a thread for long."""
+    uploads: anyio.CapacityLimiter
+    """Uploads in hand: each keeps memory."""
+    threads: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(math.inf), init=False
+    )
+    """The threads of all these, bounded already; the usual ones are left to short calls."""
 
     async def ask(self, request: Request, asked: Sequence[Asked], **options: Any) -> Answer:
         """Score requests of one model as one interactive job.
 
-        Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker.
+        Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker, and
+        CallerLeft when the client closed its connection.
         """
         request.scope[MODEL] = options.get("model")
-        if self.waiting.available_tokens < 1:
-            raise Overloaded(
-                f"{self.waiting.borrowed_tokens:g} requests are in hand already",
-                hint="try again in a moment",
-            )
         given = {name: value for name, value in options.items() if value is not None}
-        run = functools.partial(self._ask, asked, given)
-        answer = await anyio.to_thread.run_sync(run, limiter=self.waiting)
+        async with self._in_hand(request) as caller:
+            run = functools.partial(self._ask, asked, {**given, "caller": caller})
+            answer = await self.in_thread(run)
         request.scope[MODEL] = answer.job.spec.model
         return answer
+
+    @asynccontextmanager
+    async def _in_hand(self, request: Request) -> AsyncIterator[Caller]:
+        """Take a request in hand at once, or raise Overloaded; tell when its client has left."""
+        caller = Caller()
+        with taken(self.requests, "requests"):
+            watching = asyncio.create_task(_watch(request, caller))
+            try:
+                yield caller
+            finally:
+                watching.cancel()
+                caller.leave()  # when this gateway stops, its threads do too
+
+    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """A blocking call that may take long, of something that is `taken`."""
+        return await anyio.to_thread.run_sync(call, *args, limiter=self.threads)
 
     def _ask(self, asked: Sequence[Asked], options: Mapping[str, Any]) -> Answer:
         limit = self.client.settings.max_documents_per_request
         pieces = [one.piece(number, limit) for number, one in enumerate(asked, 1)]
         return self.client.ask(pieces, **options)
+
+
+@contextmanager
+def taken(limiter: anyio.CapacityLimiter, what: str) -> Iterator[None]:
+    """Hold one of a limited number while the block runs. Raises Overloaded when all are held:
+    nothing waits for one."""
+    holder = object()
+    try:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    except anyio.WouldBlock:
+        raise Overloaded(
+            f"{limiter.borrowed_tokens:g} {what} are in hand already",
+            hint="try again in a moment",
+        ) from None
+    try:
+        yield
+    finally:
+        limiter.release_on_behalf_of(holder)
+
+
+async def _watch(request: Request, caller: Caller) -> None:
+    """Tell when the client closes its connection; of its body nothing is left to be read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    caller.leave()
 
 
 @dataclass(frozen=True)
@@ -68,15 +121,19 @@ class Asked:
     first: int = 0
     """The place of the first of them in the client's list."""
 
-    def piece(self, number: int, max_documents: int) -> Slice:
-        """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
-        fields = {
+    @property
+    def line(self) -> dict[str, Any]:
+        """It as a line of input."""
+        return {
             "query": self.query,
             "documents": list(self.documents),
             "instruction": self.instruction,
             "top_n": self.top_n or None,
         }
-        piece = slice_of(number, fields, max_documents=max_documents)
+
+    def piece(self, number: int, max_documents: int) -> Slice:
+        """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
+        piece = slice_of(number, self.line, max_documents=max_documents)
         for failure in piece.failures:
             raise self._invalid(failure)
         return piece

@@ -9,15 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from producer.gateway.asking import Asked, as_json, gateway_of
+from producer.gateway.fields import IDEMPOTENT, idempotency_key, ignored
 
 routes = APIRouter(tags=["rerank"])
 
+TOKENS_MAX = 40_960
+"""More tokens of a document than this no model reads."""
 SEARCH_UNIT = 100
 """Documents of one search unit."""
 
 
 class CohereBody(BaseModel):
-    """One query with its documents. What Cohere adds in later versions is ignored, and said so."""
+    """One query with its documents. What Cohere adds in later versions is ignored, and told."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -29,11 +32,18 @@ class CohereBody(BaseModel):
     priority: int | None = None
 
 
-@routes.post("/v2/rerank", summary="Rerank in Cohere's shape")
+@routes.post("/v2/rerank", summary="Rerank in Cohere's shape", openapi_extra=IDEMPOTENT)
 async def rerank(request: Request, body: CohereBody) -> Response:
     """Texts by relevance, best first; one that could not be scored is left out with a warning."""
     asked = Asked(body.query, body.documents, top_n=body.top_n)
-    found = await gateway_of(request).ask(request, [asked], model=body.model)
+    warnings = ignored(body, {"priority": body.priority})
+    found = await gateway_of(request).ask(
+        request,
+        [asked],
+        model=body.model,
+        max_tokens_per_doc=body.max_tokens_per_doc and min(body.max_tokens_per_doc, TOKENS_MAX),
+        key=idempotency_key(request),
+    )
     line = found.line(0)
     told: dict[str, Any] = {
         "id": found.job.id,
@@ -47,12 +57,7 @@ async def rerank(request: Request, body: CohereBody) -> Response:
             "tokens": {"input_tokens": found.job.progress.tokens},
         },
     }
-    failed = [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
-    if warnings := [*_ignored(body), *failed]:
+    warnings += [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
+    if warnings:
         told["meta"]["warnings"] = warnings
     return as_json(told)
-
-
-def _ignored(body: CohereBody) -> list[str]:
-    given = {*body.model_fields_set} - {"model", "query", "documents", "top_n"}
-    return [f"the field {name[:100]!a} is ignored" for name in sorted(given)]

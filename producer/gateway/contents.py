@@ -1,8 +1,10 @@
 """Queries and documents of all shapes, as contents that a line of input may have.
 
     "text"
-    {"text"?, "image"?: URI or list, "video"?: {"frames": [URI], "fps"?}, "id"?}       native, Jina
+    {"text"?, "image"?: URI or list, "video"?: {"frames": [URI], "fps"?}, "frames"?}   native, Jina
     {"content": [{"type": "text" | "image_url", ...}]}                                 vLLM
+
+A document may also have `id` and `metadata`.
 
 Only the shape is changed here; what a content may hold is checked by `shared.lines`.
 """
@@ -42,7 +44,13 @@ _SHAPES = {
                         "fps": {"type": "number", "exclusiveMinimum": 0},
                     },
                 },
+                "frames": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "short for video: {frames}",
+                },
                 "content": {"type": "array", "items": {"type": "object"}},
+                "metadata": {"type": "object", "description": "a document's: handed back as it is"},
             },
         },
     ]
@@ -66,9 +74,13 @@ def content_of(value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         return value
     if "content" in value:
-        if len(value) > 1:
+        own = {name: value[name] for name in ("id", "metadata") if name in value}
+        if len(value) > len(own) + 1:
             raise InvalidField(where, "`content` stands alone", hint="put all into its parts")
-        return _of_parts(value["content"], f"{where}.content")
+        found = _of_parts(value["content"], f"{where}.content")
+        if not own:
+            return found
+        return {**own, **({"text": found} if isinstance(found, str) else found)}
     if isinstance(image := value.get("image"), str):
         return {**value, "image": _with_scheme(image)}
     return value

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from shared.errors import ItemError, QueueUnavailable, RerankError, UsageError
+from shared.errors import InvalidOption, ItemError, QueueUnavailable, RerankError, UsageError
 from shared.store import REDIS_ERRORS
 
 SHAPE = "rerank_shape"
@@ -47,6 +47,16 @@ class InvalidField(UsageError):
     def __init__(self, param: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"{param}: {message}", hint=hint)
         self.param = param
+
+
+_IMAGE = ("resize_mode", "max_crop", "pad_color", "min_pixels", "max_pixels")
+_QUALITY = ("quality_threshold", "quality_action")
+PARAMS_OF_OPTIONS = {
+    **{name: f"image.{name}" for name in ("preset", *_IMAGE, *_QUALITY)},
+    **{f"video_{name}": f"video.{name}" for name in ("fps", "max_frames", "total_pixels")},
+    "image_preset": "image.preset",
+}
+"""Options of a job -> the fields of a request that have other names."""
 
 
 class KeyRefused(RerankError):
@@ -106,8 +116,7 @@ def problem_of(error: Exception) -> Problem:
         param, message = position(error.message, _PARAMS.get(error.code))
         return Problem(status, message, error.code, param, error.hint)
     if isinstance(error, RerankError):
-        param = error.param if isinstance(error, InvalidField) else None
-        return Problem(error.http_status, error.message, error.code, param, error.hint)
+        return Problem(error.http_status, error.message, error.code, _param(error), error.hint)
     if isinstance(error, RequestValidationError):
         return _of_validation([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()])
     if isinstance(error, REDIS_ERRORS):
@@ -117,7 +126,17 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "an error that was not foreseen", "internal", hint="its log line has more")
 
 
+def _param(error: RerankError) -> str | None:
+    """Which field of the request an error is about, where that is known."""
+    if isinstance(error, InvalidField):
+        return error.param
+    if isinstance(error, InvalidOption):
+        return PARAMS_OF_OPTIONS.get(error.option, as_path(error.option.split(".")))
+    return _PARAMS.get(error.code)
+
+
 _PARAMS = {
+    "unknown_model": "model",
     "empty_query": "query",
     "no_documents": "documents",
     "too_many_documents": "documents",

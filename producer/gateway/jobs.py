@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from itertools import chain, islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from producer.client import Client
-from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.asking import Gateway, as_json, gateway_of, in_thread, taken
 from producer.gateway.errors import InvalidField
+from producer.gateway.fields import IDEMPOTENT, idempotency_key
 from producer.gateway.native import Options
 from shared.errors import Unavailable, UnknownJob
 from shared.lines import dump_line
@@ -26,6 +28,8 @@ routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 BLOCK_BYTES = 64 << 10
 """Lines are sent in blocks of about this size."""
+LOOK_S = 0.25
+"""So often a stream stops to see whether anyone still reads it."""
 EVENT_S = 1.0
 """How often a job's status is told."""
 
@@ -78,12 +82,15 @@ class RetryBody(BaseModel):
 # ---- jobs ---------------------------------------------------------------------------------------
 
 
-@routes.post("", status_code=201, summary="Make a job")
+@routes.post("", status_code=201, summary="Make a job", openapi_extra=IDEMPOTENT)
 async def submit(request: Request, body: JobBody) -> Response:
     """A job of a file of requests, or with `catalog` of images that every query meets."""
-    client = gateway_of(request).client
+    gateway = gateway_of(request)
+    client = gateway.client
     _refuse_local(body, client)
-    job_id = await in_thread(_submit, client, body)
+    key = idempotency_key(request, body.key)
+    with taken(gateway.streams, "jobs and results"):
+        job_id = await gateway.in_thread(_submit, client, body, key)
     return as_json(await in_thread(_told, client, job_id), 201)
 
 
@@ -101,12 +108,12 @@ def _refuse_local(body: JobBody, client: Client) -> None:
 _OUTPUT = "name another place, or none and fetch the results"
 
 
-def _submit(client: Client, body: JobBody) -> str:
+def _submit(client: Client, body: JobBody, key: str | None) -> str:
     options: dict[str, Any] = {
         **body.options(),
         "output": body.output,
         "model": body.model,
-        "key": body.key,
+        "key": key,
         "force": body.force,
     }
     if body.catalog is None:
@@ -183,38 +190,78 @@ _NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
 @routes.get("/{job_id}/results", summary="Stream the output", responses={200: _NDJSON})
 async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
     """A line per line of input, in order; with `partial` what was scored so far."""
-    client = gateway_of(request).client
-    return await _lines(client.results(job_id, partial=partial))
+    gateway = gateway_of(request)
+    return Lines(gateway, gateway.client.results(job_id, partial=partial))
+
+
+Cursor = Annotated[
+    str, Query(pattern=r"^(\d{1,18}(\.\d{1,9})?)?$", description="the `cursor` of a line")
+]
 
 
 @routes.get("/{job_id}/errors", summary="Stream what has no score", responses={200: _NDJSON})
 async def errors(
-    request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=100_000)] = 100
+    request: Request,
+    job_id: JobId,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+    after: Cursor = "",
 ) -> Response:
-    """The lines in which something was rejected or failed, without their results."""
-    found = gateway_of(request).client.results(job_id, partial=True)
-    failed = (_without_results(line) for line in found if line.get("errors") or "error" in line)
-    return await _lines(islice(failed, limit))
+    """The lines in which something was rejected or failed, without their results. Of a finished
+    job each has a `cursor`: `after` it the next ones are read, and nothing twice."""
+    gateway = gateway_of(request)
+    return Lines(gateway, _failed(gateway.client, job_id, after), limit)
 
 
-def _without_results(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name not in ("results", "provenance")}
+def _failed(client: Client, job_id: str, after: str) -> Iterator[dict[str, Any] | None]:
+    """The lines of which something failed; None for any other."""
+    for cursor, line in client.results_after(job_id, after):
+        told = {name: line[name] for name in line if name not in ("results", "provenance")}
+        if cursor:
+            told["cursor"] = cursor
+        yield told if line.get("errors") or "error" in line else None
 
 
-async def _lines(lines: Iterator[dict[str, Any]]) -> Response:
-    """Stream lines; what is wrong with the first is still told with its status."""
-    first = await in_thread(lambda: list(islice(lines, 1)))
-    blocks = _blocks(chain(first, lines))
-    return StreamingResponse(blocks, media_type="application/x-ndjson")
+class Lines(StreamingResponse):
+    """Lines as they are read; what is wrong with the first is still told with its status. When the
+    client leaves, no more are read. None is a line that is passed over."""
+
+    def __init__(
+        self, gateway: Gateway, lines: Iterator[dict[str, Any] | None], limit: int | None = None
+    ) -> None:
+        self._gateway = gateway
+        self._blocks = _blocks(lines, limit)
+        super().__init__(self._sent(), media_type="application/x-ndjson")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. Raises Overloaded."""
+        with taken(self._gateway.streams, "jobs and results"):
+            self._first = await self._next()
+            await super().__call__(scope, receive, send)
+
+    async def _sent(self) -> AsyncIterator[bytes]:
+        block = self._first
+        while block is not None:
+            if block:
+                yield block
+            block = await self._next()  # a client that left ends it here
+
+    async def _next(self) -> bytes | None:
+        return await self._gateway.in_thread(next, self._blocks, None)
 
 
-def _blocks(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    block = bytearray()
+def _blocks(lines: Iterable[dict[str, Any] | None], limit: int | None) -> Iterator[bytes]:
+    """Up to `limit` lines in blocks; an empty one when there was none for long."""
+    block, left, began_s = bytearray(), limit, time.monotonic()
     for line in lines:
-        block += dump_line(line)
-        if len(block) >= BLOCK_BYTES:
+        if line is not None:
+            block += dump_line(line)
+            left = None if left is None else left - 1
+        if left == 0:
+            break
+        if len(block) >= BLOCK_BYTES or time.monotonic() - began_s > LOOK_S:
             yield bytes(block)
             block.clear()
+            began_s = time.monotonic()
     if block:
         yield bytes(block)
 

@@ -6,8 +6,9 @@ Jina reads `model, usage.total_tokens, results[].index, .relevance_score, .docum
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
@@ -15,12 +16,22 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
-from producer.client import Answer
+from producer.client import Answer, Client
 from producer.gateway import tei
-from producer.gateway.asking import Asked, Gateway, as_json, gateway_of
+from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, taken
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
-from producer.gateway.errors import SHAPE
-from shared.models import REJECTIONS
+from producer.gateway.errors import MODEL, SHAPE
+from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
+from shared.errors import TooLarge
+from shared.lines import dump_line
+from shared.models import (
+    REJECTIONS,
+    MaxTokensPerDoc,
+    Pixels,
+    VideoFps,
+    VideoFrames,
+    VideoPixels,
+)
 
 routes = APIRouter(tags=["rerank"])
 
@@ -41,6 +52,10 @@ class ImageOptions(BaseModel):
     quality_threshold: float | None = Field(default=None, ge=0, le=1)
     quality_action: Literal["off", "reject", "downweight"] | None = None
     pad_color: tuple[Level, Level, Level] | None = None
+    min_pixels: Pixels | None = Field(default=None, description="smaller ones are enlarged to it")
+    max_pixels: Pixels | None = Field(
+        default=None, description="instead of the pixels of the preset's target"
+    )
 
     def options(self) -> dict[str, Any]:
         """As options of a job."""
@@ -49,6 +64,22 @@ class ImageOptions(BaseModel):
 
 
 Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class VideoOptions(BaseModel):
+    """How the frames of videos are prepared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fps: VideoFps | None = Field(
+        default=None, description="frames that stand for a second, of videos that do not say"
+    )
+    max_frames: VideoFrames | None = Field(default=None, description="read of each, spread evenly")
+    total_pixels: VideoPixels | None = Field(default=None, description="of all frames together")
+
+    def options(self) -> dict[str, Any]:
+        """As options of a job."""
+        return {f"video_{name}": v for name, v in self.model_dump(exclude_none=True).items()}
 
 
 class Options(BaseModel):
@@ -66,18 +97,43 @@ class Options(BaseModel):
     temperature: float | None = Field(default=None, ge=0.1, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_length: int | None = Field(default=None, ge=128, le=40_960)
+    max_tokens_per_doc: MaxTokensPerDoc | Literal[0] | None = Field(
+        default=None, description="a document's text is cut to it; pictures never are; 0: no limit"
+    )
     profile: str | None = Field(default=None, max_length=200)
-    explain: bool | None = None
+    explain: bool | Literal["none", "contributions"] | None = None
     image: ImageOptions = ImageOptions()
+    video: VideoOptions = VideoOptions()
 
     def options(self) -> dict[str, Any]:
         """As options of a job; what was not said is left out."""
-        named = ("instructions", "temperature", "top_p", "max_length", "profile", "explain")
+        named = ("instructions", "temperature", "top_p", "max_length", "profile")
         found = {name: getattr(self, name) for name in named}
-        return {k: v for k, v in found.items() if v is not None} | self.image.options()
+        found["max_tokens_per_doc"] = self.max_tokens_per_doc or None
+        if self.explain is not None:
+            found["explain"] = self.explain in (True, "contributions")
+        given = {name: value for name, value in found.items() if value is not None}
+        return given | self.image.options() | self.video.options()
 
 
-class RerankBody(Options):
+class RequestOptions(Options):
+    """What requests take. Fields that other servers know are ignored, and told."""
+
+    model_config = ConfigDict(extra="allow")
+
+    truncate_prompt_tokens: int | None = Field(
+        default=None, ge=-1, le=40_960, description="vLLM's word for max_length; -1: the default"
+    )
+
+    def options(self) -> dict[str, Any]:
+        """As options of a job."""
+        found = super().options()
+        if "max_length" not in found and (self.truncate_prompt_tokens or -1) > 0:
+            found["max_length"] = self.truncate_prompt_tokens
+        return found
+
+
+class RerankBody(RequestOptions):
     """One query with its documents."""
 
     query: AnyContent
@@ -88,26 +144,39 @@ class RerankBody(Options):
     )
     raw_scores: bool = Field(default=False, description="relevance_score is the margin")
     use_activation: bool | None = Field(default=None, description="vLLM's word for the opposite")
-    truncate_prompt_tokens: int | None = Field(
-        default=None, ge=-1, le=40_960, description="vLLM's word for max_length; -1: the default"
+    mode: Literal["sync", "async"] = Field(
+        default="sync", description="async: a job, answered with 202 at once"
     )
-    user: str | None = None
-    priority: int | None = None
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        found = super().options()
-        if "max_length" not in found and (self.truncate_prompt_tokens or -1) > 0:
-            found["max_length"] = self.truncate_prompt_tokens
-        return found
+    idempotency_key: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=KEY_CHARACTERS,
+        description="repeating it does no work twice; or as the header Idempotency-Key",
+    )
 
     @property
     def wants_margins(self) -> bool:
         """Whether relevance_score is to be the margin."""
         return self.raw_scores or self.use_activation is False
 
+    @property
+    def of_the_answer(self) -> dict[str, Any]:
+        """Fields that are about an answer alone, where they were given."""
+        named = ("return_documents", "raw_scores", "use_activation")
+        return {name: getattr(self, name) for name in named if name in self.model_fields_set}
 
-@routes.post("/v1/rerank", summary="Rerank documents: native, Jina's and vLLM's shape")
+
+_ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"description": "mode async: the job that was made, and where its results will be"}
+}
+
+
+@routes.post(
+    "/v1/rerank",
+    summary="Rerank documents: native, Jina's and vLLM's shape",
+    responses=_ACCEPTED,
+    openapi_extra=IDEMPOTENT,
+)
 async def rerank(request: Request, body: RerankBody) -> Response:
     """Documents by relevance, best first. A bad image costs only its own document."""
     return await answer(gateway_of(request), request, body)
@@ -116,7 +185,12 @@ async def rerank(request: Request, body: RerankBody) -> Response:
 _EITHER = {"anyOf": [tei.TeiBody.model_json_schema(), {"$ref": "#/components/schemas/RerankBody"}]}
 
 
-@routes.post("/rerank", summary="Rerank in TEI's shape (with `texts`), or as /v1/rerank")
+@routes.post(
+    "/rerank",
+    summary="Rerank in TEI's shape (with `texts`), or as /v1/rerank",
+    responses=_ACCEPTED,
+    openapi_extra=IDEMPOTENT,
+)
 async def rerank_either(
     request: Request, body: Annotated[dict[str, Any], WithJsonSchema(_EITHER), Body()]
 ) -> Response:
@@ -144,8 +218,48 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
         body.instruction,
         body.top_n,
     )
-    found = await gateway.ask(request, [asked], model=body.model, **body.options())
-    return as_json(_superset(found, body, asked))
+    key = idempotency_key(request, body.idempotency_key)
+    if body.mode == "async":
+        return await _accept(gateway, request, body, asked, key)
+    warnings = ignored(body)
+    found = await gateway.ask(request, [asked], model=body.model, key=key, **body.options())
+    return as_json({**_superset(found, body, asked), "warnings": warnings})
+
+
+async def _accept(
+    gateway: Gateway, request: Request, body: RerankBody, asked: Asked, key: str | None
+) -> Response:
+    """Make a job of a request, and tell where its results will be."""
+    warnings = ignored(body, body.of_the_answer)
+    request.scope[MODEL] = body.model
+    with taken(gateway.streams, "jobs and results"):
+        told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
+    request.scope[MODEL] = told["model"]
+    answered = as_json({**told, "warnings": warnings}, 202)
+    answered.headers["Location"] = told["links"]["self"]
+    return answered
+
+
+def _make_job(client: Client, body: RerankBody, asked: Asked, key: str | None) -> dict[str, Any]:
+    """A job of this request as its one line. What is wrong with it is said now, as if it were to
+    be answered at once."""
+    asked.piece(1, client.settings.max_documents_per_request)
+    line = dump_line(asked.line)
+    if len(line) > client.settings.max_line_bytes:
+        raise TooLarge(f"a request of {len(line)} bytes", hint="raise RERANK_MAX_LINE_BYTES")
+    with TemporaryDirectory(prefix="rerank-") as folder:
+        file = Path(folder, "request.jsonl")
+        file.write_bytes(line)
+        job_id = client.submit(file, model=body.model, key=key, **body.options())
+    status, home = client.status(job_id), f"/v1/jobs/{job_id}"
+    parts = ("results", "errors", "events", "cancel")
+    return {
+        "id": job_id,
+        "object": "job",
+        "model": status.model,
+        "state": status.state,
+        "links": {"self": home} | {name: f"{home}/{name}" for name in parts},
+    }
 
 
 def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
@@ -155,7 +269,7 @@ def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
         "id": f"rerank-{found.job.id}",
         "object": "rerank",
         "model": found.job.spec.model,
-        "created": int(time.time()),
+        "created": found.job.number("created_ms") // 1000,
         "usage": usage(found),
         "results": [_result(result, body, asked) for result in line["results"]],
         "rejected": [error for error in errors if error["code"] in REJECTIONS],
@@ -206,4 +320,4 @@ def _document(document: Any, *, whole: bool) -> dict[str, Any]:
 
 def _outcome(error: Mapping[str, Any]) -> dict[str, Any]:
     """A document without a score. Its line is always the first: not worth telling."""
-    return {"index": error.get("index"), **{k: error[k] for k in ("code", "message", "hint")}}
+    return {"index": error.get("index")} | {k: v for k, v in error.items() if k != "line"}

@@ -5,7 +5,6 @@ One query and one document, one and many, or as many of each: pair by pair.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,27 +14,24 @@ from starlette.responses import Response
 from producer.gateway.asking import Asked, as_json, gateway_of, refuse_unscored
 from producer.gateway.contents import AnyContent, content_of
 from producer.gateway.errors import InvalidField
-from producer.gateway.native import Options, usage
+from producer.gateway.fields import IDEMPOTENT, idempotency_key, ignored
+from producer.gateway.native import RequestOptions, usage
 from shared.errors import TooLarge
 
 routes = APIRouter(tags=["rerank"])
 
 
-class ScoreBody(Options):
+class ScoreBody(RequestOptions):
     """Queries and documents; one content is a list of one."""
 
     queries: AnyContent = Field(validation_alias=AliasChoices("queries", "data_1", "text_1"))
     documents: AnyContent = Field(
         validation_alias=AliasChoices("documents", "items", "data_2", "text_2")
     )
-    use_activation: bool = True
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, le=40_960)
-    encoding_format: str | None = None
-    user: str | None = None
-    priority: int | None = None
+    use_activation: bool | None = None
 
 
-@routes.post("/v1/score", summary="Score pairs: vLLM's shape")
+@routes.post("/v1/score", summary="Score pairs: vLLM's shape", openapi_extra=IDEMPOTENT)
 @routes.post("/score", summary="Score pairs: vLLM's shape", include_in_schema=False)
 async def score(request: Request, body: ScoreBody) -> Response:
     """A score per pair, in the order of the pairs."""
@@ -43,21 +39,26 @@ async def score(request: Request, body: ScoreBody) -> Response:
     documents = _contents(body.documents, "documents")
     _refuse_many(request, queries, documents)
     asked = _pairs(queries, documents, body.instruction)
-    found = await gateway_of(request).ask(request, asked, model=body.model, **body.options())
+    warnings, key = ignored(body), idempotency_key(request)
+    found = await gateway_of(request).ask(
+        request, asked, model=body.model, key=key, **body.options()
+    )
     scores = []
     for number, outcome in enumerate(found.outcomes):
         refuse_unscored(outcome)
         results = sorted(found.line(number)["results"], key=lambda result: result["index"])
-        scores += [r["relevance_score" if body.use_activation else "margin"] for r in results]
-    told = {
+        told = "margin" if body.use_activation is False else "relevance_score"
+        scores += [result[told] for result in results]
+    answer = {
         "id": f"score-{found.job.id}",
         "object": "list",
-        "created": int(time.time()),
+        "created": found.job.number("created_ms") // 1000,
         "model": found.job.spec.model,
         "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
         "usage": usage(found),
+        "warnings": warnings,
     }
-    return as_json(told)
+    return as_json(answer)
 
 
 def _contents(value: Any, where: str) -> list[Any]:

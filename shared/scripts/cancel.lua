@@ -1,5 +1,5 @@
 -- Stop a job: what was scored is kept, all else ends as cancelled. Repeatable.
--- KEYS job, job_open, open, parts, jobs
+-- KEYS job, job_open, open, parts, jobs, key ('' without one)
 -- ARGV id
 -- -> {'cancelled' | 'finished' | 'gone', sealed}
 local clock = redis.call('TIME')
@@ -22,6 +22,9 @@ if job[4] then  -- nobody assembles an inline job: it ends here
   redis.call('ZREM', KEYS[5], ARGV[1])
   redis.call('PEXPIRE', KEYS[1], job[4])
   redis.call('PEXPIRE', KEYS[4], job[4])
+  -- it has no answer: whoever repeats it starts anew
+  local own = KEYS[6] ~= '' and redis.call('GET', KEYS[6])
+  if own and string.sub(own, -#ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[6]) end
 else
   redis.call('ZADD', KEYS[5], now, ARGV[1])
 end

@@ -1,4 +1,5 @@
--- Make a job, unless its key already names one. Repeatable: the same id changes nothing.
+-- Make a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
+-- inline job lives as long as its answer may.
 -- KEYS job, jobs, recent, models, key ('' without one), open, job_open
 -- ARGV id, spec, digest, model, due_ms, inline_ttl_ms (0: not inline), then for an inline job
 --      sealed items, and per shard: range, file
@@ -14,6 +15,7 @@ if KEYS[5] ~= '' then
             string.sub(other, #digest + 2)}
   end
   redis.call('SET', KEYS[5], digest .. ' ' .. id)
+  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[5], ARGV[6]) end
 end
 redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'began_ms', now, 'cursor', '',
            'sealed', '0', 'key', KEYS[5], 't1', now, 'd1', 0, 't0', now, 'd0', 0)

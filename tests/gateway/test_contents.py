@@ -34,6 +34,12 @@ URL = "https://shop/a.jpg"
             {"content": [{"type": "video", "video": [URL, URL]}]},
             {"video": {"frames": [URL, URL]}},
         ),
+        ({"content": "a", "id": 1, "metadata": {}}, {"text": "a", "id": 1, "metadata": {}}),
+        (
+            {"id": "d", "content": [{"type": "image", "image": URL}]},
+            {"id": "d", "image": [URL]},
+        ),
+        ({"frames": [URL]}, {"frames": [URL]}),  # a line of input knows it too
         (17, 17),  # refused later, with all else that is no content
     ],
 )

@@ -111,6 +111,8 @@ def test_a_poor_picture_is_rejected_with_a_hint_or_scored_anyway(sees):
     (rejected,) = found["rejected"]
     assert (rejected["index"], rejected["code"]) == (1, "low_quality")
     assert rejected["hint"]
+    assert (rejected["id"], rejected["retryable"]) == ("d1", False)
+    assert 0 <= rejected["quality"] < 0.65
 
     anyway = ask(sees, documents, image={"quality_action": "off"})
     assert sorted(margins(anyway)) == [0, 1]
@@ -137,6 +139,61 @@ def test_sub_scores_and_options_of_pictures(sees):
     assert padded["margin"] != bare["margin"]
 
 
+def test_pixels_may_be_asked_for(sees):
+    uri = sees.post("/v1/uploads?name=a.png", content=png(1, (512, 384))).json()["uri"]
+
+    def used(**options: Any) -> tuple[int, str]:
+        found = ask(sees, [{"image": uri}], image=options)
+        width, height = found["results"][0]["images"][0]["used"]
+        return width * height, found["provenance"]["pixels"]
+
+    plain, plain_key = used()
+    small, small_key = used(max_pixels=50_000)
+    large, large_key = used(min_pixels=400_000)
+    assert 40_000 < small <= 50_000 < plain == 512 * 384 < large
+    assert large == pytest.approx(400_000, rel=0.1)
+    assert len({plain_key, small_key, large_key}) == 3
+    beyond = sees.post("/v1/rerank", json={"model": MODEL, "query": "q", "documents": ["a"],
+                                           "image": {"max_pixels": 10_000_000}})  # fmt: skip
+    assert (beyond.status_code, beyond.json()["error"]["param"]) == (422, "image.max_pixels")
+
+
+def test_videos_are_read_as_the_request_says(sees):
+    uris = [
+        sees.post("/v1/uploads?name=a.png", content=png(seed, (128, 96))).json()["uri"]
+        for seed in range(4)
+    ]
+    documents = [{"frames": uris}, {"video": {"frames": uris, "fps": 2}}]
+
+    plain = ask(sees, documents)
+    assert plain["errors"] == []
+    assert len({round(m, 4) for m in margins(plain).values()}) == 1  # two frames a second
+    slow = margins(ask(sees, documents, video={"fps": 0.5}))
+    assert slow[0] != pytest.approx(margins(plain)[0], abs=1e-6)
+    assert slow[1] == pytest.approx(margins(plain)[1], abs=1e-4)  # it says so itself
+
+    def tokens(**video: Any) -> int:
+        found = ask(sees, documents[:1], video=video)
+        assert found["provenance"]["video"] != plain["provenance"]["video"]
+        return found["results"][0]["tokens"]
+
+    whole = plain["results"][0]["tokens"]
+    assert tokens(max_frames=2) == whole // 2
+    assert tokens(total_pixels=4 * 4096) < whole
+
+
+def test_text_is_cut_and_pictures_are_not(sees):
+    uri = sees.post("/v1/uploads?name=a.png", content=png(1, SIZE)).json()["uri"]
+    documents = [{"text": text, "image": uri} for text in ("a b c d e f", "a b")]
+
+    found = ask(sees, documents, max_tokens_per_doc=2)
+
+    by_index = {result["index"]: result for result in found["results"]}
+    assert by_index[0]["margin"] == pytest.approx(by_index[1]["margin"], abs=1e-4)
+    assert by_index[0]["tokens"] == by_index[1]["tokens"]
+    assert by_index[0]["truncated_tokens"] == 4
+
+
 def test_a_picture_that_cannot_be_had_costs_only_itself(sees):
     uri = sees.post("/v1/uploads?name=a.png", content=b"no picture at all").json()["uri"]
     gone = uri.replace("upload.png", "other.png")
@@ -146,3 +203,4 @@ def test_a_picture_that_cannot_be_had_costs_only_itself(sees):
     assert set(codes) == {0, 1, 2}
     assert (codes[1], codes[2]) == ("not_found", "refused_source")
     assert all(error["hint"] for error in found["errors"])
+    assert not any(error["retryable"] for error in found["errors"])

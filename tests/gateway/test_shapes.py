@@ -95,6 +95,63 @@ def test_vllms_shape(real, order):
     assert first == {"text": DOCUMENTS[order[0]], "multi_modal": None}
 
 
+VLLM_EXTRAS = {
+    "user": "me",
+    "request_id": "r1",
+    "priority": 1,
+    "truncate_prompt_tokens": 512,
+    "truncation_side": "right",
+    "padding": "do_not_pad",
+    "mm_processor_kwargs": {"max_pixels": 1},
+    "cache_salt": "salt",
+    "use_activation": True,
+}
+JINA_EXTRAS = {"return_embeddings": False, "truncation": True, "return_documents": True}
+INFINITY_EXTRAS = {"raw_scores": False, "return_documents": False, "modality": "text"}
+
+
+@pytest.mark.parametrize("extras", [VLLM_EXTRAS, JINA_EXTRAS, INFINITY_EXTRAS])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
+def test_what_clients_of_other_servers_send_besides_changes_nothing(real, order, path, extras):
+    found = ask(real, path, top_n=2, **extras)
+    assert [r["index"] for r in found["results"]] == order[:2]
+    assert all(name in str(found["warnings"]) for name in {*extras} & {"user", "truncation"})
+
+
+def test_infinitys_shape(real, order):
+    found = ask(real, "/rerank", top_n=2, raw_scores=False, return_documents=False)
+    assert (found["object"], found["model"]) == ("rerank", MODEL)
+    assert [r["index"] for r in found["results"]] == order[:2]
+    assert all("document" not in result for result in found["results"])
+    assert {"prompt_tokens", "total_tokens"} <= set(found["usage"])
+    assert isinstance(found["created"], int)
+
+
+def test_documents_are_cut_to_so_many_tokens(real):
+    # given a long document, and the one that its first three tokens are
+    long, short = "a b c d e f g h", "a b c"
+    found = ask(real, documents=[long, short], max_tokens_per_doc=3)
+    # then both have the same margin, and what was cut is told
+    margins = {r["index"]: r["margin"] for r in found["results"]}
+    assert margins[0] == pytest.approx(margins[1], abs=TOLERANCE)
+    lost = {r["index"]: r.get("truncated_tokens") for r in found["results"]}
+    assert lost == {0: 5, 1: None}
+    # and without a limit the whole is read
+    for nothing in (None, 0):
+        (whole,) = ask(real, documents=[long], max_tokens_per_doc=nothing)["results"]
+        assert whole["margin"] != pytest.approx(margins[1], abs=TOLERANCE)
+        assert "truncated_tokens" not in whole
+
+
+@pytest.mark.parametrize(
+    ("said", "explained"),
+    [("none", False), ("contributions", True), (True, True), (False, False)],
+)
+def test_sub_scores_may_be_asked_for_by_their_name(real, said, explained):
+    found = ask(real, explain=said)["results"]
+    assert all(("explain" in result) is explained for result in found)
+
+
 def test_documents_are_left_out_when_asked_for(real):
     found = ask(real, return_documents=False)
     assert not any("document" in result for result in found["results"])
@@ -141,14 +198,17 @@ def test_coheres_own_client(stack: Stack, order):
     assert all(0 < result.relevance_score < 1 for result in found.results)
     assert found.meta.api_version.version == "2"
     assert found.meta.billed_units.search_units == 1
+    # and documents are cut where it says so
+    long, short = "a b c d e f g h", "a b c"
+    for most in (3, 1_000_000):
+        found = client.rerank(
+            model=MODEL, query=QUERY, documents=[long, short], max_tokens_per_doc=most
+        )
+        scores = {result.index: result.relevance_score for result in found.results}
+        assert (scores[0] == pytest.approx(scores[1], abs=TOLERANCE)) is (most == 3)
     # and its own fields that change nothing here are told
-    found = client.rerank(
-        model=MODEL, query=QUERY, documents=DOCUMENTS, max_tokens_per_doc=100, priority=1
-    )
-    assert found.meta.warnings == [
-        "the field 'max_tokens_per_doc' is ignored",
-        "the field 'priority' is ignored",
-    ]
+    found = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, priority=1)
+    assert found.meta.warnings == ["the field 'priority' is ignored"]
     # and our errors are its errors
     with pytest.raises(cohere.NotFoundError) as caught:
         client.rerank(model="none", query=QUERY, documents=DOCUMENTS)
@@ -191,6 +251,36 @@ def test_tei_refuses_what_is_too_long_where_it_may_not_cut(real):
     assert (answer.status_code, answer.json()["error"]) == (413, "texts[1] is too long")
 
 
+def test_tei_texts_are_cut_at_their_end_only(real):
+    long = "word " * 20_000
+    body = {
+        "model": MODEL,
+        "query": QUERY,
+        "texts": ["short", long],
+        "truncation_direction": "left",
+    }
+    answer = real.post("/rerank", json=body)
+    assert answer.status_code == 422
+    assert "texts are cut at their end only" in answer.json()["error"]
+    assert real.post("/rerank", json=body | {"texts": ["short"]}).status_code == 200
+
+
+@pytest.mark.parametrize("extras", [VLLM_EXTRAS, {"model": MODEL}])
+def test_vllms_scores_may_come_with_all_that_its_clients_send(real, extras):
+    body = {"model": MODEL, "queries": QUERY, "documents": DOCUMENTS} | extras
+    found = real.post("/v1/score", json=body).json()
+    assert len(found["data"]) == 4
+    assert bool(found["warnings"]) is ("user" in extras)
+
+
+def test_vllms_limit_of_a_prompt_is_obeyed(real):
+    def score(**limit: int) -> float:
+        body = {"model": MODEL, "queries": QUERY, "documents": "a b c d e " * 200}
+        return real.post("/v1/score", json=body | limit).json()["data"][0]["score"]
+
+    assert score(truncate_prompt_tokens=200) == score(max_length=200) != score()
+
+
 @pytest.mark.parametrize(
     ("queries", "documents"),
     [("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2"), ("queries", "items")],
@@ -222,7 +312,8 @@ def test_pairs_of_different_queries_keep_their_order(real):
 
 def test_a_job_over_http_gives_what_a_request_gives(real, margins):
     # given a file of one request, uploaded
-    line = {"id": "q1", "query": QUERY, "documents": DOCUMENTS}
+    named = [{"id": n, "text": t, "metadata": {"n": n}} for n, t in enumerate(DOCUMENTS)]
+    line = {"id": "q1", "query": QUERY, "documents": named}
     uploaded = real.post("/v1/uploads", params={"name": "in.jsonl"}, json=line).json()
     # when a job is made of it and followed to its end
     job = real.post("/v1/jobs", json={"input": uploaded["uri"], "model": MODEL}).json()
@@ -233,3 +324,27 @@ def test_a_job_over_http_gives_what_a_request_gives(real, margins):
     (told,) = real.get(f"/v1/jobs/{job['id']}/results").text.splitlines()
     found = {r["index"]: r["margin"] for r in json.loads(told)["results"]}
     assert [found[n] for n in range(4)] == pytest.approx(margins, abs=TOLERANCE)
+    # and what the documents carried
+    for result in json.loads(told)["results"]:
+        assert (result["id"], result["metadata"]) == (result["index"], {"n": result["index"]})
+
+
+def test_a_job_of_one_request_gives_what_the_request_gives(real, margins):
+    options = {"top_n": 3, "max_tokens_per_doc": 6, "temperature": 0.5}
+    body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS} | options
+    told = real.post("/v1/rerank", json=body | {"mode": "async"}).json()
+    with real.stream("GET", told["links"]["events"]) as events:
+        assert [line for line in events.iter_lines() if line][-2] == "event: end"
+    (line,) = map(json.loads, real.get(told["links"]["results"]).text.splitlines())
+
+    answer = ask(real, **options)
+
+    kept = ("index", "truncated_tokens")
+    assert [[r.get(name) for name in kept] for r in line["results"]] == [
+        [r.get(name) for name in kept] for r in answer["results"]
+    ]
+    assert any(r.get("truncated_tokens") for r in answer["results"])
+    for one, other in zip(line["results"], answer["results"], strict=True):
+        assert one["relevance_score"] == pytest.approx(other["relevance_score"], abs=TOLERANCE)
+    manifest = real.get(told["links"]["self"]).json()["options"]
+    assert manifest["max_tokens_per_doc"] == 6

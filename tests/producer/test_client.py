@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from producer.client import Client
+from producer.client import Answer, Client
 from producer.coordinator import children
 from producer.feeder import Control, feed
 from producer.finisher import finish
@@ -19,6 +19,7 @@ from shared.errors import (
     InputChanged,
     ItemError,
     KeyConflict,
+    ModelLoading,
     NotAllowed,
     NoWorker,
     OutputExists,
@@ -30,6 +31,7 @@ from shared.errors import (
     UsageError,
     WrongState,
 )
+from shared.lines import slice_of
 from shared.models import Priority
 from shared.objects import file_uri
 from shared.profiles import PROFILES
@@ -389,6 +391,29 @@ def test_a_small_request_is_answered(api, served, store, tmp_path):
     assert stored(tmp_path) == []
 
 
+def test_a_small_request_with_a_key_is_answered_once(api, served, store):
+    def ask(text: str = "a", **options: Any) -> Answer:
+        fields = {"query": "q", "documents": [text]}
+        return api.ask([slice_of(1, fields, max_documents=9)], key="mine", timeout_s=20, **options)
+
+    first, again = ask(), ask()
+    assert first.job.id == again.job.id
+    assert first.outcomes == again.outcomes
+    for other in ({"text": "b"}, {"top_p": 0.5}):
+        with pytest.raises(KeyConflict, match="the key 'mine' belongs to job"):
+            ask(**other)
+
+
+def test_documents_carry_their_id_and_metadata_through_a_small_request(api, served):
+    document = {"id": "x", "metadata": {"sku": [1, None]}}
+
+    line = api.rerank("q", [document | {"text": "b"}, document | {"text": 1}], timeout_s=20)
+
+    (found,), (failed,) = line["results"], line["errors"]
+    assert (found["id"], found["metadata"]) == ("x", document["metadata"])
+    assert (failed["id"], failed["retryable"]) == ("x", False)
+
+
 def test_a_small_request_may_hold_images(api, served):
     line = api.rerank(
         {"text": "q", "image": "s3://b/q.jpg"},
@@ -468,6 +493,25 @@ def test_without_a_worker_a_request_is_not_begun(api, fleet):
     fleet.leave("w1")
     with pytest.raises(NoWorker, match=f"no worker serves {MODEL} now"):
         api.rerank("q", ["a"], model=MODEL)
+
+
+@pytest.mark.parametrize("others", [(), ("loading",), ("draining",)])
+def test_a_model_that_is_being_loaded_is_told_at_once(api, fleet, others):
+    fleet.beat(worker_row(state="loading"))
+    for number, state in enumerate(others):
+        fleet.beat(worker_row(f"o{number}", state=state))
+    with pytest.raises(ModelLoading, match=f"the workers of {MODEL} are loading it"):
+        api.rerank("q", ["a"], model=MODEL)
+    assert api.store.unfinished() == []
+
+
+def test_the_workers_are_read_once_for_a_request(api, monkeypatch):
+    reads = []
+    workers = api.fleet.workers
+    monkeypatch.setattr(api.fleet, "workers", lambda *given: reads.append(1) or workers(*given))
+    with pytest.raises(DeadlineExceeded):
+        api.rerank("q", ["a"], timeout_s=0.05)
+    assert len(reads) == 1
 
 
 def test_a_full_queue_or_a_large_payload_is_sent_away(fleet, change, real_hints):

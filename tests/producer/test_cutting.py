@@ -28,6 +28,7 @@ from shared.models import (
     Slice,
     Video,
 )
+from shared.pictures import PictureOptions
 
 Item = tuple[int, int | None]
 
@@ -195,7 +196,7 @@ def test_shards_are_as_long_as_a_worker_takes_for_them():
     options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
 
     assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
-        40_000.0, 4096, cutting.image_tokens("general")
+        40_000.0, 4096, cutting.image_tokens(PictureOptions())
     )
     assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
 
@@ -208,13 +209,30 @@ def test_a_small_input_is_cut_so_that_every_worker_gets_two():
 
 
 def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
-    per_image = cutting.image_tokens("general")
+    per_image = cutting.image_tokens(PictureOptions())
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
     assert per_image == cutting.VISION_FACTOR * 768
     assert content_tokens(Content(image=image), per_image) == per_image
     assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
     assert content_tokens(Content(video=frames), per_image) == per_image
+
+
+def test_text_that_is_cut_off_costs_no_more_than_carrying_it():
+    document = Document(text="x" * 35_000)
+    read, carried = 35_000 / cutting.CHARACTERS_PER_TOKEN, 35_000 / cutting.DATA_BYTES_PER_TOKEN
+
+    assert content_tokens(document) == read
+    assert content_tokens(document, text_max=5000) == 5000
+    assert content_tokens(document, text_max=10) == carried
+    line = Slice(line=1, documents=[document, Document(text="x" * 7)], indices=[0, 1])
+    assert slice_tokens(line) - slice_tokens(line, text_max=5000) == read - 5000
+
+
+def test_what_a_document_carries_costs_as_text_does():
+    plain, laden = (Document(text="a", metadata=found) for found in (None, {"a": "x" * 7000}))
+
+    assert cutting.pair_tokens(laden) - cutting.pair_tokens(plain) > 2000
 
 
 def test_images_close_a_shard_as_their_tokens_do():

@@ -16,7 +16,9 @@ from shared.errors import ItemError, UsageError
 from shared.lines import (
     cancelled,
     dump_line,
+    failure_of,
     image_id,
+    image_of,
     merge,
     outcome_of,
     output_line,
@@ -210,6 +212,24 @@ def test_the_failure_of_a_line_carries_the_lines_own_id(line, found):
         ({"text": "a", "x" * 9999: "b"}, "invalid_document", "documents.1.x"),
         ("\ud800", "invalid_text", "documents.1 holds half a surrogate pair"),
         ({"text": "a", "id": "\ud800"}, "invalid_text", "documents.1 holds half a surrogate pair"),
+        ({"frames": ["ftp://h/a.png"]}, "invalid_document", "documents.1.video.frames.0: expected"),
+        ({"frames": [], "text": "a"}, "invalid_document", "documents.1.video.frames: Tuple should"),
+        (
+            {"frames": ["a.png"], "video": {"frames": ["b.png"]}},
+            "invalid_document",
+            "documents.1.frames",
+        ),
+        ({"text": "a", "metadata": 5}, "invalid_document", "documents.1.metadata: Input should"),
+        (
+            {"text": "a", "metadata": {"\udfff": 1}},
+            "invalid_document",
+            "documents.1.metadata: a number is out of range or a key is no text",
+        ),
+        (
+            {"text": "a", "metadata": {"a": "\udfff"}},
+            "invalid_text",
+            "documents.1 holds half a surrogate pair",
+        ),
     ],
 )
 def test_a_bad_document_costs_only_its_own_pair(document, code, says):
@@ -221,6 +241,78 @@ def test_a_bad_document_costs_only_its_own_pair(document, code, says):
     assert says in failure.message
     assert len(failure.message) < 300
     assert piece.items == 3
+
+
+@pytest.mark.parametrize("depth", [201, 400, 900])
+def test_metadata_of_a_document_that_no_shard_file_can_hold_costs_its_pair_alone(depth):
+    deep = '{"text":"a","metadata":{"a":' + "[" * depth + "]" * depth + "}}"
+
+    piece = parse(f'{{"query":"q","documents":["a",{deep},"c"]}}'.encode())
+
+    assert piece.indices == [0, 2]
+    assert piece.failures[0].message == "documents.1.metadata: nested too deeply"
+
+
+@pytest.mark.parametrize(("given", "told"), [("d1", "d1"), (7, 7), (True, None), ("\ud800", None)])
+def test_the_failure_of_a_document_carries_its_own_id(given, told):
+    (failure,) = parse({"query": "q", "documents": [{"id": given, "text": 1}]}).failures
+
+    assert failure.id == told
+
+
+def test_metadata_of_documents_comes_back_with_what_became_of_them():
+    # given documents that carry something
+    facts = {"sku": "c1", "prices": [1.5, None], "名": {"a": True}}
+    documents = [{"id": f"d{n}", "text": "a", "metadata": facts | {"n": n}} for n in range(3)]
+    # when they go through a shard's file, and one is scored, one is not, one is cancelled
+    piece = Slice.model_validate_json(dump_slices([parse({"query": "q", "documents": documents})]))
+    scored = Scored(index=0, id="d0", margin=1.0, metadata=piece.documents[0].metadata)
+    failed = failure_of(1, 1, piece.documents[1], ItemError("timeout", "slow"))
+    outcome = SliceOutcome(line=1, results=[scored], errors=[failed])
+    rest = cancelled(piece.cut(2, 3))
+    ((whole,), _) = parse_part(dump_part([merge([outcome, rest])], PROVENANCE))
+    line = output_line(whole, PROVENANCE, top_n=None)
+    # then each has its own, and its id
+    told = [*line["results"], *line["errors"]]
+    assert [one["metadata"] for one in told] == [d["metadata"] for d in documents]
+    assert [one["id"] for one in told] == ["d0", "d1", "d2"]
+    # and a retry reads them back
+    assert output_line(outcome_of(1, line), PROVENANCE, top_n=None) == line
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable"),
+    [("timeout", True), ("cancelled", True), ("not_found", False), ("low_quality", False)],
+)
+def test_a_failure_says_whether_asking_again_may_help(code, retryable):
+    failure = Failure(line=1, index=0, code=code, message="m")
+
+    (told,) = output_line(SliceOutcome(line=1, errors=[failure]), None, top_n=None)["errors"]
+
+    assert told["retryable"] is retryable
+
+
+def test_the_quality_of_a_poor_picture_is_told():
+    error = ItemError("low_quality", "poor", quality=0.123456)
+
+    assert failure_of(1, 0, Document(text="a"), error).quality == 0.1235
+
+
+def test_frames_are_short_for_a_video_of_them():
+    frames, video = {"frames": ["1.png", "2.png"]}, {"video": {"frames": ["1.png", "2.png"]}}
+
+    short, long = (parse({"query": q, "documents": [q, "a"]}) for q in (frames, video))
+
+    assert short == long
+    assert short.query.video == Video(frames=("1.png", "2.png"))
+    nothing = parse({"query": "q", "documents": [{"text": "a", "frames": None}]})
+    assert nothing.documents == [Document(text="a")]
+
+
+def test_an_image_of_a_catalog_carries_no_metadata():
+    piece = image_of(1, b'{"image": "a.png", "metadata": {"a": 1}}', queries=2)
+
+    assert piece.failures[0].message == "metadata: a row has no place for it"
 
 
 def test_a_request_from_python_is_refused_with_its_reason():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UnreadableJob, UsageError
 from shared.models import InputRef, JobSpec, ShardSummary, make_spec
 from shared.settings import Settings
 from shared.store import CONNECTIONS_MAX, LEFT, OUTAGE_MS, Lease, OpenShard, Store, connect
@@ -146,6 +147,42 @@ def test_a_job_with_its_shards_inline_is_born_sealed_and_open(store):
     assert store.recent() == []
     lease = claim(store)
     assert store.get_inline(lease.file) == b"payload"
+
+
+def make_inline(store: Store, job_id: str, digest: str = "digest") -> str:
+    """A request with a key; the id of the job that it is."""
+    return store.create(
+        job_id,
+        spec_of(key="mine"),
+        digest,
+        deadline_ms=60_000,
+        inline_ttl_ms=90_000,
+        shards=[OpenShard(0, 10, "redis:x")],
+    )
+
+
+def test_a_request_that_is_repeated_is_the_same_job_while_its_answer_lives(store, client):
+    # given a request with a key
+    assert make_inline(store, "a") == "a"
+    # when it is repeated, then it is the same job, in hand or done
+    assert make_inline(store, "b") == "a"
+    assert store.backlog(MODEL) == 1
+    store.commit(claim(store), "part", ALL)
+    assert make_inline(store, "c") == "a"
+    # and what makes it so has an end
+    assert 0 < client.pttl(store.keys.job_key("mine")) <= 90_000
+    # and another one with its key is refused
+    with pytest.raises(KeyConflict):
+        make_inline(store, "d", "other")
+
+
+def test_a_request_that_had_no_answer_begins_anew_when_it_is_repeated(store):
+    make_inline(store, "a")
+    store.cancel("a")
+    assert make_inline(store, "b") == "b"
+    # whoever cancels the first one once more takes nothing from the second
+    store.cancel("a")
+    assert make_inline(store, "c") == "b"
 
 
 # ---- open ---------------------------------------------------------------------------------------
@@ -570,6 +607,20 @@ def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, mak
     assert store.begin("a", "three") == "busy"
     store.end("a", "two")
     assert store.begin("a", "three") == "yes"
+
+
+def test_a_job_of_another_version_hides_no_other_one(store, capsys):
+    for job_id in ("a", "b", "c"):
+        store.create(job_id, spec_of(), "digest")
+    # given one whose spec says what this version does not know
+    spec = json.loads(store.client.hget(store.keys.job("b"), "spec"))
+    store.client.hset(store.keys.job("b"), "spec", json.dumps({**spec, "from_later": 1}))
+    # then it is left out, and told once
+    for _ in range(3):
+        assert [job.id for job in store.jobs(["a", "b", "c"])] == ["a", "c"]
+    assert capsys.readouterr().err.count("a job of another version") == 1
+    with pytest.raises(UnreadableJob, match="job b was made by another version"):
+        store.job("b")
 
 
 def test_a_step_of_no_job_takes_it_off_the_list(store):

@@ -9,9 +9,11 @@ from typing import Any
 
 from producer.feeder import Control, feed
 from producer.finisher import finish
+from shared.errors import ItemError
 from shared.fleet import WorkerRow
 from shared.keys import shard_range
-from shared.models import Content, Failure, Provenance, Scored, ShardSummary, Slice, SliceOutcome
+from shared.lines import failure_of
+from shared.models import Content, Provenance, Scored, ShardSummary, Slice, SliceOutcome
 from shared.observations import Observation
 from shared.shards import count_requests, dump_part, load_slices, part_uri
 from shared.store import Lease
@@ -143,10 +145,12 @@ class Worker:
         for document, index in zip(piece.documents, piece.indices, strict=True):
             name = name_of(document)
             if self.fails is not None and self.fails in name:
-                errors.append(Failure(line=piece.line, index=index, code=self.code, message="no"))
+                error = ItemError(self.code, "no")
+                errors.append(failure_of(piece.line, index, document, error))
             else:
                 margin = margin_of(name_of(piece.query), name)
-                scored.append(Scored(index=index, id=document.id, margin=margin))
+                own = {"id": document.id, "metadata": document.metadata}
+                scored.append(Scored(index=index, margin=margin, **own))
         return SliceOutcome(
             line=piece.line,
             id=piece.id,

@@ -41,7 +41,7 @@ PLAIN = "Find passages that answer the question"
 class Prompter:
     """Remembers which instructions it was asked for."""
 
-    def encode_all(self, requests, *, max_length):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         self.instructions = [request.instruction for request in requests]
         prompt = Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3]))
         return [[prompt] * len(request.documents) for request in requests]

@@ -12,7 +12,7 @@ import pytest
 
 from shared.errors import ItemError, UsageError
 from shared.metrics import IMAGES_REJECTED, STAGES
-from shared.models import Document, InputRef, JobSpec, Priority, Slice, make_spec
+from shared.models import Document, InputRef, JobSpec, Priority, Provenance, Slice, make_spec
 from workers.images.picture import Picture
 from workers.prepare import (
     FETCHES_JUDGED,
@@ -23,6 +23,8 @@ from workers.prepare import (
     Preparer,
     frame_pixels,
     frames_chosen,
+    pictures_of,
+    provenance_of,
 )
 from workers.prompts import Prompt
 from workers.recorder import Recorder
@@ -35,7 +37,7 @@ NOT_FOUND = ItemError("not_found", "there is no such picture")
 class Prompter:
     """A prompt holds the pictures of its document, one after the other."""
 
-    def encode_all(self, requests, *, max_length):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         self.requests = list(requests)
         return [[self._encode(request, side) for side in request.documents] for request in requests]
 
@@ -404,6 +406,56 @@ def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     budgets = {w.uri: w.options.max_pixels for w in asked}
     assert budgets["frame-0"] == frame_pixels(64) < budgets["still.png"]
     assert len({w.options.key() for w in asked}) == 2
+
+
+def test_a_job_says_how_videos_are_read(prepare, prompter, pictures):
+    """Given a video that says how fast it is, and one that does not."""
+    prepare(a_slice(frames(200, fps=10)), video_max_frames=4, video_fps=5)
+    assert pictures.loads[0] == ["frame-0", "frame-66", "frame-132", "frame-199"]
+    assert steps_of(prompter)[0][0] == pytest.approx((0 + 66) / 2 / 10)
+
+    prepare(a_slice(frames(200)), video_max_frames=4, video_fps=5)
+    assert steps_of(prompter)[0][0] == pytest.approx((0 + 66) / 2 / 5)
+
+    prepare(a_slice(frames(200)), video_max_frames=1)
+    assert pictures.loads[-1] == ["frame-0"]
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({}, 240),
+        ({"video_total_pixels": 64 * 100 * 1024}, 200),
+        ({"video_total_pixels": 4096}, 4),
+        ({"max_pixels": 100 * 1024}, 100),
+        ({"min_pixels": 700 * 1024}, 240),
+        ({"video_max_frames": 32}, 480),
+    ],
+)
+def test_the_pixels_of_frames_have_their_bounds(options, tokens):
+    content = Document.model_validate(frames(64))
+    wanted = pictures_of(content, spec_of(**options))
+    assert {w.options.max_pixels for w in wanted} == {tokens * 1024}
+    assert {w.options.min_pixels for w in wanted} == {4096}
+
+
+def test_a_pixel_budget_keeps_the_presets_shape():
+    small, large = (spec_of(max_pixels=n, image_preset="general") for n in (196_608, 1_843_200))
+    assert small.pictures.size == (512, 384)
+    assert math.prod(large.pictures.size) == pytest.approx(1_843_200, rel=0.01)
+    assert spec_of(max_pixels=196_608, image_preset="reference").pictures.size is None
+    keys = {spec.pictures.key() for spec in (small, large, spec_of(), spec_of(min_pixels=5000))}
+    assert len(keys) == 4
+
+
+def test_provenance_tells_what_a_model_that_sees_is_shown():
+    engine = Provenance(
+        model="m", revision="", template="", dtype="", attention="", device="", version=""
+    )
+    spec = spec_of(video_max_frames=8, video_fps=4, max_pixels=196_608)
+    seen = provenance_of(engine, spec, sees=True)
+    assert (seen.video, seen.pixels) == ("8:7864320:4", spec.pictures.key())
+    assert provenance_of(engine, spec, sees=False) == engine
 
 
 # ---- runs ---------------------------------------------------------------------------------------

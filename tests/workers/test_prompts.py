@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from shared.errors import ItemError, ModelRefused
 from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import Prompt, Request, Side
+from workers.prompts import Prompt, Request, Side, TokenSource
 from workers.text_prompts import TextPrompter
 from workers.tokens import Tokens, Visual
 
@@ -69,6 +70,36 @@ def test_the_body_is_cut_as_the_reference_cuts_it(
     assert whole(prompt) == want
     uncut = reference_ids(tokenizers["qwen"], query, document)
     assert prompt.truncated_tokens == len(uncut) - len(want)
+
+
+@QUICK
+@given(words=st.integers(0, 30), most=st.integers(1, 80), max_length=st.integers(150, 420))
+def test_a_document_is_cut_as_if_its_text_had_ended_there(
+    words, most, max_length, prompters, tokenizers, reference_ids
+):
+    # given a document and the text that its first tokens are
+    query, document, folder = "gate " * words, "stone river " * 50, tokenizers["qwen"]
+    source = TokenSource(folder)
+    ids = source.encode(f" {document}")
+    text = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids[:most])
+    assume(source.encode(text) == ids[:most])
+    # when it may have so many
+    request = Request.of(query, [document], DEFAULT_INSTRUCTION)
+    options = {"max_length": max_length, "max_tokens_per_doc": most}
+    (prompt,) = prompters["qwen"].encode_all([request], **options)[0]
+    # then its prompt is the reference's for that text, and what is lost is told
+    want = reference_ids(folder, query, text.removeprefix(" "), max_length=max_length)
+    assert whole(prompt) == want
+    uncut = reference_ids(folder, query, document)
+    assert prompt.truncated_tokens == len(uncut) - len(want)
+
+
+def test_a_document_that_is_short_enough_is_as_it_was(prompters):
+    request = Request.of("what?", ["one", "two words more"], DEFAULT_INSTRUCTION)
+    plain = prompters["qwen"].encode_all([request], max_length=8192)
+    for most in (50, 40_960):
+        options = {"max_length": 8192, "max_tokens_per_doc": most}
+        assert prompters["qwen"].encode_all([request], **options) == plain
 
 
 def test_a_query_that_leaves_no_room_for_the_document_is_reported(prompters):
@@ -164,7 +195,7 @@ def test_a_folder_without_tokeniser_is_refused(tmp_path):
 
 
 def test_a_tokeniser_without_yes_and_no_is_refused(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab={"y": 0, "e": 1, "s": 2}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()

@@ -122,6 +122,14 @@ def test_max_length_of_ones_own_profile_cuts_documents(ranked, monkeypatch, tmp_
     assert max(r.get("truncated_tokens", 0) for r in short[1]) > 0
 
 
+def test_documents_are_cut_where_the_command_line_says_so(ranked):
+    whole, cut = ranked()[0], ranked("--max-tokens-per-doc", 3)
+
+    assert cut[1]["max_tokens_per_doc"] == 3
+    assert all(result["truncated_tokens"] > 0 for result in cut[0][1])
+    assert [r["margin"] for r in cut[0][1]] != [r["margin"] for r in whole[1]]
+
+
 def test_options_win_over_the_profile(ranked):
     (plain, _), (sharp, options) = (
         ranked("--profile", "ecommerce", *more)

@@ -42,7 +42,7 @@ class Prompter:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int]] = []
 
-    def encode_all(self, requests, *, max_length):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         return [self._encode(request, max_length) for request in requests]
 
     def _encode(self, request, max_length):

@@ -205,7 +205,7 @@ def test_a_picture_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_hos
 class Prompter:
     """A prompt is the document's picture, or its text as a number."""
 
-    def encode_all(self, requests, *, max_length):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         return [[self._prompt(side) for side in request.documents] for request in requests]
 
     def _prompt(self, side):

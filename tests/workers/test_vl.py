@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,48 @@ def test_pictures_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engin
     assert score(vl_engine, [prompt]) == pytest.approx(
         [reference.margin(query, document, max_length=max_length)], abs=TOLERANCE
     )
+
+
+@pytest.mark.parametrize("most", [1, 7, 20])
+@pytest.mark.parametrize(
+    "pictures",
+    [Side(), Side(images=(picture(3, 3),)), Side(images=(picture(1, 2),), steps=video(2, 2, 3))],
+    ids=["text", "image", "video and image"],
+)
+def test_a_documents_text_is_cut_and_its_pictures_are_not(pictures, most, vl_engine, reference):
+    # given documents of a long text, beside pictures
+    text = "stone by the river " * 30
+    ids = reference.tokenizer.encode(text, add_special_tokens=False)
+    short = replace(pictures, text=reference.tokenizer.decode(ids[:most]))
+    query = Side("which gate", (picture(2, 2),))
+    # when so many tokens of it are read
+    (prompt,) = prompts_of(
+        vl_engine, query, [replace(pictures, text=text)], max_tokens_per_doc=most
+    )
+    # then it has the ids and the margin of the text that ends there
+    assert [*prompt.kept, *prompt.query, *prompt.document] == reference.ids(
+        query, short, INSTRUCTION, 8192
+    )
+    assert prompt.truncated_tokens == len(ids) - most
+    assert score(vl_engine, [prompt]) == pytest.approx(
+        [reference.margin(query, short)], abs=TOLERANCE
+    )
+
+
+def test_both_limits_of_a_length_hold(vl_engine):
+    document = Side("stone by the river " * 30, (picture(3, 3),))
+    (alone,) = prompts_of(vl_engine, Side("which gate"), [document], max_length=120)
+    (both,) = prompts_of(
+        vl_engine, Side("which gate"), [document], max_length=120, max_tokens_per_doc=100
+    )
+    assert both == alone
+
+
+@pytest.mark.parametrize("content", ["nothing", "image", "video"])
+def test_what_has_no_long_text_is_not_cut(content, vl_engine):
+    documents = [replace(CONTENTS[content], text="")]
+    plain = prompts_of(vl_engine, Side("which"), documents)
+    assert prompts_of(vl_engine, Side("which"), documents, max_tokens_per_doc=1) == plain
 
 
 def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):

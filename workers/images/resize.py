@@ -52,23 +52,24 @@ def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan
     """The final size and the crop of a source of so many pixels.
 
     A picture smaller than its target keeps its own size, rounded: enlarging adds nothing but
-    tokens. Only one below 4096 pixels, the authors' least size, is enlarged to about that. Raises
-    ItemError for a picture more than 200 times as long as wide, which the authors refuse too.
+    tokens. Only one below `min_pixels`, by default the authors' 4096, is enlarged to about that.
+    Raises ItemError for a picture more than 200 times as long as wide, which the authors refuse
+    too.
     """
     check_shape(source_w, source_h)
     whole = (0, 0, source_w, source_h)
     if options.size is None:
-        size = smart_resize(source_w, source_h, options.max_pixels)
+        size = smart_resize(source_w, source_h, options.max_pixels, options.min_pixels)
         return SizePlan(whole, size, size, 0.0, "reference")
     if options.resize_mode == "crop":
         box, lost = crop_box(source_w, source_h)
         if lost <= options.max_crop:
-            size = _size_within(box[2] - box[0], box[3] - box[1], options.size, options.max_pixels)
+            size = _size_within(box[2] - box[0], box[3] - box[1], options.size, options)
             return SizePlan(box, size, size, lost, "crop")
     if options.pad_color is not None:
-        inner, size = _size_padded(source_w, source_h, options.size, options.max_pixels)
+        inner, size = _size_padded(source_w, source_h, options.size, options)
         return SizePlan(whole, inner, size, 0.0, "pad" if inner != size else "fit")
-    size = _size_within(source_w, source_h, options.size, options.max_pixels)
+    size = _size_within(source_w, source_h, options.size, options)
     return SizePlan(whole, size, size, 0.0, "fit")
 
 
@@ -102,12 +103,12 @@ def _inside(width: int, height: int, ratio: tuple[int, int]) -> Size:
     return width, max(1, round(width * down / across))
 
 
-def _size_within(width: int, height: int, target: Size, max_pixels: int | None) -> Size:
+def _size_within(width: int, height: int, target: Size, options: PictureOptions) -> Size:
     """Multiples of 32 within the target's pixel count, close to the shape of width × height."""
     budget = math.prod(round_side(side) for side in target)
-    if max_pixels is not None:
-        budget = min(budget, max_pixels)
-    area = min(math.prod(target), budget, max(width * height, MIN_PIXELS))
+    if options.max_pixels is not None:
+        budget = min(budget, options.max_pixels)
+    area = min(math.prod(target), budget, max(width * height, options.min_pixels))
     scale = math.sqrt(area / (width * height))
     ideal_w, ideal_h = width * scale, height * scale
 
@@ -135,19 +136,21 @@ def _neighbours(side: float) -> Size:
 
 
 def _size_padded(
-    width: int, height: int, target: Size, max_pixels: int | None
+    width: int, height: int, target: Size, options: PictureOptions
 ) -> tuple[Size, Size]:
     """The picture's size inside the padded frame, and the frame in the target's shape."""
     turned = target if (width >= height) == (target[0] >= target[1]) else target[::-1]
     scale = min(turned[0] / width, turned[1] / height, 1.0)
     grow = max(width * scale / turned[0], height * scale / turned[1])
-    frame = _size_within(round(turned[0] * grow), round(turned[1] * grow), turned, max_pixels)
+    frame = _size_within(round(turned[0] * grow), round(turned[1] * grow), turned, options)
     scale = min(frame[0] / width, frame[1] / height)
     return (max(1, int(width * scale + 1e-9)), max(1, int(height * scale + 1e-9))), frame
 
 
-def smart_resize(width: int, height: int, max_pixels: int | None = MAX_PIXELS) -> Size:
-    """The authors' rule: each side to a multiple of 32, 4096 to 1,843,200 pixels in all.
+def smart_resize(
+    width: int, height: int, max_pixels: int | None = MAX_PIXELS, min_pixels: int = MIN_PIXELS
+) -> Size:
+    """The authors' rule: each side to a multiple of 32, by default 4096 to 1,843,200 pixels in all.
 
     Source: `smart_resize` of qwen-vl-utils with factor 32 and the reranker's pixel limits.
     """
@@ -157,8 +160,8 @@ def smart_resize(width: int, height: int, max_pixels: int | None = MAX_PIXELS) -
         wide, high = (
             max(SIDE_PX, math.floor(side / shrink / SIDE_PX) * SIDE_PX) for side in (width, height)
         )
-    elif wide * high < MIN_PIXELS:
-        grow = math.sqrt(MIN_PIXELS / (width * height))
+    elif wide * high < min_pixels:
+        grow = math.sqrt(min_pixels / (width * height))
         wide, high = (math.ceil(side * grow / SIDE_PX) * SIDE_PX for side in (width, height))
     return wide, high
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import ItemError, UsageError
-from shared.pictures import MAX_PIXELS, MIN_PIXELS, PRESETS, PictureOptions
+from shared.pictures import MAX_PIXELS, MIN_PIXELS, PRESETS, PictureOptions, target_within
 from workers.images.resize import blur, plan_size, smart_resize
 
 GENERAL = PictureOptions()
@@ -79,6 +79,25 @@ def test_any_source_gets_a_size_within_the_rules(width, height, preset, mode):
         assert stretch <= math.log(wide / (wide - 32)) + math.log(high / (high - 32))
 
 
+@given(sides, sides, st.integers(4096, 1_000_000), st.sampled_from(["general", "reference"]))
+def test_a_picture_has_the_pixels_that_were_asked_for(width, height, pixels, preset):
+    if max(width, height) > 200 * min(width, height):
+        return
+    mode = "fit" if preset == "general" else "crop"
+    target = target_within(preset, pixels)
+    options = PictureOptions(preset=preset, resize_mode=mode, target=target, max_pixels=pixels)
+    wide, high = plan_size(width, height, options).size
+    assert wide * high <= pixels or min(wide, high) == 32
+    if max(width, height) < 4 * min(width, height) and width * height > 2 * pixels > 200_000:
+        assert wide * high > 0.7 * pixels  # nothing is given away
+
+
+def test_small_pictures_are_enlarged_to_the_least():
+    options = PictureOptions(min_pixels=200_000)
+    assert math.prod(plan_size(100, 100, options).size) == pytest.approx(200_000, rel=0.1)
+    assert plan_size(600, 450, options).size == plan_size(600, 450, PictureOptions()).size
+
+
 @given(sides, sides)
 def test_smart_resize_keeps_the_budget_of_the_authors(width, height):
     if max(width, height) > 200 * min(width, height):
@@ -95,6 +114,9 @@ def test_smart_resize_keeps_the_budget_of_the_authors(width, height):
         {"interpolation": "magic"},
         {"max_crop": 1.5},
         {"max_pixels": 10},
+        {"min_pixels": 10},
+        {"min_pixels": 1_000_000},
+        {"max_pixels": 100_000, "min_pixels": 100_001},
         {"target": (10, 10)},
         {"pad_color": (0, 0, 300)},
         {"preset": "reference", "target": (640, 480)},

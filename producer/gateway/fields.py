@@ -1,0 +1,92 @@
+"""Fields of a body that are not ours: ignored and told, unless they look like one of ours.
+
+Clients of other servers send fields that mean nothing here, more of them with each version. But a
+misspelt option of our own must not pass in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from fastapi import Request
+from pydantic import AliasChoices, BaseModel
+
+from producer.gateway.errors import InvalidField
+
+LIKENESS = 0.8
+"""So alike (`difflib`, 0 to 1) is what is taken for a slip: `temprature` is .95, `top_k` .8."""
+UNKNOWN_MAX = 50
+"""Fields that a body may have beside those that it knows: each of them is compared with these."""
+FIELD_SHOWN = 100
+"""Characters of a field's name in an answer."""
+OTHERS = frozenset(
+    {
+        "activation",  # vLLM: use_activation in older versions
+        "max_doc_length",  # Jina
+    }
+)
+"""Fields of other servers that look like ours, and are no slips."""
+
+KEY_CHARACTERS = 200
+"""Of an idempotency key at the most."""
+
+IDEMPOTENT: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "repeating a request with the same key does no work twice",
+            "schema": {"type": "string", "maxLength": KEY_CHARACTERS},
+        }
+    ]
+}
+"""What the OpenAPI document says of routes that take the header."""
+
+
+def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) -> list[str]:
+    """What an answer says of fields that change nothing: those that the body does not know, and of
+    `without_effect` those that were given. Raises InvalidField for one that looks like ours."""
+    known = _names(type(body))
+    unknown = sorted(body.model_extra or {})
+    if len(unknown) > UNKNOWN_MAX:
+        raise InvalidField("body", f"it has {len(unknown)} fields that there are not")
+    for name in unknown:
+        _refuse_slip(name, known)
+    idle = (name for name, value in (without_effect or {}).items() if value is not None)
+    return [f"the field {name[:FIELD_SHOWN]!a} is ignored" for name in (*unknown, *idle)]
+
+
+def _refuse_slip(name: str, known: list[str]) -> None:
+    if name in OTHERS:
+        return
+    if meant := get_close_matches(name[:FIELD_SHOWN].lower(), known, 2, LIKENESS):
+        shown = name[:FIELD_SHOWN].encode("ascii", "backslashreplace").decode()
+        hint = f"did you mean {' or '.join(sorted(meant))}?"
+        raise InvalidField(shown, "there is no such field", hint=hint)
+
+
+def _names(kind: type[BaseModel]) -> list[str]:
+    """The names by which a body's fields may be given."""
+    found: list[str] = []
+    for name, field in kind.model_fields.items():
+        choices = field.validation_alias
+        if isinstance(choices, AliasChoices):
+            found += [choice for choice in choices.choices if isinstance(choice, str)]
+        else:
+            found.append(name)
+    return found
+
+
+def idempotency_key(request: Request, given: str | None = None) -> str | None:
+    """The key of a request that may be repeated, from its body or its header. Raises InvalidField
+    for one that is too long, or two that differ."""
+    header = request.headers.get("idempotency-key")
+    if header and given and header != given:
+        raise InvalidField("idempotency_key", "the header Idempotency-Key says another one")
+    key = given or header or None
+    if key and len(key) > KEY_CHARACTERS:
+        raise InvalidField("idempotency_key", f"it is longer than {KEY_CHARACTERS} characters")
+    return key
