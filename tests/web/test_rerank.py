@@ -216,6 +216,42 @@ def test_frames_of_a_video_are_a_query(page: Browser, pictures: Files) -> None:
     assert len(page.all(".result")) == 2
 
 
+def test_frames_of_a_video_are_a_candidate(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given frames of one shape, dropped in any order where they become one video
+    frames = [(f"frame-{n}.jpg", kind, data) for n, (_, kind, data) in enumerate(pictures[2:8], 8)]
+    page.drop("#video-drop", frames[::-1])
+    page.wait(".card.with-video .quality")
+    # then they stand in the order of their names, with what the model sees of them
+    names = page.run("return [...document.querySelectorAll('.frame-item img')].map(i => i.alt)")
+    assert names == [name for name, *_ in frames]
+    assert "6 frames · 256 × 192 · 4:3" in page.text(".with-video .facts")
+    assert "Model sees" in page.text(".with-video .facts")
+    assert "3 s" in page.text(".with-video .facts")
+    # when one is taken out by the keyboard, and the pace is set
+    page.run("document.querySelector('.frame-item:nth-child(5) button').focus()")
+    page.press(Keys.ENTER)
+    wait_until(lambda: len(page.all(".frame-item")) == 5, WAIT_S, "five frames")
+    assert page.run("return document.activeElement.closest('.with-video') !== null")
+    page.wait(".card.with-video .quality")
+    page.write(".with-video .fps", "5")
+    page.press(Keys.TAB)
+    page.wait_text(".with-video .facts", "· 1 s")
+    keep("video")
+    # and the video is ranked beside a picture and a text
+    page.drop("#candidate-drop", pictures[:1])
+    page.write("#query-text", "a red heart")
+    run_and_wait(page)
+    assert len(page.all(".result")) == 2
+    assert "frame-8.jpg · 5 frames" in page.text(".ranking")
+    # and each frame can be taken out, and with the last one the video
+    for left in range(4, -1, -1):
+        page.click(".frame-item button")
+        wait_until(lambda left=left: len(page.all(".frame-item")) == left, WAIT_S, "one less")
+    assert len(page.all(".card")) == 1
+
+
 def test_an_example_fills_everything_in_and_runs(page: Browser) -> None:
     page.click("[data-example='1']")
     wait_until(lambda: len(page.all(".card")) == 6, WAIT_S, "six passages")

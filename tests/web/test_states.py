@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from tests.support.drawn import png
 from tests.support.wait import wait_until
 from tests.web.browser import WAIT_S, Browser
 from tests.web.canned import (
@@ -426,6 +427,57 @@ def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: Canned
     # and an instruction alone changes nothing else
     browser.choose("#instruction-preset", "instruction/web search")
     assert browser.run("return document.getElementById('preset').value") == "product"
+
+
+# ---- hundreds of pictures -----------------------------------------------------------------------
+
+COUNT_URLS = """
+window.urls = {live: 0, most: 0, made: 0};
+const {createObjectURL, revokeObjectURL} = URL;
+URL.createObjectURL = (blob) => {
+  urls.live += 1;
+  urls.made += 1;
+  urls.most = Math.max(urls.most, urls.live);
+  return createObjectURL(blob);
+};
+URL.revokeObjectURL = (url) => {
+  urls.live -= 1;
+  revokeObjectURL(url);
+};
+"""
+
+
+@browsed
+def test_hundreds_of_pictures_are_taken_in_a_few_at_a_time(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a page whose object URLs are counted, and three hundred small pictures, two of them equal
+    browser.open(gateway.address)
+    browser.run(COUNT_URLS)
+    count = 300
+    many = [(f"{n}.png", "image/png", png(n, (48, 32))) for n in range(count - 1)]
+    # when they are dropped at once
+    browser.drop("#candidate-drop", [*many, ("again.png", "image/png", many[0][2])])
+    # then cards come while others are still read, and all of them in the end
+    browser.wait_text(".candidates .count", "reading")
+    browser.wait_text(".candidates .count", f"{count} candidates")
+    browser.wait_gone_text(".candidates .count", "reading")
+    same = browser.run("return document.querySelector('.duplicate').closest('.card').dataset.id")
+    assert same == browser.all(".card")[-1].get_attribute("data-id")
+    # and all are judged
+    browser.wait_text("#threshold-effect", f"0 of {count} would be rejected.")
+    browser.wait_gone_text("#threshold-effect", "not judged")
+    # and those are drawn that are near the window, no others
+    wait_until(lambda: browser.run("return urls.live") == 0, WAIT_S, "no URL is held")
+    assert browser.wait(".card:first-child img").get_property("naturalWidth") == 48
+    drawn = browser.run("return [...document.querySelectorAll('.card img[src]')].length")
+    assert 0 < drawn < count
+    # and never more than a few were held at once
+    assert browser.run("return urls.most") <= 3 + 8
+    # when all are removed, then nothing of them is left
+    browser.click(".candidates .panel-head button")
+    wait_until(lambda: not browser.all(".card"), WAIT_S, "no card")
+    assert browser.run("return urls.live") == 0
 
 
 # ---- for everyone -------------------------------------------------------------------------------

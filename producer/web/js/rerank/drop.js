@@ -68,6 +68,16 @@ export async function sortFiles(files) {
   return { pictures, lines, unknown };
 }
 
+/**
+ * Pictures as frames follow each other: by name, where 2 comes before 10.
+ * @template {{file: File}} T
+ * @param {T[]} pictures
+ */
+export function inFrameOrder(pictures) {
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  return [...pictures].sort((a, b) => compare(a.file.name, b.file.name));
+}
+
 /** @param {string} text */
 export function linesOf(text) {
   return text

@@ -5,6 +5,7 @@ import { announce } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { imageOptions } from "./pictures.js";
+import { picturesOf } from "./session.js";
 
 const LOOK_MS = 600;
 const BUSY_S = 5; // where the gateway does not say how long
@@ -200,8 +201,8 @@ function merged(whole, about, index) {
   };
 }
 
-function isSomething({ text, picture }) {
-  return picture !== null || text.trim() !== "";
+function isSomething(candidate) {
+  return picturesOf(candidate).length > 0 || candidate.text.trim() !== "";
 }
 
 function queryContent(session) {
@@ -215,14 +216,26 @@ function queryContent(session) {
     case "both":
       return { text, image: uris[0] };
     default:
-      return { video: { frames: uris } };
+      return { video: videoContent(uris, session.queryFps.now) };
   }
 }
 
-function documentContent({ text, picture }) {
+function documentContent({ text, picture, video }) {
   const words = text.trim();
-  if (!picture) return words;
-  return words ? { text: words, image: picture.uri } : { image: picture.uri };
+  if (!picture && !video) return words;
+  const seen = picture
+    ? { image: picture.uri }
+    : {
+        video: videoContent(
+          video.frames.map(({ uri }) => uri),
+          video.fps,
+        ),
+      };
+  return words ? { text: words, ...seen } : seen;
+}
+
+function videoContent(frames, fps) {
+  return fps === null ? { frames } : { frames, fps };
 }
 
 function queryLabel(session) {

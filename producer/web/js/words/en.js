@@ -34,6 +34,9 @@ export const en = {
 
   // candidates
   "candidates": "Candidates", "candidates.count": "{n} candidates", "candidates.count.one": "{n} candidate", "candidates.clear": "Remove all",
+  "candidates.reading": "reading {n} more", "candidates.video": "Frames of one video", "candidates.video.about": "What is dropped here becomes one candidate, in the order of the names", "candidates.frames": "Browse frames",
+  "video": "video", "video.frames": "Frames", "video.fps": "Frames per second", "video.fps.about": "How many frames stand for a second; unset, as the authors have it",
+  "frames.count": "{n} frames", "frames.count.one": "{n} frame", "remove.frame": "Remove frame {n}, {name}",
   "candidates.drop": "Drop or paste pictures and text, by the dozen", "candidates.browse": "Browse files", "candidates.text": "Type text",
   "candidates.lines": "One candidate a line", "candidates.lines.add": "Add lines", "candidate.text": "Text", "caption": "Caption (optional)",
   "duplicate": "Same as {n}", "remove.candidate": "Remove {name}", "replace.candidate": "Replace {name}", "remove.picture": "Remove {name}",
@@ -69,6 +72,7 @@ export const en = {
 
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",
+  "announce.video": "A video of {n} frames added.", "announce.video.one": "A video of {n} frame added.",
   "announce.unreadable": "Could not be read: {names}.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
   "announce.copied": "Copied.", "announce.job": "Job {name}: {state}.",
 
