@@ -173,6 +173,7 @@ def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
         (50, 24_576, "p95 640 ms is below the target of 1 s"),
     ]
     return {
+        "at_s": now,
         "workers": list(workers),
         "limits": {
             worker["id"]: [

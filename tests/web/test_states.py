@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -384,8 +385,6 @@ FAILED_LINE = {
 
 def events() -> Iterator[str]:
     """A few statuses that rise, then the end."""
-    import json
-
     for number in range(12):
         rate = 250 + 40 * (number % 3)
         scored = 8600 + 2500 * number
@@ -427,6 +426,67 @@ def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: Canned
     # and an instruction alone changes nothing else
     browser.choose("#instruction-preset", "instruction/web search")
     assert browser.run("return document.getElementById('preset').value") == "product"
+
+
+@browsed
+def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedGateway) -> None:
+    # given a job that is over, and a gateway that takes its time
+    over = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
+    gateway.say("GET /v1/jobs/j1", DONE_JOB)
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.say("GET /v1/jobs/j1/files", {"data": []})
+    let_through: list[bool] = []
+
+    def slowly(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return Reply(JOB)
+
+    gateway.answers["POST /v1/jobs/j1/retry"] = slowly
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait("[data-action=retry]")
+    wait_until(lambda: gateway.asked.count(("GET /v1/jobs/j1", None)), WAIT_S, "it is at its end")
+    begun = gateway.asked.count(("GET /v1/jobs/j1/events", None))
+    # when Retry is clicked twice
+    browser.run("const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();")
+    let_through.append(True)
+    # then one retry was asked for, and its events are followed once
+    wait_until(
+        lambda: gateway.asked.count(("GET /v1/jobs/j1/events", None)) > begun, WAIT_S, "followed"
+    )
+    browser.wait_text(".title .chip", "Done")
+    assert gateway.asked.count(("POST /v1/jobs/j1/retry", None)) == 1
+    assert gateway.asked.count(("GET /v1/jobs/j1/events", None)) == begun + 1
+
+
+@browsed
+def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
+    # given a gateway that tells what is new, and some of it twice
+    browser.open(gateway.address)
+    script = """
+    const [answers] = arguments;
+    return import("/js/watch.js").then(async ({FleetWatch}) => {
+      const asked = [], looks = [];
+      const watch = new FleetWatch({fleet: async (since) => (asked.push(since), answers.shift())});
+      while (answers.length) looks.push(await watch.look());
+      return [asked, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
+    });
+    """
+    answers = [
+        {"at_s": 10, "workers": [{"id": "a"}], "queues": [], "limits": {}, "history": [{"at_s": 1}],
+         "packs": {"a": [{"at_s": 7}]}},
+        {"at_s": 12, "workers": [{"id": "a"}, {"id": "b"}], "queues": [], "limits": {},
+         "history": [{"at_s": 1}, {"at_s": 3}], "packs": {"a": [{"at_s": 7}, {"at_s": 6}]}},
+        {"at_s": 14, "workers": [{"id": "b"}], "queues": [], "limits": {}, "history": [],
+         "packs": {"b": []}},
+    ]  # fmt: skip
+    # when it is looked at three times
+    asked, looks = browser.run(script, answers)
+    # then each look asks from the one before, and nothing is there twice
+    assert asked == [0, 10, 12]
+    assert looks[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
+    # and who is gone is forgotten
+    assert looks[2] == [{"b": []}, [1, 3]]
 
 
 # ---- hundreds of pictures -----------------------------------------------------------------------

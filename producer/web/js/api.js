@@ -53,9 +53,9 @@ export class Api {
     return (await this.json("GET", "/v1/models")).data;
   }
 
-  /** @returns {Promise<any>} */
-  fleet() {
-    return this.json("GET", "/v1/fleet");
+  /** Of the past what came since an earlier answer's `at_s`. @param {number} since @returns {Promise<any>} */
+  fleet(since) {
+    return this.json("GET", `/v1/fleet${since ? `?since=${since}` : ""}`);
   }
 
   /** Score at once. @param {object} body @param {AbortSignal} [signal] @returns {Promise<any>} */

@@ -45,14 +45,14 @@ export function showFleet(root, app, signal) {
   );
   poll(
     async () => {
-      const fleet = await app.api.fleet();
+      const fleet = await app.fleet.look();
       fill(totals, totalFigures(fleet));
       fill(workers, fleet.workers.length ? fleet.workers.map(workerCard) : noWorker(app.model()?.id));
       fill(queues, queueTable(fleet.queues));
       rate.show(seriesOf(fleet.history, "pairs_per_s"));
-      queue.show(fleet.history ?? []);
-      batch.show(fleet.limits ?? {}, fleet.workers);
-      latency.show(fleet.packs ?? {}, fleet.workers);
+      queue.show(fleet.history);
+      batch.show(fleet.limits, fleet.workers);
+      latency.show(fleet.packs, fleet.workers);
     },
     LOOK_MS,
     signal,
@@ -154,7 +154,7 @@ function queueTable(queues) {
 // ---- charts that a job's page shows, too --------------------------------------------------------
 
 function seriesOf(history, field) {
-  return [{ name: "", points: (history ?? []).map((sample) => [sample.at_s, sample[field] ?? 0]) }];
+  return [{ name: "", points: history.map((sample) => [sample.at_s, sample[field] ?? 0]) }];
 }
 
 /** What waits over time. @param {AbortSignal} signal */

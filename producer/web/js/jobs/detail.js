@@ -29,7 +29,7 @@ export function showJob(root, app, id, signal) {
   const page = new JobPage(app, id, signal);
   fill(root, page.element);
   page.follow();
-  poll(async () => page.showFleet(await app.api.fleet()), FLEET_MS, signal);
+  poll(async () => page.showFleet(await app.fleet.look()), FLEET_MS, signal);
 }
 
 class JobPage {
@@ -70,13 +70,24 @@ class JobPage {
     /** How many errors the list was asked for, and whether the job was over then. */
     this.toldErrors = "";
     this.askingErrors = false;
+    this.following = false;
+    /** Whether an action of the user is in hand: a second click does nothing. */
+    this.acting = false;
     this.errorsDueMs = 0;
     /** @type {any} */
     this.fleet = null;
   }
 
-  /** Follow the job's events; where the connection is lost, take it up again. */
+  /** Follow the job to its end, once at a time. */
   async follow() {
+    if (this.following) return;
+    this.following = true;
+    await this.followEvents();
+    this.following = false;
+  }
+
+  /** Its events; where the connection is lost, take it up again. */
+  async followEvents() {
     while (!this.signal.aborted) {
       try {
         for await (const { event, data } of this.app.api.events(this.id, this.signal)) {
@@ -195,14 +206,18 @@ class JobPage {
   }
 
   async act(name) {
+    if (this.acting) return;
+    this.acting = true;
     try {
       this.show(await this.app.api.act(this.id, name));
-      if (name === "retry") this.follow();
+      this.follow(); // after a retry it goes on
     } catch (error) {
       fill(
         this.notice,
         h("p", { class: "reason bad", role: "alert" }, [error.message, error.hint].filter(Boolean).join(" – ")),
       );
+    } finally {
+      this.acting = false;
     }
   }
 
@@ -210,9 +225,9 @@ class JobPage {
     this.fleet = fleet;
     const of = (row) => row.model === this.job?.model;
     const workers = fleet.workers.filter(of);
-    this.queue.show(fleet.history ?? []);
-    this.batch.show(fleet.limits ?? {}, workers);
-    this.latency.show(fleet.packs ?? {}, workers);
+    this.queue.show(fleet.history);
+    this.batch.show(fleet.limits, workers);
+    this.latency.show(fleet.packs, workers);
   }
 
   showScores() {
