@@ -31,8 +31,9 @@ from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
 from producer.rows import parse_rows, refuse_large_ranking, rows_of
 from producer.status import describe
-from shared.ends import Ends
+from shared.ends import Caller, Ends
 from shared.errors import (
+    CallerLeft,
     DeadlineExceeded,
     KeyConflict,
     NoWorker,
@@ -444,12 +445,14 @@ class Client:
         model: str | None = None,
         profile: str | None = None,
         timeout_s: float | None = None,
+        caller: Caller | None = None,
         **options: Any,
     ) -> Answer:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
-        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`.
-        Raises NoWorker, Overloaded (retry later), TooLarge, DeadlineExceeded.
+        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. When the
+        `caller` leaves, the job is cancelled. Raises NoWorker, Overloaded (retry later), TooLarge,
+        DeadlineExceeded, CallerLeft.
         """
         began_s = time.monotonic()
         if model is None and not self.fleet.workers():
@@ -464,9 +467,14 @@ class Client:
             **resolve(profile, options, self.settings.profiles),
         )
         spec = self._calibrated(spec, options)
+        caller = caller or Caller()
+        if caller.has_left:
+            raise CallerLeft("the caller left before its job was made")
         job_id = self._create_inline(spec, pieces, seconds, workers)
-        if not self._ends.wait(job_id, seconds):
+        if not self._ends.wait(job_id, seconds, caller):
             self.store.cancel(job_id)
+            if caller.has_left:
+                raise CallerLeft("the caller left: its job was cancelled")
             raise _too_late(seconds)
         job = self.store.job(job_id)
         if job.cancelled:  # by the monitor, at the same deadline

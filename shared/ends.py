@@ -17,42 +17,58 @@ IDLE_S = 30.0
 """The connection is given back when nobody has been waiting for so long."""
 
 
+class Caller:
+    """Who waits for a job's end, and may go away meanwhile. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self.woken = threading.Event()
+        """Set when there is something to look at: the end, or that it has left."""
+
+    def leave(self) -> None:
+        """Want the end no more: whoever waits for it is woken."""
+        self.has_left = True
+        self.woken.set()
+
+
 class Ends:
     """Tells waiters when their jobs end. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._waiting: dict[str, threading.Event] = {}
+        self._waiting: dict[str, Caller] = {}
         self._listening = threading.Event()
         self._thread: threading.Thread | None = None
         self._wanted_s = 0.0
 
-    def wait(self, job_id: str, timeout_s: float) -> bool:
-        """Wait until a job ends. Returns whether it did within `timeout_s`."""
+    def wait(self, job_id: str, timeout_s: float, caller: Caller | None = None) -> bool:
+        """Wait until a job ends. Returns whether it did within `timeout_s`, and before the caller
+        left. A caller waits for one job in its life."""
         deadline = time.monotonic() + timeout_s
-        told = self._register(job_id)
+        caller = caller or Caller()
+        self._register(job_id, caller)
         try:
             self._listening.wait(min(timeout_s, POLL_S))
             while not self._store.ended(job_id):
-                left = deadline - time.monotonic()
-                if left <= 0:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or caller.has_left:
                     return False
-                if told.wait(min(left, POLL_S)):
+                if caller.woken.wait(min(left_s, POLL_S)) and not caller.has_left:
                     return True
             return True
         finally:
             with self._lock:
                 self._waiting.pop(job_id, None)
 
-    def _register(self, job_id: str) -> threading.Event:
+    def _register(self, job_id: str, caller: Caller) -> None:
         """Be told of a job's end; see to it that someone listens."""
         with self._lock:
             self._wanted_s = time.monotonic()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="ends", daemon=True)
                 self._thread.start()
-            return self._waiting.setdefault(job_id, threading.Event())
+            self._waiting[job_id] = caller
 
     def _listen(self) -> None:
         while self._is_wanted():
@@ -83,6 +99,6 @@ class Ends:
             self._listening.set()
             return
         with self._lock:
-            told = self._waiting.get(message["data"])
-        if told:
-            told.set()
+            caller = self._waiting.get(message["data"])
+        if caller:
+            caller.woken.set()

@@ -20,6 +20,7 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
     │   └── NoWorker                   nobody serves this model
+    ├── CallerLeft                499  whoever asked went away: nobody reads this
     ├── DeadlineExceeded          504  an interactive request ran out of time
     └── EngineError               500  the device or the model
         ├── OutOfDeviceMemory          a pack did not fit; answered by halving it
@@ -155,6 +156,13 @@ class NoWorker(Unavailable):
     """Nobody serves this model now."""
 
     code = "no_worker"
+
+
+class CallerLeft(RerankError):
+    """Whoever asked went away before the answer: nobody reads this."""
+
+    code = "caller_left"
+    http_status = 499
 
 
 class DeadlineExceeded(RerankError):

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
     gateway_port: int = Field(
         8080, ge=0, le=65535, description="its port; of `rerank up` the next free one from there"
     )
+    gateway_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names that a gateway without keys is reached by, comma-separated; "
+        "localhost, this host's own and all IP addresses are",
+    )
     gateway_requests_max: int = Field(
         512, ge=1, description="rerank requests that one gateway has in hand; then 429"
     )
@@ -137,7 +142,10 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
 
-    @field_validator("allowed_buckets", "allowed_hosts", "allowed_roots", "api_keys", mode="before")
+    @field_validator(
+        *("allowed_buckets", "allowed_hosts", "allowed_roots", "gateway_names", "api_keys"),
+        mode="before",
+    )
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         if isinstance(value, str):

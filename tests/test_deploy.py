@@ -32,6 +32,7 @@ from shared.processes import Supervisor
 from shared.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 RERANK = Path(sys.executable).with_name("rerank")
 INTERPOLATED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 ADDRESS = re.compile(r"\w+://[\w.-]+:\d+")
@@ -287,6 +288,12 @@ def test_every_address_leads_to_a_service_that_listens_on_that_port():
         target = service if host == "127.0.0.1" else host
         assert target in services(), f"{service} names the host {host}"
         assert port in listening[target], f"{service} names port {port} of {target}"
+
+
+def test_the_gateway_answers_to_the_name_that_other_services_call_it_by():
+    (target,) = re.findall(r"targets: \[\"(.+?)\"\]", ALERTS.read_text())
+    assert urlsplit(f"//{target}").hostname == "gateway"
+    assert environment("gateway")["RERANK_GATEWAY_NAMES"].split(",") == ["gateway"]
 
 
 def test_servers_are_told_the_ports_that_they_expose():

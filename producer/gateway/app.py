@@ -43,8 +43,7 @@ def make_app(client: Client) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         history.start()
-        waiting = anyio.CapacityLimiter(requests_max)
-        app.state.gateway = Gateway(client, history, waiting)
+        app.state.gateway = Gateway(client, history, anyio.CapacityLimiter(requests_max))
         yield
         history.stop()
 

@@ -1,12 +1,18 @@
-"""One scored request: validated, sent through the queue in a thread, and bounded in number."""
+"""One scored request: validated, sent through the queue in a thread, and bounded in number.
+
+No request waits to be taken in hand, and none is worked on when its client has gone.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import anyio
@@ -16,6 +22,7 @@ from starlette.responses import Response
 from producer.client import Answer, Client
 from producer.gateway.errors import InvalidField, NotScored, position
 from producer.gateway.history import History
+from shared.ends import Caller
 from shared.errors import Overloaded
 from shared.lines import slice_of
 from shared.models import Failure, Slice, SliceOutcome
@@ -32,29 +39,56 @@ class Gateway:
 
     client: Client
     history: History
-    waiting: anyio.CapacityLimiter
+    hands: anyio.CapacityLimiter
     """Requests in hand: each keeps a thread waiting for its answer."""
+    threads: anyio.CapacityLimiter = field(
+        default_factory=lambda: anyio.CapacityLimiter(math.inf), init=False
+    )
+    """Their threads: the hands are what bounds them."""
 
     async def ask(self, request: Request, asked: Sequence[Asked], **options: Any) -> Answer:
         """Score requests of one model as one interactive job.
 
-        Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker.
+        Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker, and
+        CallerLeft when the client closed its connection.
         """
-        if self.waiting.available_tokens < 1:
-            raise Overloaded(
-                f"{self.waiting.borrowed_tokens:g} requests are in hand already",
-                hint="try again in a moment",
-            )
         given = {name: value for name, value in options.items() if value is not None}
-        run = functools.partial(self._ask, asked, given)
-        answer = await anyio.to_thread.run_sync(run, limiter=self.waiting)
+        async with self._in_hand(request) as caller:
+            run = functools.partial(self._ask, asked, {**given, "caller": caller})
+            answer = await anyio.to_thread.run_sync(run, limiter=self.threads)
         request.scope[MODEL] = answer.job.spec.model
         return answer
+
+    @asynccontextmanager
+    async def _in_hand(self, request: Request) -> AsyncIterator[Caller]:
+        """Take a request in hand at once, or raise Overloaded; tell when its client has left."""
+        caller = Caller()
+        try:
+            self.hands.acquire_on_behalf_of_nowait(caller)
+        except anyio.WouldBlock:
+            raise Overloaded(
+                f"{self.hands.borrowed_tokens:g} requests are in hand already",
+                hint="try again in a moment",
+            ) from None
+        watching = asyncio.create_task(_watch(request, caller))
+        try:
+            yield caller
+        finally:
+            watching.cancel()
+            caller.leave()  # when this gateway stops, its threads do too
+            self.hands.release_on_behalf_of(caller)
 
     def _ask(self, asked: Sequence[Asked], options: Mapping[str, Any]) -> Answer:
         limit = self.client.settings.max_documents_per_request
         pieces = [one.piece(number, limit) for number, one in enumerate(asked, 1)]
         return self.client.ask(pieces, **options)
+
+
+async def _watch(request: Request, caller: Caller) -> None:
+    """Tell when the client closes its connection; of its body nothing is left to be read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    caller.leave()
 
 
 @dataclass(frozen=True)

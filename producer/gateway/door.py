@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from shared.settings import Settings
 
 GUARDED = ("/v1", "/v2", "/rerank", "/score", "/metrics")
 """What paths begin with that need a key; health, documentation and the page are open."""
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+LOCAL = ("127.0.0.1", "localhost", "::1")
 """What a gateway that listens on this host alone is called."""
 UPLOADS = "/v1/uploads"
 """Has a cap of its own."""
@@ -53,7 +55,8 @@ class Door:
         self._app = app
         self._count = count
         self._keys = [_digest(key.get_secret_value()) for key in settings.api_keys]
-        self._is_local = settings.gateway_host in LOCAL
+        names = (*LOCAL, settings.gateway_host, socket.gethostname(), *settings.gateway_names)
+        self._names = frozenset(map(_folded, names))
         self._body_max = JSON_OVERHEAD * settings.inline_bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,18 +98,19 @@ class Door:
         if self._keys:
             known = self._is_known(headers)
             return None if known else KeyRefused("this needs a key", hint=_KEY_HINT)
-        if self._is_from_another_site(headers):
-            return NotAllowed("this came from a page of another site", hint=_SITE_HINT)
-        return None
+        return self._sent_by_another_site(headers)
 
-    def _is_from_another_site(self, headers: Headers) -> bool:
+    def _sent_by_another_site(self, headers: Headers) -> NotAllowed | None:
         """Whether a browser was sent here by a foreign page, perhaps under a name that was made to
         lead to this host. Without keys nothing else would stop it."""
-        host = re.sub(r":\d*$", "", headers.get("host", ""))
-        renamed = self._is_local and host not in LOCAL
+        name = _folded(re.sub(r":\d*$", "", headers.get("host", "")))
+        if name not in self._names and not _is_address(name):
+            return NotAllowed(f"this gateway is not called {name[:100]!a}", hint=_NAME_HINT)
         origin = headers.get("origin", "").partition("://")[2]  # none, or "null", where not told
         foreign = "origin" in headers and origin != headers.get("host", "")
-        return renamed or foreign or headers.get("sec-fetch-site") == "cross-site"
+        if foreign or headers.get("sec-fetch-site") == "cross-site":
+            return NotAllowed("this came from a page of another site", hint=_SITE_HINT)
+        return None
 
     def _is_known(self, headers: Headers) -> bool:
         bearer = re.fullmatch(r"(?i:bearer)\s+(\S+)\s*", headers.get("authorization", ""))
@@ -132,7 +136,22 @@ class Door:
 
 
 _KEY_HINT = "send the header `Authorization: Bearer KEY`, or `X-API-Key: KEY`"
-_SITE_HINT = "set RERANK_API_KEYS when this gateway is reached under another name than localhost"
+_NAME_HINT = "add the name to RERANK_GATEWAY_NAMES, or set RERANK_API_KEYS"
+_SITE_HINT = "set RERANK_API_KEYS, or let the proxy before this gateway keep the header Host"
+
+
+def _folded(name: str) -> str:
+    """A host's name as names are compared."""
+    return name.lower().rstrip(".").strip("[]")
+
+
+def _is_address(name: str) -> bool:
+    """Whether it is an IP address: no foreign site can make one lead elsewhere."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(key: str) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -15,12 +17,13 @@ from producer.client import Client
 from producer.gateway.app import make_app
 from producer.gateway.door import SAFE_HEADERS
 from shared.models import Priority
-from shared.settings import Settings
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import running_gateway
 from tests.support.server import valkey
+from tests.support.wait import wait_until
 
 BODY = {"query": "q", "documents": ["a", "b"]}
+WRONG = {"query": " ", "documents": ["a"]}
 OPEN = {"/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/style.css"}
 
 
@@ -90,6 +93,35 @@ def test_keys_are_in_no_log_and_reach_the_gateway_of_up(settings):
 )
 def test_without_keys_no_page_of_another_site_gets_in(http, headers, status):
     assert http.get("/v1/models", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("listens_on", ["127.0.0.1", "0.0.0.0", "::", "rerank.lan"])
+def test_without_keys_a_gateway_answers_to_its_own_names_alone(change, listens_on):
+    # given a gateway that was given a name
+    settings = change(gateway_host=listens_on, gateway_names=("Rerank.example", "gateway"))
+    names = {
+        "localhost:8080": 200,
+        "192.168.1.7:8080": 200,
+        "[fd00::7]:8080": 200,
+        "rerank.example": 200,
+        "RERANK.EXAMPLE.:8080": 200,
+        "gateway:8080": 200,
+        f"{socket.gethostname()}:8080": 200,
+        "rerank.lan": 200 if listens_on == "rerank.lan" else 403,
+        "rebound.example:8080": 403,
+        "192.168.1.7.rebound.example": 403,
+        "gateway.rebound.example": 403,
+        "": 403,
+    }
+    with running_gateway(settings) as http:
+        found = {name: http.get("/v1/models", headers={"Host": name}) for name in names}
+        # then it is refused under any other one, and says what to do
+        assert {name: answer.status_code for name, answer in found.items()} == names
+        error = found["rebound.example:8080"].json()["error"]
+        assert error["message"] == "this gateway is not called 'rebound.example'"
+        assert "RERANK_GATEWAY_NAMES" in error["hint"]
+        # but for what is open to all
+        assert http.get("/health/live", headers={"Host": "rebound.example"}).status_code == 200
 
 
 def test_with_keys_any_name_will_do(keyed):
@@ -211,20 +243,62 @@ def test_a_full_queue_sends_away_with_a_time_to_come_back(change, fleet, real_hi
     assert (tei.status_code, tei.json()["error_type"]) == (429, "Overloaded")
 
 
-def test_a_gateway_whose_hands_are_full_sends_away(change, fleet):
+def test_a_gateway_whose_hands_are_full_sends_away(change, fleet, store):
     fleet.beat(worker_row())
-    settings: Settings = change(gateway_requests_max=1, interactive_deadline_s=1.5)
-    with running_gateway(settings) as http:
-        # given one request that nobody answers
-        statuses: list[int] = []
-        ask = lambda: statuses.append(http.post("/v1/rerank", json=BODY).status_code)  # noqa: E731
-        both = [threading.Thread(target=ask) for _ in range(2)]
-        for thread in both:
-            thread.start()
-        for thread in both:
-            thread.join(20)
-    # then the other one is not kept waiting, and the first is told when its time is over
-    assert sorted(statuses) == [429, 504]
+    with running_gateway(change(gateway_requests_max=1)) as http, ThreadPoolExecutor(1) as threads:
+        # given a request in hand that nobody answers
+        first = threads.submit(http.post, "/v1/rerank", json=BODY)
+        (job_id,) = wait_until(store.unfinished, what="it is in hand")
+        # then another one is not kept waiting
+        second = http.post("/v1/rerank", json=BODY)
+        assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
+        # and when the first one is over
+        store.cancel(job_id)
+        assert first.result(20).status_code == 504
+        # then the hand is free
+        third = threads.submit(http.post, "/v1/rerank", json=BODY)
+        (job_id,) = wait_until(store.unfinished, what="the third is in hand")
+        store.cancel(job_id)
+        assert third.result(20).status_code == 504
+
+
+def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change, fleet, store):
+    fleet.beat(worker_row())
+    # given one hand and twenty requests at the same moment
+    with running_gateway(change(gateway_requests_max=1)) as http, ThreadPoolExecutor(20) as threads:
+        together = threading.Barrier(20)
+
+        def ask() -> int:
+            together.wait(20)
+            return http.post("/v1/rerank", json=BODY).status_code
+
+        asked = [threads.submit(ask) for _ in range(20)]
+        # when all but one have their answer
+        wait_until(lambda: sum(one.done() for one in asked) == 19, 20, "the others are sent away")
+        (job_id,) = store.unfinished()
+        store.cancel(job_id)
+        # then one was taken in hand
+        assert sorted(one.result(20) for one in asked) == [429] * 19 + [504]
+
+
+def test_a_client_that_goes_away_leaves_no_work_behind(change, fleet, store):
+    fleet.beat(worker_row())
+    with running_gateway(change(gateway_requests_max=1)) as http:
+        # given a request in hand
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as caller:
+            body = json.dumps(BODY).encode()
+            caller.sendall(
+                b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+            (job_id,) = wait_until(store.unfinished, what="it is in hand")
+        # when its client closes the connection: then its job ends, long before the deadline
+        wait_until(lambda: store.job(job_id).cancelled, what="the job is cancelled")
+        assert store.due_shards(MODEL, 10) == []
+        # and the hand is free: this one is refused for itself, not for the other
+        hand_is_free = lambda: http.post("/v1/rerank", json=WRONG).status_code == 422  # noqa: E731
+        wait_until(hand_is_free, what="the hand is free")
 
 
 def test_without_redis_the_answer_is_503(change, tmp_path):

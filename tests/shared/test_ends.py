@@ -10,7 +10,7 @@ import redis
 from pydantic import SecretStr
 
 from shared import ends
-from shared.ends import Ends
+from shared.ends import Caller, Ends
 from shared.models import InputRef, JobSpec
 from shared.store import Store, connect
 from tests.support.server import free_port, valkey
@@ -63,6 +63,17 @@ def test_a_job_that_has_ended_is_not_waited_for(store, client):
 
 def test_a_time_that_is_over_is_told(store):
     assert not Ends(store).wait("j1", 0.05)
+
+
+def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    heard, caller = Ends(store), Caller()
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(heard.wait, "j1", 25.0, caller)
+        wait_until(lambda: heard._waiting)
+        caller.leave()
+        assert not waiting.result(10)
+    assert not heard._waiting
 
 
 def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkeypatch):
