@@ -110,6 +110,17 @@ class Answer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a small request stands."""
+
+    ahead: int | None
+    """Shards before it in its queue; None once a worker has begun with it."""
+    done: int
+    total: int
+    """Of its pairs, those that have an outcome, and all."""
+
+
 class Client:
     """One connection to a fleet. Safe to share between threads.
 
@@ -484,6 +495,16 @@ class Client:
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
+
+    def standing(self, job_id: str) -> Standing:
+        """Where a small request stands, until it ends. Raises UnknownJob."""
+        job = self.store.job(job_id)
+        done, total = job.progress.done, job.progress.fed
+        if done or "fingerprint" in job.facts:  # which a worker sets with its first claim
+            return Standing(None, done, total)
+        queue = model_queue(job.spec.model, Priority.interactive)
+        (waiting,) = broker_keys(self.settings, [queue])
+        return Standing(self.store.hints_before(waiting, job_id), done, total)
 
     def _check_interactive(self, model: str) -> list[WorkerRow]:
         """The workers that may take a request. Raises NoWorker, Overloaded."""

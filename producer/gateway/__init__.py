@@ -6,10 +6,13 @@ errors.py    errors of the tree as answers, in the shape that each family of cli
 contents.py  queries and documents of all shapes -> contents as a line of input has them
 asking.py    one scored request: validated, sent through the queue in a thread, bounded
 native.py    POST /v1/rerank, also in Jina's and vLLM's shape
+staged.py    the same as server-sent events: where the request stands, then its answer
 cohere.py    POST /v2/rerank
 tei.py       POST /rerank when the body has `texts`
 vllm.py      POST /v1/score, /score
 jobs.py      jobs, their results and events
+files.py     the files of a job's output, to be downloaded
+events.py    server-sent events
 uploads.py   bytes streamed into the storage
 fleet.py     models, presets, workers, health
 history.py   what the fleet did in the last minutes, sampled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread
 from producer.gateway.errors import InvalidField
+from producer.gateway.events import KEEP_ALIVE, as_events, event
 from producer.gateway.native import Options
 from shared.errors import Unavailable, UnknownJob
 from shared.lines import dump_line
@@ -229,11 +229,7 @@ async def events(request: Request, job_id: JobId) -> Response:
     """`status` about once a second, with what GET of the job tells; `end` is the last."""
     client = gateway_of(request).client
     first = await in_thread(client.status, job_id)
-    stream = _follow(client, first)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_NO_BUFFER)
-
-
-_NO_BUFFER = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return as_events(_follow(client, first))
 
 
 async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:
@@ -242,10 +238,10 @@ async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]
     job_id, last = found.id, found
     while True:
         if found is None:
-            yield ": keep-alive\n\n"
+            yield KEEP_ALIVE
         else:
             last = found
-            yield _event("status", _as_told(found))
+            yield event("status", _as_told(found))
             if found.state in ("done", "cancelled"):
                 break
         await asyncio.sleep(EVENT_S)
@@ -255,8 +251,4 @@ async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]
             break
         except (Unavailable, *REDIS_ERRORS):
             found = None
-    yield _event("end", {"id": job_id, "state": last.state})
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    yield event("end", {"id": job_id, "state": last.state})

@@ -16,10 +16,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from producer.client import Answer
-from producer.gateway import tei
+from producer.gateway import staged, tei
 from producer.gateway.asking import Asked, Gateway, as_json, gateway_of
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
 from producer.gateway.errors import SHAPE
+from shared.ends import Caller
 from shared.models import REJECTIONS
 
 routes = APIRouter(tags=["rerank"])
@@ -109,7 +110,11 @@ class RerankBody(Options):
 
 @routes.post("/v1/rerank", summary="Rerank documents: native, Jina's and vLLM's shape")
 async def rerank(request: Request, body: RerankBody) -> Response:
-    """Documents by relevance, best first. A bad image costs only its own document."""
+    """Documents by relevance, best first. A bad image costs only its own document.
+
+    With `Accept: text/event-stream` the request's stages are told as events: `queued`, `scoring`,
+    then `answer` or `error`.
+    """
     return await answer(gateway_of(request), request, body)
 
 
@@ -137,15 +142,21 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
-    """Score a request and tell it in the superset of all shapes."""
+    """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
     asked = Asked(
         content_of(body.query, "query"),
         documents_of(body.documents),
         body.instruction,
         body.top_n,
     )
-    found = await gateway.ask(request, [asked], model=body.model, **body.options())
-    return as_json(_superset(found, body, asked))
+
+    async def ask(caller: Caller) -> dict[str, Any]:
+        found = await gateway.ask(request, [asked], caller, model=body.model, **body.options())
+        return _superset(found, body, asked)
+
+    if staged.wants_stages(request):
+        return await staged.answer(gateway.client, ask)
+    return as_json(await ask(Caller()))
 
 
 def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:

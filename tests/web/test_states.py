@@ -21,6 +21,7 @@ from tests.web.canned import (
     CannedGateway,
     Reply,
     error,
+    event,
     fleet_of,
     rerank,
     uploads,
@@ -116,28 +117,65 @@ def test_a_full_queue_is_waited_for(
 
 @browsed
 def test_progress_is_staged(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
-    # given a request that waits behind four others until it is let through
-    waits = {**MODEL, "stats": {"queue_absolute": 4}}
-    gateway.say("GET /v1/models", {"data": [waits]})
-    let_through: list[bool] = []
+    # given a request that stands behind four others, then is scored, each until the test goes on
+    go_on: list[str] = []
 
-    def slowly(asked: Any) -> Reply:
-        wait_until(lambda: let_through, WAIT_S, "the test goes on")
-        return rerank()(asked)
+    def stages(asked: Any) -> Iterator[str]:
+        for name, data in (("queued", {"ahead": 4}), ("scoring", {"done": 2, "total": 3})):
+            yield event(name, data)
+            wait_until(lambda name=name: name in go_on, WAIT_S, "the test goes on")
+        yield event("answer", rerank()(asked).body)
 
-    gateway.answers["POST /v1/rerank"] = slowly
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(stages(asked))
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it says so, stage by stage
-    browser.wait_text("#run-status", "Queued, 4 requests wait")
+    browser.wait_text("#run-status", "In the queue, 4 pieces of work ahead")
     assert browser.text(".steps .now") == "Queue"
     keep("queued")
-    gateway.say("GET /v1/models", {"data": [MODEL]})
-    browser.wait_text("#run-status", "Scoring 3 candidates")
+    go_on.append("queued")
+    browser.wait_text("#run-status", "A worker has it: 2 of 3 scored")
     assert browser.text(".steps .past") == "Upload\nQueue"
-    let_through.append(True)
+    keep("scoring")
+    go_on.append("scoring")
     browser.wait_text("#run-status", "Ranked in")
+
+
+@browsed
+def test_a_run_is_broken_off(browser: Browser, gateway: CannedGateway) -> None:
+    # given a request that is in the queue, of which the gateway tells once and again
+    left: list[bool] = []
+
+    def for_ever() -> Iterator[str]:
+        try:
+            while True:
+                yield event("queued", {"ahead": 1})
+        finally:
+            left.append(True)
+
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(for_ever())
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "1 piece of work ahead")
+    # when it is cancelled, then the page has left the connection, and is ready
+    browser.click("#cancel-run")
+    wait_until(lambda: left, WAIT_S, "the connection is left")
+    browser.wait_text("#run-status", "3 ready to be ranked")
+
+
+@browsed
+def test_what_goes_wrong_while_it_is_scored(browser: Browser, gateway: CannedGateway) -> None:
+    # given a request that ends with an error, and one whose stream just stops
+    late = {"status": 504, **error("no answer within 60 s", "ask again")}
+    ends = [iter([event("scoring", {"done": 0, "total": 3})]), iter([event("error", late)])]
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(ends.pop())
+    browser.open(gateway.address)
+    fill_in(browser)
+    for said in ("no answer within 60 s", "The connection is lost."):
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        browser.wait_text("#run-status", said)
 
 
 @browsed
@@ -448,7 +486,9 @@ def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedG
     wait_until(lambda: gateway.asked.count(("GET /v1/jobs/j1", None)), WAIT_S, "it is at its end")
     begun = gateway.asked.count(("GET /v1/jobs/j1/events", None))
     # when Retry is clicked twice
-    browser.run("const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();")
+    browser.run(
+        "const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();"
+    )
     let_through.append(True)
     # then one retry was asked for, and its events are followed once
     wait_until(
@@ -511,7 +551,7 @@ URL.revokeObjectURL = (url) => {
 def test_hundreds_of_pictures_are_taken_in_a_few_at_a_time(
     browser: Browser, gateway: CannedGateway
 ) -> None:
-    # given a page whose object URLs are counted, and three hundred small pictures, two of them equal
+    # given a page whose object URLs are counted, and three hundred small pictures, two equal
     browser.open(gateway.address)
     browser.run(COUNT_URLS)
     count = 300

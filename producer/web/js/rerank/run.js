@@ -7,7 +7,6 @@ import { t } from "../i18n.js";
 import { imageOptions } from "./pictures.js";
 import { picturesOf } from "./session.js";
 
-const LOOK_MS = 600;
 const BUSY_S = 5; // where the gateway does not say how long
 
 /** @typedef {import("./session.js").Session} Session */
@@ -104,28 +103,13 @@ export class Runner {
   /** Send the request; where the queue is full wait as long as told and send it again. */
   async send(body, signal) {
     while (true) {
-      const watching = new AbortController();
-      this.watchQueue(body.model, AbortSignal.any([signal, watching.signal]));
+      this.session.progress.set({ stage: "sent" });
       try {
-        return await this.api.rerank(body, signal);
+        return await this.api.rerankStaged(body, (stage) => this.session.progress.set(stage), signal);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status !== 429) throw error;
-        watching.abort();
         await this.waitOutBusy(error.retryAfterS || BUSY_S, signal);
-      } finally {
-        watching.abort();
       }
-    }
-  }
-
-  /** Tell queued from scoring by what waits in the model's queue. */
-  async watchQueue(model, signal) {
-    this.session.progress.set({ stage: "queued", waiting: 0 });
-    while (await pause(LOOK_MS, signal)) {
-      const models = await this.api.models().catch(() => []);
-      const waiting = models.find(({ id }) => id === model)?.stats?.queue_absolute ?? 0;
-      if (signal.aborted) return;
-      this.session.progress.set(waiting > 1 ? { stage: "queued", waiting } : { stage: "scoring" });
     }
   }
 

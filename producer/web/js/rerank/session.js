@@ -68,7 +68,7 @@ import { Value } from "../value.js";
 
 /**
  * @typedef {{stage: "idle"} | {stage: "uploading", done: number, total: number}
- *   | {stage: "queued", waiting: number} | {stage: "scoring"} | {stage: "busy", untilMs: number}
+ *   | {stage: "sent"} | import("../api.js").Stage | {stage: "busy", untilMs: number}
  *   | {stage: "failed", error: import("../api.js").ApiError} | {stage: "done", seconds: number}} Progress
  */
 

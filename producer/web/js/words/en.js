@@ -49,8 +49,8 @@ export const en = {
   // running
   "rerank": "Rerank", "steps": "Progress", "stage.uploading": "Upload", "stage.queued": "Queue", "stage.scoring": "Score", "stage.done": "Done",
   "need.query": "Write a query first.", "need.picture": "Add a picture as query first.", "need.frames": "Add frames as query first.", "need.candidates": "Add candidates first.",
-  "progress.uploading": "Uploading: {done} of {total}", "progress.sent": "Sent", "progress.queued": "Queued, {n} requests wait", "progress.queued.one": "Queued, {n} request waits",
-  "progress.scoring": "Scoring {n} candidates", "progress.scoring.one": "Scoring {n} candidate", "progress.ready": "{n} ready to be ranked", "progress.done": "Ranked in {seconds}",
+  "progress.uploading": "Uploading: {done} of {total}", "progress.sent": "Sent", "progress.next": "Next in the queue", "progress.queued": "In the queue, {n} pieces of work ahead", "progress.queued.one": "In the queue, {n} piece of work ahead",
+  "progress.scoring": "A worker has it: {done} of {total} scored", "progress.ready": "{n} ready to be ranked", "progress.done": "Ranked in {seconds}",
   "busy": "The queue is full; trying again in {n} seconds", "busy.one": "The queue is full; trying again in {n} second",
 
   // results

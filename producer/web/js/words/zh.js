@@ -48,8 +48,8 @@ export const zh = {
   // 运行
   "rerank": "重排", "steps": "进度", "stage.uploading": "上传", "stage.queued": "排队", "stage.scoring": "打分", "stage.done": "完成",
   "need.query": "请先填写查询。", "need.picture": "请先添加查询图片。", "need.frames": "请先添加查询的视频帧。", "need.candidates": "请先添加候选。",
-  "progress.uploading": "正在上传：{done} / {total}", "progress.sent": "已发送", "progress.queued": "排队中，{n} 个请求等待", "progress.queued.one": "排队中，{n} 个请求等待",
-  "progress.scoring": "正在为 {n} 个候选打分", "progress.scoring.one": "正在为 {n} 个候选打分", "progress.ready": "{n} 个候选待排序", "progress.done": "用时 {seconds}",
+  "progress.uploading": "正在上传：{done} / {total}", "progress.sent": "已发送", "progress.next": "排在队首", "progress.queued": "排队中，前面还有 {n} 份工作", "progress.queued.one": "排队中，前面还有 {n} 份工作",
+  "progress.scoring": "worker 正在处理：已打分 {done} / {total}", "progress.ready": "{n} 个候选待排序", "progress.done": "用时 {seconds}",
   "busy": "队列已满，{n} 秒后重试", "busy.one": "队列已满，{n} 秒后重试",
 
   // 结果
