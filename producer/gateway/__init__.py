@@ -11,7 +11,7 @@ cohere.py    POST /v2/rerank
 tei.py       POST /rerank when the body has `texts`
 vllm.py      POST /v1/score, /score
 jobs.py      jobs, their results and events
-files.py     the files of a job's output, to be downloaded
+downloads.py the files of a job's output, to be downloaded
 events.py    server-sent events
 uploads.py   bytes streamed into the storage
 fleet.py     models, presets, workers, health

@@ -184,7 +184,7 @@ _NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
 async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
     """A line per line of input, in order; with `partial` what was scored so far."""
     client = gateway_of(request).client
-    return await _lines(client.results(job_id, partial=partial))
+    return await stream_lines(client.results(job_id, partial=partial))
 
 
 @routes.get("/{job_id}/errors", summary="Stream what has no score", responses={200: _NDJSON})
@@ -192,16 +192,21 @@ async def errors(
     request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=100_000)] = 100
 ) -> Response:
     """The lines in which something was rejected or failed, without their results."""
-    found = gateway_of(request).client.results(job_id, partial=True)
-    failed = (_without_results(line) for line in found if line.get("errors") or "error" in line)
-    return await _lines(islice(failed, limit))
+    return await stream_lines(islice(failed_lines(gateway_of(request).client, job_id), limit))
+
+
+def failed_lines(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
+    """The lines of a job, so far, in which something has no score; without their results."""
+    for line in client.results(job_id, partial=True):
+        if line.get("errors") or "error" in line:
+            yield _without_results(line)
 
 
 def _without_results(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in ("results", "provenance")}
 
 
-async def _lines(lines: Iterator[dict[str, Any]]) -> Response:
+async def stream_lines(lines: Iterator[dict[str, Any]]) -> Response:
     """Stream lines; what is wrong with the first is still told with its status."""
     first = await in_thread(lambda: list(islice(lines, 1)))
     blocks = _blocks(chain(first, lines))

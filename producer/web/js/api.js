@@ -122,10 +122,14 @@ export class Api {
     return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
   }
 
-  /** The results as a file. @param {string} id @param {boolean} partial @returns {Promise<Blob>} */
-  async results(id, partial) {
-    const response = await this.request("GET", this.resultsAddress(id, partial));
-    return response.blob();
+  /** The first files of a job's output, and how many there are. @param {string} id @param {number} limit @returns {Promise<any>} */
+  files(id, limit) {
+    return this.json("GET", `${jobPath(id)}/files?limit=${limit}`);
+  }
+
+  /** Where a file of a job's output is. @param {string} id @param {string} name */
+  fileAddress(id, name) {
+    return `${jobPath(id)}/files/${encodeURIComponent(name)}`;
   }
 
   /**

@@ -91,7 +91,11 @@ class JobForm {
       ["off", "reject", "downweight"].map((name) => [name, t(`action.${name}`)]),
     );
     this.explain = h("input", { type: "checkbox", id: "job-explain" });
-    this.queries = h("textarea", { id: "job-queries", rows: 3 });
+    this.queries = h("textarea", { id: "job-queries", rows: 3, "aria-describedby": "job-queries-about" });
+    this.format = choice(
+      "job-format",
+      ["jsonl", "parquet"].map((name) => [name, t(`format.${name}`)]),
+    );
   }
 
   get elements() {
@@ -115,7 +119,8 @@ class JobForm {
         profiles.length > 0 && field("job.profile", this.profile),
         field("job.output", this.output),
         field("job.queries", this.queries),
-        h("p", { class: "hint" }, t("job.queries.about")),
+        h("p", { class: "hint", id: "job-queries-about" }, t("job.queries.about")),
+        field("job.format", this.format),
         h("label", { class: "check", for: "job-explain" }, this.explain, h("span", {}, t("explain"))),
       ),
     ];
@@ -158,7 +163,7 @@ class JobForm {
       top_n: Number(this.topN.value),
       explain: this.explain.checked,
       image: Object.keys(image).length > 0 && image,
-      catalog: queries.length > 0 && { queries },
+      catalog: queries.length > 0 && { queries, format: this.format.value },
     };
     return Object.fromEntries(Object.entries(body).filter(([, value]) => value));
   }

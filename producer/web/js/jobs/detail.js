@@ -2,12 +2,13 @@
 
 import { ApiError } from "../api.js";
 import { ColumnChart, LineChart } from "../charts.js";
-import { announce, fill, h, icon, offerFile } from "../dom.js";
+import { announce, fill, h, icon } from "../dom.js";
 import { batchChart, latencyChart, queueChart } from "../fleet.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
+import { Downloads, downloadLink } from "./downloads.js";
 import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
 
 const FLEET_MS = 2_000;
@@ -42,6 +43,7 @@ class JobPage {
     this.head = h("div", { class: "page-head" });
     this.facts = h("div", { class: "job-facts" });
     this.notice = h("div", { class: "notice-holder" });
+    this.downloads = new Downloads(app.api, id);
     this.errors = h("section", { class: "panel job-errors", hidden: true, "aria-label": t("errors") });
     this.rate = new LineChart({ title: t("chart.rate"), unit: t("unit.pairs") }, signal);
     this.queue = queueChart(signal);
@@ -66,7 +68,10 @@ class JobPage {
         [this.rate, this.queue, this.batch, this.latency, this.scores].map((chart) => chart.element),
       ),
       this.errors,
+      this.downloads.element,
     );
+    /** What the buttons and the title were made for. */
+    this.headOf = "";
     /** How many errors the list was asked for, and whether the job was over then. */
     this.toldErrors = "";
     this.askingErrors = false;
@@ -117,15 +122,15 @@ class JobPage {
 
   async end() {
     this.show(await this.app.api.job(this.id));
+    this.downloads.show();
     announce(t("announce.job", { name: jobName(this.job), state: t(`state.${this.job.state}`) }));
   }
 
   show(job) {
-    const changed = this.job?.state !== job.state;
     const first = this.job === null;
     this.job = { ...this.job, ...job };
     if (first && this.fleet) this.showFleet(this.fleet); // it may have come before
-    if (changed) fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
+    this.showHead();
     fill(this.notice, job.reason && h("p", { class: "reason" }, job.reason));
     fill(this.facts, progressBar(this.job), this.figures());
     if (!isOver(job)) this.sample(job.pairs_per_s);
@@ -140,6 +145,14 @@ class JobPage {
 
   sample(rate) {
     this.app.rates.set(this.id, [...this.samples, [Date.now() / 1000, rate]].slice(-SAMPLES));
+  }
+
+  /** The title and the buttons; not made anew under somebody's fingers without need. */
+  showHead() {
+    const of = `${this.job.state} ${this.canRetry}`;
+    if (of === this.headOf) return;
+    this.headOf = of;
+    fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
   }
 
   title() {
@@ -185,24 +198,24 @@ class JobPage {
       state === "running" && act("pause", "pause"),
       state === "paused" && act("resume", "play"),
       !isOver(this.job) && act("cancel", "stop"),
-      isOver(this.job) && act("retry", "replace"),
-      this.download(!isOver(this.job)),
+      this.canRetry && act("retry", "replace"),
+      this.results(!isOver(this.job)),
     ];
   }
 
-  /** A plain link, so that the browser streams it to the disk; with a key, which a link cannot send, by way of memory. */
-  download(partial) {
-    const [file, label] = [`${jobName(this.job)}.jsonl`, t(partial ? "job.partial" : "job.results")];
-    const props = { class: "button", "data-action": "results" };
-    if (!this.app.api.keyed)
-      return h(
-        "a",
-        { ...props, href: this.app.api.resultsAddress(this.id, partial), download: file },
-        icon("download"),
-        label,
-      );
-    const fetchIt = async () => offerFile(file, "application/x-ndjson", await this.app.api.results(this.id, partial));
-    return h("button", { ...props, type: "button", onclick: fetchIt }, icon("download"), label);
+  /** Whether something has no score, in a job that can be tried again: a catalog cannot. */
+  get canRetry() {
+    const { progress, catalog } = this.job;
+    return isOver(this.job) && !catalog && progress.errors + progress.rejected + progress.cancelled > 0;
+  }
+
+  results(partial) {
+    return downloadLink(this.app.api, {
+      address: this.app.api.resultsAddress(this.id, partial),
+      file: `${jobName(this.job)}.jsonl`,
+      label: t(partial ? "job.partial" : "job.results"),
+      props: { class: "button", "data-action": "results" },
+    });
   }
 
   async act(name) {

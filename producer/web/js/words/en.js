@@ -68,7 +68,7 @@ export const en = {
   "part.not_asked": "run with sub-scores",
   "margin": "Margin", "detail.original": "Original size", "detail.used": "Used size", "detail.cropped": "Cut away", "detail.tokens": "Visual tokens", "detail.quality": "Quality",
   "detail.plain_margin": "Margin before quality", "detail.truncated": "Tokens cut off", "detail.time": "Time",
-  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version",
+  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version", "provenance.pixels": "Pictures",
 
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",
@@ -85,6 +85,9 @@ export const en = {
   "job.output": "Output URI; without one it is kept here", "job.profile": "Profile", "job.profile.none": "none", "job.options": "Options", "job.need.input": "Choose a file or name a URI.",
   "job.queries": "Queries of a catalog, one a line", "job.queries.about": "With queries, the input is a catalog of images: every query meets every image.",
   "job.pause": "Pause", "job.resume": "Resume", "job.cancel": "Cancel", "job.retry": "Retry what failed", "job.results": "Results", "job.partial": "Results so far",
+  "job.format": "Rows of a catalog as", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
+  "downloads": "Downloads", "downloads.more": "and {n} more parts; the manifest names them all", "downloads.rows": "{n} rows", "downloads.results": "every line with its ranking",
+  "downloads.manifest": "counts, options, provenance, parts", "downloads.errors": "what has no score, and why", "downloads.ranking": "the best of each query", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "Without a score: {n}", "errors.line": "line {n}",
 
   // charts and fleet

@@ -67,7 +67,7 @@ export const zh = {
   "part.not_asked": "请开启分项得分",
   "margin": "间隔", "detail.original": "原始尺寸", "detail.used": "使用尺寸", "detail.cropped": "裁去", "detail.tokens": "视觉 token", "detail.quality": "质量",
   "detail.plain_margin": "降分前的间隔", "detail.truncated": "截去的 token", "detail.time": "用时",
-  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本",
+  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本", "provenance.pixels": "图片处理",
 
   // 朗读
   "announce.candidates": "已添加 {n} 个候选。", "announce.candidates.one": "已添加 {n} 个候选。", "announce.pictures": "已向查询添加 {n} 张图片。", "announce.pictures.one": "已向查询添加图片。",
@@ -84,6 +84,9 @@ export const zh = {
   "job.output": "输出 URI；不填则保存在此", "job.profile": "场景配置", "job.profile.none": "无", "job.options": "选项", "job.need.input": "请选择文件或填写 URI。",
   "job.queries": "图库的查询，每行一个", "job.queries.about": "填写查询后，输入即为图库：每个查询与每张图片逐一配对。",
   "job.pause": "暂停", "job.resume": "继续", "job.cancel": "取消", "job.retry": "重试失败项", "job.results": "结果", "job.partial": "目前的结果",
+  "job.format": "图库结果格式", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
+  "downloads": "下载", "downloads.more": "另有 {n} 个分片，清单中列有全部名称", "downloads.rows": "{n} 行", "downloads.results": "每行输入及其排序",
+  "downloads.manifest": "计数、选项、来源、分片", "downloads.errors": "没有分数的条目及原因", "downloads.ranking": "每个查询的最佳图片", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "无分数：{n}", "errors.line": "第 {n} 行",
 
   // 图表与集群
