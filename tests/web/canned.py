@@ -158,6 +158,10 @@ WORKER = {
     "preparing_share": 0.04, "pairs": 51_200, "latency_s": 0.41, "seen_s": 0.0,
     "latency_p50_s": 0.38, "latency_p95_s": 0.64, "memory_bytes": 31_400_000_000, "ooms": 1,
 }  # fmt: skip
+OTHER_WORKER = WORKER | {
+    "id": "w2", "pid": 4712, "device": "cuda:1", "batch_tokens": 23_552, "pairs_per_s": 287.0,
+    "busy_share": 0.88, "preparing_share": 0.09, "ooms": 0,
+}  # fmt: skip
 PRESETS = {
     "instructions": [
         {"name": "web search", "text": "Given a web search query, retrieve relevant passages"},
@@ -194,10 +198,15 @@ def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
         "workers": list(workers),
         "limits": {
             worker["id"]: [
-                {"at_s": now - ago_s, "tokens": tokens, "pairs": 1024, "reason": reason}
+                {
+                    "at_s": now - ago_s + 20 * number,
+                    "tokens": tokens - 1024 * number,
+                    "pairs": 1024,
+                    "reason": reason,
+                }
                 for ago_s, tokens, reason in growth
             ]
-            for worker in workers
+            for number, worker in enumerate(workers)
         },
         "packs": {worker["id"]: [_pack(now, number) for number in range(60)] for worker in workers},
         "queues": [

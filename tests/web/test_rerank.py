@@ -102,7 +102,9 @@ def test_words_find_the_pictures_that_they_describe(
     keep("results-grid")
 
 
-def test_what_crop_cuts_away_is_shaded(page: Browser, pictures: Files) -> None:
+def test_what_crop_cuts_away_is_shaded(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
     # given a picture of 320 × 192 under `crop`
     ask_for_hearts(page, pictures)
     crop = f"{card(page, pictures, WIDE_ONE)} .crop"
@@ -116,6 +118,7 @@ def test_what_crop_cuts_away_is_shaded(page: Browser, pictures: Files) -> None:
     kept = [100 * left / 320, 100 * top / 192, 100 - 100 * right / 320, 100 - 100 * bottom / 192]
     assert [float(share.rstrip("%")) for share in drawn] == pytest.approx(kept)
     assert page.wait(crop)
+    keep("crop")
     # when the whole picture is to be kept
     page.click("[name=mode][value=fit] + span")
     # then nothing is shaded
@@ -149,6 +152,7 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     scores = [float(score) for score in page.texts(".result .score")]
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
+    keep("scored-anyway")
 
 
 def test_two_runs_are_compared(page: Browser, pictures: Files, keep: Callable[[str], None]) -> None:

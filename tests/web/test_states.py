@@ -16,6 +16,7 @@ from tests.support.wait import wait_until
 from tests.web.browser import WAIT_S, Browser
 from tests.web.canned import (
     MODEL,
+    OTHER_WORKER,
     PAGE,
     WORKER,
     CannedGateway,
@@ -370,6 +371,7 @@ def test_a_job_with_everything_on_its_page(
     gateway.say("GET /v1/jobs/j1", DONE_JOB)
     gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(events())
     gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.say("GET /v1/jobs/j1/files", FILES)
     browser.open(f"{gateway.address}#/jobs")
     browser.wait_text(".jobs", "yesterday")
     keep("jobs")
@@ -388,6 +390,8 @@ def test_a_job_with_everything_on_its_page(
     marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
     browser.wait_text(".job-errors", "low_quality")
+    browser.wait_text("#downloads", "part-000000004000.parquet")
+    assert "and 32 more parts" in browser.text("#downloads")
     keep("job-charts")
     # and the errors of its end, though not each rise of them was asked for
     browser.wait_text(".job-errors", "1,100")
@@ -412,6 +416,15 @@ DONE_JOB = JOB | {
                  850, 900, 1000, 1150, 1400, 2220],
     },
 }  # fmt: skip
+FILES = {
+    "count": 40,
+    "data": [
+        {"name": "ranking.jsonl", "rows": None},
+        {"name": "manifest.json", "rows": None},
+        {"name": "errors.jsonl", "rows": None},
+        *({"name": f"part-{n:012}.parquet", "rows": 1000} for n in range(0, 5000, 1000)),
+    ],
+}
 FAILED_LINE = {
     "id": "chair-17",
     "errors": [
@@ -437,7 +450,7 @@ def events() -> Iterator[str]:
 def test_the_fleet_in_chinese_and_dark(
     browser: Browser, gateway: CannedGateway, keep: Keep
 ) -> None:
-    gateway.say("GET /v1/fleet", fleet_of(WORKER, {**WORKER, "id": "w2", "device": "cuda:1"}))
+    gateway.say("GET /v1/fleet", fleet_of(WORKER, OTHER_WORKER))
     browser.open(f"{gateway.address}#/fleet")
     browser.wait(".chart .mark")
     keep("fleet")
@@ -466,14 +479,20 @@ def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: Canned
     assert browser.run("return document.getElementById('preset').value") == "product"
 
 
+def watch_a_finished_job(gateway: CannedGateway) -> None:
+    """The job `j1` at its end, with something that failed and something to take away."""
+    over = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
+    gateway.say("GET /v1/jobs", {"data": [JOB, DONE_JOB]})
+    gateway.say("GET /v1/jobs/j1", DONE_JOB)
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.say("GET /v1/jobs/j1/files", FILES)
+
+
 @browsed
 def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedGateway) -> None:
     # given a job that is over, and a gateway that takes its time
-    over = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
-    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
-    gateway.say("GET /v1/jobs/j1", DONE_JOB)
-    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
-    gateway.say("GET /v1/jobs/j1/files", {"data": []})
+    watch_a_finished_job(gateway)
     let_through: list[bool] = []
 
     def slowly(asked: Any) -> Reply:
@@ -584,12 +603,11 @@ def test_hundreds_of_pictures_are_taken_in_a_few_at_a_time(
 
 
 @browsed
-@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet"])
-def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
-    browser: Browser, gateway: CannedGateway, tab: str
-) -> None:
+@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet", "jobs/j1"])
+def test_every_control_has_a_name(browser: Browser, gateway: CannedGateway, tab: str) -> None:
+    watch_a_finished_job(gateway)
     browser.open(f"{gateway.address}#/{tab}")
-    browser.wait(f"#tab-{tab}[aria-current=page]")
+    browser.wait(f"#tab-{tab.split('/')[0]}[aria-current=page]")
     # given the tree that a screen reader sees
     tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     wanted = {"button", "textbox", "slider", "combobox", "checkbox", "radio", "link", "spinbutton"}
@@ -597,6 +615,53 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
     assert controls
     # then each control in it has a name
     assert [c for c in controls if not c.get("ignored") and not c["name"].get("value")] == []
+
+
+WALK = """
+window.walked = new Set();
+window.ringless = [];
+addEventListener("focusin", ({target}) => {
+  walked.add(target);
+  const shown = target.classList.contains("unseen") ? target.nextElementSibling : target;
+  const {outlineStyle, outlineWidth} = getComputedStyle(shown);
+  if (outlineStyle === "none" || parseFloat(outlineWidth) < 2) ringless.push(shown.outerHTML);
+});
+"""
+LEFT_OUT = """
+const controls = document.querySelectorAll("a[href], button, input, select, textarea, summary");
+return [...controls].filter((control) =>
+  control.checkVisibility() && !control.disabled && control.getAttribute("aria-hidden") !== "true"
+  && !(control.type === "radio" && !control.checked)  // the arrows lead to it from the one that is
+  && !walked.has(control)).map((control) => control.outerHTML);
+"""
+
+
+@browsed
+@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet", "jobs/j1"])
+def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
+    browser: Browser, gateway: CannedGateway, pictures: Files, tab: str
+) -> None:
+    watch_a_finished_job(gateway)
+    browser.open(f"{gateway.address}#/{tab}")
+    if tab == "rerank":  # cards, a video and results
+        fill_in(browser)
+        browser.drop("#candidate-drop", pictures[:2])
+        browser.drop("#video-drop", pictures[2:4])
+        browser.wait(".with-video .quality")
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        browser.wait(".result")
+    elif tab == "jobs/j1":
+        browser.wait("#downloads a")
+        browser.wait(".chart .mark")
+    # when somebody goes through all of it by Tab, from the first link until it comes again
+    browser.run(f"document.querySelector('.skip').focus(); {WALK}")
+    for _ in range(150):
+        browser.press(Keys.TAB)
+        if browser.run("return document.activeElement.className === 'skip'"):
+            break
+    # then every control was there, and each had its ring
+    assert browser.run(LEFT_OUT) == []
+    assert browser.run("return ringless") == []
 
 
 @browsed
@@ -657,11 +722,17 @@ def without_comments(path: Path) -> str:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
     colours = theme_colours(theme)
-    pairs = [(ink, back) for ink in ("ink", "muted", "accent") for back in ("bg", "surface")]
-    pairs += [("accent-ink", "accent"), ("accent", "accent-soft"), ("muted", "sunken")]
-    pairs += [(name, f"{name}-soft") for name in ("good", "warn", "bad")]
+    inks = ("ink", "muted", "accent", "good", "warn", "bad")
+    pairs = [(ink, back) for ink in inks for back in ("bg", "surface")]
+    pairs += [("ink", "sunken"), ("muted", "sunken"), ("bg", "ink"), ("accent-ink", "accent")]
+    pairs += [(name, f"{name}-soft") for name in ("accent", "good", "warn", "bad")]
+    pairs += [("ink", f"{name}-soft") for name in ("accent", "good", "warn", "bad")]
     for ink, back in pairs:
         assert contrast(colours[ink], colours[back]) >= 4.5, f"{ink} on {back} in {theme}"
+    # and the edges of fields, the curves and the columns
+    drawn = ["edge", "accent", *(f"series-{number}" for number in range(4))]
+    for line in drawn:
+        assert contrast(colours[line], colours["surface"]) >= 3, f"{line} in {theme}"
 
 
 def theme_colours(theme: str) -> dict[str, str]:

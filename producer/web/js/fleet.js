@@ -172,12 +172,15 @@ export function batchChart(signal) {
     { title: t("chart.batch"), about: t("chart.batch.about"), unit: t("unit.tokens"), step: true },
     signal,
   );
+  const reasons = h("ul", { class: "reasons" });
+  chart.element.append(reasons);
   const show = (limits, workers) => {
     const now = Date.now() / 1000;
+    fill(reasons, workers.map((worker) => batchReason(worker, workers.length > 1)));
     const known = workers.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
     chart.show(
       known.map(({ worker, steps }) => ({
-        name: `${worker.device} · ${worker.pid}`,
+        name: deviceName(worker),
         points: batchPoints(worker, steps, now),
       })),
       known.flatMap(({ steps }, series) =>
@@ -191,6 +194,16 @@ export function batchChart(signal) {
     );
   };
   return { element: chart.element, show };
+}
+
+/** Why a worker's batch size is what it is. */
+function batchReason(worker, named) {
+  if (!worker.batch_reason) return null;
+  return h("li", {}, named && h("strong", {}, `${deviceName(worker)}: `), worker.batch_reason);
+}
+
+function deviceName({ device, pid }) {
+  return `${device} · ${pid}`;
 }
 
 /** The steps, drawn on to now; a worker without steps has had the same size all along. */

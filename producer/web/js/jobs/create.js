@@ -132,7 +132,7 @@ class JobForm {
     if (!file && !this.uri.value.trim()) throw new Error(t("job.need.input"));
     this.stop = new AbortController();
     const input = file ? await this.upload(file, say) : this.uri.value.trim();
-    return this.app.api.createJob(this.body(input));
+    return this.app.api.createJob(this.body(input, file?.name ?? ""));
   }
 
   async upload(file, say) {
@@ -144,7 +144,7 @@ class JobForm {
     return uri;
   }
 
-  body(input) {
+  body(input, fileName) {
     const image = {
       ...(this.preset.value !== "general" && { preset: this.preset.value }), // unsaid, a profile says it
       ...(this.action.value !== "off" && { quality_action: this.action.value }),
@@ -155,7 +155,7 @@ class JobForm {
       .filter(Boolean);
     const body = {
       input,
-      name: this.name.value.trim(),
+      name: this.name.value.trim() || fileName.slice(0, 200),
       model: this.model.value,
       output: this.output.value.trim(),
       profile: this.profile.value,

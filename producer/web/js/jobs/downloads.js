@@ -2,7 +2,7 @@
 
 import { fill, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
-import { t } from "../i18n.js";
+import { counted, t } from "../i18n.js";
 
 const SHOWN = 24;
 
@@ -54,7 +54,7 @@ export class Downloads {
   }
 
   item({ name, rows }) {
-    const about = [t(`downloads.${kindOf(name)}`), rows !== null && t("downloads.rows", { n: format.number(rows) })];
+    const about = [t(`downloads.${kindOf(name)}`), rows !== null && counted("downloads.rows", rows)];
     return h(
       "li",
       {},

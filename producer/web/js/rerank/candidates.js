@@ -298,7 +298,7 @@ class Cards {
       accept: "image/*",
       class: "unseen",
       tabindex: "-1",
-      "aria-label": replace,
+      "aria-hidden": "true",
       onchange: async () => this.session.replace(candidate.id, { picture: await this.intake.take(input.files[0]) }),
     });
     return h(

@@ -100,7 +100,7 @@ export function browseButton(label, { multiple = false, accept = "image/*", id, 
     multiple,
     class: "unseen",
     tabindex: "-1",
-    "aria-label": label,
+    "aria-hidden": "true", // the button beside it speaks for it
     onchange: (event) => {
       const files = [...event.target.files];
       event.target.value = "";

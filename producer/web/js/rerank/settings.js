@@ -98,7 +98,7 @@ function effectOf(session) {
   const seen = session.candidates.now.filter((candidate) => picturesOf(candidate).length);
   if (!seen.length) return t("threshold.none");
   const poor = seen.filter((candidate) => session.poorCandidate(candidate)).length;
-  const unknown = seen.filter((candidate) => picturesOf(candidate).some((picture) => !session.facts(picture))).length;
+  const unknown = seen.filter((candidate) => !picturesOf(candidate).some((picture) => session.facts(picture))).length;
   const said = t(`threshold.${session.settings.now.action}`, { poor, all: seen.length });
   return unknown ? `${said} ${counted("threshold.unknown", unknown)}` : said;
 }

@@ -75,8 +75,8 @@ function factLines(session, { frames, fps }) {
       ].join(" · "),
     ),
   ];
-  if (known.length < frames.length) {
-    const news = frames.find((frame) => !session.facts(frame)) ?? first;
+  if (!known.length) { // of a long video not every frame is read, so some stay unknown
+    const news = frames.find(({ error, uri }) => error || !uri) ?? first;
     return [...lines, h("p", { class: "quality-line" }, qualityChip(session, news))];
   }
   const tokens = known.reduce((total, facts) => total + facts.tokens, 0);

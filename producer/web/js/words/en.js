@@ -86,7 +86,7 @@ export const en = {
   "job.queries": "Queries of a catalog, one a line", "job.queries.about": "With queries, the input is a catalog of images: every query meets every image.",
   "job.pause": "Pause", "job.resume": "Resume", "job.cancel": "Cancel", "job.retry": "Retry what failed", "job.results": "Results", "job.partial": "Results so far",
   "job.format": "Rows of a catalog as", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
-  "downloads": "Downloads", "downloads.more": "and {n} more parts; the manifest names them all", "downloads.rows": "{n} rows", "downloads.results": "every line with its ranking",
+  "downloads": "Downloads", "downloads.more": "and {n} more parts; the manifest names them all", "downloads.rows": "{n} rows", "downloads.rows.one": "{n} row", "downloads.results": "every line with its ranking",
   "downloads.manifest": "counts, options, provenance, parts", "downloads.errors": "what has no score, and why", "downloads.ranking": "the best of each query", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "Without a score: {n}", "errors.line": "line {n}",
 

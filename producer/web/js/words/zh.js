@@ -85,7 +85,7 @@ export const zh = {
   "job.queries": "图库的查询，每行一个", "job.queries.about": "填写查询后，输入即为图库：每个查询与每张图片逐一配对。",
   "job.pause": "暂停", "job.resume": "继续", "job.cancel": "取消", "job.retry": "重试失败项", "job.results": "结果", "job.partial": "目前的结果",
   "job.format": "图库结果格式", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
-  "downloads": "下载", "downloads.more": "另有 {n} 个分片，清单中列有全部名称", "downloads.rows": "{n} 行", "downloads.results": "每行输入及其排序",
+  "downloads": "下载", "downloads.more": "另有 {n} 个分片，清单中列有全部名称", "downloads.rows": "{n} 行", "downloads.rows.one": "{n} 行", "downloads.results": "每行输入及其排序",
   "downloads.manifest": "计数、选项、来源、分片", "downloads.errors": "没有分数的条目及原因", "downloads.ranking": "每个查询的最佳图片", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "无分数：{n}", "errors.line": "第 {n} 行",
 
