@@ -156,7 +156,10 @@ export class Api {
       request.onload = () => {
         this.reachable.set(true);
         if (request.status < 300) resolve(JSON.parse(request.responseText));
-        else reject(this.refusal(request.status, request.responseText, { get: (name) => request.getResponseHeader(name) }));
+        else
+          reject(
+            this.refusal(request.status, request.responseText, { get: (name) => request.getResponseHeader(name) }),
+          );
       };
       request.onerror = () => reject(this.unreachable());
       request.onabort = () => reject(new DOMException("aborted", "AbortError"));

@@ -176,8 +176,12 @@ export function batchChart(signal) {
   chart.element.append(reasons);
   const show = (limits, workers) => {
     const now = Date.now() / 1000;
-    fill(reasons, workers.map((worker) => batchReason(worker, workers.length > 1)));
-    const known = workers.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
+    const sized = workers.filter(({ batch_tokens: tokens }) => tokens > 0); // the others still load
+    fill(
+      reasons,
+      sized.map((worker) => batchReason(worker, sized.length > 1)),
+    );
+    const known = sized.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
     chart.show(
       known.map(({ worker, steps }) => ({
         name: deviceName(worker),

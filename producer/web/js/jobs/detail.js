@@ -282,7 +282,8 @@ class JobPage {
 /** The failures of a line of results; a line of a catalog has one. */
 function failuresOf(line) {
   const failures = line.errors ?? (line.error ? [line.error] : []);
-  return failures.map((failure) => ({ ...failure, of: line.id ?? line.image_id ?? "" }));
+  const of = line.id ?? [line.query_id, line.image_id].filter((id) => id !== undefined && id !== null).join(" · ");
+  return failures.map((failure) => ({ ...failure, of }));
 }
 
 function failureItem({ line, index, code, message, hint, of }) {

@@ -1,6 +1,6 @@
 /** What a job has to be taken away: its results, its parts, its manifest, what failed. */
 
-import { fill, h, icon, offerFile } from "../dom.js";
+import { announce, fill, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
 
@@ -16,7 +16,7 @@ const SHOWN = 24;
  */
 export function downloadLink(api, { address, file, label, props = {} }) {
   if (!api.keyed) return h("a", { ...props, href: address, download: file }, icon("download"), label);
-  const save = () => saveFile(api, address, file).catch(() => {}); // the banner says what was wrong, or it was given up
+  const save = () => saveFile(api, address, file).catch((error) => announce(error.message));
   return h("button", { ...props, type: "button", onclick: save }, icon("download"), label);
 }
 
@@ -48,7 +48,11 @@ export class Downloads {
     fill(
       this.element,
       h("h2", { class: "panel-title", id: "downloads-label" }, t("downloads")),
-      h("ul", { class: "files" }, data.map((file) => this.item(file))),
+      h(
+        "ul",
+        { class: "files" },
+        data.map((file) => this.item(file)),
+      ),
       count > data.length && h("p", { class: "hint" }, t("downloads.more", { n: format.number(count - data.length) })),
     );
   }

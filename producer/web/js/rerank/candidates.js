@@ -74,7 +74,10 @@ export function candidatesBox(session, intake, examples, signal) {
   );
   const showCount = () => {
     const [ready, reading] = [session.candidates.now.length, session.reading.now];
-    const said = [ready > 0 && counted("candidates.count", ready), reading > 0 && counted("candidates.reading", reading)];
+    const said = [
+      ready > 0 && counted("candidates.count", ready),
+      reading > 0 && counted("candidates.reading", reading),
+    ];
     fill(count, said.filter(Boolean).join(" · "));
   };
   session.candidates.watch((candidates) => {
@@ -157,10 +160,8 @@ function announceTaken(said, failed) {
 
 /** Where frames are dropped that become one candidate. */
 function videoDrop(take, signal) {
-  const browse = browseButton(
-    t("candidates.frames"),
-    { multiple: true, id: "video-files" },
-    async (files) => take(await sortFiles(files)),
+  const browse = browseButton(t("candidates.frames"), { multiple: true, id: "video-files" }, async (files) =>
+    take(await sortFiles(files)),
   );
   const element = h(
     "div",

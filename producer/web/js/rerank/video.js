@@ -75,7 +75,8 @@ function factLines(session, { frames, fps }) {
       ].join(" · "),
     ),
   ];
-  if (!known.length) { // of a long video not every frame is read, so some stay unknown
+  if (!known.length) {
+    // of a long video not every frame is read, so some stay unknown
     const news = frames.find(({ error, uri }) => error || !uri) ?? first;
     return [...lines, h("p", { class: "quality-line" }, qualityChip(session, news))];
   }
