@@ -36,6 +36,7 @@ from shared.errors import (
     CallerLeft,
     DeadlineExceeded,
     KeyConflict,
+    ModelLoading,
     NoWorker,
     Overloaded,
     TooLarge,
@@ -266,7 +267,10 @@ class Client:
 
         Raises UnknownModel when that is not clear. A demonstration model is never chosen silently.
         """
-        served = sorted({worker.model for worker in self.fleet.workers()})
+        return self._choose_model(model, self.fleet.workers())
+
+    def _choose_model(self, model: str | None, workers: Sequence[WorkerRow]) -> str:
+        served = sorted({worker.model for worker in workers})
         if model is not None:
             name = canonical_model(model)
             if name not in served and not self.fleet.knows(name):
@@ -339,28 +343,62 @@ class Client:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
             )
-        if job.spec.catalog:
-            yield from self._rows(job, job.spec.catalog.format)
-        elif job.finished:
-            with self.objects.open(job.facts["output"]) as stream:
-                for line in stream:
-                    yield json.loads(line)
-        else:
-            for outcome, provenance in merged_lines(job, self._control, whole=False):
-                spec = job.spec
-                yield output_line(
-                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
-                )
+        yield from (line for _, line in self._read(job, ""))
 
-    def _rows(self, job: Job, format: OutputFormat) -> Iterator[dict[str, Any]]:
-        """A catalog's rows, of an unfinished one those that were committed so far."""
+    def results_after(self, job_id: str, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the same lines, of an unfinished job what was committed so far; each with a cursor,
+        after which they can be read on without reading what is before it.
+
+        The cursor is empty while the job is unfinished: a line before it may still come. Raises
+        UsageError for a cursor of another output.
+        """
+        job = self.store.job(job_id)
+        if after and not job.finished:
+            raise WrongState(
+                f"job {job_id} is not finished: it has no cursors", hint="read it from the start"
+            )
+        yield from self._read(job, after)
+
+    def _read(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if job.finished:
-            for part in self._manifest(job).parts:
-                yield from parse_rows(self.objects.read(job.facts["output"] + part.name), format)
+            read = self._published_rows if job.spec.catalog else self._published_lines
+            yield from read(job, after)
             return
-        for *_, outcomes in committed_parts(job, self._control, whole=False):
-            for outcome, _ in outcomes:
-                yield from rows_of(outcome, job.spec.calibration)
+        calibration = job.spec.calibration
+        if job.spec.catalog:
+            for *_, outcomes in committed_parts(job, self._control, whole=False):
+                for outcome, _ in outcomes:
+                    yield from (("", row) for row in rows_of(outcome, calibration))
+            return
+        for outcome, provenance in merged_lines(job, self._control, whole=False):
+            yield (
+                "",
+                output_line(outcome, provenance, top_n=job.spec.top_n, calibration=calibration),
+            )
+
+    def _published_lines(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of an output, each with the offset behind it."""
+        output, offset = job.facts["output"], int(after or 0) if "." not in after else -1
+        if offset > self.objects.stat(output).size:
+            raise _no_cursor(after)
+        with self.objects.open(output, max(offset - 1, 0)) as stream:
+            if offset and stream.read(1) != b"\n":
+                raise _no_cursor(after)
+            for line in stream:
+                offset += len(line)
+                yield str(offset), json.loads(line)
+
+    def _published_rows(self, job: Job, after: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A catalog's rows, each with its part's number and the count of rows up to it."""
+        first, _, skip = (after or "0.0").partition(".")
+        assert job.spec.catalog
+        if not skip:
+            raise _no_cursor(after)
+        for number, part in enumerate(self._manifest(job).parts[int(first) :], int(first)):
+            data = self.objects.read(job.facts["output"] + part.name)
+            rows = enumerate(parse_rows(data, job.spec.catalog.format), 1)
+            start = int(skip) if number == int(first) else 0
+            yield from ((f"{number}.{count}", row) for count, row in rows if count > start)
 
     def _manifest(self, job: Job) -> Manifest:
         data = self.objects.read(manifest_uri(job.facts["output"]))
@@ -481,14 +519,16 @@ class Client:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
         `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. When the
-        `caller` leaves, the job is cancelled. Raises NoWorker, Overloaded (retry later), TooLarge,
-        DeadlineExceeded, CallerLeft.
+        `caller` leaves, the job is cancelled. Raises NoWorker, ModelLoading or Overloaded (retry
+        later), TooLarge, DeadlineExceeded, CallerLeft.
         """
         began_s = time.monotonic()
-        if model is None and not self.fleet.workers():
+        workers = self.fleet.workers()
+        if model is None and not workers:
             raise NoWorker("no worker serves anything now", hint="start `rerank worker --model M`")
-        model = self.choose_model(model)
-        workers = self._check_interactive(model)
+        model = self._choose_model(model, workers)
+        workers = [worker for worker in workers if worker.model == model]
+        self._check_interactive(model, workers)
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
@@ -525,12 +565,16 @@ class Client:
         (waiting,) = broker_keys(self.settings, [queue])
         return Standing(self.store.hints_before(waiting, job_id), done, total)
 
-    def _check_interactive(self, model: str) -> list[WorkerRow]:
-        """The workers that may take a request. Raises NoWorker, Overloaded."""
-        workers = self.fleet.workers(model)
+    def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
+        """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""
         if not workers:
             raise NoWorker(
                 f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
+            )
+        states = {worker.state for worker in workers}
+        if "loading" in states and "ready" not in states:
+            raise ModelLoading(
+                f"the workers of {model} are loading it", hint="try again in a moment"
             )
         queue = model_queue(model, Priority.interactive)
         waiting = self.store.hints_waiting(broker_keys(self.settings, [queue]))
@@ -539,7 +583,6 @@ class Client:
                 f"{waiting} interactive shards wait already",
                 hint="try again in a moment",
             )
-        return workers
 
     def _create_inline(
         self, spec: JobSpec, pieces: Sequence[Slice], seconds: float, workers: Sequence[WorkerRow]
@@ -655,6 +698,10 @@ def _digest(spec: JobSpec) -> str:
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_cursor(after: str) -> UsageError:
+    return UsageError(f"{after!r} is no cursor of this output", hint="read it from the start")
 
 
 def _too_late(seconds: float) -> DeadlineExceeded:

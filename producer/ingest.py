@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from producer.cutting import Cursor, Read, image_tokens, slice_tokens
+from producer.tables import table_lines, table_suffix
 from shared.errors import InputChanged
 from shared.lines import image_of, outcome_of, parse_line, raw_lines
 from shared.models import InputRef, Piece, Provenance, Slice, SliceOutcome
@@ -29,6 +30,7 @@ from shared.sources import (
     open_local,
     plain,
     probe,
+    refuse_bomb,
 )
 from shared.store import Job
 from shared.uploads import is_upload
@@ -37,6 +39,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 """What is taken of a prefix or folder; everything else there is passed over."""
 HEAD_BYTES = 256 << 10
 """So much of an input is read to estimate the cost of all of it."""
+
+
+Probe = Callable[[io.BufferedReader, str], None]
+"""Refuses what is no input by its first bytes, without consuming them; is told its name."""
 
 
 def is_folder(uri: str) -> bool:
@@ -57,40 +63,55 @@ def pin(
     objects: Objects,
     settings: Settings,
     upload_to: str,
-    probe: Callable[[io.BufferedReader, str], None] = probe,
+    probe: Probe = probe,
 ) -> InputRef:
     """Check an input and pin its bytes.
 
     A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
-    upload has a time to live: the job takes a copy of its own.
+    upload has a time to live: the job takes a copy of its own, packed as it is.
     Raises UsageError when it is missing, not allowed, empty or not what `probe` lets through.
     """
-    if is_uri(source) and not is_upload(source, settings):
+    if is_upload(source, settings):
+        return _pin_upload(source, objects, upload_to, probe)
+    if is_uri(source):
         return _pin_uri(source, objects, probe)
-    with ExitStack() as stack:
-        opening = objects.open(source) if is_uri(source) else open_local(source)
-        raw = stack.enter_context(opening)
+    with open_local(source) as raw:
         hashing = Hashing(raw)
-        lines = stack.enter_context(plain(hashing, source))
-        probe(lines, source)
-        with objects.writer(upload_to) as target:
-            while block := lines.read(COPY_BYTES):
-                target.write(block)
-    stat = objects.stat(upload_to)
-    return InputRef(uri=upload_to, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())
+        with plain(hashing, source) as lines:
+            probe(lines, source)
+            return _copied(lines, hashing, objects, upload_to)
 
 
-def _pin_uri(
-    uri: str, objects: Objects, probe: Callable[[io.BufferedReader, str], None]
+def _pin_upload(uri: str, objects: Objects, upload_to: str, probe: Probe) -> InputRef:
+    _probe_uri(uri, objects, probe)
+    with objects.open(uri) as raw:
+        hashing = Hashing(raw)
+        return _copied(hashing, hashing, objects, upload_to)
+
+
+def _copied(
+    source: io.RawIOBase | io.BufferedReader, hashing: Hashing, objects: Objects, target: str
 ) -> InputRef:
+    with objects.writer(target) as out:
+        while block := source.read(COPY_BYTES):
+            out.write(block)
+    stat = objects.stat(target)
+    return InputRef(uri=target, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())
+
+
+def _pin_uri(uri: str, objects: Objects, probe: Probe) -> InputRef:
     stat = objects.stat(uri)
-    with objects.open(uri) as raw, plain(raw, uri) as lines:
-        probe(lines, uri)
+    _probe_uri(uri, objects, probe)
     sha256 = None
     if uri.startswith("file://"):
         with local_path(uri).open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     return InputRef(uri=uri, size=stat.size, tag=stat.tag, sha256=sha256)
+
+
+def _probe_uri(uri: str, objects: Objects, probe: Probe) -> None:
+    with objects.open(uri) as raw, plain(raw, uri) as lines:
+        probe(lines, uri)
 
 
 def refuse_changed(pinned: InputRef, objects: Objects) -> None:
@@ -118,23 +139,32 @@ class Input:
         self._settings = settings
 
     def make_seekable(self, renew: Callable[[], object]) -> str:
-        """Return the URI of the plain lines; gzip is first rewritten into the storage, which can
-        take long: `renew` is called as it goes on."""
-        uri = self._job.facts.get("plain_uri") or self._job.spec.input.uri
+        """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
+        which can take long: `renew` is called as it goes on."""
+        if made := self._job.facts.get("plain_uri"):
+            return made
+        uri, objects = self._job.spec.input.uri, self._objects
         if is_folder(uri):
             return uri
-        with self._objects.open(uri) as raw:
+        if self._job.spec.catalog and table_suffix(uri):
+            with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
+                return self._rewritten(lines, renew)
+        with objects.open(uri) as raw:
             packed = raw.read(2) == GZIP_MAGIC
         if not packed:
             return uri
-        target = self._objects.at("jobs", self._job.id, "input.jsonl")
-        with (
-            self._objects.open(uri) as raw,
-            plain(raw, uri) as lines,
-            self._objects.writer(target) as out,
-        ):
-            while block := lines.read(COPY_BYTES):
+        with objects.open(uri) as raw, plain(raw, uri) as stream:
+            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""), renew)
+
+    def _rewritten(self, blocks: Iterable[bytes], renew: Callable[[], object]) -> str:
+        """Write the plain lines beside the job's other files. Returns their URI."""
+        pinned, size = self._job.spec.input, 0
+        target = self._objects.at("jobs", self._job.id, "lines.jsonl")
+        with self._objects.writer(target) as out:
+            for block in blocks:
                 out.write(block)
+                size += len(block)
+                refuse_bomb(pinned.uri, pinned.size, size)
                 renew()
         return target
 

@@ -82,11 +82,13 @@ def _gateway(settings: Settings) -> tuple[str | None, list[Child]]:
     if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
         return None, []
     first = settings.gateway_port
-    port = free_port(*range(first, min(first + PORTS_TRIED, 65_536))) if first else free_port()
     host = settings.gateway_host
+    wanted = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
+    port = free_port(*wanted, host=host)
     env = settings.model_copy(update={"gateway_port": port}).environment()
     command = [sys.executable, "-m", "shared.cli", "gateway"]
-    return f"http://{host}:{port}", [Child("gateway", command, env, vital=False)]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}", [Child("gateway", command, env, vital=False)]
 
 
 def _record(address: Path, settings: Settings, gateway: str | None) -> None:
@@ -168,17 +170,25 @@ def _server_command(data: Path, port: int) -> list[str]:
     return [str(get_binary_path()), *flat]
 
 
-def free_port(*preferred: int) -> int:
-    """A port that nobody listens on now, one of the preferred if possible."""
+def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
+    """A port of this host's address that nobody listens on now, one of the preferred if possible.
+
+    Raises UsageError when none of it can be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in (*preferred, 0):
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                probe.bind((host, port))
+            except OSError as error:
+                refused = error
                 continue
             return int(probe.getsockname()[1])
-    raise QueueUnavailable("no free port on this machine")
+    raise UsageError(
+        f"no port of {host} can be listened on ({refused.strerror})",
+        hint="name an address of this host: RERANK_GATEWAY_HOST",
+    )
 
 
 def _wait_for_server(url: str, data: Path) -> None:

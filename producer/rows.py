@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from producer.catalog import no_pyarrow
+from producer.tables import no_pyarrow
 from shared.calibration import Calibration
 from shared.errors import UsageError
 from shared.explain import explain

@@ -8,6 +8,7 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── TooLarge              413  more bytes or documents than one request may have
     │   ├── UnknownModel          404  no such model, or nothing in the fleet serves it
     │   ├── UnknownJob            404
+    │   │   └── UnreadableJob     409  another version of this software wrote it
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
     │   ├── CredentialsRefused    403  missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
@@ -20,6 +21,7 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
     │   └── NoWorker                   nobody serves this model
+    │       └── ModelLoading           its workers are not there yet
     ├── CallerLeft                499  whoever asked went away: nobody reads this
     ├── DeadlineExceeded          504  an interactive request ran out of time
     └── EngineError               500  the device or the model
@@ -70,6 +72,13 @@ class UnknownJob(UsageError):
 
     code = "unknown_job"
     http_status = 404
+
+
+class UnreadableJob(UnknownJob):
+    """The job is there, but another version of this software wrote it."""
+
+    code = "unreadable_job"
+    http_status = 409
 
 
 class NotAllowed(UsageError):
@@ -156,6 +165,12 @@ class NoWorker(Unavailable):
     """Nobody serves this model now."""
 
     code = "no_worker"
+
+
+class ModelLoading(NoWorker):
+    """The workers of this model are loading it."""
+
+    code = "model_loading"
 
 
 class CallerLeft(RerankError):

@@ -124,11 +124,20 @@ class Settings(BaseSettings):
     gateway_requests_max: int = Field(
         512, ge=1, description="rerank requests that one gateway has in hand; then 429"
     )
+    gateway_streams_max: int = Field(
+        64, ge=1, description="results being read and jobs being made, per gateway; then 429"
+    )
+    gateway_uploads_max: int = Field(
+        16, ge=1, description="uploads that one gateway has in hand, up to 33 MiB each; then 429"
+    )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys of the gateway, comma-separated; without any it is open"
     )
     upload_bytes_max: int = Field(1 << 30, ge=1, description="a larger upload is refused")
-    upload_ttl_s: float = Field(86_400.0, gt=0, description="how long an upload is kept")
+    upload_ttl_s: float = Field(
+        86_400.0, gt=0, description="how long an upload is kept that does not say"
+    )
+    upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="how long one may ask for")
 
     lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
     heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")

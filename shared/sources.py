@@ -19,6 +19,10 @@ from shared.objects import Objects
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
+UNPACKED_FREE_BYTES = 256 << 20
+UNPACKED_RATIO_MAX = 100
+"""What is packed may unpack to so many bytes whatever it is, and beyond to so many times its size:
+lines pack ten or thirty times, what is made to fill a disk a thousand times."""
 PROBE_LINES = 20
 """A file none of whose first lines is a JSON object is refused as a whole."""
 
@@ -49,19 +53,48 @@ def open_local(source: str) -> Iterator[BinaryIO]:
 @contextmanager
 def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
     """The bytes of a stream, unpacked when it is gzip."""
-    buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, raw), COPY_BYTES)
+    counted = _Counted(raw)
+    buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, counted), COPY_BYTES)
     if not buffered.peek(2).startswith(GZIP_MAGIC):
         yield buffered
         return
-    yield io.BufferedReader(cast(io.RawIOBase, _Unpacked(buffered, name)), COPY_BYTES)
+    unpacked = _Unpacked(buffered, counted, name)
+    yield io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+
+
+def refuse_bomb(name: str, packed: int, unpacked: int) -> None:
+    """Raise UsageError when so many bytes became far too many."""
+    if unpacked > UNPACKED_FREE_BYTES + UNPACKED_RATIO_MAX * packed:
+        raise UsageError(
+            f"{name} unpacks to more than {UNPACKED_RATIO_MAX} times its size",
+            hint="if it is what it should be, submit it unpacked, as JSON Lines",
+        )
+
+
+class _Counted(io.RawIOBase):
+    """A raw stream that counts what is read through it."""
+
+    def __init__(self, stream: io.RawIOBase | BinaryIO) -> None:
+        self._stream = cast(io.RawIOBase, stream)
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        count = self._stream.readinto(buffer) or 0
+        self.size += count
+        return count
 
 
 class _Unpacked(io.RawIOBase):
-    """Gzip as a raw stream that says at once, in our words, when it is damaged."""
+    """Gzip as a raw stream that says at once, in our words, when it is damaged or a bomb."""
 
-    def __init__(self, packed: BinaryIO | io.BufferedReader, name: str) -> None:
+    def __init__(self, packed: io.BufferedReader, counted: _Counted, name: str) -> None:
         self._stream = gzip.GzipFile(fileobj=packed)
+        self._counted = counted
         self._name = name
+        self._size = 0
 
     def readable(self) -> bool:
         return True
@@ -74,6 +107,8 @@ class _Unpacked(io.RawIOBase):
                 f"{self._name} is damaged gzip ({error})", hint="make it anew"
             ) from error
         buffer[: len(data)] = data
+        self._size += len(data)
+        refuse_bomb(self._name, self._counted.size, self._size)
         return len(data)
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import redis
+import structlog
+from pydantic import ValidationError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UnreadableJob, UsageError
 from shared.keys import Keys, shard_name
 from shared.models import JobSpec, Progress, ShardSummary
 from shared.scores import ScoreDistribution
@@ -44,6 +46,8 @@ CONNECTION_WAIT_S = 30.0
 
 REDIS_ERRORS = (redis.RedisError,)
 """What a call raises while Redis is away: worth trying again, nobody's fault."""
+
+log = structlog.get_logger()
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 
@@ -172,6 +176,7 @@ class Store:
         self.client = client
         self.keys = Keys(settings.key_prefix)
         self._settings = settings
+        self._unreadable: set[str] = set()
         self._scripts = {p.stem: client.register_script(p.read_text()) for p in _SCRIPTS.iterdir()}
 
     def _run(self, script: str, keys: Sequence[str], args: Iterable[str | int | float]) -> Any:
@@ -240,24 +245,41 @@ class Store:
             self.client.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
 
     def job(self, job_id: str) -> Job:
-        """Read a job. Raises UnknownJob."""
+        """Read a job. Raises UnknownJob, or UnreadableJob, which is one."""
         found = self.jobs([job_id])
-        if not found:
-            raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
-        return found[0]
+        if found:
+            return found[0]
+        if self.client.exists(self.keys.job(job_id)):
+            raise UnreadableJob(
+                f"job {job_id} was made by another version of rerankfleet", hint="update this one"
+            )
+        raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
 
     def jobs(self, job_ids: Sequence[str]) -> list[Job]:
-        """Read many jobs at once; those that are gone are left out."""
+        """Read many jobs at once; those that are gone are left out, and those that another version
+        wrote, so that one of them hides no other job."""
         pipe = self.client.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hgetall(self.keys.job(job_id))
             pipe.hlen(self.keys.job_open(job_id))
         found = iter(pipe.execute())
         return [
-            Job(job_id, JobSpec.model_validate_json(facts["spec"]), facts, waiting)
+            Job(job_id, spec, facts, waiting)
             for job_id, facts, waiting in zip(job_ids, found, found, strict=True)
-            if "spec" in facts
+            if (spec := self._spec(job_id, facts))
         ]
+
+    def _spec(self, job_id: str, facts: dict[str, str]) -> JobSpec | None:
+        """A job's spec; None for one that cannot be read, which is told once."""
+        if "spec" not in facts:
+            return None
+        try:
+            return JobSpec.model_validate_json(facts["spec"])
+        except (ValidationError, UsageError):
+            if job_id not in self._unreadable:
+                self._unreadable.add(job_id)
+                log.warning("a job of another version is left out", job=job_id)
+            return None
 
     def recent(self, count: int = 50) -> list[str]:
         """The newest jobs' ids, newest first."""

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import structlog
 
 from shared.cli import configure_logs
-from shared.errors import RerankError, UnknownJob
+from shared.errors import RerankError, UnknownJob, UnreadableJob
 from shared.fleet import Fleet
 from shared.models import Priority
 from shared.objects import Objects
@@ -109,6 +109,9 @@ class Monitor:
         """A job that nobody touched for a while: what it needs next is computed from its facts."""
         try:
             job = self._store.job(job_id)
+        except UnreadableJob:  # a newer coordinator sees to it
+            self._store.look_again(job_id)
+            return
         except UnknownJob:
             self._store.begin(job_id, uuid.uuid4().hex)  # takes it off the list
             return

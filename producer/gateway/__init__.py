@@ -12,6 +12,7 @@ tei.py       POST /rerank when the body has `texts`
 vllm.py      POST /v1/score, /score
 jobs.py      jobs, their results and events
 downloads.py the files of a job's output, to be downloaded
+streams.py   answers that are read while they are sent
 events.py    server-sent events
 uploads.py   bytes streamed into the storage
 fleet.py     models, presets, workers, health

@@ -38,12 +38,17 @@ PAGE = files("producer") / "web"
 def make_app(client: Client) -> FastAPI:
     """The application over a fleet's client."""
     history = History(client)
-    requests_max = client.settings.gateway_requests_max
+    settings = client.settings
+    most = (
+        settings.gateway_requests_max,
+        settings.gateway_streams_max,
+        settings.gateway_uploads_max,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         history.start()
-        app.state.gateway = Gateway(client, history, anyio.CapacityLimiter(requests_max))
+        app.state.gateway = Gateway(client, history, *map(anyio.CapacityLimiter, most))
         yield
         history.stop()
 
@@ -59,7 +64,7 @@ def make_app(client: Client) -> FastAPI:
     app.state.registry = CollectorRegistry()
     app.state.registry.register(metrics.FleetCollector(client))
     counted = metrics.Requests(app.state.registry)
-    app.add_middleware(Door, settings=client.settings, count=counted.count)
+    app.add_middleware(Door, settings=settings, count=counted.count)
     handle_errors(app)
     for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, docs):
         app.include_router(part.routes)

@@ -10,8 +10,8 @@ import functools
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -39,12 +39,16 @@ class Gateway:
 
     client: Client
     history: History
-    hands: anyio.CapacityLimiter
+    requests: anyio.CapacityLimiter
     """Requests in hand: each keeps a thread waiting for its answer."""
+    streams: anyio.CapacityLimiter
+    """Results being read, and jobs being made: each may keep a thread for long."""
+    uploads: anyio.CapacityLimiter
+    """Uploads in hand: each keeps memory."""
     threads: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(math.inf), init=False
     )
-    """Their threads: the hands are what bounds them."""
+    """The threads of all these, bounded already; the usual ones are left to short calls."""
 
     async def ask(
         self,
@@ -61,32 +65,47 @@ class Gateway:
         given = {name: value for name, value in options.items() if value is not None}
         async with self._in_hand(request, caller or Caller()) as caller:
             run = functools.partial(self._ask, asked, {**given, "caller": caller})
-            answer = await anyio.to_thread.run_sync(run, limiter=self.threads)
+            answer = await self.in_thread(run)
         request.scope[MODEL] = answer.job.spec.model
         return answer
 
     @asynccontextmanager
     async def _in_hand(self, request: Request, caller: Caller) -> AsyncIterator[Caller]:
         """Take a request in hand at once, or raise Overloaded; tell when its client has left."""
-        try:
-            self.hands.acquire_on_behalf_of_nowait(caller)
-        except anyio.WouldBlock:
-            raise Overloaded(
-                f"{self.hands.borrowed_tokens:g} requests are in hand already",
-                hint="try again in a moment",
-            ) from None
-        watching = asyncio.create_task(_watch(request, caller))
-        try:
-            yield caller
-        finally:
-            watching.cancel()
-            caller.leave()  # when this gateway stops, its threads do too
-            self.hands.release_on_behalf_of(caller)
+        with taken(self.requests, "requests"):
+            watching = asyncio.create_task(_watch(request, caller))
+            try:
+                yield caller
+            finally:
+                watching.cancel()
+                caller.leave()  # when this gateway stops, its threads do too
+
+    async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
+        """A blocking call that may take long, of something that is `taken`."""
+        return await anyio.to_thread.run_sync(call, *args, limiter=self.threads)
 
     def _ask(self, asked: Sequence[Asked], options: Mapping[str, Any]) -> Answer:
         limit = self.client.settings.max_documents_per_request
         pieces = [one.piece(number, limit) for number, one in enumerate(asked, 1)]
         return self.client.ask(pieces, **options)
+
+
+@contextmanager
+def taken(limiter: anyio.CapacityLimiter, what: str) -> Iterator[None]:
+    """Hold one of a limited number while the block runs. Raises Overloaded when all are held:
+    nothing waits for one."""
+    holder = object()
+    try:
+        limiter.acquire_on_behalf_of_nowait(holder)
+    except anyio.WouldBlock:
+        raise Overloaded(
+            f"{limiter.borrowed_tokens:g} {what} are in hand already",
+            hint="try again in a moment",
+        ) from None
+    try:
+        yield
+    finally:
+        limiter.release_on_behalf_of(holder)
 
 
 async def _watch(request: Request, caller: Caller) -> None:

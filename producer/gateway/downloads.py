@@ -12,11 +12,12 @@ from itertools import islice
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from producer.client import Client, OutputFile
-from producer.gateway.asking import as_json, gateway_of, in_thread
-from producer.gateway.jobs import JobId, failed_lines, stream_lines
+from producer.gateway.asking import Gateway, as_json, gateway_of, in_thread
+from producer.gateway.jobs import JobId, failed_lines
+from producer.gateway.streams import Streamed, stream_lines
 from producer.rows import PART
 from shared.errors import UsageError
 from shared.sources import COPY_BYTES
@@ -65,25 +66,26 @@ _BYTES = {"content": {"application/octet-stream": {}}, "description": "the file'
 @routes.get("/{job_id}/files/{name}", summary="Download a file", responses={200: _BYTES})
 async def download(request: Request, job_id: JobId, name: FileName) -> Response:
     """Streamed as it lies in the storage."""
-    client = gateway_of(request).client
-    job = await in_thread(client.store.job, job_id)
+    gateway = gateway_of(request)
+    job = await in_thread(gateway.client.store.job, job_id)
     saved_as = _saved_as(job.spec.name or job_id, name)
     if name == ERRORS:
-        answer = await stream_lines(failed_lines(client, job_id))
+        answer = stream_lines(gateway, failed_lines(gateway.client, job_id))
     else:
-        answer = await in_thread(_streamed, client, job_id, name)
+        answer = await in_thread(_streamed, gateway, job_id, name)
     answer.headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
     return answer
 
 
-def _streamed(client: Client, job_id: str, name: str) -> Response:
+def _streamed(gateway: Gateway, job_id: str, name: str) -> Streamed:
+    client = gateway.client
     found = next((file for file in client.files(job_id) if file.name == name), None)
     if found is None:
         raise UnknownFile(f"job {job_id} has no file {name!r}", hint="list them: …/files")
     size = client.objects.stat(found.uri).size
     kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
     blocks = _blocks(client.objects.open(found.uri))
-    return StreamingResponse(blocks, media_type=kind, headers={"Content-Length": str(size)})
+    return Streamed(gateway, blocks, kind, {"Content-Length": str(size)})
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from producer.client import Client
-from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.asking import as_json, gateway_of, in_thread, taken
 from producer.gateway.errors import InvalidField
 from producer.gateway.events import KEEP_ALIVE, as_events, event
 from producer.gateway.native import Options
+from producer.gateway.streams import stream_lines
 from shared.errors import Unavailable, UnknownJob
-from shared.lines import dump_line
 from shared.models import JobStatus, OutputFormat, Priority
 from shared.sources import is_uri
 from shared.store import REDIS_ERRORS
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-BLOCK_BYTES = 64 << 10
-"""Lines are sent in blocks of about this size."""
 EVENT_S = 1.0
 """How often a job's status is told."""
 
@@ -81,9 +78,11 @@ class RetryBody(BaseModel):
 @routes.post("", status_code=201, summary="Make a job")
 async def submit(request: Request, body: JobBody) -> Response:
     """A job of a file of requests, or with `catalog` of images that every query meets."""
-    client = gateway_of(request).client
+    gateway = gateway_of(request)
+    client = gateway.client
     _refuse_local(body, client)
-    job_id = await in_thread(_submit, client, body)
+    with taken(gateway.streams, "jobs and results"):
+        job_id = await gateway.in_thread(_submit, client, body)
     return as_json(await in_thread(_told, client, job_id), 201)
 
 
@@ -183,45 +182,35 @@ _NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
 @routes.get("/{job_id}/results", summary="Stream the output", responses={200: _NDJSON})
 async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
     """A line per line of input, in order; with `partial` what was scored so far."""
-    client = gateway_of(request).client
-    return await stream_lines(client.results(job_id, partial=partial))
+    gateway = gateway_of(request)
+    return stream_lines(gateway, gateway.client.results(job_id, partial=partial))
+
+
+Cursor = Annotated[
+    str, Query(pattern=r"^(\d{1,18}(\.\d{1,9})?)?$", description="the `cursor` of a line")
+]
 
 
 @routes.get("/{job_id}/errors", summary="Stream what has no score", responses={200: _NDJSON})
 async def errors(
-    request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=100_000)] = 100
+    request: Request,
+    job_id: JobId,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 100,
+    after: Cursor = "",
 ) -> Response:
-    """The lines in which something was rejected or failed, without their results."""
-    return await stream_lines(islice(failed_lines(gateway_of(request).client, job_id), limit))
+    """The lines in which something was rejected or failed, without their results. Of a finished
+    job each has a `cursor`: `after` it the next ones are read, and nothing twice."""
+    gateway = gateway_of(request)
+    return stream_lines(gateway, failed_lines(gateway.client, job_id, after), limit)
 
 
-def failed_lines(client: Client, job_id: str) -> Iterator[dict[str, Any]]:
-    """The lines of a job, so far, in which something has no score; without their results."""
-    for line in client.results(job_id, partial=True):
-        if line.get("errors") or "error" in line:
-            yield _without_results(line)
-
-
-def _without_results(line: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name not in ("results", "provenance")}
-
-
-async def stream_lines(lines: Iterator[dict[str, Any]]) -> Response:
-    """Stream lines; what is wrong with the first is still told with its status."""
-    first = await in_thread(lambda: list(islice(lines, 1)))
-    blocks = _blocks(chain(first, lines))
-    return StreamingResponse(blocks, media_type="application/x-ndjson")
-
-
-def _blocks(lines: Iterable[dict[str, Any]]) -> Iterator[bytes]:
-    block = bytearray()
-    for line in lines:
-        block += dump_line(line)
-        if len(block) >= BLOCK_BYTES:
-            yield bytes(block)
-            block.clear()
-    if block:
-        yield bytes(block)
+def failed_lines(client: Client, job_id: str, after: str = "") -> Iterator[dict[str, Any] | None]:
+    """The lines of which something failed; None for any other."""
+    for cursor, line in client.results_after(job_id, after):
+        told = {name: line[name] for name in line if name not in ("results", "provenance")}
+        if cursor:
+            told["cursor"] = cursor
+        yield told if line.get("errors") or "error" in line else None
 
 
 # ---- events -------------------------------------------------------------------------------------

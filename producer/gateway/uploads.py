@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, Annotated
 
@@ -12,15 +13,19 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.gateway.asking import as_json, gateway_of, in_thread
+from producer.gateway.asking import Gateway, as_json, gateway_of, taken
 from producer.gateway.errors import InvalidField
 from shared.errors import StorageUnavailable, TooLarge, UsageError
+from shared.settings import Settings
 from shared.uploads import new_upload, upload_uri
 
 routes = APIRouter(tags=["uploads"])
 
 BLOCK_BYTES = 1 << 20
-"""What is written at once; memory holds no more of an upload."""
+"""What is written at once. S3 takes parts of 16 MiB: there an upload holds one, and while it is
+sent a copy."""
+SILENCE_S = 60.0
+"""An upload of which nothing comes for so long is broken off: it keeps others out."""
 
 SUFFIXES = {
     ".png": "image/png",
@@ -63,20 +68,18 @@ _BODY = {
 
 
 @routes.post("/v1/uploads", status_code=201, summary="Upload a file", openapi_extra=_BODY)
-async def upload(request: Request, name: Annotated[str, Query(max_length=500)] = "") -> Response:
-    """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body."""
-    client = gateway_of(request).client
+async def upload(
+    request: Request,
+    name: Annotated[str, Query(max_length=500)] = "",
+    ttl_s: Annotated[float | None, Query(gt=0, description="how long it is kept")] = None,
+) -> Response:
+    """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body. A job
+    copies its input, but not the images that its lines name: let these live as long as it runs."""
+    gateway = gateway_of(request)
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
-    settings, objects = client.settings, client.objects
-    upload_id, expires_s = new_upload(settings.upload_ttl_s)
-    uri = upload_uri(objects, upload_id, f"upload{suffix}")
-    try:
-        async with _in_threads(objects.writer(uri)) as target:
-            size = await _copy(request, target, settings.upload_bytes_max)
-    except BaseException:
-        with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
-            await in_thread(objects.delete_tree, upload_uri(objects, upload_id))
-        raise
+    ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
+    with taken(gateway.uploads, "uploads"):
+        upload_id, expires_s, uri, size = await _keep(request, gateway, suffix, ttl_s)
     told = {
         "id": upload_id,
         "uri": uri,
@@ -86,6 +89,36 @@ async def upload(request: Request, name: Annotated[str, Query(max_length=500)] =
         "expires_s": expires_s,
     }
     return as_json(told, 201)
+
+
+def _allowed_ttl_s(asked_s: float | None, settings: Settings) -> float:
+    """How long an upload is kept. Raises InvalidField when that is longer than allowed."""
+    most_s = max(settings.upload_ttl_max_s, settings.upload_ttl_s)
+    if asked_s is not None and not asked_s <= most_s:
+        raise InvalidField(
+            "ttl_s",
+            f"an upload is kept for {most_s:.0f} s at the most",
+            hint="put what must live longer into S3, or raise RERANK_UPLOAD_TTL_MAX_S",
+        )
+    return asked_s or settings.upload_ttl_s
+
+
+async def _keep(
+    request: Request, gateway: Gateway, suffix: str, ttl_s: float
+) -> tuple[str, int, str, int]:
+    """Stream an upload into the storage. Returns its id, when it may go, its URI and its size."""
+    settings, objects = gateway.client.settings, gateway.client.objects
+    upload_id, expires_s = new_upload(ttl_s)
+    uri = upload_uri(objects, upload_id, f"upload{suffix}")
+    try:
+        async with _in_threads(gateway, objects.writer(uri)) as target:
+            write = partial(gateway.in_thread, target.write)
+            size = await _copy(request, write, settings.upload_bytes_max)
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
+            await gateway.in_thread(objects.delete_tree, upload_uri(objects, upload_id))
+        raise
+    return upload_id, expires_s, uri, size
 
 
 def _kind_of(content_type: str, name: str) -> tuple[str, str]:
@@ -108,37 +141,55 @@ def _kind_of(content_type: str, name: str) -> tuple[str, str]:
     )
 
 
-async def _copy(request: Request, target: IO[bytes], bytes_max: int) -> int:
+async def _copy(request: Request, write: Write, bytes_max: int) -> int:
     """Write the body in blocks, within the cap. Returns its size."""
     size, block = 0, bytearray()
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > bytes_max:
-                raise TooLarge(f"the upload is larger than {bytes_max} bytes", hint=_LARGER)
-            block += chunk
-            if len(block) >= BLOCK_BYTES:
-                await in_thread(target.write, bytes(block))
-                block.clear()
-    except ClientDisconnect:
-        raise UsageError("the upload was broken off") from None
+    async for chunk in _chunks(request):
+        size += len(chunk)
+        if size > bytes_max:
+            raise TooLarge(f"the upload is larger than {bytes_max} bytes", hint=_LARGER)
+        block += chunk
+        if len(block) >= BLOCK_BYTES:
+            await write(bytes(block))
+            block.clear()
     if not size:
         raise InvalidField("body", "the upload is empty", hint="send the file as the body")
-    await in_thread(target.write, bytes(block))
+    await write(bytes(block))
     return size
+
+
+Write = Callable[[bytes], Awaitable[int]]
+
+
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises UsageError when it stops to come."""
+    stream = aiter(request.stream())
+    while True:
+        try:
+            with anyio.fail_after(SILENCE_S):
+                chunk = await anext(stream)
+        except StopAsyncIteration:
+            return
+        except ClientDisconnect:
+            raise UsageError("the upload was broken off") from None
+        except TimeoutError:
+            raise UsageError(f"nothing came of the upload for {SILENCE_S:g} s") from None
+        yield chunk
 
 
 _LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"
 
 
 @asynccontextmanager
-async def _in_threads(opened: AbstractContextManager[IO[bytes]]) -> AsyncIterator[IO[bytes]]:
+async def _in_threads(
+    gateway: Gateway, opened: AbstractContextManager[IO[bytes]]
+) -> AsyncIterator[IO[bytes]]:
     """A blocking context, entered and left beside the event loop."""
-    found = await in_thread(opened.__enter__)
+    found = await gateway.in_thread(opened.__enter__)
     try:
         yield found
     except BaseException as error:
         with anyio.CancelScope(shield=True):
-            await in_thread(opened.__exit__, type(error), error, error.__traceback__)
+            await gateway.in_thread(opened.__exit__, type(error), error, error.__traceback__)
         raise
-    await in_thread(opened.__exit__, None, None, None)
+    await gateway.in_thread(opened.__exit__, None, None, None)

@@ -231,6 +231,13 @@ def test_a_model_that_nobody_knows_is_404_and_one_that_nobody_serves_now_503(htt
     assert away.headers["Retry-After"] == "5"
 
 
+def test_a_model_that_is_being_loaded_is_503_at_once(http, fleet):
+    fleet.beat(worker_row(state="loading"))
+    answer = http.post("/v1/rerank", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+    assert answer.headers["Retry-After"] == "5"
+
+
 def test_a_full_queue_sends_away_with_a_time_to_come_back(change, fleet, real_hints):
     fleet.beat(worker_row())
     real_hints.shard(MODEL, Priority.interactive, "j", "0-1")
@@ -255,11 +262,8 @@ def test_a_gateway_whose_hands_are_full_sends_away(change, fleet, store):
         # and when the first one is over
         store.cancel(job_id)
         assert first.result(20).status_code == 504
-        # then the hand is free
-        third = threads.submit(http.post, "/v1/rerank", json=BODY)
-        (job_id,) = wait_until(store.unfinished, what="the third is in hand")
-        store.cancel(job_id)
-        assert third.result(20).status_code == 504
+        # then the hand is free: this one is refused for itself
+        assert http.post("/v1/rerank", json=WRONG).status_code == 422
 
 
 def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change, fleet, store):
@@ -275,7 +279,7 @@ def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change,
         asked = [threads.submit(ask) for _ in range(20)]
         # when all but one have their answer
         wait_until(lambda: sum(one.done() for one in asked) == 19, 20, "the others are sent away")
-        (job_id,) = store.unfinished()
+        (job_id,) = wait_until(store.unfinished, what="one is in hand")
         store.cancel(job_id)
         # then one was taken in hand
         assert sorted(one.result(20) for one in asked) == [429] * 19 + [504]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from producer.client import Client
 from shared.models import JobSpec, JobStatus
 from shared.objects import file_uri
 from tests.support.fleet import Worker, worker_row
@@ -158,6 +162,86 @@ def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
         elif line.startswith("data: "):
             found.append((name, json.loads(line.removeprefix("data: "))))
     return found
+
+
+def paged(http: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    """All errors of a finished job, two a page."""
+    found: list[dict[str, Any]] = []
+    while page := lines(
+        http.get(
+            f"/v1/jobs/{job_id}/errors",
+            params={"limit": 2, "after": found[-1]["cursor"] if found else ""},
+        )
+    ):
+        found += page
+    return found
+
+
+def test_errors_are_read_on_after_a_cursor(http, working, source):
+    job = submitted(http, source)
+    ended(http, job["id"])
+    whole = lines(http.get(f"/v1/jobs/{job['id']}/errors"))
+    assert [line["id"] for line in whole] == list(range(6))
+    assert paged(http, job["id"]) == whole
+    for other in ("1", "0.1", str(10**17)):
+        answer = http.get(f"/v1/jobs/{job['id']}/errors", params={"after": other})
+        assert (answer.status_code, "is no cursor" in answer.text) == (422, True), other
+    assert http.get(f"/v1/jobs/{job['id']}/errors?after=x").status_code == 422
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+def test_errors_of_a_catalog_are_read_on_after_a_cursor(change, control, fleet, tmp_path, format):
+    if format == "parquet":
+        pytest.importorskip("pyarrow")
+    images = tmp_path / "allowed" / "images.txt"
+    images.parent.mkdir()
+    images.write_text("".join(f"s3://pairs/{n}{'fails' * (n % 2)}.jpg\n" for n in range(6)))
+    catalog = {"queries": ["one", "two", "three"], "format": format}
+    small = change(shard_pairs_max=5, allowed_roots=(tmp_path / "allowed",))
+    small_control = dataclasses.replace(control, settings=small)
+    with (
+        working_fleet(small_control, Worker(small_control, fails="fails")),
+        running_gateway(small) as http,
+    ):
+        job = submitted(http, file_uri(images), catalog=catalog)
+        ended(http, job["id"])
+        whole = lines(http.get(f"/v1/jobs/{job['id']}/errors"))
+        assert len(whole) == 9
+        assert paged(http, job["id"]) == whole
+
+
+def test_an_unfinished_job_has_no_cursors(http, fleet, source):
+    fleet.beat(worker_row())
+    job = submitted(http, source)
+    assert http.get(f"/v1/jobs/{job['id']}/errors").status_code == 200
+    answer = http.get(f"/v1/jobs/{job['id']}/errors?after=5")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "wrong_state")
+
+
+def test_a_job_of_another_version_is_told_and_hides_no_other_one(http, fleet, source, store):
+    fleet.beat(worker_row())
+    old, new = (submitted(http, source)["id"] for _ in range(2))
+    store.client.hset(store.keys.job(new), "spec", '{"from_later": 1}')
+    assert [job["id"] for job in http.get("/v1/jobs").json()["data"]] == [old]
+    answer = http.get(f"/v1/jobs/{new}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "unreadable_job")
+    assert 'rerank_jobs{state="running"} 1.0' in http.get("/metrics").text
+
+
+@pytest.mark.parametrize("line", [{"id": 1, "errors": []}, {"id": 1, "errors": [{"code": "x"}]}])
+def test_a_stream_that_nobody_reads_ends_and_makes_room(change, monkeypatch, line):
+    monkeypatch.setattr(Client, "results_after", lambda *_: (("", line) for _ in itertools.count()))
+    with running_gateway(change(gateway_streams_max=1)) as http:
+        address = (http.base_url.host, http.base_url.port)
+        path = "/v1/jobs/j/errors?limit=100000"
+        # given one that looks through lines without an end
+        with socket.create_connection(address) as reader:
+            reader.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
+            # then there is no room for another one
+            wait_until(lambda: status() == 429, what="it is in hand")
+        # until its client has left
+        wait_until(lambda: status() == 404, what="there is room again")
 
 
 def test_a_job_is_followed_to_its_end(http, working, source):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from producer.gateway import uploads
+from shared import uploads as module
 from shared.errors import ItemError
 from shared.objects import Objects, local_path
 from shared.uploads import is_upload, new_upload, sweep_uploads, upload_uri
@@ -128,10 +133,51 @@ def test_an_upload_that_is_broken_off_leaves_nothing(http, settings):
     wait_until(lambda: not list(folder.iterdir()), 20, "its folder is gone")
 
 
+def test_no_more_uploads_are_taken_than_memory_is_meant_for(change):
+    with running_gateway(change(gateway_uploads_max=1)) as http:
+        upload = lambda: http.post("/v1/uploads?name=a.csv", content=b"x").status_code  # noqa: E731
+        # given an upload that goes on
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+            connection.sendall(
+                b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 9000000\r\n\r\nx"
+            )
+            # then there is no room for another one
+            wait_until(lambda: upload() == 429, what="it is in hand")
+        # until it is over
+        wait_until(lambda: upload() == 201, what="there is room again")
+
+
+def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch):
+    monkeypatch.setattr(uploads, "SILENCE_S", 0.2)
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.sendall(
+            b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: 9000000\r\n\r\nx"
+        )
+        connection.settimeout(20)
+        assert b"422" in connection.recv(100)
+    assert stored(settings) == []
+
+
 def test_an_empty_upload_is_refused(http, settings):
     answer = http.post("/v1/uploads?name=a.csv", content=b"")
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "body")
     assert stored(settings) == []
+
+
+def test_an_upload_lives_as_long_as_it_asks_for(change, monkeypatch):
+    settings = change(upload_ttl_s=100, upload_ttl_max_s=1000)
+    monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 5000.0))
+    with running_gateway(settings) as http:
+        upload = lambda **asked: http.post(  # noqa: E731
+            "/v1/uploads", params={"name": "a.csv", **asked}, content=b"x"
+        )
+        assert upload().json()["expires_s"] == 5100
+        assert upload(ttl_s=1000).json()["expires_s"] == 6000
+        for wrong in (1001, 0, -1, "nan", "inf"):
+            answer = upload(ttl_s=wrong)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (422, "ttl_s"), wrong
 
 
 @pytest.mark.parametrize("storage", [None, "s3://pairs/work"])
@@ -160,6 +206,19 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
     pinned = store.job(job["id"]).spec.input
     assert not is_upload(pinned.uri, settings)
     assert objects.stat(pinned.uri).size == pinned.size
+
+
+def test_an_upload_that_unpacks_to_much_is_not_unpacked_while_its_job_is_made(
+    http, settings, fleet
+):
+    fleet.beat(worker_row())
+    line = json.dumps({"query": "q", "documents": ["a"]}).encode() + b"\n"
+    bomb = gzip.compress(line + b" " * (256 << 20))
+    uri = http.post("/v1/uploads?name=a.jsonl.gz", content=bomb).json()["uri"]
+    answer = http.post("/v1/jobs", json={"input": uri})
+    assert answer.status_code == 201
+    files = local_path(settings.storage_uri).rglob("*.*")
+    assert [path.stat().st_size for path in files] == [len(bomb)] * 2
 
 
 @pytest.mark.parametrize(

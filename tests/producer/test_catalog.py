@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from producer import catalog as module
-from producer import rows
+from producer import rows, tables
 from producer.catalog import read_queries
 from producer.client import Client
 from producer.feeder import Control, feed
+from producer.tables import table_lines
 from shared import objects as objects_module
 from shared.calibration import PLAIN, relevance_score
 from shared.errors import NotAllowed, OutputExists, StorageUnavailable, UsageError, WrongState
@@ -327,6 +329,93 @@ def test_parquet_is_read_and_written(api, control, s3, tmp_path, place):
     assert parquet.read_table(io.BytesIO(part)).column_names[:4] == [
         *("query_id", "image_id", "margin", "relevance_score")
     ]
+
+
+@pytest.mark.parametrize("name", ["shop.csv", "shop.csv.gz", "shop.parquet"])
+def test_a_table_that_a_uri_names_stays_there_until_its_turn_comes(
+    api, control, settings, tmp_path, name
+):
+    table = as_csv(("image", "text"), ("s3://pairs/a.jpg", "Oak"), ("s3://pairs/b.jpg", ""))
+    path = tmp_path / "allowed" / name
+    path.parent.mkdir()
+    if name.endswith(".parquet"):
+        pyarrow_csv = pytest.importorskip("pyarrow.csv")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow_csv.read_csv(io.BytesIO(table.encode())), path)
+    else:
+        path.write_bytes(gzip.compress(table.encode()) if name.endswith("gz") else table.encode())
+    job_id = api.submit_catalog(file_uri(path), QUERIES)
+    pinned = control.store.job(job_id).spec.input
+    assert (pinned.uri, pinned.size) == (file_uri(path), path.stat().st_size)
+
+    do(control, job_id)
+
+    found = list(api.results(job_id))
+    oak = expected("Oak s3://pairs/a.jpg", image_id="s3://pairs/a.jpg")
+    assert found == [*oak, *expected("s3://pairs/b.jpg")]
+
+
+def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "allowed" / "shop.parquet"
+    path.parent.mkdir()
+    parquet.write_table(pyarrow.table({"picture": ["s3://pairs/a.jpg"]}), path)
+    job_id = api.submit_catalog(file_uri(path), QUERIES)
+
+    do(control, job_id)
+
+    status = api.status(job_id)
+    assert (status.state, status.progress.fed) == ("paused", 0)
+    assert "has no column 'image', only picture" in status.reason
+
+
+def test_a_row_of_csv_that_never_ends_is_refused(api, listing, monkeypatch):
+    monkeypatch.setattr(tables, "CSV_ROW_BYTES", 100_000)
+    # given a quotation mark in each line: all of them are one row
+    lines = ["image", *(f'{n}","' for n in range(30_000))]
+    with pytest.raises(UsageError, match="quotation mark missing"):
+        api.submit_catalog(listing(*lines, name="long.csv"), QUERIES)
+
+
+def test_parquet_that_claims_more_than_memory_holds_is_refused(api, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(tables, "PARQUET_MEMORY_BYTES", 512 << 20)
+    # given 32 KiB that say 32 MiB four thousand times
+    cells = pyarrow.DictionaryArray.from_arrays([0] * 4096, ["x" * (32 << 20)])
+    path = tmp_path / "bomb.parquet"
+    parquet.write_table(
+        pyarrow.table({"image": cells}), path, compression="zstd", dictionary_pagesize_limit=1 << 30
+    )
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UsageError, match="takes more than 512 MiB of memory"):
+        api.submit_catalog(path, QUERIES)
+
+
+def test_parquet_of_one_row_group_is_read_in_little_memory(control, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(tables, "PARQUET_MEMORY_BYTES", 300 << 20)
+    # given more in one group than memory holds, and of one row the line would be too long
+    text = [f"{n} " * 20_000 for n in range(3500)]
+    table = pyarrow.table({"image": ["s3://pairs/a.jpg"] * 3500, "text": text})
+    path = tmp_path / "large.parquet"
+    parquet.write_table(table, path, use_dictionary=False, write_batch_size=16)
+    found = parquet.ParquetFile(path).metadata
+    assert found.num_row_groups == 1
+    assert found.row_group(0).total_byte_size > tables.PARQUET_MEMORY_BYTES
+
+    with table_lines(str(path), control.objects, 90_000) as lines:
+        sizes = [len(line) for line in lines]
+
+    assert len(sizes) == 3500
+    assert sum(size < 100 for size in sizes) == 2500
+    assert max(sizes) <= 90_000
 
 
 # ---- shards -------------------------------------------------------------------------------------

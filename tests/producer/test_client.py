@@ -19,6 +19,7 @@ from shared.errors import (
     InputChanged,
     ItemError,
     KeyConflict,
+    ModelLoading,
     NotAllowed,
     NoWorker,
     OutputExists,
@@ -468,6 +469,25 @@ def test_without_a_worker_a_request_is_not_begun(api, fleet):
     fleet.leave("w1")
     with pytest.raises(NoWorker, match=f"no worker serves {MODEL} now"):
         api.rerank("q", ["a"], model=MODEL)
+
+
+@pytest.mark.parametrize("others", [(), ("loading",), ("draining",)])
+def test_a_model_that_is_being_loaded_is_told_at_once(api, fleet, others):
+    fleet.beat(worker_row(state="loading"))
+    for number, state in enumerate(others):
+        fleet.beat(worker_row(f"o{number}", state=state))
+    with pytest.raises(ModelLoading, match=f"the workers of {MODEL} are loading it"):
+        api.rerank("q", ["a"], model=MODEL)
+    assert api.store.unfinished() == []
+
+
+def test_the_workers_are_read_once_for_a_request(api, monkeypatch):
+    reads = []
+    workers = api.fleet.workers
+    monkeypatch.setattr(api.fleet, "workers", lambda *given: reads.append(1) or workers(*given))
+    with pytest.raises(DeadlineExceeded):
+        api.rerank("q", ["a"], timeout_s=0.05)
+    assert len(reads) == 1
 
 
 def test_a_full_queue_or_a_large_payload_is_sent_away(fleet, change, real_hints):

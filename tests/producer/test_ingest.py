@@ -7,17 +7,20 @@ import hashlib
 import io
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from producer.cutting import Cursor
 from producer.ingest import Input, only_failed, pin, previous_outcomes, refuse_changed
+from shared import sources
 from shared.errors import InputChanged, NotAllowed, UsageError
 from shared.lines import dump_line, output_line, parse_line
 from shared.models import Failure, Scored, SliceOutcome, make_spec
 from shared.objects import file_uri
 from shared.store import Job
+from shared.uploads import new_upload, upload_uri
 from tests.support.fleet import PROVENANCE
 
 LINES = [{"id": n, "query": f"q{n}", "documents": ["a", "b"]} for n in range(5)]
@@ -176,6 +179,41 @@ def test_gzip_that_cannot_be_sought_is_rewritten_once(objects, settings, allowed
     again = Input(job_of(ref, plain_uri=uri), objects, settings)
     assert again.make_seekable(renewed.clear) == uri
     assert lines_read(again, uri) == [1, 2, 3, 4, 5]
+
+
+def test_an_upload_is_copied_as_it_is_and_unpacked_when_its_turn_comes(
+    objects, settings, upload_to
+):
+    upload_id, _ = new_upload(100)
+    uploaded = upload_uri(objects, upload_id, "upload.jsonl.gz")
+    objects.write(uploaded, gzip.compress(DATA))
+    ref = pin(uploaded, objects, settings, upload_to)
+
+    # given that it is gone
+    objects.delete_tree(upload_uri(objects, upload_id))
+
+    assert objects.read(ref.uri) == gzip.compress(DATA)
+    assert ref.sha256 == hashlib.sha256(gzip.compress(DATA)).hexdigest()
+    uri = Input(job_of(ref), objects, settings).make_seekable(lambda: None)
+    assert objects.read(uri) == DATA
+
+
+def test_a_gzip_bomb_costs_neither_memory_nor_the_disk(
+    objects, settings, allowed, upload_to, monkeypatch
+):
+    monkeypatch.setattr(sources, "UNPACKED_FREE_BYTES", 1 << 20)
+    # given lines that pack a thousand times, one of them as long as half of the input
+    with gzip.open(allowed / "in.gz", "wb") as out:
+        out.write(DATA + b" " * (64 << 20) + b"\n" + DATA[:20] * (2 << 20))
+    ref = pin(file_uri(allowed / "in.gz"), objects, settings, upload_to)
+    reader = Input(job_of(ref), objects, settings)
+    tracemalloc.start()
+    with pytest.raises(UsageError, match=r"in\.gz unpacks to more than 100 times its size"):
+        reader.make_seekable(lambda: None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+    assert list(objects.listing(objects.at("jobs") + "/")) == []
 
 
 def test_a_line_over_the_limit_is_its_own_failure(objects, change, ref):

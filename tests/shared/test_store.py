@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UsageError
+from shared.errors import KeyConflict, QueueUnavailable, UnknownJob, UnreadableJob, UsageError
 from shared.models import InputRef, JobSpec, ShardSummary, make_spec
 from shared.settings import Settings
 from shared.store import CONNECTIONS_MAX, OUTAGE_MS, Lease, OpenShard, Store, connect
@@ -554,6 +555,20 @@ def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, mak
     assert store.begin("a", "three") == "busy"
     store.end("a", "two")
     assert store.begin("a", "three") == "yes"
+
+
+def test_a_job_of_another_version_hides_no_other_one(store, capsys):
+    for job_id in ("a", "b", "c"):
+        store.create(job_id, spec_of(), "digest")
+    # given one whose spec says what this version does not know
+    spec = json.loads(store.client.hget(store.keys.job("b"), "spec"))
+    store.client.hset(store.keys.job("b"), "spec", json.dumps({**spec, "from_later": 1}))
+    # then it is left out, and told once
+    for _ in range(3):
+        assert [job.id for job in store.jobs(["a", "b", "c"])] == ["a", "c"]
+    assert capsys.readouterr().err.count("a job of another version") == 1
+    with pytest.raises(UnreadableJob, match="job b was made by another version"):
+        store.job("b")
 
 
 def test_a_step_of_no_job_takes_it_off_the_list(store):

@@ -548,6 +548,22 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
     assert looks[2] == [{"b": []}, [1, 3]]
 
 
+@browsed
+def test_files_that_cannot_be_read_are_named(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    browser.open(gateway.address)
+    # given a picture, a broken one and a film, dropped together
+    broken = ("broken.jpg", "image/jpeg", b"no picture")
+    browser.drop("#video-drop", [pictures[0], broken, ("film.mp4", "video/mp4", b"film")])
+    # then the good one is taken, and the others are named, with what to do
+    browser.wait(".with-video")
+    browser.wait_text(".unreadable", "Could not be read: film.mp4, broken.jpg. Video files")
+    # and no more of them is said when the next ones are well
+    browser.drop("#candidate-drop", pictures[1:2])
+    browser.wait_gone(".unreadable")
+
+
 # ---- hundreds of pictures -----------------------------------------------------------------------
 
 COUNT_URLS = """

@@ -221,6 +221,20 @@ def test_what_a_job_needs_next_is_computed_from_facts(job, store):
     }
 
 
+def test_a_job_of_a_newer_version_is_left_to_its_own_coordinator(monitor, job, store, hints):
+    for job_id in ("newer", "ours"):
+        job(job_id, (0, 2))
+        let_time_pass(store, job_id)
+    store.client.hset(store.keys.job("newer"), "spec", '{"from_later": 1}')
+    store.client.hdel(store.keys.job("ours"), "sealed")
+
+    monitor.tick()
+
+    assert sorted(store.unfinished()) == ["newer", "ours"]
+    assert store.due_jobs() == []
+    assert ("feed", "ours") in hints.take()
+
+
 def test_a_job_that_vanished_is_taken_off_the_list(monitor, store, client, hints):
     client.zadd(store.keys.jobs, {"ghost": 0})
 

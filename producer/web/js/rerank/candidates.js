@@ -57,6 +57,7 @@ export function candidatesBox(session, intake, examples, signal) {
     ),
   );
   const film = videoDrop((brought) => takeVideo(session, intake, brought), signal);
+  const unreadable = h("p", { class: "unreadable" });
   const section = h(
     "section",
     { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
@@ -68,6 +69,7 @@ export function candidatesBox(session, intake, examples, signal) {
       clear,
     ),
     h("div", { class: "drops" }, bring, film),
+    unreadable,
     lines.element,
     examples,
     cards.element,
@@ -87,6 +89,7 @@ export function candidatesBox(session, intake, examples, signal) {
     cards.show(candidates);
   }, signal);
   session.reading.listen(showCount, signal);
+  session.unreadable.watch((files) => fill(unreadable, unreadableLines(files).join(" ")), signal);
   acceptDrops(document.body, take, signal); // wherever it falls, but for the query
   document.addEventListener("paste", (event) => paste(event, session, intake), { signal });
   return section;
@@ -111,7 +114,7 @@ async function paste(event, session, intake) {
  * @param {import("./drop.js").Brought} brought
  */
 export async function takeCandidates(session, intake, { pictures, lines, unknown }) {
-  const failed = unknown.map((file) => file.name);
+  const failed = [...unknown];
   let added = lines.length;
   session.add(lines.map((text) => ({ text })));
   for await (const { taken, unread } of takeInGroups(session, intake, pictures)) {
@@ -119,7 +122,7 @@ export async function takeCandidates(session, intake, { pictures, lines, unknown
     added += taken.length;
     failed.push(...unread);
   }
-  announceTaken(counted("announce.candidates", added), failed);
+  tellTaken(session, counted("announce.candidates", added), failed);
 }
 
 /**
@@ -129,17 +132,17 @@ export async function takeCandidates(session, intake, { pictures, lines, unknown
  * @param {import("./drop.js").Brought} brought
  */
 export async function takeVideo(session, intake, { pictures, unknown }) {
-  const failed = unknown.map((file) => file.name);
+  const failed = [...unknown];
   const frames = [];
   for await (const { taken, unread } of takeInGroups(session, intake, inFrameOrder(pictures))) {
     frames.push(...taken.map(({ picture }) => picture));
     failed.push(...unread);
   }
   if (frames.length) session.add([{ video: { frames, fps: null } }]);
-  announceTaken(counted("announce.video", frames.length), failed);
+  tellTaken(session, counted("announce.video", frames.length), failed);
 }
 
-/** Pictures that were taken in with their captions, and the names of those that cannot be read, group by group. */
+/** Pictures that were taken in with their captions, and the files that cannot be read, group by group. */
 async function* takeInGroups(session, intake, pictures) {
   session.reading.change((count) => count + pictures.length);
   for (let at = 0; at < pictures.length; at += TAKEN_TOGETHER) {
@@ -149,13 +152,21 @@ async function* takeInGroups(session, intake, pictures) {
     session.reading.change((count) => count - group.length);
     yield {
       taken: all.filter(({ picture }) => picture),
-      unread: all.filter(({ picture }) => !picture).map(({ file }) => file.name),
+      unread: all.filter(({ picture }) => !picture).map(({ file }) => file),
     };
   }
 }
 
-function announceTaken(said, failed) {
-  announce(failed.length ? `${said} ${t("announce.unreadable", { names: failed.join(", ") })}` : said);
+function tellTaken(session, said, failed) {
+  session.unreadable.set(failed);
+  announce([said, ...unreadableLines(failed)].join(" "));
+}
+
+/** What is said of files that cannot be read. @param {File[]} files */
+function unreadableLines(files) {
+  if (!files.length) return [];
+  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
+  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
 }
 
 /** Where frames are dropped that become one candidate. */

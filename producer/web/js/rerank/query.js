@@ -202,8 +202,8 @@ export async function takeQuery(session, intake, { pictures, lines }) {
   const ordered = film ? inFrameOrder(pictures) : pictures;
   const taken = await Promise.allSettled(ordered.map(({ file }) => intake.take(file)));
   const good = taken.filter((result) => result.status === "fulfilled").map((result) => result.value);
-  for (const result of taken) if (result.status === "rejected") announce(result.reason.message);
-  if (!good.length) return;
+  session.unreadable.set(ordered.filter((_, at) => taken[at].status === "rejected").map(({ file }) => file));
+  if (!good.length) return announce(t("picture.unreadable"));
   session.queryPictures.set(film ? [...session.queryPictures.now, ...good] : good.slice(0, 1));
   if (session.queryKind.now === "text") session.queryKind.set(session.queryText.now.trim() ? "both" : "image");
   announce(counted("announce.pictures", good.length));

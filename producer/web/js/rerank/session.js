@@ -100,6 +100,8 @@ export class Session {
     this.queryFps = new Value(null);
     /** @type {Value<Candidate[]>} */
     this.candidates = new Value([]);
+    /** Files of the last ones that were brought which cannot be read. @type {Value<File[]>} */
+    this.unreadable = new Value([]);
     /** Pictures that were brought and are not among the candidates yet. */
     this.reading = new Value(0);
     /** @type {Value<Settings>} */

@@ -73,7 +73,7 @@ export const en = {
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",
   "announce.video": "A video of {n} frames added.", "announce.video.one": "A video of {n} frame added.",
-  "announce.unreadable": "Could not be read: {names}.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
+  "unreadable": "Could not be read: {names}.", "unreadable.video": "Video files are not read: drop their frames as pictures.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
   "announce.copied": "Copied.", "announce.job": "Job {name}: {state}.",
 
   // jobs

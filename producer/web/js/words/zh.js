@@ -72,7 +72,7 @@ export const zh = {
   // 朗读
   "announce.candidates": "已添加 {n} 个候选。", "announce.candidates.one": "已添加 {n} 个候选。", "announce.pictures": "已向查询添加 {n} 张图片。", "announce.pictures.one": "已向查询添加图片。",
   "announce.video": "已添加 {n} 帧的视频。", "announce.video.one": "已添加 {n} 帧的视频。",
-  "announce.unreadable": "无法读取：{names}。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
+  "unreadable": "无法读取：{names}。", "unreadable.video": "不读取视频文件：请将各帧作为图片拖入。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
   "announce.copied": "已复制。", "announce.job": "任务 {name}：{state}。",
 
   // 任务

@@ -1,0 +1,57 @@
+"""Where `rerank up` finds its ports."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+
+import pytest
+
+from producer import local
+from producer.local import free_port
+from shared.errors import UsageError
+from shared.settings import Settings
+
+
+def listener(host: str) -> socket.socket:
+    """Someone who listens on an address already, on a port of the system's choice."""
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.bind((host, 0))
+    found.listen()
+    return found
+
+
+def has_ipv6() -> bool:
+    try:
+        listener("::1").close()
+    except OSError:
+        return False
+    return True
+
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", pytest.param("::1", marks=IPV6)])
+def test_a_port_is_free_when_it_is_so_on_the_address_that_is_meant(host):
+    with closing(listener(host)) as taken:
+        port = taken.getsockname()[1]
+        assert free_port(port, host=host) != port
+    assert free_port(port, host=host) == port
+
+
+def test_an_address_of_another_host_is_refused_with_what_to_do():
+    with pytest.raises(UsageError, match=r"no port of 192.0.2.1 .* RERANK_GATEWAY_HOST"):
+        free_port(8080, host="192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("127.0.0.1", "http://127.0.0.1:"), pytest.param("::1", "http://[::1]:", marks=IPV6)],
+)
+def test_the_address_that_is_told_can_be_opened(tmp_path, host, shown):
+    pytest.importorskip("fastapi")
+    url, (child,) = local._gateway(Settings(gateway_host=host, state_dir=tmp_path))
+    assert url is not None
+    assert url.startswith(shown)
+    assert child.name == "gateway"
