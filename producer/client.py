@@ -113,6 +113,27 @@ class Answer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file of a finished job's output."""
+
+    name: str
+    uri: str
+    rows: int | None = None
+    """Lines or rows in it, where its manifest says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a small request stands."""
+
+    ahead: int | None
+    """Shards before it in its queue; None once a worker has begun with it."""
+    done: int
+    total: int
+    """Of its pairs, those that have an outcome, and all."""
+
+
 class Client:
     """One connection to a fleet. Safe to share between threads.
 
@@ -390,20 +411,29 @@ class Client:
         data = self.objects.read(manifest_uri(job.facts["output"]))
         return Manifest.model_validate_json(data)
 
-    def fetch(self, job_id: str, path: Path | str) -> None:
-        """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
-        its manifest last."""
+    def files(self, job_id: str) -> list[OutputFile]:
+        """The files of a finished job's output, the manifest last. Raises WrongState before."""
         job = self.store.job(job_id)
         if not job.finished:
             raise WrongState(f"job {job_id} is not finished", hint="wait for it first")
-        output, target = job.facts["output"], str(path)
-        files = [""]
-        if job.spec.catalog:
-            manifest, target = self._manifest(job), f"{target}/"
-            files = [*(part.name for part in manifest.parts), *filter(None, [manifest.ranking])]
-        pairs = [(output + name, target + name) for name in files]
-        for source, copy in (*pairs, (manifest_uri(output), manifest_uri(target))):
-            with self.objects.open(source) as stream, publish_file(Path(copy)) as out:
+        output, manifest = job.facts["output"], self._manifest(job)
+        found = [OutputFile(part.name, output + part.name, part.rows) for part in manifest.parts]
+        if manifest.ranking:
+            found.append(OutputFile(manifest.ranking, output + manifest.ranking))
+        if not job.spec.catalog:
+            found = [OutputFile("results.jsonl", output, manifest.lines)]
+        return [*found, OutputFile("manifest.json", manifest_uri(output))]
+
+    def fetch(self, job_id: str, path: Path | str) -> None:
+        """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
+        its manifest last."""
+        files = self.files(job_id)
+        folder = self.store.job(job_id).spec.catalog is not None
+        copies = [str(path), manifest_uri(str(path))]
+        if folder:
+            copies = [f"{path}/{file.name}" for file in files]
+        for file, copy in zip(files, copies, strict=True):
+            with self.objects.open(file.uri) as stream, publish_file(Path(copy)) as out:
                 while block := stream.read(COPY_BYTES):
                     out.write(block)
 
@@ -539,6 +569,16 @@ class Client:
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
+
+    def standing(self, job_id: str) -> Standing:
+        """Where a small request stands, until it ends. Raises UnknownJob."""
+        job = self.store.job(job_id)
+        done, total = job.progress.done, job.progress.fed
+        if done or "fingerprint" in job.facts:  # which a worker sets with its first claim
+            return Standing(None, done, total)
+        queue = model_queue(job.spec.model, Priority.interactive)
+        (waiting,) = broker_keys(self.settings, [queue])
+        return Standing(self.store.hints_before(waiting, job_id), done, total)
 
     def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
         """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""

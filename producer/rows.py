@@ -21,6 +21,9 @@ from shared.models import Document, OutputFormat, Scored, SliceOutcome
 RANKING_ENTRIES_MAX = 2_000_000
 """Entries of a ranking held at once: about 215 bytes each, so 430 MB at the most."""
 
+PART = "part-"
+"""How the name of a part begins."""
+
 Row = dict[str, Any]
 """query_id, image_id, and either margin and relevance_score or an error."""
 
@@ -60,7 +63,7 @@ def _scores(found: Scored, calibration: Calibration) -> Row:
 
 def part_name(start: int, format: OutputFormat) -> str:
     """The name of the file whose first item is `start`: names sort as items do."""
-    return f"part-{start:012}.{format}"
+    return f"{PART}{start:012}.{format}"
 
 
 def dump_rows(rows: Sequence[Row], format: OutputFormat) -> bytes:

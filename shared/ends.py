@@ -21,6 +21,8 @@ class Caller:
     """Who waits for a job's end, and may go away meanwhile. Safe to share between threads."""
 
     def __init__(self) -> None:
+        self.job_id = ""
+        """The job it waits for, once that is made."""
         self.has_left = False
         self.woken = threading.Event()
         """Set when there is something to look at: the end, or that it has left."""
@@ -69,6 +71,7 @@ class Ends:
                 self._thread = threading.Thread(target=self._listen, name="ends", daemon=True)
                 self._thread.start()
             self._waiting[job_id] = caller
+            caller.job_id = job_id
 
     def _listen(self) -> None:
         while self._is_wanted():

@@ -205,10 +205,11 @@ class Fleet:
         cursor = entries[-1][0] if entries else after
         return cursor, list(_observations(fields for _, fields in entries))
 
-    def last_packs(self, worker_id: str, count: int) -> list[Observation]:
-        """What a worker observed of its last packs, the oldest first."""
+    def last_packs(self, worker_id: str, count: int, since_ms: int = 0) -> list[Observation]:
+        """What a worker observed of its last packs, the oldest first; with `since_ms`, the server's
+        time, only what it was told of from then on."""
         packs = self._keys.packs(worker_id)
-        entries = cast("list[Any]", self._client.xrevrange(packs, count=count))
+        entries = cast("list[Any]", self._client.xrevrange(packs, min=since_ms, count=count))
         return list(_observations(fields for _, fields in reversed(entries)))
 
     def limit(self, worker_id: str) -> BatchLimit | None:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from producer.client import Client
-from producer.gateway import cohere, docs, fleet, jobs, metrics, native, uploads, vllm
+from producer.gateway import cohere, docs, downloads, fleet, jobs, metrics, native, uploads, vllm
 from producer.gateway.asking import Gateway
 from producer.gateway.door import LOCAL, Door
 from producer.gateway.errors import handle_errors
@@ -64,7 +64,7 @@ def make_app(client: Client) -> FastAPI:
     counted = app.state.metrics.requests
     app.add_middleware(Door, settings=settings, count=counted.count)
     handle_errors(app)
-    for part in (native, cohere, vllm, jobs, uploads, fleet, metrics, docs):
+    for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, docs):
         app.include_router(part.routes)
     app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
     return app

@@ -47,24 +47,29 @@ class Gateway:
     )
     """The threads of all these, bounded already; the usual ones are left to short calls."""
 
-    async def ask(self, request: Request, asked: Sequence[Asked], **options: Any) -> Answer:
-        """Score requests of one model as one interactive job.
+    async def ask(
+        self,
+        request: Request,
+        asked: Sequence[Asked],
+        caller: Caller | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Score requests of one model as one interactive job, for a `caller` who may leave.
 
         Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker, and
         CallerLeft when the client closed its connection.
         """
         request.scope[MODEL] = options.get("model")
         given = {name: value for name, value in options.items() if value is not None}
-        async with self._in_hand(request) as caller:
+        async with self._in_hand(request, caller or Caller()) as caller:
             run = functools.partial(self._ask, asked, {**given, "caller": caller})
             answer = await self.in_thread(run)
         request.scope[MODEL] = answer.job.spec.model
         return answer
 
     @asynccontextmanager
-    async def _in_hand(self, request: Request) -> AsyncIterator[Caller]:
+    async def _in_hand(self, request: Request, caller: Caller) -> AsyncIterator[Caller]:
         """Take a request in hand at once, or raise Overloaded; tell when its client has left."""
-        caller = Caller()
         with taken(self.requests, "requests"):
             watching = asyncio.create_task(_watch(request, caller))
             try:

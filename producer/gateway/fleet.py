@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
@@ -34,6 +34,9 @@ INSTRUCTIONS = {
 
 PACKS = 100
 """The last packs of each worker that are told."""
+
+SKEW_S = 30.0
+"""So far the clocks of hosts may lie apart: what was told since is told with so much before it."""
 
 DEFAULTS = (
     *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
@@ -112,25 +115,38 @@ async def presets(request: Request) -> Response:
 
 
 @routes.get("/v1/fleet", summary="Look at the workers")
-async def fleet(request: Request) -> Response:
-    """The workers, their batch sizes over time, the queues, and the last half hour."""
+async def fleet(
+    request: Request, since: Annotated[float, Query(ge=0, le=1e11, allow_inf_nan=False)] = 0.0
+) -> Response:
+    """The workers, their batch sizes over time, the queues, and the last half hour.
+
+    With `since`, the `at_s` of an answer before, of all that lies in the past only what is newer,
+    and a little that was told already: an entry is known by its own `at_s`.
+    """
     gateway = gateway_of(request)
-    return as_json(await in_thread(_fleet, gateway.client, gateway.history))
+    return as_json(await in_thread(_fleet, gateway.client, gateway.history, since))
 
 
-def _fleet(client: Client, history: History) -> dict[str, Any]:
+def _fleet(client: Client, history: History, since_s: float) -> dict[str, Any]:
+    at_ms = client.store.now_ms()  # before anything is read, so that the next answer misses nothing
     workers = client.workers()
     known = sorted({*client.store.models(), *(worker.model for worker in workers)})
+    told_s = since_s - SKEW_S
+    limits = {
+        w.id: [found for found in client.fleet.limits(w.id) if found.at_s > told_s] for w in workers
+    }
+    packs = {w.id: client.fleet.last_packs(w.id, PACKS, int(since_s * 1000)) for w in workers}
     return {
+        "at_s": at_ms / 1000,
         "workers": _as_fields(workers),
-        "limits": {w.id: _as_fields(client.fleet.limits(w.id)) for w in workers},
-        "packs": {w.id: _as_fields(client.fleet.last_packs(w.id, PACKS)) for w in workers},
+        "limits": {worker: _as_fields(found) for worker, found in limits.items()},
+        "packs": {worker: _as_fields(found) for worker, found in packs.items()},
         "queues": [
             {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
             for model in known
             for priority in Priority
         ],
-        "history": history.samples(),
+        "history": history.samples(told_s),
     }
 
 

@@ -48,9 +48,9 @@ class History:
         """Sample no more."""
         self._stop.set()
 
-    def samples(self) -> list[dict[str, Any]]:
-        """The fleet's rate and queue over time, oldest first."""
-        return [asdict(sample) for sample in list(self._samples)]
+    def samples(self, since_s: float = 0.0) -> list[dict[str, Any]]:
+        """The fleet's rate and queue over time, oldest first; those after a moment."""
+        return [asdict(sample) for sample in list(self._samples) if sample.at_s > since_s]
 
     def _run(self) -> None:
         while not self._stop.wait(SAMPLE_S):

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from producer.client import Client
-from producer.gateway.asking import Gateway, as_json, gateway_of, in_thread, taken
+from producer.gateway.asking import as_json, gateway_of, in_thread, taken
 from producer.gateway.errors import InvalidField
+from producer.gateway.events import KEEP_ALIVE, as_events, event
 from producer.gateway.fields import IDEMPOTENT, idempotency_key
 from producer.gateway.native import Options
+from producer.gateway.streams import stream_lines
 from shared.errors import Unavailable, UnknownJob
-from shared.lines import dump_line
 from shared.models import JobStatus, OutputFormat, Priority
 from shared.sources import is_uri
 from shared.store import REDIS_ERRORS
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-BLOCK_BYTES = 64 << 10
-"""Lines are sent in blocks of about this size."""
-LOOK_S = 0.25
-"""So often a stream stops to see whether anyone still reads it."""
 EVENT_S = 1.0
 """How often a job's status is told."""
 
@@ -191,7 +185,7 @@ _NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
 async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
     """A line per line of input, in order; with `partial` what was scored so far."""
     gateway = gateway_of(request)
-    return Lines(gateway, gateway.client.results(job_id, partial=partial))
+    return stream_lines(gateway, gateway.client.results(job_id, partial=partial))
 
 
 Cursor = Annotated[
@@ -209,61 +203,16 @@ async def errors(
     """The lines in which something was rejected or failed, without their results. Of a finished
     job each has a `cursor`: `after` it the next ones are read, and nothing twice."""
     gateway = gateway_of(request)
-    return Lines(gateway, _failed(gateway.client, job_id, after), limit)
+    return stream_lines(gateway, failed_lines(gateway.client, job_id, after), limit)
 
 
-def _failed(client: Client, job_id: str, after: str) -> Iterator[dict[str, Any] | None]:
+def failed_lines(client: Client, job_id: str, after: str = "") -> Iterator[dict[str, Any] | None]:
     """The lines of which something failed; None for any other."""
     for cursor, line in client.results_after(job_id, after):
         told = {name: line[name] for name in line if name not in ("results", "provenance")}
         if cursor:
             told["cursor"] = cursor
         yield told if line.get("errors") or "error" in line else None
-
-
-class Lines(StreamingResponse):
-    """Lines as they are read; what is wrong with the first is still told with its status. When the
-    client leaves, no more are read. None is a line that is passed over."""
-
-    def __init__(
-        self, gateway: Gateway, lines: Iterator[dict[str, Any] | None], limit: int | None = None
-    ) -> None:
-        self._gateway = gateway
-        self._blocks = _blocks(lines, limit)
-        super().__init__(self._sent(), media_type="application/x-ndjson")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises Overloaded."""
-        with taken(self._gateway.streams, "jobs and results"):
-            self._first = await self._next()
-            await super().__call__(scope, receive, send)
-
-    async def _sent(self) -> AsyncIterator[bytes]:
-        block = self._first
-        while block is not None:
-            if block:
-                yield block
-            block = await self._next()  # a client that left ends it here
-
-    async def _next(self) -> bytes | None:
-        return await self._gateway.in_thread(next, self._blocks, None)
-
-
-def _blocks(lines: Iterable[dict[str, Any] | None], limit: int | None) -> Iterator[bytes]:
-    """Up to `limit` lines in blocks; an empty one when there was none for long."""
-    block, left, began_s = bytearray(), limit, time.monotonic()
-    for line in lines:
-        if line is not None:
-            block += dump_line(line)
-            left = None if left is None else left - 1
-        if left == 0:
-            break
-        if len(block) >= BLOCK_BYTES or time.monotonic() - began_s > LOOK_S:
-            yield bytes(block)
-            block.clear()
-            began_s = time.monotonic()
-    if block:
-        yield bytes(block)
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -276,11 +225,7 @@ async def events(request: Request, job_id: JobId) -> Response:
     """`status` about once a second, with what GET of the job tells; `end` is the last."""
     client = gateway_of(request).client
     first = await in_thread(client.status, job_id)
-    stream = _follow(client, first)
-    return StreamingResponse(stream, media_type="text/event-stream", headers=_NO_BUFFER)
-
-
-_NO_BUFFER = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return as_events(_follow(client, first))
 
 
 async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:
@@ -289,10 +234,10 @@ async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]
     job_id, last = found.id, found
     while True:
         if found is None:
-            yield ": keep-alive\n\n"
+            yield KEEP_ALIVE
         else:
             last = found
-            yield _event("status", _as_told(found))
+            yield event("status", _as_told(found))
             if found.state in ("done", "cancelled"):
                 break
         await asyncio.sleep(EVENT_S)
@@ -302,8 +247,4 @@ async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]
             break
         except (Unavailable, *REDIS_ERRORS):
             found = None
-    yield _event("end", {"id": job_id, "state": last.state})
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    yield event("end", {"id": job_id, "state": last.state})

@@ -17,11 +17,12 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from producer.client import Answer, Client
-from producer.gateway import tei
+from producer.gateway import staged, tei
 from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, taken
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
 from producer.gateway.errors import MODEL, SHAPE
 from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
+from shared.ends import Caller
 from shared.errors import TooLarge
 from shared.lines import dump_line
 from shared.models import (
@@ -178,7 +179,11 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     openapi_extra=IDEMPOTENT,
 )
 async def rerank(request: Request, body: RerankBody) -> Response:
-    """Documents by relevance, best first. A bad image costs only its own document."""
+    """Documents by relevance, best first. A bad image costs only its own document.
+
+    With `Accept: text/event-stream` the request's stages are told as events: `queued`, `scoring`,
+    then `answer` or `error`.
+    """
     return await answer(gateway_of(request), request, body)
 
 
@@ -211,7 +216,7 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
-    """Score a request and tell it in the superset of all shapes."""
+    """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
     asked = Asked(
         content_of(body.query, "query"),
         documents_of(body.documents),
@@ -222,8 +227,15 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     if body.mode == "async":
         return await _accept(gateway, request, body, asked, key)
     warnings = ignored(body)
-    found = await gateway.ask(request, [asked], model=body.model, key=key, **body.options())
-    return as_json({**_superset(found, body, asked), "warnings": warnings})
+
+    async def ask(caller: Caller) -> dict[str, Any]:
+        options = {"model": body.model, "key": key, **body.options()}
+        found = await gateway.ask(request, [asked], caller, **options)
+        return {**_superset(found, body, asked), "warnings": warnings}
+
+    if staged.wants_stages(request):
+        return await staged.answer(gateway.client, ask)
+    return as_json(await ask(Caller()))
 
 
 async def _accept(

@@ -8,6 +8,8 @@ from shared.fleet import BatchLimit
 from shared.pictures import PRESETS
 from shared.profiles import PROFILES
 from tests.support.fleet import MODEL, an_observation, worker_row
+from tests.support.gateway import running_gateway
+from tests.support.wait import wait_until
 
 
 def test_models_with_their_workers_and_what_waits(http, busy):
@@ -71,3 +73,29 @@ def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
         (512, "512"),
         (1024, "1024"),
     ]
+
+
+def test_a_second_look_tells_only_what_is_new(settings, fleet, store):
+    # given a worker with a pack and a limit, both of an hour ago by its own clock
+    now_s = store.now_ms() / 1000
+    fleet.beat(worker_row())
+    fleet.push("w1", [an_observation(at_s=now_s - 3600, cost=1.0)])
+    old = BatchLimit(tokens=512, pairs=9, version=1, at_s=now_s - 3600)
+    assert fleet.set_limit("w1", old)
+    with running_gateway(settings) as http:
+        first = http.get("/v1/fleet").json()
+        assert len(first["packs"]["w1"]) == len(first["limits"]["w1"]) == 1
+        # when it goes on, and is looked at again
+        wait_until(lambda: store.now_ms() / 1000 > first["at_s"], what="the clock goes on")
+        fleet.push("w1", [an_observation(at_s=now_s - 3500, cost=2.0)])
+        fleet.set_limit("w1", BatchLimit(tokens=1024, pairs=9, version=2, at_s=now_s))
+        second = http.get("/v1/fleet", params={"since": first["at_s"]}).json()
+        # then only what is new is told, and the workers as ever
+        assert [pack["cost"] for pack in second["packs"]["w1"]] == [2.0]
+        assert [limit["tokens"] for limit in second["limits"]["w1"]] == [1024]
+        assert [worker["id"] for worker in second["workers"]] == ["w1"]
+        # and a look at what lies ahead finds nothing
+        later = http.get("/v1/fleet", params={"since": now_s + 3600}).json()
+        assert later["packs"] == later["limits"] == {"w1": []}
+        assert later["history"] == []
+        assert http.get("/v1/fleet?since=inf").status_code == 422

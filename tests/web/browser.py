@@ -24,9 +24,11 @@ from tests.support.wait import wait_until
 WAIT_S = 30.0
 COLOURS = 256
 """Of a picture of the page."""
-WIDE, NARROW = (1280, 900), (390, 844)
+WIDE, NARROW = (1400, 900), (390, 844)
 
 _VISIBLE = "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility())"
+_DRAWN = "return [...document.images].every(i => !i.checkVisibility() || (i.src && i.complete))"
+_FRAME = "return new Promise(done => requestAnimationFrame(() => setTimeout(done, 100)))"
 _DROP = """
 const [target, kind, files] = arguments;
 const transfer = new DataTransfer();
@@ -105,6 +107,12 @@ class Browser:
         """Wait until a match holds a text."""
         wait_until(lambda: text in self.text(selector), WAIT_S, f"{selector} says {text!r}")
 
+    def wait_gone_text(self, selector: str, text: str) -> None:
+        """Wait until no match holds a text."""
+        wait_until(
+            lambda: text not in self.text(selector), WAIT_S, f"{selector} no more says {text!r}"
+        )
+
     def text(self, selector: str) -> str:
         """The texts of all matches."""
         return "\n".join(self.texts(selector))
@@ -121,9 +129,14 @@ class Browser:
     def picture(self, path: Path) -> None:
         """Save the whole page as a small PNG."""
         width, height = self.run("return [innerWidth, innerHeight]")
-        whole = self.run("return document.documentElement.scrollHeight")
-        self.resize((width, max(height, whole)))
-        self.run("return new Promise(done => requestAnimationFrame(() => setTimeout(done, 150)))")
+        self.driver.execute_cdp_cmd(
+            "Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 1, "y": 1}
+        )
+        for _ in range(3):  # it may grow while it is drawn
+            whole = self.run("return document.documentElement.scrollHeight")
+            self.resize((width, max(height, whole)))
+            self.run(_FRAME)
+            wait_until(lambda: self.run(_DRAWN), WAIT_S, "all pictures are drawn")
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         drawn = Image.open(BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
         few = drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4)

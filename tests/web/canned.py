@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from producer.gateway.door import SAFE_HEADERS
 
 PAGE = Path(__file__).parents[2] / "producer" / "web"
+RERANK = "POST /v1/rerank"
 DRIBBLE_S = 0.05
 """Between two events of a stream."""
 
@@ -29,8 +30,21 @@ class Reply(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
+EVENT_STREAM = "text/event-stream"
 Answer = Callable[[Any], Reply]
 """From the request's JSON, or None, to what is answered."""
+
+
+def event(name: str, data: Any) -> str:
+    """A server-sent event."""
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def as_events(reply: Reply) -> Reply:
+    """An answer as a client gets it that asks for the stages before it, too."""
+    if reply.status != 200 or isinstance(reply.body, Iterator):
+        return reply
+    return Reply(iter([event("answer", reply.body)]))
 
 
 class CannedGateway(ThreadingHTTPServer):
@@ -82,11 +96,14 @@ class _Handler(SimpleHTTPRequestHandler):
         asked = json.loads(body) if is_json and body else None
         self.server.asked.append((route, asked))
         reply = answer(asked)
+        if route == RERANK and EVENT_STREAM in self.headers.get("Accept", ""):
+            reply = as_events(reply)
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         if isinstance(reply.body, Iterator):
-            self._stream(reply.body)
+            with suppress(ConnectionError):  # the page broke it off
+                self._stream(reply.body)
         else:
             self._tell(json.dumps(reply.body).encode())
         return True
@@ -141,6 +158,10 @@ WORKER = {
     "preparing_share": 0.04, "pairs": 51_200, "latency_s": 0.41, "seen_s": 0.0,
     "latency_p50_s": 0.38, "latency_p95_s": 0.64, "memory_bytes": 31_400_000_000, "ooms": 1,
 }  # fmt: skip
+OTHER_WORKER = WORKER | {
+    "id": "w2", "pid": 4712, "device": "cuda:1", "batch_tokens": 23_552, "pairs_per_s": 287.0,
+    "busy_share": 0.88, "preparing_share": 0.09, "ooms": 0,
+}  # fmt: skip
 PRESETS = {
     "instructions": [
         {"name": "web search", "text": "Given a web search query, retrieve relevant passages"},
@@ -173,13 +194,19 @@ def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
         (50, 24_576, "p95 640 ms is below the target of 1 s"),
     ]
     return {
+        "at_s": now,
         "workers": list(workers),
         "limits": {
             worker["id"]: [
-                {"at_s": now - ago_s, "tokens": tokens, "pairs": 1024, "reason": reason}
+                {
+                    "at_s": now - ago_s + 20 * number,
+                    "tokens": tokens - 1024 * number,
+                    "pairs": 1024,
+                    "reason": reason,
+                }
                 for ago_s, tokens, reason in growth
             ]
-            for worker in workers
+            for number, worker in enumerate(workers)
         },
         "packs": {worker["id"]: [_pack(now, number) for number in range(60)] for worker in workers},
         "queues": [

@@ -54,9 +54,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def gateway() -> Iterator[CannedGateway]:
+def gateway(browser: Browser) -> Iterator[CannedGateway]:
+    """A gateway that says what it is told; the page is left before it goes."""
     with canned_gateway() as server:
         yield server
+        browser.driver.get("about:blank")
 
 
 @pytest.fixture

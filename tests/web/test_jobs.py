@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+from pyarrow import parquet
 
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
@@ -14,8 +18,10 @@ from tests.web.browser import WAIT_S, Browser
 
 pytestmark = pytest.mark.browser
 
+Files = list[tuple[str, str, bytes]]
 REQUESTS, DOCUMENTS = 150, 20
-END_S = 120.0
+END_S = 300.0
+FETCHED = "return fetch(arguments[0]).then(r => r.arrayBuffer()).then(b => [...new Uint8Array(b)])"
 
 
 @pytest.fixture
@@ -72,7 +78,14 @@ def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
     # when the worker is killed while somebody watches
     before = pairs_done(browser)
     stack.kill("-m workers ")
-    # then the page goes on with the job to its end
+    # then the page says so while nobody works, unless another one was quicker
+    wait_until(
+        lambda: re.search("no worker|loading|^$", browser.text(".reason")),
+        END_S,
+        "the reason is told",
+    )
+    keep("worker-killed")
+    # and goes on with the job to its end
     wait_until(lambda: state(browser) == "done", END_S, "the job is done")
     total = REQUESTS * DOCUMENTS + 2
     browser.wait_text(".figure-box:first-child strong", f"{total:,} / {total:,}")
@@ -98,6 +111,47 @@ def test_a_job_is_paused_resumed_and_cancelled(
     browser.wait_text(".jobs", "steered")
     browser.click(".segments [data-state=paused]")
     wait_until(lambda: "steered" not in browser.text(".jobs tbody"), WAIT_S, "none is paused")
+
+
+def test_a_catalog_is_taken_away_as_parquet(
+    browser: Browser, stack: Stack, tmp_path: Path, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given a listing of uploaded pictures, and of one that may not be read
+    with httpx.Client(base_url=stack.gateway) as http:
+        uploads = [
+            http.post("/v1/uploads", params={"name": name}, content=data).json()["uri"]
+            for name, _, data in pictures[:3]
+        ]
+    listing = tmp_path / "shop.txt"
+    listing.write_text("".join(f"{uri}\n" for uri in [*uploads, "s3://other/a.jpg"]))
+    # when every query meets every picture, as rows of Parquet
+    browser.open(f"{stack.gateway}/#/jobs")
+    browser.click("#new-job")
+    browser.wait("#job-file").send_keys(str(listing))
+    browser.click("#job-dialog summary")
+    browser.write("#job-queries", "a red heart\nyellow stars")
+    browser.choose("#job-format", "parquet")
+    browser.click("#start-job")
+    wait_until(lambda: browser.all("#downloads [data-file]"), END_S, "there is something to take")
+    assert state(browser) == "done"
+    keep("downloads")
+    # then its parts, its manifest and what failed are there
+    names = [link.get_attribute("data-file") or "" for link in browser.all("#downloads a")]
+    assert names[:2] == ["manifest.json", "errors.jsonl"]
+    assert all(name.endswith(".parquet") for name in names[2:])
+    # and each link gives what it says
+    data = {
+        name: bytes(browser.run(FETCHED, link.get_property("href")))
+        for name, link in zip(names, browser.all("#downloads a"), strict=True)
+    }
+    tables = [parquet.read_table(io.BytesIO(data[name])) for name in names[2:]]
+    rows = [row for table in tables for row in table.to_pylist()]
+    assert len(rows) == 8
+    assert sum(row["margin"] is not None for row in rows) == 6
+    assert b"not allowed" in data["errors.jsonl"]
+    assert json.loads(data["manifest.json"])["scored"] == 6
+    # and a catalog is not retried
+    assert not browser.all("[data-action=retry]")
 
 
 def test_the_fleet_is_shown(browser: Browser, stack: Stack) -> None:

@@ -102,7 +102,9 @@ def test_words_find_the_pictures_that_they_describe(
     keep("results-grid")
 
 
-def test_what_crop_cuts_away_is_shaded(page: Browser, pictures: Files) -> None:
+def test_what_crop_cuts_away_is_shaded(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
     # given a picture of 320 × 192 under `crop`
     ask_for_hearts(page, pictures)
     crop = f"{card(page, pictures, WIDE_ONE)} .crop"
@@ -116,6 +118,7 @@ def test_what_crop_cuts_away_is_shaded(page: Browser, pictures: Files) -> None:
     kept = [100 * left / 320, 100 * top / 192, 100 - 100 * right / 320, 100 - 100 * bottom / 192]
     assert [float(share.rstrip("%")) for share in drawn] == pytest.approx(kept)
     assert page.wait(crop)
+    keep("crop")
     # when the whole picture is to be kept
     page.click("[name=mode][value=fit] + span")
     # then nothing is shaded
@@ -149,6 +152,7 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     scores = [float(score) for score in page.texts(".result .score")]
     assert len(scores) == 10
     assert scores == sorted(scores, reverse=True)
+    keep("scored-anyway")
 
 
 def test_two_runs_are_compared(page: Browser, pictures: Files, keep: Callable[[str], None]) -> None:
@@ -214,6 +218,42 @@ def test_frames_of_a_video_are_a_query(page: Browser, pictures: Files) -> None:
     page.drop("#candidate-drop", pictures[:2])
     run_and_wait(page)
     assert len(page.all(".result")) == 2
+
+
+def test_frames_of_a_video_are_a_candidate(
+    page: Browser, pictures: Files, keep: Callable[[str], None]
+) -> None:
+    # given frames of one shape, dropped in any order where they become one video
+    frames = [(f"frame-{n}.jpg", kind, data) for n, (_, kind, data) in enumerate(pictures[2:8], 8)]
+    page.drop("#video-drop", frames[::-1])
+    page.wait(".card.with-video .quality")
+    # then they stand in the order of their names, with what the model sees of them
+    names = page.run("return [...document.querySelectorAll('.frame-item img')].map(i => i.alt)")
+    assert names == [name for name, *_ in frames]
+    assert "6 frames · 256 × 192 · 4:3" in page.text(".with-video .facts")
+    assert "Model sees" in page.text(".with-video .facts")
+    assert "3 s" in page.text(".with-video .facts")
+    # when one is taken out by the keyboard, and the pace is set
+    page.run("document.querySelector('.frame-item:nth-child(5) button').focus()")
+    page.press(Keys.ENTER)
+    wait_until(lambda: len(page.all(".frame-item")) == 5, WAIT_S, "five frames")
+    assert page.run("return document.activeElement.closest('.with-video') !== null")
+    page.wait(".card.with-video .quality")
+    page.write(".with-video .fps", "5")
+    page.press(Keys.TAB)
+    page.wait_text(".with-video .facts", "· 1 s")
+    keep("video")
+    # and the video is ranked beside a picture and a text
+    page.drop("#candidate-drop", pictures[:1])
+    page.write("#query-text", "a red heart")
+    run_and_wait(page)
+    assert len(page.all(".result")) == 2
+    assert "frame-8.jpg · 5 frames" in page.text(".ranking")
+    # and each frame can be taken out, and with the last one the video
+    for left in range(4, -1, -1):
+        page.click(".frame-item button")
+        wait_until(lambda left=left: len(page.all(".frame-item")) == left, WAIT_S, "one less")
+    assert len(page.all(".card")) == 1
 
 
 def test_an_example_fills_everything_in_and_runs(page: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from tests.support.drawn import png
 from tests.support.wait import wait_until
 from tests.web.browser import WAIT_S, Browser
 from tests.web.canned import (
     MODEL,
+    OTHER_WORKER,
     PAGE,
     WORKER,
     CannedGateway,
     Reply,
     error,
+    event,
     fleet_of,
     rerank,
     uploads,
@@ -114,28 +118,65 @@ def test_a_full_queue_is_waited_for(
 
 @browsed
 def test_progress_is_staged(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
-    # given a request that waits behind four others until it is let through
-    waits = {**MODEL, "stats": {"queue_absolute": 4}}
-    gateway.say("GET /v1/models", {"data": [waits]})
-    let_through: list[bool] = []
+    # given a request that stands behind four others, then is scored, each until the test goes on
+    go_on: list[str] = []
 
-    def slowly(asked: Any) -> Reply:
-        wait_until(lambda: let_through, WAIT_S, "the test goes on")
-        return rerank()(asked)
+    def stages(asked: Any) -> Iterator[str]:
+        for name, data in (("queued", {"ahead": 4}), ("scoring", {"done": 2, "total": 3})):
+            yield event(name, data)
+            wait_until(lambda name=name: name in go_on, WAIT_S, "the test goes on")
+        yield event("answer", rerank()(asked).body)
 
-    gateway.answers["POST /v1/rerank"] = slowly
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(stages(asked))
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it says so, stage by stage
-    browser.wait_text("#run-status", "Queued, 4 requests wait")
+    browser.wait_text("#run-status", "In the queue, 4 pieces of work ahead")
     assert browser.text(".steps .now") == "Queue"
     keep("queued")
-    gateway.say("GET /v1/models", {"data": [MODEL]})
-    browser.wait_text("#run-status", "Scoring 3 candidates")
+    go_on.append("queued")
+    browser.wait_text("#run-status", "A worker has it: 2 of 3 scored")
     assert browser.text(".steps .past") == "Upload\nQueue"
-    let_through.append(True)
+    keep("scoring")
+    go_on.append("scoring")
     browser.wait_text("#run-status", "Ranked in")
+
+
+@browsed
+def test_a_run_is_broken_off(browser: Browser, gateway: CannedGateway) -> None:
+    # given a request that is in the queue, of which the gateway tells once and again
+    left: list[bool] = []
+
+    def for_ever() -> Iterator[str]:
+        try:
+            while True:
+                yield event("queued", {"ahead": 1})
+        finally:
+            left.append(True)
+
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(for_ever())
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "1 piece of work ahead")
+    # when it is cancelled, then the page has left the connection, and is ready
+    browser.click("#cancel-run")
+    wait_until(lambda: left, WAIT_S, "the connection is left")
+    browser.wait_text("#run-status", "3 ready to be ranked")
+
+
+@browsed
+def test_what_goes_wrong_while_it_is_scored(browser: Browser, gateway: CannedGateway) -> None:
+    # given a request that ends with an error, and one whose stream just stops
+    late = {"status": 504, **error("no answer within 60 s", "ask again")}
+    ends = [iter([event("scoring", {"done": 0, "total": 3})]), iter([event("error", late)])]
+    gateway.answers["POST /v1/rerank"] = lambda asked: Reply(ends.pop())
+    browser.open(gateway.address)
+    fill_in(browser)
+    for said in ("no answer within 60 s", "The connection is lost."):
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        browser.wait_text("#run-status", said)
 
 
 @browsed
@@ -330,6 +371,7 @@ def test_a_job_with_everything_on_its_page(
     gateway.say("GET /v1/jobs/j1", DONE_JOB)
     gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(events())
     gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.say("GET /v1/jobs/j1/files", FILES)
     browser.open(f"{gateway.address}#/jobs")
     browser.wait_text(".jobs", "yesterday")
     keep("jobs")
@@ -348,6 +390,8 @@ def test_a_job_with_everything_on_its_page(
     marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
     browser.wait_text(".job-errors", "low_quality")
+    browser.wait_text("#downloads", "part-000000004000.parquet")
+    assert "and 32 more parts" in browser.text("#downloads")
     keep("job-charts")
     # and the errors of its end, though not each rise of them was asked for
     browser.wait_text(".job-errors", "1,100")
@@ -372,6 +416,15 @@ DONE_JOB = JOB | {
                  850, 900, 1000, 1150, 1400, 2220],
     },
 }  # fmt: skip
+FILES = {
+    "count": 40,
+    "data": [
+        {"name": "ranking.jsonl", "rows": None},
+        {"name": "manifest.json", "rows": None},
+        {"name": "errors.jsonl", "rows": None},
+        *({"name": f"part-{n:012}.parquet", "rows": 1000} for n in range(0, 5000, 1000)),
+    ],
+}
 FAILED_LINE = {
     "id": "chair-17",
     "errors": [
@@ -383,8 +436,6 @@ FAILED_LINE = {
 
 def events() -> Iterator[str]:
     """A few statuses that rise, then the end."""
-    import json
-
     for number in range(12):
         rate = 250 + 40 * (number % 3)
         scored = 8600 + 2500 * number
@@ -399,7 +450,7 @@ def events() -> Iterator[str]:
 def test_the_fleet_in_chinese_and_dark(
     browser: Browser, gateway: CannedGateway, keep: Keep
 ) -> None:
-    gateway.say("GET /v1/fleet", fleet_of(WORKER, {**WORKER, "id": "w2", "device": "cuda:1"}))
+    gateway.say("GET /v1/fleet", fleet_of(WORKER, OTHER_WORKER))
     browser.open(f"{gateway.address}#/fleet")
     browser.wait(".chart .mark")
     keep("fleet")
@@ -428,16 +479,151 @@ def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: Canned
     assert browser.run("return document.getElementById('preset').value") == "product"
 
 
+def watch_a_finished_job(gateway: CannedGateway) -> None:
+    """The job `j1` at its end, with something that failed and something to take away."""
+    over = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
+    gateway.say("GET /v1/jobs", {"data": [JOB, DONE_JOB]})
+    gateway.say("GET /v1/jobs/j1", DONE_JOB)
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.say("GET /v1/jobs/j1/files", FILES)
+
+
+@browsed
+def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedGateway) -> None:
+    # given a job that is over, and a gateway that takes its time
+    watch_a_finished_job(gateway)
+    let_through: list[bool] = []
+
+    def slowly(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return Reply(JOB)
+
+    gateway.answers["POST /v1/jobs/j1/retry"] = slowly
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait("[data-action=retry]")
+    wait_until(lambda: gateway.asked.count(("GET /v1/jobs/j1", None)), WAIT_S, "it is at its end")
+    begun = gateway.asked.count(("GET /v1/jobs/j1/events", None))
+    # when Retry is clicked twice
+    browser.run(
+        "const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();"
+    )
+    let_through.append(True)
+    # then one retry was asked for, and its events are followed once
+    wait_until(
+        lambda: gateway.asked.count(("GET /v1/jobs/j1/events", None)) > begun, WAIT_S, "followed"
+    )
+    browser.wait_text(".title .chip", "Done")
+    assert gateway.asked.count(("POST /v1/jobs/j1/retry", None)) == 1
+    assert gateway.asked.count(("GET /v1/jobs/j1/events", None)) == begun + 1
+
+
+@browsed
+def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
+    # given a gateway that tells what is new, and some of it twice
+    browser.open(gateway.address)
+    script = """
+    const [answers] = arguments;
+    return import("/js/watch.js").then(async ({FleetWatch}) => {
+      const asked = [], looks = [];
+      const watch = new FleetWatch({fleet: async (since) => (asked.push(since), answers.shift())});
+      while (answers.length) looks.push(await watch.look());
+      return [asked, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
+    });
+    """
+    answers = [
+        {"at_s": 10, "workers": [{"id": "a"}], "queues": [], "limits": {}, "history": [{"at_s": 1}],
+         "packs": {"a": [{"at_s": 7}]}},
+        {"at_s": 12, "workers": [{"id": "a"}, {"id": "b"}], "queues": [], "limits": {},
+         "history": [{"at_s": 1}, {"at_s": 3}], "packs": {"a": [{"at_s": 7}, {"at_s": 6}]}},
+        {"at_s": 14, "workers": [{"id": "b"}], "queues": [], "limits": {}, "history": [],
+         "packs": {"b": []}},
+    ]  # fmt: skip
+    # when it is looked at three times
+    asked, looks = browser.run(script, answers)
+    # then each look asks from the one before, and nothing is there twice
+    assert asked == [0, 10, 12]
+    assert looks[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
+    # and who is gone is forgotten
+    assert looks[2] == [{"b": []}, [1, 3]]
+
+
+@browsed
+def test_files_that_cannot_be_read_are_named(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    browser.open(gateway.address)
+    # given a picture, a broken one and a film, dropped together
+    broken = ("broken.jpg", "image/jpeg", b"no picture")
+    browser.drop("#video-drop", [pictures[0], broken, ("film.mp4", "video/mp4", b"film")])
+    # then the good one is taken, and the others are named, with what to do
+    browser.wait(".with-video")
+    browser.wait_text(".unreadable", "Could not be read: film.mp4, broken.jpg. Video files")
+    # and no more of them is said when the next ones are well
+    browser.drop("#candidate-drop", pictures[1:2])
+    browser.wait_gone(".unreadable")
+
+
+# ---- hundreds of pictures -----------------------------------------------------------------------
+
+COUNT_URLS = """
+window.urls = {live: 0, most: 0, made: 0};
+const {createObjectURL, revokeObjectURL} = URL;
+URL.createObjectURL = (blob) => {
+  urls.live += 1;
+  urls.made += 1;
+  urls.most = Math.max(urls.most, urls.live);
+  return createObjectURL(blob);
+};
+URL.revokeObjectURL = (url) => {
+  urls.live -= 1;
+  revokeObjectURL(url);
+};
+"""
+
+
+@browsed
+def test_hundreds_of_pictures_are_taken_in_a_few_at_a_time(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a page whose object URLs are counted, and three hundred small pictures, two equal
+    browser.open(gateway.address)
+    browser.run(COUNT_URLS)
+    count = 300
+    many = [(f"{n}.png", "image/png", png(n, (48, 32))) for n in range(count - 1)]
+    # when they are dropped at once
+    browser.drop("#candidate-drop", [*many, ("again.png", "image/png", many[0][2])])
+    # then cards come while others are still read, and all of them in the end
+    browser.wait_text(".candidates .count", "reading")
+    browser.wait_text(".candidates .count", f"{count} candidates")
+    browser.wait_gone_text(".candidates .count", "reading")
+    same = browser.run("return document.querySelector('.duplicate').closest('.card').dataset.id")
+    assert same == browser.all(".card")[-1].get_attribute("data-id")
+    # and all are judged
+    browser.wait_text("#threshold-effect", f"0 of {count} would be rejected.")
+    browser.wait_gone_text("#threshold-effect", "not judged")
+    # and those are drawn that are near the window, no others
+    wait_until(lambda: browser.run("return urls.live") == 0, WAIT_S, "no URL is held")
+    assert browser.wait(".card:first-child img").get_property("naturalWidth") == 48
+    drawn = browser.run("return [...document.querySelectorAll('.card img[src]')].length")
+    assert 0 < drawn < count
+    # and never more than a few were held at once
+    assert browser.run("return urls.most") <= 3 + 8
+    # when all are removed, then nothing of them is left
+    browser.click(".candidates .panel-head button")
+    wait_until(lambda: not browser.all(".card"), WAIT_S, "no card")
+    assert browser.run("return urls.live") == 0
+
+
 # ---- for everyone -------------------------------------------------------------------------------
 
 
 @browsed
-@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet"])
-def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
-    browser: Browser, gateway: CannedGateway, tab: str
-) -> None:
+@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet", "jobs/j1"])
+def test_every_control_has_a_name(browser: Browser, gateway: CannedGateway, tab: str) -> None:
+    watch_a_finished_job(gateway)
     browser.open(f"{gateway.address}#/{tab}")
-    browser.wait(f"#tab-{tab}[aria-current=page]")
+    browser.wait(f"#tab-{tab.split('/')[0]}[aria-current=page]")
     # given the tree that a screen reader sees
     tree = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     wanted = {"button", "textbox", "slider", "combobox", "checkbox", "radio", "link", "spinbutton"}
@@ -445,6 +631,53 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(
     assert controls
     # then each control in it has a name
     assert [c for c in controls if not c.get("ignored") and not c["name"].get("value")] == []
+
+
+WALK = """
+window.walked = new Set();
+window.ringless = [];
+addEventListener("focusin", ({target}) => {
+  walked.add(target);
+  const shown = target.classList.contains("unseen") ? target.nextElementSibling : target;
+  const {outlineStyle, outlineWidth} = getComputedStyle(shown);
+  if (outlineStyle === "none" || parseFloat(outlineWidth) < 2) ringless.push(shown.outerHTML);
+});
+"""
+LEFT_OUT = """
+const controls = document.querySelectorAll("a[href], button, input, select, textarea, summary");
+return [...controls].filter((control) =>
+  control.checkVisibility() && !control.disabled && control.getAttribute("aria-hidden") !== "true"
+  && !(control.type === "radio" && !control.checked)  // the arrows lead to it from the one that is
+  && !walked.has(control)).map((control) => control.outerHTML);
+"""
+
+
+@browsed
+@pytest.mark.parametrize("tab", ["rerank", "jobs", "fleet", "jobs/j1"])
+def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
+    browser: Browser, gateway: CannedGateway, pictures: Files, tab: str
+) -> None:
+    watch_a_finished_job(gateway)
+    browser.open(f"{gateway.address}#/{tab}")
+    if tab == "rerank":  # cards, a video and results
+        fill_in(browser)
+        browser.drop("#candidate-drop", pictures[:2])
+        browser.drop("#video-drop", pictures[2:4])
+        browser.wait(".with-video .quality")
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        browser.wait(".result")
+    elif tab == "jobs/j1":
+        browser.wait("#downloads a")
+        browser.wait(".chart .mark")
+    # when somebody goes through all of it by Tab, from the first link until it comes again
+    browser.run(f"document.querySelector('.skip').focus(); {WALK}")
+    for _ in range(150):
+        browser.press(Keys.TAB)
+        if browser.run("return document.activeElement.className === 'skip'"):
+            break
+    # then every control was there, and each had its ring
+    assert browser.run(LEFT_OUT) == []
+    assert browser.run("return ringless") == []
 
 
 @browsed
@@ -505,11 +738,17 @@ def without_comments(path: Path) -> str:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
     colours = theme_colours(theme)
-    pairs = [(ink, back) for ink in ("ink", "muted", "accent") for back in ("bg", "surface")]
-    pairs += [("accent-ink", "accent"), ("accent", "accent-soft"), ("muted", "sunken")]
-    pairs += [(name, f"{name}-soft") for name in ("good", "warn", "bad")]
+    inks = ("ink", "muted", "accent", "good", "warn", "bad")
+    pairs = [(ink, back) for ink in inks for back in ("bg", "surface")]
+    pairs += [("ink", "sunken"), ("muted", "sunken"), ("bg", "ink"), ("accent-ink", "accent")]
+    pairs += [(name, f"{name}-soft") for name in ("accent", "good", "warn", "bad")]
+    pairs += [("ink", f"{name}-soft") for name in ("accent", "good", "warn", "bad")]
     for ink, back in pairs:
         assert contrast(colours[ink], colours[back]) >= 4.5, f"{ink} on {back} in {theme}"
+    # and the edges of fields, the curves and the columns
+    drawn = ["edge", "accent", *(f"series-{number}" for number in range(4))]
+    for line in drawn:
+        assert contrast(colours[line], colours["surface"]) >= 3, f"{line} in {theme}"
 
 
 def theme_colours(theme: str) -> dict[str, str]:

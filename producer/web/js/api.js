@@ -5,6 +5,13 @@ import { Value } from "./value.js";
 const KEY = "rerankfleet.key";
 const STALLED_MS = 60_000; // an upload of which nothing is heard for so long has failed
 
+const EVENT_STREAM = "text/event-stream";
+
+/**
+ * Where a request stands: `ahead` shards wait before it, or a worker has it and `done` of `total` pairs are scored.
+ * @typedef {{stage: "queued", ahead: number} | {stage: "scoring", done: number, total: number}} Stage
+ */
+
 /** What went wrong, as the gateway says it. `status` 0: it could not be reached. */
 export class ApiError extends Error {
   /**
@@ -53,14 +60,31 @@ export class Api {
     return (await this.json("GET", "/v1/models")).data;
   }
 
-  /** @returns {Promise<any>} */
-  fleet() {
-    return this.json("GET", "/v1/fleet");
+  /** Of the past what came since an earlier answer's `at_s`. @param {number} since @returns {Promise<any>} */
+  fleet(since) {
+    return this.json("GET", `/v1/fleet${since ? `?since=${since}` : ""}`);
   }
 
-  /** Score at once. @param {object} body @param {AbortSignal} [signal] @returns {Promise<any>} */
-  rerank(body, signal) {
-    return this.json("POST", "/v1/rerank", body, signal);
+  /** Score at once. @param {object} body @returns {Promise<any>} */
+  rerank(body) {
+    return this.json("POST", "/v1/rerank", body);
+  }
+
+  /**
+   * Score at once, and be told meanwhile where the request stands.
+   * @param {object} body
+   * @param {(stage: Stage) => void} onStage
+   * @param {AbortSignal} signal breaks it off: the gateway cancels it
+   * @returns {Promise<any>}
+   */
+  async rerankStaged(body, onStage, signal) {
+    const response = await this.request("POST", "/v1/rerank", body, signal, { Accept: EVENT_STREAM });
+    for await (const { event, data } of this.readEvents(response, signal)) {
+      if (event === "answer") return data;
+      if (event === "error") throw new ApiError(data.status, data.error, about(response.headers));
+      onStage({ stage: event, ...data });
+    }
+    throw this.unreachable(); // it ended without either
   }
 
   /** @param {number} limit @returns {Promise<any[]>} */
@@ -98,10 +122,14 @@ export class Api {
     return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
   }
 
-  /** The results as a file. @param {string} id @param {boolean} partial @returns {Promise<Blob>} */
-  async results(id, partial) {
-    const response = await this.request("GET", this.resultsAddress(id, partial));
-    return response.blob();
+  /** The first files of a job's output, and how many there are. @param {string} id @param {number} limit @returns {Promise<any>} */
+  files(id, limit) {
+    return this.json("GET", `${jobPath(id)}/files?limit=${limit}`);
+  }
+
+  /** Where a file of a job's output is. @param {string} id @param {string} name */
+  fileAddress(id, name) {
+    return `${jobPath(id)}/files/${encodeURIComponent(name)}`;
   }
 
   /**
@@ -128,7 +156,10 @@ export class Api {
       request.onload = () => {
         this.reachable.set(true);
         if (request.status < 300) resolve(JSON.parse(request.responseText));
-        else reject(this.refusal(request.status, request.responseText, (name) => request.getResponseHeader(name)));
+        else
+          reject(
+            this.refusal(request.status, request.responseText, { get: (name) => request.getResponseHeader(name) }),
+          );
       };
       request.onerror = () => reject(this.unreachable());
       request.onabort = () => reject(new DOMException("aborted", "AbortError"));
@@ -146,6 +177,11 @@ export class Api {
    */
   async *events(id, signal) {
     const response = await this.request("GET", `${jobPath(id)}/events`, undefined, signal);
+    yield* this.readEvents(response, signal);
+  }
+
+  /** The events of an answer, as they come. @param {Response} response @param {AbortSignal} signal */
+  async *readEvents(response, signal) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     while (true) {
@@ -169,8 +205,8 @@ export class Api {
   }
 
   /** @returns {Promise<Response>} */
-  async request(method, path, body, signal) {
-    const headers = this.headers();
+  async request(method, path, body, signal, more = {}) {
+    const headers = { ...this.headers(), ...more };
     if (body !== undefined) headers["Content-Type"] = "application/json";
     let response;
     try {
@@ -186,7 +222,7 @@ export class Api {
     }
     this.reachable.set(true);
     if (response.ok) return response;
-    throw this.refusal(response.status, await response.text(), (name) => response.headers.get(name));
+    throw this.refusal(response.status, await response.text(), response.headers);
   }
 
   headers() {
@@ -199,11 +235,15 @@ export class Api {
     return new ApiError(0, { message: "the gateway does not answer" });
   }
 
-  refusal(status, text, header) {
+  refusal(status, text, headers) {
     if (status === 401) this.locked.set(true);
-    const about = { requestId: header("X-Request-Id") ?? "", retryAfterS: Number(header("Retry-After") ?? 0) };
-    return new ApiError(status, readError(text, status), about);
+    return new ApiError(status, readError(text, status), about(headers));
   }
+}
+
+/** What the headers of an answer say of it. @param {{get: (name: string) => string | null}} headers */
+function about(headers) {
+  return { requestId: headers.get("X-Request-Id") ?? "", retryAfterS: Number(headers.get("Retry-After") ?? 0) };
 }
 
 function jobPath(id) {

@@ -45,14 +45,14 @@ export function showFleet(root, app, signal) {
   );
   poll(
     async () => {
-      const fleet = await app.api.fleet();
+      const fleet = await app.fleet.look();
       fill(totals, totalFigures(fleet));
       fill(workers, fleet.workers.length ? fleet.workers.map(workerCard) : noWorker(app.model()?.id));
       fill(queues, queueTable(fleet.queues));
       rate.show(seriesOf(fleet.history, "pairs_per_s"));
-      queue.show(fleet.history ?? []);
-      batch.show(fleet.limits ?? {}, fleet.workers);
-      latency.show(fleet.packs ?? {}, fleet.workers);
+      queue.show(fleet.history);
+      batch.show(fleet.limits, fleet.workers);
+      latency.show(fleet.packs, fleet.workers);
     },
     LOOK_MS,
     signal,
@@ -154,7 +154,7 @@ function queueTable(queues) {
 // ---- charts that a job's page shows, too --------------------------------------------------------
 
 function seriesOf(history, field) {
-  return [{ name: "", points: (history ?? []).map((sample) => [sample.at_s, sample[field] ?? 0]) }];
+  return [{ name: "", points: history.map((sample) => [sample.at_s, sample[field] ?? 0]) }];
 }
 
 /** What waits over time. @param {AbortSignal} signal */
@@ -172,12 +172,19 @@ export function batchChart(signal) {
     { title: t("chart.batch"), about: t("chart.batch.about"), unit: t("unit.tokens"), step: true },
     signal,
   );
+  const reasons = h("ul", { class: "reasons" });
+  chart.element.append(reasons);
   const show = (limits, workers) => {
     const now = Date.now() / 1000;
-    const known = workers.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
+    const sized = workers.filter(({ batch_tokens: tokens }) => tokens > 0); // the others still load
+    fill(
+      reasons,
+      sized.map((worker) => batchReason(worker, sized.length > 1)),
+    );
+    const known = sized.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
     chart.show(
       known.map(({ worker, steps }) => ({
-        name: `${worker.device} · ${worker.pid}`,
+        name: deviceName(worker),
         points: batchPoints(worker, steps, now),
       })),
       known.flatMap(({ steps }, series) =>
@@ -191,6 +198,16 @@ export function batchChart(signal) {
     );
   };
   return { element: chart.element, show };
+}
+
+/** Why a worker's batch size is what it is. */
+function batchReason(worker, named) {
+  if (!worker.batch_reason) return null;
+  return h("li", {}, named && h("strong", {}, `${deviceName(worker)}: `), worker.batch_reason);
+}
+
+function deviceName({ device, pid }) {
+  return `${device} · ${pid}`;
 }
 
 /** The steps, drawn on to now; a worker without steps has had the same size all along. */

@@ -13,6 +13,7 @@ import { Session } from "./rerank/session.js";
 import { showRerank } from "./rerank/view.js";
 import { addressOf, place, shareSettings, TABS } from "./router.js";
 import { remembered, Value } from "./value.js";
+import { FleetWatch } from "./watch.js";
 
 const LOOK_MS = 5_000;
 const LOOK_SOON_MS = 2_000;
@@ -30,6 +31,7 @@ export class App {
     this.runner = new Runner(this.api, this.session, this.intake, () => this.model());
     /** Samples of each job's rate, kept while the page is open. @type {Map<string, [number, number][]>} */
     this.rates = new Map();
+    this.fleet = new FleetWatch(this.api);
     this.timer = 0;
   }
 

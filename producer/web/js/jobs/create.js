@@ -91,7 +91,11 @@ class JobForm {
       ["off", "reject", "downweight"].map((name) => [name, t(`action.${name}`)]),
     );
     this.explain = h("input", { type: "checkbox", id: "job-explain" });
-    this.queries = h("textarea", { id: "job-queries", rows: 3 });
+    this.queries = h("textarea", { id: "job-queries", rows: 3, "aria-describedby": "job-queries-about" });
+    this.format = choice(
+      "job-format",
+      ["jsonl", "parquet"].map((name) => [name, t(`format.${name}`)]),
+    );
   }
 
   get elements() {
@@ -115,7 +119,8 @@ class JobForm {
         profiles.length > 0 && field("job.profile", this.profile),
         field("job.output", this.output),
         field("job.queries", this.queries),
-        h("p", { class: "hint" }, t("job.queries.about")),
+        h("p", { class: "hint", id: "job-queries-about" }, t("job.queries.about")),
+        field("job.format", this.format),
         h("label", { class: "check", for: "job-explain" }, this.explain, h("span", {}, t("explain"))),
       ),
     ];
@@ -127,7 +132,7 @@ class JobForm {
     if (!file && !this.uri.value.trim()) throw new Error(t("job.need.input"));
     this.stop = new AbortController();
     const input = file ? await this.upload(file, say) : this.uri.value.trim();
-    return this.app.api.createJob(this.body(input));
+    return this.app.api.createJob(this.body(input, file?.name ?? ""));
   }
 
   async upload(file, say) {
@@ -139,7 +144,7 @@ class JobForm {
     return uri;
   }
 
-  body(input) {
+  body(input, fileName) {
     const image = {
       ...(this.preset.value !== "general" && { preset: this.preset.value }), // unsaid, a profile says it
       ...(this.action.value !== "off" && { quality_action: this.action.value }),
@@ -150,7 +155,7 @@ class JobForm {
       .filter(Boolean);
     const body = {
       input,
-      name: this.name.value.trim(),
+      name: this.name.value.trim() || fileName.slice(0, 200),
       model: this.model.value,
       output: this.output.value.trim(),
       profile: this.profile.value,
@@ -158,7 +163,7 @@ class JobForm {
       top_n: Number(this.topN.value),
       explain: this.explain.checked,
       image: Object.keys(image).length > 0 && image,
-      catalog: queries.length > 0 && { queries },
+      catalog: queries.length > 0 && { queries, format: this.format.value },
     };
     return Object.fromEntries(Object.entries(body).filter(([, value]) => value));
   }

@@ -2,12 +2,13 @@
 
 import { ApiError } from "../api.js";
 import { ColumnChart, LineChart } from "../charts.js";
-import { announce, fill, h, icon, offerFile } from "../dom.js";
+import { announce, fill, h, icon } from "../dom.js";
 import { batchChart, latencyChart, queueChart } from "../fleet.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
+import { Downloads, downloadLink } from "./downloads.js";
 import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
 
 const FLEET_MS = 2_000;
@@ -29,7 +30,7 @@ export function showJob(root, app, id, signal) {
   const page = new JobPage(app, id, signal);
   fill(root, page.element);
   page.follow();
-  poll(async () => page.showFleet(await app.api.fleet()), FLEET_MS, signal);
+  poll(async () => page.showFleet(await app.fleet.look()), FLEET_MS, signal);
 }
 
 class JobPage {
@@ -42,6 +43,7 @@ class JobPage {
     this.head = h("div", { class: "page-head" });
     this.facts = h("div", { class: "job-facts" });
     this.notice = h("div", { class: "notice-holder" });
+    this.downloads = new Downloads(app.api, id);
     this.errors = h("section", { class: "panel job-errors", hidden: true, "aria-label": t("errors") });
     this.rate = new LineChart({ title: t("chart.rate"), unit: t("unit.pairs") }, signal);
     this.queue = queueChart(signal);
@@ -66,17 +68,31 @@ class JobPage {
         [this.rate, this.queue, this.batch, this.latency, this.scores].map((chart) => chart.element),
       ),
       this.errors,
+      this.downloads.element,
     );
+    /** What the buttons and the title were made for. */
+    this.headOf = "";
     /** How many errors the list was asked for, and whether the job was over then. */
     this.toldErrors = "";
     this.askingErrors = false;
+    this.following = false;
+    /** Whether an action of the user is in hand: a second click does nothing. */
+    this.acting = false;
     this.errorsDueMs = 0;
     /** @type {any} */
     this.fleet = null;
   }
 
-  /** Follow the job's events; where the connection is lost, take it up again. */
+  /** Follow the job to its end, once at a time. */
   async follow() {
+    if (this.following) return;
+    this.following = true;
+    await this.followEvents();
+    this.following = false;
+  }
+
+  /** Its events; where the connection is lost, take it up again. */
+  async followEvents() {
     while (!this.signal.aborted) {
       try {
         for await (const { event, data } of this.app.api.events(this.id, this.signal)) {
@@ -106,15 +122,15 @@ class JobPage {
 
   async end() {
     this.show(await this.app.api.job(this.id));
+    this.downloads.show();
     announce(t("announce.job", { name: jobName(this.job), state: t(`state.${this.job.state}`) }));
   }
 
   show(job) {
-    const changed = this.job?.state !== job.state;
     const first = this.job === null;
     this.job = { ...this.job, ...job };
     if (first && this.fleet) this.showFleet(this.fleet); // it may have come before
-    if (changed) fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
+    this.showHead();
     fill(this.notice, job.reason && h("p", { class: "reason" }, job.reason));
     fill(this.facts, progressBar(this.job), this.figures());
     if (!isOver(job)) this.sample(job.pairs_per_s);
@@ -129,6 +145,14 @@ class JobPage {
 
   sample(rate) {
     this.app.rates.set(this.id, [...this.samples, [Date.now() / 1000, rate]].slice(-SAMPLES));
+  }
+
+  /** The title and the buttons; not made anew under somebody's fingers without need. */
+  showHead() {
+    const of = `${this.job.state} ${this.canRetry}`;
+    if (of === this.headOf) return;
+    this.headOf = of;
+    fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
   }
 
   title() {
@@ -174,35 +198,39 @@ class JobPage {
       state === "running" && act("pause", "pause"),
       state === "paused" && act("resume", "play"),
       !isOver(this.job) && act("cancel", "stop"),
-      isOver(this.job) && act("retry", "replace"),
-      this.download(!isOver(this.job)),
+      this.canRetry && act("retry", "replace"),
+      this.results(!isOver(this.job)),
     ];
   }
 
-  /** A plain link, so that the browser streams it to the disk; with a key, which a link cannot send, by way of memory. */
-  download(partial) {
-    const [file, label] = [`${jobName(this.job)}.jsonl`, t(partial ? "job.partial" : "job.results")];
-    const props = { class: "button", "data-action": "results" };
-    if (!this.app.api.keyed)
-      return h(
-        "a",
-        { ...props, href: this.app.api.resultsAddress(this.id, partial), download: file },
-        icon("download"),
-        label,
-      );
-    const fetchIt = async () => offerFile(file, "application/x-ndjson", await this.app.api.results(this.id, partial));
-    return h("button", { ...props, type: "button", onclick: fetchIt }, icon("download"), label);
+  /** Whether something has no score, in a job that can be tried again: a catalog cannot. */
+  get canRetry() {
+    const { progress, catalog } = this.job;
+    return isOver(this.job) && !catalog && progress.errors + progress.rejected + progress.cancelled > 0;
+  }
+
+  results(partial) {
+    return downloadLink(this.app.api, {
+      address: this.app.api.resultsAddress(this.id, partial),
+      file: `${jobName(this.job)}.jsonl`,
+      label: t(partial ? "job.partial" : "job.results"),
+      props: { class: "button", "data-action": "results" },
+    });
   }
 
   async act(name) {
+    if (this.acting) return;
+    this.acting = true;
     try {
       this.show(await this.app.api.act(this.id, name));
-      if (name === "retry") this.follow();
+      this.follow(); // after a retry it goes on
     } catch (error) {
       fill(
         this.notice,
         h("p", { class: "reason bad", role: "alert" }, [error.message, error.hint].filter(Boolean).join(" – ")),
       );
+    } finally {
+      this.acting = false;
     }
   }
 
@@ -210,9 +238,9 @@ class JobPage {
     this.fleet = fleet;
     const of = (row) => row.model === this.job?.model;
     const workers = fleet.workers.filter(of);
-    this.queue.show(fleet.history ?? []);
-    this.batch.show(fleet.limits ?? {}, workers);
-    this.latency.show(fleet.packs ?? {}, workers);
+    this.queue.show(fleet.history);
+    this.batch.show(fleet.limits, workers);
+    this.latency.show(fleet.packs, workers);
   }
 
   showScores() {
@@ -254,7 +282,8 @@ class JobPage {
 /** The failures of a line of results; a line of a catalog has one. */
 function failuresOf(line) {
   const failures = line.errors ?? (line.error ? [line.error] : []);
-  return failures.map((failure) => ({ ...failure, of: line.id ?? line.image_id ?? "" }));
+  const of = line.id ?? [line.query_id, line.image_id].filter((id) => id !== undefined && id !== null).join(" · ");
+  return failures.map((failure) => ({ ...failure, of }));
 }
 
 function failureItem({ line, index, code, message, hint, of }) {

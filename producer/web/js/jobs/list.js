@@ -141,8 +141,13 @@ function jobRow(job) {
           h("span", { class: "warn" }, ` · ${t("job.rejected.n", { n: format.number(progress.rejected) })}`),
       ),
     ),
-    h("td", { class: "numeric" }, job.pairs_per_s ? `${format.short(job.pairs_per_s)} ${t("unit.pairs")}` : "–"),
-    h("td", { class: "numeric" }, format.duration(job.eta_s)),
-    h("td", {}, format.moment(job.created_s)),
+    figure("job.rate", job.pairs_per_s ? `${format.short(job.pairs_per_s)} ${t("unit.pairs")}` : "–"),
+    figure("job.eta", format.duration(job.eta_s)),
+    figure("job.created", format.moment(job.created_s)),
   );
+}
+
+/** A cell that says what it is where the columns have no heads. */
+function figure(key, value) {
+  return h("td", { class: "numeric", "data-label": t(key) }, value);
 }

@@ -3,8 +3,11 @@
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
-import { acceptDrops, browseButton, fromTransfer, linesOf, sortFiles } from "./drop.js";
+import { acceptDrops, browseButton, fromTransfer, inFrameOrder, linesOf, sortFiles } from "./drop.js";
 import { takeQuery } from "./query.js";
+import { videoFigure } from "./video.js";
+
+const TAKEN_TOGETHER = 24; // cards come in such groups while hundreds are read
 
 /** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Session} Session */
@@ -53,6 +56,8 @@ export function candidatesBox(session, intake, examples, signal) {
       ),
     ),
   );
+  const film = videoDrop((brought) => takeVideo(session, intake, brought), signal);
+  const unreadable = h("p", { class: "unreadable" });
   const section = h(
     "section",
     { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
@@ -63,17 +68,28 @@ export function candidatesBox(session, intake, examples, signal) {
       count,
       clear,
     ),
-    bring,
+    h("div", { class: "drops" }, bring, film),
+    unreadable,
     lines.element,
     examples,
     cards.element,
   );
+  const showCount = () => {
+    const [ready, reading] = [session.candidates.now.length, session.reading.now];
+    const said = [
+      ready > 0 && counted("candidates.count", ready),
+      reading > 0 && counted("candidates.reading", reading),
+    ];
+    fill(count, said.filter(Boolean).join(" · "));
+  };
   session.candidates.watch((candidates) => {
-    fill(count, candidates.length ? counted("candidates.count", candidates.length) : "");
+    showCount();
     clear.hidden = candidates.length === 0;
     examples.hidden = candidates.length > 0;
     cards.show(candidates);
   }, signal);
+  session.reading.listen(showCount, signal);
+  session.unreadable.watch((files) => fill(unreadable, unreadableLines(files).join(" ")), signal);
   acceptDrops(document.body, take, signal); // wherever it falls, but for the query
   document.addEventListener("paste", (event) => paste(event, session, intake), { signal });
   return section;
@@ -92,24 +108,81 @@ async function paste(event, session, intake) {
 }
 
 /**
- * Add what was brought.
+ * Add what was brought, in its order; of many pictures a group at a time.
  * @param {Session} session
  * @param {Intake} intake
  * @param {import("./drop.js").Brought} brought
  */
 export async function takeCandidates(session, intake, { pictures, lines, unknown }) {
-  const taken = await Promise.allSettled(pictures.map(({ file }) => intake.take(file)));
-  const added = lines.map((text) => ({ id: session.nextId(), text, picture: null }));
-  const failed = unknown.map((file) => file.name);
-  taken.forEach((result, at) => {
-    const { file, caption } = pictures[at];
-    if (result.status === "fulfilled") added.push({ id: session.nextId(), text: caption, picture: result.value });
-    else failed.push(file.name);
-  });
-  session.add(added);
-  const said = [counted("announce.candidates", added.length)];
-  if (failed.length) said.push(t("announce.unreadable", { names: failed.join(", ") }));
-  announce(said.join(" "));
+  const failed = [...unknown];
+  let added = lines.length;
+  session.add(lines.map((text) => ({ text })));
+  for await (const { taken, unread } of takeInGroups(session, intake, pictures)) {
+    session.add(taken.map(({ picture, caption }) => ({ picture, text: caption })));
+    added += taken.length;
+    failed.push(...unread);
+  }
+  tellTaken(session, counted("announce.candidates", added), failed);
+}
+
+/**
+ * Make the pictures that were brought into one candidate, a video, in the order of their names.
+ * @param {Session} session
+ * @param {Intake} intake
+ * @param {import("./drop.js").Brought} brought
+ */
+export async function takeVideo(session, intake, { pictures, unknown }) {
+  const failed = [...unknown];
+  const frames = [];
+  for await (const { taken, unread } of takeInGroups(session, intake, inFrameOrder(pictures))) {
+    frames.push(...taken.map(({ picture }) => picture));
+    failed.push(...unread);
+  }
+  if (frames.length) session.add([{ video: { frames, fps: null } }]);
+  tellTaken(session, counted("announce.video", frames.length), failed);
+}
+
+/** Pictures that were taken in with their captions, and the files that cannot be read, group by group. */
+async function* takeInGroups(session, intake, pictures) {
+  session.reading.change((count) => count + pictures.length);
+  for (let at = 0; at < pictures.length; at += TAKEN_TOGETHER) {
+    const group = pictures.slice(at, at + TAKEN_TOGETHER);
+    const settled = await Promise.allSettled(group.map(({ file }) => intake.take(file)));
+    const all = settled.map((result, n) => ({ ...group[n], picture: result.value }));
+    session.reading.change((count) => count - group.length);
+    yield {
+      taken: all.filter(({ picture }) => picture),
+      unread: all.filter(({ picture }) => !picture).map(({ file }) => file),
+    };
+  }
+}
+
+function tellTaken(session, said, failed) {
+  session.unreadable.set(failed);
+  announce([said, ...unreadableLines(failed)].join(" "));
+}
+
+/** What is said of files that cannot be read. @param {File[]} files */
+function unreadableLines(files) {
+  if (!files.length) return [];
+  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
+  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
+}
+
+/** Where frames are dropped that become one candidate. */
+function videoDrop(take, signal) {
+  const browse = browseButton(t("candidates.frames"), { multiple: true, id: "video-files" }, async (files) =>
+    take(await sortFiles(files)),
+  );
+  const element = h(
+    "div",
+    { class: "drop", id: "video-drop", title: t("candidates.video.about") },
+    icon("film"),
+    h("span", {}, t("candidates.video")),
+    browse,
+  );
+  acceptDrops(element, take, signal);
+  return element;
 }
 
 function linesBox(session) {
@@ -126,7 +199,7 @@ function linesBox(session) {
       hidden: true,
       onsubmit: (event) => {
         event.preventDefault();
-        session.add(linesOf(field.value).map((text) => ({ id: session.nextId(), text, picture: null })));
+        session.add(linesOf(field.value).map((text) => ({ text })));
         field.value = "";
         field.focus();
       },
@@ -149,15 +222,17 @@ class Cards {
     this.intake = intake;
     this.signal = signal;
     this.element = h("ul", { class: "cards" });
-    /** @type {Map<Candidate, {element: HTMLElement, stop: AbortController, refresh: () => void}>} */
+    /** @type {Map<Candidate, {element: HTMLElement, stop: AbortController, refresh: (at: number, first: number) => void}>} */
     this.cards = new Map();
     session.examined.listen(() => this.refresh(), signal);
     session.settings.listen(() => this.refresh(), signal);
   }
 
   show(candidates) {
+    const focused = [...this.element.children].findIndex((card) => card.contains(document.activeElement));
+    const kept = new Set(candidates);
     for (const [candidate, card] of this.cards) {
-      if (candidates.includes(candidate)) continue;
+      if (kept.has(candidate)) continue;
       card.stop.abort();
       card.element.remove();
       this.cards.delete(candidate);
@@ -168,10 +243,21 @@ class Cards {
         this.element.insertBefore(card.element, this.element.children[at] ?? null);
     });
     this.refresh();
+    if (focused >= 0 && !this.element.contains(document.activeElement)) this.focusNear(focused);
+  }
+
+  /** What had the keyboard's focus is gone: it goes to what took its place. */
+  focusNear(at) {
+    const card = this.element.children[Math.min(at, this.element.children.length - 1)];
+    const next = card?.querySelector("button, textarea") ?? document.querySelector("#candidate-drop button");
+    next.focus({ preventScroll: true });
   }
 
   refresh() {
-    for (const card of this.cards.values()) card.refresh();
+    const { duplicates } = this.session;
+    this.session.candidates.now.forEach((candidate, at) =>
+      this.cards.get(candidate)?.refresh(at, duplicates.get(candidate.id) ?? 0),
+    );
   }
 
   make(candidate) {
@@ -181,18 +267,18 @@ class Cards {
     const position = h("span", { class: "position" });
     const element = h(
       "li",
-      { class: ["card", candidate.picture ? "with-picture" : "with-text"], "data-id": candidate.id },
+      { class: ["card", kindOf(candidate)], "data-id": candidate.id },
       position,
       candidate.picture && pictureFigure(this.session, candidate.picture, stop.signal),
+      candidate.video && videoFigure(this.session, candidate, stop.signal),
       this.words(candidate),
       badges,
       this.tools(candidate),
     );
-    const refresh = () => {
-      fill(position, this.session.candidates.now.indexOf(candidate) + 1);
-      const first = this.session.duplicateOf(candidate);
+    const refresh = (at, first) => {
+      fill(position, at + 1);
       fill(badges, first > 0 && h("span", { class: "chip warn duplicate" }, t("duplicate", { n: first })));
-      element.classList.toggle("poor", candidate.picture !== null && this.session.poor(candidate.picture));
+      element.classList.toggle("poor", this.session.poorCandidate(candidate));
     };
     const card = { element, stop, refresh };
     this.cards.set(candidate, card);
@@ -200,10 +286,11 @@ class Cards {
   }
 
   words(candidate) {
-    const label = t(candidate.picture ? "caption" : "candidate.text");
+    const seen = kindOf(candidate) !== "with-text";
+    const label = t(seen ? "caption" : "candidate.text");
     return h("textarea", {
       class: "words",
-      rows: candidate.picture ? 1 : 3,
+      rows: seen ? 1 : 3,
       "aria-label": label,
       placeholder: label,
       value: candidate.text,
@@ -215,7 +302,7 @@ class Cards {
   }
 
   tools(candidate) {
-    const name = candidate.picture?.file.name ?? candidate.text.slice(0, 30);
+    const name = candidate.picture?.file.name ?? (candidate.video ? t("video") : candidate.text.slice(0, 30));
     const remove = t("remove.candidate", { name });
     const replace = t("replace.candidate", { name });
     const input = h("input", {
@@ -223,8 +310,8 @@ class Cards {
       accept: "image/*",
       class: "unseen",
       tabindex: "-1",
-      "aria-label": replace,
-      onchange: async () => this.session.replace(candidate.id, await this.intake.take(input.files[0])),
+      "aria-hidden": "true",
+      onchange: async () => this.session.replace(candidate.id, { picture: await this.intake.take(input.files[0]) }),
     });
     return h(
       "div",
@@ -249,4 +336,8 @@ class Cards {
       ),
     );
   }
+}
+
+function kindOf({ picture, video }) {
+  return picture ? "with-picture" : video ? "with-video" : "with-text";
 }

@@ -3,6 +3,7 @@
 import { h, fill, icon } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
+import { imageOf } from "./thumbnail.js";
 
 /** @typedef {import("./session.js").Picture} Picture */
 /** @typedef {import("./session.js").Session} Session */
@@ -17,14 +18,13 @@ import { counted, t } from "../i18n.js";
 export function pictureFigure(session, picture, signal) {
   const overlay = h("div", { class: "crop", "aria-hidden": "true" });
   const facts = h("div", { class: "facts" });
-  const image = h("img", { src: picture.url, alt: picture.file.name, loading: "lazy", decoding: "async" });
+  const image = imageOf(picture.file, { alt: picture.file.name });
   const frame = h("div", { class: "frame", vars: { "--w": picture.width, "--h": picture.height } }, image, overlay);
   const show = () => {
     drawCrop(overlay, session, picture);
     fill(facts, factLines(session, picture));
   };
   picture.touched.listen(show, signal);
-  session.examined.listen(show, signal);
   session.queryPictures.listen(show, signal);
   session.settings.watch(show, signal);
   return h("div", { class: "figure" }, h("div", { class: "stage" }, frame), facts);
@@ -64,7 +64,8 @@ function factLines(session, picture) {
   ];
 }
 
-function qualityChip(session, picture) {
+/** A picture's quality, or why it is not known yet. @param {Session} session @param {Picture} picture */
+export function qualityChip(session, picture) {
   const facts = session.facts(picture);
   if (picture.error) return h("span", { class: "chip bad" }, icon("warning"), picture.error);
   if (facts) return quality(facts.quality, session.settings.now.threshold);

@@ -68,6 +68,16 @@ export async function sortFiles(files) {
   return { pictures, lines, unknown };
 }
 
+/**
+ * Pictures as frames follow each other: by name, where 2 comes before 10.
+ * @template {{file: File}} T
+ * @param {T[]} pictures
+ */
+export function inFrameOrder(pictures) {
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  return [...pictures].sort((a, b) => compare(a.file.name, b.file.name));
+}
+
 /** @param {string} text */
 export function linesOf(text) {
   return text
@@ -90,7 +100,7 @@ export function browseButton(label, { multiple = false, accept = "image/*", id, 
     multiple,
     class: "unseen",
     tabindex: "-1",
-    "aria-label": label,
+    "aria-hidden": "true", // the button beside it speaks for it
     onchange: (event) => {
       const files = [...event.target.files];
       event.target.value = "";

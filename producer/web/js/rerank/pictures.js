@@ -2,10 +2,15 @@
 
 import { ApiError } from "../api.js";
 import { t } from "../i18n.js";
+import { Turns } from "../turns.js";
 import { Value } from "../value.js";
+import { measure } from "./thumbnail.js";
 
+const READ_AT_A_TIME = 3;
 const UPLOADS_AT_A_TIME = 4;
 const EXAMINED_AT_A_TIME = 16;
+const FILMS_AT_A_TIME = 2;
+const HASHED_BYTES = 1 << 18; // at once: the page stays awake in between
 const GATHER_MS = 150;
 const AGAIN_MS = 4_000;
 const EXAMINED_FOR = "picture"; // its score is of no interest: only the facts of the pictures are taken
@@ -24,9 +29,8 @@ export class Intake {
     this.api = api;
     this.session = session;
     this.model = model;
-    this.uploading = 0;
-    /** @type {(() => void)[]} */
-    this.waiting = [];
+    this.reading = new Turns(READ_AT_A_TIME);
+    this.uploading = new Turns(UPLOADS_AT_A_TIME);
     this.examining = false;
     this.timer = 0;
     /** @type {Set<string>} what was asked and not answered, so that it is not asked for ever */
@@ -35,21 +39,20 @@ export class Intake {
     session.settings.listen(() => this.examineSoon(), always);
     session.queryKind.listen(() => this.examineSoon(), always);
     session.queryPictures.listen(() => this.examineSoon(), always);
+    session.candidates.listen(() => this.examineSoon(), always);
   }
 
   /**
-   * Take a picture in. Rejects when the browser cannot read it.
+   * Take a picture in, when its turn comes. Rejects when the browser cannot read it.
    * @param {File} file
    * @returns {Promise<Picture>}
    */
   async take(file) {
-    const url = URL.createObjectURL(file);
-    const [size, hash] = await Promise.all([measure(url), hashOf(file)]);
+    const [size, hash] = await this.reading.take(() => Promise.all([sizeOf(file), hashOf(file)]));
     /** @type {Picture} */
     const picture = {
       id: this.session.nextId(),
       file,
-      url,
       hash,
       ...size,
       uri: "",
@@ -87,19 +90,14 @@ export class Intake {
     return picture.uploaded;
   }
 
-  async upload(picture) {
-    if (this.uploading >= UPLOADS_AT_A_TIME) await new Promise((resolve) => this.waiting.push(() => resolve(null)));
-    this.uploading += 1;
-    try {
+  upload(picture) {
+    return this.uploading.take(async () => {
       const { uri } = await this.api.upload(picture.file, (share) => {
         picture.sent = share;
         picture.touched.change((n) => n + 1);
       });
       return uri;
-    } finally {
-      this.uploading -= 1;
-      this.waiting.shift()?.();
-    }
+    });
   }
 
   /** Ask the worker about pictures that it has not told of yet, in a moment. @param {number} [delayMs] */
@@ -111,19 +109,19 @@ export class Intake {
   async examine() {
     const model = this.model();
     if (this.examining || !model?.sees || model.state === "loading") return;
-    const frames = this.session.queryKind.now === "video" ? this.session.usedQueryPictures : [];
     const unknown = this.session.pictures.filter((picture) => this.asks(picture));
-    const single = unknown.filter((picture) => !frames.includes(picture)).slice(0, EXAMINED_AT_A_TIME);
-    const film = frames.some((frame) => unknown.includes(frame)) && frames.every((frame) => frame.uri);
-    if (!single.length && !film) return;
+    const still = unknown.filter((picture) => !this.session.filmOf(picture)).slice(0, EXAMINED_AT_A_TIME);
+    const films = this.session.films
+      .filter((frames) => frames.some((frame) => unknown.includes(frame)) && frames.every((frame) => frame.uri))
+      .slice(0, FILMS_AT_A_TIME);
+    if (!still.length && !films.length) return;
     this.examining = true;
-    const groups = film ? [...single.map((picture) => [picture]), frames] : single.map((picture) => [picture]);
     try {
-      await this.ask(model.id, groups, film);
+      await this.ask(model.id, still, films);
       this.examineSoon(0);
     } catch (error) {
       const later = error instanceof ApiError && [0, 401, 429, 503].includes(error.status);
-      if (!later) for (const picture of groups.flat()) this.refused.add(this.question(picture));
+      if (!later) for (const picture of [...still, ...films.flat()]) this.refused.add(this.question(picture));
       this.examineSoon(AGAIN_MS);
     } finally {
       this.examining = false;
@@ -139,14 +137,14 @@ export class Intake {
     return `${picture.id}|${this.session.factsKey(picture)}`;
   }
 
-  /** One small request with the pictures as documents. The last group is a film's frames, if `film`. */
-  async ask(model, groups, film) {
+  /** One small request with each picture and each film as a document. */
+  async ask(model, still, films) {
+    const groups = [...still.map((picture) => [picture]), ...films];
     const keys = groups.map((group) => this.session.factsKey(group[0]));
-    const documents = groups.map((group, at) =>
-      film && at === groups.length - 1
-        ? { video: { frames: group.map((frame) => frame.uri) } }
-        : { image: group[0].uri },
-    );
+    const documents = [
+      ...still.map(({ uri }) => ({ image: uri })),
+      ...films.map((frames) => ({ video: { frames: frames.map(({ uri }) => uri) } })),
+    ];
     const image = { ...imageOptions(this.session.settings.now), quality_action: "off" };
     const answer = await this.api.rerank({ model, query: EXAMINED_FOR, documents, image });
     for (const { index, images } of answer.results) {
@@ -173,28 +171,23 @@ export function imageOptions(settings) {
   return { preset: settings.preset, ...own };
 }
 
-/** Width and height as they are shown, with the orientation applied. */
-async function measure(url) {
-  const image = new Image();
-  image.src = url;
-  try {
-    await image.decode();
-  } catch {
+async function sizeOf(file) {
+  return measure(file).catch(() => {
     throw new Error(t("picture.unreadable"));
-  }
-  return { width: image.naturalWidth, height: image.naturalHeight };
+  });
 }
 
 /** Two 32-bit FNV-1a hashes and the length: tells duplicates apart, and needs no https as SubtleCrypto does. */
 async function hashOf(file) {
-  const data = new Uint8Array(await file.arrayBuffer());
   let one = 0x811c9dc5;
   let two = 0x01000193;
-  for (const byte of data) {
-    one = Math.imul(one ^ byte, 0x01000193);
-    two = Math.imul(two ^ byte, 0x85ebca6b);
+  for (let at = 0; at < file.size; at += HASHED_BYTES) {
+    for (const byte of new Uint8Array(await file.slice(at, at + HASHED_BYTES).arrayBuffer())) {
+      one = Math.imul(one ^ byte, 0x01000193);
+      two = Math.imul(two ^ byte, 0x85ebca6b);
+    }
   }
-  return `${data.length}-${one >>> 0}-${two >>> 0}`;
+  return `${file.size}-${one >>> 0}-${two >>> 0}`;
 }
 
 /** Whether the page takes this file for a picture. @param {File} file */

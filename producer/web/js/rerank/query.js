@@ -3,7 +3,8 @@
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
-import { acceptDrops, browseButton, sortFiles } from "./drop.js";
+import { acceptDrops, browseButton, inFrameOrder, sortFiles } from "./drop.js";
+import { fpsField } from "./video.js";
 
 /** @type {import("./session.js").QueryKind[]} */
 const KINDS = ["text", "image", "both", "video"];
@@ -159,6 +160,7 @@ function pictureInput(session, intake, kind, signal) {
       h("span", {}, t(film ? "query.drop.frames" : "query.drop.picture")),
       browse,
     ),
+    film && fpsField("query-fps", session.queryFps.now, (fps) => session.queryFps.set(fps)),
   );
 }
 
@@ -196,11 +198,12 @@ function queryPicture(session, picture, position, signal) {
 export async function takeQuery(session, intake, { pictures, lines }) {
   if (lines.length) session.queryText.set(lines.join(" "));
   if (!pictures.length) return;
-  const taken = await Promise.allSettled(pictures.map(({ file }) => intake.take(file)));
-  const good = taken.filter((result) => result.status === "fulfilled").map((result) => result.value);
-  for (const result of taken) if (result.status === "rejected") announce(result.reason.message);
-  if (!good.length) return;
   const film = session.queryKind.now === "video";
+  const ordered = film ? inFrameOrder(pictures) : pictures;
+  const taken = await Promise.allSettled(ordered.map(({ file }) => intake.take(file)));
+  const good = taken.filter((result) => result.status === "fulfilled").map((result) => result.value);
+  session.unreadable.set(ordered.filter((_, at) => taken[at].status === "rejected").map(({ file }) => file));
+  if (!good.length) return announce(t("picture.unreadable"));
   session.queryPictures.set(film ? [...session.queryPictures.now, ...good] : good.slice(0, 1));
   if (session.queryKind.now === "text") session.queryKind.set(session.queryText.now.trim() ? "both" : "image");
   announce(counted("announce.pictures", good.length));

@@ -7,8 +7,11 @@ import { Value } from "../value.js";
 import { quality } from "./card.js";
 import { comparison } from "./compare.js";
 import { bar, scorePanel } from "./panel.js";
+import { picturesOf } from "./session.js";
 import * as share from "./share.js";
+import { imageOf } from "./thumbnail.js";
 
+/** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Run} Run */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./run.js").Runner} Runner */
@@ -193,7 +196,7 @@ function resultItem(run, result, rank, before, open) {
       { class: "name" },
       labelOf(candidate),
       result.anyway && h("span", { class: "chip warn" }, t("anyway.done")),
-      candidate.picture && candidate.text && h("span", { class: "hint" }, candidate.picture.file.name),
+      candidate.text.trim() && fileLabel(candidate) && h("span", { class: "hint" }, fileLabel(candidate)),
     ),
     bar(result.relevance_score),
     h("span", { class: "score" }, format.score(result.relevance_score)),
@@ -221,15 +224,23 @@ function rankChange(before, now) {
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
 }
 
-/** The candidate's picture, small; for text the sign of text. @param {import("./session.js").Candidate} candidate */
-export function thumbnail({ picture }) {
-  if (picture) return h("img", { class: "thumb", src: picture.url, alt: "", loading: "lazy" });
+/** The candidate's picture or first frame, small; for text the sign of text. @param {Candidate} candidate */
+export function thumbnail(candidate) {
+  const [picture] = picturesOf(candidate);
+  if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
   return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
 }
 
-/** What a candidate is called. @param {import("./session.js").Candidate} candidate */
-export function labelOf({ text, picture }) {
-  return text.trim() || picture?.file.name || "";
+/** What a candidate is called. @param {Candidate} candidate */
+export function labelOf(candidate) {
+  return candidate.text.trim() || fileLabel(candidate);
+}
+
+/** Its file, or the first of its frames' and how many there are. @param {Candidate} candidate */
+export function fileLabel(candidate) {
+  const [first, ...others] = picturesOf(candidate);
+  if (!first) return "";
+  return others.length ? `${first.file.name} · ${counted("frames.count", others.length + 1)}` : first.file.name;
 }
 
 // ---- what has no score --------------------------------------------------------------------------
@@ -264,8 +275,8 @@ function leftOverItem(run, kind, entry, again) {
     },
     t(kind === "rejected" ? "anyway" : "again"),
   );
-  const facts = candidate?.picture && [...candidate.picture.facts.values()].at(-1);
-  const value = entry.quality ?? facts?.quality;
+  const known = candidate ? picturesOf(candidate).flatMap(({ facts }) => [...facts.values()].at(-1) ?? []) : [];
+  const value = entry.quality ?? (known.length ? Math.min(...known.map((facts) => facts.quality)) : null);
   const poor = entry.code === "low_quality" && typeof value === "number" && value < run.settings.threshold;
   const said = poor
     ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) })

@@ -5,8 +5,8 @@ import { announce } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { imageOptions } from "./pictures.js";
+import { picturesOf } from "./session.js";
 
-const LOOK_MS = 600;
 const BUSY_S = 5; // where the gateway does not say how long
 
 /** @typedef {import("./session.js").Session} Session */
@@ -103,28 +103,13 @@ export class Runner {
   /** Send the request; where the queue is full wait as long as told and send it again. */
   async send(body, signal) {
     while (true) {
-      const watching = new AbortController();
-      this.watchQueue(body.model, AbortSignal.any([signal, watching.signal]));
+      this.session.progress.set({ stage: "sent" });
       try {
-        return await this.api.rerank(body, signal);
+        return await this.api.rerankStaged(body, (stage) => this.session.progress.set(stage), signal);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status !== 429) throw error;
-        watching.abort();
         await this.waitOutBusy(error.retryAfterS || BUSY_S, signal);
-      } finally {
-        watching.abort();
       }
-    }
-  }
-
-  /** Tell queued from scoring by what waits in the model's queue. */
-  async watchQueue(model, signal) {
-    this.session.progress.set({ stage: "queued", waiting: 0 });
-    while (await pause(LOOK_MS, signal)) {
-      const models = await this.api.models().catch(() => []);
-      const waiting = models.find(({ id }) => id === model)?.stats?.queue_absolute ?? 0;
-      if (signal.aborted) return;
-      this.session.progress.set(waiting > 1 ? { stage: "queued", waiting } : { stage: "scoring" });
     }
   }
 
@@ -200,8 +185,8 @@ function merged(whole, about, index) {
   };
 }
 
-function isSomething({ text, picture }) {
-  return picture !== null || text.trim() !== "";
+function isSomething(candidate) {
+  return picturesOf(candidate).length > 0 || candidate.text.trim() !== "";
 }
 
 function queryContent(session) {
@@ -215,14 +200,26 @@ function queryContent(session) {
     case "both":
       return { text, image: uris[0] };
     default:
-      return { video: { frames: uris } };
+      return { video: videoContent(uris, session.queryFps.now) };
   }
 }
 
-function documentContent({ text, picture }) {
+function documentContent({ text, picture, video }) {
   const words = text.trim();
-  if (!picture) return words;
-  return words ? { text: words, image: picture.uri } : { image: picture.uri };
+  if (!picture && !video) return words;
+  const seen = picture
+    ? { image: picture.uri }
+    : {
+        video: videoContent(
+          video.frames.map(({ uri }) => uri),
+          video.fps,
+        ),
+      };
+  return words ? { text: words, ...seen } : seen;
+}
+
+function videoContent(frames, fps) {
+  return fps === null ? { frames } : { frames, fps };
 }
 
 function queryLabel(session) {

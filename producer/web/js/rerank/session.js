@@ -17,7 +17,6 @@ import { Value } from "../value.js";
  * @typedef {object} Picture
  * @property {number} id
  * @property {File} file
- * @property {string} url for showing it here
  * @property {number} width
  * @property {number} height
  * @property {string} hash equal for equal bytes
@@ -30,10 +29,17 @@ import { Value } from "../value.js";
  */
 
 /**
+ * @typedef {object} Video
+ * @property {Picture[]} frames in order, at least one
+ * @property {number | null} fps how many of them stand for a second; null: as the authors have it
+ */
+
+/**
  * @typedef {object} Candidate
  * @property {number} id
- * @property {string} text its caption, if it has a picture
+ * @property {string} text its caption, if it has a picture or is a video
  * @property {Picture | null} picture
+ * @property {Video | null} video
  */
 
 /** @typedef {"text" | "image" | "both" | "video"} QueryKind */
@@ -62,7 +68,7 @@ import { Value } from "../value.js";
 
 /**
  * @typedef {{stage: "idle"} | {stage: "uploading", done: number, total: number}
- *   | {stage: "queued", waiting: number} | {stage: "scoring"} | {stage: "busy", untilMs: number}
+ *   | {stage: "sent"} | import("../api.js").Stage | {stage: "busy", untilMs: number}
  *   | {stage: "failed", error: import("../api.js").ApiError} | {stage: "done", seconds: number}} Progress
  */
 
@@ -90,8 +96,14 @@ export class Session {
     this.queryText = new Value("");
     /** @type {Value<Picture[]>} */
     this.queryPictures = new Value([]);
+    /** Of a query of video frames. @type {Value<number | null>} */
+    this.queryFps = new Value(null);
     /** @type {Value<Candidate[]>} */
     this.candidates = new Value([]);
+    /** Files of the last ones that were brought which cannot be read. @type {Value<File[]>} */
+    this.unreadable = new Value([]);
+    /** Pictures that were brought and are not among the candidates yet. */
+    this.reading = new Value(0);
     /** @type {Value<Settings>} */
     this.settings = new Value({ ...DEFAULTS });
     /** @type {Value<Run[]>} */
@@ -121,8 +133,19 @@ export class Session {
 
   /** @returns {Picture[]} */
   get pictures() {
-    const own = this.candidates.now.map((candidate) => candidate.picture).filter((picture) => picture !== null);
-    return [...this.usedQueryPictures, ...own];
+    return [...this.usedQueryPictures, ...this.candidates.now.flatMap(picturesOf)];
+  }
+
+  /** The frames of each video, of the query's first. @returns {Picture[][]} */
+  get films() {
+    const own = this.candidates.now.flatMap(({ video }) => (video ? [video.frames] : []));
+    return this.queryKind.now === "video" ? [this.queryPictures.now, ...own] : own;
+  }
+
+  /** The frames that a picture stands among; null for a still one. @param {Picture} picture */
+  filmOf(picture) {
+    if (this.queryKind.now === "video" && this.queryPictures.now.includes(picture)) return this.queryPictures.now;
+    return this.candidates.now.find(({ video }) => video?.frames.includes(picture))?.video?.frames ?? null;
   }
 
   /** @param {Partial<Settings>} changes */
@@ -130,9 +153,15 @@ export class Session {
     this.settings.set({ ...this.settings.now, ...changes });
   }
 
-  /** @param {(Candidate)[]} added */
+  /** @param {{text?: string, picture?: Picture, video?: Video}[]} added */
   add(added) {
-    this.candidates.set([...this.candidates.now, ...added]);
+    const made = added.map(({ text = "", picture = null, video = null }) => ({
+      id: this.nextId(),
+      text,
+      picture,
+      video,
+    }));
+    this.candidates.set([...this.candidates.now, ...made]);
   }
 
   /** @param {number} id */
@@ -140,18 +169,17 @@ export class Session {
     this.candidates.set(this.candidates.now.filter((candidate) => candidate.id !== id));
   }
 
-  /** @param {number} id @param {Picture} picture */
-  replace(id, picture) {
+  /** Change a candidate, where it is still there. @param {number} id @param {Partial<Candidate>} changes */
+  replace(id, changes) {
     this.candidates.set(
-      this.candidates.now.map((candidate) => (candidate.id === id ? { ...candidate, picture } : candidate)),
+      this.candidates.now.map((candidate) => (candidate.id === id ? { ...candidate, ...changes } : candidate)),
     );
   }
 
   /** What a picture's facts depend on. @param {Picture} picture */
   factsKey(picture) {
     const { preset, mode } = this.settings.now;
-    const frames = this.queryKind.now === "video" && this.queryPictures.now.includes(picture);
-    return [preset, preset === "reference" ? "" : mode, frames ? this.queryPictures.now.length : ""].join("|");
+    return [preset, preset === "reference" ? "" : mode, this.filmOf(picture)?.length ?? ""].join("|");
   }
 
   /** What the worker said of a picture under the present settings. @param {Picture} picture */
@@ -175,11 +203,23 @@ export class Session {
     return facts !== null && facts.quality < this.settings.now.threshold;
   }
 
-  /** The candidate before this one with the same content, as a position from 1; or 0. @param {Candidate} candidate */
-  duplicateOf(candidate) {
-    const mine = contentKey(candidate);
-    const first = this.candidates.now.findIndex((other) => contentKey(other) === mine);
-    return mine !== "" && this.candidates.now[first]?.id !== candidate.id ? first + 1 : 0;
+  /** Whether a candidate has such a picture. @param {Candidate} candidate */
+  poorCandidate(candidate) {
+    return picturesOf(candidate).some((picture) => this.poor(picture));
+  }
+
+  /** Candidates with the content of one before them: its position from 1, by id. @returns {Map<number, number>} */
+  get duplicates() {
+    /** @type {Map<string, number>} */
+    const firsts = new Map();
+    const found = new Map();
+    this.candidates.now.forEach((candidate, at) => {
+      const key = contentKey(candidate);
+      if (!key) return;
+      if (firsts.has(key)) found.set(candidate.id, firsts.get(key));
+      else firsts.set(key, at + 1);
+    });
+    return found;
   }
 
   /** What is missing before it can run, as a key of the dictionary; or "". */
@@ -191,7 +231,13 @@ export class Session {
   }
 }
 
-function contentKey({ text, picture }) {
-  const words = text.trim();
-  return picture || words ? `${picture?.hash ?? ""}|${words}` : "";
+/** What is seen of a candidate: its picture, or its frames. @param {Candidate} candidate @returns {Picture[]} */
+export function picturesOf({ picture, video }) {
+  return picture ? [picture] : (video?.frames ?? []);
+}
+
+function contentKey(candidate) {
+  const words = candidate.text.trim();
+  const seen = picturesOf(candidate).map(({ hash }) => hash);
+  return seen.length || words ? [...seen, candidate.video?.fps ?? "", words].join("|") : "";
 }

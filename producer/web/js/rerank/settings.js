@@ -2,6 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { counted, t } from "../i18n.js";
+import { picturesOf } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -66,16 +67,12 @@ function mode(session, signal) {
 }
 
 function threshold(session, signal) {
-  const slider = h("input", {
-    type: "range",
-    id: "threshold",
-    min: 0,
-    max: 1,
-    step: 0.01,
-    "aria-describedby": "threshold-effect",
-    oninput: () => session.configure({ threshold: Number(slider.value) }),
+  const slider = rangeField(session, signal, {
+    name: "threshold",
+    range: [0, 1, 0.01],
+    show: (value) => value.toFixed(2),
+    describedBy: "threshold-effect",
   });
-  const shown = h("output", { for: "threshold", class: "amount" });
   const effect = h("p", { class: "hint", id: "threshold-effect", "aria-live": "polite" });
   const action = h(
     "select",
@@ -83,62 +80,65 @@ function threshold(session, signal) {
     ["reject", "downweight", "off"].map((name) => h("option", { value: name }, t(`action.${name}`))),
   );
   const show = () => {
-    const { threshold: value, action: chosen } = session.settings.now;
-    slider.value = String(value);
-    slider.style.setProperty("--share", String(value));
-    fill(shown, value.toFixed(2));
+    const { action: chosen } = session.settings.now;
     action.value = chosen;
     fill(effect, effectOf(session));
-    effect.classList.toggle(
-      "alert",
-      session.candidates.now.some(({ picture }) => picture && session.poor(picture)) && chosen !== "off",
-    );
+    const some = session.candidates.now.some((candidate) => session.poorCandidate(candidate));
+    effect.classList.toggle("alert", some && chosen !== "off");
   };
   session.settings.watch(show, signal);
   session.examined.listen(show, signal);
   session.candidates.listen(show, signal);
-  return h(
-    "div",
-    { class: "field" },
-    h("div", { class: "label-row" }, h("label", { class: "label", for: "threshold" }, t("threshold")), shown),
-    slider,
-    action,
-    effect,
-  );
+  slider.append(action, effect);
+  return slider;
 }
 
-/** What the threshold does to the pictures that are here, in words. */
+/** What the threshold does to the candidates with pictures that are here, in words. */
 function effectOf(session) {
-  const pictures = session.candidates.now.flatMap(({ picture }) => picture ?? []);
-  if (!pictures.length) return t("threshold.none");
-  const poor = pictures.filter((picture) => session.poor(picture)).length;
-  const known = pictures.filter((picture) => session.facts(picture)).length;
-  const said = t(`threshold.${session.settings.now.action}`, { poor, all: pictures.length });
-  return known < pictures.length ? `${said} ${counted("threshold.unknown", pictures.length - known)}` : said;
+  const seen = session.candidates.now.filter((candidate) => picturesOf(candidate).length);
+  if (!seen.length) return t("threshold.none");
+  const poor = seen.filter((candidate) => session.poorCandidate(candidate)).length;
+  const unknown = seen.filter((candidate) => !picturesOf(candidate).some((picture) => session.facts(picture))).length;
+  const said = t(`threshold.${session.settings.now.action}`, { poor, all: seen.length });
+  return unknown ? `${said} ${counted("threshold.unknown", unknown)}` : said;
 }
 
 function temperature(session, signal) {
+  return rangeField(session, signal, {
+    name: "temperature",
+    range: [0.1, 2, 0.1],
+    show: (value) => value.toFixed(1),
+    about: t("temperature.about"),
+  });
+}
+
+/**
+ * A setting that is a number in a range: its name, its value, and a slider that is moved by mouse or arrows.
+ * @param {Session} session
+ * @param {AbortSignal} signal
+ * @param {{name: string, range: [number, number, number], show: (value: number) => string, about?: string,
+ *   describedBy?: string}} options range: least, most, step
+ */
+function rangeField(session, signal, { name, range: [min, max, step], show, about, describedBy }) {
   const slider = h("input", {
     type: "range",
-    id: "temperature",
-    min: 0.1,
-    max: 2,
-    step: 0.1,
-    title: t("temperature.about"),
-    oninput: () => session.configure({ temperature: Number(slider.value) }),
+    id: name,
+    min,
+    max,
+    step,
+    title: about,
+    "aria-describedby": describedBy,
+    oninput: () => session.configure({ [name]: Number(slider.value) }),
   });
-  const shown = h("output", { for: "temperature", class: "amount" });
+  const shown = h("output", { for: name, class: "amount" });
   session.settings.watch((settings) => {
-    slider.value = String(settings.temperature);
-    slider.style.setProperty("--share", String((settings.temperature - 0.1) / 1.9));
-    fill(shown, settings.temperature.toFixed(1));
+    const value = settings[name];
+    slider.value = String(value);
+    slider.style.setProperty("--share", String((value - min) / (max - min)));
+    fill(shown, show(value));
   }, signal);
-  return h(
-    "div",
-    { class: "field" },
-    h("div", { class: "label-row" }, h("label", { class: "label", for: "temperature" }, t("temperature")), shown),
-    slider,
-  );
+  const label = h("label", { class: "label", for: name }, t(name));
+  return h("div", { class: "field" }, h("div", { class: "label-row" }, label, shown), slider);
 }
 
 function topN(session, signal) {

@@ -1,5 +1,7 @@
 /** A run as something to take away: a command, a program, a line of a job, a file. */
 
+import { picturesOf } from "./session.js";
+
 /** @typedef {import("./session.js").Run} Run */
 
 /**
@@ -94,7 +96,8 @@ export function asCsv(run) {
 
 function about(run, index) {
   const candidate = run.candidates[index];
-  return { index, name: candidate?.picture?.file.name, text: candidate?.text };
+  const name = candidate && picturesOf(candidate).map(({ file }) => file.name);
+  return { index, name: name?.join(" "), text: candidate?.text };
 }
 
 function scoreColumns(result) {

@@ -79,7 +79,7 @@ function runBar(app, signal) {
   let stage = session.progress.now.stage;
   const show = () => {
     const progress = session.progress.now;
-    const running = ["uploading", "queued", "scoring", "busy"].includes(progress.stage);
+    const running = !["idle", "failed", "done"].includes(progress.stage);
     run.disabled = running || session.missing !== "";
     cancel.hidden = !running;
     steps.hidden = !running;
@@ -103,7 +103,7 @@ function runBar(app, signal) {
 }
 
 function stepItems(stage) {
-  const now = STEPS.indexOf(stage === "busy" ? "queued" : stage);
+  const now = STEPS.indexOf(["busy", "sent"].includes(stage) ? "queued" : stage);
   return STEPS.map((name, at) =>
     h(
       "li",
@@ -117,10 +117,12 @@ function progressLine(progress, session) {
   switch (progress.stage) {
     case "uploading":
       return t("progress.uploading", { done: progress.done, total: progress.total });
+    case "sent":
+      return t("progress.sent");
     case "queued":
-      return progress.waiting ? counted("progress.queued", progress.waiting) : t("progress.sent");
+      return progress.ahead ? counted("progress.queued", progress.ahead) : t("progress.next");
     case "scoring":
-      return counted("progress.scoring", session.candidates.now.length);
+      return t("progress.scoring", { done: format.number(progress.done), total: format.number(progress.total) });
     case "busy":
       return counted("busy", Math.max(1, Math.ceil((progress.untilMs - Date.now()) / 1000)));
     case "failed":

@@ -34,6 +34,9 @@ export const en = {
 
   // candidates
   "candidates": "Candidates", "candidates.count": "{n} candidates", "candidates.count.one": "{n} candidate", "candidates.clear": "Remove all",
+  "candidates.reading": "reading {n} more", "candidates.video": "Frames of one video", "candidates.video.about": "What is dropped here becomes one candidate, in the order of the names", "candidates.frames": "Browse frames",
+  "video": "video", "video.frames": "Frames", "video.fps": "Frames per second", "video.fps.about": "How many frames stand for a second; unset, as the authors have it",
+  "frames.count": "{n} frames", "frames.count.one": "{n} frame", "remove.frame": "Remove frame {n}, {name}",
   "candidates.drop": "Drop or paste pictures and text, by the dozen", "candidates.browse": "Browse files", "candidates.text": "Type text",
   "candidates.lines": "One candidate a line", "candidates.lines.add": "Add lines", "candidate.text": "Text", "caption": "Caption (optional)",
   "duplicate": "Same as {n}", "remove.candidate": "Remove {name}", "replace.candidate": "Replace {name}", "remove.picture": "Remove {name}",
@@ -46,8 +49,8 @@ export const en = {
   // running
   "rerank": "Rerank", "steps": "Progress", "stage.uploading": "Upload", "stage.queued": "Queue", "stage.scoring": "Score", "stage.done": "Done",
   "need.query": "Write a query first.", "need.picture": "Add a picture as query first.", "need.frames": "Add frames as query first.", "need.candidates": "Add candidates first.",
-  "progress.uploading": "Uploading: {done} of {total}", "progress.sent": "Sent", "progress.queued": "Queued, {n} requests wait", "progress.queued.one": "Queued, {n} request waits",
-  "progress.scoring": "Scoring {n} candidates", "progress.scoring.one": "Scoring {n} candidate", "progress.ready": "{n} ready to be ranked", "progress.done": "Ranked in {seconds}",
+  "progress.uploading": "Uploading: {done} of {total}", "progress.sent": "Sent", "progress.next": "Next in the queue", "progress.queued": "In the queue, {n} pieces of work ahead", "progress.queued.one": "In the queue, {n} piece of work ahead",
+  "progress.scoring": "A worker has it: {done} of {total} scored", "progress.ready": "{n} ready to be ranked", "progress.done": "Ranked in {seconds}",
   "busy": "The queue is full; trying again in {n} seconds", "busy.one": "The queue is full; trying again in {n} second",
 
   // results
@@ -65,11 +68,12 @@ export const en = {
   "part.not_asked": "run with sub-scores",
   "margin": "Margin", "detail.original": "Original size", "detail.used": "Used size", "detail.cropped": "Cut away", "detail.tokens": "Visual tokens", "detail.quality": "Quality",
   "detail.plain_margin": "Margin before quality", "detail.truncated": "Tokens cut off", "detail.time": "Time",
-  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version",
+  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version", "provenance.pixels": "Pictures",
 
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",
-  "announce.unreadable": "Could not be read: {names}.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
+  "announce.video": "A video of {n} frames added.", "announce.video.one": "A video of {n} frame added.",
+  "unreadable": "Could not be read: {names}.", "unreadable.video": "Video files are not read: drop their frames as pictures.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
   "announce.copied": "Copied.", "announce.job": "Job {name}: {state}.",
 
   // jobs
@@ -81,6 +85,9 @@ export const en = {
   "job.output": "Output URI; without one it is kept here", "job.profile": "Profile", "job.profile.none": "none", "job.options": "Options", "job.need.input": "Choose a file or name a URI.",
   "job.queries": "Queries of a catalog, one a line", "job.queries.about": "With queries, the input is a catalog of images: every query meets every image.",
   "job.pause": "Pause", "job.resume": "Resume", "job.cancel": "Cancel", "job.retry": "Retry what failed", "job.results": "Results", "job.partial": "Results so far",
+  "job.format": "Rows of a catalog as", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
+  "downloads": "Downloads", "downloads.more": "and {n} more parts; the manifest names them all", "downloads.rows": "{n} rows", "downloads.rows.one": "{n} row", "downloads.results": "every line with its ranking",
+  "downloads.manifest": "counts, options, provenance, parts", "downloads.errors": "what has no score, and why", "downloads.ranking": "the best of each query", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "Without a score: {n}", "errors.line": "line {n}",
 
   // charts and fleet

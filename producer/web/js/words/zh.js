@@ -33,6 +33,9 @@ export const zh = {
 
   // 候选
   "candidates": "候选", "candidates.count": "{n} 个候选", "candidates.count.one": "{n} 个候选", "candidates.clear": "全部移除",
+  "candidates.reading": "还在读取 {n} 个", "candidates.video": "一段视频的各帧", "candidates.video.about": "拖到这里的图片按文件名排序，合为一个候选", "candidates.frames": "浏览各帧",
+  "video": "视频", "video.frames": "帧", "video.fps": "每秒帧数", "video.fps.about": "多少帧代表一秒；不填则按原作者的设定",
+  "frames.count": "{n} 帧", "frames.count.one": "{n} 帧", "remove.frame": "移除第 {n} 帧 {name}",
   "candidates.drop": "拖入或粘贴图片与文本，可成批添加", "candidates.browse": "浏览文件", "candidates.text": "输入文本",
   "candidates.lines": "每行一个候选", "candidates.lines.add": "添加", "candidate.text": "文本", "caption": "说明文字（可选）",
   "duplicate": "与 {n} 号相同", "remove.candidate": "移除 {name}", "replace.candidate": "替换 {name}", "remove.picture": "移除 {name}",
@@ -45,8 +48,8 @@ export const zh = {
   // 运行
   "rerank": "重排", "steps": "进度", "stage.uploading": "上传", "stage.queued": "排队", "stage.scoring": "打分", "stage.done": "完成",
   "need.query": "请先填写查询。", "need.picture": "请先添加查询图片。", "need.frames": "请先添加查询的视频帧。", "need.candidates": "请先添加候选。",
-  "progress.uploading": "正在上传：{done} / {total}", "progress.sent": "已发送", "progress.queued": "排队中，{n} 个请求等待", "progress.queued.one": "排队中，{n} 个请求等待",
-  "progress.scoring": "正在为 {n} 个候选打分", "progress.scoring.one": "正在为 {n} 个候选打分", "progress.ready": "{n} 个候选待排序", "progress.done": "用时 {seconds}",
+  "progress.uploading": "正在上传：{done} / {total}", "progress.sent": "已发送", "progress.next": "排在队首", "progress.queued": "排队中，前面还有 {n} 份工作", "progress.queued.one": "排队中，前面还有 {n} 份工作",
+  "progress.scoring": "worker 正在处理：已打分 {done} / {total}", "progress.ready": "{n} 个候选待排序", "progress.done": "用时 {seconds}",
   "busy": "队列已满，{n} 秒后重试", "busy.one": "队列已满，{n} 秒后重试",
 
   // 结果
@@ -64,11 +67,12 @@ export const zh = {
   "part.not_asked": "请开启分项得分",
   "margin": "间隔", "detail.original": "原始尺寸", "detail.used": "使用尺寸", "detail.cropped": "裁去", "detail.tokens": "视觉 token", "detail.quality": "质量",
   "detail.plain_margin": "降分前的间隔", "detail.truncated": "截去的 token", "detail.time": "用时",
-  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本",
+  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本", "provenance.pixels": "图片处理",
 
   // 朗读
   "announce.candidates": "已添加 {n} 个候选。", "announce.candidates.one": "已添加 {n} 个候选。", "announce.pictures": "已向查询添加 {n} 张图片。", "announce.pictures.one": "已向查询添加图片。",
-  "announce.unreadable": "无法读取：{names}。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
+  "announce.video": "已添加 {n} 帧的视频。", "announce.video.one": "已添加 {n} 帧的视频。",
+  "unreadable": "无法读取：{names}。", "unreadable.video": "不读取视频文件：请将各帧作为图片拖入。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
   "announce.copied": "已复制。", "announce.job": "任务 {name}：{state}。",
 
   // 任务
@@ -80,6 +84,9 @@ export const zh = {
   "job.output": "输出 URI；不填则保存在此", "job.profile": "场景配置", "job.profile.none": "无", "job.options": "选项", "job.need.input": "请选择文件或填写 URI。",
   "job.queries": "图库的查询，每行一个", "job.queries.about": "填写查询后，输入即为图库：每个查询与每张图片逐一配对。",
   "job.pause": "暂停", "job.resume": "继续", "job.cancel": "取消", "job.retry": "重试失败项", "job.results": "结果", "job.partial": "目前的结果",
+  "job.format": "图库结果格式", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
+  "downloads": "下载", "downloads.more": "另有 {n} 个分片，清单中列有全部名称", "downloads.rows": "{n} 行", "downloads.rows.one": "{n} 行", "downloads.results": "每行输入及其排序",
+  "downloads.manifest": "计数、选项、来源、分片", "downloads.errors": "没有分数的条目及原因", "downloads.ranking": "每个查询的最佳图片", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
   "errors.list": "无分数：{n}", "errors.line": "第 {n} 行",
 
   // 图表与集群

@@ -1,0 +1,100 @@
+"""The files of a job's output, listed and streamed to whoever downloads them.
+
+A name is only ever looked up among those of its job, never made into a path.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import Response
+
+from producer.client import Client, OutputFile
+from producer.gateway.asking import Gateway, as_json, gateway_of, in_thread
+from producer.gateway.jobs import JobId, failed_lines
+from producer.gateway.streams import Streamed, stream_lines
+from producer.rows import PART
+from shared.errors import UsageError
+from shared.sources import COPY_BYTES
+
+routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+ERRORS = "errors.jsonl"
+"""Is no file of the storage, but made of the results when it is asked for."""
+KINDS = {
+    "json": "application/json",
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+FileName = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+
+
+class UnknownFile(UsageError):
+    """A job's output has no such file."""
+
+    code = "unknown_file"
+    http_status = 404
+
+
+@routes.get("/{job_id}/files", summary="List the files of the output")
+async def listing(
+    request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> Response:
+    """The first of them, and how many there are. Of an unfinished job only what failed so far."""
+    return as_json(await in_thread(_listing, gateway_of(request).client, job_id, limit))
+
+
+def _listing(client: Client, job_id: str, limit: int) -> dict[str, Any]:
+    job = client.store.job(job_id)
+    files = client.files(job_id) if job.finished else []
+    if job.progress.errors or job.progress.rejected:
+        files.append(OutputFile(ERRORS, ""))
+    files.sort(key=lambda file: file.name.startswith(PART))  # last: there may be very many
+    told = [{"name": file.name, "rows": file.rows} for file in islice(files, limit)]
+    return {"data": told, "count": len(files)}
+
+
+_BYTES = {"content": {"application/octet-stream": {}}, "description": "the file's bytes"}
+
+
+@routes.get("/{job_id}/files/{name}", summary="Download a file", responses={200: _BYTES})
+async def download(request: Request, job_id: JobId, name: FileName) -> Response:
+    """Streamed as it lies in the storage."""
+    gateway = gateway_of(request)
+    job = await in_thread(gateway.client.store.job, job_id)
+    saved_as = _saved_as(job.spec.name or job_id, name)
+    if name == ERRORS:
+        answer = stream_lines(gateway, failed_lines(gateway.client, job_id))
+    else:
+        answer = await in_thread(_streamed, gateway, job_id, name)
+    answer.headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
+    return answer
+
+
+def _streamed(gateway: Gateway, job_id: str, name: str) -> Streamed:
+    client = gateway.client
+    found = next((file for file in client.files(job_id) if file.name == name), None)
+    if found is None:
+        raise UnknownFile(f"job {job_id} has no file {name!r}", hint="list them: …/files")
+    size = client.objects.stat(found.uri).size
+    kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
+    blocks = _blocks(client.objects.open(found.uri))
+    return Streamed(gateway, blocks, kind, {"Content-Length": str(size)})
+
+
+def _blocks(stream: BinaryIO) -> Iterator[bytes]:
+    with closing(stream):
+        while block := stream.read(COPY_BYTES):
+            yield block
+
+
+def _saved_as(job_name: str, name: str) -> str:
+    """What a browser calls the download: plain letters of the job's name, and the file's."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", job_name).strip("-.")[:80]
+    return f"{plain}-{name}" if plain else name
