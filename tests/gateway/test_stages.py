@@ -81,6 +81,12 @@ def test_what_is_wrong_at_once_is_told_with_its_status(http, served):
         assert answer.json()["error"]["message"]
 
 
+def test_a_full_queue_sends_away_as_ever(change, served):
+    with running_gateway(change(interactive_queue_max=0)) as http:
+        answer = http.post("/v1/rerank", json=BODY, headers=STAGED)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+
+
 def test_what_goes_wrong_later_is_told_as_an_event(change, served):
     with running_gateway(change(interactive_deadline_s=0.2)) as http:
         answer = http.post("/v1/rerank", json=BODY, headers=STAGED)

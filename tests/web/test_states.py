@@ -519,6 +519,35 @@ def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedG
 
 
 @browsed
+@pytest.mark.parametrize("picker", [True, False], ids=["to the disk", "by way of memory"])
+def test_with_a_key_files_are_still_taken_away(
+    browser: Browser, gateway: CannedGateway, picker: bool
+) -> None:
+    # given a key, which a link cannot send, and a browser that lets pages write files, or does not
+    watch_a_finished_job(gateway)
+    gateway.say("GET /v1/jobs/j1/files/manifest.json", {"lines": 500})
+    browser.open(gateway.address)
+    browser.run("sessionStorage.setItem('rerankfleet.key', 'k')")
+    browser.run(CATCH_FILES, picker)
+    browser.run("location.hash = '#/jobs/j1'")
+    # when a file is taken
+    browser.click("#downloads button[data-file='manifest.json']")
+    # then it arrives
+    wait_until(lambda: browser.run("return window.saved"), WAIT_S, "the file is saved")
+    assert json.loads(browser.run("return window.saved")) == {"lines": 500}
+
+
+CATCH_FILES = """
+const [picker] = arguments;
+const target = {write: async (chunk) => void (window.saved = new TextDecoder().decode(chunk))};
+const handle = {createWritable: async () => new WritableStream(target)};
+window.showSaveFilePicker = picker ? async () => handle : undefined;
+URL.createObjectURL = (blob) => (blob.text().then((text) => (window.saved = text)), "blob:none");
+HTMLAnchorElement.prototype.click = () => {};
+"""
+
+
+@browsed
 def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
     # given a gateway that tells what is new, and some of it twice
     browser.open(gateway.address)
