@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from producer.gateway.errors import KeyRefused, problem_of, shape_of
+from producer.gateway.errors import STATUS, KeyRefused, problem_of, shape_of
 from shared.errors import NotAllowed, RerankError
 from shared.settings import Settings
 
@@ -89,7 +89,7 @@ class Door:
                     raise
                 await problem_of(error).answer(shape_of(scope))(scope, receive, reply)
             finally:
-                self._count(scope, status or 500, time.monotonic() - began_s)
+                self._count(scope, scope.get(STATUS, status or 500), time.monotonic() - began_s)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RerankError | None:
         """Why a request is not let in, or None."""

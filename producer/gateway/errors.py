@@ -26,6 +26,8 @@ SHAPE = "rerank_shape"
 
 MODEL = "rerank_model"
 """Where a request's scope says which model it was for, or at least which one its body named."""
+STATUS = "rerank_status"
+"""Where a request's scope says how it ended, when its answer had begun before that was known."""
 
 TOO_LARGE = ("too_many_documents", "too_large")
 _RETRY_AFTER_S = {429: 1, 503: 5}

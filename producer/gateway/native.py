@@ -234,7 +234,7 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
         return {**_superset(found, body, asked), "warnings": warnings}
 
     if staged.wants_stages(request):
-        return await staged.answer(gateway.client, ask)
+        return await staged.answer(gateway.client, request, ask)
     return as_json(await ask(Caller()))
 
 

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from producer.client import Client, Standing
 from producer.gateway.asking import in_thread
-from producer.gateway.errors import problem_of
+from producer.gateway.errors import STATUS, problem_of
 from producer.gateway.events import EVENT_STREAM, KEEP_ALIVE, as_events, event
 from shared.ends import Caller
 from shared.errors import RerankError, Unavailable, UnknownJob
@@ -41,7 +41,9 @@ def wants_stages(request: Request) -> bool:
     return EVENT_STREAM in request.headers.get("accept", "")
 
 
-async def answer(client: Client, ask: Callable[[Caller], Awaitable[dict[str, Any]]]) -> Response:
+async def answer(
+    client: Client, request: Request, ask: Callable[[Caller], Awaitable[dict[str, Any]]]
+) -> Response:
     """The events of a request that `ask` makes and waits for. When the client leaves, so does the
     caller that `ask` is given. Raises what `ask` does before its job is made."""
     caller = Caller()
@@ -51,10 +53,12 @@ async def answer(client: Client, ask: Callable[[Caller], Awaitable[dict[str, Any
         await asyncio.wait([asking], timeout=MADE_S)
     if asking.done() and asking.exception():
         await asking
-    return as_events(_follow(client, caller, asking))
+    return as_events(_follow(client, request, caller, asking))
 
 
-async def _follow(client: Client, caller: Caller, asking: Asking) -> AsyncIterator[str]:
+async def _follow(
+    client: Client, request: Request, caller: Caller, asking: Asking
+) -> AsyncIterator[str]:
     told: Standing | None = None
     try:
         while not asking.done():
@@ -62,7 +66,7 @@ async def _follow(client: Client, caller: Caller, asking: Asking) -> AsyncIterat
             yield KEEP_ALIVE if found in (None, told) else _stage(found)
             told = found or told
             await asyncio.wait([asking], timeout=LOOK_S)
-        yield _outcome(asking)
+        yield _outcome(request, asking)
     finally:
         caller.leave()
 
@@ -81,12 +85,13 @@ def _stage(found: Standing) -> str:
     return event("scoring", {"done": found.done, "total": found.total})
 
 
-def _outcome(asking: Asking) -> str:
+def _outcome(request: Request, asking: Asking) -> str:
     error = asking.exception()
     if error is None:
         return event("answer", asking.result())
     assert isinstance(error, Exception)
     problem = problem_of(error)
+    request.scope[STATUS] = problem.status
     return event("error", {"status": problem.status, **problem.body()})
 
 

@@ -89,10 +89,13 @@ def test_a_full_queue_sends_away_as_ever(change, served):
 
 def test_what_goes_wrong_later_is_told_as_an_event(change, served):
     with running_gateway(change(interactive_deadline_s=0.2)) as http:
+        http.get("/metrics")  # which sees the model
         answer = http.post("/v1/rerank", json=BODY, headers=STAGED)
         assert answer.status_code == 200
         *_, (name, body) = events(answer)
         plain = http.post("/v1/rerank", json=BODY)
+        counted = http.get("/metrics", params={"of": "gateway"}).text
+    assert f'{{model="{MODEL}",outcome="server_error",route="/v1/rerank"}} 2.0' in counted
     assert (name, body["status"]) == ("error", plain.status_code) == ("error", 504)
     assert body["error"] == plain.json()["error"]
 
