@@ -2,6 +2,7 @@
 
     python benchmarks/adaptive.py             a random model on the CPU; some ten minutes
     python benchmarks/adaptive.py --quick     a tiny model and short runs: does it run?
+    python benchmarks/adaptive.py --pictures  the same of a catalog: new pictures, four queries each
     python benchmarks/adaptive.py --shape 0.6b --device cuda --dtype bf16 --tokens-max 131072
 
     fixed       limits from 64 tokens up, powers of two: before the policies and after each of them,
@@ -28,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from statistics import fmean
@@ -37,6 +38,9 @@ from typing import Any
 from common import build_model, cpu_count, surroundings
 from engine import SHAPES, prompts_of
 from text import Work, in_own_process, make_requests
+from vision import Work as Catalog
+from vision import build_vl_model
+from vision import requests_of as catalog_of
 
 from shared.observations import Observation
 from workers.batcher import Batcher
@@ -44,6 +48,9 @@ from workers.controller import Memory, PolicySettings, decide, start
 from workers.packing import Limit, Pack
 from workers.prompts import Prompt
 
+CATALOG = Catalog("catalog", queries=4, pictures=120, size=(256, 192))
+#: Features of a fifth of its pictures: when one comes again it is new.
+SEEN_BYTES = 10 << 20
 TOKENS_MIN = 64
 PAIRS_MAX = 1024
 #: Pairs are submitted in such runs, and so many of them wait at the most.
@@ -280,6 +287,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a tiny model and short runs")
+    parser.add_argument("--pictures", action="store_true", help="a random VL model, a catalog")
     parser.add_argument("--shape", choices=SHAPES, help="of the random model (small)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
@@ -299,27 +307,44 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
+def texts(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
+    """A random model, and pairs of 50 documents a query."""
+    in_own_process(build_model, Path(folder), SHAPES[given.shape])
+    requests, _ = make_requests(Work("many documents", 4 if given.quick else 40, 50, 85), folder)
+    engine = load(folder, given)
+    return engine, prompts_of(engine, requests)
+
+
+def pictures(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
+    """A random VL model, and a catalog's pairs picture by picture, as a job has them."""
+    in_own_process(build_vl_model, Path(folder), given.quick)
+    engine = load(folder, given, seen_bytes=SEEN_BYTES)
+    catalog = replace(CATALOG, pictures=4) if given.quick else CATALOG
+    encoded = engine.prompter.encode_all(catalog_of(catalog), max_length=8192)
+    return engine, [p for of_picture in zip(*encoded, strict=True) for p in of_picture]
+
+
+def load(folder: str, given: argparse.Namespace, **options: Any) -> Any:
+    from workers.engine import load_engine
+
+    where = {"device": given.device, "dtype": given.dtype, "threads": given.threads}
+    return load_engine(folder, **where, **options)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     before = surroundings()
-    shape = SHAPES[given.shape]
-    work = Work("many documents", 4 if given.quick else 40, 50, 85)
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
-        in_own_process(build_model, Path(folder), shape)
-        requests, tokens = make_requests(work, folder)
-        from workers.engine import load_engine
-
-        engine = load_engine(folder, device=given.device, dtype=given.dtype, threads=given.threads)
-        prompts = prompts_of(engine, requests)
+        engine, prompts = (pictures if given.pictures else texts)(folder, given)
         found = measure(engine, prompts, given)
     table(found, given.target_ms / 1000)
     config = {
-        "model": {"random": asdict(shape), "seed": 0},
+        "model": "random VL" if given.pictures else {"random": asdict(SHAPES[given.shape])},
+        "pairs": len(prompts),
         "dtype": given.dtype,
         "threads": given.threads,
         "latency_target_ms": given.target_ms,
-        "mean_document_tokens": round(tokens, 1),
-        "documents_per_query": work.documents,
+        "mean_document_tokens": round(fmean(len(prompt.document) for prompt in prompts), 1),
         "timing": asdict(given.timing),
         "quick": given.quick,
     }

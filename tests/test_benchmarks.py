@@ -80,9 +80,10 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
 
 
 @pytest.mark.slow
-def test_the_adaptive_benchmark_compares_policies_with_fixed_limits():
+@pytest.mark.parametrize("of", [[], ["--pictures"]], ids=["texts", "pictures"])
+def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
-    command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick", *of]
     # when it runs
     told = subprocess.run(command, capture_output=True, text=True, timeout=900)
     # then its last line has each fixed limit, the best of them, and the policies beside it
