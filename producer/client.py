@@ -19,7 +19,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -31,16 +31,17 @@ from producer.feeder import Control
 from producer.finisher import committed_parts, merged_lines
 from producer.ingest import pin, refuse_changed
 from producer.rows import parse_rows, refuse_large_ranking, rows_of
+from producer.standing import Queues, Standing
 from producer.status import describe
 from shared.ends import Caller, Ends
 from shared.errors import (
     CallerLeft,
     DeadlineExceeded,
-    KeyConflict,
     ModelLoading,
     NoWorker,
     Overloaded,
     TooLarge,
+    Unavailable,
     UnknownModel,
     UsageError,
     WrongState,
@@ -123,17 +124,6 @@ class OutputFile:
     """Lines or rows in it, where its manifest says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a small request stands."""
-
-    ahead: int | None
-    """Shards before it in its queue; None once a worker has begun with it."""
-    done: int
-    total: int
-    """Of its pairs, those that have an outcome, and all."""
-
-
 class Client:
     """One connection to a fleet. Safe to share between threads.
 
@@ -147,6 +137,7 @@ class Client:
         self.fleet = Fleet(redis, self.settings)
         self.objects = Objects(self.settings, inline=self.store.get_inline)
         self._ends = Ends(self.store)
+        self._queues = Queues(self.store)
         self._hints = Hints(make_app(self.settings))
         self._control = Control(self.store, self.fleet, self.objects, self._hints, self.settings)
 
@@ -184,11 +175,10 @@ class Client:
         _refuse_adapting_from_outside(options)
         fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(model, target, key=key, force=force, source=str(input), **fields)
-        pinned = pin(
-            str(input), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
-        )
-        spec = spec.model_copy(update={"input": pinned})
-        return self._start(job_id, spec, options)
+        with self._files(job_id) as at:
+            pinned = pin(str(input), self.objects, self.settings, at)
+            spec = spec.model_copy(update={"input": pinned})
+            return self._start(job_id, spec, options)
 
     def submit_catalog(
         self,
@@ -225,12 +215,25 @@ class Client:
             model, target, key=key, force=force, source=str(catalog), catalog=asked, **fields
         )
         refuse_large_ranking(len(found), spec.top_n)
-        pinned = pin_catalog(
-            str(catalog), self.objects, self.settings, job_uri(self.objects, job_id, "input.jsonl")
-        )
-        self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
-        spec = spec.model_copy(update={"input": pinned})
-        return self._start(job_id, spec, options)
+        with self._files(job_id) as at:
+            pinned = pin_catalog(str(catalog), self.objects, self.settings, at)
+            self.objects.write(queries_uri(self.objects, job_id), dump_queries(found))
+            spec = spec.model_copy(update={"input": pinned})
+            return self._start(job_id, spec, options)
+
+    @contextmanager
+    def _files(self, job_id: str) -> Iterator[str]:
+        """Yields where a job's input may be kept. When the block fails, all that was written for
+        the job goes, unless it was made after all: only the reply may have been lost."""
+        try:
+            yield job_uri(self.objects, job_id, "input.jsonl")
+        except BaseException:
+            with suppress(
+                UsageError, Unavailable, *REDIS_ERRORS
+            ):  # the first error is the one told
+                if not self.store.jobs([job_id]):
+                    self.objects.delete_tree(job_uri(self.objects, job_id))
+            raise
 
     def _start(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
@@ -246,15 +249,11 @@ class Client:
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
     def _create(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
-        """Create the job; drop what was uploaded for it when another job stands instead.
+        """Create the job; drop what was written for it when another job stands instead.
 
         The digest is of what the caller asked for: the temperature that earlier jobs gave the
         profile makes no other job of the same key."""
-        try:
-            found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
-        except KeyConflict:
-            self.objects.delete_tree(job_uri(self.objects, job_id))
-            raise
+        found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
         if found != job_id:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
@@ -345,7 +344,7 @@ class Client:
         Of an unfinished job only with `partial`: what was committed so far, where a line may still
         lack documents. Raises WrongState otherwise.
         """
-        job = self.store.job(job_id)
+        job = _with_output(self.store.job(job_id))
         if not job.finished and not partial:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
@@ -359,7 +358,7 @@ class Client:
         The cursor is empty while the job is unfinished: a line before it may still come. Raises
         UsageError for a cursor of another output.
         """
-        job = self.store.job(job_id)
+        job = _with_output(self.store.job(job_id))
         if after and not job.finished:
             raise WrongState(
                 f"job {job_id} is not finished: it has no cursors", hint="read it from the start"
@@ -413,7 +412,7 @@ class Client:
 
     def files(self, job_id: str) -> list[OutputFile]:
         """The files of a finished job's output, the manifest last. Raises WrongState before."""
-        job = self.store.job(job_id)
+        job = _with_output(self.store.job(job_id))
         if not job.finished:
             raise WrongState(f"job {job_id} is not finished", hint="wait for it first")
         output, manifest = job.facts["output"], self._manifest(job)
@@ -463,7 +462,7 @@ class Client:
         """
         if only not in ("all", "errors"):
             raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
-        job = self.store.job(job_id)
+        job = _with_output(self.store.job(job_id))
         if job.spec.catalog:
             raise WrongState(
                 f"job {job_id} is a catalog, which cannot be retried",
@@ -570,15 +569,16 @@ class Client:
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
 
-    def standing(self, job_id: str) -> Standing:
-        """Where a small request stands, until it ends. Raises UnknownJob."""
+    def standing(self, job_id: str, since_s: float) -> Standing:
+        """Where a small request stands, which was in its queue at `since_s` (`time.monotonic`),
+        until it ends. Raises UnknownJob."""
         job = self.store.job(job_id)
         done, total = job.progress.done, job.progress.fed
         if done or "fingerprint" in job.facts:  # which a worker sets with its first claim
             return Standing(None, done, total)
         queue = model_queue(job.spec.model, Priority.interactive)
         (waiting,) = broker_keys(self.settings, [queue])
-        return Standing(self.store.hints_before(waiting, job_id), done, total)
+        return Standing(self._queues.ahead(waiting, job_id, since_s), done, total)
 
     def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
         """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""
@@ -662,6 +662,16 @@ class Client:
                 uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
                 shards.append(OpenShard(found.start, found.end, uri))
         return shards
+
+
+def _with_output(job: Job) -> Job:
+    """The job. Raises WrongState for that of a small request: its answer is all there is of it."""
+    if "inline" in job.facts:
+        raise WrongState(
+            f"job {job.id} is a small request, which has no output",
+            hint="its answer went to whoever asked: ask again",
+        )
+    return job
 
 
 def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:

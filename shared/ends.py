@@ -39,7 +39,7 @@ class Ends:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._waiting: dict[str, Caller] = {}
+        self._waiting: dict[str, set[Caller]] = {}
         self._listening = threading.Event()
         self._thread: threading.Thread | None = None
         self._wanted_s = 0.0
@@ -60,8 +60,7 @@ class Ends:
                     return True
             return True
         finally:
-            with self._lock:
-                self._waiting.pop(job_id, None)
+            self._forget(job_id, caller)
 
     def _register(self, job_id: str, caller: Caller) -> None:
         """Be told of a job's end; see to it that someone listens."""
@@ -70,8 +69,15 @@ class Ends:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="ends", daemon=True)
                 self._thread.start()
-            self._waiting[job_id] = caller
+            self._waiting.setdefault(job_id, set()).add(caller)  # of one key there may be many
             caller.job_id = job_id
+
+    def _forget(self, job_id: str, caller: Caller) -> None:
+        with self._lock:
+            others = self._waiting[job_id]
+            others.discard(caller)
+            if not others:
+                del self._waiting[job_id]
 
     def _listen(self) -> None:
         while self._is_wanted():
@@ -102,6 +108,6 @@ class Ends:
             self._listening.set()
             return
         with self._lock:
-            caller = self._waiting.get(message["data"])
-        if caller:
+            callers = list(self._waiting.get(message["data"], ()))
+        for caller in callers:
             caller.woken.set()

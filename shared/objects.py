@@ -7,6 +7,7 @@ Knows nothing of what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -30,6 +31,9 @@ S3_PART_BYTES = 16 << 20
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: what S3 gives at the most."""
 
+NAME_BYTES_MAX = 255
+"""Of a file or folder: no common file system takes more."""
+
 retry_storage = stamina.retry(on=StorageUnavailable, attempts=5, timeout=60)
 
 
@@ -52,10 +56,16 @@ def local_path(uri: str) -> Path:
 
 
 def _resolved(uri: str) -> Path:
-    """The path of a file: URI without links and detours. Raises UsageError for what is no path."""
+    """The path of a file: URI without links and detours. Raises UsageError for what is no path, or
+    one that begins nowhere: it would be a place of this process."""
     try:
-        return local_path(uri).resolve()
-    except (ValueError, OSError) as error:  # a NUL, or a name that no file system takes
+        path = local_path(uri)
+        if not path.is_absolute():
+            raise ValueError("it begins at no root")
+        if max(len(os.fsencode(name)) for name in path.parts) > NAME_BYTES_MAX:
+            raise ValueError(f"a name in it is longer than {NAME_BYTES_MAX} bytes")
+        return path.resolve()
+    except (ValueError, OSError) as error:  # also a NUL, or half a character
         raise UsageError(
             f"{uri!r} is no path ({error})", hint="write file:///folder/name"
         ) from error
@@ -319,7 +329,7 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 def publish_file(path: Path) -> Iterator[IO[bytes]]:
     """Write a local file beside its place and rename it there when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.draft")
+    draft = path.with_name(f".{uuid.uuid4().hex}.draft")  # any name that fits has one that does
     try:
         with draft.open("wb") as stream:
             yield stream
@@ -417,6 +427,8 @@ def _clear_errors(uri: str) -> Iterator[None]:
     except PermissionError as error:
         raise UsageError(f"{uri} may not be read or written", hint="check permissions") from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # trying again would not help
+            raise UsageError(f"{uri} is no path ({error.strerror})", hint="shorten it") from error
         raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "boto3", "urllib3")):

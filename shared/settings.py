@@ -127,7 +127,11 @@ class Settings(BaseSettings):
         512, ge=1, description="rerank requests that one gateway has in hand; then 429"
     )
     gateway_streams_max: int = Field(
-        64, ge=1, description="results being read and jobs being made, per gateway; then 429"
+        64, ge=1, description="results being read, per gateway; then 429"
+    )
+    gateway_jobs_max: int = Field(64, ge=1, description="jobs being made, per gateway; then 429")
+    gateway_events_max: int = Field(
+        128, ge=1, description="jobs being followed by events, per gateway; then 429"
     )
     gateway_uploads_max: int = Field(
         16, ge=1, description="uploads that one gateway has in hand, up to 33 MiB each; then 429"

@@ -597,13 +597,15 @@ class Store:
             for message in waiting
         }
 
-    def hints_before(self, list_key: str, job_id: str) -> int:
-        """How many messages are taken from a broker's list before the first hint of a job; 0 where
-        it has none there."""
-        ours = f"{job_id}/"
+    def hint_places(self, list_key: str) -> tuple[int, dict[str, int]]:
+        """How many messages wait in a broker's list, and how many of them are taken before the
+        first hint of each job."""
         waiting = self.client.lrange(list_key, 0, -1)  # the next one to be taken stands last
-        ids = [json.loads(message)["headers"]["id"] for message in reversed(waiting)]
-        return next((at for at, found in enumerate(ids) if found.startswith(ours)), 0)
+        places: dict[str, int] = {}
+        for place, message in enumerate(reversed(waiting)):
+            job_id = json.loads(message)["headers"]["id"].partition("/")[0]
+            places.setdefault(job_id, place)
+        return len(waiting), places
 
     def hints_waiting(self, list_keys: Sequence[str]) -> int:
         """How many messages wait in the broker's lists."""

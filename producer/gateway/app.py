@@ -41,6 +41,8 @@ def make_app(client: Client) -> FastAPI:
     most = (
         settings.gateway_requests_max,
         settings.gateway_streams_max,
+        settings.gateway_jobs_max,
+        settings.gateway_events_max,
         settings.gateway_uploads_max,
     )
 

@@ -39,7 +39,11 @@ class Gateway:
     requests: anyio.CapacityLimiter
     """Requests in hand: each keeps a thread waiting for its answer."""
     streams: anyio.CapacityLimiter
-    """Results being read, and jobs being made: each may keep a thread for long."""
+    """Results being read: each may keep a thread for long."""
+    jobs: anyio.CapacityLimiter
+    """Jobs being made: so may these."""
+    events: anyio.CapacityLimiter
+    """Jobs being followed: the status of each is read once a second."""
     uploads: anyio.CapacityLimiter
     """Uploads in hand: each keeps memory."""
     threads: anyio.CapacityLimiter = field(

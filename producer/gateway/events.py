@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
+import anyio
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from producer.gateway.asking import taken
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = ": keep-alive\n\n"
@@ -20,6 +25,17 @@ def event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def as_events(events: AsyncIterator[str]) -> StreamingResponse:
-    """An answer that goes on; whatever stands between passes each event on at once."""
-    return StreamingResponse(events, media_type=EVENT_STREAM, headers=_NO_BUFFER)
+class Events(StreamingResponse):
+    """An answer that goes on; whatever stands between passes each event on at once. While it does
+    it is one of those that `places` bounds, where these are given."""
+
+    def __init__(
+        self, events: AsyncIterator[str], places: anyio.CapacityLimiter | None = None
+    ) -> None:
+        self._places = places
+        super().__init__(events, media_type=EVENT_STREAM, headers=_NO_BUFFER)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. Raises Overloaded."""
+        with taken(self._places, "event streams") if self._places else nullcontext():
+            await super().__call__(scope, receive, send)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread, taken
 from producer.gateway.errors import InvalidField
-from producer.gateway.events import KEEP_ALIVE, as_events, event
+from producer.gateway.events import KEEP_ALIVE, Events, event
 from producer.gateway.fields import IDEMPOTENT, idempotency_key
 from producer.gateway.native import Options
 from producer.gateway.streams import stream_lines
@@ -83,7 +83,7 @@ async def submit(request: Request, body: JobBody) -> Response:
     client = gateway.client
     _refuse_local(body, client)
     key = idempotency_key(request, body.key)
-    with taken(gateway.streams, "jobs and results"):
+    with taken(gateway.jobs, "new jobs"):
         job_id = await gateway.in_thread(_submit, client, body, key)
     return as_json(await in_thread(_told, client, job_id), 201)
 
@@ -223,9 +223,9 @@ _EVENTS = {"content": {"text/event-stream": {}}, "description": "server-sent eve
 @routes.get("/{job_id}/events", summary="Follow a job to its end", responses={200: _EVENTS})
 async def events(request: Request, job_id: JobId) -> Response:
     """`status` about once a second, with what GET of the job tells; `end` is the last."""
-    client = gateway_of(request).client
-    first = await in_thread(client.status, job_id)
-    return as_events(_follow(client, first))
+    gateway = gateway_of(request)
+    first = await in_thread(gateway.client.status, job_id)
+    return Events(_follow(gateway.client, first), gateway.events)
 
 
 async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:

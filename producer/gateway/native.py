@@ -244,7 +244,7 @@ async def _accept(
     """Make a job of a request, and tell where its results will be."""
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
-    with taken(gateway.streams, "jobs and results"):
+    with taken(gateway.jobs, "new jobs"):
         told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
     request.scope[MODEL] = told["model"]
     answered = as_json({**told, "warnings": warnings}, 202)

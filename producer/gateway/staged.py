@@ -11,6 +11,7 @@ What is wrong before the request stands in the queue is told as ever, with its o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ import structlog
 from fastapi import Request
 from starlette.responses import Response
 
-from producer.client import Client, Standing
+from producer.client import Client
 from producer.gateway.asking import in_thread
 from producer.gateway.errors import STATUS, problem_of
-from producer.gateway.events import EVENT_STREAM, KEEP_ALIVE, as_events, event
+from producer.gateway.events import EVENT_STREAM, KEEP_ALIVE, Events, event
+from producer.standing import Standing
 from shared.ends import Caller
 from shared.errors import RerankError, Unavailable, UnknownJob
 from shared.store import REDIS_ERRORS
@@ -53,16 +55,17 @@ async def answer(
         await asyncio.wait([asking], timeout=MADE_S)
     if asking.done() and asking.exception():
         await asking
-    return as_events(_follow(client, request, caller, asking))
+    return Events(_follow(client, request, caller, asking))
 
 
 async def _follow(
     client: Client, request: Request, caller: Caller, asking: Asking
 ) -> AsyncIterator[str]:
     told: Standing | None = None
+    since_s = time.monotonic()
     try:
         while not asking.done():
-            found = await _standing(client, caller.job_id)
+            found = await _standing(client, caller.job_id, since_s)
             yield KEEP_ALIVE if found in (None, told) else _stage(found)
             told = found or told
             await asyncio.wait([asking], timeout=LOOK_S)
@@ -71,10 +74,10 @@ async def _follow(
         caller.leave()
 
 
-async def _standing(client: Client, job_id: str) -> Standing | None:
+async def _standing(client: Client, job_id: str, since_s: float) -> Standing | None:
     """Where it stands; None where that cannot be told now."""
     try:
-        return await in_thread(client.standing, job_id)
+        return await in_thread(client.standing, job_id, since_s)
     except (Unavailable, UnknownJob, *REDIS_ERRORS):
         return None
 

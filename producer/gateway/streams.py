@@ -35,7 +35,7 @@ class Streamed(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. Raises Overloaded."""
-        with taken(self._gateway.streams, "jobs and results"):
+        with taken(self._gateway.streams, "results"):
             self._first = await self._next()
             await super().__call__(scope, receive, send)
 

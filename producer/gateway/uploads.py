@@ -24,8 +24,6 @@ routes = APIRouter(tags=["uploads"])
 BLOCK_BYTES = 1 << 20
 """What is written at once. S3 takes parts of 16 MiB: there an upload holds one, and while it is
 sent a copy."""
-SILENCE_S = 60.0
-"""An upload of which nothing comes for so long is broken off: it keeps others out."""
 
 SUFFIXES = {
     ".png": "image/png",
@@ -163,18 +161,11 @@ Write = Callable[[bytes], Awaitable[int]]
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
     """The body as it comes. Raises UsageError when it stops to come."""
-    stream = aiter(request.stream())
-    while True:
-        try:
-            with anyio.fail_after(SILENCE_S):
-                chunk = await anext(stream)
-        except StopAsyncIteration:
-            return
-        except ClientDisconnect:
-            raise UsageError("the upload was broken off") from None
-        except TimeoutError:
-            raise UsageError(f"nothing came of the upload for {SILENCE_S:g} s") from None
-        yield chunk
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise UsageError("the upload was broken off") from None
 
 
 _LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"

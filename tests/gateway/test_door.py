@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
 from producer.client import Client
+from producer.gateway import door
 from producer.gateway.app import make_app
 from producer.gateway.door import SAFE_HEADERS
 from shared.models import Priority
@@ -170,6 +172,54 @@ def test_a_body_over_its_cap_is_refused(change):
                 413,
                 "request_too_large",
             )
+
+
+# ---- clients that stall -------------------------------------------------------------------------
+
+
+@contextmanager
+def stalled(http: httpx.Client, sent: bytes, path: str = "/v1/rerank") -> Iterator[socket.socket]:
+    """A connection on which the first bytes of a body have come, and no more will."""
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.settimeout(20)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 900000\r\n\r\n".encode() + sent)
+        yield connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes the connection."""
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/v1/jobs"])
+def test_a_body_that_stops_to_come_is_not_waited_for(http, monkeypatch, path):
+    monkeypatch.setattr(door, "SILENCE_S", 0.2)
+    with stalled(http, b'{"query": "q', path) as connection:
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"the body comes too slowly" in answer
+
+
+def test_a_body_that_has_come_may_wait_long_for_its_answer(change, fleet, monkeypatch):
+    monkeypatch.setattr(door, "SILENCE_S", 0.05)
+    fleet.beat(worker_row())
+    with running_gateway(change(interactive_deadline_s=0.5)) as http:
+        assert http.post("/v1/rerank", json=BODY).status_code == 504
+
+
+def test_all_bodies_that_still_come_are_bounded_together(settings, fleet, monkeypatch):
+    monkeypatch.setattr(door, "BODIES_MAX", 0.1)  # times 8 MiB
+    fleet.beat(worker_row())
+    with running_gateway(settings) as http:
+        large = {"query": " " * 300_000, "documents": ["a"]}
+        status = lambda: http.post("/v1/rerank", json=large).status_code  # noqa: E731
+        # given one that stopped after most of it
+        with stalled(http, b" " * 700_000):
+            # then another large one finds no place
+            wait_until(lambda: status() == 429, what="there is no place")
+        # until it is gone
+        wait_until(lambda: status() == 422, what="there is a place again")
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -6,6 +6,10 @@ import dataclasses
 import itertools
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import redis
 from pydantic import SecretStr
 
 from producer.client import Client
+from producer.gateway import door
 from shared.models import JobSpec, JobStatus
 from shared.objects import file_uri
 from tests.support.fleet import Worker, worker_row
@@ -229,7 +234,7 @@ def test_a_job_of_another_version_is_told_and_hides_no_other_one(http, fleet, so
 
 
 @pytest.mark.parametrize("line", [{"id": 1, "errors": []}, {"id": 1, "errors": [{"code": "x"}]}])
-def test_a_stream_that_nobody_reads_ends_and_makes_room(change, monkeypatch, line):
+def test_a_stream_whose_client_leaves_ends_and_makes_room(change, monkeypatch, line):
     monkeypatch.setattr(Client, "results_after", lambda *_: (("", line) for _ in itertools.count()))
     with running_gateway(change(gateway_streams_max=1)) as http:
         address = (http.base_url.host, http.base_url.port)
@@ -242,6 +247,98 @@ def test_a_stream_that_nobody_reads_ends_and_makes_room(change, monkeypatch, lin
             wait_until(lambda: status() == 429, what="it is in hand")
         # until its client has left
         wait_until(lambda: status() == 404, what="there is room again")
+
+
+@pytest.fixture
+def endless(monkeypatch) -> None:
+    """A job whose errors have no end."""
+    line = {"id": 1, "errors": [{"code": "x", "message": "y" * 1000}]}
+    monkeypatch.setattr(Client, "results_after", lambda *_: (("", line) for _ in itertools.count()))
+
+
+@contextmanager
+def unread(http: httpx.Client, path: str) -> Iterator[socket.socket]:
+    """A connection on which something was asked for that its client does not read."""
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.settimeout(20)
+        reader.connect((http.base_url.host, http.base_url.port))
+        reader.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        yield reader
+
+
+def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless, monkeypatch):
+    monkeypatch.setattr(door, "UNREAD_S", 1.0)
+    with running_gateway(change(gateway_streams_max=1)) as http:
+        status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
+        # given a client that reads nothing, and stays
+        with unread(http, "/v1/jobs/j/errors?limit=100000"):
+            wait_until(lambda: status() == 429, what="it is in hand")
+            # then it is sent away
+            wait_until(lambda: status() == 404, 20, "there is room again")
+
+
+def test_whoever_reads_results_keeps_no_one_from_making_jobs(change, endless, fleet, source):
+    fleet.beat(worker_row())
+    with running_gateway(change(gateway_streams_max=1, gateway_jobs_max=1)) as http:
+        with unread(http, "/v1/jobs/j/errors?limit=100000"):
+            full = lambda: http.get("/v1/jobs/j/results").status_code == 429  # noqa: E731
+            wait_until(full, what="it is in hand")
+            assert submitted(http, source)
+            request = {"query": "q", "documents": ["a"], "mode": "async"}
+            assert http.post("/v1/rerank", json=request).status_code == 202
+
+
+def test_no_more_jobs_are_made_at_once_than_there_are_places(change, fleet, source, monkeypatch):
+    fleet.beat(worker_row())
+    begun, go_on = threading.Event(), threading.Event()
+    submit = Client.submit
+
+    def slow(*args: Any, **options: Any) -> str:
+        begun.set()
+        assert go_on.wait(20)
+        return submit(*args, **options)
+
+    monkeypatch.setattr(Client, "submit", slow)
+    with running_gateway(change(gateway_jobs_max=1)) as http, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(submitted, http, source)
+        assert begun.wait(20)
+        second = http.post("/v1/jobs", json={"input": source})
+        go_on.set()
+        assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
+        assert first.result(20)
+
+
+def test_no_more_jobs_are_followed_at_once_than_there_are_places(change, fleet, source):
+    fleet.beat(worker_row())
+    with running_gateway(change(gateway_events_max=1)) as http:
+        path = f"/v1/jobs/{submitted(http, source)['id']}/events"
+        # given one that is followed
+        with http.stream("GET", path) as followed:
+            assert next(followed.iter_lines()) == "event: status"
+            # then there is no place for another one
+            answer = http.get(path)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+
+        # until its client leaves
+        def is_free() -> bool:
+            with http.stream("GET", path) as answer:
+                return answer.status_code == 200
+
+        wait_until(is_free, what="there is room again")
+
+
+def test_the_job_of_a_small_request_has_no_output(http, working):
+    request = {"query": "q", "documents": ["a", "b"]}
+    answered = http.post("/v1/rerank", json=request).json()
+    job = f"/v1/jobs/{answered['id'].removeprefix('rerank-')}"
+    assert http.get(job).json()["state"] == "done"
+    paths = ["results", "results?partial=true", "errors", "files", "files/results.jsonl"]
+    found = [http.get(f"{job}/{path}") for path in (*paths, "files/errors.jsonl")]
+    for answer in (*found, http.post(f"{job}/retry")):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (409, "wrong_state"), answer.url
+        assert "is a small request, which has no output" in error["message"]
 
 
 def test_a_job_is_followed_to_its_end(http, working, source):

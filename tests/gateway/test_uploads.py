@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from producer.gateway import uploads
+from producer.gateway import door
 from shared import uploads as module
 from shared.errors import ItemError
 from shared.objects import Objects, local_path
@@ -149,15 +150,38 @@ def test_no_more_uploads_are_taken_than_memory_is_meant_for(change):
 
 
 def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch):
-    monkeypatch.setattr(uploads, "SILENCE_S", 0.2)
+    monkeypatch.setattr(door, "SILENCE_S", 0.2)
     with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
         connection.sendall(
             b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 9000000\r\n\r\nx"
         )
         connection.settimeout(20)
-        assert b"422" in connection.recv(100)
+        assert b" 408 " in connection.recv(100)
     assert stored(settings) == []
+
+
+def test_an_upload_that_comes_drop_by_drop_makes_room(change, monkeypatch):
+    monkeypatch.setattr(door, "SILENCE_S", 0.5)
+    with running_gateway(change(gateway_uploads_max=1)) as http:
+        # given one that is never silent for long
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+            connection.sendall(
+                b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 9000000\r\n\r\n"
+            )
+            connection.setblocking(False)
+
+            def answer() -> bytes:
+                with suppress(BlockingIOError):
+                    return connection.recv(100)
+                connection.send(b"x")
+                return b""
+
+            # then it is sent away nevertheless
+            assert b" 408 " in wait_until(answer, 20, "it is sent away")
+        # and there is room for another one
+        assert http.post("/v1/uploads?name=a.csv", content=b"x").status_code == 201
 
 
 def test_an_empty_upload_is_refused(http, settings):
