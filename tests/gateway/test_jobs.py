@@ -106,6 +106,10 @@ def test_a_catalog_over_http(http, working, tmp_path, source):
         ({"input": "SOURCE", "output": "STORAGE/../storage/./jobs/x"}, "output", 422),
         ({"input": "SOURCE", "output": "STORAGE/%6aobs/x"}, "output", 422),
         ({"input": "file:///%00"}, None, 422),
+        ({"input": "file://in.jsonl"}, None, 422),
+        ({"input": "SOURCE" + "x" * 255}, None, 422),
+        ({"input": "SOURCE", "output": "SOURCE" + "x" * 255}, None, 422),
+        ({"input": "SOURCE", "output": "file://out.jsonl"}, None, 422),
         ({"input": "SOURCE", "catalog": {"queries": "/etc/passwd"}}, "catalog.queries", 422),
         ({"input": "SOURCE", "priority": "interactive"}, "priority", 422),
         ({"input": "SOURCE", "image": {"preset": "huge"}}, "image.preset", 422),
@@ -315,10 +319,11 @@ def test_no_more_jobs_are_followed_at_once_than_there_are_places(change, fleet, 
         path = f"/v1/jobs/{submitted(http, source)['id']}/events"
         # given one that is followed
         with http.stream("GET", path) as followed:
-            assert next(followed.iter_lines()) == "event: status"
+            told = followed.iter_lines()
+            assert next(told) == "event: status"
             # then there is no place for another one
-            answer = http.get(path)
-            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+            with http.stream("GET", path) as answer:
+                assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
 
         # until its client leaves
         def is_free() -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from producer.client import Answer, Client
 from producer.coordinator import children
@@ -25,6 +26,7 @@ from shared.errors import (
     OutputExists,
     Overloaded,
     QueueUnavailable,
+    StorageUnavailable,
     TooLarge,
     UnknownJob,
     UnknownModel,
@@ -178,6 +180,64 @@ def test_bad_input_stops_at_the_door(api, store, tmp_path, jsonl):
             api.submit(source)
     assert store.unfinished() == []
     assert stored(tmp_path) == []
+
+
+@pytest.mark.parametrize("catalog", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("any"), redis.ConnectionError("refused")])
+def test_a_job_that_could_not_be_made_leaves_no_files(
+    api, jsonl, tmp_path, monkeypatch, catalog, error
+):
+    path = jsonl(*(["s3://pairs/a.jpg"] if catalog else LINES), name="in.txt")
+
+    def broken(*_: Any, **__: Any) -> str:
+        assert stored(tmp_path)
+        raise error
+
+    monkeypatch.setattr(api.store, "create", broken)
+    with pytest.raises(type(error)):
+        api.submit_catalog(path, ["q"]) if catalog else api.submit(path)
+    assert stored(tmp_path) == []
+
+
+def test_a_catalog_whose_queries_cannot_be_kept_leaves_no_files(api, jsonl, tmp_path, monkeypatch):
+    def broken(*_: Any) -> None:
+        assert stored(tmp_path)
+        raise StorageUnavailable("the disk is full")
+
+    listing = jsonl("s3://pairs/a.jpg", name="images.txt")
+    monkeypatch.setattr(api.objects, "write", broken)
+    with pytest.raises(StorageUnavailable):
+        api.submit_catalog(listing, ["q"])
+    assert stored(tmp_path) == []
+
+
+def test_a_job_of_which_only_the_reply_was_lost_keeps_its_files(
+    api, source, control, store, monkeypatch
+):
+    create = api.store.create
+
+    def lost(*args: Any, **options: Any) -> str:
+        create(*args, **options)
+        raise redis.ConnectionError("closed by the server")
+
+    monkeypatch.setattr(api.store, "create", lost)
+    with pytest.raises(redis.ConnectionError):
+        api.submit(source)
+    # then it is there, and can be worked on
+    (job_id,) = store.unfinished()
+    do(control, job_id)
+    assert len(list(api.results(job_id))) == len(LINES)
+
+
+def test_without_a_redis_that_says_so_no_files_are_dropped(api, source, tmp_path, monkeypatch):
+    def away(*_: Any, **__: Any) -> None:
+        raise redis.ConnectionError("refused")
+
+    monkeypatch.setattr(api.store, "create", away)
+    monkeypatch.setattr(api.store, "jobs", away)
+    with pytest.raises(redis.ConnectionError):
+        api.submit(source)
+    assert len(stored(tmp_path)) == 1  # a job may stand that needs it
 
 
 def test_an_output_that_exists_is_kept(api, source, tmp_path):

@@ -53,6 +53,24 @@ def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, cl
     client.delete(*(store.keys.job(name) for name in names))
 
 
+def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
+    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    heard, leaver = Ends(store), Caller()
+    with ThreadPoolExecutor(5) as threads:
+        # given many who wait for the same, of whom one leaves
+        found = [threads.submit(heard.wait, "j1", 25.0) for _ in range(4)]
+        left = threads.submit(heard.wait, "j1", 25.0, leaver)
+        wait_until(lambda: len(heard._waiting.get("j1", ())) == 5, 20, "all wait")
+        wait_until(heard._listening.is_set, 20, "it listens")
+        leaver.leave()
+        assert not left.result(10)
+        # when it ends, then all the others are told
+        end(store, "j1")
+        assert all(one.result(10) for one in found)
+    assert not heard._waiting
+    client.delete(store.keys.job("j1"))
+
+
 def test_a_job_that_has_ended_is_not_waited_for(store, client):
     end(store, "j1")
     began = time.monotonic()

@@ -169,6 +169,33 @@ def test_other_addresses_are_refused_in_one_sentence(files, uri):
         files.check(uri)
 
 
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("{root}/" + "x" * 256, "longer than 255 bytes"),
+        ("{root}/" + "ä" * 128, "longer than 255 bytes"),
+        ("{root}/" + "x" * 256 + "/a", "longer than 255 bytes"),
+        ("{root}" + "/x" * 3000, "File name too long"),
+        ("relative/a.jsonl", "it begins at no root"),
+        ("", "it begins at no root"),
+        ("localhost/etc", "it begins at no root"),
+        ("{root}/\ud800", "surrogates not allowed"),
+    ],
+)
+def test_what_is_no_path_is_refused_at_once(files, root, path, says):
+    with pytest.raises(UsageError, match="is no path") as caught:
+        files.stat("file://" + path.format(root=root))
+    assert not isinstance(caught.value, NotAllowed)
+    assert says in caught.value.message
+    assert os.getcwd() not in str(caught.value).replace(str(root), "")
+
+
+def test_the_longest_name_can_be_written(files, root):
+    uri = file_uri(root / ("x" * 255))
+    files.write(uri, b"x")
+    assert files.read(uri) == b"x"
+
+
 def test_a_folder_that_is_read_as_a_file_is_refused_at_once(files, root):
     (root / "f").write_bytes(b"")
     for path in (root, root / "f" / "below"):
