@@ -17,7 +17,18 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from producer.client import Client
-from producer.gateway import cohere, docs, downloads, fleet, jobs, metrics, native, uploads, vllm
+from producer.gateway import (
+    cohere,
+    docs,
+    door,
+    downloads,
+    fleet,
+    jobs,
+    metrics,
+    native,
+    uploads,
+    vllm,
+)
 from producer.gateway.asking import Gateway
 from producer.gateway.door import LOCAL, Door
 from producer.gateway.errors import handle_errors
@@ -97,6 +108,9 @@ def listen(host: str, port: int) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # what nobody takes is not kept for ever
+            unread_ms = int(door.UNREAD_S * 1000)
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
         listening.bind((host, port))
         listening.listen()
         return listening

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import redis
 from pydantic import SecretStr
@@ -271,15 +272,23 @@ def unread(http: httpx.Client, path: str) -> Iterator[socket.socket]:
         yield reader
 
 
+def callers_ports() -> set[int]:
+    """The ports of those who have a connection to this process."""
+    return {found.raddr.port for found in psutil.Process().net_connections("tcp") if found.raddr}
+
+
 def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless, monkeypatch):
     monkeypatch.setattr(door, "UNREAD_S", 1.0)
     with running_gateway(change(gateway_streams_max=1)) as http:
         status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
         # given a client that reads nothing, and stays
-        with unread(http, "/v1/jobs/j/errors?limit=100000"):
+        with unread(http, "/v1/jobs/j/errors?limit=100000") as reader:
             wait_until(lambda: status() == 429, what="it is in hand")
             # then it is sent away
             wait_until(lambda: status() == 404, 20, "there is room again")
+            # and nothing is kept for it
+            its_port = reader.getsockname()[1]
+            wait_until(lambda: its_port not in callers_ports(), 20, "the connection is gone")
 
 
 def test_whoever_reads_results_keeps_no_one_from_making_jobs(change, endless, fleet, source):
