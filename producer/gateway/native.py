@@ -251,9 +251,10 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
     """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
+    most = gateway.client.settings.max_documents_per_request
     asked = Asked(
         content_of(body.query, "query"),
-        documents_of(body.documents),
+        documents_of(body.documents, most),
         body.instruction,
         body.top_n,
     )
