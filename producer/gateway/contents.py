@@ -18,8 +18,7 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from producer.gateway.errors import InvalidField
-from producer.gateway.fields import FIELD_SHOWN, FIELDS_MAX
-from shared.lines import CONTENT_HINT
+from producer.gateway.fields import FIELD_SHOWN
 
 PARTS = ("text", "image_url", "image", "video_url", "video")
 
@@ -79,9 +78,6 @@ def content_of(value: Any, where: str) -> Any:
     it is wrong."""
     if not isinstance(value, Mapping):
         return value
-    if len(value) > FIELDS_MAX:
-        said = f"it has {len(value)} fields, of at most {FIELDS_MAX}"
-        raise InvalidField(where, said, hint=CONTENT_HINT)
     value = {name: found for name, found in value.items() if found is not None}
     if "content" in value:
         own = {name: value[name] for name in ("id", "metadata") if name in value}

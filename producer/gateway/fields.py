@@ -18,9 +18,9 @@ from producer.gateway.errors import InvalidField
 
 LIKENESS = 0.8
 """So alike (`difflib`, 0 to 1) is what is taken for a slip: `temprature` is .95, `top_k` .8."""
-FIELDS_MAX = 100
-"""Fields that an object may have: each that is wrong costs memory, and each that is unknown is
-compared with those that are known. None of ours has half as many."""
+BODY_FIELDS_MAX = 100
+"""Fields of a body, or of an object of options in it: each that is wrong costs memory, and each
+that is unknown is compared with those that are known. None of ours has half as many."""
 FIELD_SHOWN = 100
 """Characters of a field's name in an answer."""
 OTHERS = frozenset(
@@ -50,8 +50,8 @@ IDEMPOTENT: dict[str, Any] = {
 
 def refuse_many(given: Any) -> Any:
     """What was given, unless it is an object of too many fields. Raises PydanticCustomError."""
-    if isinstance(given, Mapping) and len(given) > FIELDS_MAX:
-        counts = {"count": len(given), "most": FIELDS_MAX}
+    if isinstance(given, Mapping) and len(given) > BODY_FIELDS_MAX:
+        counts = {"count": len(given), "most": BODY_FIELDS_MAX}
         raise PydanticCustomError("fields", "it has {count} fields, of at most {most}", counts)
     return given
 

@@ -103,7 +103,6 @@ def test_a_content_of_any_client_is_understood(given, expected):
             "documents[0].content[0].fps",
             "there is no such field",
         ),
-        (dict.fromkeys(map(str, range(101))), "documents[0]", "it has 101 fields, of at most 100"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(given, param, says):
