@@ -223,6 +223,18 @@ def test_what_is_wrong_is_told_with_its_field(http, working, fields, param):
     assert said.startswith(param)
 
 
+def test_null_is_unset_over_http_too(http, working):
+    plain = [one["relevance_score"] for one in ask(http)["results"]]
+    nulls = dict.fromkeys(("image", "video", "mode", "raw_scores", "explain", "instructions"))
+    documents = [{"text": text, "image": None, "video": None, "id": None} for text in "ab"]
+    found = ask(http, documents=documents, **nulls)
+    assert [one["relevance_score"] for one in found["results"]] == plain
+    assert found["warnings"] == []
+    nulls = dict.fromkeys(("truncation_direction", "raw_scores", "return_text", "truncate"))
+    ranks = http.post("/rerank", json={"query": "q", "texts": ["a", "b"]} | nulls).json()
+    assert [rank["score"] for rank in ranks] == plain
+
+
 def test_documents_have_their_id_and_metadata_back(http, working):
     working.fails, working.code = "bad", "timeout"
     documents = [
