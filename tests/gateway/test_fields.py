@@ -235,6 +235,21 @@ def test_null_is_unset_over_http_too(http, working):
     assert [rank["score"] for rank in ranks] == plain
 
 
+@pytest.mark.parametrize(
+    ("queries", "param"),
+    [
+        (["a", 5], "catalog.queries[1]"),
+        ([{"id": 1, "text": "a"}, {"id": 1, "text": "b"}], "catalog.queries[1]"),
+        ([" "], "catalog.queries[0]"),
+        ([], "catalog.queries"),
+    ],
+)
+def test_a_catalogs_query_that_is_wrong_is_told_with_its_place(http, working, queries, param):
+    source = http.post("/v1/uploads?name=a.jsonl", json={"image": "s3://shop/a.png"}).json()["uri"]
+    answer = http.post("/v1/jobs", json={"input": source, "catalog": {"queries": queries}})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
+
+
 def test_documents_have_their_id_and_metadata_back(http, working):
     working.fails, working.code = "bad", "timeout"
     documents = [
@@ -368,6 +383,19 @@ def test_a_request_may_be_a_job(http, working):
     # and asked again it is the same job
     again = http.post("/v1/rerank", json=body | fields)
     assert again.json()["id"] == told["id"]
+
+
+def test_a_key_leads_to_its_job_even_to_one_that_was_cancelled(http, fleet):
+    fleet.beat(worker_row())
+    # given a job of a request, which is cancelled
+    body = ASKED | {"mode": "async", "idempotency_key": "k"}
+    job = http.post("/v1/rerank", json=body).json()
+    assert http.post(job["links"]["cancel"]).status_code == 200
+    # when it is asked again, then it is the same one
+    again = http.post("/v1/rerank", json=body)
+    assert (again.status_code, again.json()["id"]) == (202, job["id"])
+    # and to be answered at once it needs a key of its own
+    assert problem(http, idempotency_key="k")["code"] == "key_conflict"
 
 
 def test_a_job_has_its_key_from_the_header_too(http, working):
