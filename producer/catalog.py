@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from producer.ingest import IMAGE_SUFFIXES, is_folder, is_image, pin
 from producer.tables import csv_lines, opened, table_lines, table_suffix
-from shared.errors import OutputExists, UsageError
+from shared.errors import InvalidOption, OutputExists, UsageError
 from shared.lines import LISTING_HINT, image_of, raw_lines, valid_document
 from shared.models import Document, ImageRun, InputRef, Slice
 from shared.objects import Objects, file_uri, local_path
@@ -28,6 +28,9 @@ from shared.sources import COPY_BYTES, PROBE_LINES, is_uri, plain
 
 QUERIES_BYTES = 64 << 20
 """All queries of a catalog: each process that works on it holds them."""
+
+OPTION = "catalog.queries"
+"""What a request calls the queries."""
 
 
 # ---- queries ------------------------------------------------------------------------------------
@@ -40,19 +43,23 @@ def read_queries(
 
     `source` is a file with a query a line (text, or a JSON content with an optional id; blank
     lines are passed over), or a sequence of texts and contents. Raises UsageError naming the first
-    that is wrong: a query concerns every image.
+    that is wrong, InvalidOption with its place in a sequence: a query concerns every image.
     """
     name, values = _query_values(source, objects)
     queries: list[Document] = []
     seen: set[str] = set()
     for number, value in values:
-        query = _query(f"{name}, query {number}", number, value)
-        if str(query.id) in seen:
-            raise UsageError(f"{name}, query {number}: the id {query.id!r} is taken already")
+        try:
+            query = _query(f"{name}, query {number}", number, value)
+            if str(query.id) in seen:
+                raise UsageError(f"{name}, query {number}: the id {query.id!r} is taken already")
+        except UsageError as error:
+            place = "" if isinstance(source, str | Path) else f".{number - 1}"
+            raise InvalidOption(OPTION + place, error.message, hint=error.hint) from error
         seen.add(str(query.id))
         queries.append(query)
     if not queries:
-        raise UsageError(f"{name} holds no query", hint="write one query a line")
+        raise InvalidOption(OPTION, f"{name} holds no query", hint="write one query a line")
     return queries
 
 

@@ -742,7 +742,7 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
 def _digest(spec: JobSpec) -> str:
     """What must be equal for two jobs to be the same: input and options, not where bytes lie."""
     ignored = {"input", "key", "force", "local_output", "name", "profile_temperature"}
-    fields = spec.model_dump(mode="json", exclude=ignored)
+    fields = spec.model_dump(mode="json", exclude=ignored, exclude_defaults=True)
     pinned = spec.input
     same_bytes = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]
     text = json.dumps([fields, same_bytes], sort_keys=True)

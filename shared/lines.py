@@ -26,6 +26,7 @@ from shared.models import (
     Slice,
     SliceOutcome,
     content_fields,
+    few_fields,
 )
 
 FORMAT_HINT = (
@@ -147,7 +148,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _validate(fields: Mapping[str, Any]) -> RerankRequest:
     try:
-        request = RerankRequest.model_validate(fields)
+        request = RerankRequest.model_validate(few_fields(dict(fields)))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])[:FIELD_SHOWN]

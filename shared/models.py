@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     ValidationError,
@@ -49,6 +51,10 @@ QualityAction = Literal["off", "reject", "downweight"]
 URI_CHARACTERS = 8 << 10
 """Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
 DATA_URI_BYTES = 8 << 20
+URIS_MAX = 10_000
+"""Images or frames of one query or document."""
+FIELDS_MAX = 64
+"""Of an object with more fields so many are looked at: none has as many that are right."""
 
 POOR_QUERY = "low_quality_query"
 """Rejects a whole request: each of its pairs has this code, its line of output says it once."""
@@ -77,6 +83,12 @@ def canonical_model(model: str) -> str:
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Told(_Frozen):
+    """What a worker told of its work: what a newer one tells beside it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 # ---- content ------------------------------------------------------------------------------------
@@ -136,7 +148,10 @@ def _one_or_many(value: Any) -> Any:
 
 
 Uris = Annotated[
-    tuple[Annotated[str, AfterValidator(_image_uri)], ...], BeforeValidator(_one_or_many)
+    tuple[Annotated[str, AfterValidator(_image_uri)], ...],
+    FailFast(),
+    Field(max_length=URIS_MAX),
+    BeforeValidator(_one_or_many),
 ]
 """Image URIs: s3://, https://, http://, file://, data:image/…;base64, or a local path."""
 
@@ -192,11 +207,21 @@ def content_fields(value: Any) -> Any:
     neither stays as it is, for the validation to refuse."""
     if isinstance(value, str):
         return {"text": value}
-    if not isinstance(value, dict) or "frames" not in value or value.get("video") is not None:
+    if not isinstance(value, dict):
+        return value
+    value = few_fields(value)
+    if isinstance(value.get("video"), dict):
+        return {**value, "video": few_fields(value["video"])}
+    if "frames" not in value or value.get("video") is not None:
         return value
     rest = {name: found for name, found in value.items() if name not in ("frames", "video")}
     frames = value["frames"]
     return rest if frames is None else {**rest, "video": {"frames": frames}}
+
+
+def few_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """No more of them than it takes to say that one is wrong: each wrong one costs memory."""
+    return value if len(value) <= FIELDS_MAX else dict(islice(value.items(), FIELDS_MAX))
 
 
 def _as_bare(content: Content) -> str | dict[str, Any]:
@@ -227,7 +252,7 @@ class RerankRequest(_Frozen):
     metadata: dict[str, Any] | None = None
 
 
-class Failure(_Frozen):
+class Failure(_Told):
     """Why a line (index None) or one pair has no score."""
 
     line: int
@@ -253,7 +278,7 @@ class Failure(_Frozen):
         return self.code in RETRYABLE
 
 
-class Provenance(_Frozen):
+class Provenance(_Told):
     """What produced a score."""
 
     model: str
@@ -269,7 +294,7 @@ class Provenance(_Frozen):
     """Frames of a video at the most, their pixels in all, and the frames per second assumed."""
 
 
-class PictureFacts(_Frozen):
+class PictureFacts(_Told):
     """What was done to one image before it was scored. Sizes are (width, height) in pixels."""
 
     original: tuple[int, int]
@@ -282,7 +307,7 @@ class PictureFacts(_Frozen):
     """Visual tokens."""
 
 
-class Scored(_Frozen):
+class Scored(_Told):
     """One pair's score. `truncated_tokens` counts what max_length and max_tokens_per_doc cut off.
 
     The fields of images are None for a pair of text.
@@ -370,7 +395,7 @@ Piece = Slice | ImageRun
 """What a shard file holds in a line."""
 
 
-class SliceOutcome(_Frozen):
+class SliceOutcome(_Told):
     """What became of a slice: each of its items is in `results` or in `errors`."""
 
     line: int

@@ -120,7 +120,7 @@ def part_uri(objects: Objects, job_id: str, start: int, part: str) -> str:
 
 def dump_part(outcomes: Sequence[SliceOutcome], provenance: Provenance) -> bytes:
     """The bytes of a part file: who scored it, then one slice's outcome a line."""
-    head = provenance.model_dump_json().encode() + b"\n"
+    head = provenance.model_dump_json(exclude_defaults=True).encode() + b"\n"
     return head + b"".join(
         o.model_dump_json(exclude_defaults=True).encode() + b"\n" for o in outcomes
     )

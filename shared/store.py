@@ -229,6 +229,8 @@ class Store:
                 *inline,
             ],
         )
+        if answer != "made":
+            self._drop_inline([shard.file for shard in shards])
         if answer == "conflict":
             raise KeyConflict(
                 f"the key {spec.key!r} belongs to job {found}, made from another input or options",
@@ -325,7 +327,9 @@ class Store:
             k.jobs,
             job.facts.get("key", ""),
         ]
-        return cast(str, self._run("cancel", keys, [job_id])[0])
+        answer, _, payloads = self._run("cancel", keys, [job_id])
+        self._drop_inline(payloads.split())
+        return cast(str, answer)
 
     def retry(self, job_id: str, only: str) -> str:
         """Open a finished job again for what failed. Answers as `retry.lua` says."""
@@ -451,7 +455,7 @@ class Store:
         job_id = lease.job_id
         names = (lease.worker, lease.model, summary.profile, summary.priority.value)
         counts = [x for count in summary.counts.items() for x in count]
-        answer, feed, finish = self._run(
+        answer, feed, finish, payloads = self._run(
             "commit",
             [
                 k.job(job_id),
@@ -475,6 +479,7 @@ class Store:
                 *counts,
             ],
         )
+        self._drop_inline(payloads.split())
         return answer, bool(feed), bool(finish)
 
     def release(self, lease: Lease) -> bool:
@@ -681,6 +686,11 @@ class Store:
         job_id, _, name = uri.removeprefix("redis:").partition("/")
         found = cast("str | None", self.client.get(self.keys.inline(job_id, name)))
         return None if found is None else found.encode()
+
+    def _drop_inline(self, uris: Sequence[str]) -> None:
+        """Forget payloads that nobody reads again; should this be lost, their time ends."""
+        if names := [uri.removeprefix("redis:").partition("/") for uri in uris]:
+            self.client.delete(*(self.keys.inline(job_id, name) for job_id, _, name in names))
 
     def ended(self, job_id: str) -> bool:
         """Whether a job has ended."""

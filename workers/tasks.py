@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import structlog
 
-from shared.errors import DeviceBroken, RerankError, Unavailable, UsageError
+from shared.errors import DeviceBroken, RerankError, Unavailable, UnreadableJob, UsageError
 from shared.keys import shard_range
 from shared.metrics import QUEUE_WAIT, RETRIES
 from shared.models import Priority, ShardSummary, Slice, SliceOutcome
@@ -77,6 +77,10 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
         runtime.give_up(str(error))
     except Unavailable as error:
         _wait_for_storage(runtime, held, error)
+    except UnreadableJob as error:  # a worker of its version sees to it
+        log.warning("the shard is left to a newer worker", job=job_id, shard=shard, why=str(error))
+        held.stop.wait(BACKOFF_S)
+        runtime.store.release(lease)
     except UsageError as error:  # its files are gone or refused: a person must look
         _pause(runtime, lease, error)
     except RerankError as error:

@@ -20,10 +20,10 @@ from fastapi import Request
 from starlette.responses import Response
 
 from producer.client import Answer, Client
-from producer.gateway.errors import MODEL, InvalidField, NotScored, position
+from producer.gateway.errors import MODEL, OF_QUERIES, InvalidField, NotScored, position
 from producer.gateway.history import History
 from shared.ends import Caller
-from shared.errors import Overloaded
+from shared.errors import ItemError, Overloaded
 from shared.lines import slice_of
 from shared.models import Failure, Slice, SliceOutcome
 
@@ -125,6 +125,8 @@ class Asked:
     documents: Sequence[Any]
     instruction: str | None = None
     top_n: int | None = None
+    query_name: str = "query"
+    """What the client calls it: `queries.3`."""
     documents_name: str = "documents"
     """What the client calls them."""
     first: int = 0
@@ -142,10 +144,20 @@ class Asked:
 
     def piece(self, number: int, max_documents: int) -> Slice:
         """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
-        piece = slice_of(number, self.line, max_documents=max_documents)
+        try:
+            piece = slice_of(number, self.line, max_documents=max_documents)
+        except ItemError as error:
+            raise self._of_query(error) from error
         for failure in piece.failures:
             raise self._invalid(failure)
         return piece
+
+    def _of_query(self, error: ItemError) -> ItemError:
+        """An error of the request; one in its query has the client's name of it."""
+        message = re.sub(r"^query(?=[.:])", self.query_name, error.message)
+        if error.code in OF_QUERIES and self.query_name != "query":
+            message = f"{self.query_name}: {message}"
+        return ItemError(error.code, message, hint=error.hint)
 
     def _invalid(self, failure: Failure) -> InvalidField:
         path, message = position(failure.message, "")

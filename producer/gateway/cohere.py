@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import Response
 
 from producer.gateway.asking import Asked, as_json, gateway_of
-from producer.gateway.fields import IDEMPOTENT, idempotency_key, ignored
+from producer.gateway.fields import IDEMPOTENT, Fields, idempotency_key, ignored
 
 routes = APIRouter(tags=["rerank"])
 
@@ -19,14 +19,14 @@ SEARCH_UNIT = 100
 """Documents of one search unit."""
 
 
-class CohereBody(BaseModel):
+class CohereBody(Fields):
     """One query with its documents. What Cohere adds in later versions is ignored, and told."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str | None = Field(default=None, max_length=512)
     query: str
-    documents: list[str]
+    documents: Annotated[list[str], FailFast()]
     top_n: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
     max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
     priority: int | None = None

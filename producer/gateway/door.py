@@ -28,7 +28,7 @@ from producer.gateway.errors import STATUS, KeyRefused, problem_of, shape_of
 from shared.errors import NotAllowed, RerankError
 from shared.settings import Settings
 
-GUARDED = ("/v1", "/v2", "/rerank", "/score", "/metrics")
+GUARDED = ("/v1", "/v2", "/rerank", "/score", "/info", "/metrics")
 """What paths begin with that need a key; health, documentation and the page are open."""
 LOCAL = ("127.0.0.1", "localhost", "::1")
 """What a gateway that listens on this host alone is called."""

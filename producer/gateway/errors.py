@@ -137,9 +137,11 @@ def _param(error: RerankError) -> str | None:
     return _PARAMS.get(error.code)
 
 
+OF_QUERIES = ("empty_query", "invalid_text")
+"""Codes of errors in a query that do not say so."""
 _PARAMS = {
+    **dict.fromkeys(OF_QUERIES, "query"),
     "unknown_model": "model",
-    "empty_query": "query",
     "no_documents": "documents",
     "too_many_documents": "documents",
 }

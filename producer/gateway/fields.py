@@ -1,7 +1,7 @@
-"""Fields of a body that are not ours: ignored and told, unless they look like one of ours.
+"""Fields of a body: how many it may have, and those that are not ours.
 
-Clients of other servers send fields that mean nothing here, more of them with each version. But a
-misspelt option of our own must not pass in silence.
+Clients of other servers send fields that mean nothing here, more of them with each version: they
+are ignored and told. But a misspelt option of our own must not pass in silence.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from difflib import get_close_matches
 from typing import Any
 
 from fastapi import Request
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, BaseModel, model_validator
+from pydantic_core import PydanticCustomError
 
 from producer.gateway.errors import InvalidField
 
 LIKENESS = 0.8
 """So alike (`difflib`, 0 to 1) is what is taken for a slip: `temprature` is .95, `top_k` .8."""
-UNKNOWN_MAX = 50
-"""Fields that a body may have beside those that it knows: each of them is compared with these."""
+BODY_FIELDS_MAX = 100
+"""Fields of a body, or of an object of options in it: each that is wrong costs memory, and each
+that is unknown is compared with those that are known. None of ours has half as many."""
 FIELD_SHOWN = 100
 """Characters of a field's name in an answer."""
 OTHERS = frozenset(
@@ -46,13 +48,28 @@ IDEMPOTENT: dict[str, Any] = {
 """What the OpenAPI document says of routes that take the header."""
 
 
+def refuse_many(given: Any) -> Any:
+    """What was given, unless it is an object of too many fields. Raises PydanticCustomError."""
+    if isinstance(given, Mapping) and len(given) > BODY_FIELDS_MAX:
+        counts = {"count": len(given), "most": BODY_FIELDS_MAX}
+        raise PydanticCustomError("fields", "it has {count} fields, of at most {most}", counts)
+    return given
+
+
+class Fields(BaseModel):
+    """An object in a body. However wrong it is, few errors are made of it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_few(cls, given: Any) -> Any:
+        return refuse_many(given)
+
+
 def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) -> list[str]:
     """What an answer says of fields that change nothing: those that the body does not know, and of
     `without_effect` those that were given. Raises InvalidField for one that looks like ours."""
     known = _names(type(body))
     unknown = sorted(body.model_extra or {})
-    if len(unknown) > UNKNOWN_MAX:
-        raise InvalidField("body", f"it has {len(unknown)} fields that there are not")
     for name in unknown:
         _refuse_slip(name, known)
     idle = (name for name, value in (without_effect or {}).items() if value is not None)

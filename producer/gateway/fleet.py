@@ -12,6 +12,7 @@ from starlette.responses import Response
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread
 from producer.gateway.history import History
+from shared import __version__
 from shared.errors import Unavailable
 from shared.fleet import WorkerRow
 from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
@@ -167,12 +168,42 @@ async def live() -> Response:
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Redis or workers are missing"}}
 
 
+@routes.get("/health", include_in_schema=False)
 @routes.get("/health/ready", summary="Whether requests can be served", responses=_NOT_READY)
 async def ready(request: Request) -> Response:
-    """Redis answers, and at least one worker has loaded its model."""
+    """Redis answers, and at least one worker has loaded its model. Other servers say so at
+    `/health`, which their clients ask."""
     try:
         workers = await in_thread(gateway_of(request).client.workers)
     except (Unavailable, *REDIS_ERRORS):
         return as_json({"redis": False, "workers": 0}, 503)
     count = sum(worker.state == "ready" for worker in workers)
     return as_json({"redis": True, "workers": count}, 200 if count else 503)
+
+
+# ---- what other servers tell of themselves ------------------------------------------------------
+
+
+@routes.get("/version", summary="This software's version: vLLM's route")
+async def version() -> Response:
+    """As vLLM tells its own."""
+    return as_json({"version": __version__})
+
+
+@routes.get("/info", summary="The models by name, and the version: TEI's route")
+async def info(request: Request) -> Response:
+    """As text-embeddings-inference tells it; `model_id` is null where several are served."""
+    gateway = gateway_of(request)
+    workers = await in_thread(gateway.client.workers)
+    names = sorted({worker.model for worker in workers})
+    settings = gateway.client.settings
+    return as_json(
+        {
+            "model_id": names[0] if len(names) == 1 else None,
+            "models": names,
+            "model_type": {"reranker": {}},
+            "max_client_batch_size": settings.max_documents_per_request,
+            "max_concurrent_requests": settings.gateway_requests_max,
+            "version": __version__,
+        }
+    )

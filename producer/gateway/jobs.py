@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
 from producer.client import Client
 from producer.gateway.asking import as_json, gateway_of, in_thread, taken
 from producer.gateway.errors import InvalidField
 from producer.gateway.events import KEEP_ALIVE, Events, event
-from producer.gateway.fields import IDEMPOTENT, idempotency_key
+from producer.gateway.fields import IDEMPOTENT, Fields, idempotency_key
 from producer.gateway.native import Options
 from producer.gateway.streams import stream_lines
 from shared.errors import Unavailable, UnknownJob
@@ -30,7 +30,7 @@ EVENT_S = 1.0
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class CatalogBody(BaseModel):
+class CatalogBody(Fields):
     """What makes a job a catalog: every query meets every image of the input."""
 
     model_config = ConfigDict(extra="forbid")
@@ -65,7 +65,7 @@ class JobBody(Options):
         return super().options() | found | {"priority": Priority(self.priority)}
 
 
-class RetryBody(BaseModel):
+class RetryBody(Fields):
     """What is to be scored again."""
 
     model_config = ConfigDict(extra="forbid")

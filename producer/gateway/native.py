@@ -13,7 +13,17 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from producer.client import Answer, Client
@@ -21,7 +31,14 @@ from producer.gateway import staged, tei
 from producer.gateway.asking import Asked, Gateway, as_json, gateway_of, taken
 from producer.gateway.contents import AnyContent, AnyContents, content_of, documents_of
 from producer.gateway.errors import MODEL, SHAPE
-from producer.gateway.fields import IDEMPOTENT, KEY_CHARACTERS, idempotency_key, ignored
+from producer.gateway.fields import (
+    IDEMPOTENT,
+    KEY_CHARACTERS,
+    Fields,
+    idempotency_key,
+    ignored,
+    refuse_many,
+)
 from shared.ends import Caller
 from shared.errors import TooLarge
 from shared.lines import dump_line
@@ -38,11 +55,14 @@ routes = APIRouter(tags=["rerank"])
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 
+INSTRUCTION_CHARACTERS = 64 << 10
+"""Of an instruction at the most."""
+
 _IMAGE_FIELDS = {"preset": "image_preset"}
 """Fields of `image` whose option has another name."""
 
 
-class ImageOptions(BaseModel):
+class ImageOptions(Fields):
     """How images are prepared."""
 
     model_config = ConfigDict(extra="forbid")
@@ -67,7 +87,7 @@ class ImageOptions(BaseModel):
 Level = Annotated[int, Field(ge=0, le=255)]
 
 
-class VideoOptions(BaseModel):
+class VideoOptions(Fields):
     """How the frames of videos are prepared."""
 
     model_config = ConfigDict(extra="forbid")
@@ -83,16 +103,18 @@ class VideoOptions(BaseModel):
         return {f"video_{name}": v for name, v in self.model_dump(exclude_none=True).items()}
 
 
-class Options(BaseModel):
+class Options(Fields):
     """What a request and a job both take."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, max_length=512)
     instruction: str | None = Field(
-        default=None, validation_alias=AliasChoices("instruction", "instruct")
+        default=None,
+        max_length=INSTRUCTION_CHARACTERS,
+        validation_alias=AliasChoices("instruction", "instruct"),
     )
-    instructions: dict[str, str] | None = Field(
+    instructions: Annotated[dict[str, str], BeforeValidator(refuse_many)] | None = Field(
         default=None, description="ISO 639-1 code -> the instruction of queries in that language"
     )
     temperature: float | None = Field(default=None, ge=0.1, le=2)
@@ -103,8 +125,8 @@ class Options(BaseModel):
     )
     profile: str | None = Field(default=None, max_length=200)
     explain: bool | Literal["none", "contributions"] | None = None
-    image: ImageOptions = ImageOptions()
-    video: VideoOptions = VideoOptions()
+    image: ImageOptions | None = None
+    video: VideoOptions | None = None
 
     def options(self) -> dict[str, Any]:
         """As options of a job; what was not said is left out."""
@@ -114,7 +136,19 @@ class Options(BaseModel):
         if self.explain is not None:
             found["explain"] = self.explain in (True, "contributions")
         given = {name: value for name, value in found.items() if value is not None}
-        return given | self.image.options() | self.video.options()
+        for pictures in (self.image, self.video):
+            given |= pictures.options() if pictures else {}
+        return given
+
+
+def _of_a_pair(tokens: int) -> int:
+    """Tokens as max_length has them, or none at all."""
+    if tokens not in (-1, 0) and not 128 <= tokens <= 40_960:
+        raise PydanticCustomError("tokens", "Input should be 128 to 40960, or -1")
+    return tokens
+
+
+PromptTokens = Annotated[int, AfterValidator(_of_a_pair)]
 
 
 class RequestOptions(Options):
@@ -122,8 +156,8 @@ class RequestOptions(Options):
 
     model_config = ConfigDict(extra="allow")
 
-    truncate_prompt_tokens: int | None = Field(
-        default=None, ge=-1, le=40_960, description="vLLM's word for max_length; -1: the default"
+    truncate_prompt_tokens: PromptTokens | None = Field(
+        default=None, description="vLLM's word for max_length; -1: the default"
     )
 
     def options(self) -> dict[str, Any]:
@@ -143,10 +177,10 @@ class RerankBody(RequestOptions):
     return_documents: bool | None = Field(
         default=None, description="unset: without the bytes of data: URIs"
     )
-    raw_scores: bool = Field(default=False, description="relevance_score is the margin")
+    raw_scores: bool | None = Field(default=None, description="relevance_score is the margin")
     use_activation: bool | None = Field(default=None, description="vLLM's word for the opposite")
-    mode: Literal["sync", "async"] = Field(
-        default="sync", description="async: a job, answered with 202 at once"
+    mode: Literal["sync", "async"] | None = Field(
+        default=None, description="async: a job, answered with 202 at once"
     )
     idempotency_key: str | None = Field(
         default=None,
@@ -158,7 +192,7 @@ class RerankBody(RequestOptions):
     @property
     def wants_margins(self) -> bool:
         """Whether relevance_score is to be the margin."""
-        return self.raw_scores or self.use_activation is False
+        return bool(self.raw_scores) or self.use_activation is False
 
     @property
     def of_the_answer(self) -> dict[str, Any]:
@@ -217,9 +251,10 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
     """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
+    most = gateway.client.settings.max_documents_per_request
     asked = Asked(
         content_of(body.query, "query"),
-        documents_of(body.documents),
+        documents_of(body.documents, most),
         body.instruction,
         body.top_n,
     )

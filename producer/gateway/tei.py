@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import Response
 
 from producer.gateway.asking import Asked, Gateway, as_json, refuse_unscored
 from producer.gateway.errors import InvalidField
-from producer.gateway.fields import idempotency_key, ignored
+from producer.gateway.fields import Fields, idempotency_key, ignored
 from shared.errors import TooLarge
 
 
-class TeiBody(BaseModel):
+class TeiBody(Fields):
     """One query with its texts. Other fields are ignored; a bare list has no place to tell so."""
 
     model_config = ConfigDict(extra="allow")
 
     query: str
-    texts: list[str]
+    texts: Annotated[list[str], FailFast()]
     truncate: bool | None = None
-    truncation_direction: Literal["right", "Right", "left", "Left"] = "right"
-    raw_scores: bool = False
-    return_text: bool = False
-    model: str | None = None
+    truncation_direction: Literal["right", "Right", "left", "Left"] | None = None
+    raw_scores: bool | None = None
+    return_text: bool | None = None
+    model: str | None = Field(default=None, max_length=512)
 
 
 async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
@@ -44,7 +44,7 @@ async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
 def _refuse_cut(body: TeiBody, said: str) -> None:
     if body.truncate is False:
         raise TooLarge(said, hint="set truncate to true")
-    if body.truncation_direction.lower() == "left":
+    if body.truncation_direction in ("left", "Left"):
         raise InvalidField("truncation_direction", f"{said}, and texts are cut at their end only")
 
 

@@ -35,10 +35,10 @@ class ScoreBody(RequestOptions):
 @routes.post("/score", summary="Score pairs: vLLM's shape", include_in_schema=False)
 async def score(request: Request, body: ScoreBody) -> Response:
     """A score per pair, in the order of the pairs."""
+    _refuse_many(request, body)
     queries = _contents(body.queries, "queries")
     documents = _contents(body.documents, "documents")
-    _refuse_many(request, queries, documents)
-    asked = _pairs(queries, documents, body.instruction)
+    asked = _pairs(body, queries, documents)
     warnings, key = ignored(body), idempotency_key(request)
     found = await gateway_of(request).ask(
         request, asked, model=body.model, key=key, **body.options()
@@ -71,19 +71,20 @@ def _contents(value: Any, where: str) -> list[Any]:
     return [content_of(value, where)]
 
 
-def _refuse_many(request: Request, queries: list[Any], documents: list[Any]) -> None:
+def _refuse_many(request: Request, body: ScoreBody) -> None:
     """Raise TooLarge for more pairs than one request may have."""
     most = gateway_of(request).client.settings.max_documents_per_request
-    if max(len(queries), len(documents)) > most:
+    if any(isinstance(v, list) and len(v) > most for v in (body.queries, body.documents)):
         raise TooLarge(f"a request may have {most} pairs", hint="submit them as a job")
 
 
-def _pairs(queries: list[Any], documents: list[Any], instruction: str | None) -> list[Asked]:
-    """One request for one query, else one per pair."""
+def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[Asked]:
+    """One request for one query, else one per pair. Each knows its query's place."""
     if not queries:
         raise InvalidField("queries", "there is none", hint="give at least one")
     if len(queries) == 1:
-        return [Asked(queries[0], documents, instruction)]
+        name = "queries.0" if isinstance(body.queries, list) else "queries"
+        return [Asked(queries[0], documents, body.instruction, query_name=name)]
     if len(queries) != len(documents):
         raise InvalidField(
             "documents",
@@ -91,4 +92,7 @@ def _pairs(queries: list[Any], documents: list[Any], instruction: str | None) ->
             hint="give one query, or as many queries as documents",
         )
     pairs = zip(queries, documents, strict=True)
-    return [Asked(q, [d], instruction, first=at) for at, (q, d) in enumerate(pairs)]
+    return [
+        Asked(query, [document], body.instruction, query_name=f"queries.{at}", first=at)
+        for at, (query, document) in enumerate(pairs)
+    ]

@@ -1,12 +1,12 @@
 -- Stop a job: what was scored is kept, all else ends as cancelled. Repeatable.
 -- KEYS job, job_open, open, parts, jobs, key ('' without one)
 -- ARGV id
--- -> {'cancelled' | 'finished' | 'gone', sealed}
+-- -> {'cancelled' | 'finished' | 'gone', sealed, payloads of an inline job that ended with it}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'sealed', 'inline')
-if not job[1] then return {'gone', 0} end
-if job[2] then return {'finished', 0} end
+local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'sealed', 'inline', 'payloads')
+if not job[1] then return {'gone', 0, ''} end
+if job[2] then return {'finished', 0, ''} end
 redis.call('HSET', KEYS[1], 'cancel', '1')
 redis.call('HDEL', KEYS[1], 'paused')
 local all = redis.call('HGETALL', KEYS[2])
@@ -28,4 +28,4 @@ if job[4] then  -- nobody assembles an inline job: it ends here
 else
   redis.call('ZADD', KEYS[5], now, ARGV[1])
 end
-return {'cancelled', tonumber(job[3])}
+return {'cancelled', tonumber(job[3]), job[5] or ''}

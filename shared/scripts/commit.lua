@@ -3,7 +3,7 @@
 -- The counts go to the job and to the hour's statistics of all that the keys from the 7th on begin.
 -- KEYS job, job_open, open, parts, jobs, stats, then stats:{kind}:{name}: of each kind
 -- ARGV id, start, end, part, file, due_ms, channel, token, stats_ttl_ms, then per count: name, amount
--- -> {'committed' | 'late', feed wanted, finish wanted}
+-- -> {'committed' | 'late', feed wanted, finish wanted, payloads of an inline job that ended with it}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, first, last, part = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -53,16 +53,17 @@ if state and state.f == ARGV[5] then
 elseif redis.call('HGET', KEYS[4], first) == record then
   answer = 'committed'
 end
-local job = redis.call('HMGET', KEYS[1], 'sealed', 'low_water', 'inline', 'finished_ms')
+local job = redis.call('HMGET', KEYS[1], 'sealed', 'low_water', 'inline', 'finished_ms', 'payloads')
 local waiting = redis.call('HLEN', KEYS[2])
 local finish = job[1] == '1' and waiting == 0 and not job[4]
 local feed = job[1] == '0' and waiting <= tonumber(job[2] or 0)
+local payloads = ''
 if finish and job[3] then  -- an inline job ends here: its waiter assembles the answer
   redis.call('HSET', KEYS[1], 'finished_ms', now)
   redis.call('ZREM', KEYS[5], id)
   redis.call('PEXPIRE', KEYS[1], job[3])
   redis.call('PEXPIRE', KEYS[4], job[3])
   redis.call('PUBLISH', ARGV[7], id)
-  finish = false
+  finish, payloads = false, job[5] or ''
 end
-return {answer, feed and 1 or 0, finish and 1 or 0}
+return {answer, feed and 1 or 0, finish and 1 or 0, payloads}

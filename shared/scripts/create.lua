@@ -26,11 +26,13 @@ if ttl == 0 then
   redis.call('ZADD', KEYS[3], now, id)
   redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1001)
 else
-  local items = tonumber(ARGV[7])
+  local items, files = tonumber(ARGV[7]), {}
   redis.call('HSET', KEYS[1], 'inline', ttl, 'sealed', '1', 'fed', items, 'total', items, 'lines', 1)
   for i = 8, #ARGV, 2 do
     redis.call('HSET', KEYS[7], ARGV[i], cjson.encode({f = ARGV[i + 1]}))
     redis.call('ZADD', KEYS[6], now, id .. '/' .. ARGV[i])
+    table.insert(files, ARGV[i + 1])
   end
+  redis.call('HSET', KEYS[1], 'payloads', table.concat(files, ' '))
 end
 return {'made', id}

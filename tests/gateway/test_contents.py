@@ -8,7 +8,9 @@ from producer.gateway.contents import content_of, documents_of
 from producer.gateway.errors import InvalidField
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+DATA = f"data:image/png;base64,{PNG}"
 URL = "https://shop/a.jpg"
+MOST = 100
 
 
 @pytest.mark.parametrize(
@@ -17,8 +19,9 @@ URL = "https://shop/a.jpg"
         ("text", "text"),
         ({"text": "a", "id": 1}, {"text": "a", "id": 1}),
         ({"image": URL}, {"image": URL}),
-        ({"image": [URL, PNG]}, {"image": [URL, PNG]}),
-        ({"image": PNG}, {"image": f"data:image/png;base64,{PNG}"}),
+        ({"image": PNG}, {"image": DATA}),
+        ({"image": [URL, PNG]}, {"image": [URL, DATA]}),
+        ({"image": [URL, 5, None]}, {"image": [URL, 5, None]}),  # refused later, with its place
         ({"content": "text"}, "text"),
         ({"content": [{"type": "text", "text": "a"}]}, {"text": "a"}),
         (
@@ -34,11 +37,30 @@ URL = "https://shop/a.jpg"
             {"content": [{"type": "video", "video": [URL, URL]}]},
             {"video": {"frames": [URL, URL]}},
         ),
+        (
+            {"content": [{"type": "video", "video": [URL], "fps": 0.5, "uuid": "v1"}]},
+            {"video": {"frames": [URL], "fps": 0.5}},
+        ),
+        (
+            {"content": [{"type": "video", "video": [URL], "fps": None}]},
+            {"video": {"frames": [URL]}},
+        ),
+        (
+            {
+                "content": [
+                    {"type": "image_url", "image_url": {"url": PNG, "detail": "low"}, "uuid": "1"},
+                    {"type": "text", "text": "a", "image_url": None},
+                ]
+            },
+            {"text": "a", "image": [DATA]},
+        ),
         ({"content": "a", "id": 1, "metadata": {}}, {"text": "a", "id": 1, "metadata": {}}),
         (
             {"id": "d", "content": [{"type": "image", "image": URL}]},
             {"id": "d", "image": [URL]},
         ),
+        ({"text": "a", "image": None, "content": None, "id": None}, {"text": "a"}),
+        ({"content": "a", "text": None, "id": None}, "a"),
         ({"frames": [URL]}, {"frames": [URL]}),  # a line of input knows it too
         (17, 17),  # refused later, with all else that is no content
     ],
@@ -61,11 +83,31 @@ def test_a_content_of_any_client_is_understood(given, expected):
             "documents[0].content[0]",
             "video files are not read",
         ),
+        (
+            {"content": [{"type": "video", "video": [URL]}] * 2},
+            "documents[0].content[1]",
+            "a content has one video",
+        ),
+        (
+            {"content": [{"type": "image", "image": URL, "min_pixels": 50_176}]},
+            "documents[0].content[0].min_pixels",
+            "there is no such field",
+        ),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": URL, "fps": 1}}]},
+            "documents[0].content[0].image_url.fps",
+            "there is no such field",
+        ),
+        (
+            {"content": [{"type": "text", "text": "a", "fps": 1}]},
+            "documents[0].content[0].fps",
+            "there is no such field",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(given, param, says):
     with pytest.raises(InvalidField, match=says.replace("[", r"\[")) as caught:
-        documents_of([given])
+        documents_of([given], MOST)
     assert caught.value.param == param
     assert caught.value.hint
 
@@ -73,4 +115,11 @@ def test_what_is_wrong_is_told_with_its_place(given, param, says):
 def test_a_bare_content_instead_of_documents_is_refused():
     """Given what some servers read as two documents, and others as one."""
     with pytest.raises(InvalidField, match="expected a list of documents"):
-        documents_of({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})
+        documents_of(
+            {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, MOST
+        )
+
+
+def test_of_too_many_documents_none_is_read():
+    many = [{"content": "never read"}] * (MOST + 1)
+    assert documents_of(many, MOST) is many

@@ -26,7 +26,10 @@ from tests.support.wait import wait_until
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 WRONG = {"query": " ", "documents": ["a"]}
-OPEN = {"/health/live", "/health/ready", "/openapi.json", "/docs", "/docs/style.css"}
+OPEN = {
+    *("/health", "/health/live", "/health/ready", "/version"),
+    *("/openapi.json", "/docs", "/docs/style.css"),
+}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from producer.client import Client
 from producer.gateway.history import History
+from shared import __version__
 from shared.fleet import BatchLimit
 from shared.pictures import PRESETS
 from shared.profiles import PROFILES
@@ -27,6 +28,23 @@ def test_models_with_their_workers_and_what_waits(http, busy):
     }
     assert (first["dtype"], first["attention"]) == ("bf16", "flash")
     assert (second["id"], second["sees"], second["pairs_per_s"]) == ("org/vl", True, 2.5)
+
+
+def test_what_clients_of_other_servers_ask_first(http, fleet):
+    # given a gateway before an empty fleet
+    assert http.get("/version").json() == {"version": __version__}
+    assert http.get("/health").status_code == 503
+    assert http.get("/info").json()["model_id"] is None
+    # when a worker is there, then it is well, and says of what model
+    fleet.beat(worker_row())
+    assert http.get("/health").json() == http.get("/health/ready").json()
+    assert http.get("/health").status_code == 200
+    found = http.get("/info").json()
+    assert (found["model_id"], found["models"], found["version"]) == (MODEL, [MODEL], __version__)
+    # and of several none is the one
+    fleet.beat(worker_row("w2", "org/vl"))
+    found = http.get("/info").json()
+    assert (found["model_id"], found["models"]) == (None, [MODEL, "org/vl"])
 
 
 def test_what_can_be_chosen(http):

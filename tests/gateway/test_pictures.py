@@ -177,6 +177,9 @@ def test_videos_are_read_as_the_request_says(sees):
         assert found["provenance"]["video"] != plain["provenance"]["video"]
         return found["results"][0]["tokens"]
 
+    part = {"type": "video", "video": uris, "fps": 0.5}  # says so as vLLM's clients would
+    assert margins(ask(sees, [{"content": [part]}]))[0] == pytest.approx(slow[0], abs=1e-4)
+
     whole = plain["results"][0]["tokens"]
     assert tokens(max_frames=2) == whole // 2
     assert tokens(total_pixels=4 * 4096) < whole

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 
+from producer.gateway.tei import TeiBody
 from tests.support.gateway import running_gateway, working_fleet
 
 EXAMPLES = 8
@@ -69,12 +74,88 @@ NASTY = [
 PATHS = ["/v1/rerank", "/v2/rerank", "/rerank", "/v1/score", "/score", "/v1/jobs"]
 
 
+def post(http: httpx.Client, path: str, body: bytes) -> httpx.Response:
+    """The answer to a body of JSON, or of what is none."""
+    return http.post(path, content=body, headers={"Content-Type": "application/json"})
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_no_body_is_an_error_of_the_server(control, http, path):
     with working_fleet(control):
         for body in NASTY:
-            answer = http.post(path, content=body, headers={"Content-Type": "application/json"})
+            answer = post(http, path, body)
             assert answer.status_code < 500, (body[:100], answer.text)
+
+
+HALF = "\ud800"
+"""Half a surrogate pair: JSON can say it, and no schema can forbid it."""
+GOOD: list[tuple[str, str, dict[str, Any]]] = [
+    ("/v1/rerank", "RerankBody", {"query": "q", "documents": ["a"]}),
+    ("/v1/rerank", "RerankBody", {"query": "q", "documents": ["a"], "mode": "async"}),
+    ("/rerank", "RerankBody", {"query": "q", "documents": ["a"]}),
+    ("/rerank", "TeiBody", {"query": "q", "texts": ["a"]}),
+    ("/v2/rerank", "CohereBody", {"query": "q", "documents": ["a"]}),
+    ("/v1/score", "ScoreBody", {"queries": ["q", "r"], "documents": ["a", "b"]}),
+    ("/v1/jobs", "JobBody", {}),
+    ("/v1/jobs/{job_id}/retry", "RetryBody", {}),
+]
+"""What each route takes, by the name of its schema."""
+
+
+def halves(schema: dict[str, Any], named: dict[str, Any]) -> Iterator[Any]:
+    """What a schema permits, with HALF in one of all places where a text may stand."""
+    schema = named[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    for choice in schema.get("anyOf", ()):
+        yield from halves(choice, named)
+    if schema.get("type") == "string":
+        yield HALF
+    if schema.get("type") == "array":
+        yield from ([one] for one in halves(schema.get("items", {"type": "string"}), named))
+    if schema.get("type") == "object":
+        yield {HALF: HALF}
+        for name, field in schema.get("properties", {}).items():
+            yield from ({name: one} for one in halves(field, named))
+        if isinstance(others := schema.get("additionalProperties"), dict):
+            yield from ({"de": one} for one in halves(others, named))
+
+
+def test_half_a_surrogate_pair_is_nowhere_an_error_of_the_server(working, http):
+    document = http.get("/openapi.json").json()
+    paths, named = document["paths"], document["components"]["schemas"]
+    # given all routes that take a body of JSON, and a job
+    asked = {path: verbs.get("post", {}).get("requestBody", {}) for path, verbs in paths.items()}
+    bodies = {path for path, body in asked.items() if "application/json" in body.get("content", {})}
+    source = http.post("/v1/uploads?name=in.jsonl", json=GOOD[0][2]).json()["uri"]
+    job = http.post("/v1/jobs", json={"input": source}).json()["id"]
+    named.setdefault("TeiBody", TeiBody.model_json_schema())
+    assert {path for path, *_ in GOOD} == bodies
+    for path, schema, good in GOOD:
+        good = {"input": source} if schema == "JobBody" else good
+        # when half a pair stands where a text may, then it is refused, or of no effect
+        for wrong in halves(named[schema], named):
+            body = json.dumps(good | wrong).encode()
+            answer = post(http, path.format(job_id=job), body)
+            assert answer.status_code < 500, (path, body, answer.text)
+
+
+def test_the_id_of_a_request_is_nowhere_an_error_of_the_server(working, http):
+    # given the id of a request that was answered at once
+    answered = http.post("/v2/rerank", json=GOOD[0][2])
+    job = answered.json()["id"]
+    # when it is taken for a job's, then every route of jobs says what it thinks of that
+    paths = http.get("/openapi.json").json()["paths"]
+    names = ("results.jsonl", "errors.jsonl", "manifest.json")
+    routes = [
+        (verb, path.format(job_id=job, name=name))
+        for path, verbs in paths.items()
+        for verb in verbs
+        for name in (names if "{name}" in path else names[:1])
+        if "{job_id}" in path
+    ]
+    assert len(routes) > 9
+    for verb, path in routes:
+        answer = http.request(verb, path)
+        assert answer.status_code < 500, (verb, path, answer.text)
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,26 @@ def test_vllms_scores(real, margins, queries, documents):
     assert score([QUERY] * 4, DOCUMENTS) == pytest.approx(margins, abs=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("queries", "param", "code"),
+    [
+        (["a", ""], "queries[1]", "empty_query"),
+        (["a", "\ud800"], "queries[1]", "invalid_text"),
+        (["a", {"image": "ftp://a/b"}], "queries[1].image[0]", "invalid_request"),
+        (["a", 5], "queries[1]", "invalid_request"),
+        ([{"text": "a", "txt": "b"}], "queries[0].txt", "invalid_request"),
+        (" ", "queries", "empty_query"),
+    ],
+)
+def test_a_query_that_is_wrong_is_told_with_its_place(real, queries, param, code):
+    body = json.dumps({"model": MODEL, "queries": queries, "documents": ["x", "y"]})
+    answer = real.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == (param, code)
+    assert error["message"].startswith(f"{param}: ")
+
+
 def test_pairs_of_different_queries_keep_their_order(real):
     pairs = [(f"what is {word}?", f"{word} is a thing") for word in ("a list", "bread", "a file")]
     body = {"model": MODEL, "queries": [q for q, _ in pairs], "documents": [d for _, d in pairs]}

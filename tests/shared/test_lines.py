@@ -10,6 +10,7 @@ import string
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from shared.calibration import Calibration, relevance_score
 from shared.errors import ItemError, UsageError
@@ -26,8 +27,11 @@ from shared.lines import (
     raw_lines,
     refuse_other_formats,
     slice_of,
+    valid_document,
 )
 from shared.models import (
+    FIELDS_MAX,
+    URIS_MAX,
     Content,
     Document,
     Failure,
@@ -663,3 +667,36 @@ def test_an_image_without_an_id_is_named_without_what_signs_its_address():
     assert image_id(signed) == "https://shop.com/a.jpg"
     assert image_id(Document(image=("s3://shop/what?.jpg",))) == "s3://shop/what?.jpg"
     assert image_id(Document(id=7, image=("https://shop.com/a.jpg?x",))) == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"image": [0] * 100_000},
+        {"frames": [0] * 100_000},
+        {"video": {"frames": ["a.png"], **dict.fromkeys(map(str, range(100_000)))}},
+        {"text": "a", **dict.fromkeys(map(str, range(100_000)))},
+        {"image": ["a.png"] * (URIS_MAX + 1)},
+    ],
+    ids=["images", "frames", "a video's fields", "fields", "too many images"],
+)
+def test_a_hundred_thousand_mistakes_cost_the_memory_of_a_few(content):
+    with pytest.raises(ValidationError) as refused:
+        valid_document(content)
+    assert refused.value.error_count() <= FIELDS_MAX
+
+    raw = json.dumps({"query": content, "documents": ["a"]}).encode()
+    (failure,) = parse_line(1, raw, max_documents=10).failures
+    assert failure.code == "invalid_request"
+
+
+def test_what_a_newer_worker_tells_beside_a_score_is_passed_over():
+    outcome = SliceOutcome(line=1, results=[Scored(index=0, margin=1.5)])
+    head, line = dump_part([outcome], PROVENANCE).splitlines()
+    newer = [json.loads(head) | {"new": 1}, json.loads(line) | {"new": 1}]
+    newer[1]["results"][0]["new"] = 1
+
+    found = parse_part(b"".join(json.dumps(each).encode() + b"\n" for each in newer))
+
+    assert found == ([outcome], PROVENANCE)
+    assert "video" not in json.loads(head)  # which an older reader does not know

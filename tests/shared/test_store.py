@@ -6,6 +6,7 @@ import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
@@ -771,15 +772,31 @@ def inline(store: Store, job_id: str, *ranges: tuple[int, int], deadline_ms=60_0
 
 def test_an_inline_job_ends_with_its_last_commit(store):
     inline(store, "a", (0, 1), (1, 2))
+    payloads = [f"redis:a/0-{start}-{start + 1}-inline" for start in (0, 1)]
 
     assert store.commit(claim(store, shard="0-1"), "redis:a/p0", ALL)[1:] == (False, False)
+    assert all(map(store.get_inline, payloads))  # halves of a shard that is split share theirs
     assert not store.job("a").finished
     assert store.commit(claim(store, shard="1-2"), "redis:a/p1", ALL)[1:] == (False, False)
 
     assert store.job("a").finished
+    assert not any(map(store.get_inline, payloads))
     assert store.unfinished() == []
     assert 0 < store.client.ttl(store.keys.job("a")) <= 90
     assert 0 < store.client.ttl(store.keys.job_parts("a")) <= 90
+
+
+def test_a_small_request_that_is_there_already_leaves_no_second_payload(store):
+    spec = spec_of(key="k")
+    for job_id, digest in (("a", "same"), ("b", "same"), ("c", "other")):
+        shards = [OpenShard(0, 1, store.put_inline(job_id, "0-0-1-inline", b"{}", 60))]
+        with nullcontext() if digest == "same" else pytest.raises(KeyConflict):
+            found = store.create(job_id, spec, digest, inline_ttl_ms=90_000, shards=shards)
+            assert found == "a"
+
+    assert store.get_inline("redis:a/0-0-1-inline") == b"{}"
+    for job_id in ("b", "c"):
+        assert store.get_inline(f"redis:{job_id}/0-0-1-inline") is None
 
 
 def test_a_commit_does_not_move_the_deadline_of_an_inline_job(store):
@@ -797,6 +814,7 @@ def test_a_cancelled_inline_job_is_over_at_once(store):
     assert store.cancel("a") == "cancelled"
 
     assert store.job("a").finished
+    assert store.get_inline("redis:a/0-0-1-inline") is None
     assert store.unfinished() == []
     assert store.client.ttl(store.keys.job("a")) > 0
 

@@ -152,6 +152,19 @@ def test_a_redis_that_stays_away_raises_nothing(runtime, job, store, monkeypatch
     tasks.score_shard(runtime, job, "0-1")
 
 
+def test_a_job_of_a_newer_version_is_left_to_a_newer_worker(runtime, job, store):
+    # given options that this version does not know
+    key = store.keys.job(job)
+    spec = json.loads(store.client.hget(key, "spec"))
+    store.client.hset(key, "spec", json.dumps({**spec, "brand_new": 1}))
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    # then its shard is free, nobody is blamed, and the job goes on
+    assert not {"t", "s", "d"} & set(state(store))
+    assert "paused" not in store.client.hgetall(key)
+
+
 def test_what_nobody_foresaw_pauses_the_job_and_blames_no_shard(runtime, job, store):
     runtime.scorer.fails_with = ValueError("odd")
 
