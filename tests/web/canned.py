@@ -251,11 +251,18 @@ def rerank(**changes: Any) -> Answer:
         whole = {
             "id": "rerank-1", "object": "rerank", "model": "pocket-vl", "results": results,
             "rejected": [], "errors": [], "timings": {"total_s": 0.12},
-            "provenance": {"model": "pocket-vl", "dtype": "fp32"},
+            "provenance": PROVENANCE,
         }  # fmt: skip
         return Reply(whole | {name: value(whole) for name, value in changes.items()})
 
     return answer
+
+
+PROVENANCE = {
+    "model": "pocket-vl", "revision": "1", "template": "qwen3-vl-reranker", "dtype": "fp32",
+    "attention": "matmul", "device": "cpu", "version": "1.0",
+    "pixels": "general:crop:0.15", "video": "64:50331648:2",
+}  # fmt: skip
 
 
 def _result(at: int) -> dict[str, Any]:

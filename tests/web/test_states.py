@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from shared.models import Provenance
 from tests.support.drawn import png
 from tests.support.wait import wait_until
 from tests.web.browser import WAIT_S, Browser
@@ -255,6 +256,147 @@ def test_two_tried_again_at_once_are_both_ranked(browser: Browser, gateway: Cann
     # then both are in the ranking
     browser.wait_gone(".left-over.errors")
     assert len(browser.all(".result")) == 3
+
+
+POOR = 0.41
+
+
+def poor_query(asked: Any) -> Reply:
+    """As a worker answers whose query's picture, the upload u1, is poor."""
+    whole = rerank()(asked).body
+    for document, result in zip(asked["documents"], whole["results"], strict=True):
+        if document == {"image": "upload:u1"}:
+            result["images"][0] = result["images"][0] | {"quality": POOR}
+    if asked["query"] != {"image": "upload:u1"} or asked["image"]["quality_action"] == "off":
+        return Reply(whole)
+    entry = {
+        "index": None, "code": "low_quality_query", "quality": POOR,
+        "message": "the query image's quality 0.41 is below 0.65",
+        "hint": "give a sharper, well exposed picture, or lower --quality-threshold",
+    }  # fmt: skip
+    return Reply(whole | {"results": [], "rejected": [entry]})
+
+
+@browsed
+def test_a_poor_query_is_told_before_and_scored_anyway(
+    browser: Browser, gateway: CannedGateway, pictures: Files, keep: Keep
+) -> None:
+    # given a poor picture as query and two good candidates
+    gateway.answers["POST /v1/rerank"] = poor_query
+    browser.open(gateway.address)
+    browser.drop("#query", pictures[6:7])
+    browser.wait(".query-picture .quality")
+    browser.drop("#candidate-drop", pictures[:2])
+    # then the settings say what it would do
+    browser.wait_text("#threshold-effect", "The query’s picture is below it: nothing")
+    # when it is run all the same
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then the query stands apart, with its picture, and the way on beside it
+    browser.wait_text(".left-over.rejected", "2 rejected")
+    told = browser.texts(".left-over .why p")
+    assert told[:2] == ["The query", "Quality 0.41 is below the threshold 0.65"]
+    assert browser.wait(".left-over img.thumb")
+    assert browser.run("return document.querySelector('.left-over .why').clientWidth") > 300
+    keep("poor-query")
+    # when it is scored anyway, then all are
+    browser.click(".left-over.rejected .again")
+    browser.wait_gone(".left-over.rejected")
+    assert len(browser.all(".result")) == 2
+    assert browser.text(".result .name").count("scored anyway") == 2
+
+
+@browsed
+def test_a_damaged_query_is_told_once(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given an answer in which every candidate failed in the same way, with a picture as query
+    lost = [entry | {"message": "the query: it is truncated"} for entry in failed(0, 1)]
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: [], errors=lambda whole: lost[: len(whole["results"])]
+    )
+    browser.open(gateway.address)
+    browser.drop("#query", pictures[:1])
+    browser.wait(".query-picture .facts")
+    browser.drop("#candidate-drop", pictures[1:3])
+    browser.wait(".card")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then it is told once, of the query
+    browser.wait_text(".left-over.errors", "2 failed")
+    assert browser.texts(".left-over .name") == ["The query"]
+    # when it is tried again and works, then all are ranked
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.click(".left-over.errors .again")
+    browser.wait_gone(".left-over.errors")
+    assert len(browser.all(".result")) == 2
+    assert "scored anyway" not in browser.text(".result")
+
+
+def expired(uris: set[str]) -> Callable[[Any], Reply]:
+    """As a worker answers that does not find these uploads."""
+
+    def answer(asked: Any) -> Reply:
+        whole = rerank()(asked).body
+        lost = [
+            {"index": at, "code": "not_found", "message": "file:///x/upload.jpg does not exist"}
+            for at, document in enumerate(asked["documents"])
+            if uris & {str(document.get("image")), str(asked["query"])}
+        ]
+        at_fault = {entry["index"] for entry in lost}
+        results = [result for result in whole["results"] if result["index"] not in at_fault]
+        return Reply(whole | {"results": results, "errors": lost})
+
+    return answer
+
+
+@browsed
+def test_an_upload_that_expired_is_sent_again(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given pictures that were judged, and the storage has no more
+    browser.open(gateway.address)
+    browser.write("#query-text", "a red heart")
+    browser.drop("#candidate-drop", pictures[:3])
+    wait_until(lambda: len(browser.all(".card .quality")) == 3, WAIT_S, "all are judged")
+    gone = {"upload:u1", "upload:u2", "upload:u3"}
+    gateway.answers["POST /v1/rerank"] = expired(gone)
+    # when they are ranked, then they are uploaded anew, and nobody is bothered
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "Ranked in")
+    assert len(browser.all(".result")) == 3
+    assert not browser.all(".left-over")
+    # and the same is done where it is found out when they are judged anew
+    browser.run("const now = Date.now; Date.now = () => now() + 86_400_000")
+    gateway.answers["POST /v1/rerank"] = expired({"upload:u4", "upload:u5", "upload:u6"})
+    browser.choose("#preset", "product")
+    wait_until(lambda: len(browser.all(".card .quality")) == 3, WAIT_S, "all are judged again")
+    assert "does not exist" not in browser.text(".cards")
+    # but what is gone again at once is an error
+    gateway.answers["POST /v1/rerank"] = expired({"upload:u7", "upload:u8", "upload:u9"})
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text(".left-over.errors", "does not exist")
+
+
+@browsed
+def test_an_error_of_frames_goes_with_the_frame_that_caused_it(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given a film that the worker refuses as long as it has three frames
+    refused = [{"index": 0, "code": "frames_differ", "message": "frames of different shapes"}]
+
+    def answer(asked: Any) -> Reply:
+        (document,) = asked["documents"]
+        if len(document["video"]["frames"]) < 3:
+            return rerank()(asked)
+        return rerank(results=lambda whole: [], errors=lambda whole: refused)(asked)
+
+    gateway.answers["POST /v1/rerank"] = answer
+    browser.open(gateway.address)
+    browser.drop("#video-drop", pictures[:3])
+    browser.wait_text(".with-video .facts", "frames of different shapes")
+    # when one is taken out, then no more is said of it
+    browser.click(".frame-item:nth-child(3) button")
+    browser.wait(".with-video .quality")
+    browser.wait_gone_text(".with-video .facts", "different shapes")
 
 
 @browsed
@@ -750,6 +892,7 @@ def test_both_languages_say_the_same_with_the_same_gaps() -> None:
 def test_every_word_that_is_asked_for_exists() -> None:
     code = "\n".join(path.read_text() for path in SOURCES if "words" not in path.parts)
     asked = set(re.findall(r'\b(?:t|counted|field|row|figure|part)\("([\w.]+)"', code))
+    asked |= {f"provenance.{name}" for name in Provenance.model_fields}
     assert asked - set(entries("en")) == set()
 
 

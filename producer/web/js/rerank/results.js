@@ -44,8 +44,8 @@ export function resultsBox(session, runner, keyed, signal) {
       section,
       toolbar(session, run, shown, beside, keyed),
       other ? comparison(other, run) : ranking(session, run, session.runs.now[shown.now - 2], open),
-      leftOver(run, "rejected", (index) => runner.again(run, index)),
-      leftOver(run, "errors", (index) => runner.again(run, index)),
+      leftOver(run, "rejected", (index) => runner.again(run, index, true)),
+      leftOver(run, "errors", (index) => runner.again(run, index, false)),
     );
   };
   session.runs.listen((runs) => {
@@ -190,7 +190,7 @@ function resultItem(run, result, rank, before, open) {
       onclick: () => toggle(panel.hidden),
     },
     h("span", { class: "rank" }, rank, before && rankChange(before.get(candidate.id), rank)),
-    thumbnail(candidate),
+    thumbnail(picturesOf(candidate)),
     h(
       "span",
       { class: "name" },
@@ -224,9 +224,8 @@ function rankChange(before, now) {
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
 }
 
-/** The candidate's picture or first frame, small; for text the sign of text. @param {Candidate} candidate */
-export function thumbnail(candidate) {
-  const [picture] = picturesOf(candidate);
+/** A picture or the first frame, small; where there is none the sign of text. @param {import("./session.js").Picture[]} pictures */
+export function thumbnail([picture]) {
   if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
   return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
 }
@@ -246,12 +245,13 @@ export function fileLabel(candidate) {
 // ---- what has no score --------------------------------------------------------------------------
 
 function leftOver(run, kind, again) {
-  const entries = run.answer[kind];
+  const entries = entriesOf(run, kind);
   if (!entries.length) return null;
+  const count = entries.some(isOfQuery) ? run.candidates.length : entries.length;
   return h(
     "section",
     { class: ["left-over", kind], "aria-label": t(kind) },
-    h("h3", {}, icon("warning"), counted(`${kind}.count`, entries.length)),
+    h("h3", {}, icon("warning"), counted(`${kind}.count`, count)),
     h(
       "ul",
       {},
@@ -260,8 +260,23 @@ function leftOver(run, kind, again) {
   );
 }
 
+/** What has no score. Where each failed in the same way, with a query that is seen, the query did. */
+function entriesOf(run, kind) {
+  const entries = run.answer[kind];
+  const same = entries.length > 1 && entries.every(({ message }) => message === entries[0].message);
+  const ofQuery = same && entries.length === run.candidates.length && run.queryPictures.length > 0;
+  return ofQuery ? [{ ...entries[0], index: null }] : entries;
+}
+
+/** Whether an entry is of no candidate, but of the query, and so of all. */
+function isOfQuery({ index }) {
+  return typeof index !== "number";
+}
+
 function leftOverItem(run, kind, entry, again) {
+  const ofQuery = isOfQuery(entry);
   const candidate = run.candidates[entry.index];
+  const pictures = ofQuery ? run.queryPictures : picturesOf(candidate);
   const button = h(
     "button",
     {
@@ -269,15 +284,15 @@ function leftOverItem(run, kind, entry, again) {
       class: ["button", "again"],
       onclick: async () => {
         button.disabled = true;
-        await again(entry.index).catch((error) => fill(message, error.message));
+        await again(ofQuery ? null : entry.index).catch((error) => fill(message, error.message));
         button.disabled = false;
       },
     },
     t(kind === "rejected" ? "anyway" : "again"),
   );
-  const known = candidate ? picturesOf(candidate).flatMap(({ facts }) => [...facts.values()].at(-1) ?? []) : [];
+  const known = pictures.flatMap(({ facts }) => [...facts.values()].at(-1) ?? []);
   const value = entry.quality ?? (known.length ? Math.min(...known.map((facts) => facts.quality)) : null);
-  const poor = entry.code === "low_quality" && typeof value === "number" && value < run.settings.threshold;
+  const poor = entry.code.startsWith("low_quality") && typeof value === "number" && value < run.settings.threshold;
   const said = poor
     ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) })
     : entry.message;
@@ -286,11 +301,11 @@ function leftOverItem(run, kind, entry, again) {
   return h(
     "li",
     { "data-id": candidate?.id },
-    candidate && thumbnail(candidate),
+    thumbnail(pictures),
     h(
       "div",
       { class: "why" },
-      h("p", { class: "name" }, candidate ? labelOf(candidate) : `#${entry.index + 1}`),
+      h("p", { class: "name" }, ofQuery ? t("query.itself") : labelOf(candidate)),
       message,
       hint && h("p", { class: "hint" }, hint),
       poor && quality(value, run.settings.threshold),

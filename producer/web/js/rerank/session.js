@@ -24,8 +24,18 @@ import { Value } from "../value.js";
  * @property {string} uri "" until it is uploaded
  * @property {number} sent share 0..1 of the upload
  * @property {Map<string, Facts>} facts by `Session.factsKey`
- * @property {string} error why it cannot be used, or ""
+ * @property {string} error why it could not be uploaded, or ""
+ * @property {Map<string, Refusal>} refusals by `Session.factsKey`: why the worker told nothing of it
+ * @property {number} renewedMs when it was uploaded anew, as the storage had it no more; 0: never
  * @property {Value<number>} touched changes with every news of it
+ */
+
+/**
+ * What the worker said instead of facts.
+ * @typedef {object} Refusal
+ * @property {Picture[] | null} film the frames among which the picture stood: of others nothing is said
+ * @property {string} message "" where it said nothing at all
+ * @property {number} againMs when it may be asked again
  */
 
 /**
@@ -64,6 +74,7 @@ import { Value } from "../value.js";
  * @property {Candidate[]} candidates as they were
  * @property {Settings} settings
  * @property {string} query in a few words
+ * @property {Picture[]} queryPictures
  */
 
 /**
@@ -187,6 +198,17 @@ export class Session {
     return picture.facts.get(this.factsKey(picture)) ?? null;
   }
 
+  /** Why the worker told nothing of a picture as it is used now. @param {Picture} picture @returns {Refusal | null} */
+  refusal(picture) {
+    const found = picture.refusals.get(this.factsKey(picture));
+    return found?.film === this.filmOf(picture) ? found : null;
+  }
+
+  /** Why a picture cannot be used as it is, or "". @param {Picture} picture */
+  error(picture) {
+    return picture.error || (this.refusal(picture)?.message ?? "");
+  }
+
   /** What the worker will make of a picture, by its rule. @param {Picture} picture */
   plan(picture) {
     const { preset, mode } = this.settings.now;
@@ -201,6 +223,11 @@ export class Session {
   poor(picture) {
     const facts = this.facts(picture);
     return facts !== null && facts.quality < this.settings.now.threshold;
+  }
+
+  /** Whether the query has such a picture: then no candidate is scored as it would be. */
+  get poorQuery() {
+    return this.usedQueryPictures.some((picture) => this.poor(picture));
   }
 
   /** Whether a candidate has such a picture. @param {Candidate} candidate */

@@ -83,23 +83,29 @@ function threshold(session, signal) {
     const { action: chosen } = session.settings.now;
     action.value = chosen;
     fill(effect, effectOf(session));
-    const some = session.candidates.now.some((candidate) => session.poorCandidate(candidate));
+    const some = session.poorQuery || session.candidates.now.some((candidate) => session.poorCandidate(candidate));
     effect.classList.toggle("alert", some && chosen !== "off");
   };
   session.settings.watch(show, signal);
   session.examined.listen(show, signal);
   session.candidates.listen(show, signal);
+  session.queryPictures.listen(show, signal);
+  session.queryKind.listen(show, signal);
   slider.append(action, effect);
   return slider;
 }
 
-/** What the threshold does to the candidates with pictures that are here, in words. */
+/** What the threshold does to the pictures that are here, in words: a poor query concerns all candidates. */
 function effectOf(session) {
+  const { action } = session.settings.now;
+  if (session.poorQuery) return t(`threshold.query.${action}`);
   const seen = session.candidates.now.filter((candidate) => picturesOf(candidate).length);
-  if (!seen.length) return t("threshold.none");
+  const groups = [session.usedQueryPictures, ...seen.map(picturesOf)].filter(({ length }) => length);
+  if (!groups.length) return t("threshold.none");
   const poor = seen.filter((candidate) => session.poorCandidate(candidate)).length;
-  const unknown = seen.filter((candidate) => !picturesOf(candidate).some((picture) => session.facts(picture))).length;
-  const said = t(`threshold.${session.settings.now.action}`, { poor, all: seen.length });
+  const isKnown = (picture) => session.facts(picture) || session.refusal(picture) || picture.error;
+  const unknown = groups.filter((pictures) => !pictures.some(isKnown)).length;
+  const said = t(`threshold.${action}`, { poor, all: seen.length });
   return unknown ? `${said} ${counted("threshold.unknown", unknown)}` : said;
 }
 

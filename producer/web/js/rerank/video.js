@@ -77,7 +77,7 @@ function factLines(session, { frames, fps }) {
   ];
   if (!known.length) {
     // of a long video not every frame is read, so some stay unknown
-    const news = frames.find(({ error, uri }) => error || !uri) ?? first;
+    const news = frames.find((frame) => session.error(frame) || !frame.uri) ?? first;
     return [...lines, h("p", { class: "quality-line" }, qualityChip(session, news))];
   }
   const tokens = known.reduce((total, facts) => total + facts.tokens, 0);

@@ -20,7 +20,7 @@ export const en = {
   "instruction": "Instruction", "instruction.presets": "Presets…", "instruction.hint": "Says what counts as relevant. English works best.",
   "instruction.default": "Given a web search query, retrieve relevant passages that answer the query",
   "profiles": "Profiles",
-  "query": "Query", "query.kind": "What the query is", "query.text": "Text", "query.image": "Picture", "query.both": "Picture + text", "query.video": "Video frames",
+  "query": "Query", "query.itself": "The query", "query.kind": "What the query is", "query.text": "Text", "query.image": "Picture", "query.both": "Picture + text", "query.video": "Video frames",
   "query.placeholder": "What are you looking for?", "query.add.picture": "Browse", "query.add.frames": "Browse",
   "query.drop.picture": "Drop or paste a picture", "query.drop.frames": "Drop frames, in order",
   "settings": "Settings", "preset": "What pictures are brought to", "mode": "Resize", "mode.crop": "Crop", "mode.fit": "Fit",
@@ -28,6 +28,7 @@ export const en = {
   "preset.general": "General", "preset.product": "Product", "preset.art": "Art", "preset.art-detail": "Art, detail", "preset.document": "Document", "preset.reference": "Authors’ own sizes",
   "threshold": "Quality threshold", "threshold.none": "Pictures of a lower quality are acted upon.",
   "threshold.reject": "{poor} of {all} would be rejected.", "threshold.downweight": "{poor} of {all} would score lower.", "threshold.off": "{poor} of {all} are below; nothing happens to them.",
+  "threshold.query.reject": "The query’s picture is below it: nothing would be scored.", "threshold.query.downweight": "The query’s picture is below it: every score would be lower.", "threshold.query.off": "The query’s picture is below it; nothing happens.",
   "threshold.unknown": "{n} not judged yet.", "action": "Below the threshold", "action.reject": "Reject", "action.downweight": "Lower the score", "action.off": "Do nothing",
   "temperature": "Temperature", "temperature.about": "Above 1 draws scores together, below 1 drives them apart; the order stays", "top_n": "Show at most", "top_n.all": "all",
   "explain": "Sub-scores", "explain.about": "visual match, text alignment, consistency; up to 5 × the work",
@@ -68,7 +69,7 @@ export const en = {
   "part.not_asked": "run with sub-scores",
   "margin": "Margin", "detail.original": "Original size", "detail.used": "Used size", "detail.cropped": "Cut away", "detail.tokens": "Visual tokens", "detail.quality": "Quality",
   "detail.plain_margin": "Margin before quality", "detail.truncated": "Tokens cut off", "detail.time": "Time",
-  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version", "provenance.pixels": "Pictures",
+  "provenance.model": "Model", "provenance.revision": "Revision", "provenance.template": "Template", "provenance.dtype": "Numbers", "provenance.attention": "Attention", "provenance.device": "Device", "provenance.version": "Version", "provenance.pixels": "Pictures", "provenance.video": "Video",
 
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",

@@ -19,7 +19,7 @@ export const zh = {
   // 查询
   "instruction": "指令", "instruction.presets": "预设…", "instruction.hint": "说明怎样才算相关，用英文效果最好。",
   "profiles": "场景配置",
-  "query": "查询", "query.kind": "查询类型", "query.text": "文本", "query.image": "图片", "query.both": "图片 + 文本", "query.video": "视频帧",
+  "query": "查询", "query.itself": "查询本身", "query.kind": "查询类型", "query.text": "文本", "query.image": "图片", "query.both": "图片 + 文本", "query.video": "视频帧",
   "query.placeholder": "您要找什么？", "query.add.picture": "浏览", "query.add.frames": "浏览",
   "query.drop.picture": "拖入或粘贴图片", "query.drop.frames": "按顺序拖入各帧",
   "settings": "设置", "preset": "图片目标尺寸", "mode": "缩放方式", "mode.crop": "裁剪", "mode.fit": "完整",
@@ -27,6 +27,7 @@ export const zh = {
   "preset.general": "通用", "preset.product": "商品", "preset.art": "艺术", "preset.art-detail": "艺术细节", "preset.document": "文档", "preset.reference": "原作者尺寸",
   "threshold": "质量阈值", "threshold.none": "对质量低于此值的图片采取措施。",
   "threshold.reject": "{all} 张中有 {poor} 张将被拒绝。", "threshold.downweight": "{all} 张中有 {poor} 张将被降分。", "threshold.off": "{all} 张中有 {poor} 张低于阈值，不作处理。",
+  "threshold.query.reject": "查询图片低于阈值：全部候选都得不到分数。", "threshold.query.downweight": "查询图片低于阈值：所有分数都会降低。", "threshold.query.off": "查询图片低于阈值，不作处理。",
   "threshold.unknown": "{n} 张尚未评估。", "action": "低于阈值时", "action.reject": "拒绝", "action.downweight": "降低分数", "action.off": "不处理",
   "temperature": "温度", "temperature.about": "大于 1 使分数靠拢，小于 1 使分数拉开；次序不变", "top_n": "最多显示", "top_n.all": "全部",
   "explain": "分项得分", "explain.about": "视觉匹配、文本对齐、一致性；计算量最多为 5 倍",
@@ -67,7 +68,7 @@ export const zh = {
   "part.not_asked": "请开启分项得分",
   "margin": "间隔", "detail.original": "原始尺寸", "detail.used": "使用尺寸", "detail.cropped": "裁去", "detail.tokens": "视觉 token", "detail.quality": "质量",
   "detail.plain_margin": "降分前的间隔", "detail.truncated": "截去的 token", "detail.time": "用时",
-  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本", "provenance.pixels": "图片处理",
+  "provenance.model": "模型", "provenance.revision": "版本号", "provenance.template": "模板", "provenance.dtype": "数值类型", "provenance.attention": "注意力", "provenance.device": "设备", "provenance.version": "软件版本", "provenance.pixels": "图片处理", "provenance.video": "视频",
 
   // 朗读
   "announce.candidates": "已添加 {n} 个候选。", "announce.candidates.one": "已添加 {n} 个候选。", "announce.pictures": "已向查询添加 {n} 张图片。", "announce.pictures.one": "已向查询添加图片。",
