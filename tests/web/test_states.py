@@ -479,6 +479,29 @@ def test_a_lost_connection_is_taken_up_again(
 
 
 @browsed
+def test_a_gateway_that_hangs_is_noticed(browser: Browser, gateway: CannedGateway) -> None:
+    # given a page in use, whose long waits are short, and a gateway that says nothing more
+    let_through: list[bool] = []
+
+    def hang(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return Reply({"data": [MODEL]})
+
+    browser.open(gateway.address)
+    browser.wait(".fleet-chip .lamp")
+    browser.run(
+        "const later = setTimeout;"
+        "window.setTimeout = (work, ms) => later(work, ms > 5000 ? ms / 20 : ms)"
+    )
+    gateway.answers["GET /v1/models"] = hang
+    # then the banner says so
+    browser.wait_text("[data-state=unreachable]", "The connection is lost.")
+    # when it goes on, then the banner goes
+    let_through.append(True)
+    browser.wait_gone("[data-state=unreachable]")
+
+
+@browsed
 def test_a_key_is_asked_for(
     browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
 ) -> None:
@@ -849,6 +872,68 @@ def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
     # then every control was there, and each had its ring
     assert browser.run(LEFT_OUT) == []
     assert browser.run("return ringless") == []
+
+
+FOCUSED = "return document.activeElement.id || document.activeElement.className.baseVal || ''"
+
+
+@browsed
+def test_the_focus_outlives_what_is_drawn_anew(browser: Browser, gateway: CannedGateway) -> None:
+    # given two runs, of which the second lacks two
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: whole["results"][:1], errors=lambda whole: failed(1, 2)
+    )
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".left-over.errors")
+    # when the view is changed, and another run is put beside it
+    for control in ("#view-grid", "#view-list"):
+        browser.run(f"document.querySelector('{control}').focus()")
+        browser.press(Keys.ENTER)
+        browser.wait(f"{control}[aria-pressed=true]")
+        assert f"#{browser.run(FOCUSED)}" == control
+    browser.run("document.querySelector('#compare').focus()")
+    browser.choose("#compare", "1")
+    browser.wait(".compare")
+    assert browser.run(FOCUSED) == "compare"
+    browser.choose("#compare", "0")
+    # and when one is tried again, then the focus goes to what became of it
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.run("document.querySelector('.left-over .again').focus()")
+    browser.press(Keys.ENTER)
+    wait_until(lambda: len(browser.all(".result")) == 2, WAIT_S, "it is ranked")
+    wait_until(lambda: browser.run(FOCUSED).startswith("head-"), WAIT_S, "the result has it")
+
+
+@browsed
+def test_what_is_looked_at_is_not_drawn_anew(browser: Browser, gateway: CannedGateway) -> None:
+    # given a table of jobs, one of whose links has the focus
+    gateway.say("GET /v1/jobs", {"data": [JOB]})
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait("[data-job=j1]")
+    browser.run("window.link = document.querySelector('[data-job=j1] a'); link.focus()")
+    # when the job goes on and another one comes
+    later = JOB | {"progress": JOB["progress"] | {"scored": 9999}}
+    gateway.say("GET /v1/jobs", {"data": [JOB | {"id": "j2", "name": "later"}, later]})
+    browser.wait_text(".jobs", "later")
+    browser.wait_text("[data-job=j1]", "10,399")
+    # then the link has it still
+    assert browser.run("return document.activeElement === link")
+    # and a chart is not drawn under somebody's focus, but once that has gone
+    browser.click("#tab-fleet")
+    browser.wait(".chart .mark")
+    browser.run("window.mark = document.querySelector('.chart .mark'); mark.focus()")
+    looked = gateway.asked.count(("GET /v1/fleet", None))
+    wait_until(
+        lambda: gateway.asked.count(("GET /v1/fleet", None)) > looked + 1, WAIT_S, "two looks more"
+    )
+    assert browser.run("return document.activeElement === mark")
+    assert "tokens" in browser.text(".chart .tip:not([hidden])")
+    browser.run("mark.blur()")
+    wait_until(lambda: not browser.run("return mark.isConnected"), WAIT_S, "it is drawn anew")
 
 
 @browsed

@@ -1,6 +1,6 @@
 /** What came of a run: the ranking, what has no score and why, and what can be done with it. */
 
-import { announce, copyText, fill, h, icon, offerFile } from "../dom.js";
+import { announce, copyText, fill, focusOn, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
 import { Value } from "../value.js";
@@ -176,6 +176,10 @@ function ranking(session, run, previous, open) {
   );
 }
 
+function headId(candidate) {
+  return `head-${candidate.id}`;
+}
+
 function resultItem(run, result, rank, before, open) {
   const candidate = run.candidates[result.index];
   const id = `panel-${candidate.id}`;
@@ -184,6 +188,7 @@ function resultItem(run, result, rank, before, open) {
     "button",
     {
       type: "button",
+      id: headId(candidate),
       class: "result-head",
       "aria-expanded": "false",
       "aria-controls": id,
@@ -281,11 +286,14 @@ function leftOverItem(run, kind, entry, again) {
     "button",
     {
       type: "button",
+      id: `again-${kind}-${entry.index}`,
       class: ["button", "again"],
       onclick: async () => {
-        button.disabled = true;
+        if (button.ariaBusy) return; // disabled, it would lose the focus
+        button.ariaBusy = "true";
         await again(ofQuery ? null : entry.index).catch((error) => fill(message, error.message));
-        button.disabled = false;
+        button.ariaBusy = null;
+        if (!button.isConnected && candidate) focusOn(headId(candidate)); // what became of it
       },
     },
     t(kind === "rejected" ? "anyway" : "again"),
