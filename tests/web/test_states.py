@@ -550,7 +550,7 @@ def test_a_job_with_everything_on_its_page(
     browser.wait_gone("#job-dialog")
     # when a job is opened, then its charts are there, each change of batch size with its reason
     browser.click("[data-job=j1] a")
-    browser.wait(".chart.wide .column")
+    browser.wait(".job-page > .chart .column")
     browser.wait(".chart .mark")
     marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
@@ -629,6 +629,41 @@ def test_the_fleet_in_chinese_and_dark(
     browser.driver.refresh()
     browser.wait_text(".tabs", "集群")
     assert browser.run("return document.documentElement.dataset.theme") == "dark"
+
+
+def settings_of(browser: Browser) -> list[str]:
+    """The query and the settings as their fields show them."""
+    fields = ["query-text", "preset", "threshold", "temperature", "top-n"]
+    return list(browser.run(f"return {fields}.map((id) => document.getElementById(id).value)"))
+
+
+@browsed
+def test_a_link_that_is_opened_in_the_same_tab(browser: Browser, gateway: CannedGateway) -> None:
+    # given a page in use
+    browser.open(f"{gateway.address}#/rerank?threshold=0.3")
+    browser.write("#query-text", "a ring")
+    # when a link is opened in its tab, then what it says is there, and the rest is as usual
+    link = "#/rerank?query=a+heart&preset=product&top_n=2"
+    browser.run("location.hash = arguments[0]", link)
+    assert settings_of(browser) == ["a heart", "product", "0.65", "1", "2"]
+    assert browser.driver.current_url.endswith("preset=product&top_n=2&query=a+heart")
+    # and a change of tab changes nothing
+    browser.click("#tab-jobs")
+    browser.click("#tab-rerank")
+    browser.wait("#query-text")
+    assert settings_of(browser) == ["a heart", "product", "0.65", "1", "2"]
+
+
+@browsed
+@pytest.mark.parametrize("tab", ["new", "same"])
+def test_a_link_with_settings_that_make_no_sense(
+    browser: Browser, gateway: CannedGateway, tab: str
+) -> None:
+    link = "#/rerank?query=a+heart&temperature=0&threshold=7&preset=zzz&top_n=-3"
+    browser.open(f"{gateway.address}{link if tab == 'new' else ''}")
+    browser.wait("#preset")
+    browser.run("location.hash = arguments[0]", link)
+    assert settings_of(browser) == ["a heart", "general", "0.65", "1", ""]
 
 
 @browsed
@@ -740,6 +775,110 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
     assert looks[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
     # and who is gone is forgotten
     assert looks[2] == [{"b": []}, [1, 3]]
+
+
+@browsed
+def test_what_is_wrong_with_a_query_is_said_beside_it(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    browser.open(gateway.address)
+    # given a film, then a broken picture, dropped on the query
+    browser.drop("#query", [("film.mp4", "video/mp4", b"film")])
+    browser.wait_text(".query .unreadable", "Could not be read: film.mp4. Video files")
+    browser.drop("#query", [("broken.jpg", "image/jpeg", b"no picture")])
+    browser.wait_text(".query .unreadable", "Could not be read: broken.jpg.")
+    # when two pictures are, then the first is taken, and that is said
+    browser.drop("#query", pictures[:2])
+    browser.wait_text(".query .unreadable", f"{pictures[0][0]} was taken")
+    assert len(browser.all(".query .picture-card")) == 1
+    assert not browser.all(".candidates .unreadable:not(:empty)")
+
+
+@browsed
+def test_a_picture_is_not_replaced_by_a_broken_one(
+    browser: Browser, gateway: CannedGateway, pictures: Files, tmp_path: Path
+) -> None:
+    browser.open(gateway.address)
+    browser.drop("#candidate-drop", pictures[:1])
+    browser.wait(".card .quality")
+    # when its place is given to a file that is no picture
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    browser.all(".card input[type=file]")[0].send_keys(str(broken))
+    # then it stays, and the file is named
+    browser.wait_text(".candidates .unreadable", "Could not be read: broken.jpg.")
+    assert browser.all(f".card img[alt='{pictures[0][0]}']")
+
+
+@browsed
+def test_runs_are_told_apart_by_their_queries(browser: Browser, gateway: CannedGateway) -> None:
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    browser.write("#query-text", "a ring of gold with a very small stone")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait("#run")
+    assert browser.texts("#run option") == [
+        "Run 1 · a red heart · General · Crop · T 1.0",
+        "Run 2 · a ring of gold with a ve… · General · Crop · T 1.0",
+    ]
+
+
+@browsed
+def test_a_key_that_no_header_can_hold(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("401")
+    gateway.say("GET /v1/models", error("a key is needed"), 401)
+    browser.open(gateway.address)
+    browser.write("#key", "wröng 心")
+    browser.press(Keys.ENTER)
+    # then it is refused where it was written, and not kept
+    browser.wait_text("#key-dialog", "ASCII")
+    assert browser.run("return sessionStorage.length") == 0
+    assert not browser.run("return document.querySelector('.banner').checkVisibility()")
+
+
+@browsed
+def test_more_errors_than_are_shown(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("503")
+    # given a finished job with 1,100 errors, which cannot be had at first
+    watch_a_finished_job(gateway)
+    gateway.say("GET /v1/jobs/j1/errors", error("busy"), 503)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait_text(".job-errors", "could not be loaded")
+    # when they are asked for again
+    (failure,) = FAILED_LINE["errors"]
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE | {"errors": [failure] * 200})
+    browser.click(".job-errors button")
+    # then the first are there, and that they are not all
+    browser.wait_text(".job-errors", "The first 100; the results have them all.")
+    assert len(browser.all(".error-list li")) == 100
+
+
+@browsed
+def test_a_job_that_is_over_shows_no_charts_of_now(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a job that was cancelled with little done
+    cancelled = DONE_JOB | {
+        "state": "cancelled",
+        "progress": DONE_JOB["progress"] | {"scored": 460, "rejected": 2, "errors": 0,
+                                            "cancelled": 39_538},
+    }  # fmt: skip
+    watch_a_finished_job(gateway)
+    over = event("status", cancelled) + event("end", {})
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
+    gateway.say("GET /v1/jobs/j1", cancelled)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    # then its scores are there, but nothing of what the fleet does now
+    browser.wait(".job-page > .chart .column")
+    assert not browser.run("return document.querySelector('.charts').checkVisibility()")
+    # and what was cancelled was not done
+    assert browser.texts(".figure-box strong")[0] == "462 / 40,000"
 
 
 @browsed
@@ -862,7 +1001,6 @@ def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
         browser.wait(".result")
     elif tab == "jobs/j1":
         browser.wait("#downloads a")
-        browser.wait(".chart .mark")
     # when somebody goes through all of it by Tab, from the first link until it comes again
     browser.run(f"document.querySelector('.skip').focus(); {WALK}")
     for _ in range(150):

@@ -3,7 +3,15 @@
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
-import { acceptDrops, browseButton, fromTransfer, inFrameOrder, linesOf, sortFiles } from "./drop.js";
+import {
+  acceptDrops,
+  browseButton,
+  fromTransfer,
+  inFrameOrder,
+  linesOf,
+  sortFiles,
+  unreadableLines,
+} from "./drop.js";
 import { takeQuery } from "./query.js";
 import { videoFigure } from "./video.js";
 
@@ -159,14 +167,7 @@ async function* takeInGroups(session, intake, pictures) {
 
 function tellTaken(session, said, failed) {
   session.unreadable.set(failed);
-  announce([said, ...unreadableLines(failed)].join(" "));
-}
-
-/** What is said of files that cannot be read. @param {File[]} files */
-function unreadableLines(files) {
-  if (!files.length) return [];
-  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
-  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
+  announce([said, ...unreadableLines(failed)].filter(Boolean).join(" "));
 }
 
 /** Where frames are dropped that become one candidate. */
@@ -301,6 +302,13 @@ class Cards {
     });
   }
 
+  /** Put another picture in a candidate's place; where it cannot be read the old one stays. */
+  async replace(candidate, file) {
+    const picture = await this.intake.take(file).catch(() => null);
+    if (picture) this.session.replace(candidate.id, { picture });
+    tellTaken(this.session, "", picture ? [] : [file]);
+  }
+
   tools(candidate) {
     const name = candidate.picture?.file.name ?? (candidate.video ? t("video") : candidate.text.slice(0, 30));
     const remove = t("remove.candidate", { name });
@@ -311,7 +319,7 @@ class Cards {
       class: "unseen",
       tabindex: "-1",
       "aria-hidden": "true",
-      onchange: async () => this.session.replace(candidate.id, { picture: await this.intake.take(input.files[0]) }),
+      onchange: () => this.replace(candidate, input.files[0]),
     });
     return h(
       "div",

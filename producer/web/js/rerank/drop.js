@@ -1,6 +1,7 @@
 /** Files and text that are dropped, pasted or browsed for. */
 
 import { h } from "../dom.js";
+import { t } from "../i18n.js";
 import { isPicture } from "./pictures.js";
 
 /**
@@ -76,6 +77,13 @@ export async function sortFiles(files) {
 export function inFrameOrder(pictures) {
   const { compare } = new Intl.Collator("en", { numeric: true });
   return [...pictures].sort((a, b) => compare(a.file.name, b.file.name));
+}
+
+/** What is said of files that cannot be read. @param {File[]} files */
+export function unreadableLines(files) {
+  if (!files.length) return [];
+  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
+  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
 }
 
 /** @param {string} text */

@@ -11,6 +11,9 @@ import { picturesOf } from "./session.js";
 import * as share from "./share.js";
 import { imageOf } from "./thumbnail.js";
 
+const COPIED_MS = 2_000;
+const QUERY_SHOWN = 24; // letters of it in a run's label
+
 /** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Run} Run */
 /** @typedef {import("./session.js").Session} Session */
@@ -115,6 +118,8 @@ function takeAway(run, keyed) {
   const copy = (make) => async () => {
     await copyText(make(run, keyed));
     announce(t("announce.copied"));
+    fill(label, t("announce.copied"));
+    setTimeout(() => fill(label, t("share")), COPIED_MS);
   };
   const save = (name, type, make) => () => offerFile(`rerank-${run.number}.${name}`, type, make(run));
   /** @type {[string, string, () => void][]} */
@@ -125,6 +130,8 @@ function takeAway(run, keyed) {
     ["download", "export.json", save("json", "application/json", share.asJson)],
     ["download", "export.csv", save("csv", "text/csv", share.asCsv)],
   ];
+  const label = h("span", {}, t("share"));
+  const seen = [...run.queryPictures, ...run.candidates.flatMap(picturesOf)].length > 0;
   const menu = h(
     "details",
     {
@@ -132,7 +139,7 @@ function takeAway(run, keyed) {
       onkeydown: (event) => event.key === "Escape" && (menu.open = false),
       onfocusout: (event) => !menu.contains(event.relatedTarget) && (menu.open = false),
     },
-    h("summary", { class: "button", id: "share" }, icon("copy"), t("share")),
+    h("summary", { class: "button", id: "share" }, icon("copy"), label),
     h(
       "div",
       { class: "menu-items" },
@@ -148,18 +155,20 @@ function takeAway(run, keyed) {
             },
           },
           icon(kind),
-          t(key),
+          h("span", {}, t(key), key === "copy.line" && h("span", { class: "hint" }, t("copy.line.about"))),
         ),
       ),
+      seen && h("p", { class: "hint" }, t("share.uploads")),
     ),
   );
   return menu;
 }
 
 /** A run in a few words. @param {Run} run */
-export function runLabel({ number, settings }) {
+export function runLabel({ number, query, settings }) {
+  const short = query.length > QUERY_SHOWN ? `${query.slice(0, QUERY_SHOWN).trim()}…` : query;
   const parts = [t(`preset.${settings.preset}`), t(`mode.${settings.mode}`), `T ${settings.temperature.toFixed(1)}`];
-  return `${t("run", { n: number })} · ${parts.join(" · ")}`;
+  return [t("run", { n: number }), short, ...parts].join(" · ");
 }
 
 // ---- the ranking --------------------------------------------------------------------------------

@@ -98,6 +98,9 @@ export const DEFAULTS = {
   explain: true,
 };
 
+/** The least and the most of settings that are numbers. @type {Record<string, [number, number]>} */
+export const RANGES = { threshold: [0, 1], temperature: [0.1, 2] };
+
 /** Everything that the tab holds. It outlives a change of tab or language. */
 export class Session {
   constructor() {
@@ -113,6 +116,8 @@ export class Session {
     this.candidates = new Value([]);
     /** Files of the last ones that were brought which cannot be read. @type {Value<File[]>} */
     this.unreadable = new Value([]);
+    /** What is wrong with what was last brought as query, or "". */
+    this.querySaid = new Value("");
     /** Pictures that were brought and are not among the candidates yet. */
     this.reading = new Value(0);
     /** @type {Value<Settings>} */
@@ -159,9 +164,12 @@ export class Session {
     return this.candidates.now.find(({ video }) => video?.frames.includes(picture))?.video?.frames ?? null;
   }
 
-  /** @param {Partial<Settings>} changes */
+  /** Change settings; a preset that is not offered becomes the usual one. @param {Partial<Settings>} changes */
   configure(changes) {
-    this.settings.set({ ...this.settings.now, ...changes });
+    const settings = { ...this.settings.now, ...changes };
+    const { image_presets: offered } = this.offers;
+    if (offered.length && !offered.some(({ name }) => name === settings.preset)) settings.preset = DEFAULTS.preset;
+    this.settings.set(settings);
   }
 
   /** @param {{text?: string, picture?: Picture, video?: Video}[]} added */

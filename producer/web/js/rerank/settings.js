@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { counted, t } from "../i18n.js";
-import { picturesOf } from "./session.js";
+import { picturesOf, RANGES } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -69,7 +69,8 @@ function mode(session, signal) {
 function threshold(session, signal) {
   const slider = rangeField(session, signal, {
     name: "threshold",
-    range: [0, 1, 0.01],
+    range: RANGES.threshold,
+    step: 0.01,
     show: (value) => value.toFixed(2),
     describedBy: "threshold-effect",
   });
@@ -112,7 +113,8 @@ function effectOf(session) {
 function temperature(session, signal) {
   return rangeField(session, signal, {
     name: "temperature",
-    range: [0.1, 2, 0.1],
+    range: RANGES.temperature,
+    step: 0.1,
     show: (value) => value.toFixed(1),
     about: t("temperature.about"),
   });
@@ -122,10 +124,10 @@ function temperature(session, signal) {
  * A setting that is a number in a range: its name, its value, and a slider that is moved by mouse or arrows.
  * @param {Session} session
  * @param {AbortSignal} signal
- * @param {{name: string, range: [number, number, number], show: (value: number) => string, about?: string,
- *   describedBy?: string}} options range: least, most, step
+ * @param {{name: string, range: [number, number], step: number, show: (value: number) => string, about?: string,
+ *   describedBy?: string}} options range: least and most
  */
-function rangeField(session, signal, { name, range: [min, max, step], show, about, describedBy }) {
+function rangeField(session, signal, { name, range: [min, max], step, show, about, describedBy }) {
   const slider = h("input", {
     type: "range",
     id: name,

@@ -9,7 +9,7 @@ export const en = {
   "unit.pairs": "pairs/s", "unit.tokens": "tokens", "unit.shards": "waiting", "tokens": "{n} tokens", "tokens.one": "{n} token",
   "unreachable": "The connection is lost.", "unreachable.about": "Trying again every two seconds; nothing that runs is affected.",
   "key": "This gateway asks for a key", "key.about": "It is kept until this tab is closed, and sent to this gateway only.",
-  "key.label": "API key", "key.use": "Use the key", "key.refused": "This key was refused.", "request_id": "Request {id}",
+  "key.label": "API key", "key.use": "Use the key", "key.refused": "This key was refused.", "key.wrong": "A key is made of ASCII letters, digits and signs, without spaces.", "request_id": "Request {id}",
 
   // what stands in the way
   "no_worker": "No worker is running", "no_worker.about": "Nothing can be scored until one is. On a machine that reaches the same Redis, run:",
@@ -22,6 +22,7 @@ export const en = {
   "profiles": "Profiles",
   "query": "Query", "query.itself": "The query", "query.kind": "What the query is", "query.text": "Text", "query.image": "Picture", "query.both": "Picture + text", "query.video": "Video frames",
   "query.placeholder": "What are you looking for?", "query.add.picture": "Browse", "query.add.frames": "Browse",
+  "query.first": "A query has one picture: {name} was taken.",
   "query.drop.picture": "Drop or paste a picture", "query.drop.frames": "Drop frames, in order",
   "settings": "Settings", "preset": "What pictures are brought to", "mode": "Resize", "mode.crop": "Crop", "mode.fit": "Fit",
   "mode.crop.about": "Cut around the centre to the nearest usual shape; what is cut away is shaded on the cards", "mode.fit.about": "Keep the whole picture",
@@ -58,7 +59,7 @@ export const en = {
   "results": "Results", "results.count": "{n} ranked", "results.none": "No candidate has a score.", "view": "Show as", "view.list": "List", "view.grid": "Grid",
   "run": "Run {n}", "run.shown": "Run that is shown", "run.compare": "Run to compare with", "run.compare.none": "Compare with…",
   "compare.other": "Rank {rank} in the other run", "compare.absent": "Not in the other run",
-  "share": "Take away", "copy.curl": "Copy as curl", "copy.python": "Copy as Python", "copy.line": "Copy as a job’s line", "export.json": "Save as JSON", "export.csv": "Save as CSV",
+  "share": "Take away", "copy.curl": "Copy as curl", "copy.python": "Copy as Python", "copy.line": "Copy as a job’s line", "copy.line.about": "Temperature, picture options and sub-scores are set for the job as a whole.", "share.uploads": "What is copied finds the pictures as long as uploads are kept: a day, unless set otherwise.", "export.json": "Save as JSON", "export.csv": "Save as CSV",
   "rank.new": "new", "rank.same": "Same rank as in the last run", "rank.up": "{n} up since the last run", "rank.down": "{n} down since the last run",
   "rejected": "Rejected", "rejected.count": "{n} rejected, without a score", "errors": "Errors", "errors.count": "{n} failed, without a score",
   "anyway": "Score anyway", "anyway.done": "scored anyway", "again": "Try again",
@@ -89,10 +90,10 @@ export const en = {
   "job.format": "Rows of a catalog as", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
   "downloads": "Downloads", "downloads.more": "and {n} more parts; the manifest names them all", "downloads.rows": "{n} rows", "downloads.rows.one": "{n} row", "downloads.results": "every line with its ranking",
   "downloads.manifest": "counts, options, provenance, parts", "downloads.errors": "what has no score, and why", "downloads.ranking": "the best of each query", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
-  "errors.list": "Without a score: {n}", "errors.line": "line {n}",
+  "errors.list": "Without a score: {n}", "errors.line": "line {n}", "errors.first": "The first {n}; the results have them all.", "errors.missing": "What failed could not be loaded.",
 
   // charts and fleet
-  "chart.empty": "Nothing yet", "chart.rate": "Throughput", "chart.queue": "Queue depth", "chart.queue.about": "Shards that wait for a worker", "chart.scores": "Scores",
+  "chart.empty": "Nothing yet", "chart.rate": "Throughput", "chart.rate.job": "Since this page is open", "chart.queue": "Queue depth", "chart.queue.about": "Shards that wait for a worker", "chart.scores": "Scores",
   "chart.batch": "Batch size", "chart.batch.about": "Tokens in a pack at the most; each dot is a change, with its reason", "chart.batch.start": "measured at the start",
   "chart.latency": "Time of the last packs", "chart.latency.about": "Where the time of each pack went", "chart.latency.packs": "last {n} packs", "chart.latency.packs.one": "last pack",
   "chart.latency.earlier": "earlier", "chart.latency.now": "now", "stage.preparing_s": "Device idle", "stage.waiting_s": "Waiting", "stage.forward_s": "Computing",

@@ -9,7 +9,7 @@ export const zh = {
   "unit.pairs": "对/秒", "unit.tokens": "token", "unit.shards": "等待中", "tokens": "{n} 个 token", "tokens.one": "{n} 个 token",
   "unreachable": "连接已断开。", "unreachable.about": "每两秒重试一次；正在运行的任务不受影响。",
   "key": "此网关需要密钥", "key.about": "密钥只保存到本标签页关闭为止，也只发送给此网关。",
-  "key.label": "API 密钥", "key.use": "使用密钥", "key.refused": "密钥被拒绝。", "request_id": "请求 {id}",
+  "key.label": "API 密钥", "key.use": "使用密钥", "key.refused": "密钥被拒绝。", "key.wrong": "密钥只能由 ASCII 字母、数字和符号组成，不含空格。", "request_id": "请求 {id}",
 
   // 阻碍与对策
   "no_worker": "没有正在运行的 worker", "no_worker.about": "启动之前无法打分。请在能访问同一 Redis 的机器上运行：",
@@ -21,6 +21,7 @@ export const zh = {
   "profiles": "场景配置",
   "query": "查询", "query.itself": "查询本身", "query.kind": "查询类型", "query.text": "文本", "query.image": "图片", "query.both": "图片 + 文本", "query.video": "视频帧",
   "query.placeholder": "您要找什么？", "query.add.picture": "浏览", "query.add.frames": "浏览",
+  "query.first": "查询只用一张图片：已采用 {name}。",
   "query.drop.picture": "拖入或粘贴图片", "query.drop.frames": "按顺序拖入各帧",
   "settings": "设置", "preset": "图片目标尺寸", "mode": "缩放方式", "mode.crop": "裁剪", "mode.fit": "完整",
   "mode.crop.about": "围绕中心裁剪到最接近的常用比例；裁去的部分在卡片上以阴影显示", "mode.fit.about": "保留整幅图片",
@@ -57,7 +58,7 @@ export const zh = {
   "results": "结果", "results.count": "已排序 {n} 个", "results.none": "没有候选得到分数。", "view": "显示方式", "view.list": "列表", "view.grid": "网格",
   "run": "第 {n} 次", "run.shown": "显示的结果", "run.compare": "对比的结果", "run.compare.none": "对比…",
   "compare.other": "另一次中排第 {rank}", "compare.absent": "另一次中没有",
-  "share": "导出", "copy.curl": "复制为 curl", "copy.python": "复制为 Python", "copy.line": "复制为任务的一行", "export.json": "保存为 JSON", "export.csv": "保存为 CSV",
+  "share": "导出", "copy.curl": "复制为 curl", "copy.python": "复制为 Python", "copy.line": "复制为任务的一行", "copy.line.about": "温度、图片选项与分项得分须为整个任务设定。", "share.uploads": "上传的图片只在保留期内有效：默认一天。", "export.json": "保存为 JSON", "export.csv": "保存为 CSV",
   "rank.new": "新", "rank.same": "与上次名次相同", "rank.up": "比上次上升 {n} 位", "rank.down": "比上次下降 {n} 位",
   "rejected": "被拒绝", "rejected.count": "{n} 个被拒绝，无分数", "errors": "错误", "errors.count": "{n} 个失败，无分数",
   "anyway": "仍然打分", "anyway.done": "破例打分", "again": "重试",
@@ -88,10 +89,10 @@ export const zh = {
   "job.format": "图库结果格式", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
   "downloads": "下载", "downloads.more": "另有 {n} 个分片，清单中列有全部名称", "downloads.rows": "{n} 行", "downloads.rows.one": "{n} 行", "downloads.results": "每行输入及其排序",
   "downloads.manifest": "计数、选项、来源、分片", "downloads.errors": "没有分数的条目及原因", "downloads.ranking": "每个查询的最佳图片", "downloads.jsonl": "JSON Lines", "downloads.parquet": "Parquet",
-  "errors.list": "无分数：{n}", "errors.line": "第 {n} 行",
+  "errors.list": "无分数：{n}", "errors.line": "第 {n} 行", "errors.first": "仅列前 {n} 个，全部见结果。", "errors.missing": "未能读取失败的条目。",
 
   // 图表与集群
-  "chart.empty": "暂无数据", "chart.rate": "吞吐量", "chart.queue": "队列深度", "chart.queue.about": "等待 worker 的分片", "chart.scores": "分数分布",
+  "chart.empty": "暂无数据", "chart.rate": "吞吐量", "chart.rate.job": "自打开此页起", "chart.queue": "队列深度", "chart.queue.about": "等待 worker 的分片", "chart.scores": "分数分布",
   "chart.batch": "批大小", "chart.batch.about": "每批 token 上限；圆点为每次调整及其原因", "chart.batch.start": "启动时测得",
   "chart.latency": "最近各批的耗时", "chart.latency.about": "每批时间的去向", "chart.latency.packs": "最近 {n} 批", "chart.latency.packs.one": "最近一批",
   "chart.latency.earlier": "较早", "chart.latency.now": "现在", "stage.preparing_s": "设备空闲", "stage.waiting_s": "等待", "stage.forward_s": "计算",
