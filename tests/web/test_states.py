@@ -826,6 +826,59 @@ def test_runs_are_told_apart_by_their_queries(browser: Browser, gateway: CannedG
 
 
 @browsed
+def test_what_is_typed_and_chosen_outlives_a_change_of_language_and_tab(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given two runs of which the first is looked at, and lines that are not added yet
+    browser.open(gateway.address)
+    fill_in(browser)
+    for runs in (1, 2):
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        wait_until(lambda n=runs: len(browser.all("#run option")) in (n, n - 1), WAIT_S, "it ran")
+        browser.wait_text("#run-status", "Ranked in")
+    browser.choose("#run", "1")
+    browser.write("#candidate-lines", "a moon")
+    # when the language changes, and the tab
+    browser.click("#language")
+    browser.click("#tab-jobs")
+    browser.click("#tab-rerank")
+    # then they are there
+    browser.wait("#run")
+    values = "return ['run', 'candidate-lines'].map((id) => document.getElementById(id).value)"
+    assert browser.run(values) == ["1", "a moon"]
+
+
+@browsed
+def test_a_job_that_is_refused_names_the_file(
+    browser: Browser, gateway: CannedGateway, tmp_path: Path, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("422")
+    gateway.say("POST /v1/jobs", error("upload:u1 is not JSON Lines"), 422)
+    browser.open(f"{gateway.address}#/jobs")
+    browser.click("#new-job")
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("no")
+    # when a file and a URI are given, then one of them must go
+    browser.wait("#job-file").send_keys(str(source))
+    browser.write("#job-uri", "s3://bucket/pairs.jsonl")
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "one of both")
+    browser.write("#job-uri", " ")
+    # and what is said of the file names it
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "pairs.jsonl is not JSON Lines")
+
+
+@browsed
+def test_a_filter_without_jobs_says_so(browser: Browser, gateway: CannedGateway) -> None:
+    gateway.say("GET /v1/jobs", {"data": [JOB]})
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait("[data-job=j1]")
+    browser.click(".segments [data-state=paused]")
+    browser.wait_text(".jobs-page > .empty", "No such job.")
+
+
+@browsed
 def test_a_key_that_no_header_can_hold(
     browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
 ) -> None:
@@ -888,6 +941,8 @@ def test_files_that_cannot_be_read_are_named(
     browser.open(gateway.address)
     # given a picture, a broken one and a film, dropped together
     broken = ("broken.jpg", "image/jpeg", b"no picture")
+    browser.drop("#candidate-drop", [("pairs.csv", "text/csv", b"query,text")])
+    browser.wait_text(".unreadable", "Could not be read: pairs.csv. Tables and JSON Lines are")
     browser.drop("#video-drop", [pictures[0], broken, ("film.mp4", "video/mp4", b"film")])
     # then the good one is taken, and the others are named, with what to do
     browser.wait(".with-video")

@@ -31,8 +31,9 @@ export function showJobs(root, app, signal) {
   const table = h(
     "div",
     { class: "table-holder", tabindex: "0", role: "region", "aria-label": t("tab.jobs") },
-    h("table", { class: "jobs" }, tableHead(), body),
+    h("table", { class: "jobs", "aria-label": t("tab.jobs") }, tableHead(), body),
   );
+  const none = h("p", { class: "empty", hidden: true }, t("jobs.none.such"));
   /** @type {Map<string, HTMLTableRowElement>} by job, kept as long as it is shown */
   let rows = new Map();
   let jobs = [];
@@ -49,7 +50,8 @@ export function showJobs(root, app, signal) {
       fillRow(row, job);
     });
     empty.hidden = jobs.length > 0;
-    table.hidden = jobs.length === 0;
+    none.hidden = jobs.length === 0 || shown.length > 0;
+    table.hidden = shown.length === 0;
   };
   fill(
     root,
@@ -73,6 +75,7 @@ export function showJobs(root, app, signal) {
       ),
       modelNotice(app, signal),
       table,
+      none,
       empty,
       dialog,
     ),

@@ -57,7 +57,7 @@ export function candidatesBox(session, intake, examples, signal) {
           type: "button",
           class: "button",
           id: "add-text",
-          "aria-expanded": "false",
+          "aria-expanded": String(!lines.element.hidden),
           onclick: (event) => lines.open(event.currentTarget),
         },
         t("candidates.text"),
@@ -192,16 +192,18 @@ function linesBox(session) {
     rows: 4,
     "aria-label": t("candidates.lines"),
     placeholder: t("candidates.lines"),
+    value: session.draft,
+    oninput: () => (session.draft = field.value),
   });
   const element = h(
     "form",
     {
       class: "lines",
-      hidden: true,
+      hidden: !session.draft,
       onsubmit: (event) => {
         event.preventDefault();
         session.add(linesOf(field.value).map((text) => ({ text })));
-        field.value = "";
+        field.value = session.draft = "";
         field.focus();
       },
     },

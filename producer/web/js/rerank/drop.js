@@ -82,8 +82,11 @@ export function inFrameOrder(pictures) {
 /** What is said of files that cannot be read. @param {File[]} files */
 export function unreadableLines(files) {
   if (!files.length) return [];
-  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
-  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
+  return [
+    t("unreadable", { names: files.map(({ name }) => name).join(", ") }),
+    files.some(({ type }) => type.startsWith("video/")) && t("unreadable.video"),
+    files.some(isTable) && t("unreadable.table"),
+  ].filter(Boolean);
 }
 
 /** @param {string} text */
@@ -128,5 +131,10 @@ function stem(file) {
 }
 
 function isText(file) {
-  return file.type.startsWith("text/") || /\.(txt|csv|md)$/i.test(file.name);
+  return !isTable(file) && (file.type.startsWith("text/") || /\.(txt|md)$/i.test(file.name));
+}
+
+/** Whether a file is rather a job's input. */
+function isTable(file) {
+  return /\.(csv|tsv|jsonl|ndjson|parquet|gz)$/i.test(file.name);
 }

@@ -3,7 +3,6 @@
 import { announce, copyText, fill, focusOn, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
-import { Value } from "../value.js";
 import { quality } from "./card.js";
 import { comparison } from "./compare.js";
 import { bar, scorePanel } from "./panel.js";
@@ -33,9 +32,8 @@ export function resultsBox(session, runner, keyed, signal) {
     tabindex: "-1",
     "aria-labelledby": "results-label",
   });
-  /** Number of the run that is shown, and of the one beside it; 0: none. */
-  const shown = new Value(session.runs.now.length);
-  const beside = new Value(0);
+  const { shown, beside } = session;
+  let known = session.runs.now.length;
   /** @type {Set<number>} candidates whose panels are open */
   const open = new Set();
   const show = () => {
@@ -52,12 +50,9 @@ export function resultsBox(session, runner, keyed, signal) {
     );
   };
   session.runs.listen((runs) => {
-    if (shown.now !== runs.length && runs.length) {
-      beside.now = 0;
-      shown.now = runs.length;
-      show();
-      section.scrollIntoView({ block: "start" });
-    } else show();
+    show();
+    if (runs.length > known) section.scrollIntoView({ block: "start" });
+    known = runs.length;
   }, signal);
   session.view.listen(show, signal);
   shown.listen(show, signal);

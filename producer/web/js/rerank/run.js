@@ -80,6 +80,8 @@ export class Runner {
     const asked = requestBody(this.session, this.model()?.id, candidates);
     const pictures = [...queryPictures, ...candidates.flatMap(picturesOf)];
     const { body, answer } = await this.ask(asked, pictures, signal);
+    this.session.shown.now = runs.now.length + 1;
+    this.session.beside.now = 0;
     runs.set([...runs.now, { ...this.record(body, answer, candidates), queryPictures }]);
     progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
     announce(t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }));

@@ -124,6 +124,11 @@ export class Session {
     this.settings = new Value({ ...DEFAULTS });
     /** @type {Value<Run[]>} */
     this.runs = new Value([]);
+    /** Number of the run that is shown, and of the one beside it; 0: none. */
+    this.shown = new Value(0);
+    this.beside = new Value(0);
+    /** Lines that were typed and not added yet. */
+    this.draft = "";
     /** @type {Value<Progress>} */
     this.progress = new Value({ stage: "idle" });
     /** Changes when the worker has told of pictures. */

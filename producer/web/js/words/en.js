@@ -75,16 +75,16 @@ export const en = {
   // what is read aloud
   "announce.candidates": "{n} candidates added.", "announce.candidates.one": "{n} candidate added.", "announce.pictures": "{n} pictures added to the query.", "announce.pictures.one": "Picture added to the query.",
   "announce.video": "A video of {n} frames added.", "announce.video.one": "A video of {n} frame added.",
-  "unreadable": "Could not be read: {names}.", "unreadable.video": "Video files are not read: drop their frames as pictures.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
+  "unreadable": "Could not be read: {names}.", "unreadable.table": "Tables and JSON Lines are a job’s input: drop them on Jobs.", "unreadable.video": "Video files are not read: drop their frames as pictures.", "announce.done": "{scored} ranked in {seconds}.", "announce.anyway": "Scored, and placed in the ranking.", "announce.failed": "It could not be scored.",
   "announce.copied": "Copied.", "announce.job": "Job {name}: {state}.",
 
   // jobs
   "state.all": "All", "state.running": "Running", "state.paused": "Paused", "state.finishing": "Finishing", "state.done": "Done", "state.cancelled": "Cancelled",
   "state.ready": "Ready", "state.loading": "Loading", "state.draining": "Stopping",
   "job": "Job", "job.state": "State", "job.progress": "Progress", "job.rate": "Rate", "job.eta": "Left", "job.created": "Begun", "job.done": "Pairs", "job.took": "Took", "scored": "Scored",
-  "job.errors.n": "{n} errors", "job.rejected.n": "{n} rejected", "jobs.none": "No job yet. Begin one here, or from a terminal:",
+  "job.errors.n": "{n} errors", "job.rejected.n": "{n} rejected", "jobs.none.such": "No such job.", "jobs.none": "No job yet. Begin one here, or from a terminal:",
   "job.new": "New job", "job.start": "Start", "job.input": "Input", "job.file": "A file: JSON Lines, gzip, CSV or Parquet", "job.uri": "A URI that the workers can read", "job.name": "Name",
-  "job.output": "Output URI; without one it is kept here", "job.profile": "Profile", "job.profile.none": "none", "job.options": "Options", "job.need.input": "Choose a file or name a URI.",
+  "job.output": "Output URI; without one it is kept here", "job.profile": "Profile", "job.profile.none": "none", "job.options": "Options", "job.need.input": "Choose a file or name a URI, one of both.",
   "job.queries": "Queries of a catalog, one a line", "job.queries.about": "With queries, the input is a catalog of images: every query meets every image.",
   "job.pause": "Pause", "job.resume": "Resume", "job.cancel": "Cancel", "job.retry": "Retry what failed", "job.results": "Results", "job.partial": "Results so far",
   "job.format": "Rows of a catalog as", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",

@@ -74,16 +74,16 @@ export const zh = {
   // 朗读
   "announce.candidates": "已添加 {n} 个候选。", "announce.candidates.one": "已添加 {n} 个候选。", "announce.pictures": "已向查询添加 {n} 张图片。", "announce.pictures.one": "已向查询添加图片。",
   "announce.video": "已添加 {n} 帧的视频。", "announce.video.one": "已添加 {n} 帧的视频。",
-  "unreadable": "无法读取：{names}。", "unreadable.video": "不读取视频文件：请将各帧作为图片拖入。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
+  "unreadable": "无法读取：{names}。", "unreadable.table": "表格与 JSON Lines 是任务的输入：请拖到“任务”页。", "unreadable.video": "不读取视频文件：请将各帧作为图片拖入。", "announce.done": "已排序 {scored} 个，用时 {seconds}。", "announce.anyway": "已打分并排入结果。", "announce.failed": "无法打分。",
   "announce.copied": "已复制。", "announce.job": "任务 {name}：{state}。",
 
   // 任务
   "state.all": "全部", "state.running": "运行中", "state.paused": "已暂停", "state.finishing": "收尾中", "state.done": "已完成", "state.cancelled": "已取消",
   "state.ready": "就绪", "state.loading": "加载中", "state.draining": "停止中",
   "job": "任务", "job.state": "状态", "job.progress": "进度", "job.rate": "速率", "job.eta": "剩余", "job.created": "开始", "job.done": "对数", "job.took": "用时", "scored": "已打分",
-  "job.errors.n": "{n} 个错误", "job.rejected.n": "{n} 个被拒绝", "jobs.none": "还没有任务。在此新建，或在终端运行：",
+  "job.errors.n": "{n} 个错误", "job.rejected.n": "{n} 个被拒绝", "jobs.none.such": "没有这样的任务。", "jobs.none": "还没有任务。在此新建，或在终端运行：",
   "job.new": "新建任务", "job.start": "开始", "job.input": "输入", "job.file": "文件：JSON Lines、gzip、CSV 或 Parquet", "job.uri": "worker 可读取的 URI", "job.name": "名称",
-  "job.output": "输出 URI；不填则保存在此", "job.profile": "场景配置", "job.profile.none": "无", "job.options": "选项", "job.need.input": "请选择文件或填写 URI。",
+  "job.output": "输出 URI；不填则保存在此", "job.profile": "场景配置", "job.profile.none": "无", "job.options": "选项", "job.need.input": "请选择文件或填写 URI，二者选一。",
   "job.queries": "图库的查询，每行一个", "job.queries.about": "填写查询后，输入即为图库：每个查询与每张图片逐一配对。",
   "job.pause": "暂停", "job.resume": "继续", "job.cancel": "取消", "job.retry": "重试失败项", "job.results": "结果", "job.partial": "目前的结果",
   "job.format": "图库结果格式", "format.jsonl": "JSON Lines", "format.parquet": "Parquet",
