@@ -183,6 +183,12 @@ PRESETS = {
 }  # fmt: skip
 
 
+STEPS = {
+    "fetch": 0.021, "decode": 0.0084, "resize": 0.0032, "quality": 0.0041, "tokenize": 0.0012,
+    "forward": 0.36, "store": 0.0051,
+}  # fmt: skip
+
+
 def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
     """A fleet with a few minutes of history: batches that grew, a queue that drains."""
     now = time.time()
@@ -196,6 +202,7 @@ def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "at_s": now,
         "workers": list(workers),
+        "steps": {worker["id"]: STEPS for worker in workers},
         "limits": {
             worker["id"]: [
                 {

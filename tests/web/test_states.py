@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from shared.metrics import STAGES
 from shared.models import Provenance
 from tests.support.drawn import png
 from tests.support.wait import wait_until
@@ -618,6 +619,7 @@ def test_the_fleet_in_chinese_and_dark(
     gateway.say("GET /v1/fleet", fleet_of(WORKER, OTHER_WORKER))
     browser.open(f"{gateway.address}#/fleet")
     browser.wait(".chart .mark")
+    browser.wait_text(".worker", "fetch 21 ms · decode 8 ms")
     keep("fleet")
     browser.click("#theme")
     browser.click("#language")
@@ -1171,6 +1173,7 @@ def test_every_word_that_is_asked_for_exists() -> None:
     code = "\n".join(path.read_text() for path in SOURCES if "words" not in path.parts)
     asked = set(re.findall(r'\b(?:t|counted|field|row|figure|part)\("([\w.]+)"', code))
     asked |= {f"provenance.{name}" for name in Provenance.model_fields}
+    asked |= {f"step.{stage}" for (stage,) in STAGES.all_labels}
     assert asked - set(entries("en")) == set()
 
 

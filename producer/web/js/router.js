@@ -54,7 +54,7 @@ function queryOf(hash) {
   return new URLSearchParams(hash.split("?")[1] ?? "");
 }
 
-/** Settings as a link has them; what it lacks, or has in no sensible way, is as usual. One without any changes nothing. */
+/** Settings as a link has them; what it lacks, or has in no sensible way, is as usual. Without any nothing changes. */
 function readSettings(session, query) {
   if (!query.size) return;
   const number = (name, [least, most]) => {

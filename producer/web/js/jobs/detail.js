@@ -198,7 +198,13 @@ class JobPage {
     const act = (name, sign) =>
       h(
         "button",
-        { type: "button", id: name === "resume" ? "job-pause" : `job-${name}`, class: "button", "data-action": name, onclick: () => this.act(name) },
+        {
+          type: "button",
+          id: name === "resume" ? "job-pause" : `job-${name}`, // one takes the other's place, and its focus
+          class: "button",
+          "data-action": name,
+          onclick: () => this.act(name),
+        },
         icon(sign),
         t(`job.${name}`),
       );
@@ -291,7 +297,9 @@ class JobPage {
       this.errors,
       title,
       h("ul", { class: "error-list" }, failures.map(failureItem)),
-      failures.length === ERRORS_SHOWN && count > ERRORS_SHOWN && h("p", { class: "hint" }, t("errors.first", { n: ERRORS_SHOWN })),
+      failures.length === ERRORS_SHOWN &&
+        count > ERRORS_SHOWN &&
+        h("p", { class: "hint" }, t("errors.first", { n: ERRORS_SHOWN })),
     );
     if (isOver(this.job)) this.showErrors(); // no event will ask for what came meanwhile
   }

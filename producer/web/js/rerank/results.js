@@ -233,7 +233,10 @@ function rankChange(before, now) {
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
 }
 
-/** A picture or the first frame, small; where there is none the sign of text. @param {import("./session.js").Picture[]} pictures */
+/**
+ * A picture or the first frame, small; where there is none the sign of text.
+ * @param {import("./session.js").Picture[]} pictures
+ */
 export function thumbnail([picture]) {
   if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
   return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");

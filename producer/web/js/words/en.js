@@ -98,7 +98,9 @@ export const en = {
   "chart.latency": "Time of the last packs", "chart.latency.about": "Where the time of each pack went", "chart.latency.packs": "last {n} packs", "chart.latency.packs.one": "last pack",
   "chart.latency.earlier": "earlier", "chart.latency.now": "now", "stage.preparing_s": "Device idle", "stage.waiting_s": "Waiting", "stage.forward_s": "Computing",
   "fleet.workers": "Workers", "fleet.devices": "Devices", "fleet.rate": "Throughput", "fleet.queued": "Waiting",
-  "worker.rate": "Rate", "worker.batch": "Batch", "worker.reason": "Because", "worker.numbers": "Numbers", "worker.latency": "Time of a pack", "worker.hands": "Shards in hand",
+  "worker.rate": "Rate", "worker.batch": "Batch", "worker.reason": "Because", "worker.numbers": "Numbers", "worker.latency": "Time of a pack", "worker.steps": "Mean of a step",
+  "step.load": "load", "step.fetch": "fetch", "step.decode": "decode", "step.resize": "resize", "step.quality": "quality", "step.tokenize": "tokenize", "step.forward": "compute", "step.store": "store",
+  "worker.hands": "Shards in hand",
   "worker.memory": "Memory", "worker.ooms": "Out of memory", "worker.busy": "Computing", "worker.preparing": "Waiting for input",
   "queues": "Queues", "queues.none": "Nothing waits.", "queue.priority": "Priority", "queue.depth": "Waiting", "priority.interactive": "Interactive", "priority.normal": "Normal", "priority.bulk": "Bulk",
 };
