@@ -15,7 +15,7 @@ from shared.metrics import STAGES
 from shared.models import Provenance
 from tests.support.drawn import png
 from tests.support.wait import wait_until
-from tests.web.browser import WAIT_S, Browser
+from tests.web.browser import WAIT_S, WIDE, Browser
 from tests.web.canned import (
     MODEL,
     OTHER_WORKER,
@@ -80,6 +80,7 @@ def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep
     gateway.say("GET /v1/models", {"data": [{**MODEL, "state": "loading"}]})
     browser.open(gateway.address)
     browser.wait_text("[data-state=loading]", "pocket-vl is being loaded")
+    browser.wait(".fleet-chip .lamp.warn")
     keep("loading")
 
 
@@ -298,6 +299,8 @@ def test_a_poor_query_is_told_before_and_scored_anyway(
     assert told[:2] == ["The query", "Quality 0.41 is below the threshold 0.65"]
     assert browser.wait(".left-over img.thumb")
     assert browser.run("return document.querySelector('.left-over .why').clientWidth") > 300
+    browser.resize((WIDE[0], 1200))
+    browser.run("scrollTo(0, 0)")
     keep("poor-query")
     # when it is scored anyway, then all are
     browser.click(".left-over.rejected .again")
@@ -394,10 +397,13 @@ def test_an_error_of_frames_goes_with_the_frame_that_caused_it(
     browser.open(gateway.address)
     browser.drop("#video-drop", pictures[:3])
     browser.wait_text(".with-video .facts", "frames of different shapes")
+    browser.wait_gone_text("#threshold-effect", "not judged")
     # when one is taken out, then no more is said of it
     browser.click(".frame-item:nth-child(3) button")
     browser.wait(".with-video .quality")
     browser.wait_gone_text(".with-video .facts", "different shapes")
+    # and how many frames the worker read
+    browser.wait_text(".with-video .facts", "1 of 2 frames are read")
 
 
 @browsed

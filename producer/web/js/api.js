@@ -188,10 +188,10 @@ export class Api {
     let rest = "";
     while (true) {
       const quiet = setTimeout(() => reader.cancel(), QUIET_MS);
-      const { value, done } = await reader.read().catch((error) => {
+      const read = reader.read().finally(() => clearTimeout(quiet));
+      const { value, done } = await read.catch((error) => {
         throw signal.aborted ? error : this.unreachable();
       });
-      clearTimeout(quiet);
       if (done) return;
       const blocks = (rest + value.replaceAll("\r", "")).split("\n\n");
       rest = blocks.pop() ?? "";

@@ -89,6 +89,8 @@ function factLines(session, { frames, fps }) {
       { class: "seen", title: t("picture.seen.about") },
       `${t("picture.seen", { size: format.size(known[0].used) })} · ${counted("tokens", tokens)}`,
     ),
+    known.length < frames.length &&
+      h("p", { class: "seen" }, t("frames.read", { n: known.length, all: frames.length })),
     h("p", { class: "quality-line" }, quality(worst, session.settings.now.threshold)),
   ];
 }

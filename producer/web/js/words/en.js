@@ -38,7 +38,7 @@ export const en = {
   "candidates": "Candidates", "candidates.count": "{n} candidates", "candidates.count.one": "{n} candidate", "candidates.clear": "Remove all",
   "candidates.reading": "reading {n} more", "candidates.video": "Frames of one video", "candidates.video.about": "What is dropped here becomes one candidate, in the order of the names", "candidates.frames": "Browse frames",
   "video": "video", "video.frames": "Frames", "video.fps": "Frames per second", "video.fps.about": "How many frames stand for a second; unset, as the authors have it",
-  "frames.count": "{n} frames", "frames.count.one": "{n} frame", "remove.frame": "Remove frame {n}, {name}",
+  "frames.count": "{n} frames", "frames.count.one": "{n} frame", "frames.read": "{n} of {all} frames are read", "remove.frame": "Remove frame {n}, {name}",
   "candidates.drop": "Drop or paste pictures and text, by the dozen", "candidates.browse": "Browse files", "candidates.text": "Type text",
   "candidates.lines": "One candidate a line", "candidates.lines.add": "Add lines", "candidate.text": "Text", "caption": "Caption (optional)",
   "duplicate": "Same as {n}", "remove.candidate": "Remove {name}", "replace.candidate": "Replace {name}", "remove.picture": "Remove {name}",

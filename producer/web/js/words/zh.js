@@ -37,7 +37,7 @@ export const zh = {
   "candidates": "候选", "candidates.count": "{n} 个候选", "candidates.count.one": "{n} 个候选", "candidates.clear": "全部移除",
   "candidates.reading": "还在读取 {n} 个", "candidates.video": "一段视频的各帧", "candidates.video.about": "拖到这里的图片按文件名排序，合为一个候选", "candidates.frames": "浏览各帧",
   "video": "视频", "video.frames": "帧", "video.fps": "每秒帧数", "video.fps.about": "多少帧代表一秒；不填则按原作者的设定",
-  "frames.count": "{n} 帧", "frames.count.one": "{n} 帧", "remove.frame": "移除第 {n} 帧 {name}",
+  "frames.count": "{n} 帧", "frames.count.one": "{n} 帧", "frames.read": "读取 {all} 帧中的 {n} 帧", "remove.frame": "移除第 {n} 帧 {name}",
   "candidates.drop": "拖入或粘贴图片与文本，可成批添加", "candidates.browse": "浏览文件", "candidates.text": "输入文本",
   "candidates.lines": "每行一个候选", "candidates.lines.add": "添加", "candidate.text": "文本", "caption": "说明文字（可选）",
   "duplicate": "与 {n} 号相同", "remove.candidate": "移除 {name}", "replace.candidate": "替换 {name}", "remove.picture": "移除 {name}",
