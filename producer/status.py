@@ -53,11 +53,14 @@ def state_of(job: Job) -> JobState:
 
 
 def _rate(job: Job, now_s: float) -> float:
-    """Pairs per second: of the whole job once it is finished, of the last while before."""
+    """Pairs per second: of the whole job once it is finished, of the last while before; none while
+    it is paused."""
     done = job.progress.done
     if job.finished:
         seconds = (job.number("finished_ms") - job.number("began_ms")) / 1000
         return max(job.number("scored") - job.number("base"), 0) / max(seconds, 1e-3)
+    if job.paused:
+        return 0.0
     since_s, before = job.number("t0") / 1000, job.number("d0")
     last_s = job.number("last_commit_ms") / 1000
     if done == before or now_s - last_s > STALE_S:

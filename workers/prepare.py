@@ -253,7 +253,7 @@ def _failed_fetch(outcome: Picture | ItemError) -> ItemError | None:
 
 def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
     return Request(
-        _side(piece.query, spec, found, of_query=True),
+        _of_query(_side(piece.query, spec, found, of_query=True)),
         [_side(document, spec, found) for document in piece.documents],
         piece.instruction or instruction_for(piece.query, spec),
     )
@@ -287,6 +287,13 @@ def _side(
         tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
         tuple(_steps(content, frames, spec)),
     )
+
+
+def _of_query(side: Side | ItemError) -> Side | ItemError:
+    """The query's side; an error says that it is the query's, since each pair will tell it."""
+    if not isinstance(side, ItemError) or side.code == POOR_QUERY:
+        return side
+    return ItemError(side.code, f"the query: {side.message}", hint=side.hint)
 
 
 def _is_refused(outcome: Picture | ItemError, spec: JobSpec) -> bool:

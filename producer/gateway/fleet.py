@@ -15,6 +15,7 @@ from producer.gateway.history import History
 from shared import __version__
 from shared.errors import Unavailable
 from shared.fleet import WorkerRow
+from shared.metrics import STAGES, Counts
 from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
 from shared.pictures import PRESETS
 from shared.profiles import load_profiles
@@ -119,7 +120,8 @@ async def presets(request: Request) -> Response:
 async def fleet(
     request: Request, since: Annotated[float, Query(ge=0, le=1e11, allow_inf_nan=False)] = 0.0
 ) -> Response:
-    """The workers, their batch sizes over time, the queues, and the last half hour.
+    """The workers, the mean time of their steps, their batch sizes over time, the queues, and the
+    last half hour.
 
     With `since`, the `at_s` of an answer before, of all that lies in the past only what is newer,
     and a little that was told already: an entry is known by its own `at_s`.
@@ -136,10 +138,12 @@ def _fleet(client: Client, history: History, since_s: float) -> dict[str, Any]:
     limits = {
         w.id: [found for found in client.fleet.limits(w.id) if found.at_s > told_s] for w in workers
     }
+    counts = client.fleet.counts([w.id for w in workers])
     packs = {w.id: client.fleet.last_packs(w.id, PACKS, int(since_s * 1000)) for w in workers}
     return {
         "at_s": at_ms / 1000,
         "workers": _as_fields(workers),
+        "steps": {w.id: _mean_steps_s(found) for w, found in zip(workers, counts, strict=True)},
         "limits": {worker: _as_fields(found) for worker, found in limits.items()},
         "packs": {worker: _as_fields(found) for worker, found in packs.items()},
         "queues": [
@@ -148,6 +152,16 @@ def _fleet(client: Client, history: History, since_s: float) -> dict[str, Any]:
             for priority in Priority
         ],
         "history": history.samples(told_s),
+    }
+
+
+def _mean_steps_s(counts: Counts) -> dict[str, float]:
+    """The mean time of each step that a worker took since its start, in the order of the work."""
+    samples = {labels[0]: value for labels, value in counts.get(STAGES.name, {}).items()}
+    return {
+        stage: value[-1] / sum(value[:-1])
+        for (stage,) in STAGES.all_labels
+        if isinstance(value := samples.get(stage), list) and sum(value[:-1]) > 0
     }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from producer.client import Client
 from producer.gateway.history import History
 from shared import __version__
 from shared.fleet import BatchLimit
+from shared.metrics import STAGES
 from shared.pictures import PRESETS
 from shared.profiles import PROFILES
 from tests.support.fleet import MODEL, an_observation, worker_row
@@ -91,6 +94,17 @@ def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
         (512, "512"),
         (1024, "1024"),
     ]
+
+
+def test_the_mean_of_each_step_of_a_worker_is_told_in_the_order_of_the_work(http, fleet):
+    # given a worker that computed twice and fetched three times, and one that tells nothing
+    none = [0.0] * (len(STAGES.buckets) + 1)
+    counts = {STAGES.name: {("forward",): [2.0, *none[1:], 0.5], ("fetch",): [3.0, *none[1:], 0.6]}}
+    fleet.beat(worker_row(), counts)
+    fleet.beat(worker_row("w2"))
+    steps = http.get("/v1/fleet").json()["steps"]
+    assert list(steps["w1"].items()) == [("fetch", pytest.approx(0.2)), ("forward", 0.25)]
+    assert steps["w2"] == {}
 
 
 def test_a_second_look_tells_only_what_is_new(settings, fleet, store):

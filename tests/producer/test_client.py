@@ -632,6 +632,9 @@ def test_the_status_of_a_job_counts_and_estimates(api, source, control, store):
     worker.work(1)
     status = api.status(job_id)
     assert status.pairs_per_s > 0
+    store.pause(job_id, "lunch")
+    assert api.status(job_id).pairs_per_s == 0
+    store.resume(job_id)
     worker.work()
     assert api.status(job_id).state == "finishing"
     finish(job_id, control)

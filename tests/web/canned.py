@@ -183,6 +183,12 @@ PRESETS = {
 }  # fmt: skip
 
 
+STEPS = {
+    "fetch": 0.021, "decode": 0.0084, "resize": 0.0032, "quality": 0.0041, "tokenize": 0.0012,
+    "forward": 0.36, "store": 0.0051,
+}  # fmt: skip
+
+
 def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
     """A fleet with a few minutes of history: batches that grew, a queue that drains."""
     now = time.time()
@@ -196,6 +202,7 @@ def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "at_s": now,
         "workers": list(workers),
+        "steps": {worker["id"]: STEPS for worker in workers},
         "limits": {
             worker["id"]: [
                 {
@@ -251,11 +258,18 @@ def rerank(**changes: Any) -> Answer:
         whole = {
             "id": "rerank-1", "object": "rerank", "model": "pocket-vl", "results": results,
             "rejected": [], "errors": [], "timings": {"total_s": 0.12},
-            "provenance": {"model": "pocket-vl", "dtype": "fp32"},
+            "provenance": PROVENANCE,
         }  # fmt: skip
         return Reply(whole | {name: value(whole) for name, value in changes.items()})
 
     return answer
+
+
+PROVENANCE = {
+    "model": "pocket-vl", "revision": "1", "template": "qwen3-vl-reranker", "dtype": "fp32",
+    "attention": "matmul", "device": "cpu", "version": "1.0",
+    "pixels": "general:crop:0.15", "video": "64:50331648:2",
+}  # fmt: skip
 
 
 def _result(at: int) -> dict[str, Any]:

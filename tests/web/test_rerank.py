@@ -155,6 +155,25 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     keep("scored-anyway")
 
 
+def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
+    page: Browser, pictures: Files
+) -> None:
+    # given a blurred picture as query
+    page.drop("#query", [file for file in pictures if file[0] == BLURRED])
+    page.wait(".query-picture .quality.poor")
+    page.drop("#candidate-drop", pictures[:2])
+    wait_until(lambda: len(page.all(".card .quality")) == 2, WAIT_S, "all are judged")
+    page.wait_text("#threshold-effect", "nothing would be scored")
+    # when it is run, then it is rejected, and nothing is scored
+    page.press(Keys.CONTROL, Keys.ENTER)
+    page.wait_text(".left-over.rejected", "2 rejected")
+    assert page.texts(".left-over .name") == ["The query"]
+    # when it is scored anyway, then both are ranked
+    page.click(".left-over.rejected .again")
+    page.wait_gone(".left-over.rejected")
+    assert len(page.all(".result")) == 2
+
+
 def test_two_runs_are_compared(page: Browser, pictures: Files, keep: Callable[[str], None]) -> None:
     # given a run, and another with other words
     ask_for_hearts(page, pictures)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from shared.metrics import STAGES
+from shared.models import Provenance
 from tests.support.drawn import png
 from tests.support.wait import wait_until
-from tests.web.browser import WAIT_S, Browser
+from tests.web.browser import WAIT_S, WIDE, Browser
 from tests.web.canned import (
     MODEL,
     OTHER_WORKER,
@@ -78,6 +80,7 @@ def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep
     gateway.say("GET /v1/models", {"data": [{**MODEL, "state": "loading"}]})
     browser.open(gateway.address)
     browser.wait_text("[data-state=loading]", "pocket-vl is being loaded")
+    browser.wait(".fleet-chip .lamp.warn")
     keep("loading")
 
 
@@ -257,6 +260,152 @@ def test_two_tried_again_at_once_are_both_ranked(browser: Browser, gateway: Cann
     assert len(browser.all(".result")) == 3
 
 
+POOR = 0.41
+
+
+def poor_query(asked: Any) -> Reply:
+    """As a worker answers whose query's picture, the upload u1, is poor."""
+    whole = rerank()(asked).body
+    for document, result in zip(asked["documents"], whole["results"], strict=True):
+        if document == {"image": "upload:u1"}:
+            result["images"][0] = result["images"][0] | {"quality": POOR}
+    if asked["query"] != {"image": "upload:u1"} or asked["image"]["quality_action"] == "off":
+        return Reply(whole)
+    entry = {
+        "index": None, "code": "low_quality_query", "quality": POOR,
+        "message": "the query image's quality 0.41 is below 0.65",
+        "hint": "give a sharper, well exposed picture, or lower --quality-threshold",
+    }  # fmt: skip
+    return Reply(whole | {"results": [], "rejected": [entry]})
+
+
+@browsed
+def test_a_poor_query_is_told_before_and_scored_anyway(
+    browser: Browser, gateway: CannedGateway, pictures: Files, keep: Keep
+) -> None:
+    # given a poor picture as query and two good candidates
+    gateway.answers["POST /v1/rerank"] = poor_query
+    browser.open(gateway.address)
+    browser.drop("#query", pictures[6:7])
+    browser.wait(".query-picture .quality")
+    browser.drop("#candidate-drop", pictures[:2])
+    # then the settings say what it would do
+    browser.wait_text("#threshold-effect", "The query’s picture is below it: nothing")
+    # when it is run all the same
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then the query stands apart, with its picture, and the way on beside it
+    browser.wait_text(".left-over.rejected", "2 rejected")
+    told = browser.texts(".left-over .why p")
+    assert told[:2] == ["The query", "Quality 0.41 is below the threshold 0.65"]
+    assert browser.wait(".left-over img.thumb")
+    assert browser.run("return document.querySelector('.left-over .why').clientWidth") > 300
+    browser.resize((WIDE[0], 1200))
+    browser.run("scrollTo(0, 0)")
+    keep("poor-query")
+    # when it is scored anyway, then all are
+    browser.click(".left-over.rejected .again")
+    browser.wait_gone(".left-over.rejected")
+    assert len(browser.all(".result")) == 2
+    assert browser.text(".result .name").count("scored anyway") == 2
+
+
+@browsed
+def test_a_damaged_query_is_told_once(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given an answer in which every candidate failed in the same way, with a picture as query
+    lost = [entry | {"message": "the query: it is truncated"} for entry in failed(0, 1)]
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: [], errors=lambda whole: lost[: len(whole["results"])]
+    )
+    browser.open(gateway.address)
+    browser.drop("#query", pictures[:1])
+    browser.wait(".query-picture .facts")
+    browser.drop("#candidate-drop", pictures[1:3])
+    browser.wait(".card")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then it is told once, of the query
+    browser.wait_text(".left-over.errors", "2 failed")
+    assert browser.texts(".left-over .name") == ["The query"]
+    # when it is tried again and works, then all are ranked
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.click(".left-over.errors .again")
+    browser.wait_gone(".left-over.errors")
+    assert len(browser.all(".result")) == 2
+    assert "scored anyway" not in browser.text(".result")
+
+
+def expired(uris: set[str]) -> Callable[[Any], Reply]:
+    """As a worker answers that does not find these uploads."""
+
+    def answer(asked: Any) -> Reply:
+        whole = rerank()(asked).body
+        lost = [
+            {"index": at, "code": "not_found", "message": "file:///x/upload.jpg does not exist"}
+            for at, document in enumerate(asked["documents"])
+            if uris & {str(document.get("image")), str(asked["query"])}
+        ]
+        at_fault = {entry["index"] for entry in lost}
+        results = [result for result in whole["results"] if result["index"] not in at_fault]
+        return Reply(whole | {"results": results, "errors": lost})
+
+    return answer
+
+
+@browsed
+def test_an_upload_that_expired_is_sent_again(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given pictures that were judged, and the storage has no more
+    browser.open(gateway.address)
+    browser.write("#query-text", "a red heart")
+    browser.drop("#candidate-drop", pictures[:3])
+    wait_until(lambda: len(browser.all(".card .quality")) == 3, WAIT_S, "all are judged")
+    gone = {"upload:u1", "upload:u2", "upload:u3"}
+    gateway.answers["POST /v1/rerank"] = expired(gone)
+    # when they are ranked, then they are uploaded anew, and nobody is bothered
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text("#run-status", "Ranked in")
+    assert len(browser.all(".result")) == 3
+    assert not browser.all(".left-over")
+    # and the same is done where it is found out when they are judged anew
+    browser.run("const now = Date.now; Date.now = () => now() + 86_400_000")
+    gateway.answers["POST /v1/rerank"] = expired({"upload:u4", "upload:u5", "upload:u6"})
+    browser.choose("#preset", "product")
+    wait_until(lambda: len(browser.all(".card .quality")) == 3, WAIT_S, "all are judged again")
+    assert "does not exist" not in browser.text(".cards")
+    # but what is gone again at once is an error
+    gateway.answers["POST /v1/rerank"] = expired({"upload:u7", "upload:u8", "upload:u9"})
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait_text(".left-over.errors", "does not exist")
+
+
+@browsed
+def test_an_error_of_frames_goes_with_the_frame_that_caused_it(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    # given a film that the worker refuses as long as it has three frames
+    refused = [{"index": 0, "code": "frames_differ", "message": "frames of different shapes"}]
+
+    def answer(asked: Any) -> Reply:
+        (document,) = asked["documents"]
+        if len(document["video"]["frames"]) < 3:
+            return rerank()(asked)
+        return rerank(results=lambda whole: [], errors=lambda whole: refused)(asked)
+
+    gateway.answers["POST /v1/rerank"] = answer
+    browser.open(gateway.address)
+    browser.drop("#video-drop", pictures[:3])
+    browser.wait_text(".with-video .facts", "frames of different shapes")
+    browser.wait_gone_text("#threshold-effect", "not judged")
+    # when one is taken out, then no more is said of it
+    browser.click(".frame-item:nth-child(3) button")
+    browser.wait(".with-video .quality")
+    browser.wait_gone_text(".with-video .facts", "different shapes")
+    # and how many frames the worker read
+    browser.wait_text(".with-video .facts", "1 of 2 frames are read")
+
+
 @browsed
 def test_an_upload_that_is_not_answered_can_be_cancelled(
     browser: Browser, gateway: CannedGateway, pictures: Files
@@ -337,6 +486,29 @@ def test_a_lost_connection_is_taken_up_again(
 
 
 @browsed
+def test_a_gateway_that_hangs_is_noticed(browser: Browser, gateway: CannedGateway) -> None:
+    # given a page in use, whose long waits are short, and a gateway that says nothing more
+    let_through: list[bool] = []
+
+    def hang(asked: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return Reply({"data": [MODEL]})
+
+    browser.open(gateway.address)
+    browser.wait(".fleet-chip .lamp")
+    browser.run(
+        "const later = setTimeout;"
+        "window.setTimeout = (work, ms) => later(work, ms > 5000 ? ms / 20 : ms)"
+    )
+    gateway.answers["GET /v1/models"] = hang
+    # then the banner says so
+    browser.wait_text("[data-state=unreachable]", "The connection is lost.")
+    # when it goes on, then the banner goes
+    let_through.append(True)
+    browser.wait_gone("[data-state=unreachable]")
+
+
+@browsed
 def test_a_key_is_asked_for(
     browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
 ) -> None:
@@ -385,7 +557,7 @@ def test_a_job_with_everything_on_its_page(
     browser.wait_gone("#job-dialog")
     # when a job is opened, then its charts are there, each change of batch size with its reason
     browser.click("[data-job=j1] a")
-    browser.wait(".chart.wide .column")
+    browser.wait(".job-page > .chart .column")
     browser.wait(".chart .mark")
     marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
     assert "12,288 tokens: out of memory: three quarters of the last size" in marks
@@ -453,6 +625,7 @@ def test_the_fleet_in_chinese_and_dark(
     gateway.say("GET /v1/fleet", fleet_of(WORKER, OTHER_WORKER))
     browser.open(f"{gateway.address}#/fleet")
     browser.wait(".chart .mark")
+    browser.wait_text(".worker", "fetch 21 ms · decode 8 ms")
     keep("fleet")
     browser.click("#theme")
     browser.click("#language")
@@ -464,6 +637,41 @@ def test_the_fleet_in_chinese_and_dark(
     browser.driver.refresh()
     browser.wait_text(".tabs", "集群")
     assert browser.run("return document.documentElement.dataset.theme") == "dark"
+
+
+def settings_of(browser: Browser) -> list[str]:
+    """The query and the settings as their fields show them."""
+    fields = ["query-text", "preset", "threshold", "temperature", "top-n"]
+    return list(browser.run(f"return {fields}.map((id) => document.getElementById(id).value)"))
+
+
+@browsed
+def test_a_link_that_is_opened_in_the_same_tab(browser: Browser, gateway: CannedGateway) -> None:
+    # given a page in use
+    browser.open(f"{gateway.address}#/rerank?threshold=0.3")
+    browser.write("#query-text", "a ring")
+    # when a link is opened in its tab, then what it says is there, and the rest is as usual
+    link = "#/rerank?query=a+heart&preset=product&top_n=2"
+    browser.run("location.hash = arguments[0]", link)
+    assert settings_of(browser) == ["a heart", "product", "0.65", "1", "2"]
+    assert browser.driver.current_url.endswith("preset=product&top_n=2&query=a+heart")
+    # and a change of tab changes nothing
+    browser.click("#tab-jobs")
+    browser.click("#tab-rerank")
+    browser.wait("#query-text")
+    assert settings_of(browser) == ["a heart", "product", "0.65", "1", "2"]
+
+
+@browsed
+@pytest.mark.parametrize("tab", ["new", "same"])
+def test_a_link_with_settings_that_make_no_sense(
+    browser: Browser, gateway: CannedGateway, tab: str
+) -> None:
+    link = "#/rerank?query=a+heart&temperature=0&threshold=7&preset=zzz&top_n=-3"
+    browser.open(f"{gateway.address}{link if tab == 'new' else ''}")
+    browser.wait("#preset")
+    browser.run("location.hash = arguments[0]", link)
+    assert settings_of(browser) == ["a heart", "general", "0.65", "1", ""]
 
 
 @browsed
@@ -578,12 +786,171 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
 
 
 @browsed
+def test_what_is_wrong_with_a_query_is_said_beside_it(
+    browser: Browser, gateway: CannedGateway, pictures: Files
+) -> None:
+    browser.open(gateway.address)
+    # given a film, then a broken picture, dropped on the query
+    browser.drop("#query", [("film.mp4", "video/mp4", b"film")])
+    browser.wait_text(".query .unreadable", "Could not be read: film.mp4. Video files")
+    browser.drop("#query", [("broken.jpg", "image/jpeg", b"no picture")])
+    browser.wait_text(".query .unreadable", "Could not be read: broken.jpg.")
+    # when two pictures are, then the first is taken, and that is said
+    browser.drop("#query", pictures[:2])
+    browser.wait_text(".query .unreadable", f"{pictures[0][0]} was taken")
+    assert len(browser.all(".query .picture-card")) == 1
+    assert not browser.all(".candidates .unreadable:not(:empty)")
+
+
+@browsed
+def test_a_picture_is_not_replaced_by_a_broken_one(
+    browser: Browser, gateway: CannedGateway, pictures: Files, tmp_path: Path
+) -> None:
+    browser.open(gateway.address)
+    browser.drop("#candidate-drop", pictures[:1])
+    browser.wait(".card .quality")
+    # when its place is given to a file that is no picture
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    browser.all(".card input[type=file]")[0].send_keys(str(broken))
+    # then it stays, and the file is named
+    browser.wait_text(".candidates .unreadable", "Could not be read: broken.jpg.")
+    assert browser.all(f".card img[alt='{pictures[0][0]}']")
+
+
+@browsed
+def test_runs_are_told_apart_by_their_queries(browser: Browser, gateway: CannedGateway) -> None:
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    browser.write("#query-text", "a ring of gold with a very small stone")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait("#run")
+    assert browser.texts("#run option") == [
+        "Run 1 · a red heart · General · Crop · T 1.0",
+        "Run 2 · a ring of gold with a ve… · General · Crop · T 1.0",
+    ]
+
+
+@browsed
+def test_what_is_typed_and_chosen_outlives_a_change_of_language_and_tab(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given two runs of which the first is looked at, and lines that are not added yet
+    browser.open(gateway.address)
+    fill_in(browser)
+    for runs in (1, 2):
+        browser.press(Keys.CONTROL, Keys.ENTER)
+        wait_until(lambda n=runs: len(browser.all("#run option")) in (n, n - 1), WAIT_S, "it ran")
+        browser.wait_text("#run-status", "Ranked in")
+    browser.choose("#run", "1")
+    browser.write("#candidate-lines", "a moon")
+    # when the language changes, and the tab
+    browser.click("#language")
+    browser.click("#tab-jobs")
+    browser.click("#tab-rerank")
+    # then they are there
+    browser.wait("#run")
+    values = "return ['run', 'candidate-lines'].map((id) => document.getElementById(id).value)"
+    assert browser.run(values) == ["1", "a moon"]
+
+
+@browsed
+def test_a_job_that_is_refused_names_the_file(
+    browser: Browser, gateway: CannedGateway, tmp_path: Path, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("422")
+    gateway.say("POST /v1/jobs", error("upload:u1 is not JSON Lines"), 422)
+    browser.open(f"{gateway.address}#/jobs")
+    browser.click("#new-job")
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("no")
+    # when a file and a URI are given, then one of them must go
+    browser.wait("#job-file").send_keys(str(source))
+    browser.write("#job-uri", "s3://bucket/pairs.jsonl")
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "one of both")
+    browser.write("#job-uri", " ")
+    # and what is said of the file names it
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "pairs.jsonl is not JSON Lines")
+
+
+@browsed
+def test_a_filter_without_jobs_says_so(browser: Browser, gateway: CannedGateway) -> None:
+    gateway.say("GET /v1/jobs", {"data": [JOB]})
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait("[data-job=j1]")
+    browser.click(".segments [data-state=paused]")
+    browser.wait_text(".jobs-page > .empty", "No such job.")
+
+
+@browsed
+def test_a_key_that_no_header_can_hold(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("401")
+    gateway.say("GET /v1/models", error("a key is needed"), 401)
+    browser.open(gateway.address)
+    browser.write("#key", "wröng 心")
+    browser.press(Keys.ENTER)
+    # then it is refused where it was written, and not kept
+    browser.wait_text("#key-dialog", "ASCII")
+    assert browser.run("return sessionStorage.length") == 0
+    assert not browser.run("return document.querySelector('.banner').checkVisibility()")
+
+
+@browsed
+def test_more_errors_than_are_shown(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("503")
+    # given a finished job with 1,100 errors, which cannot be had at first
+    watch_a_finished_job(gateway)
+    gateway.say("GET /v1/jobs/j1/errors", error("busy"), 503)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait_text(".job-errors", "could not be loaded")
+    # when they are asked for again
+    (failure,) = FAILED_LINE["errors"]
+    gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE | {"errors": [failure] * 200})
+    browser.click(".job-errors button")
+    # then the first are there, and that they are not all
+    browser.wait_text(".job-errors", "The first 100; the results have them all.")
+    assert len(browser.all(".error-list li")) == 100
+
+
+@browsed
+def test_a_job_that_is_over_shows_no_charts_of_now(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a job that was cancelled with little done
+    cancelled = DONE_JOB | {
+        "state": "cancelled",
+        "progress": DONE_JOB["progress"] | {"scored": 460, "rejected": 2, "errors": 0,
+                                            "cancelled": 39_538},
+    }  # fmt: skip
+    watch_a_finished_job(gateway)
+    over = event("status", cancelled) + event("end", {})
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda asked: Reply(iter([over]))
+    gateway.say("GET /v1/jobs/j1", cancelled)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    # then its scores are there, but nothing of what the fleet does now
+    browser.wait(".job-page > .chart .column")
+    assert not browser.run("return document.querySelector('.charts').checkVisibility()")
+    # and what was cancelled was not done
+    assert browser.texts(".figure-box strong")[0] == "462 / 40,000"
+
+
+@browsed
 def test_files_that_cannot_be_read_are_named(
     browser: Browser, gateway: CannedGateway, pictures: Files
 ) -> None:
     browser.open(gateway.address)
     # given a picture, a broken one and a film, dropped together
     broken = ("broken.jpg", "image/jpeg", b"no picture")
+    browser.drop("#candidate-drop", [("pairs.csv", "text/csv", b"query,text")])
+    browser.wait_text(".unreadable", "Could not be read: pairs.csv. Tables and JSON Lines are")
     browser.drop("#video-drop", [pictures[0], broken, ("film.mp4", "video/mp4", b"film")])
     # then the good one is taken, and the others are named, with what to do
     browser.wait(".with-video")
@@ -697,7 +1064,6 @@ def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
         browser.wait(".result")
     elif tab == "jobs/j1":
         browser.wait("#downloads a")
-        browser.wait(".chart .mark")
     # when somebody goes through all of it by Tab, from the first link until it comes again
     browser.run(f"document.querySelector('.skip').focus(); {WALK}")
     for _ in range(150):
@@ -707,6 +1073,68 @@ def test_tab_leads_to_every_control_and_each_shows_that_it_is_there(
     # then every control was there, and each had its ring
     assert browser.run(LEFT_OUT) == []
     assert browser.run("return ringless") == []
+
+
+FOCUSED = "return document.activeElement.id || document.activeElement.className.baseVal || ''"
+
+
+@browsed
+def test_the_focus_outlives_what_is_drawn_anew(browser: Browser, gateway: CannedGateway) -> None:
+    # given two runs, of which the second lacks two
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    gateway.answers["POST /v1/rerank"] = rerank(
+        results=lambda whole: whole["results"][:1], errors=lambda whole: failed(1, 2)
+    )
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".left-over.errors")
+    # when the view is changed, and another run is put beside it
+    for control in ("#view-grid", "#view-list"):
+        browser.run(f"document.querySelector('{control}').focus()")
+        browser.press(Keys.ENTER)
+        browser.wait(f"{control}[aria-pressed=true]")
+        assert f"#{browser.run(FOCUSED)}" == control
+    browser.run("document.querySelector('#compare').focus()")
+    browser.choose("#compare", "1")
+    browser.wait(".compare")
+    assert browser.run(FOCUSED) == "compare"
+    browser.choose("#compare", "0")
+    # and when one is tried again, then the focus goes to what became of it
+    gateway.answers["POST /v1/rerank"] = rerank()
+    browser.run("document.querySelector('.left-over .again').focus()")
+    browser.press(Keys.ENTER)
+    wait_until(lambda: len(browser.all(".result")) == 2, WAIT_S, "it is ranked")
+    wait_until(lambda: browser.run(FOCUSED).startswith("head-"), WAIT_S, "the result has it")
+
+
+@browsed
+def test_what_is_looked_at_is_not_drawn_anew(browser: Browser, gateway: CannedGateway) -> None:
+    # given a table of jobs, one of whose links has the focus
+    gateway.say("GET /v1/jobs", {"data": [JOB]})
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait("[data-job=j1]")
+    browser.run("window.link = document.querySelector('[data-job=j1] a'); link.focus()")
+    # when the job goes on and another one comes
+    later = JOB | {"progress": JOB["progress"] | {"scored": 9999}}
+    gateway.say("GET /v1/jobs", {"data": [JOB | {"id": "j2", "name": "later"}, later]})
+    browser.wait_text(".jobs", "later")
+    browser.wait_text("[data-job=j1]", "10,399")
+    # then the link has it still
+    assert browser.run("return document.activeElement === link")
+    # and a chart is not drawn under somebody's focus, but once that has gone
+    browser.click("#tab-fleet")
+    browser.wait(".chart .mark")
+    browser.run("window.mark = document.querySelector('.chart .mark'); mark.focus()")
+    looked = gateway.asked.count(("GET /v1/fleet", None))
+    wait_until(
+        lambda: gateway.asked.count(("GET /v1/fleet", None)) > looked + 1, WAIT_S, "two looks more"
+    )
+    assert browser.run("return document.activeElement === mark")
+    assert "tokens" in browser.text(".chart .tip:not([hidden])")
+    browser.run("mark.blur()")
+    wait_until(lambda: not browser.run("return mark.isConnected"), WAIT_S, "it is drawn anew")
 
 
 @browsed
@@ -750,6 +1178,8 @@ def test_both_languages_say_the_same_with_the_same_gaps() -> None:
 def test_every_word_that_is_asked_for_exists() -> None:
     code = "\n".join(path.read_text() for path in SOURCES if "words" not in path.parts)
     asked = set(re.findall(r'\b(?:t|counted|field|row|figure|part)\("([\w.]+)"', code))
+    asked |= {f"provenance.{name}" for name in Provenance.model_fields}
+    asked |= {f"step.{stage}" for (stage,) in STAGES.all_labels}
     assert asked - set(entries("en")) == set()
 
 

@@ -171,6 +171,7 @@ def test_an_unreadable_picture_of_a_query_costs_the_pairs_of_its_request(prepare
     lost, good = prepare(a_slice("a", "b", query=image("lost.png")), a_slice("a"))
 
     assert codes(lost) == ["not_found", "not_found"]
+    assert lost[0].message == f"the query: {NOT_FOUND.message}"
     assert codes(good) == [None]
 
 

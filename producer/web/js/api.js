@@ -3,6 +3,8 @@
 import { Value } from "./value.js";
 
 const KEY = "rerankfleet.key";
+const SILENT_MS = 15_000; // so long a question waits for its answer
+const QUIET_MS = 30_000; // a stream of which nothing comes for so long is dead: a live one says that it is
 const STALLED_MS = 60_000; // an upload of which nothing is heard for so long has failed
 
 const EVENT_STREAM = "text/event-stream";
@@ -185,7 +187,9 @@ export class Api {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     while (true) {
-      const { value, done } = await reader.read().catch((error) => {
+      const quiet = setTimeout(() => reader.cancel(), QUIET_MS);
+      const read = reader.read().finally(() => clearTimeout(quiet));
+      const { value, done } = await read.catch((error) => {
         throw signal.aborted ? error : this.unreachable();
       });
       if (done) return;
@@ -199,9 +203,17 @@ export class Api {
   }
 
   /** @returns {Promise<any>} */
-  async json(method, path, body, signal) {
-    const response = await this.request(method, path, body, signal);
-    return response.json();
+  async json(method, path, body) {
+    const silence = new AbortController();
+    const timer = method === "GET" && setTimeout(() => silence.abort(), SILENT_MS);
+    try {
+      const response = await this.request(method, path, body, silence.signal);
+      return await response.json();
+    } catch (error) {
+      throw silence.signal.aborted ? this.unreachable() : error;
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** @returns {Promise<Response>} */

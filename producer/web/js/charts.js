@@ -40,7 +40,18 @@ class Chart {
     );
     const observer = new ResizeObserver(() => this.draw());
     observer.observe(this.plot);
+    /** Whether there is news that somebody who looks closely was spared. */
+    this.late = false;
+    const catchUp = () => this.late && this.refresh();
+    this.plot.addEventListener("pointerleave", catchUp);
+    this.plot.addEventListener("focusout", () => setTimeout(catchUp)); // when the focus has moved on
     signal.addEventListener("abort", () => observer.disconnect(), { once: true });
+  }
+
+  /** Draw the news; not under somebody's pointer or focus, but once that is gone. */
+  refresh() {
+    this.late = this.plot.matches(":hover, :focus-within") && this.plot.querySelector("svg") !== null;
+    if (!this.late) this.draw();
   }
 
   /** Draw, if there is room. */
@@ -113,7 +124,7 @@ export class LineChart extends Chart {
     this.names(this.series.map(({ name }) => name));
     const last = this.series.map(({ points }) => points[points.length - 1][1]);
     fill(this.summary, last.length ? `${last.map(this.say).join(" · ")} ${this.unit}` : "");
-    this.draw();
+    this.refresh();
   }
 
   /** @param {number} width @returns {SVGElement | null} */
@@ -222,7 +233,7 @@ export class ColumnChart extends Chart {
   show(columns, summary) {
     this.columns = columns;
     fill(this.summary, summary);
-    this.draw();
+    this.refresh();
   }
 
   axis(level) {

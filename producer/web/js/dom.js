@@ -53,13 +53,20 @@ function append(element, children) {
 }
 
 /**
- * Replace what an element holds.
+ * Replace what an element holds. What has the keyboard's focus keeps it, by its id.
  * @param {Element} element
  * @param {...(Child | Child[])} children
  */
 export function fill(element, ...children) {
+  const focused = element.contains(document.activeElement) ? document.activeElement?.id : "";
   element.replaceChildren();
   append(element, children);
+  if (focused) focusOn(focused);
+}
+
+/** Give the keyboard's focus to an element, if it is there. @param {string} id */
+export function focusOn(id) {
+  document.getElementById(id)?.focus({ preventScroll: true });
 }
 
 /** An icon of those below, of the size of the text. @param {string} name */

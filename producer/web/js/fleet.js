@@ -47,7 +47,8 @@ export function showFleet(root, app, signal) {
     async () => {
       const fleet = await app.fleet.look();
       fill(totals, totalFigures(fleet));
-      fill(workers, fleet.workers.length ? fleet.workers.map(workerCard) : noWorker(app.model()?.id));
+      const cards = fleet.workers.map((worker) => workerCard(worker, fleet.steps?.[worker.id]));
+      fill(workers, cards.length ? cards : noWorker(app.model()?.id));
       fill(queues, queueTable(fleet.queues));
       rate.show(seriesOf(fleet.history, "pairs_per_s"));
       queue.show(fleet.history);
@@ -71,7 +72,7 @@ function totalFigures({ workers, queues }) {
   ];
 }
 
-function workerCard(worker) {
+function workerCard(worker, steps = {}) {
   const row = (key, value) => [h("dt", {}, t(key)), h("dd", {}, value)];
   return h(
     "article",
@@ -95,6 +96,7 @@ function workerCard(worker) {
       worker.batch_reason && row("worker.reason", worker.batch_reason),
       row("worker.numbers", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
       row("worker.latency", packTimes(worker)),
+      Object.keys(steps).length > 0 && row("worker.steps", stepTimes(steps)),
       worker.memory_bytes > 0 && row("worker.memory", format.bytes(worker.memory_bytes)),
       worker.ooms > 0 && row("worker.ooms", format.number(worker.ooms)),
       row("worker.hands", `${worker.shards} / ${worker.slots}`),
@@ -108,6 +110,13 @@ function workerCard(worker) {
 function packTimes({ latency_s: mean, latency_p50_s: median, latency_p95_s: most }) {
   if (!median) return format.duration(mean);
   return `p50 ${format.duration(median)} · p95 ${format.duration(most)}`;
+}
+
+/** The mean time of each of its steps, in the order of the work. */
+function stepTimes(steps) {
+  return Object.entries(steps)
+    .map(([step, seconds]) => `${t(`step.${step}`)} ${format.duration(seconds)}`)
+    .join(" · ");
 }
 
 function shareLine(key, share, kind) {

@@ -17,6 +17,7 @@ import { FleetWatch } from "./watch.js";
 
 const LOOK_MS = 5_000;
 const LOOK_SOON_MS = 2_000;
+const SENDABLE = /^[\x21-\x7e]+$/; // what a header can hold
 
 /** What all parts of the page share. */
 export class App {
@@ -50,6 +51,7 @@ export class App {
     try {
       if (!this.session.offers.image_presets.length) {
         this.session.offers = { ...this.session.offers, ...(await this.api.presets()) };
+        this.session.configure({}); // a link may have said what is not offered
         place.set({ ...place.now }); // what is shown already lacks them
       }
       this.models.set(await this.api.models());
@@ -162,10 +164,11 @@ function fleetChip(app, signal) {
   const chip = h("a", { class: "fleet-chip", href: addressOf("fleet"), "aria-live": "off" });
   app.models.watch((models) => {
     const workers = (models ?? []).reduce((total, model) => total + model.workers, 0);
+    const lamp = !workers ? "bad" : models?.some(({ state }) => state === "ready") ? "good" : "warn";
     const rate = (models ?? []).reduce((total, model) => total + (model.pairs_per_s ?? 0), 0);
     fill(
       chip,
-      h("span", { class: ["lamp", workers ? "good" : "bad"], "aria-hidden": "true" }),
+      h("span", { class: ["lamp", lamp], "aria-hidden": "true" }),
       counted("workers.count", workers),
       rate > 0 && h("span", { class: "rate" }, ` · ${format.short(rate)} ${t("unit.pairs")}`),
     );
@@ -222,6 +225,7 @@ function keyDialog(app, signal) {
     "aria-describedby": "key-about",
   });
   const refused = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
+  const wrong = h("p", { class: "bad", role: "alert", hidden: true }, t("key.wrong"));
   const dialog = h(
     "dialog",
     {
@@ -234,8 +238,11 @@ function keyDialog(app, signal) {
       "form",
       {
         method: "dialog",
-        onsubmit: () => {
-          app.api.unlock(field.value.trim());
+        onsubmit: (event) => {
+          const key = field.value.trim();
+          wrong.hidden = SENDABLE.test(key);
+          if (!wrong.hidden) return event.preventDefault();
+          app.api.unlock(key);
           field.value = "";
           app.look();
         },
@@ -245,6 +252,7 @@ function keyDialog(app, signal) {
       h("label", { class: "label", for: "key" }, t("key.label")),
       field,
       refused,
+      wrong,
       h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use"))),
     ),
   );

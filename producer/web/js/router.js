@@ -1,6 +1,6 @@
 /** What the address says: the tab, the job, and the settings of the Rerank tab. */
 
-import { DEFAULTS } from "./rerank/session.js";
+import { DEFAULTS, RANGES } from "./rerank/session.js";
 import { Value } from "./value.js";
 
 export const TABS = ["rerank", "jobs", "fleet"];
@@ -37,32 +37,45 @@ export function addressOf(tab, job = "") {
  * @param {import("./rerank/session.js").Session} session
  */
 export function shareSettings(session) {
-  readSettings(session, new URLSearchParams(location.hash.split("?")[1] ?? ""));
+  readSettings(session, queryOf(location.hash));
   const always = new AbortController().signal;
   const write = () => {
     if (place.now.tab !== "rerank") return;
     const query = writeSettings(session).toString();
     history.replaceState(null, "", addressOf("rerank") + (query && `?${query}`));
   };
+  addEventListener("hashchange", ({ newURL }) => readSettings(session, queryOf(new URL(newURL).hash)));
   for (const value of [session.settings, session.instruction, session.queryText, session.view])
     value.listen(write, always);
   place.listen(write, always);
 }
 
+function queryOf(hash) {
+  return new URLSearchParams(hash.split("?")[1] ?? "");
+}
+
+/** Settings as a link has them; what it lacks, or has in no sensible way, is as usual. Without any nothing changes. */
 function readSettings(session, query) {
-  const number = (name) =>
-    query.has(name) && Number.isFinite(Number(query.get(name))) ? Number(query.get(name)) : undefined;
+  if (!query.size) return;
+  const number = (name, [least, most]) => {
+    const value = Number.parseFloat(query.get(name) ?? "");
+    return value >= least && value <= most ? value : undefined;
+  };
   const oneOf = (name, allowed) => (allowed.includes(query.get(name)) ? query.get(name) : undefined);
+  const topN = number("top_n", [1, Infinity]);
   const found = {
     preset: query.get("preset") ?? undefined,
     mode: oneOf("mode", ["crop", "fit"]),
-    threshold: number("threshold"),
+    threshold: number("threshold", RANGES.threshold),
     action: oneOf("below", ["reject", "downweight", "off"]),
-    temperature: number("temperature"),
-    topN: number("top_n"),
+    temperature: number("temperature", RANGES.temperature),
+    topN: topN && Math.floor(topN),
     explain: query.has("explain") ? query.get("explain") === "true" : undefined,
   };
-  session.configure(Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)));
+  session.configure({
+    ...DEFAULTS,
+    ...Object.fromEntries(Object.entries(found).filter(([, value]) => value !== undefined)),
+  });
   session.instruction.set(query.get("instruction") ?? "");
   session.queryText.set(query.get("query") ?? "");
   session.view.set(oneOf("view", ["list", "grid"]) ?? "list");

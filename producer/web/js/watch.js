@@ -6,6 +6,7 @@ const KEPT = { limits: 200, packs: 100, history: 900 };
  * @typedef {object} Look the fleet as it is now, with its past
  * @property {any[]} workers
  * @property {any[]} queues
+ * @property {Record<string, Record<string, number>>} [steps] by worker, then by step: seconds
  * @property {Record<string, any[]>} limits by worker, the oldest first
  * @property {Record<string, any[]>} packs by worker, the oldest first
  * @property {any[]} history the oldest first

@@ -129,10 +129,14 @@ class JobForm {
   /** Upload the file, if there is one, and make the job. @param {(text: string) => void} say */
   async submit(say) {
     const [file] = this.file.files;
-    if (!file && !this.uri.value.trim()) throw new Error(t("job.need.input"));
+    const uri = this.uri.value.trim();
+    if (Boolean(file) === Boolean(uri)) throw new Error(t("job.need.input"));
     this.stop = new AbortController();
-    const input = file ? await this.upload(file, say) : this.uri.value.trim();
-    return this.app.api.createJob(this.body(input, file?.name ?? ""));
+    const input = file ? await this.upload(file, say) : uri;
+    return this.app.api.createJob(this.body(input, file?.name ?? "")).catch((error) => {
+      if (file) error.message = error.message.replaceAll(input, file.name); // nobody knows its address
+      throw error;
+    });
   }
 
   async upload(file, say) {

@@ -30,7 +30,10 @@ export function showJob(root, app, id, signal) {
   const page = new JobPage(app, id, signal);
   fill(root, page.element);
   page.follow();
-  poll(async () => page.showFleet(await app.fleet.look()), FLEET_MS, signal);
+  const look = async () => {
+    if (!page.over) page.showFleet(await app.fleet.look());
+  };
+  poll(look, FLEET_MS, signal);
 }
 
 class JobPage {
@@ -43,9 +46,10 @@ class JobPage {
     this.head = h("div", { class: "page-head" });
     this.facts = h("div", { class: "job-facts" });
     this.notice = h("div", { class: "notice-holder" });
+    this.reason = h("div", { class: "notice-holder" });
     this.downloads = new Downloads(app.api, id);
     this.errors = h("section", { class: "panel job-errors", hidden: true, "aria-label": t("errors") });
-    this.rate = new LineChart({ title: t("chart.rate"), unit: t("unit.pairs") }, signal);
+    this.rate = new LineChart({ title: t("chart.rate"), about: t("chart.rate.job"), unit: t("unit.pairs") }, signal);
     this.queue = queueChart(signal);
     this.batch = batchChart(signal);
     this.latency = latencyChart(signal);
@@ -53,20 +57,23 @@ class JobPage {
       { title: t("chart.scores"), names: [t("scored")], ends: ["0", "1"], show: format.short },
       signal,
     );
-    this.scores.element.classList.add("wide");
     this.scores.element.hidden = true;
+    /** What happens while somebody watches; of a job that was over before there is nothing to show. */
+    this.charts = h(
+      "div",
+      { class: "charts", hidden: true },
+      [this.rate, this.queue, this.batch, this.latency].map((chart) => chart.element),
+    );
     this.element = h(
       "div",
       { class: "job-page" },
       h("a", { class: "back", href: addressOf("jobs") }, icon("back"), t("tab.jobs")),
       this.head,
       this.notice,
+      this.reason,
       this.facts,
-      h(
-        "div",
-        { class: "charts" },
-        [this.rate, this.queue, this.batch, this.latency, this.scores].map((chart) => chart.element),
-      ),
+      this.charts,
+      this.scores.element,
       this.errors,
       this.downloads.element,
     );
@@ -130,8 +137,9 @@ class JobPage {
     const first = this.job === null;
     this.job = { ...this.job, ...job };
     if (first && this.fleet) this.showFleet(this.fleet); // it may have come before
+    if (!this.over) this.charts.hidden = false;
     this.showHead();
-    fill(this.notice, job.reason && h("p", { class: "reason" }, job.reason));
+    fill(this.reason, job.reason && h("p", { class: "reason" }, job.reason));
     fill(this.facts, progressBar(this.job), this.figures());
     if (!isOver(job)) this.sample(job.pairs_per_s);
     this.rate.show([{ name: "", points: this.samples }]);
@@ -190,7 +198,13 @@ class JobPage {
     const act = (name, sign) =>
       h(
         "button",
-        { type: "button", class: "button", "data-action": name, onclick: () => this.act(name) },
+        {
+          type: "button",
+          id: name === "resume" ? "job-pause" : `job-${name}`, // one takes the other's place, and its focus
+          class: "button",
+          "data-action": name,
+          onclick: () => this.act(name),
+        },
         icon(sign),
         t(`job.${name}`),
       );
@@ -221,6 +235,7 @@ class JobPage {
   async act(name) {
     if (this.acting) return;
     this.acting = true;
+    fill(this.notice);
     try {
       this.show(await this.app.api.act(this.id, name));
       this.follow(); // after a retry it goes on
@@ -232,6 +247,11 @@ class JobPage {
     } finally {
       this.acting = false;
     }
+  }
+
+  /** Whether the job is known to be over: then its charts end. */
+  get over() {
+    return this.job !== null && isOver(this.job);
   }
 
   showFleet(fleet) {
@@ -268,14 +288,35 @@ class JobPage {
     this.toldErrors = news;
     this.askingErrors = true;
     this.errorsDueMs = Date.now() + ERRORS_MS;
-    const lines = await this.app.api.errors(this.id, ERRORS_SHOWN).catch(() => []);
+    const lines = await this.app.api.errors(this.id, ERRORS_SHOWN).catch(() => null);
     this.askingErrors = false;
+    const title = h("h2", { class: "panel-title" }, t("errors.list", { n: format.number(count) }));
+    if (!lines) return fill(this.errors, title, this.errorsAgain());
+    const failures = lines.flatMap(failuresOf).slice(0, ERRORS_SHOWN);
     fill(
       this.errors,
-      h("h2", { class: "panel-title" }, t("errors.list", { n: format.number(count) })),
-      h("ul", { class: "error-list" }, lines.flatMap(failuresOf).slice(0, ERRORS_SHOWN).map(failureItem)),
+      title,
+      h("ul", { class: "error-list" }, failures.map(failureItem)),
+      failures.length === ERRORS_SHOWN &&
+        count > ERRORS_SHOWN &&
+        h("p", { class: "hint" }, t("errors.first", { n: ERRORS_SHOWN })),
     );
     if (isOver(this.job)) this.showErrors(); // no event will ask for what came meanwhile
+  }
+
+  /** That the errors could not be had, and the way to ask again. */
+  errorsAgain() {
+    const ask = () => {
+      this.toldErrors = "";
+      this.errorsDueMs = 0;
+      this.showErrors();
+    };
+    return h(
+      "p",
+      { class: "hint" },
+      `${t("errors.missing")} `,
+      h("button", { type: "button", class: "button", onclick: ask }, t("again")),
+    );
   }
 }
 

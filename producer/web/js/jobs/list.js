@@ -31,17 +31,27 @@ export function showJobs(root, app, signal) {
   const table = h(
     "div",
     { class: "table-holder", tabindex: "0", role: "region", "aria-label": t("tab.jobs") },
-    h("table", { class: "jobs" }, tableHead(), body),
+    h("table", { class: "jobs", "aria-label": t("tab.jobs") }, tableHead(), body),
   );
+  const none = h("p", { class: "empty", hidden: true }, t("jobs.none.such"));
+  /** @type {Map<string, HTMLTableRowElement>} by job, kept as long as it is shown */
+  let rows = new Map();
   let jobs = [];
   let wanted = "all";
   const show = () => {
     const shown = jobs.filter(
       ({ state }) => wanted === "all" || state === wanted || (wanted === "running" && state === "finishing"),
     );
-    fill(body, shown.map(jobRow));
+    rows = new Map(shown.map((job) => [job.id, rows.get(job.id) ?? emptyRow(job)]));
+    for (const row of [...body.children]) if (rows.get(row.dataset.job) !== row) row.remove();
+    shown.forEach((job, at) => {
+      const row = rows.get(job.id);
+      if (body.children[at] !== row) body.insertBefore(row, body.children[at] ?? null);
+      fillRow(row, job);
+    });
     empty.hidden = jobs.length > 0;
-    table.hidden = jobs.length === 0;
+    none.hidden = jobs.length === 0 || shown.length > 0;
+    table.hidden = shown.length === 0;
   };
   fill(
     root,
@@ -65,6 +75,7 @@ export function showJobs(root, app, signal) {
       ),
       modelNotice(app, signal),
       table,
+      none,
       empty,
       dialog,
     ),
@@ -111,12 +122,8 @@ function stateFilter(choose) {
   return h("div", { class: "segments", role: "group", "aria-label": t("job.state") }, buttons);
 }
 
-function jobRow(job) {
-  const { progress } = job;
-  const counts =
-    progress.total === null
-      ? format.number(done(progress))
-      : `${format.number(done(progress))} / ${format.number(progress.total)}`;
+/** The row of a job with its link, which stays while the cells beside it change. */
+function emptyRow(job) {
   return h(
     "tr",
     { "data-job": job.id },
@@ -126,6 +133,21 @@ function jobRow(job) {
       h("a", { href: addressOf("jobs", job.id) }, jobName(job)),
       h("span", { class: "hint" }, job.model.split("/").at(-1)),
     ),
+  );
+}
+
+function fillRow(row, job) {
+  while (row.children.length > 1) row.lastElementChild.remove();
+  row.append(...jobCells(job));
+}
+
+function jobCells(job) {
+  const { progress } = job;
+  const counts =
+    progress.total === null
+      ? format.number(done(progress))
+      : `${format.number(done(progress))} / ${format.number(progress.total)}`;
+  return [
     h("td", {}, stateChip(job.state)),
     h(
       "td",
@@ -144,7 +166,7 @@ function jobRow(job) {
     figure("job.rate", job.pairs_per_s ? `${format.short(job.pairs_per_s)} ${t("unit.pairs")}` : "–"),
     figure("job.eta", format.duration(job.eta_s)),
     figure("job.created", format.moment(job.created_s)),
-  );
+  ];
 }
 
 /** A cell that says what it is where the columns have no heads. */

@@ -5,9 +5,9 @@ import { t } from "../i18n.js";
 
 const OUTCOMES = ["scored", "rejected", "errors", "cancelled"];
 
-/** Items that have an outcome. @param {any} progress */
-export function done(progress) {
-  return OUTCOMES.reduce((total, name) => total + progress[name], 0);
+/** Items that were worked on: what was cancelled was not. @param {any} progress */
+export function done({ scored, rejected, errors }) {
+  return scored + rejected + errors;
 }
 
 /** @param {any} job */
@@ -28,8 +28,9 @@ export function stateChip(state) {
 /** A bar of outcomes; the rest is what is left. @param {any} job */
 export function progressBar(job) {
   const { progress } = job;
-  const total = progress.total ?? Math.max(progress.fed, done(progress), 1);
-  const share = total ? done(progress) / total : 1;
+  const over = done(progress) + progress.cancelled;
+  const total = progress.total ?? Math.max(progress.fed, over, 1);
+  const share = total ? over / total : 1;
   return h(
     "div",
     {

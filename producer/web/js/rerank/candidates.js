@@ -3,7 +3,15 @@
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
-import { acceptDrops, browseButton, fromTransfer, inFrameOrder, linesOf, sortFiles } from "./drop.js";
+import {
+  acceptDrops,
+  browseButton,
+  fromTransfer,
+  inFrameOrder,
+  linesOf,
+  sortFiles,
+  unreadableLines,
+} from "./drop.js";
 import { takeQuery } from "./query.js";
 import { videoFigure } from "./video.js";
 
@@ -49,7 +57,7 @@ export function candidatesBox(session, intake, examples, signal) {
           type: "button",
           class: "button",
           id: "add-text",
-          "aria-expanded": "false",
+          "aria-expanded": String(!lines.element.hidden),
           onclick: (event) => lines.open(event.currentTarget),
         },
         t("candidates.text"),
@@ -159,14 +167,7 @@ async function* takeInGroups(session, intake, pictures) {
 
 function tellTaken(session, said, failed) {
   session.unreadable.set(failed);
-  announce([said, ...unreadableLines(failed)].join(" "));
-}
-
-/** What is said of files that cannot be read. @param {File[]} files */
-function unreadableLines(files) {
-  if (!files.length) return [];
-  const said = t("unreadable", { names: files.map(({ name }) => name).join(", ") });
-  return files.some(({ type }) => type.startsWith("video/")) ? [said, t("unreadable.video")] : [said];
+  announce([said, ...unreadableLines(failed)].filter(Boolean).join(" "));
 }
 
 /** Where frames are dropped that become one candidate. */
@@ -191,16 +192,18 @@ function linesBox(session) {
     rows: 4,
     "aria-label": t("candidates.lines"),
     placeholder: t("candidates.lines"),
+    value: session.draft,
+    oninput: () => (session.draft = field.value),
   });
   const element = h(
     "form",
     {
       class: "lines",
-      hidden: true,
+      hidden: !session.draft,
       onsubmit: (event) => {
         event.preventDefault();
         session.add(linesOf(field.value).map((text) => ({ text })));
-        field.value = "";
+        field.value = session.draft = "";
         field.focus();
       },
     },
@@ -301,6 +304,13 @@ class Cards {
     });
   }
 
+  /** Put another picture in a candidate's place; where it cannot be read the old one stays. */
+  async replace(candidate, file) {
+    const picture = await this.intake.take(file).catch(() => null);
+    if (picture) this.session.replace(candidate.id, { picture });
+    tellTaken(this.session, "", picture ? [] : [file]);
+  }
+
   tools(candidate) {
     const name = candidate.picture?.file.name ?? (candidate.video ? t("video") : candidate.text.slice(0, 30));
     const remove = t("remove.candidate", { name });
@@ -311,7 +321,7 @@ class Cards {
       class: "unseen",
       tabindex: "-1",
       "aria-hidden": "true",
-      onchange: async () => this.session.replace(candidate.id, { picture: await this.intake.take(input.files[0]) }),
+      onchange: () => this.replace(candidate, input.files[0]),
     });
     return h(
       "div",

@@ -67,7 +67,8 @@ function factLines(session, picture) {
 /** A picture's quality, or why it is not known yet. @param {Session} session @param {Picture} picture */
 export function qualityChip(session, picture) {
   const facts = session.facts(picture);
-  if (picture.error) return h("span", { class: "chip bad" }, icon("warning"), picture.error);
+  const error = session.error(picture);
+  if (error) return h("span", { class: "chip bad" }, icon("warning"), error);
   if (facts) return quality(facts.quality, session.settings.now.threshold);
   if (!picture.uri) return h("span", { class: "chip" }, t("picture.sent", { share: format.percent(picture.sent) }));
   return h("span", { class: "chip waiting" }, t("picture.examining"));

@@ -4,6 +4,7 @@ import { h, s } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
 import { labelOf, runLabel, thumbnail } from "./results.js";
+import { picturesOf } from "./session.js";
 
 const ROW_PX = 44;
 
@@ -65,7 +66,7 @@ function column(run, others) {
           "li",
           { title: other ? t("compare.other", { rank: other }) : t("compare.absent") },
           h("span", { class: "rank" }, at + 1),
-          thumbnail(candidate),
+          thumbnail(picturesOf(candidate)),
           h("span", { class: "name" }, labelOf(candidate)),
           h("span", { class: "score" }, format.score(result.relevance_score)),
         );

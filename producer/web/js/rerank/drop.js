@@ -1,6 +1,7 @@
 /** Files and text that are dropped, pasted or browsed for. */
 
 import { h } from "../dom.js";
+import { t } from "../i18n.js";
 import { isPicture } from "./pictures.js";
 
 /**
@@ -78,6 +79,16 @@ export function inFrameOrder(pictures) {
   return [...pictures].sort((a, b) => compare(a.file.name, b.file.name));
 }
 
+/** What is said of files that cannot be read. @param {File[]} files */
+export function unreadableLines(files) {
+  if (!files.length) return [];
+  return [
+    t("unreadable", { names: files.map(({ name }) => name).join(", ") }),
+    files.some(({ type }) => type.startsWith("video/")) && t("unreadable.video"),
+    files.some(isTable) && t("unreadable.table"),
+  ].filter(Boolean);
+}
+
 /** @param {string} text */
 export function linesOf(text) {
   return text
@@ -120,5 +131,10 @@ function stem(file) {
 }
 
 function isText(file) {
-  return file.type.startsWith("text/") || /\.(txt|csv|md)$/i.test(file.name);
+  return !isTable(file) && (file.type.startsWith("text/") || /\.(txt|md)$/i.test(file.name));
+}
+
+/** Whether a file is rather a job's input. */
+function isTable(file) {
+  return /\.(csv|tsv|jsonl|ndjson|parquet|gz)$/i.test(file.name);
 }

@@ -13,6 +13,8 @@ const FILMS_AT_A_TIME = 2;
 const HASHED_BYTES = 1 << 18; // at once: the page stays awake in between
 const GATHER_MS = 150;
 const AGAIN_MS = 4_000;
+const REFUSED_MS = 30_000; // what may pass by itself is asked about again after so long
+const RENEWED_MS = 60_000; // what is gone again so soon after it was uploaded anew is an error
 const EXAMINED_FOR = "picture"; // its score is of no interest: only the facts of the pictures are taken
 
 /** @typedef {import("./session.js").Picture} Picture */
@@ -33,8 +35,8 @@ export class Intake {
     this.uploading = new Turns(UPLOADS_AT_A_TIME);
     this.examining = false;
     this.timer = 0;
-    /** @type {Set<string>} what was asked and not answered, so that it is not asked for ever */
-    this.refused = new Set();
+    /** New addresses of pictures that were uploaded anew, by the old ones. @type {Map<string, string>} */
+    this.moved = new Map();
     const always = new AbortController().signal;
     session.settings.listen(() => this.examineSoon(), always);
     session.queryKind.listen(() => this.examineSoon(), always);
@@ -58,6 +60,8 @@ export class Intake {
       uri: "",
       sent: 0,
       facts: new Map(),
+      refusals: new Map(),
+      renewedMs: 0,
       error: "",
       touched: new Value(0),
       uploaded: Promise.resolve(""),
@@ -88,6 +92,32 @@ export class Intake {
     picture.error = "";
     this.follow(picture, this.upload(picture));
     return picture.uploaded;
+  }
+
+  /** Whether a picture that the storage has no more may be uploaded anew. @param {Picture} picture */
+  canRenew(picture) {
+    return Date.now() - picture.renewedMs > RENEWED_MS;
+  }
+
+  /** Upload a picture anew that the storage has no more. @param {Picture} picture */
+  renew(picture) {
+    const lost = picture.uri;
+    Object.assign(picture, { uri: "", sent: 0, renewedMs: Date.now() });
+    const uploaded = this.uploadAgain(picture);
+    uploaded.then(
+      (uri) => this.moved.set(lost, uri),
+      () => {}, // the picture says why
+    );
+    return uploaded;
+  }
+
+  /** A request with the present addresses of its pictures. @param {object} body */
+  addressed(body) {
+    const present = (_, value) => {
+      while (this.moved.has(value)) value = this.moved.get(value);
+      return value;
+    };
+    return JSON.parse(JSON.stringify(body), present);
   }
 
   upload(picture) {
@@ -121,7 +151,7 @@ export class Intake {
       this.examineSoon(0);
     } catch (error) {
       const later = error instanceof ApiError && [0, 401, 429, 503].includes(error.status);
-      if (!later) for (const picture of [...still, ...films.flat()]) this.refused.add(this.question(picture));
+      if (!later) for (const picture of [...still, ...films.flat()]) this.refuse(picture, this.use(picture), "");
       this.examineSoon(AGAIN_MS);
     } finally {
       this.examining = false;
@@ -130,17 +160,24 @@ export class Intake {
   }
 
   asks(picture) {
-    return picture.uri && !picture.error && !this.session.facts(picture) && !this.refused.has(this.question(picture));
+    if (!picture.uri || this.session.facts(picture)) return false;
+    const refusal = this.session.refusal(picture);
+    return !refusal || Date.now() > refusal.againMs;
   }
 
-  question(picture) {
-    return `${picture.id}|${this.session.factsKey(picture)}`;
+  /** As what a picture is asked about. */
+  use(picture) {
+    return { key: this.session.factsKey(picture), film: this.session.filmOf(picture) };
+  }
+
+  refuse(picture, { key, film }, message, againMs = Infinity) {
+    picture.refusals.set(key, { film, message, againMs });
   }
 
   /** One small request with each picture and each film as a document. */
   async ask(model, still, films) {
     const groups = [...still.map((picture) => [picture]), ...films];
-    const keys = groups.map((group) => this.session.factsKey(group[0]));
+    const uses = groups.map((group) => this.use(group[0]));
     const documents = [
       ...still.map(({ uri }) => ({ image: uri })),
       ...films.map((frames) => ({ video: { frames: frames.map(({ uri }) => uri) } })),
@@ -149,19 +186,22 @@ export class Intake {
     const answer = await this.api.rerank({ model, query: EXAMINED_FOR, documents, image });
     for (const { index, images } of answer.results) {
       groups[index].forEach((picture, at) => {
-        if (images?.[at]) picture.facts.set(keys[index], images[at]);
+        if (images?.[at]) picture.facts.set(uses[index].key, images[at]);
       });
     }
-    for (const { index, message } of [...answer.errors, ...answer.rejected]) {
-      for (const picture of groups[index] ?? []) {
-        picture.error = message;
-        this.refused.add(this.question(picture));
+    const failed = new Map([...answer.errors, ...answer.rejected].map((entry) => [entry.index, entry]));
+    groups.forEach((group, index) => {
+      for (const picture of group) {
+        if (!picture.facts.has(uses[index].key)) this.tellFailure(picture, uses[index], failed.get(index));
+        picture.touched.change((n) => n + 1);
       }
-    }
-    for (const picture of groups.flat()) {
-      if (!this.session.facts(picture)) this.refused.add(this.question(picture));
-      picture.touched.change((n) => n + 1);
-    }
+    });
+  }
+
+  /** Note why the worker told nothing of a picture; one that the storage has no more is uploaded anew. */
+  tellFailure(picture, use, { code, message, retryable } = { code: "", message: "", retryable: false }) {
+    if (code === "not_found" && this.canRenew(picture)) this.renew(picture).catch(() => {});
+    else this.refuse(picture, use, message, retryable ? Date.now() + REFUSED_MS : Infinity);
   }
 }
 

@@ -3,7 +3,7 @@
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
 import { pictureFigure } from "./card.js";
-import { acceptDrops, browseButton, inFrameOrder, sortFiles } from "./drop.js";
+import { acceptDrops, browseButton, inFrameOrder, sortFiles, unreadableLines } from "./drop.js";
 import { fpsField } from "./video.js";
 
 /** @type {import("./session.js").QueryKind[]} */
@@ -84,6 +84,7 @@ function usePreset(session, chosen) {
  */
 export function queryBox(session, intake, signal) {
   const body = h("div", { class: "query-body" });
+  const said = h("p", { class: "unreadable" });
   const kinds = h(
     "div",
     { class: "segments", role: "radiogroup", "aria-label": t("query.kind") },
@@ -108,7 +109,9 @@ export function queryBox(session, intake, signal) {
     h("div", { class: "panel-head" }, h("h2", { class: "panel-title", id: "query-label" }, t("query"))),
     kinds,
     body,
+    said,
   );
+  session.querySaid.watch((text) => fill(said, text), signal);
   session.queryKind.watch((kind) => {
     for (const input of kinds.querySelectorAll("input")) input.checked = input.value === kind;
     fill(
@@ -195,16 +198,18 @@ function queryPicture(session, picture, position, signal) {
  * @param {Intake} intake
  * @param {import("./drop.js").Brought} brought
  */
-export async function takeQuery(session, intake, { pictures, lines }) {
+export async function takeQuery(session, intake, { pictures, lines, unknown }) {
   if (lines.length) session.queryText.set(lines.join(" "));
-  if (!pictures.length) return;
   const film = session.queryKind.now === "video";
-  const ordered = film ? inFrameOrder(pictures) : pictures;
+  const ordered = film ? inFrameOrder(pictures) : pictures.slice(0, 1);
   const taken = await Promise.allSettled(ordered.map(({ file }) => intake.take(file)));
   const good = taken.filter((result) => result.status === "fulfilled").map((result) => result.value);
-  session.unreadable.set(ordered.filter((_, at) => taken[at].status === "rejected").map(({ file }) => file));
-  if (!good.length) return announce(t("picture.unreadable"));
-  session.queryPictures.set(film ? [...session.queryPictures.now, ...good] : good.slice(0, 1));
-  if (session.queryKind.now === "text") session.queryKind.set(session.queryText.now.trim() ? "both" : "image");
-  announce(counted("announce.pictures", good.length));
+  const failed = ordered.filter((_, at) => taken[at].status === "rejected").map(({ file }) => file);
+  const said = unreadableLines([...unknown, ...failed]);
+  if (pictures.length > ordered.length) said.push(t("query.first", { name: ordered[0].file.name }));
+  session.querySaid.set(said.join(" "));
+  if (good.length) session.queryPictures.set(film ? [...session.queryPictures.now, ...good] : good);
+  if (good.length && session.queryKind.now === "text")
+    session.queryKind.set(session.queryText.now.trim() ? "both" : "image");
+  announce([good.length && counted("announce.pictures", good.length), ...said].filter(Boolean).join(" "));
 }

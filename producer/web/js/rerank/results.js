@@ -1,15 +1,17 @@
 /** What came of a run: the ranking, what has no score and why, and what can be done with it. */
 
-import { announce, copyText, fill, h, icon, offerFile } from "../dom.js";
+import { announce, copyText, fill, focusOn, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
-import { Value } from "../value.js";
 import { quality } from "./card.js";
 import { comparison } from "./compare.js";
 import { bar, scorePanel } from "./panel.js";
 import { picturesOf } from "./session.js";
 import * as share from "./share.js";
 import { imageOf } from "./thumbnail.js";
+
+const COPIED_MS = 2_000;
+const QUERY_SHOWN = 24; // letters of it in a run's label
 
 /** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Run} Run */
@@ -30,9 +32,8 @@ export function resultsBox(session, runner, keyed, signal) {
     tabindex: "-1",
     "aria-labelledby": "results-label",
   });
-  /** Number of the run that is shown, and of the one beside it; 0: none. */
-  const shown = new Value(session.runs.now.length);
-  const beside = new Value(0);
+  const { shown, beside } = session;
+  let known = session.runs.now.length;
   /** @type {Set<number>} candidates whose panels are open */
   const open = new Set();
   const show = () => {
@@ -44,17 +45,14 @@ export function resultsBox(session, runner, keyed, signal) {
       section,
       toolbar(session, run, shown, beside, keyed),
       other ? comparison(other, run) : ranking(session, run, session.runs.now[shown.now - 2], open),
-      leftOver(run, "rejected", (index) => runner.again(run, index)),
-      leftOver(run, "errors", (index) => runner.again(run, index)),
+      leftOver(run, "rejected", (index) => runner.again(run, index, true)),
+      leftOver(run, "errors", (index) => runner.again(run, index, false)),
     );
   };
   session.runs.listen((runs) => {
-    if (shown.now !== runs.length && runs.length) {
-      beside.now = 0;
-      shown.now = runs.length;
-      show();
-      section.scrollIntoView({ block: "start" });
-    } else show();
+    show();
+    if (runs.length > known) section.scrollIntoView({ block: "start" });
+    known = runs.length;
   }, signal);
   session.view.listen(show, signal);
   shown.listen(show, signal);
@@ -115,6 +113,8 @@ function takeAway(run, keyed) {
   const copy = (make) => async () => {
     await copyText(make(run, keyed));
     announce(t("announce.copied"));
+    fill(label, t("announce.copied"));
+    setTimeout(() => fill(label, t("share")), COPIED_MS);
   };
   const save = (name, type, make) => () => offerFile(`rerank-${run.number}.${name}`, type, make(run));
   /** @type {[string, string, () => void][]} */
@@ -125,6 +125,8 @@ function takeAway(run, keyed) {
     ["download", "export.json", save("json", "application/json", share.asJson)],
     ["download", "export.csv", save("csv", "text/csv", share.asCsv)],
   ];
+  const label = h("span", {}, t("share"));
+  const seen = [...run.queryPictures, ...run.candidates.flatMap(picturesOf)].length > 0;
   const menu = h(
     "details",
     {
@@ -132,7 +134,7 @@ function takeAway(run, keyed) {
       onkeydown: (event) => event.key === "Escape" && (menu.open = false),
       onfocusout: (event) => !menu.contains(event.relatedTarget) && (menu.open = false),
     },
-    h("summary", { class: "button", id: "share" }, icon("copy"), t("share")),
+    h("summary", { class: "button", id: "share" }, icon("copy"), label),
     h(
       "div",
       { class: "menu-items" },
@@ -148,18 +150,20 @@ function takeAway(run, keyed) {
             },
           },
           icon(kind),
-          t(key),
+          h("span", {}, t(key), key === "copy.line" && h("span", { class: "hint" }, t("copy.line.about"))),
         ),
       ),
+      seen && h("p", { class: "hint" }, t("share.uploads")),
     ),
   );
   return menu;
 }
 
 /** A run in a few words. @param {Run} run */
-export function runLabel({ number, settings }) {
+export function runLabel({ number, query, settings }) {
+  const short = query.length > QUERY_SHOWN ? `${query.slice(0, QUERY_SHOWN).trim()}…` : query;
   const parts = [t(`preset.${settings.preset}`), t(`mode.${settings.mode}`), `T ${settings.temperature.toFixed(1)}`];
-  return `${t("run", { n: number })} · ${parts.join(" · ")}`;
+  return [t("run", { n: number }), short, ...parts].join(" · ");
 }
 
 // ---- the ranking --------------------------------------------------------------------------------
@@ -176,6 +180,10 @@ function ranking(session, run, previous, open) {
   );
 }
 
+function headId(candidate) {
+  return `head-${candidate.id}`;
+}
+
 function resultItem(run, result, rank, before, open) {
   const candidate = run.candidates[result.index];
   const id = `panel-${candidate.id}`;
@@ -184,13 +192,14 @@ function resultItem(run, result, rank, before, open) {
     "button",
     {
       type: "button",
+      id: headId(candidate),
       class: "result-head",
       "aria-expanded": "false",
       "aria-controls": id,
       onclick: () => toggle(panel.hidden),
     },
     h("span", { class: "rank" }, rank, before && rankChange(before.get(candidate.id), rank)),
-    thumbnail(candidate),
+    thumbnail(picturesOf(candidate)),
     h(
       "span",
       { class: "name" },
@@ -224,9 +233,11 @@ function rankChange(before, now) {
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
 }
 
-/** The candidate's picture or first frame, small; for text the sign of text. @param {Candidate} candidate */
-export function thumbnail(candidate) {
-  const [picture] = picturesOf(candidate);
+/**
+ * A picture or the first frame, small; where there is none the sign of text.
+ * @param {import("./session.js").Picture[]} pictures
+ */
+export function thumbnail([picture]) {
   if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
   return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
 }
@@ -246,12 +257,13 @@ export function fileLabel(candidate) {
 // ---- what has no score --------------------------------------------------------------------------
 
 function leftOver(run, kind, again) {
-  const entries = run.answer[kind];
+  const entries = entriesOf(run, kind);
   if (!entries.length) return null;
+  const count = entries.some(isOfQuery) ? run.candidates.length : entries.length;
   return h(
     "section",
     { class: ["left-over", kind], "aria-label": t(kind) },
-    h("h3", {}, icon("warning"), counted(`${kind}.count`, entries.length)),
+    h("h3", {}, icon("warning"), counted(`${kind}.count`, count)),
     h(
       "ul",
       {},
@@ -260,24 +272,42 @@ function leftOver(run, kind, again) {
   );
 }
 
+/** What has no score. Where each failed in the same way, with a query that is seen, the query did. */
+function entriesOf(run, kind) {
+  const entries = run.answer[kind];
+  const same = entries.length > 1 && entries.every(({ message }) => message === entries[0].message);
+  const ofQuery = same && entries.length === run.candidates.length && run.queryPictures.length > 0;
+  return ofQuery ? [{ ...entries[0], index: null }] : entries;
+}
+
+/** Whether an entry is of no candidate, but of the query, and so of all. */
+function isOfQuery({ index }) {
+  return typeof index !== "number";
+}
+
 function leftOverItem(run, kind, entry, again) {
+  const ofQuery = isOfQuery(entry);
   const candidate = run.candidates[entry.index];
+  const pictures = ofQuery ? run.queryPictures : picturesOf(candidate);
   const button = h(
     "button",
     {
       type: "button",
+      id: `again-${kind}-${entry.index}`,
       class: ["button", "again"],
       onclick: async () => {
-        button.disabled = true;
-        await again(entry.index).catch((error) => fill(message, error.message));
-        button.disabled = false;
+        if (button.ariaBusy) return; // disabled, it would lose the focus
+        button.ariaBusy = "true";
+        await again(ofQuery ? null : entry.index).catch((error) => fill(message, error.message));
+        button.ariaBusy = null;
+        if (!button.isConnected && candidate) focusOn(headId(candidate)); // what became of it
       },
     },
     t(kind === "rejected" ? "anyway" : "again"),
   );
-  const known = candidate ? picturesOf(candidate).flatMap(({ facts }) => [...facts.values()].at(-1) ?? []) : [];
+  const known = pictures.flatMap(({ facts }) => [...facts.values()].at(-1) ?? []);
   const value = entry.quality ?? (known.length ? Math.min(...known.map((facts) => facts.quality)) : null);
-  const poor = entry.code === "low_quality" && typeof value === "number" && value < run.settings.threshold;
+  const poor = entry.code.startsWith("low_quality") && typeof value === "number" && value < run.settings.threshold;
   const said = poor
     ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) })
     : entry.message;
@@ -286,11 +316,11 @@ function leftOverItem(run, kind, entry, again) {
   return h(
     "li",
     { "data-id": candidate?.id },
-    candidate && thumbnail(candidate),
+    thumbnail(pictures),
     h(
       "div",
       { class: "why" },
-      h("p", { class: "name" }, candidate ? labelOf(candidate) : `#${entry.index + 1}`),
+      h("p", { class: "name" }, ofQuery ? t("query.itself") : labelOf(candidate)),
       message,
       hint && h("p", { class: "hint" }, hint),
       poor && quality(value, run.settings.threshold),

@@ -76,9 +76,13 @@ export class Runner {
     const { progress, runs } = this.session;
     await this.upload(signal);
     const candidates = this.session.candidates.now.filter(isSomething).map((candidate) => ({ ...candidate }));
-    const body = requestBody(this.session, this.model()?.id, candidates);
-    const answer = await this.send(body, signal);
-    runs.set([...runs.now, this.record(body, answer, candidates)]);
+    const queryPictures = this.session.usedQueryPictures;
+    const asked = requestBody(this.session, this.model()?.id, candidates);
+    const pictures = [...queryPictures, ...candidates.flatMap(picturesOf)];
+    const { body, answer } = await this.ask(asked, pictures, signal);
+    this.session.shown.now = runs.now.length + 1;
+    this.session.beside.now = 0;
+    runs.set([...runs.now, { ...this.record(body, answer, candidates), queryPictures }]);
     progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
     announce(t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }));
   }
@@ -98,6 +102,21 @@ export class Runner {
       }
       done += 1;
     }
+  }
+
+  /**
+   * Send a request. Pictures of it that the storage has no more are uploaded anew, and it is sent again.
+   * @returns {Promise<{body: object, answer: any}>} as it was sent last
+   */
+  async ask(request, pictures, signal) {
+    const body = this.intake.addressed(request);
+    const answer = await this.send(body, signal);
+    const lost = lostOf(body, answer, pictures).filter((picture) => this.intake.canRenew(picture));
+    if (!lost.length) return { body, answer };
+    this.session.progress.set({ stage: "uploading", done: pictures.length - lost.length, total: pictures.length });
+    await unlessAborted(Promise.all(lost.map((picture) => this.intake.renew(picture))), signal);
+    const renewed = this.intake.addressed(body);
+    return { body: renewed, answer: await this.send(renewed, signal) };
   }
 
   /** Send the request; where the queue is full wait as long as told and send it again. */
@@ -134,19 +153,22 @@ export class Runner {
   }
 
   /**
-   * Score one document of a run again, with its quality left out of account, and put what comes of
-   * it into the run's answer, as that is by then. Waits for what is in hand.
+   * Score one document of a run again, and put what comes of it into the run's answer, as that is
+   * by then. Waits for what is in hand.
    * @param {Run} run
-   * @param {number} index
+   * @param {number | null} index null: all of it, since it failed for its query
+   * @param {boolean} anyway whether quality is left out of account
    */
-  async again(run, index) {
-    const { top_n, ...body } = run.body;
-    const image = body.image && { ...body.image, quality_action: "off" };
+  async again(run, index, anyway) {
+    const image = run.body.image && { ...run.body.image, ...(anyway && { quality_action: "off" }) };
+    const { top_n, ...one } = { ...run.body, image };
+    const request = index === null ? { ...one, top_n } : { ...one, documents: [one.documents[index]] };
+    const pictures = [...run.queryPictures, ...run.candidates.flatMap(picturesOf)];
     await this.inTurn(async (signal) => {
-      const answer = await this.send({ ...body, image, documents: [body.documents[index]] }, signal);
-      this.session.runs.change((runs) =>
-        runs.map((now) => (now.number === run.number ? { ...now, answer: merged(now.answer, answer, index) } : now)),
-      );
+      const { answer } = await this.ask(request, pictures, signal);
+      const marked = { ...answer, results: answer.results.map((result) => ({ ...result, anyway })) };
+      const put = (now) => ({ ...now, answer: index === null ? marked : merged(now.answer, marked, index) });
+      this.session.runs.change((runs) => runs.map((now) => (now.number === run.number ? put(now) : now)));
       this.session.progress.set({ stage: "idle" });
       announce(t(answer.results.length ? "announce.anyway" : "announce.failed"));
     });
@@ -176,13 +198,21 @@ export function requestBody(session, model, candidates) {
 /** A run's answer with a new one about the document at `index`. */
 function merged(whole, about, index) {
   const others = (entries) => entries.filter((entry) => entry.index !== index);
-  const place = (entries, more) => entries.map((entry) => ({ ...entry, index, ...more }));
+  const place = (entries) => entries.map((entry) => ({ ...entry, index }));
   return {
     ...whole,
-    results: [...others(whole.results), ...place(about.results, { anyway: true })].sort((a, b) => b.margin - a.margin),
-    rejected: [...others(whole.rejected), ...place(about.rejected, {})],
-    errors: [...others(whole.errors), ...place(about.errors, {})],
+    results: [...others(whole.results), ...place(about.results)].sort((a, b) => b.margin - a.margin),
+    rejected: [...others(whole.rejected), ...place(about.rejected)],
+    errors: [...others(whole.errors), ...place(about.errors)],
   };
+}
+
+/** Pictures of the documents that were not found, and of the query they were asked with. */
+function lostOf(body, answer, pictures) {
+  const missing = answer.errors.filter(({ code }) => code === "not_found");
+  if (!missing.length) return [];
+  const asked = JSON.stringify([body.query, ...missing.map(({ index }) => body.documents[index])]);
+  return pictures.filter(({ uri }) => uri && asked.includes(JSON.stringify(uri)));
 }
 
 function isSomething(candidate) {

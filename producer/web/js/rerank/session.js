@@ -24,8 +24,18 @@ import { Value } from "../value.js";
  * @property {string} uri "" until it is uploaded
  * @property {number} sent share 0..1 of the upload
  * @property {Map<string, Facts>} facts by `Session.factsKey`
- * @property {string} error why it cannot be used, or ""
+ * @property {string} error why it could not be uploaded, or ""
+ * @property {Map<string, Refusal>} refusals by `Session.factsKey`: why the worker told nothing of it
+ * @property {number} renewedMs when it was uploaded anew, as the storage had it no more; 0: never
  * @property {Value<number>} touched changes with every news of it
+ */
+
+/**
+ * What the worker said instead of facts.
+ * @typedef {object} Refusal
+ * @property {Picture[] | null} film the frames among which the picture stood: of others nothing is said
+ * @property {string} message "" where it said nothing at all
+ * @property {number} againMs when it may be asked again
  */
 
 /**
@@ -64,6 +74,7 @@ import { Value } from "../value.js";
  * @property {Candidate[]} candidates as they were
  * @property {Settings} settings
  * @property {string} query in a few words
+ * @property {Picture[]} queryPictures
  */
 
 /**
@@ -87,6 +98,9 @@ export const DEFAULTS = {
   explain: true,
 };
 
+/** The least and the most of settings that are numbers. @type {Record<string, [number, number]>} */
+export const RANGES = { threshold: [0, 1], temperature: [0.1, 2] };
+
 /** Everything that the tab holds. It outlives a change of tab or language. */
 export class Session {
   constructor() {
@@ -102,12 +116,19 @@ export class Session {
     this.candidates = new Value([]);
     /** Files of the last ones that were brought which cannot be read. @type {Value<File[]>} */
     this.unreadable = new Value([]);
+    /** What is wrong with what was last brought as query, or "". */
+    this.querySaid = new Value("");
     /** Pictures that were brought and are not among the candidates yet. */
     this.reading = new Value(0);
     /** @type {Value<Settings>} */
     this.settings = new Value({ ...DEFAULTS });
     /** @type {Value<Run[]>} */
     this.runs = new Value([]);
+    /** Number of the run that is shown, and of the one beside it; 0: none. */
+    this.shown = new Value(0);
+    this.beside = new Value(0);
+    /** Lines that were typed and not added yet. */
+    this.draft = "";
     /** @type {Value<Progress>} */
     this.progress = new Value({ stage: "idle" });
     /** Changes when the worker has told of pictures. */
@@ -148,9 +169,12 @@ export class Session {
     return this.candidates.now.find(({ video }) => video?.frames.includes(picture))?.video?.frames ?? null;
   }
 
-  /** @param {Partial<Settings>} changes */
+  /** Change settings; a preset that is not offered becomes the usual one. @param {Partial<Settings>} changes */
   configure(changes) {
-    this.settings.set({ ...this.settings.now, ...changes });
+    const settings = { ...this.settings.now, ...changes };
+    const { image_presets: offered } = this.offers;
+    if (offered.length && !offered.some(({ name }) => name === settings.preset)) settings.preset = DEFAULTS.preset;
+    this.settings.set(settings);
   }
 
   /** @param {{text?: string, picture?: Picture, video?: Video}[]} added */
@@ -187,6 +211,17 @@ export class Session {
     return picture.facts.get(this.factsKey(picture)) ?? null;
   }
 
+  /** Why the worker told nothing of a picture as it is used now. @param {Picture} picture @returns {Refusal | null} */
+  refusal(picture) {
+    const found = picture.refusals.get(this.factsKey(picture));
+    return found?.film === this.filmOf(picture) ? found : null;
+  }
+
+  /** Why a picture cannot be used as it is, or "". @param {Picture} picture */
+  error(picture) {
+    return picture.error || (this.refusal(picture)?.message ?? "");
+  }
+
   /** What the worker will make of a picture, by its rule. @param {Picture} picture */
   plan(picture) {
     const { preset, mode } = this.settings.now;
@@ -201,6 +236,11 @@ export class Session {
   poor(picture) {
     const facts = this.facts(picture);
     return facts !== null && facts.quality < this.settings.now.threshold;
+  }
+
+  /** Whether the query has such a picture: then no candidate is scored as it would be. */
+  get poorQuery() {
+    return this.usedQueryPictures.some((picture) => this.poor(picture));
   }
 
   /** Whether a candidate has such a picture. @param {Candidate} candidate */

@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { counted, t } from "../i18n.js";
-import { picturesOf } from "./session.js";
+import { picturesOf, RANGES } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -69,7 +69,8 @@ function mode(session, signal) {
 function threshold(session, signal) {
   const slider = rangeField(session, signal, {
     name: "threshold",
-    range: [0, 1, 0.01],
+    range: RANGES.threshold,
+    step: 0.01,
     show: (value) => value.toFixed(2),
     describedBy: "threshold-effect",
   });
@@ -83,30 +84,37 @@ function threshold(session, signal) {
     const { action: chosen } = session.settings.now;
     action.value = chosen;
     fill(effect, effectOf(session));
-    const some = session.candidates.now.some((candidate) => session.poorCandidate(candidate));
+    const some = session.poorQuery || session.candidates.now.some((candidate) => session.poorCandidate(candidate));
     effect.classList.toggle("alert", some && chosen !== "off");
   };
   session.settings.watch(show, signal);
   session.examined.listen(show, signal);
   session.candidates.listen(show, signal);
+  session.queryPictures.listen(show, signal);
+  session.queryKind.listen(show, signal);
   slider.append(action, effect);
   return slider;
 }
 
-/** What the threshold does to the candidates with pictures that are here, in words. */
+/** What the threshold does to the pictures that are here, in words: a poor query concerns all candidates. */
 function effectOf(session) {
+  const { action } = session.settings.now;
+  if (session.poorQuery) return t(`threshold.query.${action}`);
   const seen = session.candidates.now.filter((candidate) => picturesOf(candidate).length);
-  if (!seen.length) return t("threshold.none");
+  const groups = [session.usedQueryPictures, ...seen.map(picturesOf)].filter(({ length }) => length);
+  if (!groups.length) return t("threshold.none");
   const poor = seen.filter((candidate) => session.poorCandidate(candidate)).length;
-  const unknown = seen.filter((candidate) => !picturesOf(candidate).some((picture) => session.facts(picture))).length;
-  const said = t(`threshold.${session.settings.now.action}`, { poor, all: seen.length });
+  const isKnown = (picture) => session.facts(picture) || session.refusal(picture) || picture.error;
+  const unknown = groups.filter((pictures) => !pictures.some(isKnown)).length;
+  const said = t(`threshold.${action}`, { poor, all: seen.length });
   return unknown ? `${said} ${counted("threshold.unknown", unknown)}` : said;
 }
 
 function temperature(session, signal) {
   return rangeField(session, signal, {
     name: "temperature",
-    range: [0.1, 2, 0.1],
+    range: RANGES.temperature,
+    step: 0.1,
     show: (value) => value.toFixed(1),
     about: t("temperature.about"),
   });
@@ -116,10 +124,10 @@ function temperature(session, signal) {
  * A setting that is a number in a range: its name, its value, and a slider that is moved by mouse or arrows.
  * @param {Session} session
  * @param {AbortSignal} signal
- * @param {{name: string, range: [number, number, number], show: (value: number) => string, about?: string,
- *   describedBy?: string}} options range: least, most, step
+ * @param {{name: string, range: [number, number], step: number, show: (value: number) => string, about?: string,
+ *   describedBy?: string}} options range: least and most
  */
-function rangeField(session, signal, { name, range: [min, max, step], show, about, describedBy }) {
+function rangeField(session, signal, { name, range: [min, max], step, show, about, describedBy }) {
   const slider = h("input", {
     type: "range",
     id: name,

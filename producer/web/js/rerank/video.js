@@ -77,7 +77,7 @@ function factLines(session, { frames, fps }) {
   ];
   if (!known.length) {
     // of a long video not every frame is read, so some stay unknown
-    const news = frames.find(({ error, uri }) => error || !uri) ?? first;
+    const news = frames.find((frame) => session.error(frame) || !frame.uri) ?? first;
     return [...lines, h("p", { class: "quality-line" }, qualityChip(session, news))];
   }
   const tokens = known.reduce((total, facts) => total + facts.tokens, 0);
@@ -89,6 +89,8 @@ function factLines(session, { frames, fps }) {
       { class: "seen", title: t("picture.seen.about") },
       `${t("picture.seen", { size: format.size(known[0].used) })} · ${counted("tokens", tokens)}`,
     ),
+    known.length < frames.length &&
+      h("p", { class: "seen" }, t("frames.read", { n: known.length, all: frames.length })),
     h("p", { class: "quality-line" }, quality(worst, session.settings.now.threshold)),
   ];
 }
