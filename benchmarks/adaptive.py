@@ -105,6 +105,7 @@ def run(
     tick_s: float = 1.0,
 ) -> list[Seen]:
     """Keep a batcher busy for so long; `steer` may set its limit every tick. What was seen."""
+    engine.seen.clear()  # or the pictures of the run before would cost nothing
     counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
