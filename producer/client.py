@@ -55,7 +55,6 @@ from shared.models import (
     IMAGE_OPTIONS,
     LENGTH_OPTIONS,
     POCKET_MODELS,
-    Document,
     InputRef,
     JobSpec,
     JobStatus,
@@ -208,7 +207,7 @@ class Client:
         if target and not self._is_own_output(key, target):
             refuse_existing_folder(target, self.objects, force=force)
         found = read_queries(queries, self.objects)
-        asked = {"queries": _pinned_queries(found), "count": len(found), "format": format}
+        asked = {"queries": _pinned(dump_queries(found)), "count": len(found), "format": format}
         _refuse_adapting_from_outside(options)
         fields = resolve(profile, options, self.settings.profiles)
         spec = _spec(
@@ -542,7 +541,7 @@ class Client:
         seconds = timeout_s or self.settings.interactive_deadline_s
         spec = make_spec(
             model=model,
-            input=_pinned_pieces(pieces) if key else InputRef(uri="", size=0, tag=""),
+            input=_pinned(dump_slices(pieces)) if key else InputRef(uri="", size=0, tag=""),
             priority=Priority.interactive,
             key=key,
             **resolve(profile, options, self.settings.profiles),
@@ -717,15 +716,9 @@ def _spec(
     return spec
 
 
-def _pinned_queries(queries: Sequence[Document]) -> InputRef:
-    """A catalog's queries, which stand with the job: what makes two of them the same."""
-    data = dump_queries(queries)
-    return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
-
-
-def _pinned_pieces(pieces: Sequence[Slice]) -> InputRef:
-    """A small request's own bytes: what makes two of them the same."""
-    data = dump_slices(pieces)
+def _pinned(data: bytes) -> InputRef:
+    """What stands with the job itself, a catalog's queries or a small request: two of them are the
+    same by their bytes."""
     return InputRef(uri="", size=len(data), tag="", sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -134,7 +134,9 @@ class FleetCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families; with Redis away only that it is."""
         try:
-            found = [*self._coordinator(), *self._workers(), *self._queues(), *self._jobs()]
+            workers = self._client.workers()
+            of_workers, of_jobs = self._workers(workers), self._jobs(workers)
+            found = [*self._coordinator(), *of_workers, *self._queues(), *of_jobs]
         except REDIS_ERRORS:
             found = []
         up = GaugeMetricFamily("rerank_redis_up", "Whether Redis answers", bool(found))
@@ -158,8 +160,7 @@ class FleetCollector(Collector):
             store.seen(LEFT),
         )
 
-    def _workers(self) -> Iterator[Metric]:
-        workers = self._client.workers()
+    def _workers(self, workers: list[WorkerRow]) -> Iterator[Metric]:
         models = (*self._client.store.models(), *(worker.model for worker in workers))
         self.models = frozenset(models)
         up = GaugeMetricFamily(
@@ -207,11 +208,10 @@ class FleetCollector(Collector):
             age.add_metric([model], store.oldest_due_s(model))
         yield from (depth, shards, age)
 
-    def _jobs(self) -> Iterator[Metric]:
-        store = self._client.store
+    def _jobs(self, workers: list[WorkerRow]) -> Iterator[Metric]:
+        store, unservable = self._client.store, 0
         states: Count[str] = Count(running=0, paused=0, finishing=0)
         items: Count[str] = Count()
-        workers, unservable = self._client.workers(), 0
         for job in store.jobs(store.unfinished()[:JOBS_MAX]):
             if "inline" in job.facts:
                 continue

@@ -20,7 +20,7 @@ from producer.gateway.app import make_app
 from producer.gateway.door import SAFE_HEADERS
 from shared.models import Priority
 from tests.support.fleet import MODEL, worker_row
-from tests.support.gateway import running_gateway
+from tests.support.gateway import posted, running_gateway
 from tests.support.server import valkey
 from tests.support.wait import wait_until
 
@@ -342,13 +342,7 @@ def test_a_client_that_goes_away_leaves_no_work_behind(change, fleet, store):
     fleet.beat(worker_row())
     with running_gateway(change(gateway_requests_max=1)) as http:
         # given a request in hand
-        with socket.create_connection((http.base_url.host, http.base_url.port)) as caller:
-            body = json.dumps(BODY).encode()
-            caller.sendall(
-                b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\n"
-                b"Content-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-            )
+        with posted(http, "/v1/rerank", BODY):
             (job_id,) = wait_until(store.unfinished, what="it is in hand")
         # when its client closes the connection: then its job ends, long before the deadline
         wait_until(lambda: store.job(job_id).cancelled, what="the job is cancelled")

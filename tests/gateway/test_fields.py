@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from typing import Any
@@ -20,7 +19,7 @@ from producer.gateway.native import RerankBody
 from producer.gateway.tei import TeiBody
 from producer.gateway.vllm import ScoreBody
 from tests.support.fleet import MODEL, margin_of, worker_row
-from tests.support.gateway import running_gateway, working_fleet
+from tests.support.gateway import posted, running_gateway, working_fleet
 from tests.support.wait import wait_until
 
 BODIES = {
@@ -335,13 +334,7 @@ def test_a_request_with_a_key_goes_on_without_its_client(change, fleet, store, c
     with running_gateway(change(gateway_requests_max=1)) as http:
         # given a request with a key, whose client goes away
         body = ASKED | {"idempotency_key": "k"}
-        with socket.create_connection((http.base_url.host, http.base_url.port)) as caller:
-            data = json.dumps(body).encode()
-            caller.sendall(
-                b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\n"
-                b"Content-Type: application/json\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(data), data)
-            )
+        with posted(http, "/v1/rerank", body):
             (job_id,) = wait_until(store.unfinished, what="it is in hand")
         wrong = {"query": " ", "documents": ["a"]}
         hand_is_free = lambda: http.post("/v1/rerank", json=wrong).status_code == 422  # noqa: E731

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import uvicorn
@@ -38,6 +41,19 @@ def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
             yield client
         server.should_exit = True
         thread.join(10)
+
+
+@contextmanager
+def posted(http: httpx.Client, path: str, body: Mapping[str, Any]) -> Iterator[socket.socket]:
+    """A request that was sent, while the block runs; then its client is gone."""
+    data = json.dumps(body).encode()
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.sendall(
+            b"POST %b HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (path.encode(), len(data), data)
+        )
+        yield connection
 
 
 @contextmanager

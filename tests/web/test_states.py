@@ -45,6 +45,14 @@ def fill_in(browser: Browser, *lines: str) -> None:
     browser.wait(".card")
 
 
+def open_ranked(browser: Browser, gateway: CannedGateway) -> None:
+    """The page with a run that was ranked."""
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+
+
 # ---- states -------------------------------------------------------------------------------------
 
 
@@ -820,10 +828,7 @@ def test_a_picture_is_not_replaced_by_a_broken_one(
 
 @browsed
 def test_runs_are_told_apart_by_their_queries(browser: Browser, gateway: CannedGateway) -> None:
-    browser.open(gateway.address)
-    fill_in(browser)
-    browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".result")
+    open_ranked(browser, gateway)
     browser.write("#query-text", "a ring of gold with a very small stone")
     browser.press(Keys.CONTROL, Keys.ENTER)
     browser.wait("#run")
@@ -1081,10 +1086,7 @@ FOCUSED = "return document.activeElement.id || document.activeElement.className.
 @browsed
 def test_the_focus_outlives_what_is_drawn_anew(browser: Browser, gateway: CannedGateway) -> None:
     # given two runs, of which the second lacks two
-    browser.open(gateway.address)
-    fill_in(browser)
-    browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".result")
+    open_ranked(browser, gateway)
     gateway.answers["POST /v1/rerank"] = rerank(
         results=lambda whole: whole["results"][:1], errors=lambda whole: failed(1, 2)
     )
@@ -1139,10 +1141,7 @@ def test_what_is_looked_at_is_not_drawn_anew(browser: Browser, gateway: CannedGa
 
 @browsed
 def test_the_whole_way_by_keyboard(browser: Browser, gateway: CannedGateway) -> None:
-    browser.open(gateway.address)
-    fill_in(browser)
-    browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".result")
+    open_ranked(browser, gateway)
     # when the first result is opened without a mouse
     browser.run("document.querySelector('.result-head').focus()")
     browser.press(Keys.ENTER)
