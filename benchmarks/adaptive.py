@@ -42,11 +42,11 @@ from vision import Work as Catalog
 from vision import build_vl_model
 from vision import requests_of as catalog_of
 
-from shared.observations import Observation
-from workers.batcher import Batcher
-from workers.controller import Memory, PolicySettings, decide, start
-from workers.packing import Limit, Pack
-from workers.prompts import Prompt
+from rerankfleet.shared.observations import Observation
+from rerankfleet.workers.batch_limits.policies import Memory, PolicySettings, decide, start
+from rerankfleet.workers.batching.batcher import Batcher
+from rerankfleet.workers.batching.packing import Limit, Pack
+from rerankfleet.workers.prompting.prompts import Prompt
 
 CATALOG = Catalog("catalog", queries=4, pictures=120, size=(256, 192))
 #: Features of a fifth of its pictures: when one comes again it is new.
@@ -326,7 +326,7 @@ def pictures(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]
 
 
 def load(folder: str, given: argparse.Namespace, **options: Any) -> Any:
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     where = {"device": given.device, "dtype": given.dtype, "threads": given.threads}
     return load_engine(folder, **where, **options)

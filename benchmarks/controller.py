@@ -49,8 +49,8 @@ from common import surroundings
 from rich.console import Console
 from rich.table import Table
 
-from shared.observations import Observation
-from workers.controller import Memory, PolicySettings, decide, start
+from rerankfleet.shared.observations import Observation
+from rerankfleet.workers.batch_limits.policies import Memory, PolicySettings, decide, start
 
 POLICIES = ("model", "thresholds", "aimd", "fixed")
 DECISION_S = 2.0

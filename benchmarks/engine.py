@@ -31,8 +31,8 @@ from typing import Any
 from common import MEASURED, TINY, Shape, build_model, cpu_count, peak_rss_bytes, surroundings
 from text import Setting, Work, chat_template, in_own_process, make_requests, run_card, run_st
 
-from workers.packing import Limit, Pack, plan
-from workers.prompts import Prompt, Request
+from rerankfleet.workers.batching.packing import Limit, Pack, plan
+from rerankfleet.workers.prompting.prompts import Prompt, Request
 
 SHAPES = {
     "tiny": TINY,
@@ -73,7 +73,7 @@ def run_engine(
     """Seconds by pack limit, margins, share of the matmul rate, peak memory."""
     import torch
 
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     torch.set_num_threads(setting.threads)
     engine = load_engine(

@@ -74,7 +74,7 @@ def engine_seconds(setting: Setting, count: int) -> list[float]:
     """In this process, without queue and HTTP."""
     import torch
 
-    from workers import Reranker
+    from rerankfleet import Reranker
 
     torch.set_num_threads(setting.threads)
     reranker = Reranker(setting.model)
@@ -93,8 +93,8 @@ def http_seconds(address: str, model: str, count: int) -> list[float]:
 
 def client_seconds(env: dict[str, str], model: str, count: int) -> list[float]:
     """Through the queue, without HTTP."""
-    from producer import Client
-    from shared.settings import load_settings
+    from rerankfleet import Client
+    from rerankfleet.shared.settings import load_settings
 
     client = Client(load_settings(state_dir=Path(env["RERANK_STATE_DIR"])))
     return seconds_of(lambda body: client.rerank(**body, model=model), count)
@@ -207,8 +207,8 @@ def serve_plain(model: str, port: int, threads: int) -> None:
 @contextmanager
 def plain_server(setting: Setting) -> Iterator[tuple[str, int]]:
     """Run it in a process of its own; yields address and pid."""
-    from producer.local import free_port
-    from workers.engine import resolve_model
+    from rerankfleet.producer.local import free_port
+    from rerankfleet.workers.engine import resolve_model
 
     port = free_port()
     folder = str(resolve_model(setting.model))

@@ -3,7 +3,7 @@
     python benchmarks/images.py             photo-like pictures of 4096 × 3072 and 4032 × 3024
     python benchmarks/images.py --quick     small ones, once: does it run?
 
-    ours     workers.images: reduced-scale decoding, one resample, blur in integers; quality apart
+    ours     workers/images: reduced-scale decoding, one resample, blur in integers; quality apart
     pillow   Image.open, convert, ImageOps.fit bicubic, GaussianBlur(0.3)
 
 Both run in this process on one core, in turn; times are the median of the rounds. `share` is ours
@@ -30,10 +30,10 @@ import numpy as np
 from common import surroundings
 from PIL import Image, ImageDraw, ImageFilter, ImageOps, features
 
-from shared.pictures import PictureOptions
-from workers.images.decode import decode
-from workers.images.quality import measure_quality
-from workers.images.resize import blur
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.workers.images.decode import decode
+from rerankfleet.workers.images.quality import measure_quality
+from rerankfleet.workers.images.resize import blur
 
 TARGET = (1024, 768)
 SIZES = ((4096, 3072), (4032, 3024))

@@ -30,16 +30,18 @@ import numpy as np
 from common import cpu_count, peak_rss_bytes, surroundings
 from PIL import Image
 
-from shared.errors import ItemError
-from shared.models import Document, InputRef, JobSpec, Slice, make_spec
-from shared.settings import Settings
-from workers.batcher import WAITING_TOKENS_SEEING, Batcher
-from workers.images.source import PictureSource
-from workers.packing import Limit, Pack, Prices
-from workers.prepare import pictures_of
-from workers.prompts import Prompt, Request, Side
-from workers.scorer import Scorer, in_runs
-from workers.tokens import Tokens
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
+from rerankfleet.shared.settings import Settings
+from rerankfleet.workers.batching.batcher import WAITING_TOKENS_SEEING, Batcher
+from rerankfleet.workers.batching.packing import Limit, Pack, Prices
+from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.pipeline import Scorer, in_runs
+from rerankfleet.workers.prepare import pictures_of
+from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.tokens import Tokens
 
 PACK_TOKENS = 4096
 QUERY = Tokens.of(range(20))

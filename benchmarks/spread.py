@@ -26,7 +26,7 @@ from common import MEASURED, TINY, build_model, surroundings
 from engine import score_all
 from text import Work, in_own_process, make_requests
 
-from workers.packing import Limit
+from rerankfleet.workers.batching.packing import Limit
 
 PACKS = (256, 1024, 4096)
 QUERIES, DOCUMENTS = 5, 10
@@ -36,7 +36,7 @@ def margins_by_company(
     folder: str, requests: list[dict[str, Any]], dtype: str, device: str
 ) -> list[list[float]]:
     """[companies][pairs]: alone, then in packs of each size."""
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     engine = load_engine(folder, dtype=dtype, device=device)
     rng = random.Random(1)

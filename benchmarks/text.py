@@ -47,9 +47,9 @@ from common import (
     surroundings,
 )
 
-from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import PREFIX
-from workers.text_prompts import SUFFIX
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.workers.prompting.prompts import PREFIX
+from rerankfleet.workers.prompting.text import SUFFIX
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
 CARD_BATCH, ST_BATCH = 8, 32
@@ -465,7 +465,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def model_folder(given: argparse.Namespace) -> Iterator[tuple[str, Any]]:
     """The folder of the model, and what it is in words."""
     if given.model:
-        from workers.engine import resolve_model
+        from rerankfleet.workers.engine import resolve_model
 
         yield str(resolve_model(given.model)), given.model
         return

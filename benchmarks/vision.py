@@ -39,9 +39,9 @@ from common import (
 )
 from text import in_own_process
 
-from workers.packing import Pack
-from workers.prompts import Prompt, Request, Side
-from workers.tokens import TOKEN_PX, Visual
+from rerankfleet.workers.batching.packing import Pack
+from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.tokens import TOKEN_PX, Visual
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 SIZES = ((256, 192), (640, 480), (1024, 768))
@@ -147,7 +147,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
     """Seconds and margins; a catalog goes picture by picture, as its shards do."""
     import torch
 
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     torch.set_num_threads(setting.threads)
     engine = load_engine(setting.model, device=setting.device, dtype=setting.dtype)
@@ -189,9 +189,9 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
-    from workers.engine.load import DTYPES
-    from workers.engine.selftest import pixel_inputs
-    from workers.vl_prompts import VLPrompter
+    from rerankfleet.workers.engine.load import DTYPES
+    from rerankfleet.workers.engine.self_test import pixel_inputs
+    from rerankfleet.workers.prompting.vl import VLPrompter
 
     torch.set_num_threads(setting.threads)
     prompter = VLPrompter(setting.model)

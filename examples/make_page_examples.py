@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFilter
 
-from studies.pocket_vl.drawing import Kind, Plan, draw, lay_out
+from rerankfleet.studies.pocket_vl.drawing import Kind, Plan, draw, lay_out
 
 SEED = 6
 SIZE = (256, 192)

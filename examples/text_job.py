@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from producer import Client
+from rerankfleet import Client
 
 INPUT = Path(__file__).with_name("python-faq.jsonl")
 

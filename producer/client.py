@@ -25,16 +25,21 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from producer.catalog import pin_catalog, read_queries, refuse_existing_folder
-from producer.cutting import Cursor, Read, cut, image_tokens, shard_size, slice_tokens
-from producer.feeder import Control
-from producer.finisher import committed_parts, merged_lines
-from producer.ingest import pin, refuse_changed
-from producer.rows import parse_rows, refuse_large_ranking, rows_of
-from producer.standing import Queues, Standing
-from producer.status import describe
-from shared.ends import Caller, Ends
-from shared.errors import (
+from rerankfleet.producer.coordinator.cut import cut
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.finish import committed_parts, merged_lines
+from rerankfleet.producer.coordinator.rows import parse_rows, refuse_large_ranking, rows_of
+from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
+from rerankfleet.producer.inputs.cursor import Cursor, Read
+from rerankfleet.producer.inputs.jsonl import pin, refuse_changed
+from rerankfleet.producer.queue_position import Queues, Standing
+from rerankfleet.producer.shard_size import image_tokens, shard_size, slice_tokens
+from rerankfleet.producer.status import describe
+from rerankfleet.shared.content.options import CALIBRATION_OPTIONS, IMAGE_OPTIONS, LENGTH_OPTIONS
+from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import (
     CallerLeft,
     DeadlineExceeded,
     ModelLoading,
@@ -46,32 +51,10 @@ from shared.errors import (
     UsageError,
     WrongState,
 )
-from shared.fleet import Fleet, WorkerRow
-from shared.keys import shard_name
-from shared.lines import merge, output_line, slice_of
-from shared.manifest import Manifest, manifest_uri
-from shared.models import (
-    CALIBRATION_OPTIONS,
-    IMAGE_OPTIONS,
-    LENGTH_OPTIONS,
-    POCKET_MODELS,
-    InputRef,
-    JobSpec,
-    JobStatus,
-    OutputFormat,
-    Priority,
-    Provenance,
-    Scored,
-    Slice,
-    SliceOutcome,
-    canonical_model,
-    make_spec,
-)
-from shared.objects import Objects, publish_file
-from shared.profiles import resolve
-from shared.queue import Hints, broker_keys, make_app, model_queue
-from shared.settings import Settings, load_settings
-from shared.shards import (
+from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
+from rerankfleet.shared.formats.output import merge, output_line
+from rerankfleet.shared.formats.shard_files import (
     dump_queries,
     dump_slices,
     job_uri,
@@ -79,8 +62,19 @@ from shared.shards import (
     queries_uri,
     shard_file,
 )
-from shared.sources import COPY_BYTES, is_uri, refuse_existing
-from shared.store import REDIS_ERRORS, Job, OpenShard, Store, connect
+from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, refuse_existing
+from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, Priority, make_spec
+from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
+from rerankfleet.shared.profiles import resolve
+from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queue
+from rerankfleet.shared.settings import Settings, load_settings
+from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
+from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.notifier import Caller, Ends
+from rerankfleet.shared.state.records import Job, OpenShard
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects, publish_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +127,12 @@ class Client:
         self.settings = settings or load_settings()
         redis = connect(self.settings)
         self.store = Store(redis, self.settings)
-        self.fleet = Fleet(redis, self.settings)
-        self.objects = Objects(self.settings, inline=self.store.get_inline)
+        self.fleet = self.store.fleet
+        self.objects = Objects(self.settings, inline=self.store.inline.get)
         self._ends = Ends(self.store)
         self._queues = Queues(self.store)
         self._hints = Hints(make_app(self.settings))
-        self._control = Control(self.store, self.fleet, self.objects, self._hints, self.settings)
+        self._control = Control(self.store, self.objects, self._hints, self.settings)
 
     # ---- jobs -----------------------------------------------------------------------------------
 
@@ -230,7 +224,7 @@ class Client:
             with suppress(
                 UsageError, Unavailable, *REDIS_ERRORS
             ):  # the first error is the one told
-                if not self.store.jobs([job_id]):
+                if not self.store.jobs.get_many([job_id]):
                     self.objects.delete_tree(job_uri(self.objects, job_id))
             raise
 
@@ -238,13 +232,13 @@ class Client:
         """Create the job, or find the one that has its key, and see to it that it is fed."""
         found = self._create(job_id, spec, asked)
         if found == job_id:
-            self.store.settle()
+            self.store.jobs.wait_persisted()
             self._hints.feed(job_id)
         return found
 
     def _is_own_output(self, key: str | None, target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""
-        job = self.store.keyed(key) if key else None
+        job = self.store.jobs.with_key(key) if key else None
         return job is not None and target in (job.spec.output, job.spec.local_output)
 
     def _create(self, job_id: str, spec: JobSpec, asked: Mapping[str, Any]) -> str:
@@ -252,7 +246,7 @@ class Client:
 
         The digest is of what the caller asked for: the temperature that earlier jobs gave the
         profile makes no other job of the same key."""
-        found = self.store.create(job_id, self._calibrated(spec, asked), _digest(spec))
+        found = self.store.jobs.create(job_id, self._calibrated(spec, asked), _digest(spec))
         if found != job_id:
             self.objects.delete_tree(job_uri(self.objects, job_id))
         return found
@@ -264,7 +258,7 @@ class Client:
             return spec.model_copy(update={"adaptive_temperature": False})
         if spec.profile is None:
             return spec
-        found = self.store.profile_temperature(spec.profile, spec.profile_temperature)
+        found = self.store.statistics.profile_temperature(spec.profile, spec.profile_temperature)
         return spec.model_copy(update={"temperature": found})
 
     def choose_model(self, model: str | None) -> str:
@@ -297,12 +291,12 @@ class Client:
 
     def status(self, job_id: str) -> JobStatus:
         """Progress, rate, and what holds the job back."""
-        return describe(self.store.job(job_id), self.store, self.fleet)
+        return describe(self.store.jobs.get(job_id), self.store)
 
     def jobs(self, count: int = 50) -> list[JobStatus]:
         """The newest jobs, newest first."""
         found = []
-        for job_id in self.store.recent(count):
+        for job_id in self.store.jobs.recent(count):
             with suppress(UsageError):  # its time was over a moment ago
                 found.append(self.status(job_id))
         return found
@@ -331,7 +325,7 @@ class Client:
                     on_progress(status)
                 if status.state in ("done", "cancelled"):
                     return status
-                self.store.wait_done(job_id, max(left, 0.0))
+                self.store.jobs.wait_done(job_id, max(left, 0.0))
             except REDIS_ERRORS:  # restarting, perhaps: jobs go on when it is back
                 time.sleep(max(left, 0.0))
             if left <= 0:
@@ -343,7 +337,7 @@ class Client:
         Of an unfinished job only with `partial`: what was committed so far, where a line may still
         lack documents. Raises WrongState otherwise.
         """
-        job = _with_output(self.store.job(job_id))
+        job = _with_output(self.store.jobs.get(job_id))
         if not job.finished and not partial:
             raise WrongState(
                 f"job {job_id} is not finished", hint="wait for it, or ask for partial results"
@@ -357,7 +351,7 @@ class Client:
         The cursor is empty while the job is unfinished: a line before it may still come. Raises
         UsageError for a cursor of another output.
         """
-        job = _with_output(self.store.job(job_id))
+        job = _with_output(self.store.jobs.get(job_id))
         if after and not job.finished:
             raise WrongState(
                 f"job {job_id} is not finished: it has no cursors", hint="read it from the start"
@@ -411,7 +405,7 @@ class Client:
 
     def files(self, job_id: str) -> list[OutputFile]:
         """The files of a finished job's output, the manifest last. Raises WrongState before."""
-        job = _with_output(self.store.job(job_id))
+        job = _with_output(self.store.jobs.get(job_id))
         if not job.finished:
             raise WrongState(f"job {job_id} is not finished", hint="wait for it first")
         output, manifest = job.facts["output"], self._manifest(job)
@@ -426,7 +420,7 @@ class Client:
         """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
         its manifest last."""
         files = self.files(job_id)
-        folder = self.store.job(job_id).spec.catalog is not None
+        folder = self.store.jobs.get(job_id).spec.catalog is not None
         copies = [str(path), manifest_uri(str(path))]
         if folder:
             copies = [f"{path}/{file.name}" for file in files]
@@ -437,18 +431,18 @@ class Client:
 
     def cancel(self, job_id: str) -> None:
         """Stop a job. What was scored is kept and published; all else ends as cancelled."""
-        _refuse(job_id, "cancelled", self.store.cancel(job_id))
+        _refuse(job_id, "cancelled", self.store.jobs.cancel(self.store.jobs.get(job_id)))
         self._hints.feed(job_id)
 
     def pause(self, job_id: str, reason: str = "paused by the user") -> None:
         """Hold a job. Shards in hand are finished; nothing new is begun."""
-        _refuse(job_id, "paused", self.store.pause(job_id, reason))
+        _refuse(job_id, "paused", self.store.jobs.pause(self.store.jobs.get(job_id), reason))
 
     def resume(self, job_id: str) -> None:
         """Let a paused job go on."""
-        answer, shards = self.store.resume(job_id)
+        answer, shards = self.store.jobs.resume(self.store.jobs.get(job_id))
         _refuse(job_id, "resumed", answer)
-        spec = self.store.job(job_id).spec
+        spec = self.store.jobs.get(job_id).spec
         for shard in shards:
             self._hints.shard(spec.model, spec.priority, job_id, shard)
         self._hints.feed(job_id)
@@ -461,14 +455,14 @@ class Client:
         """
         if only not in ("all", "errors"):
             raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
-        job = _with_output(self.store.job(job_id))
+        job = _with_output(self.store.jobs.get(job_id))
         if job.spec.catalog:
             raise WrongState(
                 f"job {job_id} is a catalog, which cannot be retried",
                 hint="submit the images whose rows have errors as a listing of their own",
             )
         refuse_changed(job.spec.input, self.objects)
-        answer = self.store.retry(job_id, only)
+        answer = self.store.jobs.retry(job, only)
         if answer == "nothing":
             raise WrongState(f"job {job_id} has nothing to retry: every pair has its score")
         if answer == "unfinished":
@@ -477,7 +471,7 @@ class Client:
             raise WrongState(
                 f"old files of job {job_id} are being removed", hint="retry it in a few minutes"
             )
-        self.store.settle()
+        self.store.jobs.wait_persisted()
         self._hints.feed(job_id)
 
     # ---- a small request ------------------------------------------------------------------------
@@ -525,11 +519,11 @@ class Client:
     ) -> Answer:
         """Have a few validated requests scored as one interactive job, and wait for it.
 
-        `pieces` are of `shared.lines.slice_of`, numbered from 1. Options as in `rerank`. The same
-        `key` with the same pieces and options gives the same answer, from the same work, while its
-        deadline and a minute last. When the `caller` leaves, the job is cancelled, unless a key
-        lets someone ask for its answer again. Raises NoWorker, ModelLoading or Overloaded (retry
-        later), TooLarge, DeadlineExceeded, KeyConflict, CallerLeft.
+        `pieces` are of `shared.formats.lines.slice_of`, numbered from 1. Options as in `rerank`.
+        The same `key` with the same pieces and options gives the same answer, from the same work,
+        while its deadline and a minute last. When the `caller` leaves, its job is cancelled, unless
+        a key lets someone ask for its answer again. Raises NoWorker, ModelLoading or Overloaded
+        (retry later), TooLarge, DeadlineExceeded, KeyConflict, CallerLeft.
         """
         began_s = time.monotonic()
         workers = self.fleet.workers()
@@ -555,15 +549,15 @@ class Client:
         if not self._ends.wait(job_id, seconds, caller):
             if caller.has_left and key:
                 raise CallerLeft("the caller left: who repeats the request finds its job")
-            self.store.cancel(job_id)
+            self.store.jobs.cancel(self.store.jobs.get(job_id))
             if caller.has_left:
                 raise CallerLeft("the caller left: its job was cancelled")
             raise _too_late(seconds)
-        job = self.store.job(job_id)
+        job = self.store.jobs.get(job_id)
         if job.cancelled:  # by the monitor, at the same deadline
             raise _too_late(seconds)
         outcomes, provenance = [], None
-        for _, _, part in self.store.parts(job_id):
+        for _, _, part in self.store.jobs.parts(job_id):
             found, provenance = parse_part(self.objects.read(part))
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
@@ -571,7 +565,7 @@ class Client:
     def standing(self, job_id: str, since_s: float) -> Standing:
         """Where a small request stands, which was in its queue at `since_s` (`time.monotonic`),
         until it ends. Raises UnknownJob."""
-        job = self.store.job(job_id)
+        job = self.store.jobs.get(job_id)
         done, total = job.progress.done, job.progress.fed
         if done or "fingerprint" in job.facts:  # which a worker sets with its first claim
             return Standing(None, done, total)
@@ -591,7 +585,7 @@ class Client:
                 f"the workers of {model} are loading it", hint="try again in a moment"
             )
         queue = model_queue(model, Priority.interactive)
-        waiting = self.store.hints_waiting(broker_keys(self.settings, [queue]))
+        waiting = self.store.broker.waiting_count(broker_keys(self.settings, [queue]))
         if waiting >= self.settings.interactive_queue_max:
             raise Overloaded(
                 f"{waiting} interactive shards wait already",
@@ -617,7 +611,7 @@ class Client:
             )
         ttl_s = seconds + 60
         shards = self._put_inline(job_id, spec, pieces, ttl_s, workers)
-        found = self.store.create(
+        found = self.store.jobs.create(
             job_id,
             spec,
             digest,
@@ -658,7 +652,7 @@ class Client:
         for found in cuts:
             if found.slices:
                 name = shard_file(0, found.start, found.end, "inline")
-                uri = self.store.put_inline(job_id, name, dump_slices(found.slices), ttl_s)
+                uri = self.store.inline.put(job_id, name, dump_slices(found.slices), ttl_s)
                 shards.append(OpenShard(found.start, found.end, uri))
         return shards
 

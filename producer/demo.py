@@ -19,15 +19,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from producer import show
-from producer.client import Client
-from producer.local import Local, free_port, stack
-from shared.errors import NoWorker, UsageError
-from shared.fleet import WorkerRow
-from shared.manifest import Manifest, manifest_uri
-from shared.models import canonical_model
-from shared.processes import Child, Supervisor
-from shared.settings import Settings
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.local import Local, free_port, stack
+from rerankfleet.producer.terminal import tables
+from rerankfleet.shared.errors import NoWorker, UsageError
+from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
+from rerankfleet.shared.model_names import canonical_model
+from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.fleet import WorkerRow
 
 MODEL = "pocket-text"
 IMAGE_MODEL = "pocket-vl"
@@ -127,14 +127,14 @@ def _rank_text(client: Client, worker: WorkerRow, output: Path) -> None:
     pairs = sum(len(request["documents"]) for request in requests)
     _say(f"submitting {len(requests)} questions about Python with {pairs} passages")
     job_id = client.submit(EXAMPLE, model=MODEL, output=output)
-    with show.live_progress() as progress:
+    with tables.live_progress() as progress:
         client.wait(job_id, on_progress=progress)
     client.fetch(job_id, output)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     _show(requests, lines)
     manifest = Manifest.model_validate_json(Path(manifest_uri(str(output))).read_text())
     worker = next((w for w in client.workers() if w.pid == worker.pid), worker)
-    show.console().print(
+    tables.console().print(
         f"\n{manifest.scored:,} pairs scored, {manifest.errors} errors, {manifest.seconds:.1f} s: "
         f"[bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
         f"batch size {worker.batch_tokens:,} tokens ({worker.batch_reason}), "
@@ -148,7 +148,7 @@ def _show(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
     step = max(len(requests) // SHOWN, 1)
     for request, line in list(zip(requests, lines, strict=True))[::step][:SHOWN]:
         texts = [document["text"] for document in request["documents"]]
-        show.console().print(show.ranked_table(request["query"], line, texts))
+        tables.console().print(tables.ranked_table(request["query"], line, texts))
 
 
 def _found(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
@@ -173,7 +173,7 @@ def _rank_images(client: Client, folder: Path) -> None:
     job_id = client.submit_catalog(
         listing, SCENES / "queries.txt", model=IMAGE_MODEL, top_n=len(names)
     )
-    with show.live_progress() as progress:
+    with tables.live_progress() as progress:
         client.wait(job_id, on_progress=progress)
     output = folder / "ranked-scenes"
     client.fetch(job_id, output)
@@ -182,7 +182,7 @@ def _rank_images(client: Client, folder: Path) -> None:
     found = [[result | {"index": names.index(result["image_id"])} for result in line["results"]]
              for line in map(json.loads, ranking)]  # fmt: skip
     _show_images(labels, found, names)
-    show.console().print(
+    tables.console().print(
         f"\n{manifest.scored:,} pairs of {len(names)} pictures scored, {manifest.errors} errors, "
         f"{manifest.seconds:.1f} s: [bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
         f"a right picture is first for {_found_images(labels, found):.0%} of the queries"
@@ -198,7 +198,7 @@ def _show_images(
     step = max(len(labels) // SHOWN, 1)
     for label, results in list(zip(labels, found, strict=True))[::step][:SHOWN]:
         texts = [f"{name}  ✓" if name in label["relevant"] else name for name in names]
-        show.console().print(show.ranked_table(label["query"], {"results": results}, texts))
+        tables.console().print(tables.ranked_table(label["query"], {"results": results}, texts))
 
 
 def _found_images(labels: Sequence[dict[str, Any]], found: Sequence[list[dict[str, Any]]]) -> float:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import redis
 
-from producer import coordinator
-from shared.errors import QueueUnavailable, UsageError
-from shared.processes import Child, Supervisor
-from shared.settings import ADDRESS_FILE, Settings, read_address
-from shared.store import connect
+from rerankfleet.producer.coordinator import process
+from rerankfleet.shared.errors import QueueUnavailable, UsageError
+from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.settings import ADDRESS_FILE, Settings, read_address
+from rerankfleet.shared.state.connection import connect
 
 SERVER_START_S = 20.0
 DEFAULT_PORT = 6399
@@ -46,14 +46,14 @@ def stack(
     with _server(settings) as (redis_url, server):
         named = Settings(redis_url=redis_url).redis_url
         found = settings.model_copy(update={"redis_url": named, "storage": settings.storage_uri})
-        command = [sys.executable, "-m", "shared.cli", "worker", "--model"]
+        command = [sys.executable, "-P", "-m", "rerankfleet.shared.cli", "worker", "--model"]
         given = {**found.environment(), **(environment or {})}
         workers = [
             Child(f"worker-{number}", [*command, model], given)
             for number, model in enumerate(models, 1)
         ]
         url, doors = _gateway(found) if gateway else (None, [])
-        children = [*server, *coordinator.children(found), *workers, *doors]
+        children = [*server, *process.children(found), *workers, *doors]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
         supervisor = Supervisor(children)
@@ -86,7 +86,7 @@ def _gateway(settings: Settings) -> tuple[str | None, list[Child]]:
     wanted = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
     port = free_port(*wanted, host=host)
     env = settings.model_copy(update={"gateway_port": port}).environment()
-    command = [sys.executable, "-m", "shared.cli", "gateway"]
+    command = [sys.executable, "-P", "-m", "rerankfleet.shared.cli", "gateway"]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}", [Child("gateway", command, env, vital=False)]
 

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.fleet import Fleet, WorkerRow
-from shared.models import JobState, JobStatus
-from shared.store import Job, Store
+from rerankfleet.shared.job_status import JobState, JobStatus
+from rerankfleet.shared.state.fleet import Fleet, WorkerRow
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.state.store import Store
 
 STALE_S = 20.0
 """A rate is shown as 0 when nothing was committed for this long beyond the usual pace."""
 
 
-def describe(job: Job, store: Store, fleet: Fleet) -> JobStatus:
+def describe(job: Job, store: Store) -> JobStatus:
     """Compute a job's status from facts alone: nothing in Redis says it in a word that can lie."""
     now_s = store.now_ms() / 1000
     state = state_of(job)
     rate = _rate(job, now_s)
     progress = job.progress
     left = progress.total - progress.done if progress.total is not None else None
-    leased = store.leased_shards(job.spec.model) if state == "running" else 0
+    leased = store.shards.leased_count(job.spec.model) if state == "running" else 0
     finished = job.facts.get("finished_ms")
     return JobStatus(
         id=job.id,
         state=state,
-        reason=_reason(job, state, leased, fleet)
+        reason=_reason(job, state, leased, store.fleet)
         if state in ("running", "paused", "finishing")
         else "",
         model=job.spec.model,

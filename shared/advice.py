@@ -10,8 +10,8 @@ from itertools import groupby
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.fleet import WorkerRow
-from shared.scores import HIGH, LOW, ScoreDistribution
+from rerankfleet.shared.score_distribution import HIGH, LOW, ScoreDistribution
+from rerankfleet.shared.state.fleet import WorkerRow
 
 SCORES_MIN = 100
 """Fewer scores say nothing."""

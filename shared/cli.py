@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 import structlog
 import typer
 
-from shared.errors import RerankError, UsageError
+from rerankfleet.shared.errors import RerankError, UsageError
 
 PARTIAL = 3
 INTERRUPTED = 130

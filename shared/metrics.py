@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from shared.models import Priority
+from rerankfleet.shared.job_spec import Priority
 
 STAGE_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shared.errors import UsageError
+from rerankfleet.shared.errors import UsageError
 
 RESTART_MIN_S = 0.5
 RESTART_MAX_S = 30.0

@@ -21,8 +21,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import InvalidOption, UsageError
-from shared.models import ImagePreset, Instructions, MaxLength, Temperature, TopP
+from rerankfleet.shared.content.options import (
+    ImagePreset,
+    Instructions,
+    MaxLength,
+    Temperature,
+    TopP,
+)
+from rerankfleet.shared.errors import InvalidOption, UsageError
 
 JOB_OPTIONS = {
     "instruction",

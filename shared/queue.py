@@ -19,8 +19,8 @@ from celery.exceptions import SecurityWarning
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
-from shared.models import Priority
-from shared.settings import Settings
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.settings import Settings
 
 SCORE_SHARD = "rerank.score_shard"
 FEED = "rerank.feed"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.errors import UsageError
+from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
 
@@ -207,6 +207,11 @@ class Settings(BaseSettings):
             "threads",
         )
         return {name: getattr(self, name) for name in names} | {"gpus": self.gpus_per_worker}
+
+    @property
+    def lease_ms(self) -> int:
+        """`lease_s` in the unit that scripts take."""
+        return int(self.lease_s * 1000)
 
     def environment(self) -> dict[str, str]:
         """These settings as RERANK_ variables, for a child process. Holds secrets: never print."""

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from shared.scores import ScoreDistribution
+from rerankfleet.shared.score_distribution import ScoreDistribution
 
 Kind = Literal["worker", "model", "profile", "priority"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

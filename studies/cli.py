@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from shared.cli import PARTIAL
-from shared.errors import UsageError
+from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.errors import UsageError
 
 NEEDED = ("matplotlib", "pyarrow", "scipy", "torch")
 
@@ -81,10 +81,10 @@ def resolution(
             "the study needs IMAGES, --queries, --model and -o",
             hint="or --example DIR, to draw pictures to try it on",
         )
-    from shared.settings import load_settings
-    from studies.resolution.inputs import read_images, read_queries
-    from studies.resolution.plan import Plan, parse_interpolations, parse_size
-    from workers.engine import resolve_model
+    from rerankfleet.shared.settings import load_settings
+    from rerankfleet.studies.resolution.inputs import read_images, read_queries
+    from rerankfleet.studies.resolution.plan import Plan, parse_interpolations, parse_size
+    from rerankfleet.workers.engine import resolve_model
 
     plan = Plan(
         sizes=tuple(parse_size(size) for size in sizes.split(",")),
@@ -96,7 +96,7 @@ def resolution(
     listed, asked = read_images(images, categories), read_queries(queries)
     _refuse_without_libraries()
     resolve_model(model)
-    from studies.resolution.study import study_resolution
+    from rerankfleet.studies.resolution.study import study_resolution
 
     facts = study_resolution(
         listed,
@@ -118,7 +118,7 @@ def resolution(
 
 
 def _write_example(folder: Path) -> None:
-    from studies.resolution.example import write_example
+    from rerankfleet.studies.resolution.example import write_example
 
     listing = write_example(folder)
     sys.stderr.write(

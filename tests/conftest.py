@@ -17,12 +17,13 @@ import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from producer.feeder import Control
-from shared.fleet import Fleet
-from shared.objects import Objects
-from shared.queue import Hints, make_app
-from shared.settings import Settings
-from shared.store import Store, connect
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.shared.queue import Hints, make_app
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.fleet import Fleet
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import Worker
 from tests.support.hints import RecordedHints
 from tests.support.leaks import leaked_keys
@@ -117,13 +118,13 @@ def store(client: redis.Redis, settings: Settings) -> Store:
 
 
 @pytest.fixture
-def fleet(client: redis.Redis, settings: Settings) -> Fleet:
-    return Fleet(client, settings)
+def fleet(store: Store) -> Fleet:
+    return store.fleet
 
 
 @pytest.fixture
 def objects(settings: Settings, store: Store) -> Objects:
-    return Objects(settings, inline=store.get_inline)
+    return Objects(settings, inline=store.inline.get)
 
 
 @pytest.fixture
@@ -139,11 +140,9 @@ def real_hints(settings: Settings) -> Hints:
 
 
 @pytest.fixture
-def control(
-    store: Store, fleet: Fleet, objects: Objects, hints: RecordedHints, settings: Settings
-) -> Control:
+def control(store: Store, objects: Objects, hints: RecordedHints, settings: Settings) -> Control:
     """What the coordinator's steps work with; its hints are written down."""
-    return Control(store, fleet, objects, hints, settings)
+    return Control(store, objects, hints, settings)
 
 
 @pytest.fixture

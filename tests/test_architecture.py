@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(
-    path.relative_to(ROOT)
-    for side in ("shared", "producer", "workers")
-    for path in (ROOT / side).rglob("*.py")
-)
+SIDES = ("shared", "producer", "workers")
+MODULES = sorted(path.relative_to(ROOT) for side in SIDES for path in (ROOT / side).rglob("*.py"))
 HEAVY = {"torch", "transformers"}
-SIDES = {
-    "shared": {"producer", "workers", "numpy", "PIL", "tokenizers", "fastapi"} | HEAVY,
-    "producer": {"workers", "numpy", "PIL", "tokenizers"} | HEAVY,
-    "workers": {"producer", "fastapi"},
+
+FORBIDDEN_SIDES = {
+    "shared": {"producer", "workers", "studies"},
+    "producer": {"workers", "studies"},
+    "workers": {"producer", "studies"},
+}
+FORBIDDEN_LIBRARIES = {
+    "shared": {"numpy", "PIL", "tokenizers", "fastapi"} | HEAVY,
+    "producer": {"numpy", "PIL", "tokenizers"} | HEAVY,
+    "workers": {"fastapi"},
 }
 """What no module of a side may import."""
 
-ONLY = {
-    "redis": {"shared/store.py", "shared/fleet.py", "producer/local.py"},  # local: is it up yet?
-    "boto3": {"shared/objects.py", "workers/images/fetch.py"},  # fetch: many small reads
-    "botocore": {"shared/objects.py", "workers/images/fetch.py"},
-    "kombu": {"shared/queue.py"},
-    "lingua": {"workers/language.py"},
-    "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
+ROOMS = {
+    "shared/content": set(),
+    "shared/storage": set(),
+    "shared/state": {"shared/content"},
+    "shared/formats": {"shared/content", "shared/storage"},
+    "producer/inputs": set(),
+    "producer/coordinator": {"producer/inputs"},
+    "producer/gateway/middleware": {"producer/gateway"},
+    "workers/images": set(),
+    "workers/prompting": {"workers/images"},
+    "workers/batching": {"workers/prompting"},
+    "workers/engine": {"workers/batching", "workers/prompting"},
+    "workers/batch_limits": {"workers/batching"},
 }
-"""The only modules that may import a library."""
+"""Which other rooms of its own side a room may import. A room that is not listed may import any."""
+
+SPEAKS = {
+    "redis": {"shared/state", "producer/local.py"},  # local: is the server up yet?
+    "boto3": {"shared/storage", "workers/images/fetch.py"},  # fetch: many small reads
+    "botocore": {"shared/storage", "workers/images/fetch.py"},
+    "kombu": {"shared/queue.py"},
+    "lingua": {"workers/prompting/languages.py"},
+    "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
+    "torch": {"workers/engine"},
+    "transformers": {"workers/engine"},
+}
+"""The only rooms and modules that may import a library."""
 
 
 def tree(module: Path) -> ast.Module:
@@ -39,36 +62,74 @@ def tree(module: Path) -> ast.Module:
 
 
 def imports(module: Path) -> set[str]:
-    """The first names of everything that a module imports, at any depth of its code."""
-    found = set()
+    """The dotted names of everything that a module imports, at any depth of its code."""
+    names = set()
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
-            found |= {name.name.partition(".")[0] for name in node.names}
+            names |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative imports hide where they go"
-            found.add((node.module or "").partition(".")[0])
-    return found
+            assert node.module
+            names.add(node.module)
+            names |= {f"{node.module}.{name.name}" for name in node.names}
+    return names
 
 
-def modules_of(*parts: str) -> list[Path]:
-    return [module for module in MODULES if module.parts[: len(parts)] == parts]
+def libraries(module: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(module)}
+
+
+def own(module: Path) -> set[Path]:
+    """The modules of the project that a module imports."""
+    paths = set()
+    for name in imports(module):
+        path = Path(*name.split(".")[1:])
+        if name.startswith("rerankfleet.") and path.parts:
+            paths |= {path.with_suffix(".py"), path / "__init__.py"} & set(MODULES)
+    return paths
+
+
+def room_of(module: Path) -> str:
+    return module.parent.as_posix()
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_imports_go_from_both_sides_to_shared(module):
-    assert imports(module).isdisjoint(SIDES[module.parts[0]])
+    side = module.parts[0]
+    assert {path.parts[0] for path in own(module)}.isdisjoint(FORBIDDEN_SIDES[side])
+    assert libraries(module).isdisjoint(FORBIDDEN_LIBRARIES[side])
 
 
-@pytest.mark.parametrize("library", ONLY)
-def test_a_library_is_known_in_its_own_place_only(library):
-    users = {str(module) for module in MODULES if library in imports(module)}
-    assert users <= ONLY[library]
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_the_project_has_one_import_name(module):
+    assert libraries(module).isdisjoint({*SIDES, "studies"})
 
 
-def test_only_the_engine_knows_torch():
-    users = {module for module in MODULES if imports(module) & HEAVY}
-    assert users
-    assert users <= set(modules_of("workers", "engine"))
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_below_it(room):
+    allowed = {room, room.partition("/")[0], *ROOMS[room]}
+    side = room.partition("/")[0]
+    used = {
+        room_of(path)
+        for module in MODULES
+        if room_of(module) == room
+        for path in own(module)
+        if path.parts[0] == side
+    }
+    assert used <= allowed
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    order = graphlib.TopologicalSorter({module: own(module) - {module} for module in MODULES})
+    order.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("library", SPEAKS)
+def test_a_library_is_known_in_its_own_room_only(library):
+    users = {module for module in MODULES if library in libraries(module)}
+    assert users or library not in HEAVY
+    strangers = {m for m in users if not {m.as_posix(), room_of(m)} & SPEAKS[library]}
+    assert not strangers
 
 
 def test_only_the_queue_names_tasks():
@@ -97,7 +158,7 @@ def test_only_settings_read_the_environment():
         for node in ast.walk(tree(module))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    engine = {str(module) for module in modules_of("workers", "engine")}
+    engine = {str(module) for module in MODULES if room_of(module) == "workers/engine"}
     assert users - engine <= allowed
 
 
@@ -111,24 +172,22 @@ def test_every_module_and_public_name_says_what_it_is(module):
             assert ast.get_docstring(node), f"{module}: {node.name}"
 
 
-DOORS = {
-    "producer": "import producer; producer.Client",
-    "the command": "from shared.cli import build; build()",
+ENTRANCES = {
+    "the client": "from rerankfleet import Client",
+    "the package": "import rerankfleet",
+    "the command": "from rerankfleet.shared.cli import build; build()",
     "its help": "import sys; sys.argv = ['rerank', '--help']\n"
-    "from shared.cli import build\n"
+    "from rerankfleet.shared.cli import build\n"
     "try: build()()\nexcept SystemExit: pass",
-    "workers": "import workers",
-    "the monitor": "import workers.monitor",
-    "the coordinator": "import producer.coordinator",
-    "the launcher": "import workers.launcher, workers.cli",
+    "the monitor": "import rerankfleet.workers.monitor",
+    "the coordinator": "import rerankfleet.producer.coordinator.process",
+    "the launcher": "import rerankfleet.workers.launcher, rerankfleet.workers.cli",
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_opens_without_loading_torch(door):
-    code = (
-        f"{DOORS[door]}\nimport sys\nprint(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
-    )
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_an_entrance_loads_no_torch(entrance):
+    code = f"{ENTRANCES[entrance]}\nimport sys\nprint(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
@@ -137,9 +196,8 @@ def test_a_door_opens_without_loading_torch(door):
 
 
 def test_every_package_is_shipped():
-    import tomllib
-
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     shipped = set(config["tool"]["setuptools"]["packages"])
-    sides = {".".join(module.parent.parts) for module in MODULES}
-    assert shipped == sides | {"studies", "studies.resolution"}  # `rerank study resolution`
+    packages = {f"rerankfleet.{'.'.join(module.parent.parts)}" for module in MODULES}
+    studies = {"rerankfleet.studies", "rerankfleet.studies.resolution"}  # `rerank study`
+    assert shipped == packages | studies | {"rerankfleet"}

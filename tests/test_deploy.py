@@ -27,9 +27,9 @@ import pytest
 import typer
 import yaml
 
-from shared.cli import build
-from shared.processes import Supervisor
-from shared.settings import Settings, load_settings
+from rerankfleet.shared.cli import build
+from rerankfleet.shared.processes import Supervisor
+from rerankfleet.shared.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -405,8 +405,9 @@ def test_the_slim_image_can_coordinate_without_the_worker_extra():
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({absent!r}))  # importing one of them now fails
-import producer.coordinator, workers.monitor, producer.client
-from shared.cli import build
+import rerankfleet.producer.coordinator.process, rerankfleet.workers.monitor
+import rerankfleet.producer.client
+from rerankfleet.shared.cli import build
 build()
 print("fine")
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from shared.cli import build
-from shared.settings import Settings
+from rerankfleet.shared.cli import build
+from rerankfleet.shared.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -17,15 +17,15 @@ from typing import Any
 import structlog
 from celery import signals
 
-from shared.cli import configure_logs
-from shared.errors import ModelRefused, RerankError, UsageError
-from shared.models import Priority
-from shared.processes import REFUSED
-from shared.queue import SCORE_SHARD, model_queue, model_queues, serve
-from shared.settings import Settings, load_settings
-from workers.gate import Gate
-from workers.runtime import Runtime
-from workers.tasks import score_shard
+from rerankfleet.shared.cli import configure_logs
+from rerankfleet.shared.errors import ModelRefused, RerankError, UsageError
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.processes import REFUSED
+from rerankfleet.shared.queue import SCORE_SHARD, model_queue, model_queues, serve
+from rerankfleet.shared.settings import Settings, load_settings
+from rerankfleet.workers.runtime import Runtime
+from rerankfleet.workers.tasks import score_shard
+from rerankfleet.workers.throttle import Gate
 
 log = structlog.get_logger()
 

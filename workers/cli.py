@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared.cli import PARTIAL
-from shared.options import (
+from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.content.command_options import (
     ExplainOption,
     ForceOption,
     ImagePresetOption,
@@ -35,8 +35,8 @@ from shared.options import (
 )
 
 if TYPE_CHECKING:
-    from shared.settings import Settings
-    from workers.checks import Check
+    from rerankfleet.shared.settings import Settings
+    from rerankfleet.workers.diagnostics.checks import Check
 
 InputArgument = Annotated[
     str, typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://")
@@ -68,10 +68,10 @@ def worker(
 
     Example: rerank worker --model Qwen/Qwen3-Reranker-0.6B
     """
-    from shared.settings import load_settings
-    from shared.store import connect
-    from workers.engine import resolve_model
-    from workers.launcher import launch
+    from rerankfleet.shared.settings import load_settings
+    from rerankfleet.shared.state.connection import connect
+    from rerankfleet.workers.engine import resolve_model
+    from rerankfleet.workers.launcher import launch
 
     given = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
     settings = starting_at(profile, load_settings(**given))
@@ -87,7 +87,7 @@ def starting_at(profile: str | None, settings: Settings) -> Settings:
     Only the jobs say how their scores are made: packs mix the pairs of all of them. Raises
     UsageError for a profile that there is not.
     """
-    from shared.profiles import find_profile
+    from rerankfleet.shared.profiles import find_profile
 
     pairs = find_profile(profile, settings.profiles).batch_pairs if profile else None
     steers_pairs = settings.batch_policy in ("thresholds", "fixed")
@@ -127,11 +127,12 @@ def score(
 
     Example: rerank score pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B
     """
-    from shared.models import InputRef, canonical_model, make_spec
-    from shared.profiles import resolve
-    from shared.settings import load_settings
-    from workers.engine import resolve_model
-    from workers.score import score_file
+    from rerankfleet.shared.job_spec import InputRef, make_spec
+    from rerankfleet.shared.model_names import canonical_model
+    from rerankfleet.shared.profiles import resolve
+    from rerankfleet.shared.settings import load_settings
+    from rerankfleet.workers.engine import resolve_model
+    from rerankfleet.workers.offline import score_file
 
     settings = load_settings()
     given = {
@@ -215,7 +216,7 @@ def doctor(
 
     Example: rerank doctor --model Qwen/Qwen3-Reranker-0.6B
     """
-    from workers.doctor import examine
+    from rerankfleet.workers.diagnostics.doctor import examine
 
     found = examine(model)
     if as_json:

@@ -11,9 +11,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from shared.errors import UsageError
-from shared.processes import Child, Supervisor
-from shared.settings import Settings
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.settings import Settings
 
 
 def visible_gpus() -> list[str]:
@@ -56,7 +56,7 @@ def children(settings: Settings, model: str) -> list[Child]:
     for group in device_groups(settings.device, visible_gpus(), settings.gpus_per_worker):
         name = f"cuda{'+'.join(group)}" if group else "cpu"
         env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
-        command = [sys.executable, "-m", "workers", "--model", model]
+        command = [sys.executable, "-P", "-m", "rerankfleet.workers", "--model", model]
         command += ["--device-name", name]
         # one broken card must not stop the others
         found.append(Child(f"worker {name}", command, env, vital=False))

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from shared.observations import Observation
+from rerankfleet.shared.observations import Observation
 
 WINDOW_S = 10.0
 PACKS = 32

@@ -3,7 +3,7 @@ limits of workers, and clean up.
 
 It alone guarantees progress: whatever message was lost, it sends again. In an undisturbed run it
 sends nothing. Ticks are a Celery task on the coordinator, fired by a timer under a leader lease;
-any number of coordinators may run.  Started by it:  python -m workers.monitor
+any number of coordinators may run.  Started by it:  python -m rerankfleet.workers.monitor
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from collections.abc import Callable
 
 import structlog
 
-from shared.cli import configure_logs
-from shared.errors import RerankError, UnknownJob, UnreadableJob
-from shared.fleet import Fleet
-from shared.models import Priority
-from shared.objects import Objects
-from shared.queue import (
+from rerankfleet.shared.cli import configure_logs
+from rerankfleet.shared.errors import RerankError, UnknownJob, UnreadableJob
+from rerankfleet.shared.formats.shard_files import job_uri
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import (
     MONITOR_QUEUE,
     TICK,
     Hints,
@@ -34,11 +33,13 @@ from shared.queue import (
     model_queues,
     serve,
 )
-from shared.settings import Settings, load_settings
-from shared.shards import job_uri
-from shared.store import Job, Store, connect
-from shared.uploads import sweep_uploads
-from workers.limits import set_limits
+from rerankfleet.shared.settings import Settings, load_settings
+from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.storage.uploads import sweep_uploads
+from rerankfleet.workers.batch_limits.decide import set_limits
 
 REPUBLISHED = "republished"
 REFUSED_MS = 600_000
@@ -62,27 +63,27 @@ class Monitor:
 
     def tick(self) -> None:
         """One look: at the clock, the shards and the jobs."""
-        if self._store.pulse():
+        if self._store.coordination.pulse():
             log.info("the coordinator was away: expired leases blame nobody")
             self._missing_since.clear()
         missing: dict[str, float] = {}
-        for model in self._store.models():
+        for model in self._store.jobs.models():
             missing |= self._rehint_shards(model)
         self._missing_since = missing
-        for job_id in self._store.due_jobs():
+        for job_id in self._store.jobs.due():
             try:
                 self._look_at(job_id)
             except (RerankError, ValueError) as error:  # one bad job must not starve the others
                 log.error("a job cannot be read", job=job_id, error=str(error))
-                self._store.look_again(job_id)
+                self._store.jobs.look_again(job_id)
 
     def _rehint_shards(self, model: str) -> dict[str, float]:
         """Send again the hints of shards that nobody holds and no message names, once they were
         missing for a while. Returns since when each is missing."""
-        due = self._store.due_shards(model, SHARDS_LOOKED_AT)
+        due = self._store.shards.due(model, SHARDS_LOOKED_AT)
         if not due:
             return {}
-        waiting = self._store.hints(broker_keys(self._settings, model_queues(model)))
+        waiting = self._store.broker.hint_ids(broker_keys(self._settings, model_queues(model)))
         now = time.monotonic()
         missing, sent = {}, 0
         for job_id, shard in due:
@@ -99,32 +100,32 @@ class Monitor:
 
     def _rehint(self, model: str, job_id: str, shard: str) -> None:
         try:
-            job = self._store.job(job_id)
+            job = self._store.jobs.get(job_id)
             priority, refused_ms = job.spec.priority, job.number("newer_ms")
         except UnknownJob:
             priority, refused_ms = Priority.bulk, 0  # the claim says `done`, which takes it off
         log.info("hint sent again", job=job_id, shard=shard)
         if self._store.now_ms() - refused_ms > REFUSED_MS:
-            self._store.saw(REPUBLISHED)
+            self._store.coordination.count_event(REPUBLISHED)
         self._hints.shard(model, priority, job_id, shard)
 
     def _look_at(self, job_id: str) -> None:
         """A job that nobody touched for a while: what it needs next is computed from its facts."""
         try:
-            job = self._store.job(job_id)
+            job = self._store.jobs.get(job_id)
         except UnreadableJob:  # a newer coordinator sees to it
-            self._store.look_again(job_id)
+            self._store.jobs.look_again(job_id)
             return
         except UnknownJob:
-            self._store.begin(job_id, uuid.uuid4().hex)  # takes it off the list
+            self._store.jobs.begin_step(job_id, uuid.uuid4().hex)  # takes it off the list
             return
         if "inline" in job.facts:
-            self._store.cancel(job_id)  # past its deadline: its waiter is gone
+            self._store.jobs.cancel(job)  # past its deadline: its waiter is gone
         elif step := next_step(job):
             log.info("step hinted again", job=job_id, step=step)
-            self._store.saw(REPUBLISHED)
+            self._store.coordination.count_event(REPUBLISHED)
             self._hints.finish(job_id) if step == "finish" else self._hints.feed(job_id)
-        self._store.look_again(job_id)
+        self._store.jobs.look_again(job_id)
 
     def sweep(self) -> None:
         """Remove shard and part files of jobs that ended a while ago, later all the rest; and
@@ -132,13 +133,13 @@ class Monitor:
 
         Apart from the tick: a storage may take minutes to delete what a large job leaves.
         """
-        for job_id in self._store.sweepable():
-            remaining_ms = self._store.sweep(job_id)
+        for job_id in self._store.jobs.sweepable():
+            remaining_ms = self._store.jobs.begin_sweep(job_id)
             if remaining_ms < 0:
                 continue
             for folder in ("shards", "parts") if remaining_ms else ("",):
                 self._objects.delete_tree(job_uri(self._objects, job_id, *filter(None, [folder])))
-            self._store.swept(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
+            self._store.jobs.end_sweep(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
         sweep_uploads(self._objects)
 
 
@@ -158,13 +159,12 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     app = make_app(settings)
     store = Store(connect(settings), settings)
-    fleet = Fleet(store.client, settings)
     hints = Hints(app)
     monitor = Monitor(store, Objects(settings), hints, settings)
 
     @app.task(name=TICK)  # type: ignore[untyped-decorator]
     def _tick() -> None:
-        for look in (monitor.tick, lambda: set_limits(fleet)):
+        for look in (monitor.tick, lambda: set_limits(store.fleet)):
             try:
                 look()
             except RerankError as error:
@@ -176,7 +176,7 @@ def main() -> int:
         while True:
             time.sleep(settings.tick_s)
             try:
-                if store.lead("monitor", token, ttl_s=3 * settings.tick_s):
+                if store.coordination.lead("monitor", token, ttl_s=3 * settings.tick_s):
                     act()
             except Exception as error:
                 log.warning("Redis or the storage is away", error=str(error))

@@ -14,11 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from shared.errors import ItemError, UsageError
-from shared.explain import CHANNELS, TEXT
-from shared.metrics import IMAGES_REJECTED
-from shared.models import POOR_QUERY, Content, JobSpec, PictureFacts, Priority, Provenance, Slice
-from shared.pictures import (
+from rerankfleet.shared.content.content import Content
+from rerankfleet.shared.content.images import (
     FRAME_PIXELS_MAX,
     FRAMES_MAX,
     FRAMES_PER_S,
@@ -26,11 +23,17 @@ from shared.pictures import (
     VIDEO_PIXELS,
     PictureOptions,
 )
-from workers.images.picture import Picture
-from workers.language import instruction_for
-from workers.prompts import Prompt, Prompter, Request, Side
-from workers.recorder import Recorder
-from workers.tokens import Visual
+from rerankfleet.shared.content.outcomes import POOR_QUERY, PictureFacts, Provenance
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.job_spec import JobSpec, Priority
+from rerankfleet.shared.metrics import IMAGES_REJECTED
+from rerankfleet.shared.sub_scores import CHANNELS, TEXT
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.prompting.languages import instruction_for
+from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request, Side
+from rerankfleet.workers.prompting.tokens import Visual
+from rerankfleet.workers.recorder import Recorder
 
 #: Images of one content at the most: more fit no model, and their pixels would fill the memory.
 IMAGES_MAX = 64

@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from shared.metrics import (
+from rerankfleet.shared.content.content import Content
+from rerankfleet.shared.content.outcomes import SliceOutcome
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.metrics import (
     BATCH_SPLITS,
     FAMILIES,
     PAIRS,
@@ -23,8 +26,7 @@ from shared.metrics import (
     Family,
     Labels,
 )
-from shared.models import Content, Slice, SliceOutcome
-from shared.observations import Observation
+from rerankfleet.shared.observations import Observation
 
 
 class Recorder:

@@ -14,20 +14,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ItemError
-from shared.lines import slice_of
-from shared.models import InputRef, Scored, make_spec
-from shared.profiles import resolve
-from shared.settings import Settings, read_environment
-from workers.batcher import Batcher
-from workers.engine import load_engine
-from workers.images.decode import prepare_image
-from workers.images.picture import Picture
-from workers.images.source import PictureSource
-from workers.language import detector_of
-from workers.packing import Limit
-from workers.prepare import Wanted
-from workers.scorer import Scorer
+from rerankfleet.shared.content.outcomes import Scored
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.profiles import resolve
+from rerankfleet.shared.settings import Settings, read_environment
+from rerankfleet.workers.batching.batcher import Batcher
+from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.engine import load_engine
+from rerankfleet.workers.images.decode import prepare_image
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.pipeline import Scorer
+from rerankfleet.workers.prepare import Wanted
+from rerankfleet.workers.prompting.languages import detector_of
 
 #: The caller holds the request already; no line of a file is read.
 _NO_BOUND = 1 << 40
@@ -43,7 +44,7 @@ class Reranker:
     profile    has values for the options that are not given
     folder     where images may be read from, and relative paths start; images in S3 or on other
                hosts need `settings` that allow them
-    engine     those of `workers.engine.load.load`, as a mapping
+    engine     those of `rerankfleet.workers.engine.load.load`, as a mapping
 
     Raises UnknownModel or ModelRefused when the model cannot be used, UsageError for options.
     """

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 
 import structlog
 
-from shared.keys import shard_range
-from shared.models import Provenance, ShardSummary, SliceOutcome
-from shared.objects import Objects
-from shared.queue import Hints
-from shared.shards import dump_part, part_uri
-from shared.store import REDIS_ERRORS, Lease, Store
+from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_range
+from rerankfleet.shared.formats.shard_files import dump_part, part_uri
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.queue import Hints
+from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.records import Lease
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects
 
 REDIS_BACKOFF_S = 1.0
 
@@ -33,7 +36,7 @@ def write(
     attempt = uuid.uuid4().hex[:12]
     data = dump_part(outcomes, provenance)
     if lease.file.startswith("redis:"):
-        return store.put_inline(lease.job_id, f"part-{start}-{attempt}", data, inline_ttl_s)
+        return store.inline.put(lease.job_id, f"part-{start}-{attempt}", data, inline_ttl_s)
     objects.write(part_uri(objects, lease.job_id, start, attempt), data)
     return attempt
 
@@ -53,7 +56,7 @@ def commit(
     """
     while True:
         try:
-            answer, feed, finish = store.commit(lease, part, summary)
+            answer, feed, finish = store.shards.commit(lease, part, summary)
             break
         except REDIS_ERRORS as error:
             log.warning("a commit waits for Redis", shard=lease.shard, error=str(error))

@@ -18,30 +18,27 @@ from typing import Any, NoReturn
 
 import structlog
 
-from shared import __version__
-from shared.fleet import Fleet, WorkerRow, WorkerState
-from shared.metrics import (
-    CACHE_LOOKUPS,
-    GPU_MEMORY,
-    LOAD_SECONDS,
-    Counts,
-)
-from shared.models import canonical_model
-from shared.objects import Objects
-from shared.observations import Observation
-from shared.queue import Hints, make_app
-from shared.settings import Settings
-from shared.store import Job, Store, connect
-from workers.batcher import Batcher, waiting_tokens_max
-from workers.controller import start
-from workers.engine import load_engine
-from workers.hand import RELEASE_S, Hand
-from workers.images.source import PictureSource
-from workers.meter import Meter
-from workers.packing import Limit
-from workers.recorder import Recorder
-from workers.scorer import Scorer
-from workers.steering import EXCHANGE_S, Steering, policy_of
+from rerankfleet import __version__
+from rerankfleet.shared.metrics import CACHE_LOOKUPS, GPU_MEMORY, LOAD_SECONDS, Counts
+from rerankfleet.shared.model_names import canonical_model
+from rerankfleet.shared.observations import Observation
+from rerankfleet.shared.queue import Hints, make_app
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.fleet import WorkerRow, WorkerState
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.workers.batch_limits.agent import EXCHANGE_S, Steering, policy_of
+from rerankfleet.workers.batch_limits.policies import start
+from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
+from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.engine import load_engine
+from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.leases import RELEASE_S, Hand
+from rerankfleet.workers.meter import Meter
+from rerankfleet.workers.pipeline import Scorer
+from rerankfleet.workers.recorder import Recorder
 
 HOUSEKEEPING_S = 0.25
 OUT_OF_MEMORY = "memory: packs ran out of memory here"
@@ -60,11 +57,11 @@ class Runtime:
         self.draining = False
         redis = connect(settings)
         self.store = Store(redis, settings)
-        self.objects = Objects(settings, inline=self.store.get_inline)
+        self.objects = Objects(settings, inline=self.store.inline.get)
         self.app = make_app(settings)
         self.hints = Hints(self.app)
         self.id = f"{socket.gethostname()}:{device}:{os.getpid()}"
-        self._fleet = Fleet(redis, settings)
+        self._fleet = self.store.fleet
         self._state: WorkerState = "loading"
         self._fleet.forget(self.id)  # of a process before, in a container of the same name
         self._beat(WorkerRow(**self._identity()))
@@ -124,7 +121,7 @@ class Runtime:
 
     def job(self, job_id: str) -> Job:
         """A job's spec and facts."""
-        return self.store.job(job_id)
+        return self.store.jobs.get(job_id)
 
     def _observe(self, observation: Observation) -> None:
         """On the device's thread, after each pack."""

@@ -11,17 +11,27 @@ from contextlib import suppress
 
 import structlog
 
-from shared.errors import DeviceBroken, RerankError, Unavailable, UnreadableJob, UsageError
-from shared.keys import shard_range
-from shared.metrics import QUEUE_WAIT, RETRIES
-from shared.models import Priority, ShardSummary, Slice, SliceOutcome
-from shared.shards import count_requests, load_slices
-from shared.store import REDIS_ERRORS, Job, Lease
-from workers import results
-from workers.hand import Held
-from workers.prepare import provenance_of
-from workers.runtime import Runtime
-from workers.scorer import Stopped, poisoned, refused, summarize
+from rerankfleet.shared.content.outcomes import SliceOutcome
+from rerankfleet.shared.content.ranges import shard_range
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import (
+    DeviceBroken,
+    RerankError,
+    Unavailable,
+    UnreadableJob,
+    UsageError,
+)
+from rerankfleet.shared.formats.shard_files import count_requests, load_slices
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.metrics import QUEUE_WAIT, RETRIES
+from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.records import Job, Lease
+from rerankfleet.workers import results
+from rerankfleet.workers.leases import Held
+from rerankfleet.workers.pipeline import Stopped, poisoned, refused, summarize
+from rerankfleet.workers.prepare import provenance_of
+from rerankfleet.workers.runtime import Runtime
 
 BACKOFF_S = 5.0
 
@@ -48,8 +58,9 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
             log.exception("the job is paused: this is a bug", job=job_id, shard=shard)
             what = f"{type(error).__name__}: {error}"
             with suppress(Exception):
-                runtime.store.pause(
-                    job_id, f"shard {shard} failed: {what}. This is a bug; resume tries again"
+                runtime.store.jobs.pause(
+                    runtime.store.jobs.get(job_id),
+                    f"shard {shard} failed: {what}. This is a bug; resume tries again",
                 )
             _release(runtime, held)
 
@@ -80,7 +91,7 @@ def _carry_out(runtime: Runtime, held: Held) -> None:
     except UnreadableJob as error:  # a worker of its version sees to it
         log.warning("the shard is left to a newer worker", job=job_id, shard=shard, why=str(error))
         held.stop.wait(BACKOFF_S)
-        runtime.store.release(lease)
+        runtime.store.shards.release(lease)
     except UsageError as error:  # its files are gone or refused: a person must look
         _pause(runtime, lease, error)
     except RerankError as error:
@@ -134,7 +145,7 @@ def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
     job_id, shard = lease.job_id, lease.shard
     reason = f"shard {shard} cannot be done: {error}"
     with suppress(UsageError):
-        if runtime.store.pause(job_id, reason, lease=lease) == "lost":
+        if runtime.store.jobs.pause(runtime.store.jobs.get(job_id), reason, lease=lease) == "lost":
             log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
         else:
             log.error("the job is paused", job=job_id, shard=shard, error=str(error))
@@ -143,7 +154,7 @@ def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
 def _give_back(runtime: Runtime, held: Held) -> None:
     """Release a shard that was stopped; when that frees it, tell the others."""
     lease = held.lease
-    if runtime.store.release(lease) and runtime.draining:
+    if runtime.store.shards.release(lease) and runtime.draining:
         priority = runtime.job(lease.job_id).spec.priority
         runtime.hints.shard(lease.model, priority, lease.job_id, lease.shard)
 
@@ -153,12 +164,12 @@ def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
     lease: Lease = held.lease
     log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
     runtime.recorder.add(RETRIES, "storage")
-    runtime.store.set_facts(lease.job_id, waiting_for=str(error))
+    runtime.store.jobs.set_facts(lease.job_id, waiting_for=str(error))
     held.stop.wait(BACKOFF_S)
-    runtime.store.release(lease)
+    runtime.store.shards.release(lease)
 
 
 def _release(runtime: Runtime, held: Held) -> None:
     """Give a shard back if that can be done at all."""
     with suppress(Exception):
-        runtime.store.release(held.lease)
+        runtime.store.shards.release(held.lease)

@@ -16,26 +16,17 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from producer.client import Client
-from producer.gateway import (
-    cohere,
-    docs,
-    door,
-    downloads,
-    fleet,
-    jobs,
-    metrics,
-    native,
-    uploads,
-    vllm,
-)
-from producer.gateway.asking import Gateway
-from producer.gateway.door import LOCAL, Door
-from producer.gateway.errors import handle_errors
-from producer.gateway.history import History
-from shared import __version__
-from shared.errors import UsageError
-from shared.settings import Settings
+from rerankfleet import __version__
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway import downloads, fleet, jobs, metrics, openapi_page, uploads
+from rerankfleet.producer.gateway.admission import Gateway
+from rerankfleet.producer.gateway.errors import handle_errors
+from rerankfleet.producer.gateway.formats import cohere, native, vllm
+from rerankfleet.producer.gateway.history import History
+from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.producer.gateway.middleware.door import LOCAL, Door
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.settings import Settings
 
 SHUTDOWN_S = 5
 """How long answers under way may take when the gateway is told to stop."""
@@ -77,7 +68,7 @@ def make_app(client: Client) -> FastAPI:
     counted = app.state.metrics.requests
     app.add_middleware(Door, settings=settings, count=counted.count)
     handle_errors(app)
-    for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, docs):
+    for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, openapi_page):
         app.include_router(part.routes)
     app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
     return app

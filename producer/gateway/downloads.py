@@ -14,13 +14,13 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from producer.client import Client, OutputFile
-from producer.gateway.asking import Gateway, as_json, gateway_of, in_thread
-from producer.gateway.jobs import JobId, failed_lines
-from producer.gateway.streams import Streamed, stream_lines
-from producer.rows import PART
-from shared.errors import UsageError
-from shared.sources import COPY_BYTES
+from rerankfleet.producer.client import Client, OutputFile
+from rerankfleet.producer.coordinator.rows import PART
+from rerankfleet.producer.gateway.admission import Gateway, as_json, gateway_of, in_thread
+from rerankfleet.producer.gateway.jobs import JobId, failed_lines
+from rerankfleet.producer.gateway.streaming.streams import Streamed, stream_lines
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.sources import COPY_BYTES
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -51,7 +51,7 @@ async def listing(
 
 
 def _listing(client: Client, job_id: str, limit: int) -> dict[str, Any]:
-    job = client.store.job(job_id)
+    job = client.store.jobs.get(job_id)
     files = client.files(job_id) if job.finished else []
     if job.progress.errors or job.progress.rejected:
         files.append(OutputFile(ERRORS, ""))
@@ -67,7 +67,7 @@ _BYTES = {"content": {"application/octet-stream": {}}, "description": "the file'
 async def download(request: Request, job_id: JobId, name: FileName) -> Response:
     """Streamed as it lies in the storage."""
     gateway = gateway_of(request)
-    job = await in_thread(gateway.client.store.job, job_id)
+    job = await in_thread(gateway.client.store.jobs.get, job_id)
     saved_as = _saved_as(job.spec.name or job_id, name)
     if name == ERRORS:
         answer = stream_lines(gateway, failed_lines(gateway.client, job_id))

@@ -18,8 +18,14 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from shared.errors import InvalidOption, ItemError, QueueUnavailable, RerankError, UsageError
-from shared.store import REDIS_ERRORS
+from rerankfleet.shared.errors import (
+    InvalidOption,
+    ItemError,
+    QueueUnavailable,
+    RerankError,
+    UsageError,
+)
+from rerankfleet.shared.state.connection import REDIS_ERRORS
 
 SHAPE = "rerank_shape"
 """Where a request's scope says how its errors look: "tei" or "cohere"; ours otherwise."""

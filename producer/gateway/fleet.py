@@ -9,18 +9,19 @@ from fastapi import APIRouter, Query, Request
 from pydantic_core import to_jsonable_python
 from starlette.responses import Response
 
-from producer.client import Client
-from producer.gateway.asking import as_json, gateway_of, in_thread
-from producer.gateway.history import History
-from shared import __version__
-from shared.errors import Unavailable
-from shared.fleet import WorkerRow
-from shared.metrics import STAGES, Counts
-from shared.models import DEFAULT_INSTRUCTION, JobSpec, Priority
-from shared.pictures import PRESETS
-from shared.profiles import load_profiles
-from shared.queue import broker_keys, model_queue
-from shared.store import REDIS_ERRORS
+from rerankfleet import __version__
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread
+from rerankfleet.producer.gateway.history import History
+from rerankfleet.shared.content.images import PRESETS
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.shared.errors import Unavailable
+from rerankfleet.shared.job_spec import JobSpec, Priority
+from rerankfleet.shared.metrics import STAGES, Counts
+from rerankfleet.shared.profiles import load_profiles
+from rerankfleet.shared.queue import broker_keys, model_queue
+from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.fleet import WorkerRow
 
 routes = APIRouter(tags=["fleet"])
 
@@ -74,7 +75,7 @@ def _model(client: Client, name: str, workers: list[WorkerRow]) -> dict[str, Any
         "stats": {
             "queue_absolute": waiting,
             "queue_fraction": waiting / client.settings.interactive_queue_max,
-            "results_pending": client.store.backlog(name),
+            "results_pending": client.store.shards.backlog(name),
         },
         "dtype": first.dtype,
         "attention": first.attention,
@@ -89,7 +90,7 @@ def _state(workers: list[WorkerRow]) -> str:
 
 def _depth(client: Client, model: str, priority: Priority) -> int:
     keys = broker_keys(client.settings, [model_queue(model, priority)])
-    return client.store.hints_waiting(keys)
+    return client.store.broker.waiting_count(keys)
 
 
 @routes.get("/v1/presets", summary="List what can be chosen")
@@ -133,7 +134,7 @@ async def fleet(
 def _fleet(client: Client, history: History, since_s: float) -> dict[str, Any]:
     at_ms = client.store.now_ms()  # before anything is read, so that the next answer misses nothing
     workers = client.workers()
-    known = sorted({*client.store.models(), *(worker.model for worker in workers)})
+    known = sorted({*client.store.jobs.models(), *(worker.model for worker in workers)})
     told_s = since_s - SKEW_S
     limits = {
         w.id: [found for found in client.fleet.limits(w.id) if found.at_s > told_s] for w in workers

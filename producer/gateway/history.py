@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from producer.client import Client
+from rerankfleet.producer.client import Client
 
 SAMPLE_S = 2.0
 SAMPLES = 900
@@ -63,6 +63,6 @@ class History:
         """Look at the fleet once."""
         client, now_s = self._client, time.time()
         workers = client.workers()
-        queue = sum(client.store.backlog(model) for model in client.store.models())
+        queue = sum(client.store.shards.backlog(model) for model in client.store.jobs.models())
         rate = sum(worker.pairs_per_s for worker in workers)
         self._samples.append(Sample(now_s, rate, queue))

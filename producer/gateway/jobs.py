@@ -10,17 +10,18 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
-from producer.client import Client
-from producer.gateway.asking import as_json, gateway_of, in_thread, taken
-from producer.gateway.errors import InvalidField
-from producer.gateway.events import KEEP_ALIVE, Events, event
-from producer.gateway.fields import IDEMPOTENT, Fields, idempotency_key
-from producer.gateway.native import Options
-from producer.gateway.streams import stream_lines
-from shared.errors import Unavailable, UnknownJob
-from shared.models import JobStatus, OutputFormat, Priority
-from shared.sources import is_uri
-from shared.store import REDIS_ERRORS
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread, taken
+from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key
+from rerankfleet.producer.gateway.formats.native import Options
+from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
+from rerankfleet.producer.gateway.streaming.streams import stream_lines
+from rerankfleet.shared.errors import Unavailable, UnknownJob
+from rerankfleet.shared.formats.sources import is_uri
+from rerankfleet.shared.job_spec import OutputFormat, Priority
+from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.state.connection import REDIS_ERRORS
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -132,7 +133,7 @@ async def status(request: Request, job_id: JobId) -> Response:
 def _told(client: Client, job_id: str, *, whole: bool = False) -> dict[str, Any]:
     told = _as_told(client.status(job_id))
     if whole:
-        spec = client.store.job(job_id).spec
+        spec = client.store.jobs.get(job_id).spec
         catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
         told |= {"options": spec.scoring_options, "catalog": catalog}
     return told

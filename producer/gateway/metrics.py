@@ -31,15 +31,17 @@ from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 from starlette.types import Scope
 
-from producer.client import Client
-from producer.gateway.asking import in_thread
-from producer.gateway.errors import MODEL
-from producer.status import is_unservable, state_of
-from shared.fleet import WorkerRow
-from shared.metrics import FAMILIES, Counts, Family, Value
-from shared.models import Priority, canonical_model
-from shared.queue import broker_keys, model_queue
-from shared.store import LEFT, REDIS_ERRORS
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.admission import in_thread
+from rerankfleet.producer.gateway.errors import MODEL
+from rerankfleet.producer.status import is_unservable, state_of
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.metrics import FAMILIES, Counts, Family, Value
+from rerankfleet.shared.model_names import canonical_model
+from rerankfleet.shared.queue import broker_keys, model_queue
+from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.shards import LEFT
 
 # a gauge beside each counter, of when it began: nobody asks for it
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -147,21 +149,21 @@ class FleetCollector(Collector):
         yield GaugeMetricFamily(
             "rerank_coordinator_silent_seconds",
             "Seconds since the coordinator's last sign of life",
-            store.silent_s(),
+            store.coordination.silent_s(),
         )
         yield GaugeMetricFamily(
             "rerank_hints_republished",
             "Hints that the monitor had to send again in the last hour",
-            store.seen("republished"),
+            store.coordination.event_count("republished"),
         )
         yield GaugeMetricFamily(
             "rerank_leases_left",
             "Shards that workers left when they died or hung, within the last hour",
-            store.seen(LEFT),
+            store.coordination.event_count(LEFT),
         )
 
     def _workers(self, workers: list[WorkerRow]) -> Iterator[Metric]:
-        models = (*self._client.store.models(), *(worker.model for worker in workers))
+        models = (*self._client.store.jobs.models(), *(worker.model for worker in workers))
         self.models = frozenset(models)
         up = GaugeMetricFamily(
             "rerank_worker_up", "1 once it serves", labels=(*WORKER, "device", "state")
@@ -200,19 +202,19 @@ class FleetCollector(Collector):
             "For how long the first shard waits for a worker",
             labels=("model",),
         )
-        for model in store.models():
+        for model in store.jobs.models():
             for priority in Priority:
                 keys = broker_keys(client.settings, [model_queue(model, priority)])
-                depth.add_metric([model, priority.value], store.hints_waiting(keys))
-            shards.add_metric([model], store.backlog(model))
-            age.add_metric([model], store.oldest_due_s(model))
+                depth.add_metric([model, priority.value], store.broker.waiting_count(keys))
+            shards.add_metric([model], store.shards.backlog(model))
+            age.add_metric([model], store.shards.oldest_due_s(model))
         yield from (depth, shards, age)
 
     def _jobs(self, workers: list[WorkerRow]) -> Iterator[Metric]:
         store, unservable = self._client.store, 0
         states: Count[str] = Count(running=0, paused=0, finishing=0)
         items: Count[str] = Count()
-        for job in store.jobs(store.unfinished()[:JOBS_MAX]):
+        for job in store.jobs.get_many(store.jobs.unfinished()[:JOBS_MAX]):
             if "inline" in job.facts:
                 continue
             states[state_of(job)] += 1

@@ -13,11 +13,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from producer.gateway.asking import Gateway, as_json, gateway_of, taken
-from producer.gateway.errors import InvalidField
-from shared.errors import StorageUnavailable, TooLarge, UsageError
-from shared.settings import Settings
-from shared.uploads import new_upload, upload_uri
+from rerankfleet.producer.gateway.admission import Gateway, as_json, gateway_of, taken
+from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 
 routes = APIRouter(tags=["uploads"])
 

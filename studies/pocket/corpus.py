@@ -5,7 +5,7 @@ and the language reference in `pydoc_data.topics`, cut into passages of 20 to 20
 passage knows its topic (a module, a built-in, a help topic), so that a held-out topic is unseen as
 a whole, and neighbours make hard negatives. Knows nothing of tokens or queries.
 
-    python -m studies.pocket.corpus        # counts and a few samples
+    python -m rerankfleet.studies.pocket.corpus        # counts and a few samples
 """
 
 from __future__ import annotations

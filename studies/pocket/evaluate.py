@@ -1,6 +1,6 @@
 """How well `pocket-text` finds the passage that a query was drawn from.
 
-    python -m studies.pocket.evaluate --model workers/models/pocket-text
+    python -m rerankfleet.studies.pocket.evaluate --model workers/models/pocket-text
 
 English: topics of Python's own documentation that training never saw; 19 other passages drawn at
 random, or up to 10 of them from the same topic. Asked by people: the questions of Python's
@@ -9,7 +9,7 @@ The last three come from Debian packages (no root needed) and are skipped where 
 
     apt-get download python3.11-doc manpages-ru manpages-ja
     for deb in *.deb; do dpkg -x "$deb" debian; done
-    python -m studies.pocket.evaluate --model workers/models/pocket-text --debian debian
+    python -m rerankfleet.studies.pocket.evaluate --model workers/models/pocket-text --debian debian
 
 Scoring is the reference procedure: the whole prompt through the model that `from_pretrained`
 loads, in fp32, and logit(yes) - logit(no) at its last position.
@@ -30,9 +30,9 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from studies.pocket.corpus import Passage, passages, split
-from studies.pocket.pairs import Sampler
-from studies.pocket.prompt import Prompt
+from rerankfleet.studies.pocket.corpus import Passage, passages, split
+from rerankfleet.studies.pocket.pairs import Sampler
+from rerankfleet.studies.pocket.prompt import Prompt
 
 SEED = 7
 CANDIDATES, QUERIES, FOREIGN_QUERIES = 20, 200, 100

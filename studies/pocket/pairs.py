@@ -15,8 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from studies.pocket.corpus import Passage
-from studies.pocket.prompt import DEFAULT_INSTRUCTION
+from rerankfleet.studies.pocket.corpus import Passage
+from rerankfleet.studies.pocket.prompt import DEFAULT_INSTRUCTION
 
 INSTRUCTIONS = (
     "Given a question, retrieve passages that answer the question",

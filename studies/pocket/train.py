@@ -1,6 +1,6 @@
 """Train `pocket-text`, a small Qwen3 reranker, from what Python itself ships.
 
-    python -m studies.pocket.train --out workers/models/pocket-text
+    python -m rerankfleet.studies.pocket.train --out workers/models/pocket-text
 
 Corpus, tokenizer, groups of one query and its documents, training, export in bfloat16, evaluation:
 within 30 minutes on two free CPU cores, with fixed seeds. The model is transformers' unmodified
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
-from studies.pocket.corpus import passages, split
-from studies.pocket.evaluate import evaluate
-from studies.pocket.pairs import Group, Sampler
-from studies.pocket.prompt import Prompt
-from studies.pocket.vocabulary import train_tokenizer
-from studies.tokeniser import export
+from rerankfleet.studies.pocket.corpus import passages, split
+from rerankfleet.studies.pocket.evaluate import evaluate
+from rerankfleet.studies.pocket.pairs import Group, Sampler
+from rerankfleet.studies.pocket.prompt import Prompt
+from rerankfleet.studies.pocket.vocabulary import train_tokenizer
+from rerankfleet.studies.tokeniser import export
 
 SEED = 20
 ENGLISH_TOKENS = 4096

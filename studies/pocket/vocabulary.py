@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from studies.pocket.prompt import DEFAULT_INSTRUCTION, PREFIX
-from studies.tokeniser import add_control_tokens, pipeline, trainer
+from rerankfleet.studies.pocket.prompt import DEFAULT_INSTRUCTION, PREFIX
+from rerankfleet.studies.tokeniser import add_control_tokens, pipeline, trainer
 
 # First and last letter of each alphabet: Latin with accents, Greek, Cyrillic, Hebrew, Arabic,
 # Devanagari, Thai, CJK stops, Hiragana, Katakana.

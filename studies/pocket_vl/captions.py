@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from studies.pocket_vl.drawing import (
+from rerankfleet.studies.pocket_vl.drawing import (
     COLOURS,
     MAX_COUNT,
     PLACES,

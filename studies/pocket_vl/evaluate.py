@@ -1,6 +1,6 @@
 """How well `pocket-vl` tells which scene fits a query.
 
-    python -m studies.pocket_vl.evaluate --model workers/models/pocket-vl
+    python -m rerankfleet.studies.pocket_vl.evaluate --model workers/models/pocket-vl
 
 Scenes of a seed that training never used, at four sizes. "right" is the share of pairs on the right
 side of zero: half of them fit, the other half differ from a fitting one in one thing. "first" is
@@ -27,10 +27,10 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 
-from studies.pocket_vl.captions import TOPICS, Topic, change, phrase, random_plan
-from studies.pocket_vl.drawing import Scene, draw, lay_out
-from studies.pocket_vl.pairs import WAYS, Pair, Size, Way, group, rivals
-from studies.pocket_vl.prompt import Picture, Prompt, Side, patches
+from rerankfleet.studies.pocket_vl.captions import TOPICS, Topic, change, phrase, random_plan
+from rerankfleet.studies.pocket_vl.drawing import Scene, draw, lay_out
+from rerankfleet.studies.pocket_vl.pairs import WAYS, Pair, Size, Way, group, rivals
+from rerankfleet.studies.pocket_vl.prompt import Picture, Prompt, Side, patches
 
 SEED = 7
 CANDIDATES, NEAR = 10, 4

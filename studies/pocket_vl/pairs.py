@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.pocket_vl.captions import (
+from rerankfleet.studies.pocket_vl.captions import (
     TOPICS,
     Claim,
     Topic,
@@ -25,7 +25,7 @@ from studies.pocket_vl.captions import (
     phrase,
     random_plan,
 )
-from studies.pocket_vl.drawing import (
+from rerankfleet.studies.pocket_vl.drawing import (
     COLOURS,
     LETTERS,
     MAX_COUNT,
@@ -41,7 +41,13 @@ from studies.pocket_vl.drawing import (
     sign_box,
     thing_box,
 )
-from studies.pocket_vl.prompt import CELL_PX, DEFAULT_INSTRUCTION, PATCH_PX, Picture, Side
+from rerankfleet.studies.pocket_vl.prompt import (
+    CELL_PX,
+    DEFAULT_INSTRUCTION,
+    PATCH_PX,
+    Picture,
+    Side,
+)
 
 Floats = NDArray[np.float32]
 

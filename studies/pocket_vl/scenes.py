@@ -1,6 +1,6 @@
 """Folders of drawn scenes with captions, for demonstrations and studies.
 
-    python -m studies.pocket_vl.scenes --out examples/scenes
+    python -m rerankfleet.studies.pocket_vl.scenes --out examples/scenes
 
 draws the 24 scenes that ship as an example, ten queries one a line in `queries.txt`, and in
 `labels.json` which scenes fit each query.
@@ -14,8 +14,15 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from studies.pocket_vl.captions import TOPICS, Claim, Topic, claim_about, phrase, random_plan
-from studies.pocket_vl.drawing import Plan, Scene, draw, lay_out
+from rerankfleet.studies.pocket_vl.captions import (
+    TOPICS,
+    Claim,
+    Topic,
+    claim_about,
+    phrase,
+    random_plan,
+)
+from rerankfleet.studies.pocket_vl.drawing import Plan, Scene, draw, lay_out
 
 CAPTIONS = 3
 JPEG_QUALITY = 88

@@ -1,6 +1,6 @@
 """Train `pocket-vl`, a small Qwen3-VL reranker, on drawn scenes.
 
-    python -m studies.pocket_vl.train --out workers/models/pocket-vl
+    python -m rerankfleet.studies.pocket_vl.train --out workers/models/pocket-vl
 
 `--begin-with` another folder of it goes on from those weights, with probes that begin anew.
 
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from studies.pocket_vl.drawing import MAX_COUNT, WORDS, Scene, draw
-from studies.pocket_vl.pairs import (
+from rerankfleet.studies.pocket_vl.drawing import MAX_COUNT, WORDS, Scene, draw
+from rerankfleet.studies.pocket_vl.pairs import (
     CELL_LABELS,
     UNKNOWN,
     Batch,
@@ -40,7 +40,7 @@ from studies.pocket_vl.pairs import (
     random_pages,
     read_cells,
 )
-from studies.pocket_vl.prompt import (
+from rerankfleet.studies.pocket_vl.prompt import (
     IMAGE_PAD,
     MERGE,
     PATCH_PX,
@@ -53,8 +53,8 @@ from studies.pocket_vl.prompt import (
     positions,
     token_id,
 )
-from studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
-from studies.tokeniser import export
+from rerankfleet.studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
+from rerankfleet.studies.tokeniser import export
 
 SEED = 20
 LEARNING_RATE, WARMUP_STEPS = 3e-3, 60

@@ -12,9 +12,16 @@ from importlib import import_module
 
 from tokenizers import Tokenizer, models
 
-from studies.pocket_vl.captions import TOPICS, claim_about, describe, note, phrase, random_plan
-from studies.pocket_vl.drawing import lay_out
-from studies.pocket_vl.prompt import (
+from rerankfleet.studies.pocket_vl.captions import (
+    TOPICS,
+    claim_about,
+    describe,
+    note,
+    phrase,
+    random_plan,
+)
+from rerankfleet.studies.pocket_vl.drawing import lay_out
+from rerankfleet.studies.pocket_vl.prompt import (
     DEFAULT_INSTRUCTION,
     IMAGE_PAD,
     PREFIX,
@@ -22,7 +29,7 @@ from studies.pocket_vl.prompt import (
     VISION_END,
     VISION_START,
 )
-from studies.tokeniser import CONTROL_TOKENS, add_control_tokens, pipeline, trainer
+from rerankfleet.studies.tokeniser import CONTROL_TOKENS, add_control_tokens, pipeline, trainer
 
 TOKENS = 2048
 SPECIAL_TOKENS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from shared.errors import OutputExists
+from rerankfleet.shared.errors import OutputExists
 
 SIZE = 2048, 1536
 SEED = 1

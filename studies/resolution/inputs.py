@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.ingest import IMAGE_SUFFIXES, is_image
-from shared.errors import ItemError, UsageError
-from shared.settings import Settings
-from studies.resolution.plan import Cell
-from workers.images.decode import prepare_image
-from workers.images.fetch import Fetcher, safe_uri
+from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_image
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.studies.resolution.plan import Cell
+from rerankfleet.workers.images.decode import prepare_image
+from rerankfleet.workers.images.fetch import Fetcher, safe_uri
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from shared.errors import UsageError
-from shared.pictures import Interpolation, PictureOptions
+from rerankfleet.shared.content.images import Interpolation, PictureOptions
+from rerankfleet.shared.errors import UsageError
 
 Size = tuple[int, int]
 """Width and height in pixels, for a landscape; a portrait uses them turned."""

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.resolution.table import ALL, LEVEL, Line
+from rerankfleet.studies.resolution.table import ALL, LEVEL, Line
 
 PANEL_INCHES = 4.6, 3.8
 #: One category beside another: their intervals would cover each other.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.models import Provenance
-from shared.pictures import MAX_PIXELS, SIDE_PX
-from studies.resolution.inputs import Skipped
-from studies.resolution.plan import Plan, pixels, size_name
-from studies.resolution.table import ALL, DRAWS, LEVEL, Line
+from rerankfleet.shared.content.images import MAX_PIXELS, SIDE_PX
+from rerankfleet.shared.content.outcomes import Provenance
+from rerankfleet.studies.resolution.inputs import Skipped
+from rerankfleet.studies.resolution.plan import Plan, pixels, size_name
+from rerankfleet.studies.resolution.table import ALL, DRAWS, LEVEL, Line
 
 SCORES, TABLE, PLOT, REPORT, RUN = (
     "scores.parquet",

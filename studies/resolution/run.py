@@ -19,18 +19,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from shared.calibration import relevance_score
-from shared.errors import ItemError, OutOfDeviceMemory, UsageError
-from shared.objects import publish_file
-from shared.pictures import SIDE_PX
-from studies.resolution.inputs import Held
-from studies.resolution.plan import Cell, Plan, size_name
-from workers.engine.engine import Engine
-from workers.images.decode import prepare_image
-from workers.images.picture import Picture
-from workers.packing import Limit, Pack, document_cost, query_cost
-from workers.prompts import Prompt, Request, Side
-from workers.tokens import Tokens, Visual
+from rerankfleet.shared.calibration import relevance_score
+from rerankfleet.shared.content.images import SIDE_PX
+from rerankfleet.shared.errors import ItemError, OutOfDeviceMemory, UsageError
+from rerankfleet.shared.storage.objects import publish_file
+from rerankfleet.studies.resolution.inputs import Held
+from rerankfleet.studies.resolution.plan import Cell, Plan, size_name
+from rerankfleet.workers.batching.packing import Limit, Pack, document_cost, query_cost
+from rerankfleet.workers.engine.engine import Engine
+from rerankfleet.workers.images.decode import prepare_image
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 #: Visual tokens of the pictures that are held at once: 38 MB of pixels, and about 400 MB of
 #: features in the largest model, which the engine keeps until the block is done.

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import OutputExists, UsageError
-from shared.settings import Settings
-from studies.resolution.inputs import Listed, Skipped, hold
-from studies.resolution.plan import Cell, Plan, size_name
-from studies.resolution.plot import draw_plot
-from studies.resolution.report import PLOT, RUN, SCORES, TABLE, RunFacts, write_report
-from studies.resolution.run import Run
-from studies.resolution.table import read_scores, summarize, write_table
-from workers.engine import load_engine
-from workers.engine.engine import Engine
-from workers.packing import Limit
+from rerankfleet.shared.errors import OutputExists, UsageError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.studies.resolution.inputs import Listed, Skipped, hold
+from rerankfleet.studies.resolution.plan import Cell, Plan, size_name
+from rerankfleet.studies.resolution.plot import draw_plot
+from rerankfleet.studies.resolution.report import PLOT, RUN, SCORES, TABLE, RunFacts, write_report
+from rerankfleet.studies.resolution.run import Run
+from rerankfleet.studies.resolution.table import read_scores, summarize, write_table
+from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.engine import load_engine
+from rerankfleet.workers.engine.engine import Engine
 
 VERSIONS_OF = ("rerankfleet", "torch", "transformers", "pillow", "numpy", "scipy")
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from scipy.stats import kendalltau
 
-from shared.pictures import Interpolation
-from studies.resolution.plan import Cell, parse_size, pixels, size_name
+from rerankfleet.shared.content.images import Interpolation
+from rerankfleet.studies.resolution.plan import Cell, parse_size, pixels, size_name
 
 ALL = "all"
 OTHER = "other"

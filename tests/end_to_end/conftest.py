@@ -44,7 +44,7 @@ def source(requests: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def expected(requests: list[dict[str, Any]]) -> list[list[float]]:
     """The margins of each request's documents, from the engine in this process, undisturbed."""
-    from workers import Reranker
+    from rerankfleet import Reranker
 
     reranker = Reranker("pocket-text")
     return [reranker.margins(request) for request in requests]

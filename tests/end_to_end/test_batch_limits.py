@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from shared.fleet import BatchLimit, Fleet, WorkerRow
+from rerankfleet.shared.state.fleet import BatchLimit, Fleet, WorkerRow
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
 
 MODEL = "pocket-text"
-MONITOR = "workers.monitor"
+MONITOR = "rerankfleet.workers.monitor"
 
 Check = Callable[[str], None]
 
 
 @pytest.fixture
 def fleet(stack: Stack) -> Fleet:
-    return Fleet(stack.client.store.client, stack.settings)
+    return stack.client.fleet
 
 
 @pytest.fixture

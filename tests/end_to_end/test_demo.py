@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer import demo
+from rerankfleet.producer import demo
 from tests.support.drawn import drawn
 from tests.support.vl_model import build_vl_model
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from shared.models import Priority
-from shared.queue import Hints, broker_keys, make_app, model_queues
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queues
 from tests.end_to_end.conftest import DOCUMENTS, REQUESTS
 from tests.support.stack import Stack, another_worker, running_module
 from tests.support.wait import wait_until
 
 MODEL = "pocket-text"
-COORDINATOR = "producer.coordinator"
+COORDINATOR = "rerankfleet.producer.coordinator.process"
 SERVER = "valkey"
 
 Check = Callable[[str], None]
@@ -36,20 +36,20 @@ def job(stack: Stack, source: Path) -> str:
 
 def unclaimed(stack: Stack, job_id: str) -> list[str]:
     """A job's shards that nobody holds."""
-    return [s for j, s in stack.client.store.due_shards(MODEL, 1000) if j == job_id]
+    return [s for j, s in stack.client.store.shards.due(MODEL, 1000) if j == job_id]
 
 
 def test_in_an_undisturbed_run_the_monitor_publishes_nothing(
     stack: Stack, source: Path, check: Check
 ) -> None:
     # given a fleet at rest
-    before = stack.client.store.seen("republished")
+    before = stack.client.store.coordination.event_count("republished")
     # when a job runs through
     check(stack.client.submit(source, model=MODEL))
     # then no hint was sent twice, and nothing waits anywhere
-    assert stack.client.store.seen("republished") == before
-    assert stack.client.store.backlog(MODEL) == 0
-    assert stack.client.store.unfinished() == []
+    assert stack.client.store.coordination.event_count("republished") == before
+    assert stack.client.store.shards.backlog(MODEL) == 0
+    assert stack.client.store.jobs.unfinished() == []
 
 
 def test_a_worker_killed_in_the_middle_costs_nothing(stack: Stack, job: str, check: Check) -> None:
@@ -111,13 +111,13 @@ def test_hints_published_three_times_change_nothing(stack: Stack, job: str, chec
 def test_lost_hints_are_sent_again(stack: Stack, job: str, check: Check) -> None:
     # given hints that wait in the broker
     lists = broker_keys(stack.settings, model_queues(MODEL))
-    before = stack.client.store.seen("republished")
-    wait_until(lambda: stack.client.store.hints_waiting(lists), 20, "a hint waits")
+    before = stack.client.store.coordination.event_count("republished")
+    wait_until(lambda: stack.client.store.broker.waiting_count(lists), 20, "a hint waits")
     # when they are lost
     stack.client.store.client.delete(*lists)
     # then the monitor sends them again
     check(job)
-    assert stack.client.store.seen("republished") > before
+    assert stack.client.store.coordination.event_count("republished") > before
 
 
 def test_two_coordinators_feed_at_once(

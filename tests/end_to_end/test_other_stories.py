@@ -21,7 +21,7 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
     stack: Stack, tmp_path: Path
 ) -> None:
     # given workers that die when they read a certain text, restarted each time they do
-    stack.kill("shared.cli worker", signal.SIGSTOP)  # the launcher does not restart ...
+    stack.kill("rerankfleet.shared.cli worker", signal.SIGSTOP)  # the launcher does not restart ...
     for worker in stack.client.workers():
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)  # ... the harmless worker
@@ -52,7 +52,7 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
         assert errors == [(2, 0, "worker_died")]
         assert sum(len(line["results"]) for line in lines) == 2
     finally:
-        stack.kill("shared.cli worker", signal.SIGCONT)
+        stack.kill("rerankfleet.shared.cli worker", signal.SIGCONT)
         wait_until(stack.ready_workers, 60, "the harmless worker is back")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from producer.client import Client
+from rerankfleet.producer.client import Client
 from tests.conftest import BUCKET
 from tests.end_to_end.conftest import DOCUMENTS
 from tests.support.stack import running_stack

@@ -6,8 +6,8 @@ import json
 import signal
 from pathlib import Path
 
-from shared.scores import ScoreDistribution
-from shared.statistics import Statistics, statistics_of
+from rerankfleet.shared.score_distribution import ScoreDistribution
+from rerankfleet.shared.statistics import Statistics, statistics_of
 from tests.end_to_end.conftest import DOCUMENTS
 from tests.end_to_end.test_other_stories import MODEL, rerank
 from tests.support.stack import Stack
@@ -18,7 +18,7 @@ LINES = 20
 
 def of_model(stack: Stack) -> Statistics:
     """What was counted for the model so far."""
-    rows = stack.client.store.statistics(24)
+    rows = stack.client.store.statistics.rows(24)
     found = [row for row in rows if (row.kind, row.name) == ("model", MODEL)]
     return found[0] if found else statistics_of("model", MODEL, [])
 
@@ -47,7 +47,7 @@ def test_a_small_request_is_counted_among_the_interactive_ones(stack: Stack) -> 
     wait_until(stack.ready_workers, 60, "a worker is ready")
     stack.client.rerank("what is a list?", ["A list is a sequence.", "Bread."], model=MODEL)
 
-    rows = {row.name: row for row in stack.client.store.statistics(24)}
+    rows = {row.name: row for row in stack.client.store.statistics.rows(24)}
 
     assert rows["interactive"].requests >= 1
     assert rows["interactive"].latency.count >= 1

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from producer.feeder import Control
-from shared.fleet import Fleet
-from shared.models import Priority
-from shared.queue import Hints
-from shared.settings import Settings
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import Hints
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.fleet import Fleet
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.stack import Stack, running_stack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from producer.gateway.contents import content_of, documents_of
-from producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.formats.contents import content_of, documents_of
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
 DATA = f"data:image/png;base64,{PNG}"

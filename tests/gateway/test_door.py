@@ -14,11 +14,11 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
 
-from producer.client import Client
-from producer.gateway import door
-from producer.gateway.app import make_app
-from producer.gateway.door import SAFE_HEADERS
-from shared.models import Priority
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.app import make_app
+from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.producer.gateway.middleware.door import SAFE_HEADERS
+from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import posted, running_gateway
 from tests.support.server import valkey
@@ -308,12 +308,12 @@ def test_a_gateway_whose_hands_are_full_sends_away(change, fleet, store):
     with running_gateway(change(gateway_requests_max=1)) as http, ThreadPoolExecutor(1) as threads:
         # given a request in hand that nobody answers
         first = threads.submit(http.post, "/v1/rerank", json=BODY)
-        (job_id,) = wait_until(store.unfinished, what="it is in hand")
+        (job_id,) = wait_until(store.jobs.unfinished, what="it is in hand")
         # then another one is not kept waiting
         second = http.post("/v1/rerank", json=BODY)
         assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
         # and when the first one is over
-        store.cancel(job_id)
+        store.jobs.cancel(store.jobs.get(job_id))
         assert first.result(20).status_code == 504
         # then the hand is free: this one is refused for itself
         assert http.post("/v1/rerank", json=WRONG).status_code == 422
@@ -332,8 +332,8 @@ def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change,
         asked = [threads.submit(ask) for _ in range(20)]
         # when all but one have their answer
         wait_until(lambda: sum(one.done() for one in asked) == 19, 20, "the others are sent away")
-        (job_id,) = wait_until(store.unfinished, what="one is in hand")
-        store.cancel(job_id)
+        (job_id,) = wait_until(store.jobs.unfinished, what="one is in hand")
+        store.jobs.cancel(store.jobs.get(job_id))
         # then one was taken in hand
         assert sorted(one.result(20) for one in asked) == [429] * 19 + [504]
 
@@ -343,10 +343,10 @@ def test_a_client_that_goes_away_leaves_no_work_behind(change, fleet, store):
     with running_gateway(change(gateway_requests_max=1)) as http:
         # given a request in hand
         with posted(http, "/v1/rerank", BODY):
-            (job_id,) = wait_until(store.unfinished, what="it is in hand")
+            (job_id,) = wait_until(store.jobs.unfinished, what="it is in hand")
         # when its client closes the connection: then its job ends, long before the deadline
-        wait_until(lambda: store.job(job_id).cancelled, what="the job is cancelled")
-        assert store.due_shards(MODEL, 10) == []
+        wait_until(lambda: store.jobs.get(job_id).cancelled, what="the job is cancelled")
+        assert store.shards.due(MODEL, 10) == []
         # and the hand is free: this one is refused for itself, not for the other
         hand_is_free = lambda: http.post("/v1/rerank", json=WRONG).status_code == 422  # noqa: E731
         wait_until(hand_is_free, what="the hand is free")

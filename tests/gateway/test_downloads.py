@@ -11,8 +11,8 @@ import httpx
 import pytest
 from pyarrow import parquet
 
-from producer.gateway import downloads
-from shared.objects import Objects, file_uri
+from rerankfleet.producer.gateway import downloads
+from rerankfleet.shared.storage.objects import Objects, file_uri
 from tests.support.fleet import Worker, worker_row
 from tests.support.gateway import working_fleet
 from tests.support.wait import wait_until

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from producer.gateway.cohere import CohereBody
-from producer.gateway.errors import InvalidField
-from producer.gateway.fields import LIKENESS, OTHERS, ignored
-from producer.gateway.jobs import JobBody, RetryBody
-from producer.gateway.native import RerankBody
-from producer.gateway.tei import TeiBody
-from producer.gateway.vllm import ScoreBody
+from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.formats.cohere import CohereBody
+from rerankfleet.producer.gateway.formats.fields import LIKENESS, OTHERS, ignored
+from rerankfleet.producer.gateway.formats.native import RerankBody
+from rerankfleet.producer.gateway.formats.tei import TeiBody
+from rerankfleet.producer.gateway.formats.vllm import ScoreBody
+from rerankfleet.producer.gateway.jobs import JobBody, RetryBody
 from tests.support.fleet import MODEL, margin_of, worker_row
 from tests.support.gateway import posted, running_gateway, working_fleet
 from tests.support.wait import wait_until
@@ -320,12 +320,12 @@ def test_a_request_that_is_in_hand_is_not_done_twice(change, fleet, store):
         ThreadPoolExecutor(2) as threads,
     ):
         asked = [threads.submit(http.post, "/v1/rerank", json=body) for http in (one, other)]
-        wait_until(lambda: store.unfinished(), what="it is in hand")
+        wait_until(lambda: store.jobs.unfinished(), what="it is in hand")
         wait_until(lambda: deleted() > before, what="both have asked")  # the second one's payload
         # then it is one job, and when that ends, the end of both
-        (job_id,) = store.unfinished()
-        assert store.backlog(MODEL) == 1
-        store.cancel(job_id)
+        (job_id,) = store.jobs.unfinished()
+        assert store.shards.backlog(MODEL) == 1
+        store.jobs.cancel(store.jobs.get(job_id))
         assert [found.result(20).status_code for found in asked] == [504, 504]
 
 
@@ -335,12 +335,12 @@ def test_a_request_with_a_key_goes_on_without_its_client(change, fleet, store, c
         # given a request with a key, whose client goes away
         body = ASKED | {"idempotency_key": "k"}
         with posted(http, "/v1/rerank", body):
-            (job_id,) = wait_until(store.unfinished, what="it is in hand")
+            (job_id,) = wait_until(store.jobs.unfinished, what="it is in hand")
         wrong = {"query": " ", "documents": ["a"]}
         hand_is_free = lambda: http.post("/v1/rerank", json=wrong).status_code == 422  # noqa: E731
         wait_until(hand_is_free, what="its hand is free")
         # then its work goes on, and who repeats it has its answer
-        assert not store.job(job_id).cancelled
+        assert not store.jobs.get(job_id).cancelled
         with working_fleet(control):
             assert http.post("/v1/rerank", json=body).json()["id"] == f"rerank-{job_id}"
 
@@ -409,7 +409,7 @@ def test_a_request_that_is_wrong_is_no_job(http, working, store):
     ]
     for fields in refused:
         assert problem(http, **fields, mode="async")["param"]
-    assert store.recent() == []
+    assert store.jobs.recent() == []
 
 
 def test_a_request_larger_than_a_line_may_be_is_no_job(change, control, fleet):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from producer.client import Client
-from producer.gateway.history import History
-from shared import __version__
-from shared.fleet import BatchLimit
-from shared.metrics import STAGES
-from shared.pictures import PRESETS
-from shared.profiles import PROFILES
+from rerankfleet import __version__
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.history import History
+from rerankfleet.shared.content.images import PRESETS
+from rerankfleet.shared.metrics import STAGES
+from rerankfleet.shared.profiles import PROFILES
+from rerankfleet.shared.state.fleet import BatchLimit
 from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.gateway import running_gateway
 from tests.support.wait import wait_until

@@ -19,10 +19,11 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from producer.client import Client
-from producer.gateway import door
-from shared.models import JobSpec, JobStatus
-from shared.objects import file_uri
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.shared.job_spec import JobSpec
+from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.server import free_port, valkey
@@ -141,7 +142,7 @@ def test_verbs_and_what_the_state_does_not_permit(http, fleet, source, store):
     assert http.post(f"{job}/retry", json={"only": "some"}).status_code == 422
     assert http.post(f"{job}/cancel").status_code == 200
     assert http.post(f"{job}/pause").status_code == 409
-    assert store.job(job.rpartition("/")[2]).cancelled
+    assert store.jobs.get(job.rpartition("/")[2]).cancelled
 
 
 @pytest.mark.parametrize("verb", ["", "/results", "/errors", "/events"])
@@ -367,7 +368,8 @@ def test_a_job_is_followed_to_its_end(http, working, source):
 
 
 def test_events_outlive_a_redis_that_is_away(change, tmp_path):
-    from shared.store import Store, connect
+    from rerankfleet.shared.state.connection import connect
+    from rerankfleet.shared.state.store import Store
 
     folder = tmp_path / "redis"
     folder.mkdir()
@@ -377,7 +379,7 @@ def test_events_outlive_a_redis_that_is_away(change, tmp_path):
         settings = change(redis_url=SecretStr(url))
         store = Store(connect(settings), settings)
         spec = JobSpec(model="m", input={"uri": "file:///x", "size": 1, "tag": ""})
-        store.create("j1", spec, "digest")
+        store.jobs.create("j1", spec, "digest")
         gateway = running_gateway(settings)
         http = gateway.__enter__()
         stream = http.stream("GET", "/v1/jobs/j1/events")

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.metrics import FAMILIES, IMAGES_REJECTED, PAIRS, QUEUE_WAIT, RETRIES, WAIT_S
-from shared.models import InputRef, JobSpec
-from shared.store import OpenShard
+from rerankfleet.shared.job_spec import InputRef, JobSpec
+from rerankfleet.shared.metrics import FAMILIES, IMAGES_REJECTED, PAIRS, QUEUE_WAIT, RETRIES, WAIT_S
+from rerankfleet.shared.state.records import OpenShard
+from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import families, running_gateway, scrape, value
 from tests.support.wait import wait_until
-from workers.recorder import Recorder
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -149,10 +149,10 @@ def test_jobs_of_weights_that_nobody_serves_are_counted(http, fleet, store):
     # given a job that was begun with other weights than any worker has
     fleet.beat(worker_row(fingerprint="new"))
     spec = JobSpec(model=MODEL, input=InputRef(uri="file:///x", size=1, tag=""))
-    store.create("j1", spec, "d")
+    store.jobs.create("j1", spec, "d")
     shards = [OpenShard(0, 5, "f")]
-    store.open(store.job("j1"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
-    store.set_facts("j1", fingerprint="old")
+    store.shards.open(store.jobs.get("j1"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
+    store.jobs.set_facts("j1", fingerprint="old")
     # then it is told, until a worker has them
     assert value(scrape(http), "rerank_jobs_of_other_weights") == 1
     fleet.beat(worker_row(id="w2", fingerprint="old"))
@@ -162,12 +162,12 @@ def test_jobs_of_weights_that_nobody_serves_are_counted(http, fleet, store):
 def test_jobs_and_queues_are_counted(change, fleet, store):
     fleet.beat(worker_row())
     spec = JobSpec(model=MODEL, input=InputRef(uri="file:///x", size=1, tag=""))
-    store.create("j1", spec, "d")
-    store.open(
-        store.job("j1"), ("", "1"), [OpenShard(0, 5, "f")], sealed=False, lines=1, low_water=0
+    store.jobs.create("j1", spec, "d")
+    store.shards.open(
+        store.jobs.get("j1"), ("", "1"), [OpenShard(0, 5, "f")], sealed=False, lines=1, low_water=0
     )
-    store.create("j2", spec, "d")
-    store.pause("j2", "lunch")
+    store.jobs.create("j2", spec, "d")
+    store.jobs.pause(store.jobs.get("j2"), "lunch")
     with running_gateway(change()) as http:
         found = scrape(http)
         assert value(found, "rerank_jobs", state="running") == 1

@@ -15,7 +15,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 
-from producer.gateway.tei import TeiBody
+from rerankfleet.producer.gateway.formats.tei import TeiBody
 from tests.support.gateway import running_gateway, working_fleet
 
 EXAMPLES = 8

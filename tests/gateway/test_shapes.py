@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def margins() -> list[float]:
     """The margins of DOCUMENTS, from the engine in this process."""
-    from workers import Reranker
+    from rerankfleet import Reranker
 
     return Reranker(MODEL).margins({"query": QUERY, "documents": DOCUMENTS})
 

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from shared.keys import shard_range
-from shared.models import Priority
-from shared.queue import broker_keys, model_queue
+from rerankfleet.shared.content.ranges import shard_range
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import broker_keys, model_queue
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.wait import wait_until
@@ -39,7 +39,7 @@ def events(answer: httpx.Response) -> Events:
 
 def the_shard(store) -> tuple[str, str]:
     """The one shard that waits."""
-    ((job_id, shard),) = wait_until(lambda: store.due_shards(MODEL, 10), what="it is in the queue")
+    ((job_id, shard),) = wait_until(lambda: store.shards.due(MODEL, 10), what="it is in the queue")
     return job_id, shard
 
 
@@ -108,5 +108,5 @@ def test_whoever_breaks_off_leaves_no_work_behind(http, served, store):
         job_id, shard = the_shard(store)
         assert shard_range(shard) == (0, 3)
     # when the client goes, then the job is cancelled
-    wait_until(lambda: store.job(job_id).cancelled, what="the job is cancelled")
-    assert store.due_shards(MODEL, 10) == []
+    wait_until(lambda: store.jobs.get(job_id).cancelled, what="the job is cancelled")
+    assert store.shards.due(MODEL, 10) == []

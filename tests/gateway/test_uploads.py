@@ -11,16 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from producer.gateway import door
-from shared import uploads as module
-from shared.errors import ItemError
-from shared.objects import Objects, local_path
-from shared.uploads import is_upload, new_upload, sweep_uploads, upload_uri
+from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.shared.storage import uploads as module
+from rerankfleet.shared.storage.objects import Objects, local_path
+from rerankfleet.shared.storage.uploads import is_upload, new_upload, sweep_uploads, upload_uri
+from rerankfleet.workers.images.source import PictureSource
 from tests.support.drawn import png
 from tests.support.fleet import worker_row
 from tests.support.gateway import running_gateway
 from tests.support.wait import wait_until
-from workers.images.source import PictureSource
 
 
 def stored(settings) -> list[Path]:
@@ -227,7 +227,7 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
     line = {"query": "q", "documents": ["a"]}
     uri = http.post("/v1/uploads?name=a.jsonl", json=line).json()["uri"]
     job = http.post("/v1/jobs", json={"input": uri}).json()
-    pinned = store.job(job["id"]).spec.input
+    pinned = store.jobs.get(job["id"]).spec.input
     assert not is_upload(pinned.uri, settings)
     assert objects.stat(pinned.uri).size == pinned.size
 

@@ -14,21 +14,28 @@ from typing import Any
 
 import pytest
 
-from producer import catalog as module
-from producer import rows, tables
-from producer.catalog import read_queries
-from producer.client import Client
-from producer.feeder import Control, feed
-from producer.tables import table_lines
-from shared import objects as objects_module
-from shared.calibration import PLAIN, relevance_score
-from shared.errors import NotAllowed, OutputExists, StorageUnavailable, UsageError, WrongState
-from shared.keys import shard_name
-from shared.manifest import Manifest, manifest_uri
-from shared.models import Document
-from shared.objects import Objects, file_uri
-from shared.settings import Settings
-from shared.shards import load_slices, shard_uri
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator import rows
+from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.inputs import catalog as module
+from rerankfleet.producer.inputs import tables
+from rerankfleet.producer.inputs.catalog import read_queries
+from rerankfleet.producer.inputs.tables import table_lines
+from rerankfleet.shared.calibration import PLAIN, relevance_score
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.errors import (
+    NotAllowed,
+    OutputExists,
+    StorageUnavailable,
+    UsageError,
+    WrongState,
+)
+from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
+from rerankfleet.shared.formats.shard_files import load_slices, shard_uri
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage import objects as objects_module
+from rerankfleet.shared.storage.objects import Objects, file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 
 QUERIES = ["red chair", {"id": "blue", "text": "blue chair"}, {"image": "s3://pairs/query.png"}]
@@ -91,7 +98,7 @@ def do(control: Control, job_id: str, **options: Any) -> None:
 
 
 def manifest(control: Control, job_id: str) -> Manifest:
-    uri = manifest_uri(control.store.job(job_id).facts["output"])
+    uri = manifest_uri(control.store.jobs.get(job_id).facts["output"])
     return Manifest.model_validate_json(control.objects.read(uri))
 
 
@@ -153,7 +160,7 @@ def test_the_ranking_is_that_of_all_rows_sorted(api, control, bucket, top_n):
     do(control, job_id, fails="/02.")
 
     every = [row for row in api.results(job_id) if "margin" in row]
-    uri = control.store.job(job_id).facts["output"] + "ranking.jsonl"
+    uri = control.store.jobs.get(job_id).facts["output"] + "ranking.jsonl"
     ranking = [json.loads(line) for line in control.objects.read(uri).splitlines()]
     assert [line["query_id"] for line in ranking] == IDS
     for line in ranking:
@@ -194,7 +201,7 @@ def test_scores_are_calibrated_in_rows_and_ranking(api, control, listing, format
     do(control, job_id)
 
     rows = list(api.results(job_id))
-    ranking = control.objects.read(control.store.job(job_id).facts["output"] + "ranking.jsonl")
+    ranking = control.objects.read(control.store.jobs.get(job_id).facts["output"] + "ranking.jsonl")
     ranked = [found for line in ranking.splitlines() for found in json.loads(line)["results"]]
     assert (len(rows), len(ranked)) == (6, 6)
     assert partial
@@ -325,7 +332,7 @@ def test_parquet_is_read_and_written(api, control, s3, tmp_path, place):
     assert (found[-1]["image_id"], found[-1]["error"]["code"]) == ("29", "no_image")
     name = manifest(control, job_id).parts[0].name
     assert name == "part-000000000000.parquet"
-    part = control.objects.read(control.store.job(job_id).facts["output"] + name)
+    part = control.objects.read(control.store.jobs.get(job_id).facts["output"] + name)
     assert parquet.read_table(io.BytesIO(part)).column_names[:4] == [
         *("query_id", "image_id", "margin", "relevance_score")
     ]
@@ -346,7 +353,7 @@ def test_a_table_that_a_uri_names_stays_there_until_its_turn_comes(
     else:
         path.write_bytes(gzip.compress(table.encode()) if name.endswith("gz") else table.encode())
     job_id = api.submit_catalog(file_uri(path), QUERIES)
-    pinned = control.store.job(job_id).spec.input
+    pinned = control.store.jobs.get(job_id).spec.input
     assert (pinned.uri, pinned.size) == (file_uri(path), path.stat().st_size)
 
     do(control, job_id)
@@ -429,7 +436,7 @@ def test_a_shard_file_names_an_image_once_and_no_query(api, control, listing, ch
         dataclasses.replace(control, settings=change(shard_pairs_max=4096, shard_seconds=60)),
     )
 
-    ((_, shard),) = control.store.due_shards(MODEL, 10)
+    ((_, shard),) = control.store.shards.due(MODEL, 10)
     lease = Worker(control).claimed(job_id, shard)
     data = control.objects.read(shard_uri(control.objects, job_id, lease.file))
     assert data.count(b"\n") == 2
@@ -474,7 +481,7 @@ def test_a_shard_that_kills_its_workers_is_split_and_the_rest_is_scored(
         store.client.set(keys.amnesty, 0)
         answer = worker.claim(job_id, "0-5", alone=True)
     assert answer == "split"
-    assert store.split(job_id, MODEL, "0-5") == ["0-2", "2-5"]
+    assert store.shards.split(job_id, MODEL, "0-5") == ["0-2", "2-5"]
     for shard in ("0-2", "2-5"):
         assert worker.commit(worker.claimed(job_id, shard, alone=True))
     run(control, worker)
@@ -504,7 +511,7 @@ def test_a_feeder_that_dies_while_it_lists_is_followed_by_another(
     for _ in range(60):
         control.hints.feed(job_id)
         run(control, Worker(control))
-        if control.store.job(job_id).finished:
+        if control.store.jobs.get(job_id).finished:
             break
 
     assert calls >= 9
@@ -519,7 +526,7 @@ def test_a_feeder_that_is_killed_before_its_shard_is_open_loses_nothing(
     api, control, bucket, monkeypatch
 ):
     job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
-    opened, count = control.store.open, 0
+    opened, count = control.store.shards.open, 0
 
     def dies(*args: Any, **options: Any) -> str:
         nonlocal count
@@ -528,13 +535,13 @@ def test_a_feeder_that_is_killed_before_its_shard_is_open_loses_nothing(
             raise Killed
         return opened(*args, **options)
 
-    monkeypatch.setattr(control.store, "open", dies)
+    monkeypatch.setattr(control.store.shards, "open", dies)
     for _ in range(40):
         with suppress(Killed):
             feed(job_id, control)
         control.store.client.hdel(control.store.keys.job(job_id), "step_token", "step_until")
         Worker(control).work()
-        if control.store.job(job_id).sealed:
+        if control.store.jobs.get(job_id).sealed:
             break
     control.hints.finish(job_id)
     run(control, Worker(control))
@@ -546,7 +553,7 @@ def test_an_image_that_goes_while_it_is_cut_in_two_keeps_its_place(api, control,
     """Given a first step that ends within the fourteenth image, which is then deleted."""
     job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
     feed(job_id, control)
-    begun = json.loads(control.store.job(job_id).facts["cursor"])
+    begun = json.loads(control.store.jobs.get(job_id).facts["cursor"])
     assert (begun["line"], begun["skip"], begun["key"]) == (13, 1, bucket[13])
     for gone in (bucket[13], bucket[15]):
         s3.delete_object(Bucket="pairs", Key=gone.removeprefix("s3://pairs/"))
@@ -562,7 +569,7 @@ def test_a_prefix_that_changes_while_it_is_cut_gives_each_image_once_from_where_
     """Given a first step that ends within the fourteenth image, and a prefix that then changes."""
     job_id = api.submit_catalog("s3://pairs/shop/", QUERIES)
     feed(job_id, control)
-    assert json.loads(control.store.job(job_id).facts["cursor"])["key"] == bucket[13]
+    assert json.loads(control.store.jobs.get(job_id).facts["cursor"])["key"] == bucket[13]
     # when images appear before and behind that place, some go, and one is written anew
     before, last = "shop/0/-.png", "shop/~/last.png"
     next_to_it = f"{bucket[13].removeprefix('s3://pairs/')}.png"

@@ -16,12 +16,12 @@ import pytest
 import typer
 from click.testing import CliRunner
 
-from producer import show
-from producer.client import Client
-from shared import cli
-from shared.errors import RerankError
-from shared.models import Progress
-from shared.profiles import PROFILES
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.terminal import tables
+from rerankfleet.shared import cli
+from rerankfleet.shared.errors import RerankError
+from rerankfleet.shared.job_status import Progress
+from rerankfleet.shared.profiles import PROFILES
 from tests.support.fleet import MODEL, Worker, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -74,7 +74,7 @@ def finish_jobs(control, store):
 
     def loop() -> None:
         while not stop.wait(0.01):
-            for job_id in store.unfinished():
+            for job_id in store.jobs.unfinished():
                 control.hints.feed(job_id)
                 run(control, Worker(control, fails="bad"))
 
@@ -137,7 +137,7 @@ def test_a_wrong_option_is_a_usage_error(rerank):
 def test_submit_prints_the_id_on_stdout_and_the_rest_on_stderr(rerank, served, source, store):
     ran = rerank("submit", source)
 
-    (job_id,) = store.unfinished()
+    (job_id,) = store.jobs.unfinished()
     assert ran == Ran(OK, f"{job_id}\n", f"watch it:  rerank watch {job_id}\n")
     again = rerank("submit", source, "--json")
     assert set(json.loads(again.out)) == {"id"}
@@ -163,12 +163,12 @@ def test_options_of_images_reach_the_job(rerank, served, source, store):
 
     job_id = rerank("submit", source, *(part for flag in flags for part in flag)).out.strip()
 
-    assert options.items() <= store.job(job_id).spec.scoring_options.items()
+    assert options.items() <= store.jobs.get(job_id).spec.scoring_options.items()
 
 
 def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, served, source, store):
     def spec(*options: object):
-        return store.job(rerank("submit", source, *options).out.strip()).spec
+        return store.jobs.get(rerank("submit", source, *options).out.strip()).spec
 
     ecommerce = PROFILES["ecommerce"].options
     assert {**ecommerce, "profile": "ecommerce"}.items() <= dict(
@@ -199,7 +199,7 @@ def test_wrong_profiles_and_languages_are_one_sentence(rerank, served, source, s
     ran = rerank("submit", source, "--instruction-for", "xx=Finde")
     one_sentence(ran, "instructions is wrong: 'xx' is no known language")
     assert rerank("submit", source, "--top-p", "1.5").code == USAGE
-    assert store.unfinished() == []
+    assert store.jobs.unfinished() == []
 
 
 def test_profiles_are_listed_for_people_and_machines(rerank, monkeypatch, tmp_path):
@@ -303,7 +303,7 @@ def test_results_go_to_stdout_or_a_file(rerank, served, source, control, tmp_pat
 
 def test_the_verbs_on_a_job(rerank, served, source, finish_jobs, store):
     job_id = rerank("submit", source).out.strip()
-    wait_until(lambda: store.job(job_id).finished)
+    wait_until(lambda: store.jobs.get(job_id).finished)
     for verb in ("cancel", "pause", "resume", "retry"):
         ran = rerank(verb, job_id)
         assert ran.code == USAGE
@@ -413,11 +413,19 @@ def test_a_redis_that_goes_away_meanwhile_is_one_sentence(rerank, monkeypatch):
 def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, store):
     """Given the real command in a process of its own."""
     environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "shared.cli", "submit", str(source), "--wait"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "rerankfleet.shared.cli",
+        "submit",
+        str(source),
+        "--wait",
+    ]
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    (job_id,) = wait_until(store.unfinished, 20)
+    (job_id,) = wait_until(store.jobs.unfinished, 20)
     channel = store.keys.done_channel(job_id)
     wait_until(lambda: store.client.pubsub_numsub(channel)[0][1], 20)
 
@@ -428,7 +436,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, sto
     assert out == ""
     assert f"The job goes on. Come back with:  rerank watch {job_id}" in err
     assert "Traceback" not in err
-    assert store.unfinished() == [job_id]
+    assert store.jobs.unfinished() == [job_id]
 
 
 # ---- words for numbers --------------------------------------------------------------------------
@@ -439,7 +447,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, sto
     [(None, "–"), (0, "0s"), (59.4, "59s"), (61, "1m 01s"), (3600, "1h 00m"), (90061, "1d 1h")],
 )
 def test_durations_read_well(seconds, words):
-    assert show.duration(seconds) == words
+    assert tables.duration(seconds) == words
 
 
 def test_progress_counts_every_kind_of_outcome():
@@ -450,10 +458,10 @@ def test_errors_know_what_they_mean():
     def tree(kind: type[RerankError]) -> list[type[RerankError]]:
         return [kind, *(found for sub in kind.__subclasses__() for found in tree(sub))]
 
-    drawn = sys.modules["shared.errors"].__doc__
+    drawn = sys.modules["rerankfleet.shared.errors"].__doc__
     for kind in tree(RerankError):
         # the gateway has a few of its own, which no other room meets
-        assert kind.__name__ in drawn or kind.__module__.startswith("producer.gateway.")
+        assert kind.__name__ in drawn or kind.__module__.startswith("rerankfleet.producer.gateway.")
         assert kind.__doc__
         assert 400 <= kind.http_status < 600
     assert str(RerankError("what", hint="do")) == "what: do"
@@ -480,7 +488,7 @@ def test_a_coordinator_is_well_when_it_gave_a_sign_of_life(rerank, store):
     # given a coordinator that never ran
     assert rerank("health", "coordinator").code == FAILURE
     # when it ticks
-    store.pulse()
+    store.coordination.pulse()
     # then it is well
     assert rerank("health", "coordinator").code == OK
 
@@ -511,6 +519,6 @@ def test_a_profiles_temperature_can_be_forgotten(rerank, store, client):
     assert "0.9" in rerank("stats", "--profile", "shop").out
     assert rerank("stats", "--profile", "shop", "--forget-temperature").code == OK
 
-    assert store.temperature_changes("shop") == []
+    assert store.statistics.temperature_changes("shop") == []
     assert "add --profile" in rerank("stats", "--forget-temperature").err
     assert rerank("stats", "--profile", "shop", "--job", "j").code == USAGE

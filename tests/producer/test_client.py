@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import redis
 
-from producer.client import Answer, Client
-from producer.coordinator import children
-from producer.feeder import Control, feed
-from producer.finisher import finish
-from shared.calibration import relevance_score
-from shared.errors import (
+from rerankfleet.producer.client import Answer, Client
+from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.producer.coordinator.process import children
+from rerankfleet.shared.calibration import relevance_score
+from rerankfleet.shared.errors import (
     DeadlineExceeded,
     InputChanged,
     ItemError,
@@ -33,12 +33,12 @@ from shared.errors import (
     UsageError,
     WrongState,
 )
-from shared.lines import slice_of
-from shared.models import Priority
-from shared.objects import file_uri
-from shared.profiles import PROFILES
-from shared.queue import broker_keys, model_queue
-from shared.settings import Settings
+from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.profiles import PROFILES
+from rerankfleet.shared.queue import broker_keys, model_queue
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -118,11 +118,11 @@ def test_a_folder_is_known_by_its_full_path(api, fleet, tmp_path, monkeypatch):
 def test_a_job_is_made_and_its_feed_is_hinted(api, source, store, settings, tmp_path):
     job_id = api.submit(source, top_n=2, priority="bulk", instruction="find")
 
-    job = store.job(job_id)
+    job = store.jobs.get(job_id)
     assert (job.spec.model, job.spec.top_n, job.spec.priority) == (MODEL, 2, Priority.bulk)
     assert job.spec.name == "input.jsonl"
     assert stored(tmp_path) == [f"jobs/{job_id}/input.jsonl"]
-    assert store.hints_waiting(broker_keys(settings, ["control"])) == 1
+    assert store.broker.waiting_count(broker_keys(settings, ["control"])) == 1
     status = api.status(job_id)
     assert (status.state, status.progress.total) == ("running", None)
     assert [s.id for s in api.jobs()] == [job_id]
@@ -134,7 +134,7 @@ def test_the_same_key_and_input_are_the_same_job(api, source, jsonl, tmp_path, s
 
     assert api.submit(other, key="mine", top_n=2) == first
     assert stored(tmp_path) == [f"jobs/{first}/input.jsonl"]
-    assert store.recent() == [first]
+    assert store.jobs.recent() == [first]
 
 
 def test_the_same_key_with_other_input_or_options_is_refused(api, source, jsonl, tmp_path):
@@ -165,7 +165,7 @@ def test_the_same_key_with_other_input_or_options_is_refused(api, source, jsonl,
 def test_bad_options_stop_at_the_door(api, source, store, tmp_path, options, error, says):
     with pytest.raises(error, match=says):
         api.submit(source, **options)
-    assert store.unfinished() == []
+    assert store.jobs.unfinished() == []
     assert stored(tmp_path) == []
 
 
@@ -178,7 +178,7 @@ def test_bad_input_stops_at_the_door(api, store, tmp_path, jsonl):
     ):
         with pytest.raises(UsageError, match=says):
             api.submit(source)
-    assert store.unfinished() == []
+    assert store.jobs.unfinished() == []
     assert stored(tmp_path) == []
 
 
@@ -193,7 +193,7 @@ def test_a_job_that_could_not_be_made_leaves_no_files(
         assert stored(tmp_path)
         raise error
 
-    monkeypatch.setattr(api.store, "create", broken)
+    monkeypatch.setattr(api.store.jobs, "create", broken)
     with pytest.raises(type(error)):
         api.submit_catalog(path, ["q"]) if catalog else api.submit(path)
     assert stored(tmp_path) == []
@@ -214,17 +214,17 @@ def test_a_catalog_whose_queries_cannot_be_kept_leaves_no_files(api, jsonl, tmp_
 def test_a_job_of_which_only_the_reply_was_lost_keeps_its_files(
     api, source, control, store, monkeypatch
 ):
-    create = api.store.create
+    create = api.store.jobs.create
 
     def lost(*args: Any, **options: Any) -> str:
         create(*args, **options)
         raise redis.ConnectionError("closed by the server")
 
-    monkeypatch.setattr(api.store, "create", lost)
+    monkeypatch.setattr(api.store.jobs, "create", lost)
     with pytest.raises(redis.ConnectionError):
         api.submit(source)
     # then it is there, and can be worked on
-    (job_id,) = store.unfinished()
+    (job_id,) = store.jobs.unfinished()
     do(control, job_id)
     assert len(list(api.results(job_id))) == len(LINES)
 
@@ -233,8 +233,8 @@ def test_without_a_redis_that_says_so_no_files_are_dropped(api, source, tmp_path
     def away(*_: Any, **__: Any) -> None:
         raise redis.ConnectionError("refused")
 
-    monkeypatch.setattr(api.store, "create", away)
-    monkeypatch.setattr(api.store, "jobs", away)
+    monkeypatch.setattr(api.store.jobs, "create", away)
+    monkeypatch.setattr(api.store.jobs, "get_many", away)
     with pytest.raises(redis.ConnectionError):
         api.submit(source)
     assert len(stored(tmp_path)) == 1  # a job may stand that needs it
@@ -314,12 +314,12 @@ def test_pause_and_resume_hint_what_waits(api, source, control, store, settings)
     api.resume(job_id)
 
     keys = broker_keys(settings, [model_queue(MODEL, Priority.normal)])
-    assert {f"{job_id}/{s}" for s in client_shards(store, job_id)} == store.hints(keys)
+    assert {f"{job_id}/{s}" for s in client_shards(store, job_id)} == store.broker.hint_ids(keys)
 
 
 def test_a_profile_stands_in_the_job_and_in_every_score(api, source, control, store):
     job_id = api.submit(source, profile="academic", top_p=0.9, temperature=None, top_n=2)
-    spec = store.job(job_id).spec
+    spec = store.jobs.get(job_id).spec
     assert (spec.profile, spec.temperature, spec.top_p) == ("academic", 0.7, 0.9)
     assert spec.instruction == PROFILES["academic"].instruction
 
@@ -348,7 +348,7 @@ def test_ones_own_profiles_come_from_the_settings(settings, fleet, source, store
     file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde Waren"}')
     api = Client(settings.model_copy(update={"profiles": file}))
 
-    spec = store.job(api.submit(source, profile="shop", temperature=0.5)).spec
+    spec = store.jobs.get(api.submit(source, profile="shop", temperature=0.5)).spec
 
     assert (spec.profile, spec.temperature, spec.max_length) == ("shop", 0.5, 4096)
     assert spec.instructions == {"de": "Finde Waren"}
@@ -446,8 +446,8 @@ def test_a_small_request_is_answered(api, served, store, tmp_path):
     }
     assert [(e["index"], e["code"]) for e in line["errors"]] == [(2, "invalid_document")]
     assert line["provenance"]["model"] == MODEL
-    assert store.unfinished() == []
-    assert store.recent() == []
+    assert store.jobs.unfinished() == []
+    assert store.jobs.recent() == []
     assert stored(tmp_path) == []
 
 
@@ -513,8 +513,8 @@ def test_a_larger_request_is_cut_into_shards(api, served, fleet):
 def test_a_request_that_nobody_answers_in_time_is_cancelled(api, store):
     with pytest.raises(DeadlineExceeded, match=r"no answer within 0.05 s"):
         api.rerank("q", ["a"], timeout_s=0.05)
-    assert store.unfinished() == []
-    assert store.backlog(MODEL) == 0
+    assert store.jobs.unfinished() == []
+    assert store.shards.backlog(MODEL) == 0
 
 
 def test_a_request_that_the_monitor_ended_is_told_so(api, store):
@@ -528,8 +528,8 @@ def test_a_request_that_the_monitor_ended_is_told_so(api, store):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    (job_id,) = wait_until(store.unfinished)
-    store.cancel(job_id)
+    (job_id,) = wait_until(store.jobs.unfinished)
+    store.jobs.cancel(store.jobs.get(job_id))
     asking.join(10)
 
     assert len(errors) == 1
@@ -562,7 +562,7 @@ def test_a_model_that_is_being_loaded_is_told_at_once(api, fleet, others):
         fleet.beat(worker_row(f"o{number}", state=state))
     with pytest.raises(ModelLoading, match=f"the workers of {MODEL} are loading it"):
         api.rerank("q", ["a"], model=MODEL)
-    assert api.store.unfinished() == []
+    assert api.store.jobs.unfinished() == []
 
 
 def test_the_workers_are_read_once_for_a_request(api, monkeypatch):
@@ -614,11 +614,11 @@ def test_the_status_names_what_holds_a_job_back(api, source, control, store, fle
     assert reason(api, job_id) == (
         f"no worker serves {MODEL}: start `rerank worker --model {MODEL}`"
     )
-    store.set_facts(job_id, waiting_for="the disk is full")
+    store.jobs.set_facts(job_id, waiting_for="the disk is full")
     assert reason(api, job_id) == "storage: the disk is full"
-    store.pause(job_id, "lunch")
+    store.jobs.pause(store.jobs.get(job_id), "lunch")
     assert reason(api, job_id) == "lunch"
-    store.resume(job_id)
+    store.jobs.resume(store.jobs.get(job_id))
     Worker(control).commit(lease)
 
 
@@ -632,9 +632,9 @@ def test_the_status_of_a_job_counts_and_estimates(api, source, control, store):
     worker.work(1)
     status = api.status(job_id)
     assert status.pairs_per_s > 0
-    store.pause(job_id, "lunch")
+    store.jobs.pause(store.jobs.get(job_id), "lunch")
     assert api.status(job_id).pairs_per_s == 0
-    store.resume(job_id)
+    store.jobs.resume(store.jobs.get(job_id))
     worker.work()
     assert api.status(job_id).state == "finishing"
     finish(job_id, control)

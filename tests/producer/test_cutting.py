@@ -7,28 +7,20 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer import cutting
-from producer.cutting import (
-    Cursor,
-    Cut,
-    Read,
+from rerankfleet.producer.coordinator import cut as cutting
+from rerankfleet.producer.coordinator.cut import Cut, cut
+from rerankfleet.producer.inputs.cursor import Cursor, Read
+from rerankfleet.producer.shard_size import (
     ShardSize,
     content_tokens,
     costs,
-    cut,
     shard_size,
     slice_tokens,
 )
-from shared.models import (
-    Content,
-    Document,
-    Failure,
-    ImageRun,
-    Piece,
-    Slice,
-    Video,
-)
-from shared.pictures import PictureOptions
+from rerankfleet.shared.content.content import Content, Document, Video
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.outcomes import Failure
+from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
 Item = tuple[int, int | None]
 

@@ -12,15 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from producer.cutting import Cursor
-from producer.ingest import Input, only_failed, pin, previous_outcomes, refuse_changed
-from shared import sources
-from shared.errors import InputChanged, NotAllowed, UsageError
-from shared.lines import dump_line, output_line, parse_line
-from shared.models import Failure, Scored, SliceOutcome, make_spec
-from shared.objects import file_uri
-from shared.store import Job
-from shared.uploads import new_upload, upload_uri
+from rerankfleet.producer.inputs.cursor import Cursor
+from rerankfleet.producer.inputs.jsonl import (
+    Input,
+    only_failed,
+    pin,
+    previous_outcomes,
+    refuse_changed,
+)
+from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
+from rerankfleet.shared.errors import InputChanged, NotAllowed, UsageError
+from rerankfleet.shared.formats import sources
+from rerankfleet.shared.formats.lines import parse_line
+from rerankfleet.shared.formats.output import dump_line, output_line
+from rerankfleet.shared.job_spec import make_spec
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.storage.objects import file_uri
+from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 from tests.support.fleet import PROVENANCE
 
 LINES = [{"id": n, "query": f"q{n}", "documents": ["a", "b"]} for n in range(5)]
@@ -81,7 +89,7 @@ def test_a_uri_stays_where_it_is(objects, settings, upload_to, allowed):
 
 
 def test_an_object_in_a_bucket_is_pinned_by_its_etag(s3, change, upload_to):
-    from shared.objects import Objects
+    from rerankfleet.shared.storage.objects import Objects
 
     settings = change(allowed_buckets=("pairs",))
     s3.put_object(Bucket="pairs", Key="in", Body=DATA)

@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from producer import local
-from producer.local import free_port
-from shared.errors import UsageError
-from shared.settings import Settings
+from rerankfleet.producer import local
+from rerankfleet.producer.local import free_port
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.settings import Settings
 
 
 def listener(host: str) -> socket.socket:

@@ -13,16 +13,18 @@ from contextlib import contextmanager
 
 import pytest
 
-from producer.feeder import Control, feed
-from producer.finisher import finish
-from producer.rows import parse_rows
-from shared.models import Catalog, Document, InputRef, ShardSummary, make_spec
-from shared.shards import dump_queries, load_slices, queries_uri
-from shared.store import Lease
+from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.producer.coordinator.rows import parse_rows
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.formats.shard_files import dump_queries, load_slices, queries_uri
+from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.state.records import Lease
+from rerankfleet.workers.monitor import Monitor
+from rerankfleet.workers.pipeline import poisoned, summarize
 from tests.producer.test_steps import check, manifest, output, pairs_of
 from tests.support.fleet import MODEL, Worker, margin_of, write_part
-from workers.monitor import Monitor
-from workers.scorer import poisoned, summarize
 
 JOB = "j"
 
@@ -55,18 +57,18 @@ class World:
 
     def _carry_out(self, kind: str, *args: str) -> None:
         if kind == "feed":
-            with self._mortal("open"):
+            with self._mortal(self.store.shards, "open"):
                 feed(args[0], self.control)
         elif kind == "finish":
-            with self._mortal("finish"):
+            with self._mortal(self.store.jobs, "finish"):
                 finish(args[0], self.control)
         else:
             self._claim(self.draw.choice(self.workers), *args)
 
     @contextmanager
-    def _mortal(self, step: str):
+    def _mortal(self, room: object, step: str):
         """The process may die right before or right after its decisive step."""
-        real: Callable = getattr(self.store, step)
+        real: Callable = getattr(room, step)
         fate = self.draw.random()
 
         def dies(*args, **options):
@@ -77,13 +79,13 @@ class World:
                 raise Killed
             return answer
 
-        setattr(self.store, step, dies)
+        setattr(room, step, dies)
         try:
             yield
         except Killed:
             pass
         finally:
-            setattr(self.store, step, real)
+            setattr(room, step, real)
 
     def _claim(self, worker: Worker, job_id: str, shard: str) -> None:
         alone = all(holder is not worker for holder, _ in self.held)
@@ -91,7 +93,7 @@ class World:
         if answer == "suspect" and alone:
             answer = worker.claim(job_id, shard, alone=True)
         if answer == "split":
-            for half in self.store.split(job_id, MODEL, shard):
+            for half in self.store.shards.split(job_id, MODEL, shard):
                 self.control.hints.sent.append(("shard", job_id, half))
         elif isinstance(answer, Lease):
             self.held.append((worker, answer))
@@ -105,7 +107,10 @@ class World:
         if lease.poison:
             slices = load_slices(self.control.objects, JOB, lease.file, lease.shard)
             outcomes = [poisoned(piece) for piece in slices]
-            part, summary = f"poison-{lease.token}", summarize(outcomes, self.store.job(JOB).spec)
+            part, summary = (
+                f"poison-{lease.token}",
+                summarize(outcomes, self.store.jobs.get(JOB).spec),
+            )
             write_part(self.control, lease, outcomes, part)
         else:
             try:
@@ -113,7 +118,7 @@ class World:
             except Exception:  # its shard file was swept: it came too late by a round
                 part, summary = "nothing", ShardSummary()
         for _ in range(self.draw.choice((1, 1, 2))):  # a lost reply is asked for again
-            _, wants_feed, wants_finish = self.store.commit(lease, part, summary)
+            _, wants_feed, wants_finish = self.store.shards.commit(lease, part, summary)
             if wants_finish:
                 self.control.hints.finish(JOB)
             elif wants_feed:
@@ -127,7 +132,7 @@ class World:
         elif what in ("die", "stall", "drain") and self.held:
             self._part_with(self.held.pop(self.draw.randrange(len(self.held))), what)
         elif what == "pause":
-            self.store.pause(JOB, "someone pauses")
+            self.store.jobs.pause(self.store.jobs.get(JOB), "someone pauses")
         elif what == "tick":
             self.monitor.tick()
         elif what == "time":
@@ -136,7 +141,7 @@ class World:
     def _part_with(self, found: tuple[Worker, Lease], what: str) -> None:
         _, lease = found
         if what == "drain":
-            self.store.release(lease)
+            self.store.shards.release(lease)
             return
         member = f"{lease.job_id}/{lease.shard}"
         past = {member: self.store.now_ms() - 1}
@@ -147,9 +152,9 @@ class World:
     def pass_time(self) -> None:
         """Long enough that steps of dead coordinators, and jobs nobody touched, are due."""
         self.store.client.hdel(self.store.keys.job(JOB), "step_token", "step_until")
-        self.store.look_again(JOB, after_ms=-1)
-        if self.store.job(JOB).paused:
-            self.store.resume(JOB)
+        self.store.jobs.look_again(JOB, after_ms=-1)
+        if self.store.jobs.get(JOB).paused:
+            self.store.jobs.resume(self.store.jobs.get(JOB))
 
     # ---- how it goes on -------------------------------------------------------------------------
 
@@ -166,7 +171,7 @@ class World:
     def live(self, turns: int, trouble: float) -> None:
         """Go on until the job is finished, or for so many turns."""
         for _ in range(turns):
-            if self.store.job(JOB).finished:
+            if self.store.jobs.get(JOB).finished:
                 return
             self.turn(trouble)
 
@@ -177,7 +182,7 @@ class World:
             past = {f"{JOB}/{lease}": self.store.now_ms() - 1}
             self.store.client.zadd(self.store.keys.open(MODEL), past, xx=True)
         for _ in range(400):
-            if self.store.job(JOB).finished:
+            if self.store.jobs.get(JOB).finished:
                 return
             self.pass_time()
             self.monitor.tick()
@@ -190,7 +195,7 @@ class World:
                         self.commit()
                 else:
                     (feed if kind == "feed" else finish)(args[0], self.control)
-        raise AssertionError(f"the job did not end: {self.store.job(JOB)}")
+        raise AssertionError(f"the job did not end: {self.store.jobs.get(JOB)}")
 
 
 @pytest.fixture
@@ -212,15 +217,15 @@ def lines() -> list:
 def world(store, fleet, objects, hints, change, jsonl, lines, client):
     """`world(seed)`: a submitted job of small shards and its troubled surroundings."""
     control = Control(
-        store, fleet, objects, hints, change(shard_pairs_max=4, window_min=6, hint_grace_s=0)
+        store, objects, hints, change(shard_pairs_max=4, window_min=6, hint_grace_s=0)
     )
-    store.pulse()
+    store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     uri = objects.at("jobs", JOB, "input.jsonl")
     objects.write(uri, jsonl(*lines).read_bytes())
     stat = objects.stat(uri)
     spec = make_spec(model=MODEL, input=InputRef(uri=uri, size=stat.size, tag=stat.tag))
-    store.create(JOB, spec, "digest")
+    store.jobs.create(JOB, spec, "digest")
     hints.feed(JOB)
     return lambda seed: World(control, random.Random(seed))
 
@@ -241,20 +246,20 @@ def test_every_pair_comes_back_exactly_once(world, lines, seed):
     counts = manifest(lived.control)
     assert counts.pairs == counts.scored + counts.errors == pairs_of(lines)
     assert counts.errors == 3 + died(found)
-    assert lived.store.backlog(MODEL) == 0
+    assert lived.store.shards.backlog(MODEL) == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_cancelled_and_retried_job_is_whole_again(world, lines, seed):
     lived = world(100 + seed)
     lived.live(turns=30 + 10 * seed, trouble=0.3)
-    lived.store.cancel(JOB)
+    lived.store.jobs.cancel(lived.store.jobs.get(JOB))
     lived.live(turns=40, trouble=0.3)
     lived.calm_down()
     check(lines, output(lived.control))
     assert manifest(lived.control).pairs == pairs_of(lines)
 
-    if lived.store.retry(JOB, "all") == "reopened":
+    if lived.store.jobs.retry(lived.store.jobs.get(JOB), "all") == "reopened":
         lived.control.hints.feed(JOB)
         lived.live(turns=100, trouble=0.3)
         lived.calm_down()
@@ -272,8 +277,8 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
     store, fleet, objects, hints, change, client, tmp_path, seed
 ):
     """Given a folder of images, shards that end in the midst of one, and other files beside."""
-    control = Control(store, fleet, objects, hints, change(shard_pairs_max=4, window_min=6))
-    store.pulse()
+    control = Control(store, objects, hints, change(shard_pairs_max=4, window_min=6))
+    store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     images = [f"{n % 4}/{n:02}.png" for n in range(20)]
     for name in (*images, "2/readme.txt"):
@@ -282,14 +287,14 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
     objects.write(queries_uri(objects, JOB), dump_queries(queries))
     pinned = InputRef(uri=objects.at("pictures", ""), size=0, tag="")
     asked = Catalog(queries=InputRef(uri="", size=99, tag=""), count=3)
-    store.create(JOB, make_spec(model=MODEL, input=pinned, catalog=asked), "digest")
+    store.jobs.create(JOB, make_spec(model=MODEL, input=pinned, catalog=asked), "digest")
     hints.feed(JOB)
     lived = World(control, random.Random(seed))
 
     lived.live(turns=150, trouble=0.3)
     lived.calm_down()
 
-    folder, counts = store.job(JOB).facts["output"], manifest(control)
+    folder, counts = store.jobs.get(JOB).facts["output"], manifest(control)
     rows = [
         row
         for part in counts.parts
@@ -310,7 +315,7 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
 
 def test_an_undisturbed_job_needs_no_monitor(world, lines, store):
     """The monitor ticks all the while, with its usual grace, and has nothing to do."""
-    from workers.monitor import REPUBLISHED
+    from rerankfleet.workers.monitor import REPUBLISHED
 
     lived = world(0)
     lived.monitor = Monitor(
@@ -319,7 +324,7 @@ def test_an_undisturbed_job_needs_no_monitor(world, lines, store):
         lived.control.hints,
         lived.control.settings.model_copy(update={"hint_grace_s": 5}),
     )
-    while not store.job(JOB).finished:
+    while not store.jobs.get(JOB).finished:
         lived.monitor.tick()
         lived.waiting += lived.control.hints.take()
         if lived.waiting:
@@ -329,5 +334,5 @@ def test_an_undisturbed_job_needs_no_monitor(world, lines, store):
         if lived.held:
             lived.commit()
 
-    assert store.seen(REPUBLISHED) == 0
+    assert store.coordination.event_count(REPUBLISHED) == 0
     check(lines, output(lived.control))

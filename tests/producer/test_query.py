@@ -14,8 +14,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from producer.query import Request, ranking
-from shared.errors import UsageError
+from rerankfleet.producer.terminal.query import Request, ranking
+from rerankfleet.shared.errors import UsageError
 from tests.support.drawn import png
 
 OK, USAGE, PARTIAL = 0, 2, 3

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from producer import standing
-from producer.standing import Queues
-from shared.models import Priority
-from shared.queue import broker_keys, model_queue
+from rerankfleet.producer import queue_position
+from rerankfleet.producer.queue_position import Queues
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import broker_keys, model_queue
 from tests.support.fleet import MODEL
 
 
@@ -25,13 +25,13 @@ def queue(settings) -> str:
 def looks(store, monkeypatch) -> list[str]:
     """The lists that were read, one entry each time."""
     found: list[str] = []
-    read = store.hint_places
+    read = store.broker.hint_positions
 
     def counted(list_key: str) -> tuple[int, dict[str, int]]:
         found.append(list_key)
         return read(list_key)
 
-    monkeypatch.setattr(store, "hint_places", counted)
+    monkeypatch.setattr(store.broker, "hint_positions", counted)
     return found
 
 
@@ -41,7 +41,7 @@ def hint(real_hints, *jobs: str) -> None:
 
 
 def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, monkeypatch):
-    monkeypatch.setattr(standing, "LOOK_S", math.inf)
+    monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
     # given jobs that wait, one of them with two shards
     hint(real_hints, "a", "b", "b", "c")
     queues, since_s = Queues(store), time.monotonic()
@@ -56,7 +56,7 @@ def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, 
 
 
 def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, looks, monkeypatch):
-    monkeypatch.setattr(standing, "LOOK_S", math.inf)
+    monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
     hint(real_hints, "a", "b")
     queues = Queues(store)
     assert queues.ahead(queue, "a", time.monotonic()) == 0
@@ -66,7 +66,7 @@ def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, loo
 
 
 def test_a_look_is_told_for_a_while_only(store, client, real_hints, queue, monkeypatch):
-    monkeypatch.setattr(standing, "LOOK_S", 0.0)
+    monkeypatch.setattr(queue_position, "LOOK_S", 0.0)
     hint(real_hints, "a", "b")
     queues, since_s = Queues(store), time.monotonic()
     assert queues.ahead(queue, "b", since_s) == 1

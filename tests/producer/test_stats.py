@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from producer import stats
-from producer.client import Client
-from producer.feeder import Control
-from producer.finisher import SCORES_TO_ADAPT, finish
-from shared.errors import DeadlineExceeded, UnknownJob, UsageError
-from shared.models import Slice
-from shared.scores import ScoreDistribution
-from shared.shards import count_requests, load_slices
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.finish import SCORES_TO_ADAPT, finish
+from rerankfleet.producer.terminal import stats
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import DeadlineExceeded, UnknownJob, UsageError
+from rerankfleet.shared.formats.shard_files import count_requests, load_slices
+from rerankfleet.shared.score_distribution import ScoreDistribution
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 
 MANY = [{"query": f"q{n}", "documents": [f"d{i}" for i in range(10)]} for n in range(12)]
@@ -28,7 +28,7 @@ FEW = MANY[:9]
 def control(store, fleet, objects, hints, change) -> Control:
     """Shards of seven pairs: requests lie in two or three of them."""
     fleet.beat(worker_row())
-    return Control(store, fleet, objects, hints, change(shard_pairs_max=7, window_min=1000))
+    return Control(store, objects, hints, change(shard_pairs_max=7, window_min=1000))
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def do(control: Control, job_id: str, **options: Any) -> None:
 
 
 def row(api: Client, kind: str, name: str):
-    return next(r for r in api.store.statistics(24) if (r.kind, r.name) == (kind, name))
+    return next(r for r in api.store.statistics.rows(24) if (r.kind, r.name) == (kind, name))
 
 
 def shown(report: stats.Report) -> str:
@@ -61,7 +61,7 @@ def test_a_request_over_many_shards_is_one_request(api, control, jsonl):
 
     do(control, job_id, fails="d3")
 
-    found, job = row(api, "model", MODEL), api.store.job(job_id)
+    found, job = row(api, "model", MODEL), api.store.jobs.get(job_id)
     assert found.requests == len(lines)
     assert found.shards > len(lines)
     assert found.pairs == job.progress.done == 10 * 12 + 1 + 3
@@ -79,14 +79,14 @@ def test_a_request_that_is_split_after_it_was_cut_is_one_request(api, control, j
     job_id = api.submit(jsonl(MANY[0]))
     control.hints.feed(job_id)
     run(control)
-    (_, shard), *_ = control.store.due_shards(MODEL, 9)
+    (_, shard), *_ = control.store.shards.due(MODEL, 9)
     lease = Worker(control).claimed(job_id, shard)
 
     halves = [load_slices(control.objects, job_id, lease.file, half) for half in ("0-4", "4-7")]
 
     assert [count_requests(slices) for slices in halves] == [1, 0]
     assert count_requests([Slice(line=1)]) == 1
-    control.store.release(lease)
+    control.store.shards.release(lease)
     do(control, job_id)
 
 
@@ -109,7 +109,7 @@ def test_a_retry_adds_only_what_failed(api, control, jsonl):
 
     do(control, job_id)
 
-    job = api.store.job(job_id)
+    job = api.store.jobs.get(job_id)
     assert job.scores.count == job.progress.scored == 120
     found = row(api, "model", MODEL)
     assert (found.scored, found.errors, found.requests) == (120, 12, 24)
@@ -138,35 +138,35 @@ def test_later_jobs_of_a_profile_take_the_temperature_that_scores_chose(api, con
     begun = adaptive(api, jsonl(*MANY))
     do(control, job_id)
 
-    assert api.store.job(job_id).spec.temperature == 1.0
-    assert api.store.job(begun).spec.temperature == 1.0  # scores within one job always compare
+    assert api.store.jobs.get(job_id).spec.temperature == 1.0
+    assert api.store.jobs.get(begun).spec.temperature == 1.0  # scores within one job always compare
     later = api.submit(jsonl(*FEW), profile="default")
-    assert api.store.job(later).spec.temperature == 0.9
+    assert api.store.jobs.get(later).spec.temperature == 0.9
     own = api.submit(jsonl(*FEW), profile="default", temperature=0.5)
-    assert api.store.job(own).spec.temperature == 0.5
+    assert api.store.jobs.get(own).spec.temperature == 0.5
     other = api.submit(jsonl(*FEW), profile="academic")
-    assert api.store.job(other).spec.temperature == 0.7
+    assert api.store.jobs.get(other).spec.temperature == 0.7
     for one in (begun, later, own, other):
         do(control, one)
-    (change,) = api.store.temperature_changes("default")  # `begun` was at another one
+    (change,) = api.store.statistics.temperature_changes("default")  # `begun` was at another one
     assert (change.job, change.before, change.to) == (job_id, 1.0, 0.9)
     assert 0.4 < change.mean < 0.6
 
 
 def test_a_job_adapts_once_however_often_it_is_finished(api, control, jsonl, monkeypatch):
     job_id = adaptive(api, jsonl(*MANY))
-    real = control.store.finish
-    monkeypatch.setattr(control.store, "finish", lambda *_: False)  # as if it was killed before
+    real = control.store.jobs.finish
+    monkeypatch.setattr(control.store.jobs, "finish", lambda *_: False)  # as if killed before
     do(control, job_id, fails="d3")
     for token in api.store.client.hmget(api.store.keys.job(job_id), "step_token"):
-        api.store.end(job_id, token)
-    monkeypatch.setattr(control.store, "finish", real)
+        api.store.jobs.end_step(job_id, token)
+    monkeypatch.setattr(control.store.jobs, "finish", real)
     finish(job_id, control)
     api.retry(job_id)
     do(control, job_id)
 
-    assert api.store.job(job_id).finished
-    assert len(api.store.temperature_changes("default")) == 1
+    assert api.store.jobs.get(job_id).finished
+    assert len(api.store.statistics.temperature_changes("default")) == 1
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_job_that_says_nothing_changes_nothing(control, jsonl, tmp_path, lines
     do(control, adaptive(api, jsonl(*lines), **options))
 
     for profile in ("default", "own"):
-        assert api.store.temperature_changes(profile) == []
+        assert api.store.statistics.temperature_changes(profile) == []
 
 
 def test_a_job_with_a_temperature_of_its_own_may_not_ask_for_adapting(api, jsonl):
@@ -204,7 +204,7 @@ def test_a_given_temperature_changes_no_profile_though_it_is_the_profiles_own(
 
     do(control, api.submit(jsonl(*MANY), profile="own", temperature=0.5))
 
-    assert api.store.temperature_changes("own") == []
+    assert api.store.statistics.temperature_changes("own") == []
 
 
 def test_a_changed_profile_is_not_hidden_by_what_was_adapted(control, jsonl, tmp_path):
@@ -214,15 +214,15 @@ def test_a_changed_profile_is_not_hidden_by_what_was_adapted(control, jsonl, tmp
     api = Client(control.settings.model_copy(update={"profiles": file}))
     do(control, api.submit(jsonl(*MANY), profile="own"))
     begun = api.submit(jsonl(*MANY), profile="own")
-    assert api.store.job(begun).spec.temperature == 0.9
+    assert api.store.jobs.get(begun).spec.temperature == 0.9
     # when its file gives it another temperature
     file.write_text("[own]\nadaptive_temperature = true\ntemperature = 0.5")
     later = api.submit(jsonl(*MANY), profile="own")
     # then that one holds, and adapting goes on from there
-    assert api.store.job(later).spec.temperature == 0.5
+    assert api.store.jobs.get(later).spec.temperature == 0.5
     do(control, later)
     do(control, begun)  # at what the profile had before
-    assert [c.to for c in api.store.temperature_changes("own")] == [0.45, 0.9]
+    assert [c.to for c in api.store.statistics.temperature_changes("own")] == [0.45, 0.9]
 
 
 def test_a_cancelled_job_changes_nothing(api, control, jsonl):
@@ -233,15 +233,15 @@ def test_a_cancelled_job_changes_nothing(api, control, jsonl):
     api.cancel(job_id)
     do(control, job_id)
 
-    assert api.store.job(job_id).scores.count >= SCORES_TO_ADAPT
-    assert api.store.temperature_changes("default") == []
+    assert api.store.jobs.get(job_id).scores.count >= SCORES_TO_ADAPT
+    assert api.store.statistics.temperature_changes("default") == []
 
 
 def test_the_same_key_is_the_same_job_after_its_profile_changed(api, control, jsonl):
     source = jsonl(*MANY)
     job_id = adaptive(api, source, key="monday")
     do(control, job_id)
-    assert api.store.profile_temperature("default", 1.0) == 0.9
+    assert api.store.statistics.profile_temperature("default", 1.0) == 0.9
 
     assert adaptive(api, source, key="monday") == job_id
 
@@ -249,9 +249,9 @@ def test_the_same_key_is_the_same_job_after_its_profile_changed(api, control, js
 def test_a_small_request_takes_what_its_profile_has_now(api, control, jsonl, monkeypatch):
     # given a profile whose temperature a job changed
     do(control, adaptive(api, jsonl(*MANY)))
-    assert api.store.profile_temperature("default", 1.0) == 0.9
+    assert api.store.statistics.profile_temperature("default", 1.0) == 0.9
     # when requests of that profile are made that nobody answers in time
-    used, create = [], api.store.create
+    used, create = [], api.store.jobs.create
     monkeypatch.setattr(
         api.store,
         "create",

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from producer.client import Client
-from producer.feeder import SHARDS_PER_STEP, WINDOW_PER_SLOT, Control, feed
-from producer.finisher import finish, merged_lines
-from shared.errors import StorageUnavailable
-from shared.manifest import Manifest, manifest_uri
-from shared.models import POOR_QUERY, InputRef, make_spec
-from shared.objects import file_uri
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.feed import SHARDS_PER_STEP, WINDOW_PER_SLOT, Control, feed
+from rerankfleet.producer.coordinator.finish import finish, merged_lines
+from rerankfleet.shared.content.outcomes import POOR_QUERY
+from rerankfleet.shared.errors import StorageUnavailable
+from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 from tests.support.hints import RecordedHints
 
@@ -25,7 +26,7 @@ from tests.support.hints import RecordedHints
 @pytest.fixture
 def control(store, fleet, objects, hints, change) -> Control:
     """Shards of three pairs, four open at the most."""
-    return Control(store, fleet, objects, hints, change(shard_pairs_max=3, window_min=4))
+    return Control(store, objects, hints, change(shard_pairs_max=3, window_min=4))
 
 
 @pytest.fixture
@@ -57,19 +58,19 @@ def submit(control, settings, jsonl):
         spec = make_spec(
             model=MODEL, input=InputRef(uri=uri, size=stat.size, tag=stat.tag), **options
         )
-        return control.store.create(job_id, spec, "digest")
+        return control.store.jobs.create(job_id, spec, "digest")
 
     return make
 
 
 def output(control: Control, job_id: str = "j") -> list[dict[str, Any]]:
-    job = control.store.job(job_id)
+    job = control.store.jobs.get(job_id)
     assert job.finished
     return [json.loads(line) for line in control.objects.read(job.facts["output"]).splitlines()]
 
 
 def manifest(control: Control, job_id: str = "j") -> Manifest:
-    uri = manifest_uri(control.store.job(job_id).facts["output"])
+    uri = manifest_uri(control.store.jobs.get(job_id).facts["output"])
     return Manifest.model_validate_json(control.objects.read(uri))
 
 
@@ -113,8 +114,8 @@ def test_a_file_goes_in_and_comes_back_ranked(control, submit, lines):
     assert found.errors in (2, 3)  # the worker that fails may not have had that pair
     assert found.job == "j"
     assert found.provenance[0].model == MODEL
-    assert control.store.job("j").progress.total == found.pairs
-    assert control.store.job("j").open_shards == 0
+    assert control.store.jobs.get("j").progress.total == found.pairs
+    assert control.store.jobs.get("j").open_shards == 0
 
 
 def test_an_input_of_nothing_but_errors_is_finished_without_a_margin(control, submit):
@@ -166,7 +167,7 @@ def test_packed_input_that_is_damaged_pauses_the_job_with_the_reason(control, su
 
     feed("j", control)
 
-    assert "damaged gzip" in control.store.job("j").paused
+    assert "damaged gzip" in control.store.jobs.get("j").paused
 
 
 def test_the_output_goes_where_the_job_says(control, submit, lines, tmp_path):
@@ -188,12 +189,12 @@ def test_the_window_bounds_what_is_open(control, submit, lines):
 
     feed("j", control)
 
-    job = control.store.job("j")
+    job = control.store.jobs.get("j")
     assert job.open_shards == 4
     assert not job.sealed
     assert [kind for kind, *_ in control.hints.take()] == ["shard"] * 4
     feed("j", control)
-    assert control.store.job("j").open_shards == 4
+    assert control.store.jobs.get("j").open_shards == 4
     assert control.hints.take() == []
 
 
@@ -201,16 +202,16 @@ def test_images_are_shared_out_by_what_is_seen_not_by_the_length_of_their_addres
     store, fleet, objects, hints, settings, submit
 ):
     # given a fleet of ten workers, and a short file that names two hundred images
-    control = Control(store, fleet, objects, hints, settings)
+    control = Control(store, objects, hints, settings)
     for number in range(10):
         fleet.beat(worker_row(f"w{number}", tokens_per_s=1e6))
     images = [{"image": f"s3://shop/{n}.jpg"} for n in range(10)]
     submit([{"query": f"query {n}", "documents": images} for n in range(20)])
     # when it is cut
-    while not store.job("j").sealed:
+    while not store.jobs.get("j").sealed:
         feed("j", control)
     # then every worker gets about two shards
-    assert 20 <= store.job("j").open_shards <= 24
+    assert 20 <= store.jobs.get("j").open_shards <= 24
 
 
 def test_commits_below_low_water_ask_for_more(control, submit, lines):
@@ -226,42 +227,42 @@ def test_commits_below_low_water_ask_for_more(control, submit, lines):
 
 
 def test_a_step_is_short_and_asks_for_the_next(control, submit, lines):
-    control.fleet.beat(worker_row(slots=100))
+    control.store.fleet.beat(worker_row(slots=100))
     submit(lines * 3)
 
     feed("j", control)
 
-    assert control.store.job("j").open_shards == SHARDS_PER_STEP
+    assert control.store.jobs.get("j").open_shards == SHARDS_PER_STEP
     assert control.hints.take()[-1] == ("feed", "j")
 
 
 def test_jobs_of_one_model_share_the_window(control, submit, lines):
-    control.fleet.beat(worker_row(slots=2))
+    control.store.fleet.beat(worker_row(slots=2))
     for job_id in ("a", "b"):
         submit(lines * 3, job_id=job_id)
     for job_id in ("a", "b"):
         feed(job_id, control)
 
     assert WINDOW_PER_SLOT * 2 == 8
-    assert [control.store.job(j).open_shards for j in "ab"] == [4, 4]
+    assert [control.store.jobs.get(j).open_shards for j in "ab"] == [4, 4]
 
 
 def test_two_feeders_at_once_cut_every_item_once(control, submit, lines, monkeypatch):
     """Given a second feeder that steps in between the first one's reading and opening, its lease
     taken for expired."""
     submit(lines)
-    opened = control.store.open
+    opened = control.store.shards.open
     rivals = iter(range(3))
 
     def slow_open(job, cursor, shards, **options):
         if next(rivals, None) is not None:
             control.store.client.hdel(control.store.keys.job("j"), "step_token")
-            monkeypatch.setattr(control.store, "open", opened)
+            monkeypatch.setattr(control.store.shards, "open", opened)
             feed("j", control)
-            monkeypatch.setattr(control.store, "open", slow_open)
+            monkeypatch.setattr(control.store.shards, "open", slow_open)
         return opened(job, cursor, shards, **options)
 
-    monkeypatch.setattr(control.store, "open", slow_open)
+    monkeypatch.setattr(control.store.shards, "open", slow_open)
     control.hints.feed("j")
     run(control, Worker(control))
 
@@ -276,7 +277,7 @@ def test_a_feeder_that_dies_after_any_shard_is_followed_by_another(control, subm
         pass
 
     submit(lines)
-    opened, calls = control.store.open, []
+    opened, calls = control.store.shards.open, []
 
     def dies(job, cursor, shards, **options):
         calls.append(1)
@@ -284,14 +285,14 @@ def test_a_feeder_that_dies_after_any_shard_is_followed_by_another(control, subm
             raise Killed
         return opened(job, cursor, shards, **options)
 
-    control.store.open = dies
+    control.store.shards.open = dies
     worker = Worker(control)
     for _ in range(100):
         control.store.client.hdel(control.store.keys.job("j"), "step_token")
         with suppress(Killed):
             feed("j", control)
         worker.work()
-        if control.store.job("j").sealed:
+        if control.store.jobs.get("j").sealed:
             break
     finish("j", control)
 
@@ -306,14 +307,14 @@ def test_feeding_waits_for_a_storage_that_is_away(control, submit, lines, monkey
 
     monkeypatch.setattr(control.objects, "write", away)
     feed("j", control)
-    assert control.store.job("j").facts["waiting_for"] == "the disk is away"
+    assert control.store.jobs.get("j").facts["waiting_for"] == "the disk is away"
     monkeypatch.undo()
     control.hints.feed("j")
 
     run(control, Worker(control))
 
     check(lines, output(control))
-    assert "waiting_for" not in control.store.job("j").facts
+    assert "waiting_for" not in control.store.jobs.get("j").facts
 
 
 def test_changed_input_pauses_the_job_and_the_same_bytes_let_it_go_on(
@@ -329,10 +330,10 @@ def test_changed_input_pauses_the_job_and_the_same_bytes_let_it_go_on(
     worker = Worker(control)
     run(control, worker)
 
-    assert "changed since the job was made" in control.store.job("j").paused
+    assert "changed since the job was made" in control.store.jobs.get("j").paused
     path.write_bytes(data)
     os.utime(path, ns=(before, before))
-    control.store.resume("j")
+    control.store.jobs.resume(control.store.jobs.get("j"))
     control.hints.feed("j")
     worker.work()
     run(control, worker)
@@ -347,7 +348,7 @@ def test_a_cancelled_job_ends_with_a_line_for_every_request(control, submit, lin
     submit(lines)
     feed("j", control)
     Worker(control).work(2)
-    control.store.cancel("j")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
 
     run(control, Worker(control))
@@ -368,31 +369,31 @@ def test_a_job_can_be_cancelled_when_its_input_is_gone(control, submit, lines, t
     worker = Worker(control)
     worker.work()
     run(control, worker)
-    assert "does not exist" in control.store.job("j").paused
+    assert "does not exist" in control.store.jobs.get("j").paused
 
-    control.store.cancel("j")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control, worker)
 
-    assert control.store.job("j").finished
-    assert manifest(control).pairs == control.store.job("j").progress.done
+    assert control.store.jobs.get("j").finished
+    assert manifest(control).pairs == control.store.jobs.get("j").progress.done
 
 
 def test_a_paused_job_is_not_fed_and_goes_on_after(control, submit, lines):
     submit(lines * 3)
     control.hints.feed("j")
     feed("j", control)
-    control.store.pause("j", "lunch")
+    control.store.jobs.pause(control.store.jobs.get("j"), "lunch")
 
     worker = Worker(control)
     run(control, worker)
-    assert control.store.job("j").progress.done == 0
+    assert control.store.jobs.get("j").progress.done == 0
     finish("j", control)
-    assert not control.store.job("j").finished
+    assert not control.store.jobs.get("j").finished
 
-    _, shards = control.store.resume("j")
+    _, shards = control.store.jobs.resume(control.store.jobs.get("j"))
     for shard in shards:
-        control.hints.shard(MODEL, control.store.job("j").spec.priority, "j", shard)
+        control.hints.shard(MODEL, control.store.jobs.get("j").spec.priority, "j", shard)
     control.hints.feed("j")
     run(control, worker)
     check(lines * 3, output(control))
@@ -408,13 +409,13 @@ def test_a_finish_that_dies_is_done_again(control, submit, lines, monkeypatch):
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(control.store, "finish", dies)
+    monkeypatch.setattr(control.store.jobs, "finish", dies)
     with pytest.raises(KeyboardInterrupt):
         run(control, Worker(control))
     monkeypatch.undo()
-    assert not control.store.job("j").finished
+    assert not control.store.jobs.get("j").finished
     finish("j", control)
-    assert not control.store.job("j").finished  # its lease still stands
+    assert not control.store.jobs.get("j").finished  # its lease still stands
     control.store.client.hdel(control.store.keys.job("j"), "step_token")
 
     finish("j", control)
@@ -428,18 +429,18 @@ def test_a_job_that_is_not_all_there_is_not_finished(control, submit, lines):
 
     finish("j", control)
 
-    assert not control.store.job("j").finished
+    assert not control.store.jobs.get("j").finished
 
 
 def test_a_missing_part_is_never_passed_over(control, submit, lines):
     submit(lines)
     feed("j", control)
     worker = Worker(control)
-    while not control.store.job("j").sealed or control.store.job("j").open_shards:
+    while not control.store.jobs.get("j").sealed or control.store.jobs.get("j").open_shards:
         worker.work()
         feed("j", control)
     control.store.client.hdel(control.store.keys.job_parts("j"), "0")
-    job = control.store.job("j")
+    job = control.store.jobs.get("j")
 
     with pytest.raises(RuntimeError, match="items 0 to 3 have no part"):
         list(merged_lines(job, control, whole=True))
@@ -452,7 +453,7 @@ def test_an_output_that_may_not_be_written_pauses_the_job(control, submit, lines
 
     run(control, Worker(control))
 
-    assert "is not allowed" in control.store.job("j").paused
+    assert "is not allowed" in control.store.jobs.get("j").paused
 
 
 def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monkeypatch):
@@ -465,7 +466,7 @@ def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monk
     monkeypatch.setattr(control.objects, "writer", away)
     monkeypatch.setattr(control.objects, "write", lambda uri, data: _write(control, uri, data))
     run(control, Worker(control))
-    job = control.store.job("j")
+    job = control.store.jobs.get("j")
     assert not job.finished
     assert job.facts["waiting_for"] == "the bucket is away"
     monkeypatch.undo()
@@ -497,7 +498,7 @@ def test_a_retry_scores_what_failed_and_keeps_the_rest(control, submit, lines, t
     before = output(control)
     assert manifest(control).errors == 2 + 5
 
-    assert control.store.retry("j", "all") == "reopened"
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
     control.hints.feed("j")
     run(control, Worker(control))
 
@@ -517,16 +518,16 @@ def test_images_go_in_and_what_was_rejected_stays_rejected(control, submit):
     control.hints.feed("j")
     run(control, Worker(control, fails="poor", code="low_quality"))
 
-    progress = control.store.job("j").progress
+    progress = control.store.jobs.get("j").progress
     assert (progress.scored, progress.rejected, progress.errors) == (2, 1, 1)
     assert manifest(control).options["quality_action"] == "reject"
     before = output(control)
-    assert control.store.retry("j", "all") == "reopened"
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
     control.hints.feed("j")
     run(control, Worker(control))
 
     assert output(control) == before
-    progress = control.store.job("j").progress
+    progress = control.store.jobs.get("j").progress
     assert (progress.done, progress.rejected, progress.total) == (4, 1, 4)
     margins = {r["id"]: r["margin"] for r in before[0]["results"]}
     assert margins["good"] == margin_of("s3://shop/q.jpg", "s3://shop/good.jpg")
@@ -547,7 +548,7 @@ def test_a_poor_query_is_one_rejection_of_its_line_and_counts_its_pairs(control,
     found = manifest(control)
     assert (found.rejected, found.errors, found.scored, found.pairs) == (3, 1, 1, 5)
     # and a retry of the rest leaves it so
-    assert control.store.retry("j", "all") == "reopened"
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
     control.hints.feed("j")
     run(control, Worker(control))
     assert output(control) == before
@@ -559,11 +560,11 @@ def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, 
     submit(lines, output=target)
     feed("j", control)
     Worker(control).work(2)
-    control.store.cancel("j")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control)
 
-    control.store.retry("j", "all")
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
     control.hints.feed("j")
     run(control, Worker(control))
 
@@ -586,7 +587,7 @@ def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, subm
     before = output(control)
     assert [len(line["results"]) for line in before] == [3, 3]
     # when the failure is retried
-    control.store.retry("j", "all")
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
     control.hints.feed("j")
     run(control, Worker(control))
     # then the other line is as it was
@@ -602,18 +603,18 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     submit(lines)
     feed("j", control)
     Worker(control).work(1)
-    uri = control.store.job("j").spec.input.uri
+    uri = control.store.jobs.get("j").spec.input.uri
     path = Path(uri.removeprefix("file://"))
     kept = path.read_bytes(), path.stat()
     path.unlink()
-    control.store.cancel("j")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control)
     assert len(output(control)) < len(lines)
     # when its input is back and it is retried
     path.write_bytes(kept[0])
     os.utime(path, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
-    control.store.retry("j", "all")
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
     control.hints.feed("j")
     run(control, Worker(control))
     # then every line is there
@@ -627,12 +628,12 @@ def test_a_retry_of_errors_alone_leaves_what_was_cancelled(control, submit, line
     submit(lines)
     feed("j", control)
     Worker(control, fails="doc").work(2)
-    control.store.cancel("j")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control)
     cancelled = manifest(control).cancelled
 
-    control.store.retry("j", "errors")
+    control.store.jobs.retry(control.store.jobs.get("j"), "errors")
     control.hints.feed("j")
     run(control, Worker(control))
 
@@ -647,13 +648,13 @@ def test_a_retry_whose_finish_died_after_publishing_merges_once(
     submit(lines, output=target)
     control.hints.feed("j")
     run(control, Worker(control, fails="doc 4"))
-    control.store.retry("j", "all")
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
     control.hints.feed("j")
 
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(control.store, "finish", dies)
+    monkeypatch.setattr(control.store.jobs, "finish", dies)
     with pytest.raises(KeyboardInterrupt):
         run(control, Worker(control))
     monkeypatch.undo()
@@ -671,7 +672,7 @@ def test_a_job_can_be_retried_again_and_again(control, submit, lines, target):
         run(control, Worker(control, fails=fails))
         check(lines, output(control))
         assert manifest(control).pairs == pairs_of(lines)
-        control.store.retry("j", "all")
+        control.store.jobs.retry(control.store.jobs.get("j"), "all")
     control.hints.feed("j")
     run(control, Worker(control))
     check(lines, output(control))

@@ -19,11 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from producer import show, top
-from producer.client import Client
-from producer.top import History, QueueDepth, View, frame, look, share_out
-from shared.fleet import WorkerRow
-from shared.models import JobStatus, Priority, Progress
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.terminal import tables, top
+from rerankfleet.producer.terminal.top import History, QueueDepth, View, frame, look, share_out
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.job_status import JobStatus, Progress
+from rerankfleet.shared.state.fleet import WorkerRow
 from tests.support.fleet import MODEL, Worker, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -293,12 +294,12 @@ def test_rows_are_shared_out_fairly(wanted, room):
     ],
 )
 def test_figures_are_short(number, words):
-    assert show.figure(number) == words
+    assert tables.figure(number) == words
 
 
 @given(st.floats(-1, 2), st.integers(1, 30))
 def test_a_bar_has_its_width(share, width):
-    assert len(show.bar(share, width)) == width
+    assert len(tables.bar(share, width)) == width
 
 
 # ---- a real fleet -------------------------------------------------------------------------------
@@ -315,7 +316,7 @@ def test_a_look_finds_workers_depths_and_jobs(settings, fleet, store, control, j
     waits = client.submit(source, name="second", priority=Priority.bulk)
     control.hints.feed(waits)
     run(control)
-    (_, shard), *_ = store.due_shards(MODEL, 9)
+    (_, shard), *_ = store.shards.due(MODEL, 9)
     real_hints.shard(MODEL, Priority.bulk, waits, shard)
     # when someone looks
     view = look(client)
@@ -331,7 +332,7 @@ def test_a_look_finds_workers_depths_and_jobs(settings, fleet, store, control, j
     assert view.unfinished == 1
     assert view.silent_s is None
     # and a coordinator's sign of life too
-    store.pulse()
+    store.coordination.pulse()
     assert look(client).coordinator_lives
     # and a model without a worker is shown while something waits for it
     fleet.leave("w1")
@@ -413,7 +414,7 @@ def screen(environment: dict[str, str]) -> Iterator[Screen]:
     terminal, keyboard = pty.openpty()
     termios.tcsetwinsize(keyboard, (24, 80))
     process = subprocess.Popen(
-        [sys.executable, "-m", "shared.cli", "top", "--interval", "0.2"],
+        [sys.executable, "-P", "-m", "rerankfleet.shared.cli", "top", "--interval", "0.2"],
         env={**os.environ, **environment, "TERM": "xterm"},
         stdin=keyboard,
         stdout=keyboard,

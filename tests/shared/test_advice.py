@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared import advice
-from shared.scores import ScoreDistribution
+from rerankfleet.shared import advice
+from rerankfleet.shared.score_distribution import ScoreDistribution
 from tests.support.fleet import MODEL, worker_row
 
 

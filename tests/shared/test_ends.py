@@ -9,10 +9,11 @@ from pathlib import Path
 import redis
 from pydantic import SecretStr
 
-from shared import ends
-from shared.ends import Caller, Ends
-from shared.models import InputRef, JobSpec
-from shared.store import Store, connect
+from rerankfleet.shared.job_spec import InputRef, JobSpec
+from rerankfleet.shared.state import notifier
+from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.notifier import Caller, Ends
+from rerankfleet.shared.state.store import Store
 from tests.support.server import free_port, valkey
 from tests.support.wait import wait_until
 
@@ -31,7 +32,7 @@ def listeners(client: redis.Redis) -> set[str]:
 
 
 def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, client, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
     others = listeners(client)
     heard = Ends(store)
     names = [f"j{n}" for n in range(200)]
@@ -54,7 +55,7 @@ def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, cl
 
 
 def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
     heard, leaver = Ends(store), Caller()
     with ThreadPoolExecutor(5) as threads:
         # given many who wait for the same, of whom one leaves
@@ -84,7 +85,7 @@ def test_a_time_that_is_over_is_told(store):
 
 
 def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 30.0)  # nobody finds out by looking
+    monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
     heard, caller = Ends(store), Caller()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(heard.wait, "j1", 25.0, caller)
@@ -95,7 +96,7 @@ def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
 
 
 def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 0.05)
+    monkeypatch.setattr(notifier, "POLL_S", 0.05)
     heard = Ends(store)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(heard.wait, "j1", 20.0)
@@ -106,8 +107,8 @@ def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkey
 
 
 def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 0.05)
-    monkeypatch.setattr(ends, "IDLE_S", 0.1)
+    monkeypatch.setattr(notifier, "POLL_S", 0.05)
+    monkeypatch.setattr(notifier, "IDLE_S", 0.1)
     heard = Ends(store)
     assert not heard.wait("j1", 0.05)
     wait_until(lambda: heard._thread is None, 20, "it is gone")
@@ -121,7 +122,7 @@ def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypat
 
 
 def test_a_redis_that_restarts_is_listened_to_again(change, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(ends, "POLL_S", 0.05)
+    monkeypatch.setattr(notifier, "POLL_S", 0.05)
     port = free_port()
     with valkey(tmp_path, port=port) as url:
         store = Store(connect(change(redis_url=SecretStr(url))), change())

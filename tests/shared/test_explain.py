@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.calibration import Calibration, relevance_score
-from shared.explain import CHANNELS, explain
+from rerankfleet.shared.calibration import Calibration, relevance_score
+from rerankfleet.shared.sub_scores import CHANNELS, explain
 
 
 def test_text_against_text_has_no_picture_to_match():

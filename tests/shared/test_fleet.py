@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from shared.fleet import HEARTBEATS_MISSED, LIMITS_KEPT, PACKS_KEPT, BatchLimit, Fleet
-from shared.metrics import RETRIES
-from shared.observations import Observation
+from rerankfleet.shared.metrics import RETRIES
+from rerankfleet.shared.observations import Observation
+from rerankfleet.shared.state.fleet import (
+    HEARTBEATS_MISSED,
+    LIMITS_KEPT,
+    PACKS_KEPT,
+    BatchLimit,
+)
+from rerankfleet.shared.state.store import Store
 from tests.support.fleet import MODEL, an_observation, worker_row
 from tests.support.wait import wait_until
 
@@ -41,7 +47,7 @@ def test_a_worker_that_says_goodbye_is_gone_at_once_and_its_model_known(fleet):
 
 def test_a_worker_that_fell_silent_is_gone_after_three_heartbeats(client, change, store):
     settings = change(heartbeat_s=2.0)
-    fleet = Fleet(client, settings)
+    fleet = Store(client, settings).fleet
     fleet.beat(worker_row())
 
     left_ms = client.pttl(store.keys.worker("w1"))
@@ -68,7 +74,7 @@ def test_a_heartbeat_of_another_version_hides_no_other(fleet, client, store):
 
 
 def test_what_workers_count_comes_with_their_heartbeats(client, change, store):
-    fleet = Fleet(client, change(heartbeat_s=2.0))
+    fleet = Store(client, change(heartbeat_s=2.0)).fleet
     counts = {RETRIES.name: {("fetch",): 7.0}}
     fleet.beat(worker_row("w1"))  # while it loads
     fleet.beat(worker_row("w2"), counts)

@@ -12,39 +12,37 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared.calibration import Calibration, relevance_score
-from shared.errors import ItemError, UsageError
-from shared.lines import (
-    cancelled,
-    dump_line,
-    failure_of,
+from rerankfleet.shared.calibration import Calibration, relevance_score
+from rerankfleet.shared.content.content import FIELDS_MAX, Content, Document, Video
+from rerankfleet.shared.content.outcomes import (
+    Failure,
+    PictureFacts,
+    Provenance,
+    Scored,
+    SliceOutcome,
+)
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.content.uris import URIS_MAX
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.formats.lines import (
     image_id,
     image_of,
-    merge,
-    outcome_of,
-    output_line,
     parse_line,
     raw_lines,
     refuse_other_formats,
     slice_of,
     valid_document,
 )
-from shared.models import (
-    FIELDS_MAX,
-    URIS_MAX,
-    Content,
-    Document,
-    Failure,
-    InputRef,
-    PictureFacts,
-    Provenance,
-    Scored,
-    Slice,
-    SliceOutcome,
-    Video,
-    make_spec,
+from rerankfleet.shared.formats.output import (
+    cancelled,
+    dump_line,
+    failure_of,
+    merge,
+    outcome_of,
+    output_line,
 )
-from shared.shards import dump_part, dump_slices, parse_part
+from rerankfleet.shared.formats.shard_files import dump_part, dump_slices, parse_part
+from rerankfleet.shared.job_spec import InputRef, make_spec
 from tests.support.fleet import PROVENANCE
 
 GOOD = {"query": "q", "documents": ["a", {"id": 7, "text": "b"}]}

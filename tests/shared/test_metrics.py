@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.metrics import FAMILIES, PAIRS, QUEUE_WAIT, dump_counts, load_counts
+from rerankfleet.shared.metrics import FAMILIES, PAIRS, QUEUE_WAIT, dump_counts, load_counts
 
 UNITS = ("_seconds", "_bytes", "_pixels")
 

@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from shared import objects as module
-from shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
-from shared.objects import S3_PART_BYTES, Objects, Stat, file_uri, local_path, publish_file
-from shared.settings import Settings
+from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage import objects as module
+from rerankfleet.shared.storage.objects import (
+    S3_PART_BYTES,
+    Objects,
+    Stat,
+    file_uri,
+    local_path,
+    publish_file,
+)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import processes
-from shared.errors import UsageError
-from shared.processes import REFUSED, RESTART_MAX_S, RESTART_MIN_S, Child, Supervisor
+from rerankfleet.shared import processes
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.processes import REFUSED, RESTART_MAX_S, RESTART_MIN_S, Child, Supervisor
 from tests.support.wait import wait_until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"

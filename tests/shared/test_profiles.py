@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UsageError
-from shared.models import InputRef, JobSpec, make_spec
-from shared.profiles import JOB_OPTIONS, PROFILES, Profile, find_profile, load_profiles, resolve
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
+from rerankfleet.shared.profiles import (
+    JOB_OPTIONS,
+    PROFILES,
+    Profile,
+    find_profile,
+    load_profiles,
+    resolve,
+)
 
 
 @pytest.fixture

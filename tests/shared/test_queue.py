@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from shared.models import Priority
-from shared.queue import (
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import (
     CONTROL_QUEUE,
     MONITOR_QUEUE,
     Hints,
@@ -16,7 +16,7 @@ from shared.queue import (
     model_queue,
     model_queues,
 )
-from shared.settings import Settings
+from rerankfleet.shared.settings import Settings
 from tests.support.server import free_port
 
 
@@ -45,7 +45,7 @@ def test_a_hint_of_a_shard_is_found_by_its_id(real_hints, store, settings):
     real_hints.shard("m", Priority.interactive, "j", "0-5")
     (key,) = broker_keys(settings, [model_queue("m", Priority.interactive)])
 
-    assert store.hints([key]) == {"j/0-5"}
+    assert store.broker.hint_ids([key]) == {"j/0-5"}
     message = json.loads(store.client.lindex(key, 0))
     assert message["content-type"] == "application/json"
     assert message["headers"]["task"] == "rerank.score_shard"
@@ -57,8 +57,8 @@ def test_every_kind_of_hint_has_its_queue(real_hints, store, settings):
     real_hints.tick(expires_s=2)
 
     control, monitor = broker_keys(settings, [CONTROL_QUEUE, MONITOR_QUEUE])
-    assert store.hints_waiting([control]) == 2
-    assert store.hints_waiting([monitor]) == 1
+    assert store.broker.waiting_count([control]) == 2
+    assert store.broker.waiting_count([monitor]) == 1
     tick = json.loads(store.client.lindex(monitor, 0))
     assert tick["headers"]["expires"]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.calibration import relevance_score
-from shared.scores import BINS, ScoreDistribution
+from rerankfleet.shared.calibration import relevance_score
+from rerankfleet.shared.score_distribution import BINS, ScoreDistribution
 
 MARGINS = st.lists(st.floats(-40, 40), max_size=60)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from shared.errors import UsageError
-from shared.settings import (
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.settings import (
     ADDRESS_FILE,
     Settings,
     load_settings,

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import UsageError
-from shared.keys import shard_name, shard_range
-from shared.models import Document, Failure, ImageRun, Piece, Slice, SliceOutcome
-from shared.objects import Objects
-from shared.settings import Settings
-from shared.shards import (
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.outcomes import Failure, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_name, shard_range
+from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.shard_files import (
     dump_part,
     dump_queries,
     dump_slices,
@@ -26,6 +26,8 @@ from shared.shards import (
     shard_file,
     shard_uri,
 )
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import PROVENANCE
 
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from shared.errors import UsageError
-from shared.sources import COPY_BYTES, Hashing, is_uri, open_local, plain, probe
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.sources import COPY_BYTES, Hashing, is_uri, open_local, plain, probe
 
 LINE = json.dumps({"query": "q", "documents": ["a"]}).encode() + b"\n"
 

@@ -13,8 +13,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from studies.pocket_vl.captions import TOPICS, Topic, phrase, random_plan
-from studies.pocket_vl.drawing import (
+from rerankfleet.studies.pocket_vl.captions import TOPICS, Topic, phrase, random_plan
+from rerankfleet.studies.pocket_vl.drawing import (
     COLOURS,
     SHAPES,
     WORDS,
@@ -28,8 +28,8 @@ from studies.pocket_vl.drawing import (
     sign_box,
     thing_box,
 )
-from studies.pocket_vl.evaluate import Reranker, pixels_of
-from studies.pocket_vl.pairs import (
+from rerankfleet.studies.pocket_vl.evaluate import Reranker, pixels_of
+from rerankfleet.studies.pocket_vl.pairs import (
     UNKNOWN,
     WAYS,
     Batch,
@@ -41,7 +41,7 @@ from studies.pocket_vl.pairs import (
     rivals,
     wanted_cells,
 )
-from studies.pocket_vl.prompt import (
+from rerankfleet.studies.pocket_vl.prompt import (
     DEFAULT_INSTRUCTION,
     PREFIX,
     Picture,
@@ -49,10 +49,10 @@ from studies.pocket_vl.prompt import (
     patches,
     positions,
 )
-from studies.pocket_vl.scenes import draw_catalog, write_example
-from studies.pocket_vl.train import Course, Scorer, Trainer, build_model, tensorise
-from studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
-from studies.tokeniser import export
+from rerankfleet.studies.pocket_vl.scenes import draw_catalog, write_example
+from rerankfleet.studies.pocket_vl.train import Course, Scorer, Trainer, build_model, tensorise
+from rerankfleet.studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
+from rerankfleet.studies.tokeniser import export
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, SHIPPED = ROOT / "examples" / "scenes", ROOT / "workers" / "models" / "pocket-vl"

@@ -17,19 +17,25 @@ from PIL import Image, ImageDraw
 from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
-from shared.errors import OutOfDeviceMemory, OutputExists, RerankError, UnknownModel, UsageError
-from studies.cli import commands
+from rerankfleet.shared.errors import (
+    OutOfDeviceMemory,
+    OutputExists,
+    RerankError,
+    UnknownModel,
+    UsageError,
+)
+from rerankfleet.studies.cli import commands
 
 pytest.importorskip("matplotlib")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-from studies.resolution import plan, run, table  # noqa: E402
+from rerankfleet import prepare_image  # noqa: E402
+from rerankfleet.studies.resolution import plan, run, table  # noqa: E402
+from rerankfleet.workers.batching.packing import Limit, Pack  # noqa: E402
+from rerankfleet.workers.engine import load_engine  # noqa: E402
+from rerankfleet.workers.prompting.prompts import Prompt, Request, Side  # noqa: E402
+from rerankfleet.workers.prompting.tokens import Tokens, Visual  # noqa: E402
 from tests.workers.test_vl import vl_folder  # noqa: E402, F401
-from workers import prepare_image  # noqa: E402
-from workers.engine import load_engine  # noqa: E402
-from workers.packing import Limit, Pack  # noqa: E402
-from workers.prompts import Prompt, Request, Side  # noqa: E402
-from workers.tokens import Tokens, Visual  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 QUERIES = ["a red circle", "a blue circle", "nothing at all"]
@@ -248,8 +254,8 @@ def test_a_damaged_image_is_reported_and_left_out(study):
 
 
 def test_sizes_above_the_models_cap_are_other_pictures_and_the_report_says_so(folder):
-    from studies.resolution.report import RunFacts, write_report
-    from workers.images.resize import plan_size
+    from rerankfleet.studies.resolution.report import RunFacts, write_report
+    from rerankfleet.workers.images.resize import plan_size
 
     # given sizes that the model's own cap would make one
     sizes = [plan.Cell(size, "bicubic").options for size in ((1600, 1200), (2048, 1536))]
@@ -370,7 +376,7 @@ def test_bad_options_give_one_clear_sentence(folder, vl_folder, tmp_path):  # no
 
 
 def test_bad_files_give_one_clear_sentence(folder, tmp_path):
-    from studies.resolution.inputs import read_images, read_queries
+    from rerankfleet.studies.resolution.inputs import read_images, read_queries
 
     empty, twice, other = tmp_path / "empty.txt", tmp_path / "twice.txt", tmp_path / "other.csv"
     empty.write_text("\n")
@@ -394,7 +400,7 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
 
 
 def test_signed_addresses_keep_their_secret(tmp_path):
-    from studies.resolution.inputs import read_images
+    from rerankfleet.studies.resolution.inputs import read_images
 
     listing = tmp_path / "listing.txt"
     listing.write_text("https://shop.example/a.png?X-Amz-Signature=secret\n")
@@ -427,7 +433,7 @@ def test_a_study_is_not_replaced_without_force(study, folder, vl_folder, tmp_pat
 
 
 def test_the_example_is_drawn_once_and_can_be_read(tmp_path):
-    from studies.resolution.inputs import read_images, read_queries
+    from rerankfleet.studies.resolution.inputs import read_images, read_queries
 
     result = rerank("resolution", "--example", tmp_path / "example")
     assert result.exit_code == 0, result.output
@@ -442,7 +448,7 @@ def test_the_example_is_drawn_once_and_can_be_read(tmp_path):
 
 def test_the_command_loads_nothing_heavy_before_it_is_needed():
     code = (
-        "import sys, typer\nfrom studies.cli import commands\ncommands(typer.Typer())\n"
+        "import sys, typer\nfrom rerankfleet.studies.cli import commands\ncommands(typer.Typer())\n"
         "print(*{'torch', 'transformers', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules))"
     )
     told = subprocess.run(

@@ -7,18 +7,21 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from producer.feeder import Control, feed
-from producer.finisher import finish
-from shared.errors import ItemError
-from shared.fleet import WorkerRow
-from shared.keys import shard_range
-from shared.lines import failure_of
-from shared.models import Content, Provenance, Scored, ShardSummary, Slice, SliceOutcome
-from shared.observations import Observation
-from shared.shards import count_requests, dump_part, load_slices, part_uri
-from shared.store import Lease
-from workers import results
-from workers.scorer import summarize
+from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.shared.content.content import Content
+from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_range
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.shared.formats.output import failure_of
+from rerankfleet.shared.formats.shard_files import count_requests, dump_part, load_slices, part_uri
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.observations import Observation
+from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.records import Lease
+from rerankfleet.workers import results
+from rerankfleet.workers.pipeline import summarize
 
 MODEL = "org/model"
 FINGERPRINT = "weights-1"
@@ -96,7 +99,7 @@ class Worker:
         self, job_id: str, shard: str, *, alone: bool = False, token: str | None = None
     ) -> Lease | str:
         """What the store answers to a claim."""
-        return self.control.store.claim(
+        return self.control.store.shards.claim(
             job_id,
             self.model,
             shard,
@@ -122,7 +125,7 @@ class Worker:
         part = results.write(
             outcomes, self.provenance, lease, objects, self.control.store, inline_ttl_s=60
         )
-        spec = self.control.store.job(lease.job_id).spec
+        spec = self.control.store.jobs.get(lease.job_id).spec
         return part, summarize(outcomes, spec, requests=count_requests(slices))
 
     def commit(self, lease: Lease) -> bool:
@@ -137,7 +140,7 @@ class Worker:
 
     def work(self, count: int = 1000) -> int:
         """Do up to `count` of the shards that wait; say how many were committed."""
-        due = self.control.store.due_shards(self.model, count)
+        due = self.control.store.shards.due(self.model, count)
         return sum(self.score(job_id, shard) for job_id, shard in due)
 
     def _score(self, piece: Slice) -> SliceOutcome:

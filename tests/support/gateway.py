@@ -15,10 +15,10 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from producer.client import Client
-from producer.feeder import Control
-from producer.gateway.app import listen, make_app
-from shared.settings import Settings
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.gateway.app import listen, make_app
+from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row
 from tests.support.wait import wait_until
 
@@ -65,11 +65,11 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
     def work() -> None:
         while not stop.wait(LOOK_S):
             control.fleet.beat(worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70))
-            for job_id in control.store.unfinished():
+            for job_id in control.store.jobs.unfinished():
                 control.hints.feed(job_id)
             run(control, worker)
             worker.work()
-            for job_id in control.store.unfinished():
+            for job_id in control.store.jobs.unfinished():
                 control.hints.finish(job_id)
             run(control, worker)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.models import Priority
+from rerankfleet.shared.job_spec import Priority
 
 Hint = tuple[str, ...]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from shared.keys import PERMANENT
+from rerankfleet.shared.state.keys import PERMANENT
 
 
 def leaked_keys(client: redis.Redis, prefix: str) -> list[str]:

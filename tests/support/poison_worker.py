@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
-from workers.__main__ import main
-from workers.prepare import Preparer
+from rerankfleet.workers.__main__ import main
+from rerankfleet.workers.prepare import Preparer
 
 POISON = "this text kills its worker"
 

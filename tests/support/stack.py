@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from producer.client import Client
-from shared.fleet import WorkerRow
-from shared.settings import Settings, load_settings, read_address
+from rerankfleet.producer.client import Client
+from rerankfleet.shared.settings import Settings, load_settings, read_address
+from rerankfleet.shared.state.fleet import WorkerRow
 from tests.support.wait import wait_until
 
 RERANK = str(Path(sys.executable).with_name("rerank"))

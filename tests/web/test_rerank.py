@@ -9,12 +9,12 @@ from itertools import product
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from shared.pictures import PRESETS, PictureOptions
+from rerankfleet.shared.content.images import PRESETS, PictureOptions
+from rerankfleet.workers.images.resize import plan_size
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
 from tests.web.browser import NARROW, WAIT_S, Browser
 from tests.web.conftest import EXAMPLE
-from workers.images.resize import plan_size
 
 pytestmark = pytest.mark.browser
 

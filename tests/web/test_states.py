@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from shared.metrics import STAGES
-from shared.models import Provenance
+from rerankfleet.shared.content.outcomes import Provenance
+from rerankfleet.shared.metrics import STAGES
 from tests.support.drawn import png
 from tests.support.wait import wait_until
 from tests.web.browser import WAIT_S, WIDE, Browser

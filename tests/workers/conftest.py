@@ -12,10 +12,10 @@ from pydoc_data.topics import topics
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import PREFIX, Prompt, Request
-from workers.text_prompts import SUFFIX
-from workers.tokens import Tokens
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Request
+from rerankfleet.workers.prompting.text import SUFFIX
+from rerankfleet.workers.prompting.tokens import Tokens
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 QWEN_WORDS = (
@@ -163,7 +163,7 @@ def load() -> Callable:
     """`load_engine`, each combination of arguments once."""
     from functools import cache
 
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     return cache(lambda folder, **options: load_engine(str(folder), **options))
 
@@ -257,7 +257,7 @@ def encode() -> Callable[..., list[Prompt]]:
 @pytest.fixture(scope="session")
 def score() -> Callable[..., list[float]]:
     """Margins of prompts in one pack, in their own order."""
-    from workers.packing import Pack
+    from rerankfleet.workers.batching.packing import Pack
 
     def margins(engine, prompts: Sequence[Prompt]) -> list[float]:
         pack, order = Pack.of(prompts)

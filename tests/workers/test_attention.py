@@ -7,14 +7,14 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shared.errors import ModelRefused
-from workers.engine import grouped, layout
-from workers.engine.attention import ATTENTIONS, choose_attention, unavailable
-from workers.engine.layout import group, lay_out
-from workers.engine.selftest import reference_margins
-from workers.engine.varlen import VarlenAttention
-from workers.engine.weights import Heads
-from workers.packing import Pack
+from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.batching.packing import Pack
+from rerankfleet.workers.engine import grouped, layout
+from rerankfleet.workers.engine.attention import ATTENTIONS, choose_attention, unavailable
+from rerankfleet.workers.engine.layout import group, lay_out
+from rerankfleet.workers.engine.self_test import reference_margins
+from rerankfleet.workers.engine.varlen import VarlenAttention
+from rerankfleet.workers.engine.weights import Heads
 
 CPU = torch.device("cpu")
 SLOW_SETUP = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -134,7 +134,7 @@ def test_the_kernel_is_the_one_that_was_asked_for():
 
 
 def test_cuda_prefers_varlen_kernels_for_half_types(monkeypatch):
-    from workers.engine import attention
+    from rerankfleet.workers.engine import attention
 
     cuda = torch.device("cuda")
     assert choose_attention("auto", cuda, torch.float32)[0] == "sdpa"
@@ -174,7 +174,7 @@ def test_heads_of_one_query_per_key_work(prompt_of):
     pack, _ = Pack.of([prompt_of(3, 2, 5)])
     heads = Heads(queries=2, kv=2, dim=4)
     tables = lay_out(pack)
-    from workers.engine.workspace import Workspace
+    from rerankfleet.workers.engine.workspace import Workspace
 
     space = Workspace(torch.float32)
     queries = torch.randn(len(tables.ids), heads.queries * heads.dim)

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from shared.errors import EngineError, ItemError, OutOfDeviceMemory
-from shared.models import Priority
+from rerankfleet.shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.workers.batching.batcher import BULK_TURN, WARM_UP_PACKS, Batcher
+from rerankfleet.workers.batching.packing import Limit, Pack, Prices
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 from tests.support.wait import wait_until
-from workers.batcher import BULK_TURN, WARM_UP_PACKS, Batcher
-from workers.packing import Limit, Pack, Prices
-from workers.prompts import Prompt
-from workers.tokens import Tokens, Visual
 
 WAIT_S = 10
 
@@ -275,7 +275,7 @@ def test_when_the_device_thread_dies_nobody_waits_in_vain(engine, start, monkeyp
 
     with held(engine, batcher):
         future = batcher.submit([prompt(1)])
-        monkeypatch.setattr("workers.batcher.plan", die)
+        monkeypatch.setattr("rerankfleet.workers.batching.batcher.plan", die)
     with pytest.raises(EngineError, match="has ended"):
         future.result(WAIT_S)
     with pytest.raises(EngineError, match="closed"):

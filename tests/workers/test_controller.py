@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.observations import Observation
-from workers.controller import (
+from rerankfleet.shared.observations import Observation
+from rerankfleet.workers.batch_limits.latency import Fit
+from rerankfleet.workers.batch_limits.policies import (
     CEILING_S,
     INTERACTIVE_S,
     MEMORY_SHARE,
@@ -20,7 +21,6 @@ from workers.controller import (
     decide,
     start,
 )
-from workers.latency import Fit
 
 OVERHEAD_S, S_PER_TOKEN = 0.05, 1e-4
 RATES = (OVERHEAD_S, S_PER_TOKEN)

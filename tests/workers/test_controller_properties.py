@@ -10,8 +10,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.observations import Observation
-from workers.controller import Memory, PolicySettings, credible, decide, start
+from rerankfleet.shared.observations import Observation
+from rerankfleet.workers.batch_limits.policies import (
+    Memory,
+    PolicySettings,
+    credible,
+    decide,
+    start,
+)
 
 anything: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)

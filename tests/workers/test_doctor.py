@@ -10,18 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from shared import cli
-from shared.models import InputRef, make_spec
-from shared.settings import Settings
-from shared.store import OpenShard, connect
+from rerankfleet.shared import cli
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.records import OpenShard
+from rerankfleet.workers.diagnostics import doctor, model_check
+from rerankfleet.workers.diagnostics.checks import Check
+from rerankfleet.workers.diagnostics.doctor import examine
+from rerankfleet.workers.diagnostics.model_check import check_model
+from rerankfleet.workers.prompting.text import SUFFIX
 from tests.support.fleet import MODEL, worker_row
 from tests.support.server import free_port, valkey
 from tests.support.vl_model import build_vl_model
-from workers import doctor, model_check
-from workers.checks import Check
-from workers.doctor import examine
-from workers.model_check import check_model
-from workers.text_prompts import SUFFIX
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def healthy(settings, store, fleet, monkeypatch) -> Settings:
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     settings.allowed_roots[0].mkdir()
-    store.pulse()
+    store.coordination.pulse()
     fleet.beat(worker_row(version=doctor.__version__))
     return settings
 
@@ -103,7 +104,7 @@ def test_a_storage_that_may_only_be_read_is_broken(healthy, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("shared.objects.publish_file", refuse)
+    monkeypatch.setattr("rerankfleet.shared.storage.objects.publish_file", refuse)
     check = found(examine(), "storage")
     assert (check.verdict, check.remedy) == ("broken", "check permissions")
 
@@ -131,9 +132,9 @@ def test_workers_that_differ_are_named(healthy, fleet):
 
 def test_shards_without_a_worker_are_broken(healthy, store):
     spec = make_spec(model="org/new", input=InputRef(uri="file:///in", size=1, tag="t"))
-    store.create("j", spec, "digest")
+    store.jobs.create("j", spec, "digest")
     shards = [OpenShard(0, 1, "0-0-1-x")]
-    store.open(store.job("j"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
+    store.shards.open(store.jobs.get("j"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
 
     assert "1 shards of org/new wait" in broken(examine())["no worker"]
 
@@ -150,7 +151,7 @@ def test_a_clock_that_is_off_is_named(healthy, monkeypatch):
 
 
 def test_an_old_server_is_named(healthy, monkeypatch):
-    monkeypatch.setattr(doctor.Store, "server", lambda _: {"redis_version": "6.2.1"})
+    monkeypatch.setattr(doctor.Store, "server_info", lambda _: {"redis_version": "6.2.1"})
     checks = examine()
     assert found(checks, "Redis").verdict == "warning"
     assert "redis 6.2.1 at" in found(checks, "Redis").found

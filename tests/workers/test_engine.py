@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
-from shared.errors import ModelRefused, OutOfDeviceMemory
-from workers.engine import selftest
-from workers.packing import Limit, Pack, plan
-from workers.prompts import Request
+from rerankfleet.shared.errors import ModelRefused, OutOfDeviceMemory
+from rerankfleet.workers.batching.packing import Limit, Pack, plan
+from rerankfleet.workers.engine import self_test
+from rerankfleet.workers.prompting.prompts import Request
 
 TOLERANCE = 1e-4
 
@@ -123,16 +123,16 @@ def test_the_self_test_agrees_with_the_unmodified_model(engine):
 
 def test_no_limit_goes_beyond_the_memory_of_a_container(engine, monkeypatch):
     per_token = engine.decoder.scratch_bytes_per_token
-    monkeypatch.setattr(selftest, "free_bytes", lambda device: 10 * 3000 * per_token)
+    monkeypatch.setattr(self_test, "free_bytes", lambda device: 10 * 3000 * per_token)
     assert engine.self_test().tokens_max == 3000
-    monkeypatch.setattr(selftest, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(self_test, "free_bytes", lambda device: 0)
     assert engine.self_test().tokens_max == 256
-    monkeypatch.setattr(selftest, "free_bytes", lambda device: None)
-    assert engine.self_test().tokens_max == selftest.TOKENS_MAX
+    monkeypatch.setattr(self_test, "free_bytes", lambda device: None)
+    assert engine.self_test().tokens_max == self_test.TOKENS_MAX
 
 
 def test_a_model_that_fails_its_self_test_is_refused(model_folders):
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     engine = load_engine(str(model_folders["tied"]))
     engine.decoder._direction.mul_(1.5)
@@ -159,7 +159,7 @@ def test_deterministic_means_the_same_bits_in_any_pack(load, model_folders, pair
 
 
 def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode, score):
-    from workers.engine import load_engine
+    from rerankfleet.workers.engine import load_engine
 
     engine = load_engine(str(model_folders["tied"]))
     good, bad = encode(engine, [("what?", "a stone"), ("what?", "\u00df")])
@@ -257,8 +257,8 @@ def test_cuda_agrees_with_the_cpu(load, model_folders, pairs, encode, score):
 @pytest.mark.real_model
 def test_golden_margins_of_the_published_model():
     """Qwen3-Reranker-0.6B in fp32; values of sentence-transformers' own tests."""
-    from shared.errors import UnknownModel
-    from workers.engine import load_engine
+    from rerankfleet.shared.errors import UnknownModel
+    from rerankfleet.workers.engine import load_engine
 
     try:
         engine = load_engine("Qwen/Qwen3-Reranker-0.6B", dtype="fp32", device="cpu")

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 
-from shared.models import Priority
-from shared.queue import as_queues, model_queue, model_queues
-from workers.gate import Gate
+from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.queue import as_queues, model_queue, model_queues
+from rerankfleet.workers.throttle import Gate
 
 BULK = [model_queue("m", p) for p in (Priority.normal, Priority.bulk)]
 INTERACTIVE = model_queue("m", Priority.interactive)

@@ -11,14 +11,15 @@ from contextlib import ExitStack
 import pytest
 import redis
 
-from shared.metrics import BATCH_SPLITS, RETRIES
-from shared.models import InputRef, make_spec
-from shared.store import Lease, OpenShard, Store
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
+from rerankfleet.shared.state.records import Lease, OpenShard
+from rerankfleet.shared.state.store import Store
+from rerankfleet.workers.leases import Hand, Held
+from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import FINGERPRINT, MODEL
 from tests.support.hints import RecordedHints
 from tests.support.wait import wait_until
-from workers.hand import Hand, Held
-from workers.recorder import Recorder
 
 WAIT_S = 10
 
@@ -26,12 +27,12 @@ WAIT_S = 10
 @pytest.fixture
 def job(store: Store, client) -> str:
     """A job with three shards of ten items, over a coordinator that ticks."""
-    store.pulse()
+    store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
-    store.create("j", spec, "digest")
+    store.jobs.create("j", spec, "digest")
     shards = [OpenShard(at, at + 10, f"0-{at}-{at + 10}-x") for at in (0, 10, 20)]
-    store.open(store.job("j"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
+    store.shards.open(store.jobs.get("j"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
     return "j"
 
 
@@ -87,7 +88,9 @@ def run_out(store: Store, shard: str) -> None:
 def suspect(store: Store, shard: str, *, alone: bool = False) -> None:
     """A worker died with this shard."""
     token = f"dead-{shard}-{alone}"
-    store.claim("j", MODEL, shard, token=token, worker="dead", alone=alone, fingerprint=FINGERPRINT)
+    store.shards.claim(
+        "j", MODEL, shard, token=token, worker="dead", alone=alone, fingerprint=FINGERPRINT
+    )
     run_out(store, shard)
 
 
@@ -97,7 +100,7 @@ def test_shards_are_held_side_by_side_while_their_blocks_run(hand, job, store):
             held = stack.enter_context(hand.claim(job, shard))
             assert isinstance(held.lease, Lease)
         assert len(hand) == 2
-        assert store.leased_shards(MODEL) == 2
+        assert store.shards.leased_count(MODEL) == 2
     assert len(hand) == 0
 
 
@@ -120,7 +123,7 @@ def test_a_block_that_raises_leaves_its_lease_to_run_out(hand, job, store):
         fail()
 
     assert len(hand) == 0
-    assert store.leased_shards(MODEL) == 1
+    assert store.shards.leased_count(MODEL) == 1
 
 
 def test_a_suspect_waits_until_nothing_else_is_held(store, start):
@@ -199,17 +202,17 @@ def test_renewal_stops_what_was_cancelled_or_lost_and_nothing_else(hand, job, st
             stack.enter_context(hand.claim(job, shard)) for shard in ("0-10", "10-20", "20-30")
         )
         run_out(store, "10-20")
-        store.claim(
+        store.shards.claim(
             "j", MODEL, "10-20", token="x", worker="w2", alone=True, fingerprint=FINGERPRINT
         )
         client.hdel(store.keys.job_open("j"), "20-30")
 
         hand.renew()
         assert [h.stop.is_set() for h in (kept, lost, gone)] == [False, True, True]
-        store.pause("j", "why")
+        store.jobs.pause(store.jobs.get("j"), "why")
         hand.renew()
         assert not kept.stop.is_set()
-        store.cancel("j")
+        store.jobs.cancel(store.jobs.get("j"))
         hand.renew()
         assert kept.stop.is_set()
 
@@ -237,7 +240,7 @@ def test_whoever_waits_to_be_alone_gives_up_when_the_hand_closes(hand, store, st
 def test_a_process_about_to_end_gives_everything_back_and_blames_nothing(hand, job, store):
     with hand.claim(job, "0-10"), hand.claim(job, "10-20"):
         hand.release_all()
-        assert store.leased_shards(MODEL) == 0
+        assert store.shards.leased_count(MODEL) == 0
         with hand.claim(job, "20-30") as more:
             assert more is None
 
@@ -257,8 +260,8 @@ def test_giving_everything_back_never_takes_long_nor_raises(hand, job, store, mo
             raise answer
         hang.wait(WAIT_S)
 
-    monkeypatch.setattr(store, "release", release)
-    monkeypatch.setattr("workers.hand.RELEASE_S", 0.1)
+    monkeypatch.setattr(store.shards, "release", release)
+    monkeypatch.setattr("rerankfleet.workers.leases.RELEASE_S", 0.1)
     with hand.claim(job, "0-10"), hand.claim(job, "10-20"):
         before = time.monotonic()
         hand.release_all()
@@ -268,7 +271,7 @@ def test_giving_everything_back_never_takes_long_nor_raises(hand, job, store, mo
 
 def test_a_claim_whose_reply_was_lost_is_asked_again(hand, job, store, monkeypatch):
     """Given a Redis that grants the claim and goes away before it answers."""
-    claim, tokens = store.claim, []
+    claim, tokens = store.shards.claim, []
 
     def lost_once(*args, **options):
         tokens.append(options["token"])
@@ -277,8 +280,8 @@ def test_a_claim_whose_reply_was_lost_is_asked_again(hand, job, store, monkeypat
             raise redis.ConnectionError("away")
         return answer
 
-    monkeypatch.setattr(store, "claim", lost_once)
-    monkeypatch.setattr("workers.hand.REDIS_BACKOFF_S", 0)
+    monkeypatch.setattr(store.shards, "claim", lost_once)
+    monkeypatch.setattr("rerankfleet.workers.leases.REDIS_BACKOFF_S", 0)
 
     with hand.claim(job, "0-10") as held:
         assert held.lease.token == tokens[0] == tokens[1]

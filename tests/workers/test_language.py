@@ -8,16 +8,20 @@ import sys
 import lingua
 import pytest
 
-import workers
-from shared.errors import UsageError
-from shared.models import ENGLISH, LANGUAGES, Content, Document, InputRef, Slice, make_spec
-from shared.settings import Settings
-from workers import language, score
-from workers.language import instruction_for
-from workers.packing import Limit
-from workers.prepare import Preparer
-from workers.prompts import Prompt
-from workers.tokens import Tokens
+import rerankfleet
+from rerankfleet.shared.content.content import Content, Document
+from rerankfleet.shared.content.options import ENGLISH, LANGUAGES
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.settings import Settings
+from rerankfleet.workers import offline
+from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.prepare import Preparer
+from rerankfleet.workers.prompting import languages
+from rerankfleet.workers.prompting.languages import instruction_for
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens
 
 INSTRUCTIONS = {
     "de": "Finde Stellen, die die Frage beantworten",
@@ -55,9 +59,9 @@ def spec_of(**options):
 def no_detector(monkeypatch):
     """A worker that was installed without the extra."""
     monkeypatch.setitem(sys.modules, "lingua", None)
-    language._detector.cache_clear()
+    languages._detector.cache_clear()
     yield
-    language._detector.cache_clear()
+    languages._detector.cache_clear()
 
 
 # ---- which one ----------------------------------------------------------------------------------
@@ -93,7 +97,7 @@ def test_all_other_queries_get_the_plain_instruction(query, plain):
 
 
 def test_a_long_query_is_judged_by_its_beginning(monkeypatch):
-    monkeypatch.setattr(language, "TEXT_CHARACTERS", len(QUERIES["de"]))
+    monkeypatch.setattr(languages, "TEXT_CHARACTERS", len(QUERIES["de"]))
     spec = spec_of(instructions=INSTRUCTIONS)
 
     assert instruction_for(Content(text=QUERIES["de"] + "and" * 10**6), spec) == INSTRUCTIONS["de"]
@@ -137,14 +141,14 @@ def test_without_a_detector_other_jobs_are_scored(no_detector):
 def test_a_process_of_ones_own_says_so_before_it_loads_the_model(
     no_detector, jsonl, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score, "load_engine", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(offline, "load_engine", lambda *_, **__: pytest.fail("loaded"))
     source = jsonl({"query": "q", "documents": ["a"]})
     with pytest.raises(UsageError, match="languages cannot be told here"):
-        score.score_file(
+        offline.score_file(
             str(source), str(tmp_path / "out"), spec_of(instructions={"de": "a"}), Settings()
         )
     with pytest.raises(UsageError, match="languages cannot be told here"):
-        workers.Reranker("pocket-text", instructions={"de": "Finde"})
+        rerankfleet.Reranker("pocket-text", instructions={"de": "Finde"})
 
 
 # ---- the same scores ----------------------------------------------------------------------------
@@ -155,7 +159,7 @@ def test_margins_are_those_of_the_instruction_given_with_each_request(
 ):
     """Given queries of seven languages in turn, so that packs mix their instructions."""
     engine = load(model_folders["tied"])
-    monkeypatch.setattr(score, "load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(offline, "load_engine", lambda *_, **__: engine)
     settings = Settings(batch_tokens=600, state_dir=tmp_path)
     queries = {**QUERIES, "en": "How do I open a file and read it line by line?"}
     lines = [
@@ -171,7 +175,7 @@ def test_margins_are_those_of_the_instruction_given_with_each_request(
     def margins(lines, **options):
         output = tmp_path / "out.jsonl"
         source = jsonl(*lines)
-        score.score_file(str(source), str(output), spec_of(**options), settings, force=True)
+        offline.score_file(str(source), str(output), spec_of(**options), settings, force=True)
         found = [json.loads(line) for line in output.read_text().splitlines()]
         return {line["id"]: [r["margin"] for r in line["results"]] for line in found}
 
@@ -189,8 +193,8 @@ def test_margins_are_those_of_the_instruction_given_with_each_request(
 def test_a_reranker_picks_by_language_too(model_folders):
     request = {"query": QUERIES["de"], "documents": ["eine Datei", "ein Fluss"]}
     folder, limit = str(model_folders["tied"]), Limit(600)
-    by_language = workers.Reranker(folder, limit=limit, instructions=INSTRUCTIONS)
-    plain = workers.Reranker(folder, limit=limit)
+    by_language = rerankfleet.Reranker(folder, limit=limit, instructions=INSTRUCTIONS)
+    plain = rerankfleet.Reranker(folder, limit=limit)
 
     want = plain.margins(request | {"instruction": INSTRUCTIONS["de"]})
 

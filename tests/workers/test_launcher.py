@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.errors import UsageError
-from shared.settings import Settings
-from workers import launcher
-from workers.cli import starting_at
-from workers.launcher import children, device_groups, visible_gpus
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.workers import launcher
+from rerankfleet.workers.cli import starting_at
+from rerankfleet.workers.launcher import children, device_groups, visible_gpus
 
 
 @pytest.mark.parametrize(

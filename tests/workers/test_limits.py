@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from shared.fleet import Fleet
-from shared.observations import Observation
+from rerankfleet.shared.observations import Observation
+from rerankfleet.shared.state.fleet import Fleet
+from rerankfleet.shared.state.store import Store
+from rerankfleet.workers.batch_limits.decide import set_limits
+from rerankfleet.workers.batch_limits.policies import PolicySettings
 from tests.support.fleet import worker_row
-from workers.controller import PolicySettings
-from workers.limits import set_limits
 
 TOKENS = 4096
 TARGET_MS = 500.0
@@ -105,7 +106,7 @@ def test_a_worker_that_loads_is_left_alone(fleet, serve):
 
 def test_two_monitors_at_once_act_once(fleet, serve, client, settings):
     serve()
-    rival = Fleet(client, settings)
+    rival = Store(client, settings).fleet
 
     class Overtaken(Fleet):
         """A monitor that another one overtakes between its reading and its writing."""
@@ -128,7 +129,7 @@ def test_any_coordinator_goes_on_where_another_one_stopped(fleet, serve, client,
 
     alone = drive(fleet, "alone", ticks=6)
     for _ in range(6):
-        shared = drive(Fleet(client, settings), "shared", ticks=1)
+        shared = drive(Store(client, settings).fleet, "shared", ticks=1)
 
     assert shared == alone
 

@@ -12,9 +12,9 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-from shared.errors import ModelRefused, UnknownModel
-from workers.engine import load_engine, locate, resolve_model
-from workers.engine.locate import read_config, revision_of, weights_identity
+from rerankfleet.shared.errors import ModelRefused, UnknownModel
+from rerankfleet.workers.engine import load_engine, locate, resolve_model
+from rerankfleet.workers.engine.locate import read_config, revision_of, weights_identity
 
 
 def test_a_folder_is_itself(model_folder):
@@ -173,7 +173,8 @@ def test_asking_for_cuda_where_there_is_none_is_refused(model_folders, monkeypat
 
 def test_importing_the_package_loads_no_torch():
     code = (
-        "import sys, workers, workers.engine, workers.batcher, workers.prompts;"
+        "import sys, rerankfleet.workers.engine, rerankfleet.workers.batching.batcher;"
+        "import rerankfleet.workers.prompting.prompts;"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

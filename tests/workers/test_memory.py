@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workers.engine import memory
+from rerankfleet.workers.engine import memory
 
 CPU = torch.device("cpu")
 SYSTEM = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"

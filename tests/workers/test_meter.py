@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shared.observations import Observation
+from rerankfleet.shared.observations import Observation
+from rerankfleet.workers import meter as module
+from rerankfleet.workers.meter import WINDOW_S, Meter
 from tests.support.fleet import an_observation
-from workers import meter as module
-from workers.meter import WINDOW_S, Meter
 
 
 class Clock:

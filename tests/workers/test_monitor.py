@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from shared.keys import shard_name
-from shared.models import InputRef, Priority, make_spec
-from shared.queue import broker_keys, model_queue, model_queues
-from shared.store import OUTAGE_MS, OpenShard, ShardSummary
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.job_spec import InputRef, Priority, make_spec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.queue import broker_keys, model_queue, model_queues
+from rerankfleet.shared.state.records import OpenShard
+from rerankfleet.shared.state.shards import OUTAGE_MS
+from rerankfleet.workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
 from tests.support.fleet import MODEL, Worker
 from tests.support.wait import wait_until
-from workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
 
 GRACE_S = 5
 
@@ -27,14 +29,14 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("workers.monitor.time", clock)
+    monkeypatch.setattr("rerankfleet.workers.monitor.time", clock)
     return clock
 
 
 @pytest.fixture
 def start(store, objects, hints, change, client):
     """`start()`: a monitor of a coordinator that has ticked before."""
-    store.pulse()
+    store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     settings = change(hint_grace_s=GRACE_S)
     return lambda hints=hints: Monitor(store, objects, hints, settings)
@@ -51,10 +53,10 @@ def job(store, objects):
 
     def make(job_id: str, *ranges: tuple[int, int], sealed=True, low_water=1, **options) -> str:
         spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"), **options)
-        store.create(job_id, spec, "digest")
+        store.jobs.create(job_id, spec, "digest")
         shards = [OpenShard(a, b, f"0-{a}-{b}-x") for a, b in ranges]
-        store.open(
-            store.job(job_id), ("", "1"), shards, sealed=sealed, lines=1, low_water=low_water
+        store.shards.open(
+            store.jobs.get(job_id), ("", "1"), shards, sealed=sealed, lines=1, low_water=low_water
         )
         return job_id
 
@@ -62,7 +64,7 @@ def job(store, objects):
 
 
 def let_time_pass(store, job_id: str) -> None:
-    store.look_again(job_id, after_ms=-1)
+    store.jobs.look_again(job_id, after_ms=-1)
 
 
 def test_a_lost_hint_is_sent_again_once_after_its_grace(monitor, job, hints, store, clock):
@@ -78,7 +80,7 @@ def test_a_lost_hint_is_sent_again_once_after_its_grace(monitor, job, hints, sto
 
     assert hints.take() == [("shard", "a", "0-2"), ("shard", "a", "2-4")]
     assert hints.priorities == [Priority.bulk] * 2
-    assert store.seen(REPUBLISHED) == 2
+    assert store.coordination.event_count(REPUBLISHED) == 2
 
 
 def test_a_hint_that_waits_in_the_broker_is_not_sent_again(
@@ -93,9 +95,9 @@ def test_a_hint_that_waits_in_the_broker_is_not_sent_again(
         monitor.tick()
         clock.now_s += GRACE_S
 
-    assert store.hints(keys) == {"a/0-2", "a/2-4"}
-    assert store.hints_waiting(keys) == 2
-    assert store.seen(REPUBLISHED) == 1
+    assert store.broker.hint_ids(keys) == {"a/0-2", "a/2-4"}
+    assert store.broker.waiting_count(keys) == 2
+    assert store.coordination.event_count(REPUBLISHED) == 1
 
 
 def test_what_a_worker_holds_is_left_alone(monitor, job, hints, control, clock):
@@ -156,7 +158,7 @@ def test_lost_hints_are_sent_again_a_few_at_a_time(start, job, store, settings, 
     for _ in range(4):
         monitor.tick()
         clock.now_s += GRACE_S
-        seen.append(store.hints_waiting(keys))
+        seen.append(store.broker.waiting_count(keys))
 
     # then full queues do not keep the rest from being sent, and none is sent twice
     assert seen == [0, HINTS_AT_ONCE, 100, 100]
@@ -175,7 +177,7 @@ def test_a_lost_feed_is_sent_again(monitor, job, hints, store):
     monitor.tick()
 
     assert hints.take() == [("feed", "a")]
-    assert store.seen(REPUBLISHED) == 1
+    assert store.coordination.event_count(REPUBLISHED) == 1
 
 
 def test_a_lost_finish_is_sent_again(monitor, job, hints, store):
@@ -195,8 +197,8 @@ def test_a_job_whose_shards_are_with_workers_needs_nothing(monitor, job, hints, 
     monitor.tick()
 
     assert hints.take() == []
-    assert store.seen(REPUBLISHED) == 0
-    assert store.due_jobs() == []
+    assert store.coordination.event_count(REPUBLISHED) == 0
+    assert store.jobs.due() == []
 
 
 def test_what_a_job_needs_next_is_computed_from_facts(job, store):
@@ -206,10 +208,10 @@ def test_what_a_job_needs_next_is_computed_from_facts(job, store):
     job("over")
     job("paused")
     job("cancelled", (0, 2), (2, 4), sealed=False)
-    store.pause("paused", "why")
-    store.cancel("cancelled")
+    store.jobs.pause(store.jobs.get("paused"), "why")
+    store.jobs.cancel(store.jobs.get("cancelled"))
 
-    steps = {name: next_step(store.job(name)) for name in store.unfinished()}
+    steps = {name: next_step(store.jobs.get(name)) for name in store.jobs.unfinished()}
 
     assert steps == {
         "full": None,
@@ -230,8 +232,8 @@ def test_a_job_of_a_newer_version_is_left_to_its_own_coordinator(monitor, job, s
 
     monitor.tick()
 
-    assert sorted(store.unfinished()) == ["newer", "ours"]
-    assert store.due_jobs() == []
+    assert sorted(store.jobs.unfinished()) == ["newer", "ours"]
+    assert store.jobs.due() == []
     assert ("feed", "ours") in hints.take()
 
 
@@ -240,7 +242,7 @@ def test_a_job_that_vanished_is_taken_off_the_list(monitor, store, client, hints
 
     monitor.tick()
 
-    assert store.unfinished() == []
+    assert store.jobs.unfinished() == []
     assert hints.take() == []
 
 
@@ -257,13 +259,13 @@ def test_a_shard_of_a_job_that_vanished_goes_with_its_next_claim(
 
     assert Worker(control).claim("a", "0-2") == "done"
 
-    assert store.backlog(MODEL) == 0
+    assert store.shards.backlog(MODEL) == 0
 
 
 def test_an_interactive_job_past_its_deadline_is_over(monitor, store, hints):
-    file = store.put_inline("a", "0-0-2-inline", b"", 60)
+    file = store.inline.put("a", "0-0-2-inline", b"", 60)
     spec = make_spec(model=MODEL, input=InputRef(uri="", size=0, tag=""))
-    store.create(
+    store.jobs.create(
         "a",
         spec,
         "",
@@ -272,13 +274,13 @@ def test_an_interactive_job_past_its_deadline_is_over(monitor, store, hints):
         shards=[OpenShard(0, 2, file)],
     )
     monitor.tick()
-    assert not store.job("a").finished
+    assert not store.jobs.get("a").finished
 
     let_time_pass(store, "a")
     monitor.tick()
 
-    assert store.job("a").cancelled
-    assert store.unfinished() == []
+    assert store.jobs.get("a").cancelled
+    assert store.jobs.unfinished() == []
 
 
 # ---- sweeping -----------------------------------------------------------------------------------
@@ -290,11 +292,13 @@ def ended(job, store, objects, client):
     job("a", (0, 2))
     for name in ("shards/0-0-2-x", "parts/0-p", "input.jsonl", "output-0.jsonl"):
         objects.write(objects.at("jobs", "a", *name.split("/")), b"x")
-    lease = store.claim("a", MODEL, "0-2", token="t", worker="w", alone=False, fingerprint="f")
-    store.commit(lease, "p", ShardSummary(scored=1, errors=1))
-    store.begin("a", "t")
-    store.finish("a", "t", "file:///out")
-    store.swept("a", again_ms=-1)
+    lease = store.shards.claim(
+        "a", MODEL, "0-2", token="t", worker="w", alone=False, fingerprint="f"
+    )
+    store.shards.commit(lease, "p", ShardSummary(scored=1, errors=1))
+    store.jobs.begin_step("a", "t")
+    store.jobs.finish(store.jobs.get("a"), "t", "file:///out")
+    store.jobs.end_sweep("a", again_ms=-1)
     return "a"
 
 
@@ -307,7 +311,7 @@ def test_shard_and_part_files_go_first(monitor, ended, store, tmp_path):
     monitor.sweep()
 
     assert files(tmp_path) == ["input.jsonl", "output-0.jsonl"]
-    assert store.sweepable() == []
+    assert store.jobs.sweepable() == []
     assert store.client.zcard(store.keys.sweep) == 1
 
 
@@ -323,9 +327,9 @@ def test_all_files_go_with_the_job(monitor, ended, store, client, tmp_path):
 def test_a_job_that_is_retried_just_now_keeps_its_files(
     monitor, ended, store, tmp_path, monkeypatch
 ):
-    due = store.sweepable()
-    store.retry("a", "all")
-    monkeypatch.setattr(store, "sweepable", lambda: due)
+    due = store.jobs.sweepable()
+    store.jobs.retry(store.jobs.get("a"), "all")
+    monkeypatch.setattr(store.jobs, "sweepable", lambda: due)
 
     monitor.sweep()
 
@@ -335,13 +339,13 @@ def test_a_job_that_is_retried_just_now_keeps_its_files(
 
 def test_a_job_whose_files_are_being_removed_cannot_be_retried(ended, store):
     # given a sweep that has begun
-    assert store.sweep("a") > 0
+    assert store.jobs.begin_sweep("a") > 0
     # when someone retries the job
-    assert store.retry("a", "all") == "sweeping"
+    assert store.jobs.retry(store.jobs.get("a"), "all") == "sweeping"
     # then they can, once it has ended
-    store.swept("a", again_ms=1000)
-    assert store.retry("a", "all") == "reopened"
-    store.cancel("a")
+    store.jobs.end_sweep("a", again_ms=1000)
+    assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+    store.jobs.cancel(store.jobs.get("a"))
 
 
 def test_the_end_of_a_job_is_the_end_of_its_keys(ended, store, client):

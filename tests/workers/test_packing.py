@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.packing import Limit, Pack, PackTokens, Prices, cost, document_cost, pack_cost, plan
-from workers.prompts import Prompt
-from workers.tokens import Tokens, Visual
+from rerankfleet.workers.batching.packing import (
+    Limit,
+    Pack,
+    PackTokens,
+    Prices,
+    cost,
+    document_cost,
+    pack_cost,
+    plan,
+)
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 TEXT = Prices()
 """Of a model without pictures."""

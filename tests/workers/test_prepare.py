@@ -10,11 +10,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from shared.errors import ItemError, UsageError
-from shared.metrics import IMAGES_REJECTED, STAGES
-from shared.models import Document, InputRef, JobSpec, Priority, Provenance, Slice, make_spec
-from workers.images.picture import Picture
-from workers.prepare import (
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.outcomes import Provenance
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.job_spec import InputRef, JobSpec, Priority, make_spec
+from rerankfleet.shared.metrics import IMAGES_REJECTED, STAGES
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.pipeline import PAIRS_AHEAD, PICTURES_AHEAD, in_runs
+from rerankfleet.workers.prepare import (
     FETCHES_JUDGED,
     FETCHES_MIN,
     FRAMES_MAX,
@@ -26,10 +30,9 @@ from workers.prepare import (
     pictures_of,
     provenance_of,
 )
-from workers.prompts import Prompt
-from workers.recorder import Recorder
-from workers.scorer import PAIRS_AHEAD, PICTURES_AHEAD, in_runs
-from workers.tokens import Tokens
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens
+from rerankfleet.workers.recorder import Recorder
 
 NOT_FOUND = ItemError("not_found", "there is no such picture")
 

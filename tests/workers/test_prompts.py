@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from shared.errors import ItemError, ModelRefused
-from shared.models import DEFAULT_INSTRUCTION
-from workers.prompts import Prompt, Request, Side, TokenSource
-from workers.text_prompts import TextPrompter
-from workers.tokens import Tokens, Visual
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.shared.errors import ItemError, ModelRefused
+from rerankfleet.workers.prompting.prompts import Prompt, Request, Side, TokenSource
+from rerankfleet.workers.prompting.text import TextPrompter
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -170,7 +170,7 @@ def test_threads_share_a_prompter(prompters, passages):
 
 
 def test_many_long_documents_are_encoded_in_batches(prompters, monkeypatch):
-    monkeypatch.setattr("workers.prompts._BATCH_CHARACTERS", 100)
+    monkeypatch.setattr("rerankfleet.workers.prompting.prompts._BATCH_CHARACTERS", 100)
     documents = ["stone " * n for n in (1, 50, 3, 0, 7, 30, 2)]
     batched = encode(prompters["qwen"], "what?", documents)
     monkeypatch.undo()

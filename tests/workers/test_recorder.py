@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.metrics import (
+from rerankfleet.shared.content.content import Document, Video
+from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.metrics import (
     BATCH_SPLITS,
     FAMILIES,
     IMAGES_REJECTED,
@@ -21,10 +24,9 @@ from shared.metrics import (
     TOKENS,
     dump_counts,
 )
-from shared.models import Document, Failure, Scored, Slice, SliceOutcome, Video
+from rerankfleet.workers import images
+from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import an_observation
-from workers import images
-from workers.recorder import Recorder
 
 IMAGE = "https://host/a.png"
 

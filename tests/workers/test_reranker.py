@@ -6,17 +6,17 @@ import math
 
 import pytest
 
-import workers
-from shared.calibration import relevance_score
-from shared.errors import ItemError, UsageError
-from shared.models import DEFAULT_INSTRUCTION
-from shared.profiles import PROFILES
-from workers.packing import Limit
+import rerankfleet
+from rerankfleet.shared.calibration import relevance_score
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.profiles import PROFILES
+from rerankfleet.workers.batching.packing import Limit
 
 
 @pytest.fixture(scope="module")
 def reranker(model_folders):
-    return workers.Reranker(str(model_folders["tied"]), limit=Limit(300))
+    return rerankfleet.Reranker(str(model_folders["tied"]), limit=Limit(300))
 
 
 def test_scores_come_in_the_order_of_the_documents(reranker, model_folders, model_card, passages):
@@ -40,7 +40,7 @@ def test_an_instruction_counts(reranker):
 
 def test_temperature_spreads_scores_but_not_margins(model_folders, reranker):
     request = {"query": "what?", "documents": ["a stone", "a river"]}
-    cool = workers.Reranker(str(model_folders["tied"]), temperature=0.5)
+    cool = rerankfleet.Reranker(str(model_folders["tied"]), temperature=0.5)
     assert cool.margins(request) == pytest.approx(reranker.margins(request), abs=1e-4)
     for margin, score in zip(cool.margins(request), cool.process(request), strict=True):
         assert score == pytest.approx(1 / (1 + math.exp(-margin / 0.5)))
@@ -48,8 +48,8 @@ def test_temperature_spreads_scores_but_not_margins(model_folders, reranker):
 
 def test_a_profile_brings_its_values_and_an_option_wins(model_folders):
     request = {"query": "what?", "documents": ["a stone", "a river", "a bird"]}
-    found = workers.Reranker(str(model_folders["tied"]), profile="academic", top_p=0.9)
-    plain = workers.Reranker(str(model_folders["tied"]))
+    found = rerankfleet.Reranker(str(model_folders["tied"]), profile="academic", top_p=0.9)
+    plain = rerankfleet.Reranker(str(model_folders["tied"]))
 
     instruction = PROFILES["academic"].instruction
     margins = found.margins(request)
@@ -58,7 +58,7 @@ def test_a_profile_brings_its_values_and_an_option_wins(model_folders):
     for margin, score in zip(margins, found.process(request), strict=True):
         assert score == pytest.approx(relevance_score(margin, 0.7, 0.9), abs=1e-6)
     with pytest.raises(UsageError, match="there is no profile 'shop'"):
-        workers.Reranker("pocket-text", profile="shop")
+        rerankfleet.Reranker("pocket-text", profile="shop")
 
 
 def test_a_document_that_is_not_text_raises(reranker):
@@ -76,9 +76,9 @@ def test_a_malformed_request_raises(reranker, malformed):
 
 
 def test_only_what_is_public_is_exported():
-    assert workers.__all__ == ["Reranker", "prepare_image"]
+    assert rerankfleet.__all__ == ["Client", "Reranker", "__version__", "prepare_image"]
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = workers.Nothing
+        _ = rerankfleet.Nothing
 
 
 def test_threads_that_share_a_reranker_get_their_own_scores(reranker, passages):

@@ -7,11 +7,13 @@ import threading
 import pytest
 import redis
 
-from shared.models import InputRef, Scored, ShardSummary, SliceOutcome, make_spec
-from shared.shards import load_part, parse_part
-from shared.store import Lease, OpenShard
+from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
+from rerankfleet.shared.formats.shard_files import load_part, parse_part
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.state.records import Lease, OpenShard
+from rerankfleet.workers import results
 from tests.support.fleet import MODEL, PROVENANCE
-from workers import results
 
 OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
 ONE = ShardSummary(scored=1)
@@ -21,10 +23,12 @@ ONE = ShardSummary(scored=1)
 def lease(store) -> Lease:
     """The only shard of a job that still has input to be cut."""
     spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
-    store.create("j", spec, "digest")
+    store.jobs.create("j", spec, "digest")
     shards = [OpenShard(0, 1, "0-0-1-x")]
-    store.open(store.job("j"), ("", "1"), shards, sealed=False, lines=1, low_water=2)
-    return store.claim("j", MODEL, "0-1", token="t", worker="w", alone=False, fingerprint="f")
+    store.shards.open(store.jobs.get("j"), ("", "1"), shards, sealed=False, lines=1, low_water=2)
+    return store.shards.claim(
+        "j", MODEL, "0-1", token="t", worker="w", alone=False, fingerprint="f"
+    )
 
 
 def test_every_attempt_has_a_part_of_its_own(lease, objects, store):
@@ -50,7 +54,7 @@ def test_a_commit_below_low_water_hints_a_feed(lease, store, hints):
 
 
 def test_the_last_commit_hints_the_finish(lease, store, hints):
-    store.open(store.job("j"), ("1", "1"), [], sealed=True, lines=0, low_water=0)
+    store.shards.open(store.jobs.get("j"), ("1", "1"), [], sealed=True, lines=0, low_water=0)
 
     assert results.commit(lease, "p", ONE, store, hints)
 
@@ -65,7 +69,7 @@ def test_a_late_commit_says_so(lease, store, hints):
 
 def test_a_commit_outlives_a_redis_that_is_away(lease, store, hints, monkeypatch):
     """Given a Redis that commits, loses its reply, and is away once more."""
-    commit, calls = store.commit, []
+    commit, calls = store.shards.commit, []
 
     def unreliable(*args):
         calls.append(args)
@@ -75,12 +79,12 @@ def test_a_commit_outlives_a_redis_that_is_away(lease, store, hints, monkeypatch
             raise redis.ConnectionError("away")
         return commit(*args)
 
-    monkeypatch.setattr(store, "commit", unreliable)
+    monkeypatch.setattr(store.shards, "commit", unreliable)
     monkeypatch.setattr(results, "REDIS_BACKOFF_S", 0)
 
     assert results.commit(lease, "p", ONE, store, hints, threading.Event())
 
-    assert store.job("j").number("scored") == 1
+    assert store.jobs.get("j").number("scored") == 1
 
 
 def test_a_commit_that_is_not_wanted_any_more_stops_waiting(lease, store, hints, monkeypatch):
@@ -89,7 +93,7 @@ def test_a_commit_that_is_not_wanted_any_more_stops_waiting(lease, store, hints,
 
     stop = threading.Event()
     stop.set()
-    monkeypatch.setattr(store, "commit", away)
+    monkeypatch.setattr(store.shards, "commit", away)
 
     with pytest.raises(redis.ConnectionError):
         results.commit(lease, "p", ONE, store, hints, stop)

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared import cli
-from shared.cli import main
-from shared.profiles import PROFILES
+from rerankfleet.shared import cli
+from rerankfleet.shared.cli import main
+from rerankfleet.shared.profiles import PROFILES
+from rerankfleet.workers import offline
+from rerankfleet.workers.batching.packing import Limit, Prices
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens
 from tests.support.fleet import PROVENANCE
-from workers import score
-from workers.packing import Limit, Prices
-from workers.prompts import Prompt
-from workers.tokens import Tokens
 
 
 class BrokenEngine:
@@ -46,7 +46,7 @@ class BrokenEngine:
 def test_a_broken_device_ends_with_one_sentence_and_no_output(jsonl, tmp_path, monkeypatch, capsys):
     source = jsonl(*[{"query": "q", "documents": ["a", "b"]}] * 50)
     output = tmp_path / "out.jsonl"
-    monkeypatch.setattr(score, "load_engine", lambda *_, **__: BrokenEngine())
+    monkeypatch.setattr(offline, "load_engine", lambda *_, **__: BrokenEngine())
     command = ["rerank", "score", str(source), "-o", str(output), "--model", "pocket-text"]
     monkeypatch.setattr(sys, "argv", command)
 
@@ -72,7 +72,7 @@ def ranked(load, jsonl, tmp_path, monkeypatch):
     """`ranked("--profile", name)`: what `rerank score` writes with pocket-text, and its manifest's
     options."""
     engine = load("pocket-text")
-    monkeypatch.setattr(score, "load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(offline, "load_engine", lambda *_, **__: engine)
     monkeypatch.setattr(cli, "configure_logs", lambda: None)  # it is for a whole process
     monkeypatch.setenv("RERANK_BATCH_TOKENS", "4096")
     source, output = jsonl(*LINES), tmp_path / "out.jsonl"

@@ -6,32 +6,19 @@ import threading
 
 import pytest
 
-from shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
-from shared.metrics import BATCH_SPLITS, RETRIES
-from shared.models import (
-    Document,
-    Failure,
-    InputRef,
-    JobSpec,
-    Scored,
-    Slice,
-    SliceOutcome,
-    make_spec,
-)
-from shared.scores import ScoreDistribution
-from workers.batcher import Batcher
-from workers.packing import Limit, Pack, Prices
-from workers.prompts import Prompt
-from workers.recorder import Recorder
-from workers.scorer import (
-    PAIRS_AHEAD,
-    Scorer,
-    Stopped,
-    in_runs,
-    poisoned,
-    summarize,
-)
-from workers.tokens import Tokens
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
+from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
+from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
+from rerankfleet.shared.score_distribution import ScoreDistribution
+from rerankfleet.workers.batching.batcher import Batcher
+from rerankfleet.workers.batching.packing import Limit, Pack, Prices
+from rerankfleet.workers.pipeline import PAIRS_AHEAD, Scorer, Stopped, in_runs, poisoned, summarize
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens
+from rerankfleet.workers.recorder import Recorder
 
 WAIT_S = 10
 

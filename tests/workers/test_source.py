@@ -15,27 +15,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.cli import main
-from shared.errors import CredentialsRefused, ItemError, UsageError
-from shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, SOURCE_BYTES, STAGES
-from shared.models import Document, InputRef, Priority, Slice, make_spec
-from shared.pictures import PictureOptions
-from shared.settings import Settings
+from rerankfleet.shared.cli import main
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
+from rerankfleet.shared.job_spec import InputRef, Priority, make_spec
+from rerankfleet.shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, SOURCE_BYTES, STAGES
+from rerankfleet.shared.settings import Settings
+from rerankfleet.workers import offline
+from rerankfleet.workers.batching.batcher import Batcher
+from rerankfleet.workers.batching.packing import Limit, Prices
+from rerankfleet.workers.images.decode import prepare_image
+from rerankfleet.workers.images.fetch import Fetcher
+from rerankfleet.workers.images.pool import Pool
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, PictureSource
+from rerankfleet.workers.pipeline import PICTURES_AHEAD, Scorer
+from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
+from rerankfleet.workers.prompting.prompts import Prompt
+from rerankfleet.workers.prompting.tokens import Tokens
+from rerankfleet.workers.recorder import Recorder
 from tests.support.drawn import drawn, encoded, png
 from tests.support.fleet import PROVENANCE
-from workers import score
-from workers.batcher import Batcher
-from workers.images.decode import prepare_image
-from workers.images.fetch import Fetcher
-from workers.images.picture import Picture
-from workers.images.pool import Pool
-from workers.images.source import FETCHES_AT_A_TIME, PictureSource
-from workers.packing import Limit, Prices
-from workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
-from workers.prompts import Prompt
-from workers.recorder import Recorder
-from workers.scorer import PICTURES_AHEAD, Scorer
-from workers.tokens import Tokens
 
 WAIT_S = 20
 OPTIONS = PictureOptions(preset="reference")
@@ -259,7 +261,7 @@ def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkey
     given.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out.jsonl"
     # when it is scored
-    monkeypatch.setattr(score, "load_engine", lambda *_, **__: Engine())
+    monkeypatch.setattr(offline, "load_engine", lambda *_, **__: Engine())
     command = ["rerank", "score", str(given), "-o", str(out), "--model", "pocket-text"]
     monkeypatch.setattr(sys, "argv", [*command, "--image-preset", "reference"])
     with pytest.raises(SystemExit) as ended:
@@ -325,7 +327,7 @@ def test_a_picture_of_the_last_run_is_not_fetched_again(source, folder, monkeypa
 
 
 def test_what_is_kept_of_pictures_is_bounded(folder):
-    from workers.images.source import _Recent
+    from rerankfleet.workers.images.source import _Recent
 
     recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)
     picture = prepare_image(Image.new("RGB", (64, 64)))

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ModelRefused
-from workers.engine.attention import Spread
-from workers.engine.load import _devices
-from workers.engine.spread import share_out, spread
+from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.engine.attention import Spread
+from rerankfleet.workers.engine.device_map import share_out, spread
+from rerankfleet.workers.engine.load import _devices
 
 CPU = torch.device("cpu")
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 import redis
 
-from shared.fleet import BatchLimit
-from shared.settings import Settings
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.fleet import BatchLimit
+from rerankfleet.workers.batch_limits.agent import OBSERVATIONS_MAX, Steering, policy_of
+from rerankfleet.workers.batch_limits.policies import PolicySettings
+from rerankfleet.workers.batching.batcher import Batcher
+from rerankfleet.workers.batching.packing import Limit
 from tests.support.wait import wait_until
 from tests.workers.test_batcher import WAIT_S, FakeEngine, prompt
 from tests.workers.test_limits import pack
-from workers.batcher import Batcher
-from workers.controller import PolicySettings
-from workers.packing import Limit
-from workers.steering import OBSERVATIONS_MAX, Steering, policy_of
 
 
 @pytest.fixture

@@ -10,24 +10,28 @@ from types import SimpleNamespace
 import pytest
 import redis
 
-from shared.errors import (
+from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.errors import (
     DeviceBroken,
     EngineError,
     NotAllowed,
     StorageUnavailable,
     UsageError,
 )
-from shared.metrics import PAIRS, QUEUE_WAIT, RETRIES, STAGES
-from shared.models import InputRef, Scored, ShardSummary, Slice, SliceOutcome, make_spec
-from shared.shards import load_part
-from shared.store import Lease, OpenShard
+from rerankfleet.shared.formats.shard_files import load_part
+from rerankfleet.shared.job_spec import InputRef, make_spec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.metrics import PAIRS, QUEUE_WAIT, RETRIES, STAGES
+from rerankfleet.shared.state.records import Lease, OpenShard
+from rerankfleet.workers import tasks
+from rerankfleet.workers.leases import Hand
+from rerankfleet.workers.pipeline import Stopped
+from rerankfleet.workers.prompting import languages
+from rerankfleet.workers.recorder import Recorder
+from rerankfleet.workers.runtime import Runtime
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
 from tests.support.wait import wait_until
-from workers import language, tasks
-from workers.hand import Hand
-from workers.recorder import Recorder
-from workers.runtime import Runtime
-from workers.scorer import Stopped
 
 OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
 
@@ -39,12 +43,12 @@ class Ended(BaseException):
 @pytest.fixture
 def job(store, client) -> str:
     """A job with one shard of one pair, over a coordinator that ticks."""
-    store.pulse()
+    store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
-    store.create("j", spec, "digest")
+    store.jobs.create("j", spec, "digest")
     shards = [OpenShard(0, 1, "0-0-1-x")]
-    store.open(store.job("j"), ("", "1"), shards, sealed=False, lines=1, low_water=0)
+    store.shards.open(store.jobs.get("j"), ("", "1"), shards, sealed=False, lines=1, low_water=0)
     return "j"
 
 
@@ -82,20 +86,20 @@ def state(store) -> dict:
 def test_a_shard_is_scored_and_committed(runtime, job, store):
     tasks.score_shard(runtime, job, "0-1")
 
-    assert store.job(job).number("scored") == 1
+    assert store.jobs.get(job).number("scored") == 1
 
 
 def test_a_committed_shard_is_counted_and_a_late_one_is_not(runtime, job, store):
     # given a shard that is committed by somebody else while it is scored here
     tasks.score_shard(runtime, job, "0-1")
-    store.open(
-        store.job(job), ("1", "2"), [OpenShard(1, 2, "f")], sealed=False, lines=1, low_water=0
+    store.shards.open(
+        store.jobs.get(job), ("1", "2"), [OpenShard(1, 2, "f")], sealed=False, lines=1, low_water=0
     )
     other = Lease(job, MODEL, "1-2", "other", "f")
     score = runtime.scorer.score
 
     def overtaken(*_):
-        store.commit(other, "part", ShardSummary(scored=1))
+        store.shards.commit(other, "part", ShardSummary(scored=1))
         return score()
 
     runtime.scorer.score = overtaken
@@ -137,9 +141,9 @@ def test_what_passes_gives_the_shard_back(error, runtime, job, store):
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert store.leased_shards(MODEL) == 0
+    assert store.shards.leased_count(MODEL) == 0
     assert not {"t", "s"} & set(state(store))
-    assert store.job(job).paused is None
+    assert store.jobs.get(job).paused is None
 
 
 def test_a_redis_that_stays_away_raises_nothing(runtime, job, store, monkeypatch):
@@ -147,7 +151,7 @@ def test_a_redis_that_stays_away_raises_nothing(runtime, job, store, monkeypatch
         raise redis.ConnectionError("away")
 
     runtime.scorer.fails_with = Stopped()
-    monkeypatch.setattr(store, "release", away)
+    monkeypatch.setattr(store.shards, "release", away)
 
     tasks.score_shard(runtime, job, "0-1")
 
@@ -170,10 +174,10 @@ def test_what_nobody_foresaw_pauses_the_job_and_blames_no_shard(runtime, job, st
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert store.job(job).paused == (
+    assert store.jobs.get(job).paused == (
         "shard 0-1 failed: ValueError: odd. This is a bug; resume tries again"
     )
-    assert store.resume(job)[0] == "resumed"
+    assert store.jobs.resume(job)[0] == "resumed"
     assert not {"t", "s"} & set(state(store))
 
 
@@ -185,13 +189,13 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
 
     # then the lease is left to run out: a pair that broke the device is found as a suspect
     assert "t" in state(store)
-    assert store.job(job).progress.done == 0
+    assert store.jobs.get(job).progress.done == 0
 
 
 def test_a_part_says_what_pictures_were_brought_to(runtime, job, store, objects):
     tasks.score_shard(runtime, job, "0-1")
 
-    ((start, _, part),) = store.parts(job)
+    ((start, _, part),) = store.jobs.parts(job)
     ((_, provenance),) = load_part(objects, job, start, part)
     assert provenance.pixels == "general:1024x768:crop:0.15:bicubic:blur:1843200"
 
@@ -202,7 +206,7 @@ def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_pictures(
     runtime.sees = False
     tasks.score_shard(runtime, job, "0-1")
 
-    ((start, _, part),) = store.parts(job)
+    ((start, _, part),) = store.jobs.parts(job)
     ((_, provenance),) = load_part(objects, job, start, part)
     assert provenance == PROVENANCE
 
@@ -215,7 +219,7 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert "cannot be done: the bucket" in store.job(job).paused
+    assert "cannot be done: the bucket" in store.jobs.get(job).paused
 
 
 def test_a_job_whose_languages_cannot_be_told_here_is_paused_and_says_why(
@@ -223,15 +227,15 @@ def test_a_job_whose_languages_cannot_be_told_here_is_paused_and_says_why(
 ):
     # given a worker without the extra
     monkeypatch.setitem(sys.modules, "lingua", None)
-    language._detector.cache_clear()
+    languages._detector.cache_clear()
     source = InputRef(uri="", size=0, tag="")
     spec = make_spec(model=MODEL, input=source, instructions={"de": "Finde"})
-    runtime.scorer.score = lambda *_: language.detector_of(spec)
+    runtime.scorer.score = lambda *_: languages.detector_of(spec)
     # when it is given a shard of such a job
     tasks.score_shard(runtime, job, "0-1")
     # then nothing is scored, and the job says what to install
-    assert "pip install 'rerankfleet[languages]'" in store.job(job).paused
-    assert store.job(job).progress.done == 0
+    assert "pip install 'rerankfleet[languages]'" in store.jobs.get(job).paused
+    assert store.jobs.get(job).progress.done == 0
 
 
 def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
@@ -239,15 +243,15 @@ def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
 ):
     # given two shards that fail for the same cause, one of which paused the job, which was resumed
     def fail_late(*_):
-        store.pause(job, "the credentials are refused")
-        store.resume(job)
+        store.jobs.pause(job, "the credentials are refused")
+        store.jobs.resume(job)
         raise UsageError("the credentials are refused")
 
     monkeypatch.setattr(runtime.scorer, "score", fail_late)
     # when the other one fails at last
     tasks.score_shard(runtime, job, "0-1")
     # then the job goes on
-    assert store.job(job).paused is None
+    assert store.jobs.get(job).paused is None
 
 
 def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, store):
@@ -256,13 +260,13 @@ def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, sto
         runtime.batcher.alive = False
         runtime.draining = True
         runtime._look_after_device()
-        assert store.leased_shards(MODEL) == 1
+        assert store.shards.leased_count(MODEL) == 1
 
         runtime.draining = False
         with pytest.raises(Ended):
             runtime._look_after_device()
 
-        assert store.leased_shards(MODEL) == 1  # it runs out
+        assert store.shards.leased_count(MODEL) == 1  # it runs out
 
 
 def test_a_second_signal_ends_the_process_and_blames_no_shard(runtime, job, store, monkeypatch):
@@ -284,4 +288,4 @@ def test_a_drain_that_takes_too_long_gives_its_shards_back(runtime, job, store, 
     with runtime.hand.claim(job, "0-1"):
         runtime.drain()
         wait_until(lambda: ended == [1])
-        assert store.leased_shards(MODEL) == 0
+        assert store.shards.leased_count(MODEL) == 0

@@ -10,14 +10,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.errors import ItemError, ModelRefused
+from rerankfleet.shared.errors import ItemError, ModelRefused
+from rerankfleet.workers.batching.packing import Pack, cost, pack_cost
+from rerankfleet.workers.engine import load_engine
+from rerankfleet.workers.engine.vision import Tower
+from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Request, Side
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
+from rerankfleet.workers.prompting.vl import SUFFIX, VLPrompter
 from tests.support.vl_model import VISION_TOKENS, build_vl_model
-from workers.engine import load_engine
-from workers.engine.vision import Tower
-from workers.packing import Pack, cost, pack_cost
-from workers.prompts import PREFIX, Prompt, Request, Side
-from workers.tokens import Tokens, Visual
-from workers.vl_prompts import SUFFIX, VLPrompter
 
 TOLERANCE = 1e-4
 INSTRUCTION = "Find pictures of gates."
@@ -322,7 +322,7 @@ def test_the_self_test_covers_pictures_and_refuses_what_differs(vl_folder):
 
 
 def test_pictures_pass_the_tower_together_or_one_by_one(vl_engine, reference, monkeypatch):
-    from workers.engine import vision
+    from rerankfleet.workers.engine import vision
 
     side = Side(images=(picture(9, 7),))
     want = reference.margin(Side("q"), side)
@@ -371,7 +371,7 @@ def pil_pictures():
 
 @pytest.fixture(scope="session")
 def make_reranker(vl_folder):
-    from workers import Reranker
+    from rerankfleet import Reranker
 
     return lambda **options: Reranker(str(vl_folder), engine={"device": "cpu"}, **options)
 
@@ -379,7 +379,7 @@ def make_reranker(vl_folder):
 def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
     make_reranker, pil_pictures, reference
 ):
-    from workers import prepare_image
+    from rerankfleet import prepare_image
 
     one, two, _ = pil_pictures
     got = make_reranker(instruction=INSTRUCTION).margins(

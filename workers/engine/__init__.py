@@ -8,22 +8,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from workers.engine.locate import resolve_model
+from rerankfleet.workers.engine.locate import resolve_model
 
 if TYPE_CHECKING:
-    from workers.engine.engine import Engine
+    from rerankfleet.workers.engine.engine import Engine
 
 __all__ = ["load_engine", "resolve_model"]
 
 
 def load_engine(model: str, **options: Any) -> Engine:
-    """Load a Qwen3 reranker; see `workers.engine.load.load` for the options.
+    """Load a Qwen3 reranker; see `rerankfleet.workers.engine.load.load` for the options.
 
     Works in a thread that ends with it: every thread that once computed keeps a pool of OpenMP
     threads, and with more of them than cores these sleep instead of spinning, which made the
     device thread's packs 8 % slower.
     """
-    from workers.engine.load import load
+    from rerankfleet.workers.engine.load import load
 
     with ThreadPoolExecutor(1, "load") as thread:
         return thread.submit(load, model, **options).result()

@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shared.errors import ModelRefused
-from workers.engine.layout import Layout
-from workers.engine.weights import Heads
-from workers.engine.workspace import Workspace
+from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.engine.layout import Layout
+from rerankfleet.workers.engine.weights import Heads
+from rerankfleet.workers.engine.workspace import Workspace
 
 ATTENTIONS = ("matmul", "sdpa", "flash", "varlen", "flex")
 #: Preferred order for half types on CUDA.
@@ -100,16 +100,16 @@ def _best(device: torch.device, dtype: torch.dtype) -> str:
 
 def _factory(name: str) -> AttentionFactory:
     if name in ("matmul", "sdpa"):
-        from workers.engine.grouped import GroupedAttention
+        from rerankfleet.workers.engine.grouped import GroupedAttention
 
         return lambda layout, heads, space, device: GroupedAttention(
             layout, heads, space, device, sdpa=name == "sdpa"
         )
     if name == "flex":
-        from workers.engine.flex import FlexAttention
+        from rerankfleet.workers.engine.flex import FlexAttention
 
         return lambda layout, heads, space, device: FlexAttention(layout, heads, device)
-    from workers.engine.varlen import VarlenAttention, flash_kernel, torch_kernel
+    from rerankfleet.workers.engine.varlen import VarlenAttention, flash_kernel, torch_kernel
 
     kernel = flash_kernel() if name == "flash" else torch_kernel()
     return lambda layout, heads, space, device: VarlenAttention(layout, heads, device, kernel)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.attention import Attention
-from workers.engine.elementwise import Fp32, elementwise
-from workers.engine.layout import Layout, Rows
-from workers.engine.weights import Heads, Layer, take_layer, text_model, yes_minus_no
-from workers.engine.workspace import Workspace
+from rerankfleet.workers.engine.attention import Attention
+from rerankfleet.workers.engine.elementwise import Fp32, elementwise
+from rerankfleet.workers.engine.layout import Layout, Rows
+from rerankfleet.workers.engine.weights import Heads, Layer, take_layer, text_model, yes_minus_no
+from rerankfleet.workers.engine.workspace import Workspace
 
 #: Rows that are computed at a time beside attention: on CPU what lies between the products stays
 #: in the cache.

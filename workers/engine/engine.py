@@ -4,40 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shared.errors import OutOfDeviceMemory
-from shared.models import Provenance
-from workers.engine.attention import Attention, AttentionFactory, Spread
-from workers.engine.decoder import Decoder
-from workers.engine.kept import Kept
-from workers.engine.layout import Layout, lay_out, lay_out_kept
-from workers.engine.memory import gpu_bytes, peak_bytes
-from workers.engine.vision import Tower
-from workers.packing import Limit, Pack, Prices
-from workers.prompts import Prompter
-from workers.tokens import Tokens, Visual
-
-
-@dataclass(frozen=True, slots=True)
-class SelfTest:
-    """What the self-test found: the largest deviation, and a first idea of the speed."""
-
-    pairs: int
-    largest_difference: float
-    tolerance: float
-    tokens_per_s: float
-    overhead_s: float
-    """Fixed seconds of a pack, by a line through the timed sizes."""
-    limit: Limit
-    """A pack limit to start with."""
-    tokens_max: int
-    """A larger pack might not fit into memory."""
-    memory_bytes: int
-    """What the model, all that is kept and a pack may take on a device; 0 unknown."""
+from rerankfleet.shared.content.outcomes import Provenance
+from rerankfleet.shared.errors import OutOfDeviceMemory
+from rerankfleet.workers.batching.packing import Pack, Prices
+from rerankfleet.workers.engine.attention import Attention, AttentionFactory, Spread
+from rerankfleet.workers.engine.decoder import Decoder
+from rerankfleet.workers.engine.layout import Layout, lay_out, lay_out_kept
+from rerankfleet.workers.engine.memory import gpu_bytes, peak_bytes
+from rerankfleet.workers.engine.self_test import SelfTest, run_self_test
+from rerankfleet.workers.engine.tensor_cache import Kept
+from rerankfleet.workers.engine.vision import Tower
+from rerankfleet.workers.prompting.prompts import Prompter
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 
 class Engine:
@@ -131,14 +113,13 @@ class Engine:
         return gpu_bytes(self.decoder.devices)
 
     def self_test(self) -> SelfTest:
-        """Compare the fast path with the unmodified model, and time it; see `selftest`.
+        """Compare the fast path with the unmodified model, and time it; see `self_test.py`.
 
         In a thread that ends with it, as `load_engine` does and for its reason.
         """
-        from workers.engine.selftest import run_self_test
-
+        parts = (self.score, self.prompter, self.decoder, self.prices, self.reference)
         with ThreadPoolExecutor(1, "self-test") as thread:
-            return thread.submit(run_self_test, self).result()
+            return thread.submit(run_self_test, *parts).result()
 
     def _keep(self, parts: Sequence[Tokens]) -> list[Tensor]:
         layouts = map(lay_out_kept, parts)

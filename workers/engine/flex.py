@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from workers.engine.layout import Layout, Segment
-from workers.engine.weights import Heads
+from rerankfleet.workers.engine.layout import Layout, Segment
+from rerankfleet.workers.engine.weights import Heads
 
 #: The context of a row that has fewer parts before it than others.
 _NOTHING = -1

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.layout import Block, Group, Layout, Rows, group
-from workers.engine.weights import Heads
-from workers.engine.workspace import Workspace
+from rerankfleet.workers.engine.layout import Block, Group, Layout, Rows, group
+from rerankfleet.workers.engine.weights import Heads
+from rerankfleet.workers.engine.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.packing import Pack
-from workers.tokens import Tokens, Visual
+from rerankfleet.workers.batching.packing import Pack
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 Rows = NDArray[np.int64]
 

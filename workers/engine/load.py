@@ -16,16 +16,21 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
-from shared.errors import ModelRefused
-from shared.models import Provenance
-from workers.engine.attention import choose_attention
-from workers.engine.decoder import Decoder
-from workers.engine.engine import Engine
-from workers.engine.locate import read_config, resolve_model, revision_of, weights_identity
-from workers.engine.selftest import reference_margins, self_test_prompts
-from workers.engine.spread import spread
-from workers.engine.vision import Tower
-from workers.prompters import prompter_of
+from rerankfleet.shared.content.outcomes import Provenance
+from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.engine.attention import choose_attention
+from rerankfleet.workers.engine.decoder import Decoder
+from rerankfleet.workers.engine.device_map import spread
+from rerankfleet.workers.engine.engine import Engine
+from rerankfleet.workers.engine.locate import (
+    read_config,
+    resolve_model,
+    revision_of,
+    weights_identity,
+)
+from rerankfleet.workers.engine.self_test import reference_margins, self_test_prompts
+from rerankfleet.workers.engine.vision import Tower
+from rerankfleet.workers.prompting.templates import prompter_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 KEPT_BYTES = 256 << 20
@@ -53,7 +58,7 @@ def load(
     """Load a Qwen3 reranker from a folder or the hub.
 
     dtype      auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
-    attention  auto, or a kernel's name: see `workers.engine.attention`
+    attention  auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device     auto (CUDA where there is one), cpu, cuda or cuda:N
     deterministic  the same pair has the same bits in any pack; costs speed
     kept_bytes bound of the keys and values kept for instructions and queries with pictures

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ModelRefused, UnknownModel
+from rerankfleet.shared.errors import ModelRefused, UnknownModel
 
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workers.engine.layout import Layout, Segment
-from workers.engine.weights import Heads
+from rerankfleet.workers.engine.layout import Layout, Segment
+from rerankfleet.workers.engine.weights import Heads
 
 #: q [rows, heads, dim], k and v [keys, kv heads, dim], starts of q and of k, longest q and k.
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from workers.engine.linear import Activation, Linear, linear
-from workers.engine.weights import paired
-from workers.tokens import PATCH_PX, Visual
+from rerankfleet.workers.engine.linear import Activation, Linear, linear
+from rerankfleet.workers.engine.weights import paired
+from rerankfleet.workers.prompting.tokens import PATCH_PX, Visual
 
 #: Patches that stand in one pass at the most, unless one picture alone has more.
 PATCHES_AT_A_TIME = {"cpu": 1 << 12, "cuda": 1 << 15}

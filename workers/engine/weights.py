@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.engine.linear import Gate, Linear, gated, linear
+from rerankfleet.workers.engine.linear import Gate, Linear, gated, linear
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from shared.errors import ItemError
-from shared.pictures import PictureOptions
-from workers.images.picture import Picture
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.prepared import Picture
 
 ORPHAN_S = 5
 """So long after the parent's own time limit the alarm rings."""
@@ -57,7 +57,7 @@ def serve(timeout_s: float, memory_bytes: int) -> None:
     requests, answers = _own_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     warnings.simplefilter("ignore")
-    from workers.images.decode import decode  # half of the start: before it says that it is ready
+    from rerankfleet.workers.images.decode import decode
 
     _limit_memory(memory_bytes)
     send(answers, "ready")

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from shared.errors import ItemError
-from shared.pictures import PictureOptions
-from workers.images.picture import Picture, Pixels
-from workers.images.quality import measure_quality
-from workers.images.resize import SizePlan, blur, check_shape, plan_size
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.prepared import Picture, Pixels
+from rerankfleet.workers.images.quality import measure_quality
+from rerankfleet.workers.images.resize import SizePlan, blur, check_shape, plan_size
 
 PIXELS_MAX = 100_000_000
 SIDE_MAX = 65_000

@@ -32,8 +32,8 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from shared.errors import CredentialsRefused, ItemError
-from workers.images.deadline import Deadline, cuttable
+from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.workers.images.deadline import Deadline, cuttable
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0

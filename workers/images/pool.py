@@ -21,10 +21,10 @@ from typing import IO
 
 import numpy as np
 
-from shared.errors import ItemError, Unavailable
-from shared.pictures import PictureOptions
-from workers.images.child import receive, send
-from workers.images.picture import Picture
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.errors import ItemError, Unavailable
+from rerankfleet.workers.images.child import receive, send
+from rerankfleet.workers.images.prepared import Picture
 
 START_S = 60.0
 MEMORY_BYTES = 4 << 30
@@ -33,7 +33,8 @@ IN_FLIGHT_BYTES = 256 << 20
 #: Nothing on the way to `serve` depends on the environment or the folder of the parent.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]);"
-    "from workers.images.child import serve; serve(float(sys.argv[1]), int(sys.argv[2]))"
+    "from rerankfleet.workers.images.child import serve;"
+    "serve(float(sys.argv[1]), int(sys.argv[2]))"
 )
 
 

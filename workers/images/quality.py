@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from workers.images.picture import Pixels
+from rerankfleet.workers.images.prepared import Pixels
 
 Grey = npt.NDArray[np.uint8]
 Cells = npt.NDArray[np.bool_]

@@ -12,8 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from shared.errors import ItemError
-from shared.pictures import (
+from rerankfleet.shared.content.images import (
     MAX_ASPECT,
     MAX_PIXELS,
     MIN_PIXELS,
@@ -22,7 +21,8 @@ from shared.pictures import (
     PictureOptions,
     round_side,
 )
-from workers.images.picture import Pixels
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.prepared import Pixels
 
 Size = tuple[int, int]
 

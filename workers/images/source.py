@@ -10,16 +10,23 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from shared.errors import CredentialsRefused, ItemError
-from shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, RETRIES, SOURCE_BYTES, STAGES
-from shared.objects import local_path
-from shared.settings import Settings
-from shared.uploads import uploads_uri
-from workers.images.fetch import Fetcher
-from workers.images.picture import Picture
-from workers.images.pool import Pool
-from workers.prepare import Wanted
-from workers.recorder import Recorder
+from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.shared.metrics import (
+    CACHE_LOOKUPS,
+    IMAGES_REJECTED,
+    PIXELS,
+    RETRIES,
+    SOURCE_BYTES,
+    STAGES,
+)
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import local_path
+from rerankfleet.shared.storage.uploads import uploads_uri
+from rerankfleet.workers.images.fetch import Fetcher
+from rerankfleet.workers.images.pool import Pool
+from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.prepare import Wanted
+from rerankfleet.workers.recorder import Recorder
 
 FETCHES_AT_A_TIME = 16
 URGENT_FETCHES_AT_A_TIME = 4

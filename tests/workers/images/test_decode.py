@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from shared.errors import ItemError
-from shared.pictures import PictureOptions
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.decode import decode, prepare_image
 from tests.workers.images.conftest import draw_leaves, to_bytes
-from workers.images.decode import decode, prepare_image
 
 PLAIN = PictureOptions(blur=False)
 REFERENCE = PictureOptions(preset="reference")

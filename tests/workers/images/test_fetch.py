@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import stamina
 
-from shared.errors import CredentialsRefused, ItemError
-from workers.images import fetch as module
-from workers.images.fetch import Fetcher, safe_uri
+from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.workers.images import fetch as module
+from rerankfleet.workers.images.fetch import Fetcher, safe_uri
 
 BODY = b"bytes of an image" * 1000
 SECRET = "X-Amz-Signature=very-secret"

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import ItemError
-from shared.pictures import PictureOptions
+from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.decode import decode
+from rerankfleet.workers.images.pool import Pool
 from tests.support.wait import wait_until
 from tests.workers.images.conftest import draw_leaves, to_bytes
-from workers.images.decode import decode
-from workers.images.pool import Pool
 
 OPTIONS = PictureOptions(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
 WAIT_S = 30

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from rerankfleet.workers.images.quality import measure_quality
 from tests.workers.images.conftest import draw_leaves
-from workers.images.quality import measure_quality
 
 WIDTH, HEIGHT = 640, 480
 PASSES = 0.65

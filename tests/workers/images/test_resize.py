@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import ItemError, UsageError
-from shared.pictures import MAX_PIXELS, MIN_PIXELS, PRESETS, PictureOptions, target_within
-from workers.images.resize import blur, plan_size, smart_resize
+from rerankfleet.shared.content.images import (
+    MAX_PIXELS,
+    MIN_PIXELS,
+    PRESETS,
+    PictureOptions,
+    target_within,
+)
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.workers.images.resize import blur, plan_size, smart_resize
 
 GENERAL = PictureOptions()
 sides = st.integers(1, 12_000)

@@ -1,0 +1,1 @@
+"""The sub-commands that submit and look: thin shells over `Client`."""

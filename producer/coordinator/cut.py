@@ -1,0 +1,106 @@
+"""Requests -> shards: how much work one shard holds. Pure arithmetic.
+
+The feeder has no tokenizer, so cost is estimated from characters, and of images from their target
+resolution; a shard need not be exact, only short enough that a lost one costs little and long
+enough that its bookkeeping is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from rerankfleet.producer.inputs.cursor import Cursor, Read
+from rerankfleet.producer.shard_size import ShardSize, costs
+from rerankfleet.shared.content.requests import Piece
+
+LINES_PER_CUT = 20_000
+"""A shard is closed after this many lines, even when a retry found nothing in them to score: the
+cursor moves, and so the step that reads them can be short."""
+SLIVER = 0.25
+"""A request is cut when what is left of the shard's room is more than this share of it."""
+
+
+def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]:
+    """Cut requests into shards of about `size`, from where `cursor` stands."""
+    draft = Draft(size, start=cursor.item)
+    for count, read in enumerate(reads, 1):
+        skip, items = cursor.skip, read.piece.items
+        while skip < items:
+            taken = draft.take(read.piece.cut(skip, items))
+            skip += taken
+            begun = read.key if skip else cursor.key  # none of it taken: it is still to come
+            cursor = replace(cursor, item=cursor.item + taken, skip=skip, key=begun)
+            if skip < items:
+                yield draft.close(cursor)
+                draft = Draft(size, start=cursor.item)
+        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous, read.key)
+        if draft.full or count % LINES_PER_CUT == 0:
+            yield draft.close(cursor)
+            draft = Draft(size, start=cursor.item)
+    yield draft.close(cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A shard: its slices, the range of its items, and the cursor behind it."""
+
+    slices: list[Piece]
+    start: int
+    cursor: Cursor
+
+    @property
+    def end(self) -> int:
+        """One past its last item."""
+        return self.cursor.item
+
+
+class Draft:
+    """A shard being filled."""
+
+    def __init__(self, size: ShardSize, start: int) -> None:
+        self._size = size
+        self._start = start
+        self._slices: list[Piece] = []
+        self._tokens = 0.0
+        self._items = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is worth adding."""
+        return self._tokens >= self._size.tokens or self._items >= self._size.pairs
+
+    def take(self, piece: Piece) -> int:
+        """Add as much of a piece as fits, and say how many items that was.
+
+        A request that nearly fits is not cut: its query would be computed twice. An empty draft
+        always takes something, so cutting makes progress whatever the sizes are.
+        """
+        tokens_left = self._size.tokens - self._tokens
+        pairs_left = self._size.pairs - self._items
+        shared, pairs = costs(piece, self._size)
+        cost = shared + sum(pairs)
+        slack = SLIVER * self._size.tokens
+        if cost <= tokens_left + slack and piece.items <= pairs_left:
+            return self._add(piece, cost)
+        if self._slices and tokens_left < slack:
+            return 0
+        count, cost = 0, shared
+        for tokens in pairs[:pairs_left]:
+            if cost + tokens > tokens_left and count:
+                break
+            cost += tokens
+            count += 1
+        if count == len(pairs):  # failures cost nothing
+            count = min(piece.items, pairs_left)
+        return self._add(piece.cut(0, max(count, 1)), cost)
+
+    def _add(self, piece: Piece, tokens: float) -> int:
+        self._slices.append(piece)
+        self._tokens += tokens
+        self._items += piece.items
+        return piece.items
+
+    def close(self, cursor: Cursor) -> Cut:
+        """The finished shard."""
+        return Cut(self._slices, self._start, cursor)

@@ -1,0 +1,219 @@
+"""Finish: put the committed parts of a job together into its output. A step of the coordinator.
+
+Parts are read in the order of the input, one request in memory at a time; a retry merges them into
+the previous output. The output appears whole, by rename or multipart completion. A catalog's is a
+file of rows per part, listed in the manifest, which comes last. A step that is killed is simply
+done again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+import structlog
+
+from rerankfleet.producer.coordinator.feed import Control, every
+from rerankfleet.producer.coordinator.rows import Ranking, Row, dump_rows, part_name, rows_of
+from rerankfleet.producer.inputs.jsonl import previous_outcomes
+from rerankfleet.shared.calibration import adapted_temperature
+from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.errors import Unavailable, UsageError
+from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
+from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
+from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.storage.objects import Objects
+
+RANKING = "ranking.jsonl"
+"""The best images of each query of a catalog, beside its parts."""
+SCORES_TO_ADAPT = 100
+"""Fewer scores say nothing about a profile's temperature."""
+
+log = structlog.get_logger()
+
+Merged = tuple[SliceOutcome, Provenance | None]
+
+
+def finish(job_id: str, control: Control) -> None:
+    """Assemble and publish a job's output, if all of it is there and nobody else does."""
+    store, token = control.store, uuid.uuid4().hex
+    if store.jobs.begin_step(job_id, token) != "yes":
+        return
+    job = store.jobs.get(job_id)
+    if not job.sealed or job.open_shards or job.paused:
+        store.jobs.end_step(job_id, token)
+        return
+    try:
+        output = _publish(job, control, token)
+        _adapt_temperature(job, control)
+        store.jobs.finish(job, token, output)
+    except Unavailable as error:
+        log.warning("finishing is delayed", job=job_id, error=str(error))
+        store.jobs.set_facts(job_id, waiting_for=str(error))
+        store.jobs.end_step(job_id, token, due_ms=5000)
+    except UsageError as error:  # the output may not be written there: a person must look
+        store.jobs.pause(job, str(error), even_cancelled=True)
+        store.jobs.end_step(job_id, token)
+
+
+def _adapt_temperature(job: Job, control: Control) -> None:
+    """Let a whole job's scores choose the temperature of its profile's later jobs, if asked."""
+    spec, scores = job.spec, job.scores
+    if not (spec.adaptive_temperature and spec.profile) or job.cancelled:
+        return
+    to = adapted_temperature(spec.temperature, scores.mean)
+    if scores.count < SCORES_TO_ADAPT or to == spec.temperature:
+        return
+    if control.store.statistics.adapt_temperature(job, to):
+        log.info("temperature of later jobs", profile=spec.profile, temperature=to, job=job.id)
+
+
+def output_uri(job: Job, objects: Objects) -> str:
+    """Where a job's output of this round goes; a catalog's is a folder."""
+    name = "output/" if job.spec.catalog else f"output-{job.round}.jsonl"
+    return job.spec.output or job_uri(objects, job.id, name)
+
+
+def _publish(job: Job, control: Control, token: str) -> str:
+    """Write the output and its manifest. Returns the output's URI."""
+    uri = output_uri(job, control.objects)
+    renew = every(
+        control.settings.lease_s / 4, lambda: control.store.jobs.begin_step(job.id, token)
+    )
+    write = _write_parts if job.spec.catalog else _write_lines
+    counted = write(job, control, uri, renew)
+    manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
+    control.objects.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
+    return uri
+
+
+def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+    """A line per request, in one file. Returns what the manifest says of them."""
+    spec, lines = job.spec, 0
+    provenances: list[Provenance] = []
+    with control.objects.writer(uri) as out:
+        for outcome, provenance in merged_lines(job, control):
+            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
+            out.write(dump_line(line))
+            lines += 1
+            if provenance and provenance not in provenances:
+                provenances.append(provenance)
+            renew()
+    return {"lines": lines, "provenance": provenances}
+
+
+def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+    """A file of rows per committed shard, and a ranking. Returns what the manifest says of them."""
+    spec, objects = job.spec, control.objects
+    assert spec.catalog
+    ranking = Ranking(spec.catalog.count, spec.top_n) if spec.top_n else None
+    parts: list[Part] = []
+    provenances: list[Provenance] = []
+    for start, end, outcomes in committed_parts(job, control):
+        rows: list[Row] = []
+        for outcome, provenance in outcomes:
+            rows += rows_of(outcome, spec.calibration)
+            if ranking:
+                ranking.add(outcome)
+            if provenance and provenance not in provenances:
+                provenances.append(provenance)
+        name = part_name(start, spec.catalog.format)
+        objects.write(f"{uri}{name}", dump_rows(rows, spec.catalog.format))
+        parts.append(Part(name=name, rows=len(rows), start=start, end=end))
+        renew()
+    found = {"lines": job.progress.lines, "provenance": provenances, "parts": parts}
+    if ranking is None:
+        return found
+    with objects.writer(f"{uri}{RANKING}") as out:
+        for line in ranking.lines(load_queries(objects, job.id), spec.calibration):
+            out.write(dump_line(line))
+    return found | {"ranking": RANKING}
+
+
+def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[Merged]:
+    """A job's lines in the order of its input; in a retry, merged into the old ones. Without
+    `whole` it is what there is so far, where a line may lack documents."""
+    fresh = _committed_lines(job, control, whole=whole)
+    if not job.round:
+        yield from fresh
+        return
+    new = next(fresh, None)
+    for old in previous_outcomes(job, control.objects):
+        if new is not None and new[0].line == old.outcome.line:
+            yield _replace_failures(old.outcome, new[0]), new[1] or old.provenance
+            new = next(fresh, None)
+        else:
+            yield old.outcome, old.provenance
+    while new is not None:  # lines that the old output lacks: its job was cut short
+        yield new
+        new = next(fresh, None)
+
+
+def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
+    """Everything of the old line that was not tried again, and the new outcomes. The old line may
+    hold them already: when a finish was killed after it had published."""
+    tried = {r.index for r in new.results} | {e.index for e in new.errors}
+    results = [r for r in old.results if r.index not in tried]
+    kept = (e for e in old.errors if e.index is not None or e.rejected)
+    errors = [e for e in kept if e.index not in tried]
+    merged = merge([new, old.model_copy(update={"results": results, "errors": errors})])
+    return merged.model_copy(update={"top_n": new.top_n})
+
+
+def _committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
+    """The outcomes of committed shards, joined line by line; all of the job with `whole`."""
+    outcomes = (found for *_, part in committed_parts(job, control, whole=whole) for found in part)
+    for _, group in groupby(outcomes, key=lambda found: found[0].line):
+        pieces = list(group)
+        provenance = next((p for _, p in pieces if p is not None), None)
+        yield merge([outcome for outcome, _ in pieces]), provenance
+
+
+def committed_parts(
+    job: Job, control: Control, *, whole: bool = True
+) -> Iterator[tuple[int, int, Iterator[Merged]]]:
+    """The committed shards of a job in order: their first item, one past their last, and their
+    slices' outcomes. With `whole` they must make up all of the job."""
+    at = 0
+    for start, end, part in control.store.jobs.parts(job.id):
+        if whole and start != at:
+            raise RuntimeError(f"job {job.id}: items {at} to {start} have no part. This is a bug")
+        at = end
+        yield start, end, _outcomes(job, control, start, end, part)
+    expected = job.number("fed") - job.number("base")
+    if whole and at != expected:
+        raise RuntimeError(f"job {job.id}: items {at} to {expected} have no part. This is a bug")
+
+
+def _outcomes(job: Job, control: Control, start: int, end: int, part: str) -> Iterator[Merged]:
+    if part.startswith("!"):
+        for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
+            yield cancelled(piece), None
+    else:
+        yield from load_part(control.objects, job.id, start, part)
+
+
+def make_manifest(job: Job, end_s: float) -> Manifest:
+    """Counts, timings and the input's hash."""
+    progress, spec = job.progress, job.spec
+    start_s = job.number("began_ms") / 1000
+    seconds = max(end_s - start_s, 1e-3)
+    return Manifest(
+        job=job.id,
+        model=spec.model,
+        input=spec.input,
+        options=spec.scoring_options
+        | ({"catalog": spec.catalog.model_dump(mode="json")} if spec.catalog else {}),
+        pairs=progress.done,
+        **progress.model_dump(
+            include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
+        ),
+        round=job.round,
+        started_s=start_s,
+        seconds=round(seconds, 3),
+        pairs_per_s=round(max(progress.scored - job.number("base"), 0) / seconds, 2),
+    )

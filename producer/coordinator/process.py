@@ -1,0 +1,87 @@
+"""The coordinator: the CPU-only Celery processes that feed, finish, monitor and reconcile.
+
+Two children, so that ticks never wait for a long finish: this module with feed and finish, and the
+monitor. Any number of coordinators may run. The child alone:
+
+    python -m rerankfleet.producer.coordinator.process
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.shared.cli import configure_logs
+from rerankfleet.shared.errors import RerankError
+from rerankfleet.shared.processes import Child
+from rerankfleet.shared.queue import CONTROL_QUEUE, FEED, FINISH, Hints, make_app, serve
+from rerankfleet.shared.settings import Settings, load_settings
+from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
+from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import Objects
+
+STEPS_AT_ONCE = 4
+"""Jobs that are fed or finished at once by one coordinator."""
+
+log = structlog.get_logger()
+
+
+def children(settings: Settings) -> list[Child]:
+    """The processes of one coordinator."""
+    env = settings.environment()
+    python = (sys.executable, "-P", "-m")  # -P: the working folder shadows no module
+    return [
+        Child(
+            "coordinator",
+            [*python, __name__],
+            env,
+        ),
+        Child("monitor", [*python, "rerankfleet.workers.monitor"], env),
+    ]
+
+
+def main() -> int:
+    """Entry point of the child that feeds and finishes."""
+    settings = load_settings()
+    configure_logs(settings.log_level)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    redis = connect(settings)
+    store = Store(redis, settings)
+    app = make_app(settings)
+    objects = Objects(settings, inline=store.inline.get)
+    control = Control(store, objects, Hints(app), settings)
+
+    def step(act: Callable[[str, Control], None]) -> Callable[[str], None]:
+        def run(job_id: str) -> None:
+            try:
+                act(job_id, control)
+            except (RerankError, *REDIS_ERRORS) as error:
+                log.warning("a step failed", job=job_id, step=act.__name__, error=str(error))
+            except Exception as error:
+                log.exception("a step failed unforeseen", job=job_id, step=act.__name__)
+                reason = f"{act.__name__} failed unforeseen: {type(error).__name__}: {error}"
+                with suppress(RerankError, *REDIS_ERRORS):
+                    store.jobs.pause(
+                        store.jobs.get(job_id),
+                        f"{reason}. This is a bug; resume tries again",
+                        even_cancelled=True,
+                    )
+
+        return run
+
+    app.task(name=FEED)(step(feed))
+    app.task(name=FINISH)(step(finish))
+    name = f"coordinator-{os.getpid()}@{socket.gethostname()}"
+    return serve(app, name=name, queues=[CONTROL_QUEUE], concurrency=STEPS_AT_ONCE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""POST /v2/rerank, as Cohere's own client speaks it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import ConfigDict, FailFast, Field
+from starlette.responses import Response
+
+from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of
+from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
+
+routes = APIRouter(tags=["rerank"])
+
+TOKENS_MAX = 40_960
+"""More tokens of a document than this no model reads."""
+SEARCH_UNIT = 100
+"""Documents of one search unit."""
+
+
+class CohereBody(Fields):
+    """One query with its documents. What Cohere adds in later versions is ignored, and told."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = Field(default=None, max_length=512)
+    query: str
+    documents: Annotated[list[str], FailFast()]
+    top_n: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
+    priority: int | None = None
+
+
+@routes.post("/v2/rerank", summary="Rerank in Cohere's shape", openapi_extra=IDEMPOTENT)
+async def rerank(request: Request, body: CohereBody) -> Response:
+    """Texts by relevance, best first; one that could not be scored is left out with a warning."""
+    asked = Asked(body.query, body.documents, top_n=body.top_n)
+    warnings = ignored(body, {"priority": body.priority})
+    found = await gateway_of(request).ask(
+        request,
+        [asked],
+        model=body.model,
+        max_tokens_per_doc=body.max_tokens_per_doc and min(body.max_tokens_per_doc, TOKENS_MAX),
+        key=idempotency_key(request),
+    )
+    line = found.line(0)
+    told: dict[str, Any] = {
+        "id": found.job.id,
+        "results": [
+            {"index": result["index"], "relevance_score": result["relevance_score"]}
+            for result in line["results"]
+        ],
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": -(-len(body.documents) // SEARCH_UNIT)},
+            "tokens": {"input_tokens": found.job.progress.tokens},
+        },
+    }
+    warnings += [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
+    if warnings:
+        told["meta"]["warnings"] = warnings
+    return as_json(told)

@@ -1,0 +1,98 @@
+"""POST /v1/score and /score, as vLLM's clients speak it: scores in the order of the pairs.
+
+One query and one document, one and many, or as many of each: pair by pair.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import AliasChoices, Field
+from starlette.responses import Response
+
+from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of, refuse_unscored
+from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
+from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
+from rerankfleet.producer.gateway.formats.native import RequestOptions, usage
+from rerankfleet.shared.errors import TooLarge
+
+routes = APIRouter(tags=["rerank"])
+
+
+class ScoreBody(RequestOptions):
+    """Queries and documents; one content is a list of one."""
+
+    queries: AnyContent = Field(validation_alias=AliasChoices("queries", "data_1", "text_1"))
+    documents: AnyContent = Field(
+        validation_alias=AliasChoices("documents", "items", "data_2", "text_2")
+    )
+    use_activation: bool | None = None
+
+
+@routes.post("/v1/score", summary="Score pairs: vLLM's shape", openapi_extra=IDEMPOTENT)
+@routes.post("/score", summary="Score pairs: vLLM's shape", include_in_schema=False)
+async def score(request: Request, body: ScoreBody) -> Response:
+    """A score per pair, in the order of the pairs."""
+    _refuse_many(request, body)
+    queries = _contents(body.queries, "queries")
+    documents = _contents(body.documents, "documents")
+    asked = _pairs(body, queries, documents)
+    warnings, key = ignored(body), idempotency_key(request)
+    found = await gateway_of(request).ask(
+        request, asked, model=body.model, key=key, **body.options()
+    )
+    scores = []
+    for number, outcome in enumerate(found.outcomes):
+        refuse_unscored(outcome)
+        results = sorted(found.line(number)["results"], key=lambda result: result["index"])
+        told = "margin" if body.use_activation is False else "relevance_score"
+        scores += [result[told] for result in results]
+    answer = {
+        "id": f"score-{found.job.id}",
+        "object": "list",
+        "created": found.job.number("created_ms") // 1000,
+        "model": found.job.spec.model,
+        "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
+        "usage": usage(found),
+        "warnings": warnings,
+    }
+    return as_json(answer)
+
+
+def _contents(value: Any, where: str) -> list[Any]:
+    if isinstance(value, list):
+        return [content_of(found, f"{where}[{at}]") for at, found in enumerate(value)]
+    if isinstance(value, dict) and isinstance(value.get("content"), list):
+        # vLLM takes it for many contents, others for one
+        hint = 'write [{"content": [...]}] for one of several parts, a list for many'
+        raise InvalidField(where, "a bare {content: [...]} can be read in two ways", hint=hint)
+    return [content_of(value, where)]
+
+
+def _refuse_many(request: Request, body: ScoreBody) -> None:
+    """Raise TooLarge for more pairs than one request may have."""
+    most = gateway_of(request).client.settings.max_documents_per_request
+    if any(isinstance(v, list) and len(v) > most for v in (body.queries, body.documents)):
+        raise TooLarge(f"a request may have {most} pairs", hint="submit them as a job")
+
+
+def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[Asked]:
+    """One request for one query, else one per pair. Each knows its query's place."""
+    if not queries:
+        raise InvalidField("queries", "there is none", hint="give at least one")
+    if len(queries) == 1:
+        name = "queries.0" if isinstance(body.queries, list) else "queries"
+        return [Asked(queries[0], documents, body.instruction, query_name=name)]
+    if len(queries) != len(documents):
+        raise InvalidField(
+            "documents",
+            f"{len(queries)} queries and {len(documents)} documents make no pairs",
+            hint="give one query, or as many queries as documents",
+        )
+    pairs = zip(queries, documents, strict=True)
+    return [
+        Asked(query, [document], body.instruction, query_name=f"queries.{at}", first=at)
+        for at, (query, document) in enumerate(pairs)
+    ]

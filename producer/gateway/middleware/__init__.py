@@ -1,0 +1,1 @@
+"""What happens to a request before its route and to its response after it."""

@@ -1,0 +1,1 @@
+"""Responses that are sent while they are produced."""

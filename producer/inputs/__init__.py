@@ -1,0 +1,1 @@
+"""What a job reads: JSON Lines, CSV and Parquet, listings and prefixes of images."""

@@ -1,0 +1,201 @@
+"""The input of a catalog, before the job: its images and its queries.
+
+Images come from a prefix or folder, read while the job is cut, or from a listing, whose lines are
+pinned. CSV and Parquet become lines: a local file on the way into the storage, what a URI names
+when its turn comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_folder, is_image, pin
+from rerankfleet.producer.inputs.tables import csv_lines, opened, table_lines, table_suffix
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.requests import ImageRun, Slice
+from rerankfleet.shared.errors import InvalidOption, OutputExists, UsageError
+from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
+from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain
+from rerankfleet.shared.job_spec import InputRef
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
+
+QUERIES_BYTES = 64 << 20
+"""All queries of a catalog: each process that works on it holds them."""
+
+OPTION = "catalog.queries"
+"""What a request calls the queries."""
+
+
+# ---- queries ------------------------------------------------------------------------------------
+
+
+def read_queries(
+    source: str | Path | Sequence[str | Mapping[str, Any]], objects: Objects
+) -> list[Document]:
+    """The queries of a catalog, each with an id: its own, or the number of its line from 1.
+
+    `source` is a file with a query a line (text, or a JSON content with an optional id; blank
+    lines are passed over), or a sequence of texts and contents. Raises UsageError naming the first
+    that is wrong, InvalidOption with its place in a sequence: a query concerns every image.
+    """
+    name, values = _query_values(source, objects)
+    queries: list[Document] = []
+    seen: set[str] = set()
+    for number, value in values:
+        try:
+            query = _query(f"{name}, query {number}", number, value)
+            if str(query.id) in seen:
+                raise UsageError(f"{name}, query {number}: the id {query.id!r} is taken already")
+        except UsageError as error:
+            place = "" if isinstance(source, str | Path) else f".{number - 1}"
+            raise InvalidOption(OPTION + place, error.message, hint=error.hint) from error
+        seen.add(str(query.id))
+        queries.append(query)
+    if not queries:
+        raise InvalidOption(OPTION, f"{name} holds no query", hint="write one query a line")
+    return queries
+
+
+def _query_values(
+    source: str | Path | Sequence[str | Mapping[str, Any]], objects: Objects
+) -> tuple[str, Iterable[tuple[int, Any]]]:
+    if not isinstance(source, str | Path):
+        return "the queries", enumerate(source, 1)
+    name = str(source)
+    with opened(name, objects) as raw, plain(raw, name) as stream:
+        data = stream.read(QUERIES_BYTES + 1)
+    if len(data) > QUERIES_BYTES:
+        raise UsageError(f"{name} is larger than {QUERIES_BYTES >> 20} MiB", hint="split it")
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 (at byte {error.start})") from error
+    found = ((number, line.strip()) for number, line in enumerate(lines, 1))
+    return name, ((number, _as_written(name, number, line)) for number, line in found if line)
+
+
+def _as_written(name: str, number: int, line: str) -> Any:
+    """A line as a content when it is a JSON object, else as the text that it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name}, query {number} begins like JSON but is none") from error
+
+
+def _query(where: str, number: int, value: Any) -> Document:
+    try:
+        query = valid_document(value)
+    except (ValidationError, UnicodeEncodeError) as error:
+        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no text"
+        raise UsageError(
+            f"{where}: {said}", hint='write text, or {"text"?, "image"?, "video"?, "id"?}'
+        ) from error
+    if query.metadata is not None:
+        raise UsageError(f"{where}: metadata has no place in a row", hint="find it by the id")
+    if query.plain and not (query.text or "").strip():
+        raise UsageError(f"{where} is empty", hint="say what is looked for")
+    return query if query.id is not None else query.model_copy(update={"id": number})
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: str) -> InputRef:
+    """Check a catalog's images and pin them; a prefix or folder is read when its turn comes.
+
+    A local listing goes to `upload_to` as lines; what a URI names stays where it is, as it is.
+    Raises UsageError when there is nothing, when it is not allowed, or when it is no listing.
+    """
+    if not is_uri(source) and Path(source).is_dir():
+        source = f"{file_uri(source)}/"
+    if is_folder(source):
+        return _pin_folder(source, objects)
+    suffix = table_suffix(source)
+    if not suffix:
+        return pin(source, objects, settings, upload_to, probe=_probe)
+    if is_uri(source):
+        upload_to = f"{upload_to.removesuffix('.jsonl')}{suffix}"
+        probe = _probe_parquet if suffix == ".parquet" else _probe_csv
+        return pin(source, objects, settings, upload_to, probe=probe)
+    with table_lines(source, objects, settings.max_line_bytes) as lines:
+        return _upload(lines, source, objects, upload_to)
+
+
+def _pin_folder(uri: str, objects: Objects) -> InputRef:
+    if not any(is_image(found) for found in objects.listing(uri)):
+        raise UsageError(
+            f"there is no image under {uri}",
+            hint=f"taken are names that end with {' '.join(IMAGE_SUFFIXES)}",
+        )
+    return InputRef(uri=uri, size=0, tag="")
+
+
+def _upload(lines: Iterator[bytes], source: str, objects: Objects, target: str) -> InputRef:
+    """Write lines into the storage, once some of the first are images."""
+    head = list(islice(lines, PROBE_LINES))
+    _refuse_others(head, source)
+    digest = hashlib.sha256()
+    with objects.writer(target) as out:
+        for line in chain(head, lines):
+            digest.update(line)
+            out.write(line)
+    stat = objects.stat(target)
+    return InputRef(uri=target, size=stat.size, tag=stat.tag, sha256=digest.hexdigest())
+
+
+def _probe(stream: io.BufferedReader, name: str) -> None:
+    """Refuse what is no listing, without consuming anything."""
+    head = stream.peek(COPY_BYTES)
+    lines = raw_lines(io.BytesIO(head), len(head))
+    _refuse_others([line or b"" for _, line in islice(lines, PROBE_LINES)], name)
+
+
+def _probe_csv(stream: io.BufferedReader, name: str) -> None:
+    """The same, of CSV."""
+    head = io.BytesIO(stream.peek(COPY_BYTES))
+    _refuse_others(list(islice(csv_lines(head, name, COPY_BYTES), PROBE_LINES)), name)
+
+
+def _probe_parquet(stream: io.BufferedReader, name: str) -> None:
+    """Refuse what cannot be Parquet; its columns stand at its end, and are read in its turn."""
+    if not stream.peek(4).startswith(b"PAR1"):
+        raise UsageError(f"{name} is no Parquet", hint="its name says that it is")
+
+
+def _refuse_others(lines: Sequence[bytes], name: str) -> None:
+    """Raise UsageError when none of the first lines names an image."""
+    if not lines:
+        raise UsageError(f"{name} is empty", hint=LISTING_HINT)
+    found = [image_of(number, line, 1) for number, line in enumerate(lines, 1)]
+    if not any(isinstance(one, ImageRun) for one in found):
+        said = next(f.message for one in found if isinstance(one, Slice) for f in one.failures)
+        raise UsageError(f"{name} is no listing of images ({said})", hint=LISTING_HINT)
+
+
+def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> None:
+    """Raise before any work when an output folder cannot be written, or holds something already
+    and `force` is not set."""
+    if output.startswith("s3:"):
+        taken = next(objects.listing(output), None) is not None
+    else:
+        if is_uri(output):
+            objects.check(output)
+        path = local_path(output) if is_uri(output) else Path(output)
+        if path.is_file():
+            raise UsageError(f"the output {output} is a file", hint="name a folder")
+        taken = path.is_dir() and any(path.iterdir())
+    if taken and not force:
+        raise OutputExists(
+            f"the output {output} holds files already", hint="use --force to write among them"
+        )

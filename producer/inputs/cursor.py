@@ -1,0 +1,46 @@
+"""Where a job's reading stands, and what one read yields."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from rerankfleet.shared.content.requests import Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a job's cutting stands: what lets it resume where it was.
+
+    `offset` is the byte at which line `line + 1` begins, of which `skip` items are cut already;
+    `item` is the next ordinal of the cut order. `previous` is the byte offset in the previous
+    round's output, which a retry reads beside the input. In a folder, `key` is the image read last,
+    which is the one begun when some of its items are cut.
+    """
+
+    offset: int = 0
+    line: int = 0
+    item: int = 0
+    skip: int = 0
+    previous: int = 0
+    key: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Read what `str(cursor)` wrote; the empty text is the beginning."""
+        return cls(**json.loads(text)) if text else cls()
+
+    def __str__(self) -> str:
+        if self == Cursor():
+            return ""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One line of input, or one image of a folder, and the places behind it."""
+
+    piece: Piece
+    offset: int = 0
+    previous: int = 0
+    key: str = ""

@@ -1,0 +1,293 @@
+"""A job's input: pinned before any work starts, then read as a stream from any place in it.
+
+Memory holds one line, or one page of a listing. Invalid lines become slices with a failure, so that
+nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from rerankfleet.producer.inputs.cursor import Cursor, Read
+from rerankfleet.producer.inputs.tables import table_lines, table_suffix
+from rerankfleet.producer.shard_size import image_tokens, slice_tokens
+from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
+from rerankfleet.shared.content.requests import Piece, Slice
+from rerankfleet.shared.errors import InputChanged
+from rerankfleet.shared.formats.lines import image_of, parse_line, raw_lines
+from rerankfleet.shared.formats.output import outcome_of
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    GZIP_MAGIC,
+    Hashing,
+    is_uri,
+    open_local,
+    plain,
+    probe,
+    refuse_bomb,
+)
+from rerankfleet.shared.job_spec import InputRef
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.records import Job
+from rerankfleet.shared.storage.objects import Objects, local_path
+from rerankfleet.shared.storage.uploads import is_upload
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What is taken of a prefix or folder; everything else there is passed over."""
+HEAD_BYTES = 256 << 10
+"""So much of an input is read to estimate the cost of all of it."""
+
+
+Probe = Callable[[io.BufferedReader, str], None]
+"""Refuses what is no input by its first bytes, without consuming them; is told its name."""
+
+
+def is_folder(uri: str) -> bool:
+    """Whether a URI names a prefix or folder rather than an object."""
+    return uri.endswith("/")
+
+
+def is_image(uri: str) -> bool:
+    """Whether something in a listing is an image, by its name."""
+    return uri.lower().endswith(IMAGE_SUFFIXES)
+
+
+# ---- before the job -----------------------------------------------------------------------------
+
+
+def pin(
+    source: str,
+    objects: Objects,
+    settings: Settings,
+    upload_to: str,
+    probe: Probe = probe,
+) -> InputRef:
+    """Check an input and pin its bytes.
+
+    A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
+    upload has a time to live: the job takes a copy of its own, packed as it is.
+    Raises UsageError when it is missing, not allowed, empty or not what `probe` lets through.
+    """
+    if is_upload(source, settings):
+        return _pin_upload(source, objects, upload_to, probe)
+    if is_uri(source):
+        return _pin_uri(source, objects, probe)
+    with open_local(source) as raw:
+        hashing = Hashing(raw)
+        with plain(hashing, source) as lines:
+            probe(lines, source)
+            return _copied(lines, hashing, objects, upload_to)
+
+
+def _pin_upload(uri: str, objects: Objects, upload_to: str, probe: Probe) -> InputRef:
+    _probe_uri(uri, objects, probe)
+    with objects.open(uri) as raw:
+        hashing = Hashing(raw)
+        return _copied(hashing, hashing, objects, upload_to)
+
+
+def _copied(
+    source: io.RawIOBase | io.BufferedReader, hashing: Hashing, objects: Objects, target: str
+) -> InputRef:
+    with objects.writer(target) as out:
+        while block := source.read(COPY_BYTES):
+            out.write(block)
+    stat = objects.stat(target)
+    return InputRef(uri=target, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())
+
+
+def _pin_uri(uri: str, objects: Objects, probe: Probe) -> InputRef:
+    stat = objects.stat(uri)
+    _probe_uri(uri, objects, probe)
+    sha256 = None
+    if uri.startswith("file://"):
+        with local_path(uri).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    return InputRef(uri=uri, size=stat.size, tag=stat.tag, sha256=sha256)
+
+
+def _probe_uri(uri: str, objects: Objects, probe: Probe) -> None:
+    with objects.open(uri) as raw, plain(raw, uri) as lines:
+        probe(lines, uri)
+
+
+def refuse_changed(pinned: InputRef, objects: Objects) -> None:
+    """Raise InputChanged when an input is no longer the one that was pinned. A folder never is:
+    it is read as it stands when its turn comes."""
+    if is_folder(pinned.uri):
+        return
+    stat = objects.stat(pinned.uri)
+    if (stat.size, stat.tag) != (pinned.size, pinned.tag):
+        raise InputChanged(
+            f"the input {pinned.uri} changed since the job was made",
+            hint="put the same bytes back and resume, or cancel and submit it as a new job",
+        )
+
+
+# ---- while the job is cut -----------------------------------------------------------------------
+
+
+class Input:
+    """A job's input as slices. In a retry, only what failed in the previous round's output."""
+
+    def __init__(self, job: Job, objects: Objects, settings: Settings) -> None:
+        self._job = job
+        self._objects = objects
+        self._settings = settings
+
+    def make_seekable(self, renew: Callable[[], object]) -> str:
+        """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
+        which can take long: `renew` is called as it goes on."""
+        if made := self._job.facts.get("plain_uri"):
+            return made
+        uri, objects = self._job.spec.input.uri, self._objects
+        if is_folder(uri):
+            return uri
+        if self._job.spec.catalog and table_suffix(uri):
+            with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
+                return self._rewritten(lines, renew)
+        with objects.open(uri) as raw:
+            packed = raw.read(2) == GZIP_MAGIC
+        if not packed:
+            return uri
+        with objects.open(uri) as raw, plain(raw, uri) as stream:
+            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""), renew)
+
+    def _rewritten(self, blocks: Iterable[bytes], renew: Callable[[], object]) -> str:
+        """Write the plain lines beside the job's other files. Returns their URI."""
+        pinned, size = self._job.spec.input, 0
+        target = self._objects.at("jobs", self._job.id, "lines.jsonl")
+        with self._objects.writer(target) as out:
+            for block in blocks:
+                out.write(block)
+                size += len(block)
+                refuse_bomb(pinned.uri, pinned.size, size)
+                renew()
+        return target
+
+    def tokens(self, uri: str) -> float:
+        """Estimated tokens of all the plain lines at `uri`, by the first of them: a short line may
+        name much to be seen. Infinite for a catalog, which is not read to its end before it is cut.
+        """
+        if self._job.spec.catalog:
+            return math.inf
+        spec, tokens, offset = self._job.spec, 0.0, 0
+        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
+        for line, offset in self._lines(uri, 0, 0):
+            tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
+            if offset >= HEAD_BYTES:
+                break
+        return tokens / max(offset, 1) * self._objects.stat(uri).size
+
+    def reads(
+        self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
+    ) -> Iterator[Read]:
+        """Yield the lines of the plain input, or the images of the folder, at `uri` from where
+        `cursor` stands. A folder may hold much else: `renew` is called as it is passed over."""
+        if self._job.round:
+            yield from self._failed(uri, cursor)
+            return
+        limit = self._job.spec.limit
+        reads = self._images(uri, cursor, renew) if is_folder(uri) else self._plain(uri, cursor)
+        for read in reads:
+            if limit is not None and read.piece.line > limit:
+                return
+            yield read
+
+    def _plain(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+            yield Read(self._parse(*line), offset)
+
+    def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+        """The images of a folder. One that is cut already in part comes first, even when it is
+        gone by now: no other takes its place."""
+        begun = [cursor.key] if cursor.skip else []
+        number = cursor.line
+        for found in chain(begun, self._objects.listing(uri, cursor.key)):
+            renew()
+            if is_image(found):
+                number += 1
+                yield Read(self._parse(number, json.dumps({"image": found}).encode()), key=found)
+
+    def _lines(
+        self, uri: str, offset: int, number: int
+    ) -> Iterator[tuple[tuple[int, bytes | None], int]]:
+        with self._objects.open(uri, offset) as stream:
+            for consumed, raw in raw_lines(stream, self._settings.max_line_bytes):
+                offset, number = offset + consumed, number + 1
+                yield (number, raw), offset
+
+    def _parse(self, number: int, raw: bytes | None) -> Piece:
+        if catalog := self._job.spec.catalog:
+            return image_of(number, raw, catalog.count)
+        return self._parse_request(number, raw)
+
+    def _parse_request(self, number: int, raw: bytes | None) -> Slice:
+        return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
+
+    def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        """Read the input beside the previous output, which has a line for each of its lines."""
+        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
+        lines = self._lines(uri, cursor.offset, cursor.line)
+        only = self._job.facts.get("only", "")
+        limit, previous = self._job.spec.limit, cursor.previous
+        for line, offset in lines:
+            if limit is not None and line[0] > limit:
+                return
+            piece, old = self._parse(*line), next(before, None)
+            if old is not None and isinstance(
+                piece, Slice
+            ):  # else the old output was cut short: the whole line is due
+                piece, previous = only_failed(piece, old.outcome, only), old.offset
+            yield Read(piece, offset, previous)
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """A line of the previous round's output, and the offset behind it."""
+
+    outcome: SliceOutcome
+    provenance: Provenance | None
+    offset: int
+
+
+def previous_outcomes(
+    job: Job, objects: Objects, offset: int = 0, number: int = 0
+) -> Iterator[Previous]:
+    """The lines of the previous round's output."""
+    with objects.open(job.facts["previous"], offset) as stream:
+        for raw in stream:
+            offset, number = offset + len(raw), number + 1
+            line = json.loads(raw)
+            provenance = line["provenance"] and Provenance(**line["provenance"])
+            yield Previous(outcome_of(number, line), provenance, offset)
+
+
+def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
+    """The pairs of a line that had no score; with `only` "errors" not those that were cancelled."""
+    failed = {
+        e.index
+        for e in before.errors
+        if not e.rejected and (only != "errors" or e.code != "cancelled")
+    }
+    if None in failed:
+        return piece
+    kept = [
+        (document, index)
+        for document, index in zip(piece.documents, piece.indices, strict=True)
+        if index in failed
+    ]
+    return piece.model_copy(
+        update={
+            "documents": [document for document, _ in kept],
+            "indices": [index for _, index in kept],
+            "failures": [f for f in piece.failures if f.index in failed],
+        }
+    )

@@ -1,0 +1,75 @@
+"""The process that reads Parquet.
+
+    python -m rerankfleet.producer.inputs.parquet_process NAME LINE_BYTES MEMORY_BYTES
+
+A file on stdin, its rows as lines of a listing on stdout, and on stderr why it ended with 1. It is
+a process of its own since a file may claim more than memory holds, or break what reads it.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from rerankfleet.producer.inputs.tables import COLUMNS, refuse_columns, row_line
+from rerankfleet.shared.errors import UsageError
+
+BATCH_BYTES = 16 << 20
+"""What rows turned into lines at a time may hold, by what the file says of itself."""
+BATCH_ROWS = 4096
+
+
+def lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
+    """The rows as lines; of a row group no more than a few pages are in memory."""
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
+    refuse_columns(file.schema_arrow.names, name)
+    columns = [column for column in COLUMNS if column in file.schema_arrow.names]
+    rows = _rows_at_once(file.metadata, columns)
+    for batch in file.iter_batches(rows, columns=columns, use_threads=False):
+        for row in batch.to_pylist():
+            yield row_line(row, max_line_bytes)
+
+
+def _rows_at_once(metadata: object, columns: list[str]) -> int:
+    """How many rows of the widest row group make a batch."""
+    widest = 1.0
+    for number in range(metadata.num_row_groups):  # type: ignore[attr-defined]
+        group = metadata.row_group(number)  # type: ignore[attr-defined]
+        chunks = map(group.column, range(group.num_columns))
+        size = sum(
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if chunk.path_in_schema.partition(".")[0] in columns
+        )
+        widest = max(widest, size / max(group.num_rows, 1))
+    return int(min(max(BATCH_BYTES / widest, 1), BATCH_ROWS))
+
+
+def main(name: str, max_line_bytes: int, memory_bytes: int) -> None:
+    """Write the lines of stdin. Raises SystemExit with what was wrong."""
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    try:
+        with open(0, "rb", closefd=False) as stream:
+            for line in lines(stream, name, max_line_bytes):
+                sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    except MemoryError:
+        raise SystemExit(
+            f"{name} takes more than {memory_bytes >> 20} MiB of memory to be read: "
+            "write it as JSON Lines, or with shorter cells"
+        ) from None
+    except UsageError as error:
+        raise SystemExit(str(error)) from None
+    except BrokenPipeError:  # nobody wants more of it
+        sys.stderr.close()
+    except Exception as error:  # damaged in one of a hundred ways
+        said = " ".join(str(error).split())[:200]
+        raise SystemExit(f"{name} is no Parquet, or damaged ({said})") from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,1 @@
+"""What is ranked: contents, requests, their outcomes, and the options of scoring."""

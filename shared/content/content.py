@@ -1,0 +1,94 @@
+"""What a query or a document is: text, images, video frames, or any of them together."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from rerankfleet.shared.content.base import Frozen
+from rerankfleet.shared.content.uris import Uris
+
+FIELDS_MAX = 64
+"""Of an object with more fields so many are looked at: none has as many that are right."""
+
+
+class Video(Frozen):
+    """Frames of a video, in order; `fps` says how many of them stand for a second."""
+
+    model_config = ConfigDict(strict=True)
+
+    frames: Uris = Field(min_length=1)
+    fps: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Content(Frozen):
+    """What a query or a document is: text, images, video frames, or any of them together.
+
+    A bare string in the input is its text; a bare URI in `image` is a list of one.
+    """
+
+    model_config = ConfigDict(strict=True)
+
+    text: str | None = None
+    image: Uris = ()
+    video: Video | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Content:
+        if self.text is None and not self.image and self.video is None:
+            raise PydanticCustomError("empty", "give at least one of text, image, video")
+        return self
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is text alone."""
+        return not self.image and self.video is None
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """URIs of its images, then of its frames."""
+        return self.image + (self.video.frames if self.video else ())
+
+
+class Document(Content):
+    """One candidate. A bare string in the input becomes `Document(text=...)`."""
+
+    id: str | int | None = None
+    metadata: dict[str, Any] | None = None
+    """Handed back with its result or failure; nothing looks into it."""
+
+
+def content_fields(value: Any) -> Any:
+    """A content as its fields: a bare string is its text, `frames` is short for `video`. What is
+    neither stays as it is, for the validation to refuse."""
+    if isinstance(value, str):
+        return {"text": value}
+    if not isinstance(value, dict):
+        return value
+    value = few_fields(value)
+    if isinstance(value.get("video"), dict):
+        return {**value, "video": few_fields(value["video"])}
+    if "frames" not in value or value.get("video") is not None:
+        return value
+    rest = {name: found for name, found in value.items() if name not in ("frames", "video")}
+    frames = value["frames"]
+    return rest if frames is None else {**rest, "video": {"frames": frames}}
+
+
+def few_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """No more of them than it takes to say that one is wrong: each wrong one costs memory."""
+    return value if len(value) <= FIELDS_MAX else dict(islice(value.items(), FIELDS_MAX))
+
+
+def _as_bare(content: Content) -> str | dict[str, Any]:
+    """Plain text as a bare string: files of text stay as small as text is."""
+    if content.plain and content.text is not None:
+        return content.text
+    return content.model_dump(exclude_defaults=True)
+
+
+QueryContent = Annotated[Content, BeforeValidator(content_fields), PlainSerializer(_as_bare)]
+"""A content that is written and read as a bare string when it is one."""

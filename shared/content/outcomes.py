@@ -1,0 +1,107 @@
+"""What becomes of a pair: a score or a failure, and where a score comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from rerankfleet.shared.content.base import Reported
+
+POOR_QUERY = "low_quality_query"
+"""Rejects a whole request: each of its pairs has this code, its line of output says it once."""
+REJECTIONS = frozenset({"low_quality", POOR_QUERY})
+"""Codes of failures that are decisions by the job's own options, not errors."""
+RETRYABLE = frozenset({"cancelled", "fetch_failed", "timeout", "decode_timeout"})
+"""Codes of failures that may be gone when the same is asked again. All others need a change."""
+
+
+class Failure(Reported):
+    """Why a line (index None) or one pair has no score."""
+
+    line: int
+    index: int | None = None
+    id: str | int | None = None
+    """The document's own."""
+    code: str
+    message: str
+    hint: str = ""
+    quality: float | None = None
+    """Of the picture that was too poor, 0..1."""
+    metadata: dict[str, Any] | None = None
+    """The document's own."""
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it counts as rejected rather than as an error: a retry leaves it as it is."""
+        return self.code in REJECTIONS
+
+    @property
+    def retryable(self) -> bool:
+        """Whether asking the same again may help."""
+        return self.code in RETRYABLE
+
+
+class Provenance(Reported):
+    """What produced a score."""
+
+    model: str
+    revision: str
+    template: str
+    dtype: str
+    attention: str
+    device: str
+    version: str
+    pixels: str | None = None
+    """What pictures were brought to, preset first; None for a model that reads text only."""
+    video: str | None = None
+    """Frames of a video at the most, their pixels in all, and the frames per second assumed."""
+
+
+class PictureFacts(Reported):
+    """What was done to one image before it was scored. Sizes are (width, height) in pixels."""
+
+    original: tuple[int, int]
+    used: tuple[int, int]
+    cropped: float
+    """Share of the picture's area that was cropped away, 0..1."""
+    quality: float
+    """0..1, from sharpness and exposure."""
+    tokens: int
+    """Visual tokens."""
+
+
+class Scored(Reported):
+    """One pair's score. `truncated_tokens` counts what max_length and max_tokens_per_doc cut off.
+
+    The fields of images are None for a pair of text.
+    """
+
+    index: int
+    id: str | int | None = None
+    margin: float
+    truncated_tokens: int = 0
+    crowded: bool = False
+    """The query alone filled max_length: nothing of the document was read."""
+    quality: float | None = None
+    """The poorest of the pair's images, 0..1."""
+    tokens: int | None = None
+    """Visual tokens of the document."""
+    plain_margin: float | None = None
+    """The margin before it was lowered for poor quality."""
+    images: list[PictureFacts] | None = None
+    channels: dict[str, float] | None = None
+    """Margins of its parts, when the job asks for sub-scores: see `shared.sub_scores`."""
+    metadata: dict[str, Any] | None = None
+    """The document's own."""
+
+
+class SliceOutcome(Reported):
+    """What became of a slice: each of its items is in `results` or in `errors`."""
+
+    line: int
+    id: str | int | None = None
+    top_n: int | None = None
+    metadata: dict[str, Any] | None = None
+    results: list[Scored] = Field(default_factory=list)
+    errors: list[Failure] = Field(default_factory=list)

@@ -1,0 +1,1 @@
+"""What files hold: lines of input and output, shard and part files, manifests."""

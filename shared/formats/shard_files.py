@@ -1,0 +1,137 @@
+"""Shard files and part files: what the feeder hands to a worker, and what a worker hands back.
+
+Both are JSON Lines. A catalog's shard names each image once, with a run of its queries, which stand
+once per job beside the shards. A part is written whole, under a name of its attempt, before its
+commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from rerankfleet.shared.content.content import Content, Document
+from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
+from rerankfleet.shared.content.ranges import shard_range
+from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
+from rerankfleet.shared.formats.lines import image_id
+from rerankfleet.shared.storage.objects import Objects
+
+QUERY_SETS_KEPT = 4
+"""Catalogs whose queries one process keeps at hand."""
+
+
+def job_uri(objects: Objects, job_id: str, *parts: str) -> str:
+    """Where something of a job stands in the storage."""
+    return objects.at("jobs", job_id, *parts)
+
+
+def shard_file(round_: int, start: int, end: int, attempt: str) -> str:
+    """The name of a shard file: its range, and who wrote it."""
+    return f"{round_}-{start}-{end}-{attempt}"
+
+
+def shard_uri(objects: Objects, job_id: str, file: str) -> str:
+    """Where a shard file stands; an inline one says so itself."""
+    return file if file.startswith("redis:") else job_uri(objects, job_id, "shards", file)
+
+
+def dump_slices(pieces: Sequence[Piece]) -> bytes:
+    """The bytes of a shard file: one slice, or one image with a run of queries, a line."""
+    return b"".join(p.model_dump_json(exclude_defaults=True).encode() + b"\n" for p in pieces)
+
+
+def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Slice]:
+    """The slices of a shard, which is all of its file or, after a split, a range of it.
+
+    An image of a catalog becomes one slice per query, the image being its only document and the
+    query's ordinal that document's index; `metadata` names the image.
+    """
+    at = int(file.rsplit("/", 1)[-1].split("-")[1])
+    first, last = shard_range(shard)
+    slices: list[Slice] = []
+    for line in objects.read(shard_uri(objects, job_id, file)).splitlines():
+        piece = _piece(line)
+        if at < last and at + piece.items > first:
+            wanted = piece.cut(first - at, last - at)
+            if isinstance(wanted, ImageRun):
+                slices += _pairs(wanted, load_queries(objects, job_id))
+            else:
+                slices.append(wanted)
+        at += piece.items
+    return slices
+
+
+def _piece(line: bytes) -> Piece:
+    kind = ImageRun if line.startswith(b'{"run":') else Slice  # its first field
+    return kind.model_validate_json(line)
+
+
+def _pairs(found: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
+    name = {"image_id": image_id(found.document)}
+    for ordinal in range(*found.run):
+        query = queries[ordinal]
+        yield Slice(
+            line=found.line,
+            id=query.id,
+            query=Content(text=query.text, image=query.image, video=query.video),
+            metadata=name,
+            documents=[found.document],
+            indices=[ordinal],
+            continued=ordinal > 0,
+        )
+
+
+def count_requests(slices: Iterable[Slice]) -> int:
+    """How many requests begin in these slices. In a catalog an image is one, with all its queries;
+    in a retry, a request of which something is tried again."""
+    return sum(not piece.continued for piece in slices)
+
+
+def queries_uri(objects: Objects, job_id: str) -> str:
+    """Where a catalog's queries stand."""
+    return job_uri(objects, job_id, "queries.jsonl")
+
+
+def dump_queries(queries: Sequence[Document]) -> bytes:
+    """The bytes of a catalog's queries: one content with its id a line."""
+    return b"".join(q.model_dump_json(exclude_defaults=True).encode() + b"\n" for q in queries)
+
+
+@lru_cache(maxsize=QUERY_SETS_KEPT)
+def load_queries(objects: Objects, job_id: str) -> tuple[Document, ...]:
+    """A catalog's queries, by ordinal. Read once: they never change."""
+    lines = objects.read(queries_uri(objects, job_id)).splitlines()
+    return tuple(Document.model_validate_json(line) for line in lines)
+
+
+def part_uri(objects: Objects, job_id: str, start: int, part: str) -> str:
+    """Where a part file stands; an inline one says so itself."""
+    if part.startswith("redis:"):
+        return part
+    return job_uri(objects, job_id, "parts", f"{start}-{part}")
+
+
+def dump_part(outcomes: Sequence[SliceOutcome], provenance: Provenance) -> bytes:
+    """The bytes of a part file: who scored it, then one slice's outcome a line."""
+    head = provenance.model_dump_json(exclude_defaults=True).encode() + b"\n"
+    return head + b"".join(
+        o.model_dump_json(exclude_defaults=True).encode() + b"\n" for o in outcomes
+    )
+
+
+def load_part(
+    objects: Objects, job_id: str, start: int, part: str
+) -> Iterator[tuple[SliceOutcome, Provenance]]:
+    """The outcomes of a part, each with who scored it. A part is as small as its shard: it is read
+    whole, so that a storage that falters is asked again for this part alone."""
+    outcomes, provenance = parse_part(objects.read(part_uri(objects, job_id, start, part)))
+    for outcome in outcomes:
+        yield outcome, provenance
+
+
+def parse_part(data: bytes) -> tuple[list[SliceOutcome], Provenance]:
+    """What `dump_part` wrote."""
+    head, *lines = data.splitlines()
+    provenance = Provenance.model_validate_json(head)
+    return [SliceOutcome.model_validate_json(line) for line in lines], provenance

@@ -1,0 +1,157 @@
+"""Where lines come from: a path, standard input or a URI, plain or gzip; and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from rerankfleet.shared.errors import OutputExists, UsageError
+from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
+from rerankfleet.shared.storage.objects import Objects
+
+COPY_BYTES = 1 << 20
+GZIP_MAGIC = b"\x1f\x8b"
+UNPACKED_FREE_BYTES = 256 << 20
+UNPACKED_RATIO_MAX = 100
+"""What is packed may unpack to so many bytes whatever it is, and beyond to so many times its size:
+lines pack ten or thirty times, what is made to fill a disk a thousand times."""
+PROBE_LINES = 20
+"""A file none of whose first lines is a JSON object is refused as a whole."""
+
+
+def is_uri(text: str) -> bool:
+    """Whether the coordinator reads or writes it itself, rather than the client."""
+    return text.startswith(("s3://", "file://"))
+
+
+@contextmanager
+def open_local(source: str) -> Iterator[BinaryIO]:
+    """The bytes of a path, or of standard input for `-`. Raises UsageError in clear words."""
+    if source == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = Path(source).open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"the input {source} does not exist", hint="check the path") from None
+    except IsADirectoryError:
+        raise UsageError(f"the input {source} is a folder", hint="name a JSON Lines file") from None
+    except OSError as error:
+        raise UsageError(f"the input {source} cannot be read ({error.strerror})") from None
+    with stream:
+        yield stream
+
+
+@contextmanager
+def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a stream, unpacked when it is gzip."""
+    counted = _Counted(raw)
+    buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, counted), COPY_BYTES)
+    if not buffered.peek(2).startswith(GZIP_MAGIC):
+        yield buffered
+        return
+    unpacked = _Unpacked(buffered, counted, name)
+    yield io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+
+
+def refuse_bomb(name: str, packed: int, unpacked: int) -> None:
+    """Raise UsageError when so many bytes became far too many."""
+    if unpacked > UNPACKED_FREE_BYTES + UNPACKED_RATIO_MAX * packed:
+        raise UsageError(
+            f"{name} unpacks to more than {UNPACKED_RATIO_MAX} times its size",
+            hint="if it is what it should be, submit it unpacked, as JSON Lines",
+        )
+
+
+class _Counted(io.RawIOBase):
+    """A raw stream that counts what is read through it."""
+
+    def __init__(self, stream: io.RawIOBase | BinaryIO) -> None:
+        self._stream = cast(io.RawIOBase, stream)
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        count = self._stream.readinto(buffer) or 0
+        self.size += count
+        return count
+
+
+class _Unpacked(io.RawIOBase):
+    """Gzip as a raw stream that says at once, in our words, when it is damaged or a bomb."""
+
+    def __init__(self, packed: io.BufferedReader, counted: _Counted, name: str) -> None:
+        self._stream = gzip.GzipFile(fileobj=packed)
+        self._counted = counted
+        self._name = name
+        self._size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        try:
+            data = self._stream.read(len(buffer))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UsageError(
+                f"{self._name} is damaged gzip ({error})", hint="make it anew"
+            ) from error
+        buffer[: len(data)] = data
+        self._size += len(data)
+        refuse_bomb(self._name, self._counted.size, self._size)
+        return len(data)
+
+
+def probe(plain: io.BufferedReader, name: str) -> None:
+    """Refuse what is not JSON Lines, without consuming anything."""
+    head = plain.peek(COPY_BYTES)
+    lines = [line for _, line in islice(raw_lines(io.BytesIO(head), len(head)), PROBE_LINES)]
+    if len(lines) == 1 and len(head) >= COPY_BYTES - 1:
+        return  # one very long line: it is parsed when its turn comes
+    refuse_other_formats(lines, name)
+
+
+class Hashing(io.RawIOBase):
+    """A raw stream that hashes what is read through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        data = self._stream.read(len(buffer))
+        self._digest.update(data)
+        self.size += len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def hexdigest(self) -> str:
+        """The hash of everything read so far, in hexadecimal."""
+        return self._digest.hexdigest()
+
+
+def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
+    """Raise before any work when an output cannot be written, or exists and `force` is not set."""
+    if is_uri(output):
+        objects.check(output)
+        taken = objects.exists(output)
+    elif Path(output).is_dir():
+        raise UsageError(f"the output {output} is a folder", hint="name a file in it")
+    else:
+        taken = Path(output).exists()
+    if taken and not force:
+        raise OutputExists(f"the output {output} exists", hint="use --force to replace it")

@@ -1,0 +1,46 @@
+"""What coordinators agree on: who leads, whether one lives, and what the monitor had to do."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from rerankfleet.shared.state.connection import Connection, now_ms
+from rerankfleet.shared.state.shards import OUTAGE_MS
+
+
+class Coordination:
+    """Leadership, the coordinators' sign of life, and counted events."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._redis = connection.redis
+        self._keys = connection.keys
+        self._scripts = connection.scripts
+        self._settings = connection.settings
+
+    def pulse(self) -> bool:
+        """Note that the coordinator lives. Returns whether it had been silent."""
+        keys = [self._keys.pulse, self._keys.amnesty]
+        return bool(self._scripts.run("pulse", keys, [OUTAGE_MS, self._settings.lease_ms]))
+
+    def silent_s(self) -> float:
+        """How long ago the coordinator last gave a sign of life."""
+        last = cast("str | None", self._redis.get(self._keys.pulse))
+        return (now_ms(self._redis) - int(last)) / 1000 if last else float("inf")
+
+    def lead(self, role: str, token: str, ttl_s: float) -> bool:
+        """Take or keep a role."""
+        return bool(
+            self._scripts.run("lead", [self._keys.leader(role)], [token, int(ttl_s * 1000)])
+        )
+
+    def count_event(self, kind: str, count: int = 1) -> None:
+        """Count something that the monitor had to do, for an hour from the first on."""
+        key = self._keys.seen(kind)
+        pipe = self._redis.pipeline()
+        pipe.incrby(key, count)
+        pipe.expire(key, 3600, nx=True)
+        pipe.execute()
+
+    def event_count(self, kind: str) -> int:
+        """How often it happened, within the last hour."""
+        return int(cast("str | None", self._redis.get(self._keys.seen(kind))) or 0)

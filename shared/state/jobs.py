@@ -1,0 +1,292 @@
+"""Jobs in Redis: made, paused, resumed, cancelled, retried, finished, and when to look again.
+
+Each script says in its head which keys it touches and what it answers; each gives the same answer
+when it is repeated, so a lost reply does no harm.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import redis
+import structlog
+from pydantic import ValidationError
+
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, UsageError
+from rerankfleet.shared.job_spec import JobSpec
+from rerankfleet.shared.state.connection import Connection, now_ms
+from rerankfleet.shared.state.inline import Inline
+from rerankfleet.shared.state.records import Job, Lease, OpenShard
+
+LOOK_AGAIN_MS = 10_000
+"""When the monitor looks at a job in motion that nothing touched meanwhile."""
+SWEEP_MS = 600_000
+"""How long the removal of a job's files may take, at the most."""
+
+log = structlog.get_logger()
+
+
+class Jobs:
+    """The life of jobs, one atomic step per method."""
+
+    def __init__(self, connection: Connection, inline: Inline) -> None:
+        self._redis = connection.redis
+        self._keys = connection.keys
+        self._scripts = connection.scripts
+        self._settings = connection.settings
+        self._inline = inline
+        self._unreadable: set[str] = set()
+
+    def create(
+        self,
+        job_id: str,
+        spec: JobSpec,
+        digest: str,
+        *,
+        deadline_ms: int = 0,
+        inline_ttl_ms: int = 0,
+        shards: Sequence[OpenShard] = (),
+    ) -> str:
+        """Make a job; an inline one is born sealed, with its shards open and a deadline.
+
+        Returns its id, or that of the job which already has this key, input and options.
+        Raises KeyConflict when the key stands for another input or other options.
+        """
+        keys = self._keys
+        inline: list[str | int] = [shards[-1].end] if shards else []
+        for shard in shards:
+            inline += [shard_name(shard.start, shard.end), shard.file]
+        answer, found = self._scripts.run(
+            "create",
+            [
+                keys.job(job_id),
+                keys.jobs,
+                keys.recent,
+                keys.models,
+                keys.job_key(spec.key) if spec.key else "",
+                keys.open(spec.model),
+                keys.job_open(job_id),
+            ],
+            [
+                job_id,
+                spec.model_dump_json(exclude_defaults=True),  # an older reader knows no new field
+                digest,
+                spec.model,
+                deadline_ms or LOOK_AGAIN_MS,
+                inline_ttl_ms,
+                *inline,
+            ],
+        )
+        if answer != "made":
+            self._inline.drop([shard.file for shard in shards])
+        if answer == "conflict":
+            raise KeyConflict(
+                f"the key {spec.key!r} belongs to job {found}, made from another input or options",
+                hint="choose another key, or submit the same input and options",
+            )
+        return cast(str, found)
+
+    def with_key(self, key: str) -> Job | None:
+        """The job that has this key."""
+        record = cast("str | None", self._redis.get(self._keys.job_key(key)))
+        try:
+            return self.get(record.rpartition(" ")[2]) if record else None
+        except UnknownJob:
+            return None
+
+    def wait_persisted(self) -> None:
+        """Wait until the append-only file has what was written, where the server can tell."""
+        with suppress(redis.ResponseError):
+            self._redis.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
+
+    def get(self, job_id: str) -> Job:
+        """Read a job. Raises UnknownJob, or UnreadableJob, which is one."""
+        if jobs := self.get_many([job_id]):
+            return jobs[0]
+        if self._redis.exists(self._keys.job(job_id)):
+            raise UnreadableJob(
+                f"job {job_id} was made by another version of rerankfleet", hint="update this one"
+            )
+        raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
+
+    def get_many(self, job_ids: Sequence[str]) -> list[Job]:
+        """Read many jobs at once; those that are gone are left out, and those that another version
+        wrote, so that one of them hides no other job."""
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipe.hgetall(self._keys.job(job_id))
+            pipe.hlen(self._keys.job_open(job_id))
+        replies = iter(pipe.execute())
+        return [
+            Job(job_id, spec, facts, waiting)
+            for job_id, facts, waiting in zip(job_ids, replies, replies, strict=True)
+            if (spec := self._spec(job_id, facts))
+        ]
+
+    def _spec(self, job_id: str, facts: dict[str, str]) -> JobSpec | None:
+        """A job's spec; None for one that cannot be read, which is told once."""
+        if "spec" not in facts:
+            return None
+        try:
+            return JobSpec.model_validate_json(facts["spec"])
+        except (ValidationError, UsageError):
+            if job_id not in self._unreadable:
+                self._unreadable.add(job_id)
+                log.warning("a job of another version is left out", job=job_id)
+            return None
+
+    def recent(self, count: int = 50) -> list[str]:
+        """The newest jobs' ids, newest first."""
+        return cast("list[str]", self._redis.zrevrange(self._keys.recent, 0, count - 1))
+
+    def pause(
+        self,
+        job: Job,
+        reason: str,
+        *,
+        even_cancelled: bool = False,
+        lease: Lease | None = None,
+    ) -> str:
+        """Take a job's shards out of the open set; for what went wrong under a `lease` only while
+        that is held. Answers as `pause.lua` says."""
+        keys = [
+            self._keys.job(job.id),
+            self._keys.job_open(job.id),
+            self._keys.open(job.spec.model),
+        ]
+        holder = [lease.shard, lease.token] if lease else ["", ""]
+        return cast(
+            str, self._scripts.run("pause", keys, [job.id, reason, int(even_cancelled), *holder])
+        )
+
+    def resume(self, job: Job) -> tuple[str, list[str]]:
+        """Put a paused job's shards back. Returns the answer and the shards to hint."""
+        k = self._keys
+        keys = [k.job(job.id), k.job_open(job.id), k.open(job.spec.model), k.jobs]
+        answer, *shards = self._scripts.run("resume", keys, [job.id])
+        return answer, shards
+
+    def cancel(self, job: Job) -> str:
+        """Stop a job and keep what was scored. Answers as `cancel.lua` says."""
+        k = self._keys
+        keys = [
+            k.job(job.id),
+            k.job_open(job.id),
+            k.open(job.spec.model),
+            k.job_parts(job.id),
+            k.jobs,
+            job.facts.get("key", ""),
+        ]
+        answer, _, payloads = self._scripts.run("cancel", keys, [job.id])
+        self._inline.drop(payloads.split())
+        return cast(str, answer)
+
+    def retry(self, job: Job, only: str) -> str:
+        """Open a finished job again for what failed. Answers as `retry.lua` says."""
+        k = self._keys
+        keys = [
+            k.job(job.id),
+            k.jobs,
+            k.job_parts(job.id),
+            k.sweep,
+            k.recent,
+            job.facts.get("key", ""),
+        ]
+        return cast(str, self._scripts.run("retry", keys, [job.id, only]))
+
+    def begin_step(self, job_id: str, token: str) -> str:
+        """Lease a job for a feed or finish step, or renew that lease."""
+        keys = [self._keys.job(job_id), self._keys.jobs]
+        return cast(str, self._scripts.run("begin", keys, [job_id, token, self._settings.lease_ms]))
+
+    def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
+        """Give a step's lease back."""
+        self._scripts.run("end", [self._keys.job(job_id), self._keys.jobs], [job_id, token, due_ms])
+
+    def active_count(self, model: str) -> int:
+        """How many jobs of a model still have input to be cut: they share its window."""
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id in self.unfinished():
+            pipe.hmget(self._keys.job(job_id), "model", "sealed", "paused")
+        return sum(facts == [model, "0", None] for facts in pipe.execute())
+
+    def set_facts(self, job_id: str, **facts: str | int) -> None:
+        """Write facts that no script guards (timings, what is being waited for)."""
+        self._redis.hset(self._keys.job(job_id), mapping=cast("dict[Any, Any]", facts))
+
+    def parts(self, job_id: str) -> list[tuple[int, int, str]]:
+        """Committed ranges in order: (start, end, part); a part beginning with ! is cancelled."""
+        ranges = set()
+        for start, record in self._redis.hscan_iter(self._keys.job_parts(job_id), count=1000):
+            end, _, part = record.partition(" ")
+            ranges.add((int(start), int(end), part))
+        return sorted(ranges)
+
+    def finish(self, job: Job, token: str, output: str) -> bool:
+        """End a job whose output is published."""
+        k, settings = self._keys, self._settings
+        keys = [k.job(job.id), k.jobs, k.job_open(job.id), k.job_parts(job.id), k.sweep]
+        keys.append(job.facts.get("key", ""))
+        result_ms, parts_ms = settings.result_ttl_s * 1000, settings.parts_ttl_s * 1000
+        channel = k.done_channel(job.id)
+        args: list[str | int] = [job.id, token, output, int(result_ms), int(parts_ms), channel]
+        return bool(self._scripts.run("finish", keys, args))
+
+    def unfinished(self) -> list[str]:
+        """All unfinished jobs, the most urgent first."""
+        return cast("list[str]", self._redis.zrange(self._keys.jobs, 0, -1))
+
+    def due(self, count: int = 100) -> list[str]:
+        """Unfinished jobs that nobody touched for a while."""
+        due = self._redis.zrange(
+            self._keys.jobs, 0, now_ms(self._redis), byscore=True, offset=0, num=count
+        )
+        return cast("list[str]", due)
+
+    def look_again(self, job_id: str, after_ms: int = LOOK_AGAIN_MS) -> None:
+        """Say when to look at an unfinished job again."""
+        self._redis.zadd(self._keys.jobs, {job_id: now_ms(self._redis) + after_ms}, xx=True)
+
+    def models(self) -> list[str]:
+        """Every model that a job was made for."""
+        return sorted(cast("set[str]", self._redis.smembers(self._keys.models)))
+
+    def sweepable(self) -> list[str]:
+        """Finished jobs whose files may go."""
+        return cast(
+            "list[str]",
+            self._redis.zrange(
+                self._keys.sweep, 0, now_ms(self._redis), byscore=True, offset=0, num=10
+            ),
+        )
+
+    def begin_sweep(self, job_id: str) -> int:
+        """Begin to remove a finished job's files, during which it cannot be retried. Returns the
+        ms that the job is still kept; 0 when it is gone, -1 when it was opened again."""
+        keys = [self._keys.job(job_id), self._keys.sweep]
+        return cast(int, self._scripts.run("sweep", keys, [job_id, SWEEP_MS]))
+
+    def end_sweep(self, job_id: str, again_ms: int = 0) -> None:
+        """End the removal, and say after how long to come again; 0: never."""
+        self._scripts.run("swept", [self._keys.job(job_id), self._keys.sweep], [job_id, again_ms])
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether a job has ended."""
+        return bool(self._redis.hexists(self._keys.job(job_id), "finished_ms"))
+
+    def wait_done(self, job_id: str, timeout_s: float) -> bool:
+        """Wait until a job's end is told, polling slowly beside. Returns whether it ended."""
+        deadline = time.monotonic() + timeout_s
+        with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+            channel.subscribe(self._keys.done_channel(job_id))
+            while True:
+                if self.has_ended(job_id):
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                channel.get_message(timeout=min(left, 1.0))

@@ -1,0 +1,34 @@
+-- include include/shard_record.lua
+-- Open the shards that one feed step cut, and move the job's cursor: a compare-and-set, so two feeders
+-- cannot both win. A cancelled job's shards are recorded as cancelled at once.
+-- KEYS job, job_open, open, parts, jobs
+-- ARGV id, old cursor, new cursor, sealed, lines, due_ms, low_water, then per shard: start, end, file
+-- -> 'opened' | 'stale' | 'paused'
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local id = ARGV[1]
+if redis.call('HGET', KEYS[1], 'cursor') ~= ARGV[2] then return 'stale' end
+if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return 'stale' end
+if redis.call('HGET', KEYS[1], 'sealed') == '1' then return 'stale' end
+if redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return 'paused' end
+local cancelled = redis.call('HEXISTS', KEYS[1], 'cancel') == 1
+local items = 0
+for i = 8, #ARGV, 3 do
+  local first, last, file = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local shard = first .. '-' .. last
+  items = items + last - first
+  if cancelled then
+    redis.call('HSET', KEYS[4], first, last .. ' !' .. file)
+    redis.call('HINCRBY', KEYS[1], 'cancelled', last - first)
+  else
+    write_record(KEYS[2], shard, {file = file})
+    redis.call('ZADD', KEYS[3], now, id .. '/' .. shard)
+  end
+end
+redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'sealed', ARGV[4], 'low_water', ARGV[7])
+redis.call('HDEL', KEYS[1], 'waiting_for')
+redis.call('HINCRBY', KEYS[1], 'lines', ARGV[5])
+local fed = redis.call('HINCRBY', KEYS[1], 'fed', items)
+if ARGV[4] == '1' then redis.call('HSET', KEYS[1], 'total', fed) end
+redis.call('ZADD', KEYS[5], now + ARGV[6], id)
+return 'opened'

@@ -1,0 +1,182 @@
+"""Shards in Redis: opened, claimed under a lease, renewed, committed, released, split.
+
+Celery messages are only hints; what is written here is the truth. Knows nothing of storage,
+Celery, models or devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.state.connection import Connection, now_ms
+from rerankfleet.shared.state.inline import Inline
+from rerankfleet.shared.state.records import Job, Lease, OpenShard
+from rerankfleet.shared.statistics import KINDS, TTL_MS
+
+OUTAGE_MS = 10_000
+"""A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
+LEFT = "left"
+"""What is counted where a shard's lease ran out, since its worker died or hung."""
+LOOK_AGAIN_MS = 10_000
+"""When the monitor looks at a job in motion that nothing touched meanwhile."""
+
+
+class Shards:
+    """The open shards of all jobs, one atomic step per method."""
+
+    def __init__(self, connection: Connection, inline: Inline) -> None:
+        self._redis = connection.redis
+        self._keys = connection.keys
+        self._scripts = connection.scripts
+        self._settings = connection.settings
+        self._inline = inline
+
+    def open(
+        self,
+        job: Job,
+        cursor: tuple[str, str],
+        shards: Sequence[OpenShard],
+        *,
+        sealed: bool,
+        lines: int,
+        low_water: int,
+    ) -> str:
+        """Open shards and move the cursor from cursor[0] to cursor[1], if it still stands there."""
+        k = self._keys
+        flat: list[str | int] = [
+            x for shard in shards for x in (shard.start, shard.end, shard.file)
+        ]
+        return cast(
+            str,
+            self._scripts.run(
+                "open",
+                [
+                    k.job(job.id),
+                    k.job_open(job.id),
+                    k.open(job.spec.model),
+                    k.job_parts(job.id),
+                    k.jobs,
+                ],
+                [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat],
+            ),
+        )
+
+    def claim(
+        self,
+        job_id: str,
+        model: str,
+        shard: str,
+        *,
+        token: str,
+        worker: str,
+        alone: bool,
+        fingerprint: str,
+    ) -> Lease | str:
+        """Lease a shard, or say why not: done, busy, paused, cancelled, newer, suspect, split."""
+        k = self._keys
+        answer, *rest = self._scripts.run(
+            "claim",
+            [k.job(job_id), k.job_open(job_id), k.open(model), k.pulse, k.amnesty, k.seen(LEFT)],
+            [
+                job_id,
+                shard,
+                token,
+                worker,
+                int(alone),
+                self._settings.lease_ms,
+                fingerprint,
+                OUTAGE_MS,
+            ],
+        )
+        if answer in ("yes", "poison"):
+            poison, (file, waited_ms) = answer == "poison", rest
+            return Lease(
+                job_id, model, shard, token, file, poison, worker, waited_s=waited_ms / 1000
+            )
+        return cast(str, answer)
+
+    def renew(self, leases: Sequence[Lease]) -> list[str]:
+        """Prolong leases in one call; per lease ok, lost, cancelled or paused."""
+        if not leases:
+            return []
+        k = self._keys
+        keys = [
+            key
+            for lease in leases
+            for key in (k.job(lease.job_id), k.job_open(lease.job_id), k.open(lease.model))
+        ]
+        args = [x for lease in leases for x in (lease.job_id, lease.shard, lease.token)]
+        return cast("list[str]", self._scripts.run("renew", keys, [self._settings.lease_ms, *args]))
+
+    def commit(self, lease: Lease, part: str, summary: ShardSummary) -> tuple[str, bool, bool]:
+        """Record a shard's part. Returns (committed or late, feed wanted, finish wanted)."""
+        k = self._keys
+        start, _, end = lease.shard.partition("-")
+        job_id = lease.job_id
+        names = (lease.worker, lease.model, summary.profile, summary.priority.value)
+        counts = [x for count in summary.counts.items() for x in count]
+        answer, feed, finish, payloads = self._scripts.run(
+            "commit",
+            [
+                k.job(job_id),
+                k.job_open(job_id),
+                k.open(lease.model),
+                k.job_parts(job_id),
+                k.jobs,
+                k.stats,
+                *(k.stats_of(kind, name) for kind, name in zip(KINDS, names, strict=True)),
+            ],
+            [
+                job_id,
+                start,
+                end,
+                part,
+                lease.file,
+                LOOK_AGAIN_MS,
+                k.done_channel(job_id),
+                lease.token,
+                TTL_MS,
+                *counts,
+            ],
+        )
+        self._inline.drop(payloads.split())
+        return answer, bool(feed), bool(finish)
+
+    def release(self, lease: Lease) -> bool:
+        """Give a shard back at once, blaming nobody. Returns whether it is free again."""
+        keys = [self._keys.job_open(lease.job_id), self._keys.open(lease.model)]
+        return bool(self._scripts.run("release", keys, [lease.job_id, lease.shard, lease.token]))
+
+    def split(self, job_id: str, model: str, shard: str) -> list[str]:
+        """Replace a shard that killed its worker by its two halves. Returns them, or nothing."""
+        start, end = (int(x) for x in shard.split("-"))
+        middle = (start + end) // 2
+        keys = [self._keys.job_open(job_id), self._keys.open(model)]
+        if not self._scripts.run("split", keys, [job_id, start, middle, end]):
+            return []
+        return [shard_name(start, middle), shard_name(middle, end)]
+
+    def backlog(self, model: str) -> int:
+        """How many shards of a model are open, claimed or not: what an autoscaler reads."""
+        return self._redis.zcard(self._keys.open(model))
+
+    def due(self, model: str, count: int) -> list[tuple[str, str]]:
+        """Shards that nobody holds: (job, range), longest waiting first."""
+        due = self._redis.zrange(
+            self._keys.open(model), 0, now_ms(self._redis), byscore=True, offset=0, num=count
+        )
+        return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
+
+    def oldest_due_s(self, model: str) -> float:
+        """For how long the shard that waits longest has been waiting for a worker; 0: none does."""
+        key = self._keys.open(model)
+        first = cast("list[tuple[str, float]]", self._redis.zrange(key, 0, 0, withscores=True))
+        return max(0.0, (now_ms(self._redis) - first[0][1]) / 1000) if first else 0.0
+
+    def leased_count(self, model: str) -> int:
+        """How many shards of a model are leased now."""
+        key = self._keys.open(model)
+        return self._redis.zcount(key, f"({now_ms(self._redis)}", "+inf")

@@ -1,0 +1,51 @@
+"""All state of the fleet over one Redis: a room for each kind of record.
+
+store.jobs          made, paused, cancelled, retried, finished
+store.shards        opened, claimed, renewed, committed, released, split
+store.inline        small payloads and results
+store.fleet         heartbeats, observations, batch limits
+store.statistics    counters by the hour, temperatures of profiles
+store.coordination  who leads, whether a coordinator lives
+store.broker        hints that wait in Celery's lists
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.broker import Broker
+from rerankfleet.shared.state.connection import Connection, Scripts, now_ms
+from rerankfleet.shared.state.coordination import Coordination
+from rerankfleet.shared.state.fleet import Fleet
+from rerankfleet.shared.state.inline import Inline
+from rerankfleet.shared.state.jobs import Jobs
+from rerankfleet.shared.state.keys import Keys
+from rerankfleet.shared.state.shards import Shards
+from rerankfleet.shared.state.statistics import StatisticsRecords
+
+
+class Store:
+    """The rooms of the state over one Redis."""
+
+    def __init__(self, client: redis.Redis, settings: Settings) -> None:
+        self.client = client
+        self.keys = Keys(settings.key_prefix)
+        connection = Connection(client, self.keys, Scripts(client), settings)
+        self.inline = Inline(connection)
+        self.jobs = Jobs(connection, self.inline)
+        self.shards = Shards(connection, self.inline)
+        self.fleet = Fleet(connection)
+        self.statistics = StatisticsRecords(connection)
+        self.coordination = Coordination(connection)
+        self.broker = Broker(connection)
+
+    def now_ms(self) -> int:
+        """The server's clock, which all leases go by."""
+        return now_ms(self.client)
+
+    def server_info(self) -> dict[str, Any]:
+        """What the server says of itself (INFO)."""
+        return self.client.info()

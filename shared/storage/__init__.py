@@ -1,0 +1,1 @@
+"""Bytes by URI: local files, S3 objects, uploads."""

@@ -1,0 +1,1 @@
+"""How large packs may be: policies, the worker's side and the monitor's."""

@@ -1,0 +1,1 @@
+"""From waiting pairs to packs to results."""

@@ -1,0 +1,96 @@
+"""A submit's future, and its pairs while they wait: outcomes travel with their pair."""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.prompting.prompts import Prompt
+
+Outcome = float | ItemError
+
+
+class Ticket:
+    """One submit: its future and its outcomes so far. Settled once, by one thread at a time."""
+
+    __slots__ = ("apart", "future", "left", "outcomes", "settled", "stop")
+
+    def __init__(self, size: int, stop: threading.Event | None, *, apart: bool = False) -> None:
+        self.future: Future[list[Outcome]] = Future()
+        self.outcomes: list[Outcome | None] = [None] * size
+        self.left = size
+        self.settled = False
+        self.stop = stop
+        self.apart = apart
+
+    @property
+    def unwanted(self) -> bool:
+        """Its remaining pairs need no scores: stopped, cancelled or failed."""
+        return self.settled or self.future.cancelled() or bool(self.stop and self.stop.is_set())
+
+    def put(self, index: int, outcome: Outcome) -> None:
+        """Take one outcome; the last one completes the future."""
+        self.outcomes[index] = outcome
+        self.left -= 1
+        if self.left == 0 and self._settle():
+            self.future.set_result([o for o in self.outcomes if o is not None])
+
+    def fail(self, error: Exception) -> None:
+        """End the future with an error."""
+        if self._settle():
+            self.future.set_exception(error)
+
+    def cancel(self) -> None:
+        """End the future as cancelled."""
+        if not self.settled:
+            self.future.cancel()
+            self._settle()
+
+    def _settle(self) -> bool:
+        """True for the one that may set the future's outcome."""
+        if self.settled:
+            return False
+        self.settled = True
+        return self.future.set_running_or_notify_cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A waiting pair and where its outcome goes."""
+
+    prompt: Prompt
+    lane: int
+    ticket: Ticket
+    index: int
+    entered_s: float
+
+    @property
+    def tokens(self) -> int:
+        """What it holds of its own while it waits; a kept part with pictures is a query."""
+        prompt = self.prompt
+        query = len(prompt.kept) if prompt.kept.visuals else len(prompt.query)
+        return query + len(prompt.document)
+
+    def deliver(self, margin: float) -> None:
+        """Its margin; one that is not finite is an error, never a score."""
+        if math.isfinite(margin):
+            self.ticket.put(self.index, margin)
+            return
+        error = ItemError(
+            "non_finite_score",
+            f"the model gave {margin} for this pair",
+            hint="try dtype fp32; if it stays, the weights are damaged",
+        )
+        self.ticket.put(self.index, error)
+
+    def reject_as_too_large(self) -> None:
+        """It ran out of device memory in a pack of its own."""
+        error = ItemError(
+            "out_of_memory",
+            f"this pair alone ({len(self.prompt)} tokens) does not fit into the device's memory",
+            hint="lower max_length or use a larger device",
+        )
+        self.ticket.put(self.index, error)

@@ -1,0 +1,1 @@
+"""`rerank doctor`: checks of this machine, the fleet and a model."""

@@ -1,0 +1,177 @@
+"""Can a model give right scores? Its tokeniser, template, ids and sizes, without torch.
+
+What needs the weights themselves, the self-test at a worker's start compares with the unmodified
+model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rerankfleet.shared.errors import ModelRefused, UnknownModel
+from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
+from rerankfleet.workers.engine.locate import read_config, resolve_model
+from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Prompter, Request, TokenSource
+from rerankfleet.workers.prompting.templates import prompter_of
+from rerankfleet.workers.prompting.text import SUFFIX as TEXT_SUFFIX
+from rerankfleet.workers.prompting.vl import SUFFIX as VL_SUFFIX
+
+QWEN_TOKENS = 151_643
+"""Tokens of Qwen's own vocabulary, before those that were added: a tokeniser with fewer is another
+one, whose ids may be any."""
+QWEN_PREFIX_TOKENS = 39
+QWEN_IDS = {
+    **{"yes": 9693, "no": 2152},
+    **{"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645},
+}
+QWEN_TEXT_IDS = {"<think>": 151667, "</think>": 151668}
+QWEN_VL_IDS = {
+    **{"<|vision_start|>": 151652, "<|vision_end|>": 151653},
+    **{"<|image_pad|>": 151655, "<|video_pad|>": 151656},
+}
+QWEN_TURN = [151645, 198, 151644, 77091, 198]
+QWEN_SUFFIXES = {
+    TEXT_SUFFIX: [*QWEN_TURN, 151667, 271, 151668, 271],
+    VL_SUFFIX: QWEN_TURN,
+}
+"""Ids that the authors' procedure gives with the published tokenisers."""
+
+CONFIG_IDS = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+_HEADER_BYTES_MAX = 100 << 20
+
+_ANOTHER = "use the tokeniser that the model was published with"
+
+
+def check_model(model: str) -> Iterator[Check]:
+    """All that can be said of a model on this machine: a pocket model, a folder or a hub name."""
+    try:
+        folder = resolve_model(model, download=False)
+    except UnknownModel as error:
+        yield failed("model", error)
+        return
+    try:
+        config = read_config(folder)
+        yield ok("model", f"{folder}: {config['architectures'][0]}")
+    except ModelRefused as error:
+        yield failed("model", error)
+        return
+    try:
+        source, prompter = TokenSource(folder), prompter_of(folder, config)
+    except ModelRefused as error:
+        yield failed("tokeniser", error)
+        return
+    yield from _ids(source, config)
+    yield _template(source, prompter, config)
+    yield from _sizes(source, folder, config)
+
+
+def _ids(source: TokenSource, config: Mapping[str, Any]) -> Iterator[Check]:
+    """The ids of control tokens and answers: those of Qwen, and those that the config names."""
+    sees = "vision_config" in config
+    names = QWEN_IDS | (QWEN_VL_IDS if sees else QWEN_TEXT_IDS)
+    try:
+        found = {name: source.token(name) for name in names}
+    except ModelRefused as error:
+        yield failed("tokens", error)
+        return
+    answers = f"yes = {found['yes']}, no = {found['no']}"
+    wrong = [
+        f"{name} is {found[name]}, not {id}" for name, id in names.items() if found[name] != id
+    ]
+    if source.size < QWEN_TOKENS:
+        yield ok("tokens", f"{answers}; a vocabulary of its own with {source.size:,} tokens")
+    elif wrong:
+        yield broken("tokens", "; ".join(wrong), _ANOTHER)
+    else:
+        yield ok("tokens", f"{answers}; all control tokens as published")
+    for field, name in CONFIG_IDS.items() if sees else ():
+        if config.get(field) != found[name]:
+            yield broken(
+                "token ids",
+                f"config.json has {field} {config.get(field)}, the tokeniser {name} {found[name]}",
+                "config.json and tokenizer.json are of two models: download the model again",
+            )
+
+
+def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]) -> Check:
+    """The template's pieces have the ids of the whole, and those of the authors' procedure."""
+    sees = "vision_config" in config
+    suffix = VL_SUFFIX if sees else TEXT_SUFFIX
+    body = (
+        "<Instruct>: {}<Query>:{}\n<Document>:{}"
+        if sees
+        else "<Instruct>: {}\n<Query>: {}\n<Document>: {}"
+    )
+    instruction, query, document = prompter.default_instruction, "what is a list?", "A sequence."
+    whole = source.encode_template(PREFIX + body.format(instruction, query, document) + suffix)
+    ((pair,),) = prompter.encode_all([Request.of(query, [document])], max_length=8192)
+    assert isinstance(pair, Prompt)
+    pieces = [*pair.kept, *pair.query, *pair.document]
+    found = source.encode_template(suffix)
+    if pieces != whole:
+        return broken("template", "its pieces have other ids than the whole prompt", _ANOTHER)
+    if source.size < QWEN_TOKENS:
+        return ok("template", f"{prompter.template}: pieces and whole have the same ids")
+    if found != QWEN_SUFFIXES[suffix]:
+        return broken(
+            "template", f"the assistant turn is {found}, not {QWEN_SUFFIXES[suffix]}", _ANOTHER
+        )
+    prefix = len(source.encode_template(PREFIX))
+    if prefix != QWEN_PREFIX_TOKENS:
+        return broken(
+            "template", f"the system turn has {prefix} tokens, not {QWEN_PREFIX_TOKENS}", _ANOTHER
+        )
+    return ok("template", f"{prompter.template}: as in the authors' procedure")
+
+
+def _sizes(source: TokenSource, folder: Path, config: Mapping[str, Any]) -> Iterator[Check]:
+    """Tokeniser, config and weights agree on how many tokens there are."""
+    text = config.get("text_config", config)
+    expected = int(text.get("vocab_size", 0))
+    rows = _embedding_rows(folder)
+    if source.size > expected:
+        yield broken(
+            "vocabulary",
+            f"the tokeniser knows {source.size:,} tokens, the model {expected:,}",
+            "config.json and tokenizer.json are of two models: download the model again",
+        )
+    elif rows is None:
+        yield warning(
+            "vocabulary", "the weights name no embedding", "look at what the self-test says"
+        )
+    elif rows != expected:
+        yield broken(
+            "vocabulary",
+            f"the weights have {rows:,} token rows, config.json says {expected:,}",
+            "download or save the model again",
+        )
+    else:
+        yield ok("vocabulary", f"{source.size:,} tokens, {rows:,} rows")
+
+
+def _embedding_rows(folder: Path) -> int | None:
+    """Rows of the token embedding, from the headers of the weights' files."""
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, tensor in _header(path).items():
+            if name.endswith("embed_tokens.weight"):
+                return int(tensor["shape"][0])
+    return None
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file: a length in 8 bytes, then JSON; empty when damaged."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            found = json.loads(file.read(min(size, _HEADER_BYTES_MAX)))
+        except ValueError:
+            return {}
+    return found if isinstance(found, dict) else {}

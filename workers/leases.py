@@ -1,0 +1,199 @@
+"""The shards that one worker process holds: claims, their renewal, and being alone with a suspect.
+
+Ordinary shards share the worker; a shard that may have killed its last worker is claimed only by a
+process that holds nothing else, so that a second death tells who is to blame.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
+from rerankfleet.shared.queue import Hints
+from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.records import Lease
+from rerankfleet.shared.state.store import Store
+from rerankfleet.workers.recorder import Recorder
+
+RELEASE_S = 2.0
+"""How long a process that is about to end may spend on giving its shards back."""
+REDIS_BACKOFF_S = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A leased shard; `stop` is set when it is no longer wanted here."""
+
+    lease: Lease
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+class Hand:
+    """Claims shards of one model for one worker, and keeps their leases."""
+
+    def __init__(
+        self,
+        store: Store,
+        hints: Hints,
+        *,
+        model: str,
+        worker: str,
+        fingerprint: str,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._store = store
+        self._hints = hints
+        self._recorder = recorder or Recorder()
+        self._model, self._worker, self._fingerprint = model, worker, fingerprint
+        self._held: dict[str, Held] = {}
+        self._filled_s = 0.0  # when it ceased to be empty
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._alone_wanted = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def held_s(self) -> float:
+        """For how long it has not been empty; 0 when it is."""
+        return time.monotonic() - self._filled_s if self._held else 0.0
+
+    @contextmanager
+    def claim(self, job_id: str, shard: str) -> Iterator[Held | None]:
+        """Hold a shard while the block runs; None when it is not ours to take.
+
+        When the block raises or the process dies, the lease is left to run out: whatever happened
+        makes the shard a suspect.
+        """
+        with self._shared():
+            answer = self._ask(job_id, shard, alone=False)
+            if answer != "suspect":
+                with self._tracked(answer) as held:
+                    yield held
+                return
+        with self._alone() as alone:
+            with self._tracked(self._ask(job_id, shard, alone=True) if alone else "") as held:
+                if held and not held.lease.poison:
+                    self._recorder.add(RETRIES, "worker_died")
+                yield held
+
+    def _ask(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
+        answer = self._claim(job_id, shard, alone=alone)
+        if answer == "split":
+            log.warning("a shard killed its worker: split", job=job_id, shard=shard)
+            self._recorder.add(BATCH_SPLITS, "poison")
+            priority = self._store.jobs.get(job_id).spec.priority
+            for half in self._store.shards.split(job_id, self._model, shard):
+                self._hints.shard(self._model, priority, job_id, half)
+        return answer
+
+    def _claim(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
+        """Ask until Redis answers: a claim whose reply was lost may have been granted."""
+        token = uuid.uuid4().hex[:16]
+        while not self._closed:
+            try:
+                return self._store.shards.claim(
+                    job_id,
+                    self._model,
+                    shard,
+                    token=token,
+                    worker=self._worker,
+                    alone=alone,
+                    fingerprint=self._fingerprint,
+                )
+            except REDIS_ERRORS as error:
+                log.warning("a claim waits for Redis", shard=shard, error=str(error))
+                self._recorder.add(RETRIES, "redis")
+                time.sleep(REDIS_BACKOFF_S)
+        return "closed"
+
+    @contextmanager
+    def _tracked(self, answer: Lease | str) -> Iterator[Held | None]:
+        if not isinstance(answer, Lease):
+            yield None
+            return
+        held = Held(answer)
+        with self._changed:
+            if not self._held:
+                self._filled_s = time.monotonic()
+            self._held[answer.token] = held
+            if self._closed:
+                held.stop.set()
+        try:
+            yield held
+        finally:
+            with self._changed:
+                del self._held[answer.token]
+
+    @contextmanager
+    def _shared(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._alone_wanted == 0 or self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Wait until nothing else is held; nothing else begins meanwhile. False when closed."""
+        with self._changed:
+            self._alone_wanted += 1
+            self._changed.wait_for(lambda: self._inside == 0 or self._closed)
+            self._inside += 1
+        try:
+            yield not self._closed
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._alone_wanted -= 1
+                self._changed.notify_all()
+
+    def renew(self) -> None:
+        """Prolong all leases in one call; stop what was cancelled or lost."""
+        with self._changed:
+            held = list(self._held.values())
+        answers = self._store.shards.renew([h.lease for h in held])
+        for one, answer in zip(held, answers, strict=True):
+            if answer in ("lost", "cancelled") and not one.stop.is_set():
+                log.info("stopped", job=one.lease.job_id, shard=one.lease.shard, why=answer)
+                one.stop.set()
+
+    def close(self) -> None:
+        """Drain: claim nothing more and stop what is held."""
+        with self._changed:
+            self._closed = True
+            for held in self._held.values():
+                held.stop.set()
+            self._changed.notify_all()
+
+    def release_all(self) -> None:
+        """Give all shards back, blaming nobody, before the process ends without ceremony.
+
+        Never raises and takes RELEASE_S at most: what cannot be given back runs out.
+        """
+        thread = threading.Thread(target=self._release_all, name="release", daemon=True)
+        thread.start()
+        thread.join(RELEASE_S)
+
+    def _release_all(self) -> None:
+        with self._changed:
+            self._closed = True
+            held = list(self._held.values())
+        for one in held:
+            with suppress(Exception):
+                self._store.shards.release(one.lease)

@@ -1,0 +1,181 @@
+"""`rerank score`: the path of the queue's workers in one process, for a file one machine can do.
+
+Reads, prepares, scores and writes as a stream: memory is bounded whatever the file's size.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
+from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.formats.lines import parse_line, raw_lines
+from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
+from rerankfleet.shared.formats.output import dump_line, merge, output_line
+from rerankfleet.shared.formats.sources import (
+    Hashing,
+    is_uri,
+    open_local,
+    plain,
+    probe,
+    refuse_existing,
+)
+from rerankfleet.shared.job_spec import InputRef, JobSpec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects, local_path, publish_file
+from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
+from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.engine import load_engine
+from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.pipeline import Run, Scorer, summarize
+from rerankfleet.workers.prepare import provenance_of
+from rerankfleet.workers.prompting.languages import detector_of
+
+Progress = Callable[[int, int], None]
+"""Called with (pairs so far, errors so far)."""
+
+
+def score_file(
+    source: str,
+    output: str,
+    spec: JobSpec,
+    settings: Settings,
+    *,
+    force: bool = False,
+    on_progress: Progress = lambda pairs, errors: None,
+) -> Manifest:
+    """Score a file of requests into `output` and its manifest. Returns the manifest.
+
+    Raises UsageError before the model is loaded when input, output or options cannot be used.
+    """
+    # nobody could resume it: whatever cannot be fetched is an outcome of its own
+    spec = spec.model_copy(update={"max_error_rate": 1.0})
+    objects = Objects(settings)
+    refuse_existing(output, objects, force=force)
+    detector_of(spec)
+    with ExitStack() as stack:
+        hashing = Hashing(stack.enter_context(_open(source, objects)))
+        stream = stack.enter_context(plain(hashing, source))
+        probe(stream, source)
+        engine = load_engine(spec.model, **settings.engine_options)
+        limit = Limit(
+            settings.batch_tokens or engine.self_test().limit.tokens, settings.batch_pairs
+        )
+        most = waiting_tokens_max(sees=engine.sees)
+        batcher = Batcher(engine, limit, waiting_tokens_max=most)
+        stack.callback(batcher.close, drain=False)
+        pictures = PictureSource.of(settings, _folder(source)) if engine.sees else None
+        if pictures:
+            stack.callback(pictures.close)
+        out = stack.enter_context(_writer(output, objects))
+        start_s = time.time()
+        provenance = provenance_of(engine.provenance, spec, sees=engine.sees)
+        slices = _slices(stream, spec, settings)
+        counts = _score(
+            slices,
+            Scorer(engine.prompter, batcher, pictures),
+            spec,
+            provenance,
+            out,
+            on_progress,
+        )
+    manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
+    with _writer(manifest_uri(output), objects) as out:
+        out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
+    return manifest
+
+
+def _open(source: str, objects: Objects) -> AbstractContextManager[BinaryIO]:
+    return objects.open(source) if is_uri(source) else open_local(source)
+
+
+def _folder(source: str) -> Path | None:
+    """The folder of a local input: its images may lie there, by relative paths."""
+    if source == "-":
+        return Path.cwd()
+    if source.startswith("file://"):
+        return local_path(source).resolve().parent
+    return None if is_uri(source) else Path(source).resolve().parent
+
+
+def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
+    return objects.writer(output) if is_uri(output) else publish_file(Path(output))
+
+
+def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:
+    lines = raw_lines(stream, settings.max_line_bytes)
+    for number, (_, raw) in enumerate(lines, 1):
+        if spec.limit is not None and number > spec.limit:
+            return
+        yield parse_line(number, raw, max_documents=settings.max_documents_per_request)
+
+
+class _Counts:
+    lines = scored = errors = rejected = truncated = tokens = 0
+
+    def add(self, summary: ShardSummary) -> None:
+        self.scored += summary.scored
+        self.errors += summary.errors
+        self.rejected += summary.rejected
+        self.truncated += summary.truncated
+        self.tokens += summary.tokens
+
+
+def _score(
+    slices: Iterator[Slice],
+    scorer: Scorer,
+    spec: JobSpec,
+    provenance: Provenance,
+    out: IO[bytes],
+    on_progress: Progress,
+) -> _Counts:
+    """Keep the device a few runs ahead; write each line when its turn comes."""
+    counts, stop = _Counts(), threading.Event()
+
+    def collected(run: Run) -> list[SliceOutcome]:
+        outcomes = list(scorer.collect(run, spec.priority, stop))
+        counts.add(summarize(outcomes, spec, tokens=run.tokens))
+        on_progress(counts.scored, counts.errors)
+        return outcomes
+
+    outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collected(run))
+    for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
+        merged = merge(list(pieces))
+        line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)
+        out.write(dump_line(line))
+        counts.lines += 1
+    return counts
+
+
+def _manifest(
+    counts: _Counts,
+    source: str,
+    hashing: Hashing,
+    spec: JobSpec,
+    provenance: Provenance,
+    start_s: float,
+) -> Manifest:
+    seconds = max(time.time() - start_s, 1e-3)
+    return Manifest(
+        model=spec.model,
+        input=InputRef(uri=source, size=hashing.size, tag="", sha256=hashing.hexdigest()),
+        options=spec.scoring_options,
+        lines=counts.lines,
+        pairs=counts.scored + counts.errors + counts.rejected,
+        scored=counts.scored,
+        errors=counts.errors,
+        rejected=counts.rejected,
+        truncated=counts.truncated,
+        tokens=counts.tokens,
+        started_s=start_s,
+        seconds=round(seconds, 3),
+        pairs_per_s=round(counts.scored / seconds, 2),
+        provenance=[provenance],
+    )

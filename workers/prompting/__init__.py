@@ -1,0 +1,1 @@
+"""From contents to token ids, in the official templates."""

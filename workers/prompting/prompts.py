@@ -1,0 +1,192 @@
+"""What prompts are made of and what they are: content with its pictures decoded -> token ids.
+
+A prompt stands in three parts, cut where they can be shared:
+
+    kept      what stands before the query           the same for a job: computed once and kept
+    query     the query                              the same for a request: computed once in a pack
+    document  the document and the assistant turn    what is left to compute for each pair
+
+How the parts are made is the matter of the templates: `text_prompts` and `vl_prompts`. Their
+strings are our own and never come from a checkpoint's chat template. User text is encoded without
+added tokens: `<|im_end|>` inside a document stays text.
+
+Knows nothing of torch, batches or models beyond their tokeniser.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from rerankfleet.shared.errors import ItemError, ModelRefused
+from rerankfleet.workers.prompting.tokens import Tokens, Visual
+
+PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
+    'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n"
+)
+
+#: Instructions whose ids a prompter remembers; a job has one, a fleet a handful.
+INSTRUCTIONS_REMEMBERED = 256
+#: Text encoded at a time: an encoding takes some twenty times the memory of its ids.
+_BATCH_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A query or a document, its pictures decoded."""
+
+    text: str = ""
+    images: tuple[Visual, ...] = ()
+    steps: tuple[tuple[float, Visual], ...] = ()
+    """A video: (seconds, two frames) of each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A query with its documents. A side that could not be had stands as its error: a document's
+    is its own, a query's is that of all its pairs."""
+
+    query: Side | ItemError
+    documents: Sequence[Side | ItemError]
+    instruction: str | None = None
+
+    @classmethod
+    def of(cls, query: str, documents: Sequence[str], instruction: str | None = None) -> Request:
+        """A request of plain text."""
+        return cls(Side(query), [Side(text) for text in documents], instruction)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One pair, ready to be scored. `kept` and `query` are shared objects within a request."""
+
+    kept: Tokens
+    query: Tokens
+    document: Tokens
+    truncated_tokens: int = 0
+    """Tokens that max_length and max_tokens_per_doc cut off the body."""
+    crowded: bool = False
+    """The instruction and query left no room for the document."""
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.query) + len(self.document)
+
+
+class Prompter(Protocol):
+    """Builds the prompts of one model. Safe to use from several threads."""
+
+    template: str
+    """Name and version: part of provenance; changes when a prompt's ids would."""
+    default_instruction: str
+    yes_id: int
+    no_id: int
+
+    def encode_all(
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+    ) -> list[list[Prompt | ItemError]]:
+        """The prompts of many requests, tokenised together. The text of each document is first cut
+        on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. A request that
+        has no prompt at all gets its error for each of its documents."""
+
+
+class TokenSource:
+    """A model's tokeniser, with and without added tokens.
+
+    `path` is a tokenizer.json or the folder that holds one. Raises ModelRefused when it is missing
+    or lacks what a reranker needs.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        path = path / "tokenizer.json" if path.is_dir() else path
+        if not path.is_file():
+            raise ModelRefused(
+                f"{path.parent} has no tokenizer.json", hint="save the model's fast tokeniser there"
+            )
+        try:
+            self._full = Tokenizer.from_file(str(path))
+        except Exception as error:  # of this very class
+            raise ModelRefused(
+                f"{path} cannot be read: {error}", hint="download the model again"
+            ) from error
+        self._plain = _without_added_tokens(self._full)
+        self.yes_id, self.no_id = self.token("yes"), self.token("no")
+
+    @property
+    def size(self) -> int:
+        """How many tokens it knows, the added ones included."""
+        return int(self._full.get_vocab_size())
+
+    def token(self, text: str) -> int:
+        """The id of a text that is one token."""
+        token: int | None = self._full.token_to_id(text)
+        if token is None or self.encode_template(text) != [token]:
+            raise ModelRefused(
+                f"the tokeniser has no single token {text!r}", hint="use a Qwen3 reranker"
+            )
+        return token
+
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of our own text: control tokens are what they say."""
+        ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Ids of users' texts, encoded on several threads without the GIL, a bounded batch a
+        time; control-token strings stay text."""
+        at = 0
+        while at < len(texts):
+            end, size = at, 0
+            while end < len(texts) and (end == at or size + len(texts[end]) <= _BATCH_CHARACTERS):
+                size += len(texts[end])
+                end += 1
+            batch = self._plain.encode_batch_fast(texts[at:end], add_special_tokens=False)
+            yield from (encoding.ids for encoding in batch)
+            at = end
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one text of a user's."""
+        return next(self.encode_batch([text]))
+
+
+def text_problem(text: str, what: str) -> ItemError | None:
+    """The error of a text with lone surrogates, which UTF-8 and so the tokeniser cannot express."""
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ItemError(
+            "invalid_text",
+            f"the {what} contains lone surrogates, which are not text",
+            hint="repair the encoding of the source",
+        )
+    return None
+
+
+def instruction_of(request: Request, prompter: Prompter) -> str:
+    """The request's instruction, else its model's default."""
+    given = request.instruction
+    return prompter.default_instruction if given is None else given
+
+
+def query_problem(request: Request, instruction: str) -> ItemError | None:
+    """Why a request has no prompt at all, or None."""
+    if isinstance(request.query, ItemError):
+        return request.query
+    return text_problem(instruction, "instruction") or text_problem(request.query.text, "query")
+
+
+def _without_added_tokens(full: Tokenizer) -> Tokenizer:
+    """A copy that reads control-token strings as the text they are."""
+    plain = Tokenizer.from_str(json.dumps(json.loads(full.to_str()) | {"added_tokens": []}))
+    plain.no_truncation()
+    plain.no_padding()
+    return plain

@@ -1,0 +1,140 @@
+"""Text -> token ids in the official template of Qwen3-Reranker, cut where it can be shared.
+
+    kept      system turn, instruction, "<Query>:"
+    query     " {query}" and "<Document>:"
+    document  " {document}" and the assistant turn
+
+The joints stand before a space, where no pre-tokeniser of this family joins, so that the three
+parts have the ids of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.prompting.prompts import (
+    INSTRUCTIONS_REMEMBERED,
+    PREFIX,
+    Prompt,
+    Request,
+    Side,
+    TokenSource,
+    instruction_of,
+    query_problem,
+    text_problem,
+)
+from rerankfleet.workers.prompting.tokens import Tokens
+
+SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A request's query and, for each document, its text or its error."""
+
+    query: str
+    documents: list[str | ItemError]
+    instruction: str
+
+
+class TextPrompter:
+    """Builds prompts with the tokeniser of a text model; pictures are errors.
+
+    `source` is a tokenizer.json or the folder that holds one.
+    """
+
+    template = "qwen3-text-1"
+    default_instruction = DEFAULT_INSTRUCTION
+
+    def __init__(self, source: str | Path) -> None:
+        self._source = TokenSource(source)
+        self.yes_id, self.no_id = self._source.yes_id, self._source.no_id
+        self._prefix = self._source.encode_template(PREFIX)
+        self._suffix = self._source.encode_template(SUFFIX)
+        remember = lru_cache(INSTRUCTIONS_REMEMBERED)
+        self._head = remember(self._encode_head)
+        self._kept = remember(self._join_kept)
+
+    def encode_all(
+        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+    ) -> list[list[Prompt | ItemError]]:
+        """See `prompts.Prompter`. The body (instruction, query, document) is cut on the right to
+        what `max_length` tokens leave beside system and assistant turn."""
+        checked = [self._check(request, max_length) for request in requests]
+        texts = [text for c in checked if isinstance(c, _Checked) for text in _texts(c)]
+        ids = self._source.encode_batch(texts)
+        room = max_length - len(self._prefix) - len(self._suffix)
+        return [
+            self._prompts(c, ids, room, max_tokens_per_doc)
+            if isinstance(c, _Checked)
+            else [c] * len(request.documents)
+            for request, c in zip(requests, checked, strict=True)
+        ]
+
+    def _check(self, request: Request, max_length: int) -> _Checked | ItemError:
+        """The request as text, or why it has no prompt."""
+        instruction = instruction_of(request, self)
+        query = _text_of(request.query, "query")
+        if problem := query_problem(request, instruction):
+            return problem
+        if isinstance(query, ItemError):
+            return query
+        template = len(self._prefix) + len(self._suffix)
+        if max_length <= template:
+            return ItemError(
+                "max_length_too_small",
+                f"max_length {max_length} leaves no room beside the template's {template} tokens",
+                hint="raise max_length",
+            )
+        documents = [_text_of(side, "document") for side in request.documents]
+        return _Checked(query, documents, instruction)
+
+    def _prompts(
+        self, request: _Checked, ids: Iterator[list[int]], room: int, most: int | None
+    ) -> list[Prompt | ItemError]:
+        """A request's prompts, whose encoded texts come next in `ids`, with bodies of `room` and
+        at `most` so many tokens of a document."""
+        head, turn = self._head(request.instruction), next(ids)
+        kept, query = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
+        left = max(0, room - len(head) - len(turn))
+        kept_of_document = left if most is None else min(left, most)
+        overrun = max(0, len(head) + len(turn) - room)
+        prompts: list[Prompt | ItemError] = []
+        for text in request.documents:
+            if isinstance(text, ItemError):
+                prompts.append(text)
+                continue
+            document = next(ids)
+            cut = max(0, len(document) - kept_of_document)
+            tail = Tokens.of([*document[:kept_of_document], *self._suffix])
+            prompts.append(Prompt(kept, query, tail, overrun + cut, left == 0))
+        return prompts
+
+    def _encode_head(self, instruction: str) -> tuple[int, ...]:
+        return tuple(self._source.encode(f"<Instruct>: {instruction}\n<Query>:"))
+
+    def _join_kept(self, head: tuple[int, ...], room: int) -> Tokens:
+        return Tokens.of([*self._prefix, *head[:room]])
+
+
+def _text_of(side: Side | ItemError, what: str) -> str | ItemError:
+    if isinstance(side, ItemError):
+        return side
+    if side.images or side.steps:
+        return ItemError(
+            "pictures_not_read",
+            f"the {what} has pictures, and this model reads text only",
+            hint="use a Qwen3-VL reranker",
+        )
+    return text_problem(side.text, what) or side.text
+
+
+def _texts(request: _Checked) -> Iterator[str]:
+    """What of a request is encoded, in order: its query, then each document."""
+    yield f" {request.query}\n<Document>:"
+    yield from (f" {text}" for text in request.documents if isinstance(text, str))
