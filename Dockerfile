@@ -23,6 +23,7 @@ COPY constraints.txt ./
 
 FROM build AS build-producer
 COPY pyproject.toml README.md LICENSE ./
+COPY rerankfleet rerankfleet
 COPY shared shared
 COPY producer producer
 COPY workers workers
@@ -36,6 +37,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
+COPY rerankfleet rerankfleet
 COPY shared shared
 COPY producer producer
 COPY workers workers

@@ -2,7 +2,7 @@
 
     python benchmarks/adaptive.py             a random model on the CPU; some ten minutes
     python benchmarks/adaptive.py --quick     a tiny model and short runs: does it run?
-    python benchmarks/adaptive.py --pictures  the same of a catalog: new pictures, four queries each
+    python benchmarks/adaptive.py --images  the same of a catalog: new images, four queries each
     python benchmarks/adaptive.py --shape 0.6b --device cuda --dtype bf16 --tokens-max 131072
 
     fixed       limits from 64 tokens up, powers of two: before the policies and after each of them,
@@ -48,8 +48,8 @@ from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit, Pack
 from rerankfleet.workers.prompting.prompts import Prompt
 
-CATALOG = Catalog("catalog", queries=4, pictures=120, size=(256, 192))
-#: Features of a fifth of its pictures: when one comes again it is new.
+CATALOG = Catalog("catalog", queries=4, images=120, size=(256, 192))
+#: Features of a fifth of its images: when one comes again it is new.
 SEEN_BYTES = 10 << 20
 TOKENS_MIN = 64
 PAIRS_MAX = 1024
@@ -105,7 +105,7 @@ def run(
     tick_s: float = 1.0,
 ) -> list[Seen]:
     """Keep a batcher busy for so long; `steer` may set its limit every tick. What was seen."""
-    engine.seen.clear()  # or the pictures of the run before would cost nothing
+    engine.seen.clear()  # or the images of the run before would cost nothing
     counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
@@ -288,7 +288,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="a tiny model and short runs")
-    parser.add_argument("--pictures", action="store_true", help="a random VL model, a catalog")
+    parser.add_argument("--images", action="store_true", help="a random VL model, a catalog")
     parser.add_argument("--shape", choices=SHAPES, help="of the random model (small)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
@@ -316,13 +316,13 @@ def texts(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
     return engine, prompts_of(engine, requests)
 
 
-def pictures(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
-    """A random VL model, and a catalog's pairs picture by picture, as a job has them."""
+def images(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
+    """A random VL model, and a catalog's pairs image by image, as a job has them."""
     in_own_process(build_vl_model, Path(folder), given.quick)
     engine = load(folder, given, seen_bytes=SEEN_BYTES)
-    catalog = replace(CATALOG, pictures=4) if given.quick else CATALOG
+    catalog = replace(CATALOG, images=4) if given.quick else CATALOG
     encoded = engine.prompter.encode_all(catalog_of(catalog), max_length=8192)
-    return engine, [p for of_picture in zip(*encoded, strict=True) for p in of_picture]
+    return engine, [p for of_image in zip(*encoded, strict=True) for p in of_image]
 
 
 def load(folder: str, given: argparse.Namespace, **options: Any) -> Any:
@@ -336,11 +336,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     before = surroundings()
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
-        engine, prompts = (pictures if given.pictures else texts)(folder, given)
+        engine, prompts = (images if given.images else texts)(folder, given)
         found = measure(engine, prompts, given)
     table(found, given.target_ms / 1000)
     config = {
-        "model": "random VL" if given.pictures else {"random": asdict(SHAPES[given.shape])},
+        "model": "random VL" if given.images else {"random": asdict(SHAPES[given.shape])},
         "pairs": len(prompts),
         "dtype": given.dtype,
         "threads": given.threads,

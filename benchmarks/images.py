@@ -1,6 +1,6 @@
 """Seconds from JPEG bytes to 1024 × 768 pixels, cropped and blurred: rerankfleet and plain Pillow.
 
-    python benchmarks/images.py             photo-like pictures of 4096 × 3072 and 4032 × 3024
+    python benchmarks/images.py             photo-like images of 4096 × 3072 and 4032 × 3024
     python benchmarks/images.py --quick     small ones, once: does it run?
 
     ours     workers/images: reduced-scale decoding, one resample, blur in integers; quality apart
@@ -30,7 +30,7 @@ import numpy as np
 from common import surroundings
 from PIL import Image, ImageDraw, ImageFilter, ImageOps, features
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.quality import measure_quality
 from rerankfleet.workers.images.resize import blur
@@ -64,7 +64,7 @@ def photo(width: int, height: int) -> bytes:
 
 def ours(data: bytes) -> np.ndarray:
     """What a decoding process does, measuring quality and hashing included."""
-    return decode(data, PictureOptions()).pixels
+    return decode(data, ImageSpec()).pixels
 
 
 def pillow(data: bytes) -> np.ndarray:
@@ -92,7 +92,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Both sides on one picture."""
+    """Both sides on one image."""
     data = photo(*size)
     pixels = ours(data)
     seconds = in_turn(rounds, ours=lambda: ours(data), pillow=lambda: pillow(data))
@@ -146,7 +146,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, help="how often each side runs (9)")
-    parser.add_argument("--quick", action="store_true", help="one small picture, one round")
+    parser.add_argument("--quick", action="store_true", help="one small image, one round")
     given = parser.parse_args(arguments)
     given.rounds = given.rounds or (1 if given.quick else 9)
     return given
@@ -164,14 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before["versions"]["libjpeg-turbo"] = features.version("libjpeg_turbo")
     config = {
         "target": TARGET,
-        "options": PictureOptions().key(),
+        "options": ImageSpec().key(),
         "rounds": given.rounds,
         "jpeg_quality": JPEG_QUALITY,
         "seed": SEED,
         "quick": given.quick,
     }
     found = {"benchmark": "images", "device": "cpu", **before, "config": config}
-    print(json.dumps({**found, "pictures": results, "blur": blurred}))
+    print(json.dumps({**found, "images": results, "blur": blurred}))
 
 
 if __name__ == "__main__":

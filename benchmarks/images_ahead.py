@@ -1,13 +1,13 @@
 """Does decoding run ahead of the device? A job's time beside the longer of the two.
 
-    python benchmarks/images_ahead.py             240 pictures of 12 megapixels; under a minute
-    python benchmarks/images_ahead.py --quick     few small pictures: does it run?
+    python benchmarks/images_ahead.py             240 images of 12 megapixels; under a minute
+    python benchmarks/images_ahead.py --quick     few small images: does it run?
 
 The real way from files to results: read, decoded by processes apart, prepared in runs, packed.
 Only the device is none: it waits so long for each pair that all pairs take as long as decoding
 alone does (or a share of it, --device-share), and leaves the cores alone, as a GPU does.
 
-    decode    all pictures, nothing else: the mean of before and after the job
+    decode    all images, nothing else: the mean of before and after the job
     device    all packs, nothing else: so it is set
     job       both, as `rerank score` does it
     overlap   job / the longer of the two; 1 is perfect, 2 is one after the other
@@ -37,9 +37,9 @@ from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
 from rerankfleet.shared.settings import Settings
 from rerankfleet.workers.batching.batcher import WAITING_TOKENS_SEEING, Batcher
 from rerankfleet.workers.batching.packing import Limit, Pack, Prices
-from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Scorer, in_runs
-from rerankfleet.workers.prepare import pictures_of
+from rerankfleet.workers.prepare import images_of
 from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens
 
@@ -105,23 +105,23 @@ def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def slices_of(count: int, turn: int) -> Iterator[Slice]:
-    """A catalog of one query: each picture is a slice. In each turn it has another address, since
-    the pictures had last are known by it."""
+    """A catalog of one query: each image is a slice. In each turn it has another address, since
+    the images had last are known by it."""
     for number in range(count):
         document = Document(image=f"{'./' * turn}{number}.jpg")
         yield Slice(line=number + 1, query="q", documents=[document], indices=[0])
 
 
-def decode_s(source: PictureSource, spec: JobSpec, count: int, turn: int) -> float:
-    """Seconds to read and decode all pictures, none of them kept."""
+def decode_s(source: ImageSource, spec: JobSpec, count: int, turn: int) -> float:
+    """Seconds to read and decode all images, none of them kept."""
     start = time.perf_counter()
     for run in in_runs(slices_of(count, turn)):
-        found = source.load([w for piece in run for w in pictures_of(piece.documents[0], spec)])
+        found = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
         assert not any(isinstance(outcome, ItemError) for outcome in found.values())
     return time.perf_counter() - start
 
 
-def job_s(source: PictureSource, spec: JobSpec, count: int, device: Device, turn: int) -> float:
+def job_s(source: ImageSource, spec: JobSpec, count: int, device: Device, turn: int) -> float:
     """Seconds of the whole job."""
     stop = threading.Event()
     batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_SEEING)
@@ -143,7 +143,7 @@ def measure(folder: Path, count: int, size: tuple[int, int], share: float) -> di
     """Decoding alone, then the job with a device that takes `share` times as long."""
     spec = make_spec(model="none", input=InputRef(uri="", size=0, tag=""))
     draw(folder, count, size)
-    source = PictureSource.of(Settings(), folder)
+    source = ImageSource.of(Settings(), folder)
     decode_s(source, spec, min(count, 16), turn=0)  # the processes start
     before_s = decode_s(source, spec, count, turn=1)
     device = Device(before_s * share / count)
@@ -152,7 +152,7 @@ def measure(folder: Path, count: int, size: tuple[int, int], share: float) -> di
     alone_s = (before_s + after_s) / 2  # the machine may have changed
     source.close()
     return {
-        "pictures": count,
+        "images": count,
         "size": list(size),
         "decode_s": round(alone_s, 2),
         "device_s": round(device.busy_s, 2),
@@ -166,18 +166,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="few small pictures")
-    parser.add_argument("--pictures", type=int, default=240, help="how many (240)")
+    parser.add_argument("--quick", action="store_true", help="few small images")
+    parser.add_argument("--images", type=int, default=240, help="how many (240)")
     parser.add_argument(
         "--device-share", type=float, default=1.0, help="the device's time over decoding's (1)"
     )
     given = parser.parse_args(arguments)
     before = surroundings() | {"cores": cpu_count()}
-    count, size = (16, (1024, 768)) if given.quick else (given.pictures, (4032, 3024))
-    with tempfile.TemporaryDirectory(prefix="rerank-bench-pictures-") as folder:
+    count, size = (16, (1024, 768)) if given.quick else (given.images, (4032, 3024))
+    with tempfile.TemporaryDirectory(prefix="rerank-bench-images-") as folder:
         found = measure(Path(folder), count, size, given.device_share)
     print(
-        f"{count} pictures {size[0]}×{size[1]}: decode {found['decode_s']} s, device "
+        f"{count} images {size[0]}×{size[1]}: decode {found['decode_s']} s, device "
         f"{found['device_s']} s, job {found['job_s']} s: {found['overlap']} × the longer"
     )
     print(json.dumps({"benchmark": "images_ahead", **before, **found}))

@@ -1,18 +1,18 @@
-"""Pairs per second with pictures: the engine beside the authors' procedure, same weights.
+"""Pairs per second with images: the engine beside the authors' procedure, same weights.
 
     python benchmarks/vision.py             three sizes, two shapes of work, CPU; some minutes
-    python benchmarks/vision.py --quick     a tiny model, small pictures: does it run?
+    python benchmarks/vision.py --quick     a tiny model, small images: does it run?
     python benchmarks/vision.py --device cuda --dtype bf16
 
     engine   tokenising, packing, vision tower and decoder in one process
     authors  transformers' unmodified model, one pair a forward pass, as Qwen3-VL-Reranker's script
 
-Random weights, noise for pictures; decoding is left out on both sides. Two shapes of work:
+Random weights, noise for images; decoding is left out on both sides. Two shapes of work:
 
-    ranking  one text query, 20 pictures           a picture meets one query
-    catalog  10 text queries, 10 pictures          the tower sees a picture once for all of them
+    ranking  one text query, 20 images           an image meets one query
+    catalog  10 text queries, 10 images          the tower sees an image once for all of them
 
-The language model reads a picture once a query, so no engine can be faster than the bound
+The language model reads an image once a query, so no engine can be faster than the bound
 (tower + pair) / (tower ÷ reuse + document's part of the pair), with the authors' own times.
 
 Prints a table, and as its last line all figures as JSON.
@@ -54,7 +54,7 @@ class Work:
 
     name: str
     queries: int
-    pictures: int
+    images: int
     size: tuple[int, int]
 
 
@@ -124,19 +124,19 @@ def build_vl_model(folder: Path, quick: bool) -> None:
     fast.save_pretrained(folder)
 
 
-def pictures_of(work: Work) -> list[Visual]:
+def images_of(work: Work) -> list[Visual]:
     """Noise, the same for both sides."""
     rng = np.random.default_rng(5)
     width, height = work.size
     return [
         Visual(f"{number}", (rng.integers(0, 256, (height, width, 3), np.uint8),))
-        for number in range(work.pictures)
+        for number in range(work.images)
     ]
 
 
 def requests_of(work: Work) -> list[Request]:
-    """Each query with all pictures."""
-    documents = [Side(images=(picture,)) for picture in pictures_of(work)]
+    """Each query with all images."""
+    documents = [Side(images=(image,)) for image in images_of(work)]
     return [Request(Side(f"{QUERY}, number {n}"), documents) for n in range(work.queries)]
 
 
@@ -144,7 +144,7 @@ def requests_of(work: Work) -> list[Request]:
 
 
 def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
-    """Seconds and margins; a catalog goes picture by picture, as its shards do."""
+    """Seconds and margins; a catalog goes image by image, as its shards do."""
     import torch
 
     from rerankfleet.workers.engine import load_engine
@@ -165,7 +165,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
 
 
 def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
-    """Margins by request, in packs of at most `limit` tokens cut picture by picture."""
+    """Margins by request, in packs of at most `limit` tokens cut image by image."""
     encoded = engine.prompter.encode_all(requests, max_length=8192)
     pairs = [(q, d, p) for q, found in enumerate(encoded) for d, p in enumerate(found)]
     pairs.sort(key=lambda pair: pair[1])
@@ -249,7 +249,7 @@ def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
     """Both sides on one shape of work."""
     ours = in_own_process(run_engine, work, setting, limit)
     theirs = in_own_process(run_authors, work, setting)
-    pairs = work.queries * work.pictures
+    pairs = work.queries * work.images
     tower_s, pair_s = theirs["tower_s"], theirs["pair_s"]
     least_s = tower_s / work.queries + pair_s * theirs["document_share"]
     bound, times = (tower_s + pair_s) / least_s, theirs["seconds"] / ours["seconds"]
@@ -259,7 +259,7 @@ def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
         "size": list(work.size),
         "visual_tokens": work.size[0] * work.size[1] // TOKEN_PX**2,
         "queries": work.queries,
-        "pictures": work.pictures,
+        "images": work.images,
         "engine_pairs_per_s": round(pairs / ours["seconds"], 3),
         "authors_pairs_per_s": round(pairs / theirs["seconds"], 3),
         "times": round(times, 2),
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="a tiny model, small pictures")
+    parser.add_argument("--quick", action="store_true", help="a tiny model, small images")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
@@ -310,8 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         in_own_process(build_vl_model, Path(folder), given.quick)
         setting = Setting(folder, given.device, given.dtype, given.threads)
         for size in sizes:
-            for name, (queries, pictures) in shapes.items():
-                results.append(measure(Work(name, queries, pictures, size), setting, given.limit))
+            for name, (queries, images) in shapes.items():
+                results.append(measure(Work(name, queries, images, size), setting, given.limit))
                 show(results[-1])
     print(json.dumps({"benchmark": "vision", "device": given.device, **before, "works": results}))
 

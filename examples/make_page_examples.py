@@ -1,4 +1,4 @@
-"""Draw the page's example pictures and write `examples.json` beside them.
+"""Draw the page's example images and write `examples.json` beside them.
 
     python examples/make_page_examples.py producer/web/example
 
@@ -23,7 +23,7 @@ BLUR_PX = 5
 
 
 class Drawn(NamedTuple):
-    """A picture to be drawn."""
+    """An image to be drawn."""
 
     name: str
     kinds: tuple[Kind, ...]
@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
     blurred: bool = False
 
 
-PICTURES = (
+IMAGES = (
     Drawn("red-heart", (Kind("heart", "red"),)),
     Drawn("two-red-hearts", (Kind("heart", "red", 2),), (320, 192)),
     Drawn("red-heart-blue-star", (Kind("heart", "red"), Kind("star", "blue"))),
@@ -59,12 +59,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     generator = random.Random(SEED)
-    for drawn in PICTURES:
-        picture(drawn, generator).save(folder / f"{drawn.name}.jpg", quality=88)
+    for drawn in IMAGES:
+        image(drawn, generator).save(folder / f"{drawn.name}.jpg", quality=88)
     (folder / "examples.json").write_text(json.dumps(examples(), indent=1, ensure_ascii=False))
 
 
-def picture(drawn: Drawn, generator: random.Random) -> Image.Image:
+def image(drawn: Drawn, generator: random.Random) -> Image.Image:
     """One scene at its size."""
     width, height = drawn.size
     image = draw(lay_out(Plan(drawn.kinds), generator, width / height), width, height)
@@ -73,7 +73,7 @@ def picture(drawn: Drawn, generator: random.Random) -> Image.Image:
 
 def examples() -> list[dict[str, object]]:
     """What the page offers while it is empty."""
-    names = [f"{drawn.name}.jpg" for drawn in PICTURES]
+    names = [f"{drawn.name}.jpg" for drawn in IMAGES]
     captions = {"yellow-stars.jpg": "stars in the night", "blue-ring.jpg": None}
     captions |= {"purple-diamonds.jpg": "a pattern with diamonds", "orange-cross.jpg": None}
     pairs = [
@@ -82,7 +82,7 @@ def examples() -> list[dict[str, object]]:
     ]
     return [
         {
-            "title": {"en": "Find a picture", "zh": "以文搜图"},
+            "title": {"en": "Find an image", "zh": "以文搜图"},
             "instruction": "",
             "query": {"text": "a red heart"},
             "documents": [{"image": name} for name in names],
@@ -94,7 +94,7 @@ def examples() -> list[dict[str, object]]:
             "documents": [{"text": passage} for passage in PASSAGES],
         },
         {
-            "title": {"en": "Pictures with captions, and text", "zh": "带说明的图片与文本"},
+            "title": {"en": "Images with captions, and text", "zh": "带说明的图片与文本"},
             "instruction": "",
             "query": {"text": "four yellow stars"},
             "documents": [*pairs, {"text": "4 stars that are yellow"}],

@@ -32,7 +32,7 @@ from rerankfleet.producer.coordinator.rows import parse_rows, refuse_large_ranki
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.jsonl import pin, refuse_changed
-from rerankfleet.producer.queue_position import Queues, Standing
+from rerankfleet.producer.queue_position import QueuePosition, QueuePositions
 from rerankfleet.producer.shard_size import image_tokens, shard_size, slice_tokens
 from rerankfleet.producer.status import describe
 from rerankfleet.shared.content.options import CALIBRATION_OPTIONS, IMAGE_OPTIONS, LENGTH_OPTIONS
@@ -71,7 +71,7 @@ from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queue
 from rerankfleet.shared.settings import Settings, load_settings
 from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
 from rerankfleet.shared.state.fleet import WorkerRow
-from rerankfleet.shared.state.notifier import Caller, Ends
+from rerankfleet.shared.state.notifier import Caller, JobNotifier
 from rerankfleet.shared.state.records import Job, OpenShard
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects, publish_file
@@ -129,8 +129,8 @@ class Client:
         self.store = Store(redis, self.settings)
         self.fleet = self.store.fleet
         self.objects = Objects(self.settings, inline=self.store.inline.get)
-        self._ends = Ends(self.store)
-        self._queues = Queues(self.store)
+        self._ends = JobNotifier(self.store)
+        self._queues = QueuePositions(self.store)
         self._hints = Hints(make_app(self.settings))
         self._control = Control(self.store, self.objects, self._hints, self.settings)
 
@@ -562,16 +562,16 @@ class Client:
             outcomes += found
         return Answer(job, _by_line(outcomes), provenance, time.monotonic() - began_s)
 
-    def standing(self, job_id: str, since_s: float) -> Standing:
+    def standing(self, job_id: str, since_s: float) -> QueuePosition:
         """Where a small request stands, which was in its queue at `since_s` (`time.monotonic`),
         until it ends. Raises UnknownJob."""
         job = self.store.jobs.get(job_id)
         done, total = job.progress.done, job.progress.fed
         if done or "fingerprint" in job.facts:  # which a worker sets with its first claim
-            return Standing(None, done, total)
+            return QueuePosition(None, done, total)
         queue = model_queue(job.spec.model, Priority.interactive)
         (waiting,) = broker_keys(self.settings, [queue])
-        return Standing(self._queues.ahead(waiting, job_id, since_s), done, total)
+        return QueuePosition(self._queues.ahead(waiting, job_id, since_s), done, total)
 
     def _check_interactive(self, model: str, workers: Sequence[WorkerRow]) -> None:
         """Whether its workers may take a request. Raises NoWorker, ModelLoading, Overloaded."""
@@ -634,7 +634,7 @@ class Client:
         ttl_s: float,
         workers: Sequence[WorkerRow],
     ) -> list[OpenShard]:
-        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
+        per_image, text_max = image_tokens(spec.image_spec), spec.max_tokens_per_doc or math.inf
         cuts = cut(
             [Read(piece, 0) for piece in pieces],
             Cursor(),
@@ -644,7 +644,7 @@ class Client:
                 pairs_max=self.settings.shard_pairs_max,
                 input_tokens=4 * sum(slice_tokens(piece, per_image, text_max) for piece in pieces),
                 workers=len(workers),
-                pictures=spec.pictures,
+                images=spec.image_spec,
                 text_max=spec.max_tokens_per_doc,
             ),
         )

@@ -1,7 +1,7 @@
 """`rerank demo`: the main jobs once, with a stack of its own.
 
 A file of text, from questions to ranked passages; and a catalog of images in a local S3, from
-queries to ranked pictures.
+queries to ranked images.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _rank_images(client: Client, folder: Path) -> None:
     lines = [{"id": name, "image": f"s3://{BUCKET}/{name}"} for name in names]
     listing.write_text("".join(json.dumps(line) + "\n" for line in lines))
     labels = json.loads((SCENES / "labels.json").read_text())
-    _say(f"submitting a catalog: {len(labels)} queries meet {len(names)} pictures in S3")
+    _say(f"submitting a catalog: {len(labels)} queries meet {len(names)} images in S3")
     job_id = client.submit_catalog(
         listing, SCENES / "queries.txt", model=IMAGE_MODEL, top_n=len(names)
     )
@@ -183,9 +183,9 @@ def _rank_images(client: Client, folder: Path) -> None:
              for line in map(json.loads, ranking)]  # fmt: skip
     _show_images(labels, found, names)
     tables.console().print(
-        f"\n{manifest.scored:,} pairs of {len(names)} pictures scored, {manifest.errors} errors, "
+        f"\n{manifest.scored:,} pairs of {len(names)} images scored, {manifest.errors} errors, "
         f"{manifest.seconds:.1f} s: [bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
-        f"a right picture is first for {_found_images(labels, found):.0%} of the queries"
+        f"a right image is first for {_found_images(labels, found):.0%} of the queries"
     )
 
 
@@ -194,7 +194,7 @@ def _show_images(
     found: Sequence[list[dict[str, Any]]],
     names: Sequence[str],
 ) -> None:
-    """Print a sample of the ranking, the right pictures marked."""
+    """Print a sample of the ranking, the right images marked."""
     step = max(len(labels) // SHOWN, 1)
     for label, results in list(zip(labels, found, strict=True))[::step][:SHOWN]:
         texts = [f"{name}  ✓" if name in label["relevant"] else name for name in names]
@@ -202,7 +202,7 @@ def _show_images(
 
 
 def _found_images(labels: Sequence[dict[str, Any]], found: Sequence[list[dict[str, Any]]]) -> float:
-    """Share of the queries whose first picture is a right one."""
+    """Share of the queries whose first image is a right one."""
     first = [
         bool(results) and results[0]["image_id"] in label["relevant"]
         for label, results in zip(labels, found, strict=True)

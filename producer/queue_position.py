@@ -18,7 +18,7 @@ LOOK_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class QueuePosition:
     """Where a small request stands."""
 
     ahead: int | None
@@ -38,7 +38,7 @@ class _Look:
     """Of each job, how many hints are taken before its first."""
 
 
-class Queues:
+class QueuePositions:
     """The broker's lists, as they were a moment ago. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:

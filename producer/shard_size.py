@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankfleet.shared.content.content import Content, Document
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
 CHARACTERS_PER_TOKEN = 3.5
@@ -33,9 +33,9 @@ DEFAULT_TOKENS_PER_S = 4000.0
 """What a worker is thought to do until one has measured itself."""
 
 
-def image_tokens(pictures: PictureOptions) -> float:
+def image_tokens(images: ImageSpec) -> float:
     """Estimated cost of one image at its target resolution, in tokens of text."""
-    return VISION_FACTOR * pictures.tokens_max
+    return VISION_FACTOR * images.tokens_max
 
 
 def content_tokens(content: Content, per_image: float = 0.0, text_max: float = math.inf) -> float:
@@ -105,7 +105,7 @@ def shard_size(
     pairs_max: int,
     input_tokens: float,
     workers: int,
-    pictures: PictureOptions | None = None,
+    images: ImageSpec | None = None,
     per_query: float = 0.0,
     text_max: float | None = None,
 ) -> ShardSize:
@@ -113,5 +113,5 @@ def shard_size(
     enough that every worker of the fleet gets two of the whole input's `input_tokens`."""
     tokens = shard_s * (tokens_per_s or DEFAULT_TOKENS_PER_S)
     tokens = max(min(tokens, input_tokens / (2 * max(workers, 1))), 512.0)
-    per_image = image_tokens(pictures or PictureOptions())
+    per_image = image_tokens(images or ImageSpec())
     return ShardSize(tokens, pairs_max, per_image, per_query, text_max or math.inf)

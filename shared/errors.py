@@ -135,7 +135,7 @@ class WrongState(UsageError):
 class ItemError(RerankError):
     """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores.
 
-    `quality`, 0 to 1, is that of the picture that was too poor.
+    `quality`, 0 to 1, is that of the image that was too poor.
     """
 
     http_status = 422

@@ -13,7 +13,7 @@ from rerankfleet.shared.content.images import (
     FRAMES_MAX,
     MIN_PIXELS,
     VIDEO_PIXELS,
-    PictureOptions,
+    ImageSpec,
     ResizeMode,
     target_within,
 )
@@ -83,7 +83,7 @@ class JobSpec(Frozen):
     """Instead of `instruction`, for queries in these languages."""
     max_length: MaxLength = 8192
     max_tokens_per_doc: MaxTokensPerDoc | None = None
-    """A document's text is cut to so many tokens; its pictures are never cut."""
+    """A document's text is cut to so many tokens; its images are never cut."""
     top_n: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
@@ -96,11 +96,11 @@ class JobSpec(Frozen):
     image_preset: ImagePreset = "general"
     resize_mode: ResizeMode = "crop"
     max_crop: float = Field(default=0.15, ge=0, le=1)
-    """A crop that would lose more than this share of the picture becomes `fit`."""
+    """A crop that would lose more than this share of the image becomes `fit`."""
     pad_color: tuple[int, int, int] | None = None
     """What `fit` pads with to the preset's shape, as red, green, blue; None: no padding."""
     min_pixels: Pixels = MIN_PIXELS
-    """A picture with fewer is enlarged to about so many."""
+    """An image with fewer is enlarged to about so many."""
     max_pixels: Pixels | None = None
     """Instead of the pixels of the preset's target, whose shape stays."""
     video_fps: VideoFps | None = None
@@ -122,19 +122,19 @@ class JobSpec(Frozen):
     """Where the submitting client wants the result; it writes there itself."""
 
     @model_validator(mode="after")
-    def _makes_pictures(self) -> JobSpec:
-        """Raises InvalidOption for options of pictures that do not go together."""
-        _ = self.pictures
+    def _has_an_image_spec(self) -> JobSpec:
+        """Raises InvalidOption for options of images that do not go together."""
+        _ = self.image_spec
         return self
 
     @property
-    def pictures(self) -> PictureOptions:
-        """How its pictures are prepared."""
+    def image_spec(self) -> ImageSpec:
+        """How its images are prepared."""
         budget: dict[str, Any] = {}
         if self.max_pixels is not None:
             target = target_within(self.image_preset, self.max_pixels)
             budget = {"max_pixels": self.max_pixels, "target": target}
-        return PictureOptions(
+        return ImageSpec(
             preset=self.image_preset,
             resize_mode=self.resize_mode,
             max_crop=self.max_crop,

@@ -18,7 +18,7 @@ class Observation:
     text_tokens: int
     """Computed tokens of text."""
     image_tokens: int
-    """Computed tokens of pictures."""
+    """Computed tokens of images."""
     shared_tokens: int
     """Tokens that were not computed, since pairs share them."""
     cost: float

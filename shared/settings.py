@@ -93,7 +93,7 @@ class Settings(BaseSettings):
         256 << 20, ge=0, description="device memory for keys and values of shared prefixes"
     )
     seen_bytes: int = Field(
-        512 << 20, ge=0, description="device memory for features of pictures seen last"
+        512 << 20, ge=0, description="device memory for features of images seen last"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
     shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")

@@ -1,12 +1,12 @@
-"""Sub-scores of a pair of pictures and text, from scoring it again with parts left out.
+"""Sub-scores of a pair of images and text, from scoring it again with parts left out.
 
 A channel is one part of the query against one part of the document, by the same model:
 
     text-text    text-image    image-text    image-image        query first; frames are images
 
-visual match     the document's picture against the query's picture, else its text
-text alignment   the words against the words; where a side has none, its picture
-consistency      1 - (largest - smallest) of the channels' scores: do picture and words agree?
+visual match     the document's image against the query's image, else its text
+text alignment   the words against the words; where a side has none, its image
+consistency      1 - (largest - smallest) of the channels' scores: do image and words agree?
 
 None where a pair has no such thing: never an invented number. With one channel only, all there is
 is the score itself. Both parts irrelevant is consistent too. Pure arithmetic.

@@ -26,7 +26,7 @@ def commands(app: typer.Typer) -> None:
 def _study() -> None:
     """Studies of what reranking depends on, with your own model and data.
 
-    Example: rerank study resolution pictures/ --queries queries.txt --model M -o study
+    Example: rerank study resolution images/ --queries queries.txt --model M -o study
     """
 
 
@@ -65,13 +65,13 @@ def resolution(
     seed: Annotated[int, typer.Option(help="of the order in which pairs are packed")] = 0,
     example: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="only draw pictures with queries to try it on, into DIR"),
+        typer.Option(metavar="DIR", help="only draw images with queries to try it on, into DIR"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="replace a study that exists")] = False,
 ) -> None:
-    """What margins, ranks and speed depend on a picture's size: a table, a plot, all scores.
+    """What margins, ranks and speed depend on an image's size: a table, a plot, all scores.
 
-    Example: rerank study resolution pictures/ --queries queries.txt --model M -o study
+    Example: rerank study resolution images/ --queries queries.txt --model M -o study
     """
     if example is not None:
         _write_example(example)
@@ -79,7 +79,7 @@ def resolution(
     if images is None or queries is None or model is None or output is None:
         raise UsageError(
             "the study needs IMAGES, --queries, --model and -o",
-            hint="or --example DIR, to draw pictures to try it on",
+            hint="or --example DIR, to draw images to try it on",
         )
     from rerankfleet.shared.settings import load_settings
     from rerankfleet.studies.resolution.inputs import read_images, read_queries

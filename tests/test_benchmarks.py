@@ -30,17 +30,17 @@ def run_quickly(name: str) -> dict[str, Any]:
 def test_the_image_benchmark_measures_both_sides_and_their_difference():
     found = run_quickly("images")
 
-    assert found["pictures"]
-    for picture in (*found["pictures"], found["blur"]):
-        assert picture["ours_ms"] > 0
-        assert picture["pillow_ms"] > 0
-        assert 0 < picture["difference"] < 3
+    assert found["images"]
+    for image in (*found["images"], found["blur"]):
+        assert image["ours_ms"] > 0
+        assert image["pillow_ms"] > 0
+        assert 0 < image["difference"] < 3
 
 
-def test_the_benchmark_of_decoding_ahead_decodes_every_picture_in_each_turn():
+def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
     found = run_quickly("images_ahead")
 
-    assert found["pictures"] > 0
+    assert found["images"] > 0
     assert found["decode_s"] > 0
     assert found["device_s"] > 0
     assert found["job_s"] >= found["device_s"]
@@ -80,7 +80,7 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("of", [[], ["--pictures"]], ids=["texts", "pictures"])
+@pytest.mark.parametrize("of", [[], ["--images"]], ids=["texts", "images"])
 def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
     command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick", *of]

@@ -25,7 +25,7 @@ from rerankfleet.shared.queue import SCORE_SHARD, model_queue, model_queues, ser
 from rerankfleet.shared.settings import Settings, load_settings
 from rerankfleet.workers.runtime import Runtime
 from rerankfleet.workers.tasks import score_shard
-from rerankfleet.workers.throttle import Gate
+from rerankfleet.workers.throttle import ConsumerThrottle
 
 log = structlog.get_logger()
 
@@ -36,8 +36,8 @@ def work(settings: Settings, model: str, device: str) -> int:
     quick = [model_queue(runtime.model, Priority.interactive)]
     bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
     gates = [
-        Gate(quick, settings.interactive_slots, behind=bulk),
-        Gate(bulk, settings.shards_in_hand),
+        ConsumerThrottle(quick, settings.interactive_slots, behind=bulk),
+        ConsumerThrottle(bulk, settings.shards_in_hand),
     ]
     for gate in gates:
         signals.task_received.connect(gate.received, weak=False)

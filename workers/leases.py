@@ -30,14 +30,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldShard:
     """A leased shard; `stop` is set when it is no longer wanted here."""
 
     lease: Lease
     stop: threading.Event = field(default_factory=threading.Event)
 
 
-class Hand:
+class Leases:
     """Claims shards of one model for one worker, and keeps their leases."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Hand:
         self._hints = hints
         self._recorder = recorder or Recorder()
         self._model, self._worker, self._fingerprint = model, worker, fingerprint
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldShard] = {}
         self._filled_s = 0.0  # when it ceased to be empty
         self._changed = threading.Condition()
         self._inside = 0
@@ -70,7 +70,7 @@ class Hand:
         return time.monotonic() - self._filled_s if self._held else 0.0
 
     @contextmanager
-    def claim(self, job_id: str, shard: str) -> Iterator[Held | None]:
+    def claim(self, job_id: str, shard: str) -> Iterator[HeldShard | None]:
         """Hold a shard while the block runs; None when it is not ours to take.
 
         When the block raises or the process dies, the lease is left to run out: whatever happened
@@ -119,11 +119,11 @@ class Hand:
         return "closed"
 
     @contextmanager
-    def _tracked(self, answer: Lease | str) -> Iterator[Held | None]:
+    def _tracked(self, answer: Lease | str) -> Iterator[HeldShard | None]:
         if not isinstance(answer, Lease):
             yield None
             return
-        held = Held(answer)
+        held = HeldShard(answer)
         with self._changed:
             if not self._held:
                 self._filled_s = time.monotonic()

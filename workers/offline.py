@@ -33,7 +33,7 @@ from rerankfleet.shared.storage.objects import Objects, local_path, publish_file
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
-from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Run, Scorer, summarize
 from rerankfleet.workers.prepare import provenance_of
 from rerankfleet.workers.prompting.languages import detector_of
@@ -71,16 +71,16 @@ def score_file(
         most = waiting_tokens_max(sees=engine.sees)
         batcher = Batcher(engine, limit, waiting_tokens_max=most)
         stack.callback(batcher.close, drain=False)
-        pictures = PictureSource.of(settings, _folder(source)) if engine.sees else None
-        if pictures:
-            stack.callback(pictures.close)
+        images = ImageSource.of(settings, _folder(source)) if engine.sees else None
+        if images:
+            stack.callback(images.close)
         out = stack.enter_context(_writer(output, objects))
         start_s = time.time()
         provenance = provenance_of(engine.provenance, spec, sees=engine.sees)
         slices = _slices(stream, spec, settings)
         counts = _score(
             slices,
-            Scorer(engine.prompter, batcher, pictures),
+            Scorer(engine.prompter, batcher, images),
             spec,
             provenance,
             out,

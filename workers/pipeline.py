@@ -25,7 +25,7 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.score_distribution import ScoreDistribution
 from rerankfleet.workers.batching.batcher import Batcher, Outcome
-from rerankfleet.workers.prepare import Found, Pictures, Prepared, Preparer
+from rerankfleet.workers.prepare import Found, Images, Prepared, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request
 from rerankfleet.workers.recorder import Recorder
 
@@ -33,20 +33,20 @@ PAIRS_AHEAD = 256
 """Pairs are handed to the device in runs of about this many, so that it starts on the first run
 while the next is being tokenised."""
 
-PICTURES_AHEAD = 16
-"""And of about so many pictures, some two megabytes each. Those of the next run are fetched and
+IMAGES_AHEAD = 16
+"""And of about so many images, some two megabytes each. Those of the next run are fetched and
 decoded before all of this one are."""
 
-FIRST_PICTURES = 2
-"""The pictures of the first run; each next one may have twice as many, up to PICTURES_AHEAD."""
+FIRST_IMAGES = 2
+"""The images of the first run; each next one may have twice as many, up to IMAGES_AHEAD."""
 
 LOADS_AHEAD = 1
-"""Runs whose pictures are loaded beside those of the run that is prepared: decoding never waits
-for the last picture of a run."""
+"""Runs whose images are loaded beside those of the run that is prepared: decoding never waits
+for the last image of a run."""
 
 RUNS_AHEAD = 4
 """Runs handed to the device before the oldest is waited for: it never runs dry, and no more
-pictures than theirs are held."""
+images than theirs are held."""
 
 CANARY = Request.of("How many days has a year?", ["365"])
 """A pair that every working device scores: before a pair is blamed, this one is tried."""
@@ -83,17 +83,17 @@ class Run:
 
 
 class Scorer:
-    """Scores slices with one prompter and one batcher; `pictures` for a model that sees."""
+    """Scores slices with one prompter and one batcher; `images` for a model that sees."""
 
     def __init__(
         self,
         prompter: Prompter,
         batcher: Batcher,
-        pictures: Pictures | None = None,
+        images: Images | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._recorder = recorder or Recorder()
-        self._preparer = Preparer(prompter, pictures, self._recorder)
+        self._preparer = Preparer(prompter, images, self._recorder)
         self._batcher = batcher
         (encoded,) = prompter.encode_all([CANARY], max_length=8192)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
@@ -202,29 +202,29 @@ class Scorer:
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
-    """Group slices into runs of about PAIRS_AHEAD pairs, or of at most PICTURES_AHEAD pictures (one
+    """Group slices into runs of about PAIRS_AHEAD pairs, or of at most IMAGES_AHEAD images (one
     document may have more); the first runs have fewer, so that the device starts early.
 
-    A slice of many pictures is cut; the outcomes of one line are merged when it is written.
+    A slice of many images is cut; the outcomes of one line are merged when it is written.
     """
     run: list[Slice] = []
-    pairs, pictures, most = 0, set[str](), FIRST_PICTURES
+    pairs, images, most = 0, set[str](), FIRST_IMAGES
     for piece in slices:
         start = 0
-        pictures.update(piece.query.pictures)
+        images.update(piece.query.image_uris)
         for at, document in enumerate(piece.documents):
-            own = set(document.pictures)
-            if own and (run or at > start) and len(pictures | own) > most:
+            own = set(document.image_uris)
+            if own and (run or at > start) and len(images | own) > most:
                 yield [*run, piece.cut(start, at)] if at > start else run
-                run, pairs, pictures, start = [], 0, set(piece.query.pictures), at
-                most = min(2 * most, PICTURES_AHEAD)
-            pictures |= own
+                run, pairs, images, start = [], 0, set(piece.query.image_uris), at
+                most = min(2 * most, IMAGES_AHEAD)
+            images |= own
         run.append(piece.cut(start, piece.items))
         pairs += max(len(piece.documents) - start, 1)
-        if pairs >= PAIRS_AHEAD or len(pictures) >= most:
+        if pairs >= PAIRS_AHEAD or len(images) >= most:
             yield run
-            run, pairs, pictures = [], 0, set()
-            most = min(2 * most, PICTURES_AHEAD)
+            run, pairs, images = [], 0, set()
+            most = min(2 * most, IMAGES_AHEAD)
     if run:
         yield run
 
@@ -267,7 +267,7 @@ def _scored(index: int, document: Document, pair: Prepared, margin: float, spec:
         crowded=pair.prompt.crowded,
         quality=None if pair.quality is None else round(pair.quality, 4),
         tokens=pair.visual_tokens,
-        images=list(pair.pictures) or None,
+        images=list(pair.images) or None,
         metadata=document.metadata,
     )
 

@@ -1,6 +1,6 @@
 """A shard's contents -> prepared pairs (tokens, pixels) or their errors, ahead of the device.
 
-Pictures are fetched and decoded by `pictures`, each once for all the pairs of a run; what fails
+Images are fetched and decoded by `images`, each once for all the pairs of a run; what fails
 costs its own pairs. Knows nothing of Redis, Celery or torch.
 """
 
@@ -21,15 +21,15 @@ from rerankfleet.shared.content.images import (
     FRAMES_PER_S,
     MIN_PIXELS,
     VIDEO_PIXELS,
-    PictureOptions,
+    ImageSpec,
 )
-from rerankfleet.shared.content.outcomes import POOR_QUERY, PictureFacts, Provenance
+from rerankfleet.shared.content.outcomes import POOR_QUERY, ImageFacts, Provenance
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.job_spec import JobSpec, Priority
 from rerankfleet.shared.metrics import IMAGES_REJECTED
 from rerankfleet.shared.sub_scores import CHANNELS, TEXT
-from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.prepared import PreparedImage
 from rerankfleet.workers.prompting.languages import instruction_for
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request, Side
 from rerankfleet.workers.prompting.tokens import Visual
@@ -39,9 +39,9 @@ from rerankfleet.workers.recorder import Recorder
 IMAGES_MAX = 64
 #: Quality counts as at least so much when it lowers a margin.
 QUALITY_FLOOR = 0.05
-#: Codes of a picture that could not be fetched, as against one that could not be read.
+#: Codes of an image that could not be fetched, as against one that could not be read.
 FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
-#: Runs whose pictures are loaded at the same time, of all shards together; and beside them, of
+#: Runs whose images are loaded at the same time, of all shards together; and beside them, of
 #: requests that somebody waits for.
 LOADS_AT_A_TIME = 16
 URGENT_LOADS_AT_A_TIME = 4
@@ -49,39 +49,39 @@ URGENT_LOADS_AT_A_TIME = 4
 #: if the missing ones had gone well.
 FETCHES_JUDGED = 200
 FETCHES_MIN = 50
-#: Jobs whose pictures are counted at a time.
+#: Jobs whose images are counted at a time.
 JOBS_COUNTED = 64
 
-Found = Mapping["Wanted", Picture | ItemError]
+Found = Mapping["Wanted", PreparedImage | ItemError]
 Channels = Mapping[str, list[list[Prompt | ItemError]]]
 
 
-class Pictures(Protocol):
+class Images(Protocol):
     """The seam to fetching and decoding."""
 
     def load(
         self, wanted: Iterable[Wanted], *, urgent: bool = False
-    ) -> dict[Wanted, Picture | ItemError]:
-        """Each picture or why it could not be had; an urgent one waits for none that is not.
+    ) -> dict[Wanted, PreparedImage | ItemError]:
+        """Each image or why it could not be had; an urgent one waits for none that is not.
         Raises UsageError when none of them can be, since credentials are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A picture by its address, and what is to be made of it."""
+    """An image by its address, and what is to be made of it."""
 
     uri: str
-    options: PictureOptions
+    options: ImageSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A pair, ready for the device, and what became of its pictures."""
+    """A pair, ready for the device, and what became of its images."""
 
     prompt: Prompt
-    pictures: tuple[PictureFacts, ...] = ()
+    images: tuple[ImageFacts, ...] = ()
     quality: float | None = None
-    """The poorest of the pair's pictures."""
+    """The poorest of the pair's images."""
     visual_tokens: int | None = None
     """Of the document."""
     channels: Mapping[str, Prompt] = field(default_factory=dict)
@@ -108,11 +108,11 @@ class Preparer:
     def __init__(
         self,
         prompter: Prompter,
-        pictures: Pictures | None = None,
+        images: Images | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._prompter = prompter
-        self._pictures = pictures
+        self._images = images
         self._recorder = recorder or Recorder()
         self._fetches = _Fetches()
         self._threads = {
@@ -121,16 +121,16 @@ class Preparer:
         }
 
     def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[Found]:
-        """Begin to fetch and decode the pictures of some slices, for `prepare`."""
+        """Begin to fetch and decode the images of some slices, for `prepare`."""
         wanted = dict.fromkeys(
             w
             for piece in slices
             for content in (piece.query, *piece.documents)
-            for w in pictures_of(content, spec)
+            for w in images_of(content, spec)
         )
-        if wanted and self._pictures is not None:
+        if wanted and self._images is not None:
             urgent = spec.priority is Priority.interactive
-            return self._threads[urgent].submit(self._pictures.load, wanted, urgent=urgent)
+            return self._threads[urgent].submit(self._images.load, wanted, urgent=urgent)
         found: Future[Found] = Future()
         found.set_result(dict.fromkeys(wanted, _NOT_READ))
         return found
@@ -140,7 +140,7 @@ class Preparer:
     ) -> list[list[Prepared | ItemError]]:
         """The pairs of some slices; an error where there is none. `loaded` is what `load` gave.
 
-        Raises UsageError when pictures cannot be fetched at all, more of them fail than the job
+        Raises UsageError when images cannot be fetched at all, more of them fail than the job
         allows, or languages cannot be told that it has instructions for: a person must look.
         """
         found = (loaded or self.load(slices, spec)).result()
@@ -174,11 +174,11 @@ class Preparer:
         )
 
 
-def pictures_of(content: Content, spec: JobSpec) -> list[Wanted]:
+def images_of(content: Content, spec: JobSpec) -> list[Wanted]:
     """Images, then the frames of the video, each as the job wants it; none of too many images."""
     if content.plain or len(content.image) > IMAGES_MAX:
         return []
-    options = spec.pictures
+    options = spec.image_spec
     found = [Wanted(uri, options) for uri in content.image]
     if content.video:
         given = content.video.frames
@@ -196,7 +196,7 @@ def provenance_of(engine: Provenance, spec: JobSpec, *, sees: bool) -> Provenanc
         return engine
     fps = spec.video_fps or FRAMES_PER_S
     video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{fps:g}"
-    return engine.model_copy(update={"pixels": spec.pictures.key(), "video": video})
+    return engine.model_copy(update={"pixels": spec.image_spec.key(), "video": video})
 
 
 def frames_chosen(count: int, most: int = FRAMES_MAX) -> list[int]:
@@ -248,7 +248,7 @@ class _Fetches:
         )
 
 
-def _failed_fetch(outcome: Picture | ItemError) -> ItemError | None:
+def _failed_fetch(outcome: PreparedImage | ItemError) -> ItemError | None:
     if isinstance(outcome, ItemError) and outcome.code in FETCH_CODES:
         return outcome
     return None
@@ -265,7 +265,7 @@ def _request(piece: Slice, spec: JobSpec, found: Found) -> Request:
 def _side(
     content: Content, spec: JobSpec, found: Found, *, of_query: bool = False
 ) -> Side | ItemError:
-    """A content with its pictures, or the first error among them."""
+    """A content with its images, or the first error among them."""
     if content.plain:
         return Side(content.text or "")
     if len(content.image) > IMAGES_MAX:
@@ -274,20 +274,20 @@ def _side(
             f"{len(content.image)} images in one content, at most {IMAGES_MAX} are read",
             hint="make several documents of them",
         )
-    pictures: list[Picture] = []
-    for wanted in pictures_of(content, spec):
-        picture = found[wanted]
-        if isinstance(picture, ItemError):
-            return picture
-        if _is_refused(picture, spec):
-            return _too_poor(picture, spec, of_query=of_query)
-        pictures.append(picture)
-    images, frames = pictures[: len(content.image)], pictures[len(content.image) :]
+    prepared: list[PreparedImage] = []
+    for wanted in images_of(content, spec):
+        image = found[wanted]
+        if isinstance(image, ItemError):
+            return image
+        if _is_refused(image, spec):
+            return _too_poor(image, spec, of_query=of_query)
+        prepared.append(image)
+    images, frames = prepared[: len(content.image)], prepared[len(content.image) :]
     if len({frame.size for frame in frames}) > 1:
         return ItemError("frames_differ", "the video's frames have different shapes")
     return Side(
         content.text or "",
-        tuple(Visual(picture.key, (picture.pixels,)) for picture in images),
+        tuple(Visual(image.key, (image.pixels,)) for image in images),
         tuple(_steps(content, frames, spec)),
     )
 
@@ -299,25 +299,25 @@ def _of_query(side: Side | ItemError) -> Side | ItemError:
     return ItemError(side.code, f"the query: {side.message}", hint=side.hint)
 
 
-def _is_refused(outcome: Picture | ItemError, spec: JobSpec) -> bool:
-    """Whether the job wants no picture of such a quality."""
+def _is_refused(outcome: PreparedImage | ItemError, spec: JobSpec) -> bool:
+    """Whether the job wants no image of such a quality."""
     if isinstance(outcome, ItemError) or spec.quality_action != "reject":
         return False
     return outcome.quality < spec.quality_threshold
 
 
-def _too_poor(picture: Picture, spec: JobSpec, *, of_query: bool) -> ItemError:
+def _too_poor(image: PreparedImage, spec: JobSpec, *, of_query: bool) -> ItemError:
     what = "query image" if of_query else "image"
     return ItemError(
         POOR_QUERY if of_query else "low_quality",
-        f"the {what}'s quality {picture.quality:.2f} is below {spec.quality_threshold:.2f}",
-        hint="give a sharper, well exposed picture, or lower --quality-threshold",
-        quality=picture.quality,
+        f"the {what}'s quality {image.quality:.2f} is below {spec.quality_threshold:.2f}",
+        hint="give a sharper, well exposed image, or lower --quality-threshold",
+        quality=image.quality,
     )
 
 
 def _steps(
-    content: Content, frames: Sequence[Picture], spec: JobSpec
+    content: Content, frames: Sequence[PreparedImage], spec: JobSpec
 ) -> Iterator[tuple[float, Visual]]:
     """Two frames a step, the last one doubled if it is alone; the mean of their times."""
     if content.video is None:
@@ -364,28 +364,28 @@ def _prepared(
     found: Found,
     channels: Mapping[str, Prompt],
 ) -> Prepared:
-    """A pair with the facts of its pictures; the query's count for its quality."""
+    """A pair with the facts of its images; the query's count for its quality."""
     document = piece.documents[at]
     if document.plain and piece.query.plain:
         return Prepared(prompt, channels=channels)
     own, query = (
-        [p for w in pictures_of(content, spec) if isinstance(p := found[w], Picture)]
+        [p for w in images_of(content, spec) if isinstance(p := found[w], PreparedImage)]
         for content in (document, piece.query)
     )
     return Prepared(
         prompt,
-        tuple(_facts(picture) for picture in own),
-        min(picture.quality for picture in (*own, *query)),
+        tuple(_facts(image) for image in own),
+        min(image.quality for image in (*own, *query)),
         sum(visual.tokens for _, visual in prompt.document.visuals),
         channels,
     )
 
 
-def _facts(picture: Picture) -> PictureFacts:
-    return PictureFacts(
-        original=picture.original,
-        used=picture.size,
-        cropped=round(picture.cropped_share, 4),
-        quality=round(picture.quality, 4),
-        tokens=picture.tokens,
+def _facts(image: PreparedImage) -> ImageFacts:
+    return ImageFacts(
+        original=image.original,
+        used=image.size,
+        cropped=round(image.cropped_share, 4),
+        quality=round(image.quality, 4),
+        tokens=image.tokens,
     )

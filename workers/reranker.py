@@ -24,8 +24,8 @@ from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.images.decode import prepare_image
-from rerankfleet.workers.images.prepared import Picture
-from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.prepare import Wanted
 from rerankfleet.workers.prompting.languages import detector_of
@@ -68,10 +68,10 @@ class Reranker:
         self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
         self._one_at_a_time = threading.Lock()  # the engine has one thread's scratch memory
-        self._source: PictureSource | None = None
+        self._source: ImageSource | None = None
         if self.engine.sees:
             base = Path(folder).resolve() if folder else None
-            self._source = PictureSource.of(settings, base)
+            self._source = ImageSource.of(settings, base)
 
     def __enter__(self) -> Reranker:
         return self
@@ -98,19 +98,19 @@ class Reranker:
         return [result.margin for result in self.results(request)]
 
     def results(self, request: Mapping[str, Any]) -> list[Scored]:
-        """Like `process`, with margins and what was done to pictures."""
+        """Like `process`, with margins and what was done to images."""
         with self._one_at_a_time:
             return self._results(request)
 
     def _results(self, request: Mapping[str, Any]) -> list[Scored]:
         given: dict[str, Any] = {}
-        checked = slice_of(1, _without_pictures(request, given), max_documents=_NO_BOUND)
+        checked = slice_of(1, _without_images(request, given), max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        pictures = _GivenPictures(self._source, given) if self._source else None
+        images = _PassedImages(self._source, given) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
-            scorer = Scorer(self.engine.prompter, batcher, pictures)
+            scorer = Scorer(self.engine.prompter, batcher, images)
             outcomes, _ = scorer.score([checked], self._spec, threading.Event())
         finally:
             batcher.close()
@@ -120,36 +120,36 @@ class Reranker:
         return sorted(found, key=lambda result: result.index)
 
 
-class _GivenPictures:
-    """Pictures that the caller holds, by a path that stands for each; all others by their
+class _PassedImages:
+    """Images that the caller holds, by a path that stands for each; all others by their
     addresses."""
 
-    def __init__(self, source: PictureSource, given: Mapping[str, Any]) -> None:
+    def __init__(self, source: ImageSource, given: Mapping[str, Any]) -> None:
         self._source, self._given = source, given
 
     def load(
         self, wanted: Iterable[Wanted], *, urgent: bool = False
-    ) -> dict[Wanted, Picture | ItemError]:
-        """See `prepare.Pictures`."""
+    ) -> dict[Wanted, PreparedImage | ItemError]:
+        """See `prepare.Images`."""
         held = {w: self._given[w.uri] for w in wanted if w.uri in self._given}
         prepared = {w: _prepared_or_error(image, w) for w, image in held.items()}
         others = [w for w in wanted if w.uri not in self._given]
         return prepared | self._source.load(others, urgent=urgent)
 
 
-def _prepared_or_error(image: Any, wanted: Wanted) -> Picture | ItemError:
+def _prepared_or_error(image: Any, wanted: Wanted) -> PreparedImage | ItemError:
     try:
         return prepare_image(image, wanted.options)
     except ItemError as error:
         return error
 
 
-def _without_pictures(value: Any, given: dict[str, Any]) -> Any:
+def _without_images(value: Any, given: dict[str, Any]) -> Any:
     """The request with a path in place of each PIL image, which goes to `given`."""
     if isinstance(value, Mapping):
-        return {key: _without_pictures(v, given) for key, v in value.items()}
+        return {key: _without_images(v, given) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_pictures(v, given) for v in value]
+        return [_without_images(v, given) for v in value]
     if hasattr(value, "getbands"):  # a PIL image
         path = f"given/{len(given)}"
         given[path] = value

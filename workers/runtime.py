@@ -29,13 +29,13 @@ from rerankfleet.shared.state.fleet import WorkerRow, WorkerState
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
-from rerankfleet.workers.batch_limits.agent import EXCHANGE_S, Steering, policy_of
+from rerankfleet.workers.batch_limits.agent import EXCHANGE_S, LimitAgent, policy_of
 from rerankfleet.workers.batch_limits.policies import start
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
-from rerankfleet.workers.images.source import PictureSource
-from rerankfleet.workers.leases import RELEASE_S, Hand
+from rerankfleet.workers.images.source import ImageSource
+from rerankfleet.workers.leases import RELEASE_S, Leases
 from rerankfleet.workers.meter import Meter
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.recorder import Recorder
@@ -88,7 +88,7 @@ class Runtime:
         reason = "set" if settings.batch_tokens else "measured at start"
         if first.tokens < tokens:
             reason = f"bound: {first.tokens:,} tokens is the most allowed"
-        self.steering = Steering(self._fleet, self.id, policy, reason=reason)
+        self.steering = LimitAgent(self._fleet, self.id, policy, reason=reason)
         self.batcher = Batcher(
             engine,
             Limit(first.tokens, first.pairs),
@@ -97,9 +97,9 @@ class Runtime:
             around_pack=self._watchdog,
         )
         recorder = self.recorder
-        pictures = PictureSource.of(settings, recorder=recorder) if engine.sees else None
-        self.scorer = Scorer(engine.prompter, self.batcher, pictures, recorder)
-        self.hand = Hand(
+        images = ImageSource.of(settings, recorder=recorder) if engine.sees else None
+        self.scorer = Scorer(engine.prompter, self.batcher, images, recorder)
+        self.hand = Leases(
             self.store,
             self.hints,
             model=self.model,

@@ -28,7 +28,7 @@ from rerankfleet.shared.metrics import QUEUE_WAIT, RETRIES
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.records import Job, Lease
 from rerankfleet.workers import results
-from rerankfleet.workers.leases import Held
+from rerankfleet.workers.leases import HeldShard
 from rerankfleet.workers.pipeline import Stopped, poisoned, refused, summarize
 from rerankfleet.workers.prepare import provenance_of
 from rerankfleet.workers.runtime import Runtime
@@ -65,7 +65,7 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
             _release(runtime, held)
 
 
-def _carry_out(runtime: Runtime, held: Held) -> None:
+def _carry_out(runtime: Runtime, held: HeldShard) -> None:
     """The story of a shard in hand, with everything that may be expected to go wrong."""
     lease = held.lease
     job_id, shard = lease.job_id, lease.shard
@@ -108,7 +108,7 @@ def _load(runtime: Runtime, lease: Lease) -> list[Slice]:
 
 
 def _score(
-    runtime: Runtime, held: Held, job: Job, slices: Sequence[Slice]
+    runtime: Runtime, held: HeldShard, job: Job, slices: Sequence[Slice]
 ) -> tuple[list[SliceOutcome], int]:
     if held.lease.poison:
         return [poisoned(piece) for piece in slices], 0
@@ -122,7 +122,7 @@ def _score(
 
 def _store(
     runtime: Runtime,
-    held: Held,
+    held: HeldShard,
     job: Job,
     outcomes: Sequence[SliceOutcome],
     summary: ShardSummary,
@@ -151,7 +151,7 @@ def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
             log.error("the job is paused", job=job_id, shard=shard, error=str(error))
 
 
-def _give_back(runtime: Runtime, held: Held) -> None:
+def _give_back(runtime: Runtime, held: HeldShard) -> None:
     """Release a shard that was stopped; when that frees it, tell the others."""
     lease = held.lease
     if runtime.store.shards.release(lease) and runtime.draining:
@@ -159,7 +159,7 @@ def _give_back(runtime: Runtime, held: Held) -> None:
         runtime.hints.shard(lease.model, priority, lease.job_id, lease.shard)
 
 
-def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
+def _wait_for_storage(runtime: Runtime, held: HeldShard, error: Unavailable) -> None:
     """Slow down, then give the shard back: the monitor sends its hint again."""
     lease: Lease = held.lease
     log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
@@ -169,7 +169,7 @@ def _wait_for_storage(runtime: Runtime, held: Held, error: Unavailable) -> None:
     runtime.store.shards.release(lease)
 
 
-def _release(runtime: Runtime, held: Held) -> None:
+def _release(runtime: Runtime, held: HeldShard) -> None:
     """Give a shard back if that can be done at all."""
     with suppress(Exception):
         runtime.store.shards.release(held.lease)

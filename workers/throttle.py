@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class Gate:
+class ConsumerThrottle:
     """Counts messages of one kind in hand. `received` handles Celery's task_received signal.
 
     `queues` are those of the kind, `behind` the less urgent ones, in the order of listening: after

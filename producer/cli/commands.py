@@ -175,10 +175,10 @@ def query(
     ] = None,
     doc: Annotated[list[str] | None, typer.Option(help="a candidate of text; repeatable")] = None,
     image: Annotated[
-        list[str] | None, typer.Option(help="a candidate picture, a path or URI; repeatable")
+        list[str] | None, typer.Option(help="a candidate image, a path or URI; repeatable")
     ] = None,
     query_image: Annotated[
-        list[str] | None, typer.Option(help="a picture that belongs to the query; repeatable")
+        list[str] | None, typer.Option(help="an image that belongs to the query; repeatable")
     ] = None,
     file: Annotated[
         list[str] | None,
@@ -215,8 +215,8 @@ def query(
     asked = request.query(text, query_image or [])
     for words in doc or []:
         request.add_text(words)
-    for picture in image or []:
-        request.add_image(picture)
+    for uri in image or []:
+        request.add_image(uri)
     for path in file or []:
         request.add_file(path)
     if not request.candidates:

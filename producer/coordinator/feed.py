@@ -157,7 +157,7 @@ def _shard_size(job: Job, control: Control) -> ShardSize:
         pairs_max=control.settings.shard_pairs_max,
         input_tokens=float(job.facts.get("input_tokens", "inf")),
         workers=len(workers),
-        pictures=job.spec.pictures,
+        images=job.spec.image_spec,
         text_max=job.spec.max_tokens_per_doc,
         per_query=per_query,
     )

@@ -27,7 +27,7 @@ routes = APIRouter(tags=["fleet"])
 
 INSTRUCTIONS = {
     "web search": DEFAULT_INSTRUCTION,
-    "same picture": "Given a picture, retrieve pictures of the same object",
+    "same image": "Given an image, retrieve images of the same object",
     "products": "Given a shopping query, retrieve products that match its category, "
     "specification, price and the shopper's intent",
     "questions": "Given a question, retrieve passages that answer it",

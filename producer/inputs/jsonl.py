@@ -179,7 +179,7 @@ class Input:
         if self._job.spec.catalog:
             return math.inf
         spec, tokens, offset = self._job.spec, 0.0, 0
-        per_image, text_max = image_tokens(spec.pictures), spec.max_tokens_per_doc or math.inf
+        per_image, text_max = image_tokens(spec.image_spec), spec.max_tokens_per_doc or math.inf
         for line, offset in self._lines(uri, 0, 0):
             tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
             if offset >= HEAD_BYTES:

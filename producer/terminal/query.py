@@ -1,6 +1,6 @@
 """`rerank query`: a query and a few candidates, ranked on the spot and shown as a table.
 
-Pictures in local files travel inside the request, since workers may be on other hosts; everything
+Images in local files travel inside the request, since workers may be on other hosts; everything
 else is `Client.rerank`.
 """
 
@@ -29,8 +29,8 @@ SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency"
 NAME_SHOWN = 200
 """Characters of a text that are given to the table, which cuts them to its width."""
 
-PICTURE_SHOWN = 40
-"""Characters of a picture's name."""
+IMAGE_SHOWN = 40
+"""Characters of an image's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Candidate:
 
 @dataclass(slots=True)
 class Request:
-    """Collects a query and its candidates. Pictures of local files may have `bytes_max` in all, as
+    """Collects a query and its candidates. Images of local files may have `bytes_max` in all, as
     the text that they become."""
 
     bytes_max: int
@@ -66,9 +66,9 @@ class Request:
         self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN])))
 
     def add_image(self, image: str) -> None:
-        """A candidate of one picture, whose id is its name. Raises UsageError."""
+        """A candidate of one image, whose id is its name. Raises UsageError."""
         document = {"id": _unsigned(image), "image": self._image(image)}
-        self.candidates.append(Candidate(document, _picture_name(image)))
+        self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
         """A candidate a line, text or a JSON content; `-` is standard input. Raises UsageError."""
@@ -97,19 +97,19 @@ class Request:
             data = path.read_bytes()
         except OSError as error:
             raise UsageError(
-                f"the picture {image} cannot be read ({error.strerror})", hint="check the path"
+                f"the image {image} cannot be read ({error.strerror})", hint="check the path"
             ) from None
         kind = mimetypes.guess_type(path.name)[0] or ""
         kind = kind if kind.startswith("image/") else "image/unknown"  # the bytes tell
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     def _refuse_large(self, image: str, size: int) -> None:
-        """Raise UsageError for a picture, or all of them together, that no request can carry."""
+        """Raise UsageError for an image, or all of them together, that no request can carry."""
         one_max = min(DATA_URI_BYTES, self.bytes_max)
         if size > one_max:
-            said = f"the picture {image} has {_mib(size)}, at most {_mib(one_max)} fit into a query"
+            said = f"the image {image} has {_mib(size)}, at most {_mib(one_max)} fit into a query"
         elif self._bytes > self.bytes_max:
-            said = f"at most {_mib(self.bytes_max)} of pictures fit into a query, {image} is beyond"
+            said = f"at most {_mib(self.bytes_max)} of images fit into a query, {image} is beyond"
         else:
             return
         raise UsageError(
@@ -143,20 +143,20 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
 def _unsigned(image: str) -> str:
     """A path as it is; a URI without what may sign it; of a data: URI no more than its kind."""
     if image.startswith("data:"):
-        return image.partition(";")[0][:PICTURE_SHOWN]
+        return image.partition(";")[0][:IMAGE_SHOWN]
     return one_line(image.partition("?")[0] if "://" in image else image)
 
 
-def _picture_name(image: str) -> str:
-    """The end of its name, in which pictures differ."""
+def _image_name(image: str) -> str:
+    """The end of its name, in which images differ."""
     name = _unsigned(image)
-    return name if len(name) <= PICTURE_SHOWN else f"…{name[1 - PICTURE_SHOWN :]}"
+    return name if len(name) <= IMAGE_SHOWN else f"…{name[1 - IMAGE_SHOWN :]}"
 
 
 def _content_name(content: Mapping[str, Any]) -> str:
     """What a content shows of itself, whatever it holds."""
     images = content.get("image") or []
-    names = [_picture_name(str(i)) for i in (images if isinstance(images, list) else [images])]
+    names = [_image_name(str(i)) for i in (images if isinstance(images, list) else [images])]
     words = one_line(str(content.get("text") or "")[:NAME_SHOWN])
     known = "" if content.get("id") is None else one_line(f"[{content['id']}]")
     return "  ".join(filter(None, [known, *names, words])) or "–"
@@ -211,8 +211,8 @@ def _sub_score(value: float | None) -> str:
 
 
 def _facts(found: Mapping[str, Any]) -> str:
-    """What is said of a candidate beside its name: its pictures' sizes, and what was done."""
-    sizes = [" × ".join(map(str, picture["original"])) for picture in found.get("images") or []]
+    """What is said of a candidate beside its name: its images' sizes, and what was done."""
+    sizes = [" × ".join(map(str, image["original"])) for image in found.get("images") or []]
     parts = [", ".join(sizes[:3]) + " px" if sizes else ""]
     if found.get("plain_margin") is not None and found["plain_margin"] != found["margin"]:
         parts.append(f"lowered for quality {found['quality']:.2f}")
@@ -223,7 +223,7 @@ def _facts(found: Mapping[str, Any]) -> str:
 
 def _refused(errors: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(overflow="ellipsis", no_wrap=True, max_width=PICTURE_SHOWN)
+    table.add_column(overflow="ellipsis", no_wrap=True, max_width=IMAGE_SHOWN)
     table.add_column(overflow="fold")
     for error in errors:
         at = error.get("index")

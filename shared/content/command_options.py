@@ -63,7 +63,7 @@ MaxLengthOption = Annotated[
 MaxTokensPerDocOption = Annotated[
     int | None,
     typer.Option(
-        help="tokens of a document's text; what is beyond is cut, pictures never are",
+        help="tokens of a document's text; what is beyond is cut, images never are",
         show_default="no limit",
     ),
 ]
@@ -76,21 +76,21 @@ ImagePresetOption = Annotated[
     ),
 ]
 ResizeModeOption = Annotated[
-    ResizeMode, typer.Option(help="crop to the nearest usual shape, or fit the whole picture")
+    ResizeMode, typer.Option(help="crop to the nearest usual shape, or fit the whole image")
 ]
 MaxCropOption = Annotated[
-    float, typer.Option(help="share of a picture that crop may lose; beyond it becomes fit")
+    float, typer.Option(help="share of an image that crop may lose; beyond it becomes fit")
 ]
 MinPixelsOption = Annotated[
     int | None,
     typer.Option(
-        help="a picture with fewer is enlarged to about so many", show_default=f"{MIN_PIXELS}"
+        help="an image with fewer is enlarged to about so many", show_default=f"{MIN_PIXELS}"
     ),
 ]
 MaxPixelsOption = Annotated[
     int | None,
     typer.Option(
-        help=f"pixels of a picture instead of its preset's, at most {MAX_PIXELS}",
+        help=f"pixels of an image instead of its preset's, at most {MAX_PIXELS}",
         show_default="the preset's",
     ),
 ]

@@ -48,7 +48,7 @@ class Content(Frozen):
         return not self.image and self.video is None
 
     @property
-    def pictures(self) -> tuple[str, ...]:
+    def image_uris(self) -> tuple[str, ...]:
         """URIs of its images, then of its frames."""
         return self.image + (self.video.frames if self.video else ())
 

@@ -1,4 +1,4 @@
-"""What a picture is brought to before a model sees it: presets and options, as data.
+"""What an image is brought to before a model sees it: presets and options, as data.
 
 A token of Qwen3-VL is 32 × 32 pixels, so every side ends as a multiple of 32.
 """
@@ -16,7 +16,7 @@ from rerankfleet.shared.errors import InvalidOption
 SIDE_PX = 32
 """Side of the square of pixels that becomes one token."""
 MIN_PIXELS = 4_096
-"""The authors' least size of a picture: 4 tokens. A smaller one is enlarged to it."""
+"""The authors' least size of an image: 4 tokens. A smaller one is enlarged to it."""
 MAX_PIXELS = 1_843_200
 """The authors' largest: 1800 tokens."""
 FRAMES_MAX = 64
@@ -48,7 +48,7 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "general": Preset((1024, 768), "most pictures"),
+        "general": Preset((1024, 768), "most images"),
         "product": Preset((1280, 960), "products and identity papers"),
         "art": Preset((800, 600), "paintings and drawings"),
         "art-detail": Preset((1600, 1200), "paintings and drawings whose detail counts"),
@@ -59,8 +59,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class PictureOptions:
-    """How pictures are prepared. Raises UsageError naming the option that is wrong.
+class ImageSpec:
+    """How images are prepared. Raises UsageError naming the option that is wrong.
 
     `reference` is the authors' procedure as a whole: it ignores `blur` and takes no other option
     but `min_pixels` and `max_pixels`, which is less for a frame of a video.
@@ -69,14 +69,14 @@ class PictureOptions:
     preset: str = "general"
     resize_mode: ResizeMode = "crop"
     max_crop: float = 0.15
-    """A crop that would lose a larger share of the picture becomes `fit`."""
+    """A crop that would lose a larger share of the image becomes `fit`."""
     pad_color: tuple[int, int, int] | None = None
     """`fit` pads to the target's shape with this colour; None: no padding."""
     interpolation: Interpolation = "bicubic"
     blur: bool = True
     """A Gaussian blur of σ 0.3 after resizing."""
     min_pixels: int = MIN_PIXELS
-    """A picture with fewer is enlarged to about so many."""
+    """An image with fewer is enlarged to about so many."""
     max_pixels: int | None = MAX_PIXELS
     """The model's pixel budget; None lifts it, which only a study should do."""
     target: tuple[int, int] | None = None
@@ -114,7 +114,7 @@ class PictureOptions:
 
     @property
     def blurs(self) -> bool:
-        """Whether the picture is blurred in the end."""
+        """Whether the image is blurred in the end."""
         return self.blur and not self.is_reference
 
     @property
@@ -124,12 +124,12 @@ class PictureOptions:
 
     @property
     def tokens_max(self) -> int:
-        """Tokens of the largest picture that these options give: what a shard is cut by."""
+        """Tokens of the largest image that these options give: what a shard is cut by."""
         return self._pixels // SIDE_PX**2
 
     @property
     def _pixels(self) -> int:
-        """Pixels of the largest picture that these options give."""
+        """Pixels of the largest image that these options give."""
         if self.size is None:
             return self.max_pixels or MAX_PIXELS
         width, height = (round_side(side) for side in self.size)

@@ -27,7 +27,7 @@ class Failure(Reported):
     message: str
     hint: str = ""
     quality: float | None = None
-    """Of the picture that was too poor, 0..1."""
+    """Of the image that was too poor, 0..1."""
     metadata: dict[str, Any] | None = None
     """The document's own."""
 
@@ -53,18 +53,18 @@ class Provenance(Reported):
     device: str
     version: str
     pixels: str | None = None
-    """What pictures were brought to, preset first; None for a model that reads text only."""
+    """What images were brought to, preset first; None for a model that reads text only."""
     video: str | None = None
     """Frames of a video at the most, their pixels in all, and the frames per second assumed."""
 
 
-class PictureFacts(Reported):
+class ImageFacts(Reported):
     """What was done to one image before it was scored. Sizes are (width, height) in pixels."""
 
     original: tuple[int, int]
     used: tuple[int, int]
     cropped: float
-    """Share of the picture's area that was cropped away, 0..1."""
+    """Share of the image's area that was cropped away, 0..1."""
     quality: float
     """0..1, from sharpness and exposure."""
     tokens: int
@@ -89,7 +89,7 @@ class Scored(Reported):
     """Visual tokens of the document."""
     plain_margin: float | None = None
     """The margin before it was lowered for poor quality."""
-    images: list[PictureFacts] | None = None
+    images: list[ImageFacts] | None = None
     channels: dict[str, float] | None = None
     """Margins of its parts, when the job asks for sub-scores: see `shared.sub_scores`."""
     metadata: dict[str, Any] | None = None

@@ -281,7 +281,7 @@ def _error(found: Failure) -> dict[str, Any]:
     return found.model_dump(exclude_none=True) | {"retryable": found.retryable}
 
 
-_PICTURE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
+_IMAGE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
 
 
 def _result(found: Scored, calibration: Calibration) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def _result(found: Scored, calibration: Calibration) -> dict[str, Any]:
     if found.crowded:
         result["crowded"] = True
     if found.images or found.tokens is not None or found.quality is not None:
-        result |= found.model_dump(mode="json", include=_PICTURE_FIELDS, exclude_none=True)
+        result |= found.model_dump(mode="json", include=_IMAGE_FIELDS, exclude_none=True)
     if found.channels is not None:
         result["explain"] = explain(found.channels, calibration)
     if found.metadata is not None:

@@ -34,7 +34,7 @@ class Caller:
         self.woken.set()
 
 
-class Ends:
+class JobNotifier:
     """Tells waiters when their jobs end. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:

@@ -46,26 +46,26 @@ PLACE_PHRASES: dict[Place, tuple[str, ...]] = {
     "bottom": ("at the bottom", "in the lower half", "near the bottom", "in the lower part"),
 }
 THING_FRAMES = (
-    *("{a}", "{a}", "{a}", "{plain}", "{plain}", "a picture of {a}", "a picture with {a}"),
+    *("{a}", "{a}", "{a}", "{plain}", "{plain}", "an image of {a}", "an image with {a}"),
     *("an image of {a}", "an image showing {a}", "a drawing of {a}", "a scene with {a}"),
-    *("find {a}", "show me {a}", "is there {a}?", "is {a} in the picture?", "where is {a}?"),
-    *("I am looking for {a}", "which picture shows {a}?", "there is {a}", "look for {a}"),
-    *("pictures that contain {a}", "a photo of {a}", "do you see {a}?", "{a} on a background"),
+    *("find {a}", "show me {a}", "is there {a}?", "is {a} in the image?", "where is {a}?"),
+    *("I am looking for {a}", "which image shows {a}?", "there is {a}", "look for {a}"),
+    *("images that contain {a}", "a photo of {a}", "do you see {a}?", "{a} on a background"),
 )
 COUNT_FRAMES = (
-    *("{plain}", "{plain}", "{plain}", "a picture of {plain}", "a picture with {plain}"),
+    *("{plain}", "{plain}", "{plain}", "an image of {plain}", "an image with {plain}"),
     *("an image showing {plain}", "a scene with {plain}", "find {plain}", "show me {plain}"),
-    *("which picture shows {plain}?", "exactly {plain}", "{plain} in all"),
-    *("I am looking for {plain}", "pictures that contain {plain}"),
+    *("which image shows {plain}?", "exactly {plain}", "{plain} in all"),
+    *("I am looking for {plain}", "images that contain {plain}"),
 )
 MANY_FRAMES = (*COUNT_FRAMES, "are there {plain}?", "there are {plain}")
 WORD_FRAMES = (
     *('the word "{w}"', "the word {w}", '"{w}"', "{w}", "a sign that says {w}", "text {w}"),
     *('a sign that says "{w}"', "the text reads {w}", "it says {w}", "a sign with {w} on it"),
-    *("a picture with the word {w}", "which picture says {w}?", "find the word {w}", "{w} sign"),
+    *("an image with the word {w}", "which image says {w}?", "find the word {w}", "{w} sign"),
     *("a sign reading {w}", "the printed word {w}", "an image with the text {w}"),
 )
-NOTES = ("a picture", "drawing", "scene", "an image from the catalog", "shapes", "item")
+NOTES = ("an image", "drawing", "scene", "an image from the catalog", "shapes", "item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +212,11 @@ def describe(scene: Scene, plan: Plan, generator: random.Random) -> str:
     parts += [f"the word {sign.word}" for sign in scene.signs]
     generator.shuffle(parts)
     text = " and ".join((", ".join(parts[:-1]), parts[-1])) if len(parts) > 1 else parts[0]
-    return generator.choice(("{}", "a picture of {}", "{}.", "it shows {}")).format(text)
+    return generator.choice(("{}", "an image of {}", "{}.", "it shows {}")).format(text)
 
 
 def note(generator: random.Random) -> str:
-    """A text beside a picture that says nothing of it."""
+    """A text beside an image that says nothing of it."""
     text = generator.choice(NOTES)
     return f"{text} {generator.randint(1, 99)}" if generator.random() < 0.6 else text
 

@@ -1,7 +1,7 @@
 """Drawn scenes: coloured shapes and a printed word on a plain background.
 
-A `Plan` says what a scene shows, a `Scene` also where, and `draw` makes the picture at any size.
-Lengths are in units of the picture's short side, so that a scene is the same at every resolution.
+A `Plan` says what a scene shows, a `Scene` also where, and `draw` makes the image at any size.
+Lengths are in units of the image's short side, so that a scene is the same at every resolution.
 Knows nothing of captions, tokens or models.
 """
 
@@ -44,7 +44,7 @@ MAX_COUNT = 4
 # A thing is on the left if its centre lies within this share of the width, and so on.
 PLACE_SHARE = 0.4
 MIN_CONTRAST = 95
-# Pictures are drawn larger and averaged down: smooth edges.
+# Images are drawn larger and averaged down: smooth edges.
 OVERSAMPLED_SIDE_PX, OVERSAMPLING = 1600, 3
 
 
@@ -254,7 +254,7 @@ def _overlap(one: Box, other: Box, gap: float = 0.015) -> bool:
 
 
 def draw(scene: Scene, width_px: int, height_px: int) -> Image.Image:
-    """The picture as RGB. A size of another aspect stretches distances but not the things."""
+    """The image as RGB. A size of another aspect stretches distances but not the things."""
     by = max(1, min(OVERSAMPLING, OVERSAMPLED_SIDE_PX // max(width_px, height_px)))
     size = (width_px * by, height_px * by)
     unit = min(size)

@@ -6,7 +6,7 @@ Scenes of a seed that training never used, at four sizes. "right" is the share o
 side of zero: half of them fit, the other half differ from a fitting one in one thing. "first" is
 the share of queries whose scene comes first of ten: four others are near (one thing differs), five
 are drawn by lot, and the query holds for none of them. Then, at 256x192, documents of text or of
-both, and queries that are pictures.
+both, and queries that are images.
 
 Scoring is the reference procedure: the whole prompt through the model that `from_pretrained`
 loads, in fp32, and logit(yes) - logit(no) at its last position. The last line is JSON.
@@ -30,7 +30,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from rerankfleet.studies.pocket_vl.captions import TOPICS, Topic, change, phrase, random_plan
 from rerankfleet.studies.pocket_vl.drawing import Scene, draw, lay_out
 from rerankfleet.studies.pocket_vl.pairs import WAYS, Pair, Size, Way, group, rivals
-from rerankfleet.studies.pocket_vl.prompt import Picture, Prompt, Side, patches
+from rerankfleet.studies.pocket_vl.prompt import PreparedImage, Prompt, Side, patches
 
 SEED = 7
 CANDIDATES, NEAR = 10, 4
@@ -77,17 +77,17 @@ class Reranker:
 
     @torch.inference_mode()
     def margins(self, pairs: list[tuple[Side, Side]], pixels: list[Tensor]) -> Tensor:
-        """One margin per pair, all in one forward; `pixels` are the pictures' patches by index."""
+        """One margin per pair, all in one forward; `pixels` are the images' patches by index."""
         rows = [self.prompt.encode(query, document) for query, document in pairs]
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for line, (ids, _) in enumerate(rows):
             tokens[line, : len(ids)] = torch.tensor(ids)
-        pictures = [picture for _, found in rows for picture in found]
+        images = [image for _, found in rows for image in found]
         seen = {}
-        if pictures:
-            seen["pixel_values"] = torch.cat([pixels[picture.index] for picture in pictures])
-            seen["image_grid_thw"] = torch.tensor([_grid(picture) for picture in pictures])
+        if images:
+            seen["pixel_values"] = torch.cat([pixels[image.index] for image in images])
+            seen["image_grid_thw"] = torch.tensor([_grid(image) for image in images])
             seen["mm_token_type_ids"] = tokens.eq(self.prompt.pad).int()
         # Padding stands on the right, where causal attention never looks.
         mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
@@ -98,8 +98,8 @@ class Reranker:
         return last[:, self.prompt.yes] - last[:, self.prompt.no]
 
 
-def _grid(picture: Picture) -> list[int]:
-    return [1, picture.rows, picture.columns]
+def _grid(image: PreparedImage) -> list[int]:
+    return [1, image.rows, image.columns]
 
 
 def pixels_of(scene: Scene, size: Size) -> Tensor:
@@ -145,10 +145,7 @@ def _comes_first(reranker: Reranker, topic: Topic, size: Size, generator: random
             scenes.append(scene)
     query = [phrase(claim, generator)]
     margins = torch.cat(
-        [
-            reranker.margins([(query, [size.picture(0)])], [pixels_of(scene, size)])
-            for scene in scenes
-        ]
+        [reranker.margins([(query, [size.image(0)])], [pixels_of(scene, size)]) for scene in scenes]
     )
     return bool(margins[0] > margins[1:].max())
 

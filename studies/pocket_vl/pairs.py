@@ -1,7 +1,7 @@
 """Batches of balanced pairs with everything that the losses ask for.
 
 A group is two scenes that differ in one thing of a topic, and a claim that holds in the one and not
-in the other, for each: four pairs, two of them right. So neither a query nor a picture alone tells
+in the other, for each: four pairs, two of them right. So neither a query nor an image alone tells
 anything. A side may also be words about the scene, both, or another drawing of it.
 """
 
@@ -45,7 +45,7 @@ from rerankfleet.studies.pocket_vl.prompt import (
     CELL_PX,
     DEFAULT_INSTRUCTION,
     PATCH_PX,
-    Picture,
+    PreparedImage,
     Side,
 )
 
@@ -53,12 +53,12 @@ Floats = NDArray[np.float32]
 
 INSTRUCTIONS = (
     "Given a text query, retrieve the image that matches it.",
-    "Find the picture that the query describes.",
+    "Find the image that the query describes.",
     "Retrieve images or text relevant to the user's query.",
     "Given a search query, find the matching product.",
 )
 Way = Literal["picture", "text", "both", "picture query"]
-# How the pairs of mixed batches are made: what the documents are, or that the query is a picture.
+# How the pairs of mixed batches are made: what the documents are, or that the query is an image.
 WAYS: dict[Way, float] = {"picture": 0.63, "text": 0.15, "both": 0.1, "picture query": 0.12}
 COLOUR_NAMES = list(COLOURS)
 LOOKS = len(COLOURS) * len(SHAPES)
@@ -69,7 +69,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A picture's size in pixels, multiples of 32."""
+    """An image's size in pixels, multiples of 32."""
 
     width_px: int
     height_px: int
@@ -79,9 +79,9 @@ class Size:
         """Width over height."""
         return self.width_px / self.height_px
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> PreparedImage:
         """Its stand-in in a prompt."""
-        return Picture(index, self.height_px // PATCH_PX, self.width_px // PATCH_PX)
+        return PreparedImage(index, self.height_px // PATCH_PX, self.width_px // PATCH_PX)
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -91,8 +91,8 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row of a batch. `wanted` is (tokens, 2) of the document's picture: is a queried thing in
-    the cell, and the centre of one; none for a document without a picture."""
+    """One row of a batch. `wanted` is (tokens, 2) of the document's image: is a queried thing in
+    the cell, and the centre of one; none for a document without an image."""
 
     query: Side
     document: Side
@@ -113,8 +113,8 @@ class Batch:
 
 
 def random_batch(size: Size, groups: int, generator: random.Random, mixed: bool) -> Batch:
-    """`groups` groups, the topics in turn; `mixed` draws the way of each, else all are pictures.
-    At least one group has pictures."""
+    """`groups` groups, the topics in turn; `mixed` draws the way of each, else all are images.
+    At least one group has images."""
     scenes: list[Scene] = []
     pairs: list[Pair] = []
     ways: list[Way] = ["picture"] * groups
@@ -166,7 +166,7 @@ def group(
     """Four pairs of two near scenes, which are added to `scenes`."""
     found = rivals(topic, size.aspect, generator)
     if way == "picture query":
-        return _picture_queries(found, size, scenes, generator)
+        return _image_queries(found, size, scenes, generator)
     documents = [
         _document(way, plan, scene, size, scenes, generator)
         for plan, scene in zip(found.plans, found.scenes, strict=True)
@@ -187,18 +187,18 @@ def group(
 def _document(
     way: Way, plan: Plan, scene: Scene, size: Size, scenes: list[Scene], generator: random.Random
 ) -> Side:
-    """A picture, words that say the same, or a picture with words that may say nothing."""
+    """An image, words that say the same, or an image with words that may say nothing."""
     text = describe(scene, plan, generator)
     if way == "text":
         return [text]
-    picture = size.picture(len(scenes))
+    image = size.image(len(scenes))
     scenes.append(scene)
     if way == "picture":
-        return [picture]
-    return [picture, text if generator.random() < 0.5 else note(generator)]
+        return [image]
+    return [image, text if generator.random() < 0.5 else note(generator)]
 
 
-def _picture_queries(
+def _image_queries(
     found: Rivals, size: Size, scenes: list[Scene], generator: random.Random
 ) -> list[Pair]:
     """The query shows what one of the documents shows, in another arrangement."""
@@ -210,8 +210,8 @@ def _picture_queries(
         for document, scene in enumerate(found.scenes):
             pairs.append(
                 Pair(
-                    query=[size.picture(first + 2 + query)],
-                    document=[size.picture(first + document)],
+                    query=[size.image(first + 2 + query)],
+                    document=[size.image(first + document)],
                     label=query == document,
                     wanted=wanted_cells(claim, scene, size),
                 )

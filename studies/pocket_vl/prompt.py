@@ -1,6 +1,6 @@
 """The multimodal reranker's template as token ids, patches, and three-axis positions.
 
-A side of a pair is a list of texts and pictures; a picture stands here for its size in patches.
+A side of a pair is a list of texts and images; an image stands here for its size in patches.
 All of a pair is encoded at once, as the authors' processor does; only the ids that every row of a
 batch begins with are taken apart from it.
 """
@@ -31,8 +31,8 @@ CELL_PX = PATCH_PX * MERGE
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture's place in its batch, and its patches down and across."""
+class PreparedImage:
+    """An image's place in its batch, and its patches down and across."""
 
     index: int
     rows: int
@@ -44,7 +44,7 @@ class Picture:
         return self.rows * self.columns // MERGE**2
 
 
-Side = Sequence[str | Picture]
+Side = Sequence[str | PreparedImage]
 
 
 class Prompt:
@@ -61,20 +61,20 @@ class Prompt:
 
     def encode(
         self, query: Side, document: Side, instruction: str = DEFAULT_INSTRUCTION
-    ) -> tuple[list[int], list[Picture]]:
-        """(ids, the pictures in their order) of one pair."""
-        parts: list[str | Picture] = [f"<Instruct>: {instruction}<Query>:"]
+    ) -> tuple[list[int], list[PreparedImage]]:
+        """(ids, the images in their order) of one pair."""
+        parts: list[str | PreparedImage] = [f"<Instruct>: {instruction}<Query>:"]
         for side, after in ((query, "\n<Document>:"), (document, "")):
-            parts += [*_pictures_first(side), after]
+            parts += [*_images_first(side), after]
         ids = list(self.prefix)
         for is_text, run in groupby(parts, key=lambda part: isinstance(part, str)):
             if is_text:
                 ids += self.plain.encode("".join(str(text) for text in run)).ids
                 continue
-            for picture in run:
-                assert isinstance(picture, Picture)
-                ids += [self.start, *[self.pad] * picture.tokens, self.end]
-        return ids + self.suffix, [part for part in parts if isinstance(part, Picture)]
+            for image in run:
+                assert isinstance(image, PreparedImage)
+                ids += [self.start, *[self.pad] * image.tokens, self.end]
+        return ids + self.suffix, [part for part in parts if isinstance(part, PreparedImage)]
 
 
 def token_id(tokenizer: Tokenizer, text: str) -> int:
@@ -85,25 +85,25 @@ def token_id(tokenizer: Tokenizer, text: str) -> int:
     return found
 
 
-def _pictures_first(side: Side) -> list[str | Picture]:
-    """Pictures, then texts; an empty side is NULL."""
+def _images_first(side: Side) -> list[str | PreparedImage]:
+    """Images, then texts; an empty side is NULL."""
     return sorted(side, key=lambda part: isinstance(part, str)) or ["NULL"]
 
 
-def positions(ids: Sequence[int], pad: int, pictures: Sequence[Picture]) -> NDArray[np.int64]:
-    """(3, ids): text counts on all three axes alike; a picture's tokens share their time and count
+def positions(ids: Sequence[int], pad: int, images: Sequence[PreparedImage]) -> NDArray[np.int64]:
+    """(3, ids): text counts on all three axes alike; an image's tokens share their time and count
     down and across; what follows it goes on after its longer side."""
-    waiting = iter(pictures)
+    waiting = iter(images)
     pieces: list[NDArray[np.int64]] = []
     place = 0
-    for is_picture, run in groupby(ids, key=lambda token: token == pad):
+    for is_image, run in groupby(ids, key=lambda token: token == pad):
         size = len(list(run))
-        if not is_picture:
+        if not is_image:
             pieces.append(np.tile(np.arange(size), (3, 1)) + place)
             place += size
             continue
-        picture = next(waiting)
-        down, across = picture.rows // MERGE, picture.columns // MERGE
+        image = next(waiting)
+        down, across = image.rows // MERGE, image.columns // MERGE
         y, x = np.divmod(np.arange(size), across)
         pieces.append(np.stack([np.zeros_like(y), y, x]) + place)
         place += max(down, across)
@@ -111,10 +111,10 @@ def positions(ids: Sequence[int], pad: int, pictures: Sequence[Picture]) -> NDAr
 
 
 def patches(image: Image.Image) -> NDArray[np.float32]:
-    """(patches, 3·2·16·16) of an RGB picture whose sides are multiples of 32 pixels.
+    """(patches, 3·2·16·16) of an RGB image whose sides are multiples of 32 pixels.
 
     Values are (level / 255 - 0.5) / 0.5. The four patches of a merged square follow each other;
-    within a patch: channel, time (the still picture twice), row, column.
+    within a patch: channel, time (the still image twice), row, column.
     """
     width, height = image.size
     if width % CELL_PX or height % CELL_PX:

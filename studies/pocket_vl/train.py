@@ -47,7 +47,7 @@ from rerankfleet.studies.pocket_vl.prompt import (
     VIDEO_PAD,
     VISION_END,
     VISION_START,
-    Picture,
+    PreparedImage,
     Prompt,
     patches,
     positions,
@@ -78,10 +78,10 @@ class Course:
     pages: float = 0.0
 
     def draw_batch(self, generator: random.Random) -> Batch:
-        """A random batch; larger pictures come in smaller batches, of about the same work."""
+        """A random batch; larger images come in smaller batches, of about the same work."""
         sizes, weights = zip(*self.sizes, strict=True)
         size = generator.choices(sizes, weights)[0]
-        tokens = size.picture(0).tokens
+        tokens = size.image(0).tokens
         groups = max(1, round(self.groups * 40 / (31 + tokens)))
         if generator.random() < self.pages:
             return random_pages(size, 2 * groups, generator)
@@ -169,7 +169,7 @@ class Rows:
     tokens: Tensor
     mask: Tensor
     positions: Tensor
-    pictures: list[Picture]
+    images: list[PreparedImage]
     document_cells: Tensor
     wanted: Tensor
     labels: Tensor
@@ -186,14 +186,14 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     places = torch.zeros(3, len(encoded), width, dtype=torch.long)
     cells = torch.zeros(len(encoded), width, dtype=torch.bool)
     wanted = []
-    for line, (pair, (ids, pictures)) in enumerate(zip(batch.pairs, encoded, strict=True)):
+    for line, (pair, (ids, images)) in enumerate(zip(batch.pairs, encoded, strict=True)):
         rest = len(ids) - shared
         tokens[line, :rest] = torch.tensor(ids[shared:])
         mask[line, :rest] = 1
-        found = positions(ids, prompt.pad, pictures)[:, shared:]
+        found = positions(ids, prompt.pad, images)[:, shared:]
         places[:, line, :rest] = torch.from_numpy(found)
         if pair.wanted is not None:
-            # The document's picture is the last one of its row.
+            # The document's image is the last one of its row.
             pads = torch.nonzero(tokens[line].eq(prompt.pad)).flatten()
             cells[line, pads[-len(pair.wanted) :]] = True
             wanted.append(torch.from_numpy(pair.wanted))
@@ -202,7 +202,7 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
         tokens=tokens,
         mask=mask,
         positions=places,
-        pictures=[picture for _, pictures in encoded for picture in pictures],
+        images=[image for _, images in encoded for image in images],
         document_cells=cells,
         wanted=torch.cat(wanted) if wanted else torch.zeros(0, 2),
         labels=torch.tensor([float(pair.label) for pair in batch.pairs]),
@@ -210,11 +210,11 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     )
 
 
-def _shared_length(rows: list[list[int]], picture_start: int) -> int:
-    """How many ids all rows begin with, before any picture: those are computed once."""
+def _shared_length(rows: list[list[int]], image_start: int) -> int:
+    """How many ids all rows begin with, before any image: those are computed once."""
     shared = 0
     for ids in zip(*rows, strict=False):
-        if len(set(ids)) > 1 or ids[0] == picture_start:
+        if len(set(ids)) > 1 or ids[0] == image_start:
             break
         shared += 1
     return shared
@@ -241,10 +241,10 @@ class Scorer(nn.Module):
     def see(self, batch: Batch) -> tuple[Tensor, list[Tensor], Tensor]:
         """(scenes, tokens, hidden) of the vision tower, the same of its early layers, and the
         naming loss."""
-        picture = batch.size.picture(0)
-        grid = torch.tensor([[1, picture.rows, picture.columns]] * len(batch.scenes))
+        image = batch.size.image(0)
+        grid = torch.tensor([[1, image.rows, image.columns]] * len(batch.scenes))
         seen = self.model.model.visual(pixels(batch.scenes, batch.size), grid_thw=grid)
-        shape = len(batch.scenes), picture.tokens, -1
+        shape = len(batch.scenes), image.tokens, -1
         merged = seen.pooler_output.view(shape)
         labels = np.stack([named_cells(scene, batch.size) for scene in batch.scenes])
         loss = F.binary_cross_entropy_with_logits(
@@ -254,7 +254,7 @@ class Scorer(nn.Module):
             reduction="sum",
         )
         # About ten labels of a cell are close enough to each other to be confused.
-        loss = loss / (10 * len(batch.scenes) * picture.tokens) + self._reading_loss(batch, merged)
+        loss = loss / (10 * len(batch.scenes) * image.tokens) + self._reading_loss(batch, merged)
         return merged, [f.view(shape) for f in seen.deepstack_features], loss
 
     def _reading_loss(self, batch: Batch, merged: Tensor) -> Tensor:
@@ -273,17 +273,17 @@ class Scorer(nn.Module):
         language(input_ids=head, past_key_values=cache, use_cache=True)
         lines = len(rows.tokens)
         cache.batch_repeat_interleave(lines)
-        is_picture = rows.tokens.eq(self.prompt.pad)
-        index = torch.tensor([picture.index for picture in rows.pictures], dtype=torch.long)
+        is_image = rows.tokens.eq(self.prompt.pad)
+        index = torch.tensor([image.index for image in rows.images], dtype=torch.long)
         embedded = language.embed_tokens(rows.tokens)
-        embedded = embedded.masked_scatter(is_picture[..., None], merged[index])
+        embedded = embedded.masked_scatter(is_image[..., None], merged[index])
         states = language(
             inputs_embeds=embedded,
             attention_mask=torch.cat([torch.ones(lines, len(rows.head)).long(), rows.mask], 1),
             position_ids=rows.positions,
             past_key_values=cache,
             use_cache=True,
-            visual_pos_masks=is_picture,
+            visual_pos_masks=is_image,
             deepstack_visual_embeds=[f[index].flatten(0, 1) for f in early],
             output_hidden_states=True,
         ).hidden_states

@@ -1,4 +1,4 @@
-"""The resolution study: what do margins, ranks and speed depend on a picture's size?
+"""The resolution study: what do margins, ranks and speed depend on an image's size?
 
     plan     sizes × interpolations × repeats, and the reference
     inputs   images with categories, queries
@@ -6,7 +6,7 @@
     table    Parquet -> a line per category, size and interpolation
     plot     the table's curves
     report   all of it as a page
-    example  drawn pictures to try it on
+    example  drawn images to try it on
 
 Data first: table, plot and report are made from the Parquet file alone.
 """

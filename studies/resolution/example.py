@@ -1,4 +1,4 @@
-"""Twelve drawn pictures with queries and categories: the study can be tried without any photo.
+"""Twelve drawn images with queries and categories: the study can be tried without any photo.
 
 What the queries ask for is large in `shapes`, of several sizes in `words`, and small in `detail`,
 so that there is something for resolution to decide.
@@ -32,7 +32,7 @@ Draw = ImageDraw.ImageDraw
 
 
 def write_example(folder: Path) -> Path:
-    """Draw the pictures into `folder`, with `images.csv` (image, category) and `queries.txt`.
+    """Draw the images into `folder`, with `images.csv` (image, category) and `queries.txt`.
 
     Returns the listing. Raises OutputExists when there is one already.
     """
@@ -43,12 +43,12 @@ def write_example(folder: Path) -> Path:
     with listing.open("w", newline="", encoding="utf-8") as out:
         rows = csv.writer(out)
         rows.writerow(["image", "category"])
-        for category, pictures in PICTURES.items():
-            for number, paint in enumerate(pictures, 1):
+        for category, images in IMAGES.items():
+            for number, paint in enumerate(images, 1):
                 name = f"{category}-{number}.png"
-                picture = Image.new("RGB", SIZE, PAPER)
-                paint(ImageDraw.Draw(picture), random.Random(f"{SEED} {name}"))
-                picture.save(folder / name)
+                image = Image.new("RGB", SIZE, PAPER)
+                paint(ImageDraw.Draw(image), random.Random(f"{SEED} {name}"))
+                image.save(folder / name)
                 rows.writerow([name, category])
     (folder / "queries.txt").write_text("\n".join(QUERIES) + "\n", "utf-8")
     return listing
@@ -101,7 +101,7 @@ def _form(draw: Draw, form: str, colour: str, centre: tuple[int, int], radius: i
     (draw.ellipse if form == "circle" else draw.rectangle)(box, COLOURS[colour])
 
 
-PICTURES: dict[str, tuple[Paint, ...]] = {
+IMAGES: dict[str, tuple[Paint, ...]] = {
     "shapes": (
         _shapes(("circle", "red")),
         _shapes(("square", "blue"), ("circle", "green")),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from rerankfleet.shared.content.images import Interpolation, PictureOptions
+from rerankfleet.shared.content.images import ImageSpec, Interpolation
 from rerankfleet.shared.errors import UsageError
 
 Size = tuple[int, int]
@@ -27,15 +27,15 @@ REPEATS_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One way to prepare all pictures."""
+    """One way to prepare all images."""
 
     size: Size
     interpolation: Interpolation
 
     @property
-    def options(self) -> PictureOptions:
+    def options(self) -> ImageSpec:
         """As the preset `general` does it, to this size and without the model's pixel cap."""
-        return PictureOptions(target=self.size, interpolation=self.interpolation, max_pixels=None)
+        return ImageSpec(target=self.size, interpolation=self.interpolation, max_pixels=None)
 
 
 @dataclass(frozen=True, slots=True)

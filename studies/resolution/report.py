@@ -88,12 +88,12 @@ def _reading(facts: RunFacts, lines: Sequence[Line]) -> Iterator[str]:
     if lifted:
         yield (
             f"- **The model's pixel cap of {MAX_PIXELS:,} is lifted here**, else the sizes above "
-            f"it ({', '.join(lifted)}) would be the same picture. The model was not made for "
+            f"it ({', '.join(lifted)}) would be the same image. The model was not made for "
             "them, and jobs do not use them."
         )
     yield from _enlarged(plan, lines)
     yield (
-        f"- Sides are multiples of {SIDE_PX}; pictures are cropped (by at most 15 %, else fitted), "
+        f"- Sides are multiples of {SIDE_PX}; images are cropped (by at most 15 %, else fitted), "
         "turned for portraits and blurred by σ 0.3 as in the preset `general`."
     )
     yield (
@@ -114,13 +114,13 @@ def _reading(facts: RunFacts, lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _enlarged(plan: Plan, lines: Sequence[Line]) -> Iterator[str]:
-    """How many pictures are no other at a size than at a smaller one."""
+    """How many images are no other at a size than at a smaller one."""
     first = [s for s in lines if (s.category, s.interpolation) == (ALL, plan.interpolations[0])]
     counts = [f"{s.smaller} of {s.images} at {s.size} ({s.unchanged})" for s in first if s.smaller]
     if counts:
         yield (
             "- **Small images are not enlarged**, beyond rounding. Images that have fewer pixels "
-            "than a size (in brackets: the same picture as at the next smaller size): "
+            "than a size (in brackets: the same image as at the next smaller size): "
             f"{', '.join(counts)}. All others really changed with the size."
         )
     else:

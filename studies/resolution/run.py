@@ -1,6 +1,6 @@
 """Every (image, query) in every cell, scored in this process -> rows of Parquet.
 
-A cell's pictures are prepared and scored a block at a time, so that neither all pictures nor all
+A cell's images are prepared and scored a block at a time, so that neither all images nor all
 features are held at once. In each repeat images come in another order and a block's pairs are
 mixed anew: they meet other neighbours in their packs, and what their margins then differ by is
 noise.
@@ -28,11 +28,11 @@ from rerankfleet.studies.resolution.plan import Cell, Plan, size_name
 from rerankfleet.workers.batching.packing import Limit, Pack, document_cost, query_cost
 from rerankfleet.workers.engine.engine import Engine
 from rerankfleet.workers.images.decode import prepare_image
-from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.prepared import PreparedImage
 from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
-#: Visual tokens of the pictures that are held at once: 38 MB of pixels, and about 400 MB of
+#: Visual tokens of the images that are held at once: 38 MB of pixels, and about 400 MB of
 #: features in the largest model, which the engine keeps until the block is done.
 BLOCK_TOKENS = 12_288
 #: Tokens of a pair: what the models were made for.
@@ -68,16 +68,16 @@ class Scored:
     image: Held
     query: str
     margin: float
-    picture: Picture
+    prepared: PreparedImage
     seconds: float
-    """Its share of the time: of preparing the picture, by queries; of the pack, by pairs."""
+    """Its share of the time: of preparing the image, by queries; of the pack, by pairs."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
     image: Held
     query: str
-    picture: Picture
+    prepared: PreparedImage
     prompt: Prompt
     prepare_s: float
 
@@ -121,7 +121,7 @@ class Run:
                 self._engine.score(Pack.of(prompts[:1])[0])
             except OutOfDeviceMemory as error:
                 raise UsageError(
-                    f"a picture of {size_name(cell.size)} does not fit into the device's memory",
+                    f"an image of {size_name(cell.size)} does not fit into the device's memory",
                     hint="leave that size out with --sizes",
                 ) from error
 
@@ -133,28 +133,28 @@ class Run:
         tokens = 0
         for at in rng.permutation(len(images)):
             pairs = self._pairs(images[at], cell)
-            if block and tokens + pairs[0].picture.tokens > BLOCK_TOKENS:
+            if block and tokens + pairs[0].prepared.tokens > BLOCK_TOKENS:
                 yield self._score(block, rng)
                 block, tokens = [], 0
             block += pairs
-            tokens += pairs[0].picture.tokens
+            tokens += pairs[0].prepared.tokens
         yield self._score(block, rng)
 
     def _pairs(self, image: Held, cell: Cell) -> list[_Pair]:
         """An image with each query, prepared."""
         start_s = time.perf_counter()
-        picture = prepare_image(image.path, cell.options)
-        side = Side(images=(Visual(picture.key, (picture.pixels,)),))
+        prepared = prepare_image(image.path, cell.options)
+        side = Side(images=(Visual(prepared.key, (prepared.pixels,)),))
         requests = [Request(Side(query), [side], self._instruction) for query in self._queries]
         encoded = self._engine.prompter.encode_all(requests, max_length=MAX_LENGTH)
         each_s = (time.perf_counter() - start_s) / len(requests)
         return [
-            _Pair(image, query, picture, _whole(prompt, cell), each_s)
+            _Pair(image, query, prepared, _whole(prompt, cell), each_s)
             for query, (prompt,) in zip(self._queries, encoded, strict=True)
         ]
 
     def _score(self, block: Sequence[_Pair], rng: np.random.Generator) -> list[Scored]:
-        """A block's pairs in mixed packs; the tower sees each picture anew."""
+        """A block's pairs in mixed packs; the tower sees each image anew."""
         self._engine.seen.clear()
         mixed = [block[at] for at in rng.permutation(len(block))]
         found: list[Scored] = []
@@ -163,7 +163,7 @@ class Run:
             margins = self._margins([pair.prompt for pair in pack])
             each_s = (time.perf_counter() - start_s) / len(pack)
             found += [
-                Scored(p.image, p.query, float(margin), p.picture, p.prepare_s + each_s)
+                Scored(p.image, p.query, float(margin), p.prepared, p.prepare_s + each_s)
                 for p, margin in zip(pack, margins, strict=True)
             ]
         return found
@@ -191,7 +191,7 @@ def _whole(prompt: Prompt | ItemError, cell: Cell) -> Prompt:
         raise UsageError(f"a query cannot be used: {prompt.message}", hint=prompt.hint)
     if prompt.truncated_tokens:
         raise UsageError(
-            f"a query and a picture of {size_name(cell.size)} are longer than the model's "
+            f"a query and an image of {size_name(cell.size)} are longer than the model's "
             f"{MAX_LENGTH:,} tokens",
             hint=f"take a smaller size: a token is {SIDE_PX} × {SIDE_PX} pixels",
         )
@@ -227,11 +227,11 @@ def _rows(scored: Sequence[Scored], cell: Cell, repeat: int) -> pa.RecordBatch:
         "repeat": [repeat] * len(scored),
         "margin": [pair.margin for pair in scored],
         "score": [relevance_score(pair.margin) for pair in scored],
-        "visual_tokens": [pair.picture.tokens for pair in scored],
-        "used_width": [pair.picture.size[0] for pair in scored],
-        "used_height": [pair.picture.size[1] for pair in scored],
-        "original_width": [pair.picture.original[0] for pair in scored],
-        "original_height": [pair.picture.original[1] for pair in scored],
+        "visual_tokens": [pair.prepared.tokens for pair in scored],
+        "used_width": [pair.prepared.size[0] for pair in scored],
+        "used_height": [pair.prepared.size[1] for pair in scored],
+        "original_width": [pair.prepared.original[0] for pair in scored],
+        "original_height": [pair.prepared.original[1] for pair in scored],
         "seconds": [pair.seconds for pair in scored],
     }
     return pa.RecordBatch.from_pydict(columns, schema=SCHEMA)

@@ -12,10 +12,10 @@ from tests.support.drawn import drawn
 from tests.support.vl_model import build_vl_model
 
 
-def test_the_demo_ranks_text_and_pictures(
+def test_the_demo_ranks_text_and_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given a few questions, a few pictures and a model that knows nothing
+    # given a few questions, a few images and a model that knows nothing
     example, scenes = tmp_path / "example.jsonl", tmp_path / "scenes"
     example.write_text("".join(demo.EXAMPLE.read_text().splitlines(keepends=True)[:3]))
     scenes.mkdir()
@@ -38,5 +38,5 @@ def test_the_demo_ranks_text_and_pictures(
     assert "a relevant passage is first for" in said
     assert "a red heart" in said
     assert "scene-1.jpg  ✓" in said
-    assert "8 pairs of 4 pictures scored, 0 errors" in said
-    assert "a right picture is first for" in said
+    assert "8 pairs of 4 images scored, 0 errors" in said
+    assert "a right image is first for" in said

@@ -238,7 +238,7 @@ def test_every_kind_of_content_is_scored(
     documents = [
         {"image": uris[0]},
         {"text": "a gate", "image": uris[1]},
-        {"text": "three pictures", "image": [uris[0], uris[1], uris[2]]},
+        {"text": "three images", "image": [uris[0], uris[1], uris[2]]},
         {"video": {"frames": uris[:3], "fps": 2}},
         {"image": embedded, "id": "embedded"},
         {"image": f"http://{front.address}/pages/kind.png"},
@@ -291,7 +291,7 @@ def test_a_catalog_has_the_scores_of_its_pairs_one_by_one(
     expected = [line["results"][0]["margin"] for line in lines]
     got = [margins[f"q{n}", uri] for uri in uris for n in range(len(queries))]
     assert got == pytest.approx(expected, abs=TOLERANCE)
-    assert max(expected) - min(expected) > 0.01  # pictures make a difference
+    assert max(expected) - min(expected) > 0.01  # images make a difference
 
 
 def test_a_worker_killed_in_the_middle_of_a_catalog_costs_nothing(
@@ -353,7 +353,7 @@ def test_bad_images_have_clear_outcomes_and_all_others_scores(
         put("bad/1x20000.png", encoded(Image.new("RGB", (1, 20_000)))): "unsupported_image",
         put("bad/huge.png", huge_header()): "image_too_large",
         put("bad/empty.png", b""): "invalid_image",
-        put("bad/text.png", b"this is no picture at all"): "unsupported_image",
+        put("bad/text.png", b"this is no image at all"): "unsupported_image",
         f"s3://{BUCKET}/bad/lost.png": "not_found",
         "s3://secrets-of-others/a.png": "refused_source",
         f"http://{front.address}/pages/lost.png{signed}": "not_found",

@@ -1,4 +1,4 @@
-"""Pictures over HTTP, against a real stack: uploads, data: URIs, quality, sub-scores."""
+"""Images over HTTP, against a real stack: uploads, data: URIs, quality, sub-scores."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SIZE = (128, 96)
 
 @pytest.fixture(scope="module")
 def sees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a stack that serves the demonstration model for pictures."""
-    folder: Path = tmp_path_factory.mktemp("pictures")
+    """A client of a stack that serves the demonstration model for images."""
+    folder: Path = tmp_path_factory.mktemp("images")
     env = {"RERANK_THREADS": "1", "RERANK_DECODE_PROCESSES": "1"}
     with (
         running_stack(folder, env, MODEL) as stack,
@@ -43,11 +43,11 @@ def margins(found: dict[str, Any]) -> dict[int, float]:
     return {result["index"]: result["margin"] for result in found["results"]}
 
 
-def test_what_is_done_with_pictures_is_counted(sees):
-    # given a picture that is scored, and one that is none
+def test_what_is_done_with_images_is_counted(sees):
+    # given an image that is scored, and one that is none
     good, bad = (
         {"image": f"data:image/png;base64,{base64.b64encode(data).decode()}"}
-        for data in (png(77, SIZE), b"no picture")
+        for data in (png(77, SIZE), b"no image")
     )
     ask(sees, [good, bad])
     # when the gateway is scraped, then within a heartbeat it is told
@@ -68,8 +68,8 @@ def test_the_model_says_that_it_sees(sees):
     assert (model["id"], model["state"], model["sees"]) == (MODEL, "ready", True)
 
 
-def test_a_picture_is_the_same_however_it_comes(sees):
-    # given a picture as an upload, as a data: URI, as Jina's and as vLLM's clients send it
+def test_an_image_is_the_same_however_it_comes(sees):
+    # given an image as an upload, as a data: URI, as Jina's and as vLLM's clients send it
     data = png(1, SIZE)
     plain = base64.b64encode(data).decode()
     uri = sees.post("/v1/uploads?name=a.png", content=data).json()["uri"]
@@ -99,7 +99,7 @@ def test_a_picture_is_the_same_however_it_comes(sees):
     assert whole["image"] == url
 
 
-def test_a_poor_picture_is_rejected_with_a_hint_or_scored_anyway(sees):
+def test_a_poor_image_is_rejected_with_a_hint_or_scored_anyway(sees):
     uris = [
         sees.post("/v1/uploads?name=a.png", content=png(1, (512, 384), sigma=sigma)).json()["uri"]
         for sigma in (0.0, 8.0)
@@ -121,7 +121,7 @@ def test_a_poor_picture_is_rejected_with_a_hint_or_scored_anyway(sees):
     assert result["margin"] < result["plain_margin"]
 
 
-def test_sub_scores_and_options_of_pictures(sees):
+def test_sub_scores_and_options_of_images(sees):
     uri = sees.post("/v1/uploads?name=a.png", content=png(1, (200, 100))).json()["uri"]
     query = {"text": "a red circle", "image": uri}
 
@@ -185,7 +185,7 @@ def test_videos_are_read_as_the_request_says(sees):
     assert tokens(total_pixels=4 * 4096) < whole
 
 
-def test_text_is_cut_and_pictures_are_not(sees):
+def test_text_is_cut_and_images_are_not(sees):
     uri = sees.post("/v1/uploads?name=a.png", content=png(1, SIZE)).json()["uri"]
     documents = [{"text": text, "image": uri} for text in ("a b c d e f", "a b")]
 
@@ -197,8 +197,8 @@ def test_text_is_cut_and_pictures_are_not(sees):
     assert by_index[0]["truncated_tokens"] == 4
 
 
-def test_a_picture_that_cannot_be_had_costs_only_itself(sees):
-    uri = sees.post("/v1/uploads?name=a.png", content=b"no picture at all").json()["uri"]
+def test_an_image_that_cannot_be_had_costs_only_itself(sees):
+    uri = sees.post("/v1/uploads?name=a.png", content=b"no image at all").json()["uri"]
     gone = uri.replace("upload.png", "other.png")
     found = ask(sees, [{"image": uri}, {"image": gone}, {"image": "https://other/a.png"}, "text"])
     assert list(margins(found)) == [3]

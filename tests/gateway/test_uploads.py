@@ -16,7 +16,7 @@ from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.storage import uploads as module
 from rerankfleet.shared.storage.objects import Objects, local_path
 from rerankfleet.shared.storage.uploads import is_upload, new_upload, sweep_uploads, upload_uri
-from rerankfleet.workers.images.source import PictureSource
+from rerankfleet.workers.images.source import ImageSource
 from tests.support.drawn import png
 from tests.support.fleet import worker_row
 from tests.support.gateway import running_gateway
@@ -46,7 +46,7 @@ def test_workers_may_read_uploads_and_nothing_beside_them(http, settings):
     secret = local_path(settings.storage_uri) / "secret.png"
     secret.write_bytes(png(2))
     # when a worker that is allowed nothing fetches them
-    source = PictureSource.of(settings.model_copy(update={"allowed_roots": ()}))
+    source = ImageSource.of(settings.model_copy(update={"allowed_roots": ()}))
     fetch = source._fetcher.fetch
     try:
         assert fetch(uri) == png(1)
@@ -64,7 +64,7 @@ def test_workers_may_read_uploads_in_s3_and_nothing_beside_them(s3, change):
     with running_gateway(settings) as http:
         uri = http.post("/v1/uploads?name=a.png", content=png(1)).json()["uri"]
     s3.put_object(Bucket="pairs", Key="work/secret.png", Body=png(2))
-    source = PictureSource.of(settings)
+    source = ImageSource.of(settings)
     try:
         assert source._fetcher.fetch(uri) == png(1)
         for other in (

@@ -1,4 +1,4 @@
-"""A whole stack that sees pictures, for what is shown of one; and the command against it."""
+"""A whole stack that sees images, for what is shown of one; and the command against it."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp
 
     status = api.status(job_id)
     assert (status.state, status.progress.fed) == ("paused", 0)
-    assert "has no column 'image', only picture" in status.reason
+    assert "has no column 'image', only image" in status.reason
 
 
 def test_a_row_of_csv_that_never_ends_is_refused(api, listing, monkeypatch):

@@ -18,7 +18,7 @@ from rerankfleet.producer.shard_size import (
     slice_tokens,
 )
 from rerankfleet.shared.content.content import Content, Document, Video
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
@@ -188,7 +188,7 @@ def test_shards_are_as_long_as_a_worker_takes_for_them():
     options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
 
     assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
-        40_000.0, 4096, cutting.image_tokens(PictureOptions())
+        40_000.0, 4096, cutting.image_tokens(ImageSpec())
     )
     assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
 
@@ -201,7 +201,7 @@ def test_a_small_input_is_cut_so_that_every_worker_gets_two():
 
 
 def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
-    per_image = cutting.image_tokens(PictureOptions())
+    per_image = cutting.image_tokens(ImageSpec())
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
     assert per_image == cutting.VISION_FACTOR * 768

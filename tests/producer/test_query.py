@@ -25,12 +25,12 @@ PROVENANCE = {"model": "org/model", "dtype": "fp32", "device": "cpu"}
 
 @pytest.fixture
 def request_() -> Request:
-    """A request that may carry a few small pictures."""
+    """A request that may carry a few small images."""
     return Request(bytes_max=20_000)
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "a chair.PNG"
     path.write_bytes(png(1))
     return path
@@ -39,22 +39,22 @@ def picture(tmp_path: Path) -> Path:
 # ---- what is sent -------------------------------------------------------------------------------
 
 
-def test_a_query_is_words_pictures_or_both(request_, picture):
+def test_a_query_is_words_images_or_both(request_, image):
     assert request_.query("red", []) == {"text": "red"}
-    assert set(request_.query("red", [str(picture)])) == {"text", "image"}
+    assert set(request_.query("red", [str(image)])) == {"text", "image"}
     assert set(request_.query(None, ["s3://b/k.jpg"])) == {"image"}
     with pytest.raises(UsageError, match="the query is empty: say what is looked for"):
         request_.query("  ", [])
 
 
-def test_a_local_picture_travels_inside_the_request(request_, picture):
-    request_.add_image(str(picture))
+def test_a_local_image_travels_inside_the_request(request_, image):
+    request_.add_image(str(image))
 
     (candidate,) = request_.candidates
     head, _, data = candidate.document["image"].partition(",")
     assert head == "data:image/png;base64"
-    assert base64.b64decode(data) == picture.read_bytes()
-    assert candidate.document["id"] == str(picture)
+    assert base64.b64decode(data) == image.read_bytes()
+    assert candidate.document["id"] == str(image)
     assert candidate.name.startswith("…")
     assert candidate.name.endswith("/a chair.PNG")
 
@@ -76,7 +76,7 @@ def test_a_uri_is_left_to_the_workers_and_shown_without_what_signs_it(request_, 
     assert candidate.name == uri.partition("?")[0].partition(";")[0]
 
 
-def test_pictures_that_no_request_can_carry_are_refused_with_a_way_out(request_, tmp_path):
+def test_images_that_no_request_can_carry_are_refused_with_a_way_out(request_, tmp_path):
     small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
     small.write_bytes(b"x" * 7_000)
     large.write_bytes(b"x" * 16_000)
@@ -85,13 +85,13 @@ def test_pictures_that_no_request_can_carry_are_refused_with_a_way_out(request_,
         Request(bytes_max=20_000).add_image(str(large))
     request_.add_image(str(small))
     request_.add_image(str(small))
-    with pytest.raises(UsageError, match=r"of pictures fit into a query.*--catalog"):
+    with pytest.raises(UsageError, match=r"of images fit into a query.*--catalog"):
         request_.add_image(str(small))
 
 
-def test_a_picture_that_is_not_there_is_named(request_, tmp_path):
+def test_an_image_that_is_not_there_is_named(request_, tmp_path):
     for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(UsageError, match=f"the picture {path} cannot be read"):
+        with pytest.raises(UsageError, match=f"the image {path} cannot be read"):
             request_.add_image(str(path))
 
 
@@ -201,7 +201,7 @@ def test_sub_scores_have_columns_and_none_is_no_number(three):
     assert row.split()[-4:] == ["–", "0.900", "0.800", "zero"]
 
 
-def test_a_picture_is_shown_with_its_size_and_what_was_done(three):
+def test_an_image_is_shown_with_its_size_and_what_was_done(three):
     facts = {
         "images": [{"original": (640, 480), "used": (640, 480), "quality": 0.4}],
         "quality": 0.4,
@@ -248,10 +248,10 @@ def test_a_request_without_any_score_still_says_why(three):
 MODEL = ("--model", "pocket-vl", "--image-preset", "reference")
 
 
-def test_words_and_pictures_are_ranked_by_the_fleet(command, tmp_path):
-    # given pictures here, a broken one, and a document on standard input
+def test_words_and_images_are_ranked_by_the_fleet(command, tmp_path):
+    # given images here, a broken one, and a document on standard input
     broken = tmp_path / "broken.jpg"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     scenes = sorted(SCENES.glob("*.jpg"))[:2]
     images = [part for path in (*scenes, broken) for part in ("--image", path)]
     # when they are ranked with their sub-scores
@@ -279,7 +279,7 @@ def test_machines_get_the_answer_as_json(command):
     assert found["provenance"]["model"] == "pocket-vl"
 
 
-def test_pictures_may_be_rejected_for_their_quality(command, tmp_path):
+def test_images_may_be_rejected_for_their_quality(command, tmp_path):
     path = tmp_path / "blurred.png"
     path.write_bytes(png(1, sigma=9))
 

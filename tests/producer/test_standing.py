@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rerankfleet.producer import queue_position
-from rerankfleet.producer.queue_position import Queues
+from rerankfleet.producer.queue_position import QueuePositions
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys, model_queue
 from tests.support.fleet import MODEL
@@ -44,7 +44,7 @@ def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, 
     monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
     # given jobs that wait, one of them with two shards
     hint(real_hints, "a", "b", "b", "c")
-    queues, since_s = Queues(store), time.monotonic()
+    queues, since_s = QueuePositions(store), time.monotonic()
     # when each of them asks
     found = {job_id: queues.ahead(queue, job_id, since_s) for job_id in "abc"}
     # then the queue was read once
@@ -58,7 +58,7 @@ def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, 
 def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, looks, monkeypatch):
     monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
     hint(real_hints, "a", "b")
-    queues = Queues(store)
+    queues = QueuePositions(store)
     assert queues.ahead(queue, "a", time.monotonic()) == 0
     hint(real_hints, "c")
     assert queues.ahead(queue, "c", time.monotonic()) == 2
@@ -68,7 +68,7 @@ def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, loo
 def test_a_look_is_told_for_a_while_only(store, client, real_hints, queue, monkeypatch):
     monkeypatch.setattr(queue_position, "LOOK_S", 0.0)
     hint(real_hints, "a", "b")
-    queues, since_s = Queues(store), time.monotonic()
+    queues, since_s = QueuePositions(store), time.monotonic()
     assert queues.ahead(queue, "b", since_s) == 1
     client.rpop(queue)
     assert queues.ahead(queue, "b", since_s) == 0

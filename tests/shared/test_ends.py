@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.state import notifier
 from rerankfleet.shared.state.connection import connect
-from rerankfleet.shared.state.notifier import Caller, Ends
+from rerankfleet.shared.state.notifier import Caller, JobNotifier
 from rerankfleet.shared.state.store import Store
 from tests.support.server import free_port, valkey
 from tests.support.wait import wait_until
@@ -34,7 +34,7 @@ def listeners(client: redis.Redis) -> set[str]:
 def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, client, monkeypatch):
     monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
     others = listeners(client)
-    heard = Ends(store)
+    heard = JobNotifier(store)
     names = [f"j{n}" for n in range(200)]
     with ThreadPoolExecutor(len(names)) as threads:
         # given many who wait
@@ -56,7 +56,7 @@ def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, cl
 
 def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
     monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
-    heard, leaver = Ends(store), Caller()
+    heard, leaver = JobNotifier(store), Caller()
     with ThreadPoolExecutor(5) as threads:
         # given many who wait for the same, of whom one leaves
         found = [threads.submit(heard.wait, "j1", 25.0) for _ in range(4)]
@@ -75,18 +75,18 @@ def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
 def test_a_job_that_has_ended_is_not_waited_for(store, client):
     end(store, "j1")
     began = time.monotonic()
-    assert Ends(store).wait("j1", 20)
+    assert JobNotifier(store).wait("j1", 20)
     assert time.monotonic() - began < 10
     client.delete(store.keys.job("j1"))
 
 
 def test_a_time_that_is_over_is_told(store):
-    assert not Ends(store).wait("j1", 0.05)
+    assert not JobNotifier(store).wait("j1", 0.05)
 
 
 def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
     monkeypatch.setattr(notifier, "POLL_S", 30.0)  # nobody finds out by looking
-    heard, caller = Ends(store), Caller()
+    heard, caller = JobNotifier(store), Caller()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(heard.wait, "j1", 25.0, caller)
         wait_until(lambda: heard._waiting)
@@ -97,7 +97,7 @@ def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
 
 def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkeypatch):
     monkeypatch.setattr(notifier, "POLL_S", 0.05)
-    heard = Ends(store)
+    heard = JobNotifier(store)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(heard.wait, "j1", 20.0)
         wait_until(lambda: heard._waiting)
@@ -109,7 +109,7 @@ def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkey
 def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypatch):
     monkeypatch.setattr(notifier, "POLL_S", 0.05)
     monkeypatch.setattr(notifier, "IDLE_S", 0.1)
-    heard = Ends(store)
+    heard = JobNotifier(store)
     assert not heard.wait("j1", 0.05)
     wait_until(lambda: heard._thread is None, 20, "it is gone")
     # and taken up again by the next one
@@ -126,7 +126,7 @@ def test_a_redis_that_restarts_is_listened_to_again(change, tmp_path: Path, monk
     port = free_port()
     with valkey(tmp_path, port=port) as url:
         store = Store(connect(change(redis_url=SecretStr(url))), change())
-        heard = Ends(store)
+        heard = JobNotifier(store)
         assert not heard.wait("j1", 0.05)
     with valkey(tmp_path, port=port):
         wait_until(store.client.pubsub_numpat, 20, "it listens again")

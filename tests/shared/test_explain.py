@@ -8,14 +8,14 @@ from rerankfleet.shared.calibration import Calibration, relevance_score
 from rerankfleet.shared.sub_scores import CHANNELS, explain
 
 
-def test_text_against_text_has_no_picture_to_match():
+def test_text_against_text_has_no_image_to_match():
     found = explain({"text-text": 1.0})
     assert found["text_alignment"] == relevance_score(1.0)
     assert found["visual_match"] is None
     assert found["consistency"] is None
 
 
-def test_a_picture_alone_is_matched_by_the_words():
+def test_an_image_alone_is_matched_by_the_words():
     found = explain({"text-image": -2.0})
     assert found["visual_match"] == found["text_alignment"] == relevance_score(-2.0)
     assert found["consistency"] is None

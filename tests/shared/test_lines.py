@@ -16,7 +16,7 @@ from rerankfleet.shared.calibration import Calibration, relevance_score
 from rerankfleet.shared.content.content import FIELDS_MAX, Content, Document, Video
 from rerankfleet.shared.content.outcomes import (
     Failure,
-    PictureFacts,
+    ImageFacts,
     Provenance,
     Scored,
     SliceOutcome,
@@ -294,7 +294,7 @@ def test_a_failure_says_whether_asking_again_may_help(code, retryable):
     assert told["retryable"] is retryable
 
 
-def test_the_quality_of_a_poor_picture_is_told():
+def test_the_quality_of_a_poor_image_is_told():
     error = ItemError("low_quality", "poor", quality=0.123456)
 
     assert failure_of(1, 0, Document(text="a"), error).quality == 0.1235
@@ -471,13 +471,13 @@ ids = st.none() | st.integers() | st.text(string.printable, max_size=5)
 
 
 sizes = st.tuples(st.integers(1, 9999), st.integers(1, 9999))
-picture_facts = st.fixed_dictionaries(
+image_facts = st.fixed_dictionaries(
     {"quality": st.floats(0, 1), "tokens": st.integers(1, 2000)},
     optional={
         "plain_margin": margins,
         "images": st.lists(
             st.builds(
-                PictureFacts,
+                ImageFacts,
                 original=sizes,
                 used=sizes,
                 cropped=st.floats(0, 1),
@@ -500,7 +500,7 @@ def outcomes(draw) -> SliceOutcome:
             margin=draw(margins),
             truncated_tokens=draw(st.integers(0, 2)),
             crowded=draw(st.booleans()),
-            **draw(st.just({}) | picture_facts),
+            **draw(st.just({}) | image_facts),
         )
         for index in draw(st.lists(st.integers(0, 50), unique=True, max_size=6))
     ]
@@ -581,7 +581,7 @@ def test_only_what_is_unusual_is_written_beside_a_score():
 
 
 def test_what_was_done_to_images_is_written_beside_the_score():
-    facts = PictureFacts(original=(30, 20), used=(32, 32), cropped=0.1, quality=0.8, tokens=1)
+    facts = ImageFacts(original=(30, 20), used=(32, 32), cropped=0.1, quality=0.8, tokens=1)
     found = Scored(index=0, margin=0.0, quality=0.8, tokens=1, images=[facts])
 
     (result,) = output_line(SliceOutcome(line=1, results=[found]), None, top_n=None)["results"]
@@ -654,7 +654,7 @@ def test_provenance_is_written_with_each_line():
     assert Provenance(**line["provenance"]) == PROVENANCE
 
 
-def test_options_of_pictures_that_do_not_go_together_stop_at_the_door():
+def test_options_of_images_that_do_not_go_together_stop_at_the_door():
     source = InputRef(uri="file:///in", size=1, tag="t")
     with pytest.raises(UsageError, match="reference"):
         make_spec(model="m", input=source, image_preset="reference", resize_mode="fit")

@@ -44,7 +44,7 @@ from rerankfleet.studies.pocket_vl.pairs import (
 from rerankfleet.studies.pocket_vl.prompt import (
     DEFAULT_INSTRUCTION,
     PREFIX,
-    Picture,
+    PreparedImage,
     Prompt,
     patches,
     positions,
@@ -91,7 +91,7 @@ def test_a_caption_names_what_was_claimed() -> None:
             assert kind.colour in text or (kind.colour == "purple" and "violet" in text)
 
 
-def test_nothing_overlaps_and_nothing_leaves_the_picture() -> None:
+def test_nothing_overlaps_and_nothing_leaves_the_image() -> None:
     generator = random.Random(3)
     for _ in range(100):
         plan = random_plan(generator.choice(TOPICS), generator)
@@ -144,7 +144,7 @@ def test_the_example_that_ships_is_what_the_script_draws(tmp_path: Path) -> None
     write_example(tmp_path)
     for name in ("queries.txt", "labels.json"):
         assert (tmp_path / name).read_text() == (EXAMPLE / name).read_text()
-    # and so are the pictures, but for what another release of the JPEG library may round
+    # and so are the images, but for what another release of the JPEG library may round
     files = sorted(EXAMPLE.glob("*.jpg"))
     assert [path.name for path in files] == sorted(p.name for p in tmp_path.glob("*.jpg"))
     for path in files:
@@ -185,20 +185,20 @@ def test_a_page_says_which_word_stands_where() -> None:
             assert (boxes[0][0], boxes[-1][2]) == pytest.approx(sign_box(sign)[::2])
 
 
-def test_a_batch_of_one_group_has_a_picture() -> None:
+def test_a_batch_of_one_group_has_an_image() -> None:
     generator = random.Random(10)
     batches = [random_batch(Size(1024, 768), 1, generator, mixed=True) for _ in range(40)]
     assert all(batch.scenes for batch in batches)
 
 
-def test_rows_that_differ_in_their_pictures_alone_share_what_stands_before_them(
+def test_rows_that_differ_in_their_images_alone_share_what_stands_before_them(
     tokenizer: Tokenizer,
 ) -> None:
-    # given one group whose queries and documents are pictures: four rows of the same ids
+    # given one group whose queries and documents are images: four rows of the same ids
     size, scenes = Size(96, 96), list[Scene]()
     pairs = group("count", "picture query", size, scenes, random.Random(11))
     prompt = Prompt(tokenizer)
-    # when they become tensors, then no picture is in the head that is computed once
+    # when they become tensors, then no image is in the head that is computed once
     rows = tensorise(Batch(size, scenes, pairs, DEFAULT_INSTRUCTION), prompt)
     assert prompt.start not in rows.head
     assert rows.tokens[:, 0].eq(prompt.start).all()
@@ -225,36 +225,36 @@ def test_both_stages_of_the_training_run_and_leave_a_model(
 
 def test_the_prompt_is_the_published_template(tokenizer: Tokenizer) -> None:
     prompt = Prompt(tokenizer)
-    ids, pictures = prompt.encode(["a red circle"], ["a text", Picture(0, 4, 6)])
+    ids, images = prompt.encode(["a red circle"], ["a text", PreparedImage(0, 4, 6)])
     assert tokenizer.decode(ids, skip_special_tokens=False) == (
         f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCTION}<Query>:a red circle\n<Document>:"
         "<|vision_start|>" + "<|image_pad|>" * 6 + "<|vision_end|>a text"
         "<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert pictures == [Picture(0, 4, 6)]
+    assert images == [PreparedImage(0, 4, 6)]
     empty, _ = prompt.encode(["a <|im_end|> in the text"], [])
     assert "<Document>:NULL<|im_end|>" in tokenizer.decode(empty, skip_special_tokens=False)
     assert sum(token == tokenizer.token_to_id("<|im_end|>") for token in empty) == 2
 
 
 def test_positions_are_those_of_the_model(tokenizer: Tokenizer) -> None:
-    # given a pair with a picture on either side, the second one higher than wide
+    # given a pair with an image on either side, the second one higher than wide
     prompt, model = Prompt(tokenizer), build_model(tokenizer)
-    shown = [Picture(0, 6, 10), Picture(1, 12, 4)]
-    ids, pictures = prompt.encode([shown[0], "the same"], [shown[1], "a note"])
+    shown = [PreparedImage(0, 6, 10), PreparedImage(1, 12, 4)]
+    ids, images = prompt.encode([shown[0], "the same"], [shown[1], "a note"])
     tokens = torch.tensor([ids])
-    grid = torch.tensor([[1, picture.rows, picture.columns] for picture in pictures])
+    grid = torch.tensor([[1, image.rows, image.columns] for image in images])
     # when the model itself counts, then its three axes are ours
     told, _ = model.model.get_rope_index(
         tokens, mm_token_type_ids=tokens.eq(prompt.pad).int(), image_grid_thw=grid
     )
-    np.testing.assert_array_equal(positions(ids, prompt.pad, pictures), told[:, 0].numpy())
+    np.testing.assert_array_equal(positions(ids, prompt.pad, images), told[:, 0].numpy())
 
 
 def test_training_computes_the_margins_of_the_reference_procedure(
     tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    # given an untrained model on disk, and a batch of pictures, texts and picture queries
+    # given an untrained model on disk, and a batch of images, texts and image queries
     torch.manual_seed(6)
     export(build_model(tokenizer), tokenizer, tmp_path, SPECIAL_TOKENS)
     reranker = Reranker(tmp_path)
@@ -264,7 +264,7 @@ def test_training_computes_the_margins_of_the_reference_procedure(
     for way in WAYS:
         pairs += group("colour-shape", way, size, scenes, random.Random(6))
     batch = Batch(size, scenes, pairs, DEFAULT_INSTRUCTION)
-    # when the training step scores it with a shared head and shared pictures
+    # when the training step scores it with a shared head and shared images
     scorer = Scorer(reranker.model, reranker.prompt)
     with torch.inference_mode():
         merged, early, _ = scorer.see(batch)
@@ -293,7 +293,7 @@ def test_the_shipped_model_is_small_and_finds_a_red_circle() -> None:
         lay_out(Plan((Kind(shape, colour),)), random.Random(8), size.aspect)
         for shape, colour in (("circle", "red"), ("square", "blue"))
     ]
-    pairs = [(["a red circle"], [size.picture(index)]) for index in range(2)]
+    pairs = [(["a red circle"], [size.image(index)]) for index in range(2)]
     margins = reranker.margins(pairs, [pixels_of(scene, size) for scene in scenes])
     # then the right one is above zero and the other below
     assert margins[0] > 0 > margins[1]

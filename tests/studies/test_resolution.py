@@ -74,8 +74,8 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (256, 192)) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Five pictures, one of them small; a damaged one; a file that is none; queries."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Five images, one of them small; a damaged one; a file that is none; queries."""
+    folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
     for number in range(4):
         draw(folder / f"{number}.png", number)
@@ -159,12 +159,12 @@ def test_a_row_says_what_the_model_saw(rows):
     assert (categories["0.png"], categories["more/small.jpg"]) == ("even", "")
 
 
-def test_margins_are_those_of_the_pictures_scored_alone(rows, folder, vl_folder):  # noqa: F811
+def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):  # noqa: F811
     # given the same model
     engine = load_engine(str(vl_folder), device="cpu")
     cell = plan.Cell((192, 128), "nearest")
-    picture = prepare_image(folder / "2.png", cell.options)
-    side = Side(images=(Visual("2", (picture.pixels,)),))
+    image = prepare_image(folder / "2.png", cell.options)
+    side = Side(images=(Visual("2", (image.pixels,)),))
     # when a pair is scored by itself
     (prompts,) = engine.prompter.encode_all([Request(Side(QUERIES[0]), [side])], max_length=8192)
     (margin,) = engine.score(Pack.of(prompts)[0])
@@ -253,7 +253,7 @@ def test_a_damaged_image_is_reported_and_left_out(study):
     assert "`damaged.png`: the image is truncated or damaged" in report
 
 
-def test_sizes_above_the_models_cap_are_other_pictures_and_the_report_says_so(folder):
+def test_sizes_above_the_models_cap_are_other_images_and_the_report_says_so(folder):
     from rerankfleet.studies.resolution.report import RunFacts, write_report
     from rerankfleet.workers.images.resize import plan_size
 
@@ -276,7 +276,7 @@ def test_sizes_above_the_models_cap_are_other_pictures_and_the_report_says_so(fo
     # then it says that the cap was lifted
     report = (folder / "report.md").read_text()
     assert "pixel cap of 1,843,200 is lifted here" in report
-    assert "the sizes above it (1600x1200, 2048x1536) would be the same picture" in report
+    assert "the sizes above it (1600x1200, 2048x1536) would be the same image" in report
 
 
 def test_an_image_without_a_finite_margin_is_left_out(study):
@@ -394,7 +394,7 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
         read_images(twice)
     with pytest.raises(UsageError, match=r"not studied, such as unknown\.png"):
         read_images(folder, other)
-    other.write_text("picture\n0.png\n")
+    other.write_text("image\n0.png\n")
     with pytest.raises(UsageError, match="has no column 'image'"):
         read_images(other)
 
@@ -441,8 +441,8 @@ def test_the_example_is_drawn_once_and_can_be_read(tmp_path):
     assert [image.category for image in images] == ["shapes"] * 4 + ["words"] * 4 + ["detail"] * 4
     assert len(read_queries(tmp_path / "example" / "queries.txt")) == 6
     for image in images:
-        with Image.open(tmp_path / "example" / image.uri) as picture:
-            assert picture.size == (2048, 1536)
+        with Image.open(tmp_path / "example" / image.uri) as drawn:
+            assert drawn.size == (2048, 1536)
     assert "exists already" in refusal("resolution", "--example", tmp_path / "example")
 
 

@@ -1,4 +1,4 @@
-"""Small drawn pictures, as bytes."""
+"""Small drawn images, as bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 
 def drawn(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> Image.Image:
-    """A chequered picture of its own colours; the larger `sigma`, the less sharp."""
+    """A chequered image of its own colours; the larger `sigma`, the less sharp."""
     rng = np.random.default_rng(seed)
     width, height = size
     cells = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
@@ -20,12 +20,12 @@ def drawn(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture's bytes in a format."""
+    """An image's bytes in a format."""
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
 
 
 def png(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> bytes:
-    """A drawn picture's bytes."""
+    """A drawn image's bytes."""
     return encoded(drawn(seed, size, sigma=sigma))

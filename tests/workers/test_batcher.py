@@ -306,7 +306,7 @@ def test_what_is_observed_of_a_pack(engine, start):
     assert not pack.interactive
 
 
-def test_tokens_of_pictures_are_told_apart(start):
+def test_tokens_of_images_are_told_apart(start):
     visual = Visual("drawn", (np.zeros((64, 96, 3), np.uint8),))
     document = Tokens.of([9, *[0] * visual.tokens, 9], [(1, visual)])
     seen = []

@@ -9,7 +9,7 @@ from celery import Celery
 
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import as_queues, model_queue, model_queues
-from rerankfleet.workers.throttle import Gate
+from rerankfleet.workers.throttle import ConsumerThrottle
 
 BULK = [model_queue("m", p) for p in (Priority.normal, Priority.bulk)]
 INTERACTIVE = model_queue("m", Priority.interactive)
@@ -53,11 +53,11 @@ def consumer() -> Consumer:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    return Gate(BULK, limit=2)
+def gate() -> ConsumerThrottle:
+    return ConsumerThrottle(BULK, limit=2)
 
 
-def take(gate: Gate, consumer: Consumer, queue: str) -> None:
+def take(gate: ConsumerThrottle, consumer: Consumer, queue: str) -> None:
     gate.received(consumer, SimpleNamespace(delivery_info={"routing_key": queue}))
 
 
@@ -113,7 +113,7 @@ def test_a_connection_lost_while_listening_again_forgets_no_queue(gate, consumer
 
 
 def test_interactive_messages_have_a_bound_and_come_first_again(consumer):
-    gate = Gate([INTERACTIVE], limit=2, behind=BULK)
+    gate = ConsumerThrottle([INTERACTIVE], limit=2, behind=BULK)
     for _ in range(2):
         take(gate, consumer, INTERACTIVE)
     assert consumer.listens == BULK
@@ -125,7 +125,7 @@ def test_interactive_messages_have_a_bound_and_come_first_again(consumer):
 
 
 def test_bulk_queues_that_were_left_stay_left_when_interactive_is_taken_up(gate, consumer):
-    quick = Gate([INTERACTIVE], limit=1, behind=BULK)
+    quick = ConsumerThrottle([INTERACTIVE], limit=1, behind=BULK)
     take(quick, consumer, INTERACTIVE)
     for _ in range(2):
         take(gate, consumer, BULK[0])

@@ -15,7 +15,7 @@ from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.state.records import Lease, OpenShard
 from rerankfleet.shared.state.store import Store
-from rerankfleet.workers.leases import Hand, Held
+from rerankfleet.workers.leases import HeldShard, Leases
 from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import FINGERPRINT, MODEL
 from tests.support.hints import RecordedHints
@@ -42,20 +42,22 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def hand(store: Store, hints: RecordedHints, recorder: Recorder) -> Hand:
-    return Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT, recorder=recorder)
+def hand(store: Store, hints: RecordedHints, recorder: Recorder) -> Leases:
+    return Leases(
+        store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT, recorder=recorder
+    )
 
 
 class Thread:
     """A thread of the pool: claims a shard and holds it until it is told to go on."""
 
-    def __init__(self, hand: Hand, shard: str) -> None:
-        self.held: Held | None = None
+    def __init__(self, hand: Leases, shard: str) -> None:
+        self.held: HeldShard | None = None
         self.claimed, self._go_on = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, args=(hand, shard), daemon=True)
         self._thread.start()
 
-    def _run(self, hand: Hand, shard: str) -> None:
+    def _run(self, hand: Leases, shard: str) -> None:
         with hand.claim("j", shard) as self.held:
             self.claimed.set()
             assert self._go_on.wait(WAIT_S)
@@ -67,7 +69,7 @@ class Thread:
 
 
 @pytest.fixture
-def start(hand: Hand, job: str) -> Iterator:
+def start(hand: Leases, job: str) -> Iterator:
     """`start(shard)`: a thread that claims; all are let go in the end."""
     threads: list[Thread] = []
 
@@ -105,7 +107,7 @@ def test_shards_are_held_side_by_side_while_their_blocks_run(hand, job, store):
 
 
 def test_what_another_worker_holds_or_did_is_not_ours(hand, job, store):
-    other = Hand(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
+    other = Leases(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
     with other.claim(job, "0-10"), hand.claim(job, "0-10") as held:
         assert held is None
     with hand.claim(job, "90-99") as held:
@@ -244,7 +246,7 @@ def test_a_process_about_to_end_gives_everything_back_and_blames_nothing(hand, j
         with hand.claim(job, "20-30") as more:
             assert more is None
 
-    other = Hand(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
+    other = Leases(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
     with other.claim(job, "0-10") as held:
         assert "s" not in json.loads(store.client.hget(store.keys.job_open(job), "0-10"))
         assert held is not None

@@ -23,7 +23,7 @@ from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 TEXT = Prices()
-"""Of a model without pictures."""
+"""Of a model without images."""
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,21 @@ def test_the_query_that_waits_longest_goes_first():
     assert lengths(taken) == [20, 10]
 
 
-def test_a_picture_goes_with_all_its_queries():
-    """Given a catalog: its features are used and done with, whatever the number of pictures."""
+def test_an_image_goes_with_all_its_queries():
+    """Given a catalog: its features are used and done with, whatever the number of images."""
     kept = Tokens.of([1])
-    pictures = [Visual(str(n), (np.zeros((32, 32, 3), np.uint8),)) for n in range(3)]
+    images = [Visual(str(n), (np.zeros((32, 32, 3), np.uint8),)) for n in range(3)]
     waiting = [
-        Item(Prompt(kept, Tokens.of([query]), Tokens.of([9, 8], [(0, picture)])))
+        Item(Prompt(kept, Tokens.of([query]), Tokens.of([9, 8], [(0, image)])))
         for query in range(4)
-        for picture in pictures
+        for image in images
     ]
     taken, _ = plan(waiting, Limit(13), TEXT)
     seen = [i.prompt.document.visuals[0][1].key for i in taken]
     assert seen == ["0"] * 4
 
 
-def test_tokens_of_pictures_and_of_video_frames_are_told_apart():
+def test_tokens_of_images_and_of_video_frames_are_told_apart():
     pixels = np.zeros((32, 64, 3), np.uint8)
     image, step = Visual("image", (pixels,)), Visual("step", (pixels, pixels))
     document = Tokens.of(range(9), [(0, image), (2, step), (4, step)])
@@ -145,7 +145,7 @@ def test_tokens_of_pictures_and_of_video_frames_are_told_apart():
     assert pack.tokens(TEXT) == PackTokens(text=5, image=6, video=4, shared=0)
 
 
-def test_a_query_with_a_picture_is_computed_once_and_then_kept():
+def test_a_query_with_an_image_is_computed_once_and_then_kept():
     kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
     pack, _ = Pack.of([Prompt(kept, Tokens.of([]), Tokens.of([3] * n)) for n in (4, 5)])
 
@@ -174,12 +174,12 @@ def test_attention_makes_long_documents_dearer(length):
     assert cost(2 * length, 0) > 2 * cost(length, 0)
 
 
-def test_a_query_with_a_picture_is_paid_for_once_a_pack():
+def test_a_query_with_an_image_is_paid_for_once_a_pack():
     """Given requests that each bring an image as their query: packs stay as small as others."""
-    picture = [Visual(str(n), (np.zeros((64, 64, 3), np.uint8),)) for n in range(5)]
+    image = [Visual(str(n), (np.zeros((64, 64, 3), np.uint8),)) for n in range(5)]
     waiting = [
         Item(Prompt(Tokens.of([1, *[2] * 4], [(1, p)]), Tokens.of([]), Tokens.of([3])))
-        for p in picture
+        for p in image
         for _ in range(2)
     ]
     taken, _ = plan(waiting, Limit(15), TEXT)
@@ -187,10 +187,10 @@ def test_a_query_with_a_picture_is_paid_for_once_a_pack():
     assert pack_cost((i.prompt for i in taken), TEXT) == pytest.approx(14, rel=0.01)
 
 
-def test_a_picture_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
-    """Given a tower that costs ten tokens a picture, and one of two pictures that is kept."""
+def test_an_image_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
+    """Given a tower that costs ten tokens an image, and one of two images that is kept."""
     new, old = (Visual(name, (np.zeros((32, 32, 3), np.uint8),)) for name in ("new", "old"))
-    prices = Prices(tower=lambda tokens: 10.0 * tokens, kept_pictures={"old"})
+    prices = Prices(tower=lambda tokens: 10.0 * tokens, kept_images={"old"})
 
     def of(visual: Visual, queries: int) -> list[Item]:
         document = Tokens.of([9, 8], [(0, visual)])
@@ -207,7 +207,7 @@ def test_a_picture_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
     assert len(taken) == 4
 
 
-def test_a_query_with_a_picture_is_free_once_it_is_kept():
+def test_a_query_with_an_image_is_free_once_it_is_kept():
     kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
     prompt = Prompt(kept, Tokens.of([]), Tokens.of([3]))
     before = Prices(tower=lambda tokens: 10.0 * tokens)

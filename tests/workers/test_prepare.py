@@ -1,4 +1,4 @@
-"""Contents -> prepared pairs: what becomes of pictures that fail, are poor, or are frames."""
+"""Contents -> prepared pairs: what becomes of images that fail, are poor, or are frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.job_spec import InputRef, JobSpec, Priority, make_spec
 from rerankfleet.shared.metrics import IMAGES_REJECTED, STAGES
-from rerankfleet.workers.images.prepared import Picture
-from rerankfleet.workers.pipeline import PAIRS_AHEAD, PICTURES_AHEAD, in_runs
+from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.pipeline import IMAGES_AHEAD, PAIRS_AHEAD, in_runs
 from rerankfleet.workers.prepare import (
     FETCHES_JUDGED,
     FETCHES_MIN,
@@ -27,18 +27,18 @@ from rerankfleet.workers.prepare import (
     Preparer,
     frame_pixels,
     frames_chosen,
-    pictures_of,
+    images_of,
     provenance_of,
 )
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
 
-NOT_FOUND = ItemError("not_found", "there is no such picture")
+NOT_FOUND = ItemError("not_found", "there is no such image")
 
 
 class Prompter:
-    """A prompt holds the pictures of its document, one after the other."""
+    """A prompt holds the images of its document, one after the other."""
 
     def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         self.requests = list(requests)
@@ -51,21 +51,21 @@ class Prompter:
         return Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3], list(enumerate(visuals))))
 
 
-class Pictures:
+class Images:
     """The URI `q0.4` has the quality 0.4, all others 1; a URI with an outcome has that."""
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, Picture | ItemError] = {}
+        self.outcomes: dict[str, PreparedImage | ItemError] = {}
         self.loads: list[list[str]] = []
 
     def load(self, wanted, *, urgent=False):
         wanted = list(wanted)
         self.loads.append([w.uri for w in wanted])
-        return {w: self.outcomes.get(w.uri) or picture(w.uri) for w in wanted}
+        return {w: self.outcomes.get(w.uri) or prepared(w.uri) for w in wanted}
 
 
-def picture(uri: str, width: int = 64, height: int = 32) -> Picture:
-    return Picture(
+def prepared(uri: str, width: int = 64, height: int = 32) -> PreparedImage:
+    return PreparedImage(
         key=uri,
         pixels=np.zeros((height, width, 3), np.uint8),
         original=(width * 2, height * 2),
@@ -82,14 +82,14 @@ def prompter() -> Prompter:
 
 
 @pytest.fixture
-def pictures() -> Pictures:
-    return Pictures()
+def images() -> Images:
+    return Images()
 
 
 @pytest.fixture
-def prepare(prompter, pictures) -> Callable[..., list[list[Prepared | ItemError]]]:
+def prepare(prompter, images) -> Callable[..., list[list[Prepared | ItemError]]]:
     """`prepare(slice, ..., **options)` with one preparer."""
-    preparer = Preparer(prompter, pictures)
+    preparer = Preparer(prompter, images)
     return lambda *slices, **options: preparer.prepare(slices, spec_of(**options))
 
 
@@ -125,51 +125,51 @@ def codes(pairs) -> list[str | None]:
 # ---- loading ------------------------------------------------------------------------------------
 
 
-def test_text_stays_text(prepare, pictures, prompter):
+def test_text_stays_text(prepare, images, prompter):
     ((pair,),) = prepare(a_slice("a document"))
 
     assert pair == Prepared(pair.prompt)
     assert prompter.requests[0].documents[0].text == "a document"
-    assert pictures.loads == []
+    assert images.loads == []
 
 
-def test_a_picture_is_loaded_once_for_all_pairs_of_a_run(prepare, pictures):
+def test_an_image_is_loaded_once_for_all_pairs_of_a_run(prepare, images):
     shared, own = image("a.png"), image("b.png", "a.png", text="both")
 
     prepare(a_slice(shared, own, query=image("c.png")), a_slice(shared, query=image("c.png")))
 
-    assert Counter(pictures.loads[0]) == Counter(["a.png", "b.png", "c.png"])
-    assert len(pictures.loads) == 1
+    assert Counter(images.loads[0]) == Counter(["a.png", "b.png", "c.png"])
+    assert len(images.loads) == 1
 
 
-def test_a_pair_tells_what_was_done_to_its_pictures(prepare):
+def test_a_pair_tells_what_was_done_to_its_images(prepare):
     ((pair,),) = prepare(a_slice(image("q0.9", "q0.7"), query=image("q0.8")))
 
-    assert [found.quality for found in pair.pictures] == [0.9, 0.7]
-    assert {(found.original, found.used, found.tokens) for found in pair.pictures} == {
+    assert [found.quality for found in pair.images] == [0.9, 0.7]
+    assert {(found.original, found.used, found.tokens) for found in pair.images} == {
         ((128, 64), (64, 32), 2)
     }
     assert pair.quality == 0.7
     assert pair.visual_tokens == 4  # the document's, not the query's
 
 
-def test_a_picture_of_the_query_counts_for_the_quality_of_each_pair(prepare):
+def test_an_image_of_the_query_counts_for_the_quality_of_each_pair(prepare):
     ((one, two),) = prepare(a_slice("text", image("q0.9"), query=image("q0.8")))
 
-    assert (one.quality, one.visual_tokens, one.pictures) == (0.8, 0, ())
+    assert (one.quality, one.visual_tokens, one.images) == (0.8, 0, ())
     assert (two.quality, two.visual_tokens) == (0.8, 2)
 
 
-def test_an_unreadable_picture_of_a_document_costs_its_own_pair(prepare, pictures):
-    pictures.outcomes["lost.png"] = NOT_FOUND
+def test_an_unreadable_image_of_a_document_costs_its_own_pair(prepare, images):
+    images.outcomes["lost.png"] = NOT_FOUND
 
     (found,) = prepare(a_slice(image("a.png"), image("a.png", "lost.png"), "text"))
 
     assert codes(found) == [None, "not_found", None]
 
 
-def test_an_unreadable_picture_of_a_query_costs_the_pairs_of_its_request(prepare, pictures):
-    pictures.outcomes["lost.png"] = NOT_FOUND
+def test_an_unreadable_image_of_a_query_costs_the_pairs_of_its_request(prepare, images):
+    images.outcomes["lost.png"] = NOT_FOUND
 
     lost, good = prepare(a_slice("a", "b", query=image("lost.png")), a_slice("a"))
 
@@ -187,14 +187,14 @@ def test_a_model_that_reads_text_only_says_so(prompter):
     assert codes(second) == ["pictures_not_read"]
 
 
-def test_too_many_images_in_one_content_are_not_even_loaded(prepare, pictures):
+def test_too_many_images_in_one_content_are_not_even_loaded(prepare, images):
     many = image(*(f"{number}.png" for number in range(IMAGES_MAX + 1)))
 
     first, second = prepare(a_slice(many, image("a.png")), a_slice("text", query=many))
 
     assert codes(first) == ["too_many_images", None]
     assert codes(second) == ["too_many_images"]
-    assert pictures.loads == [["a.png"]]
+    assert images.loads == [["a.png"]]
 
 
 # ---- quality ------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_quality_is_reported_and_does_nothing_unless_it_is_told_to(prepare):
     assert pair.quality == 0.1
 
 
-def test_a_poor_picture_is_rejected_where_the_job_says_so(prepare):
+def test_a_poor_image_is_rejected_where_the_job_says_so(prepare):
     options = {"quality_action": "reject", "quality_threshold": 0.5}
 
     (found,) = prepare(a_slice(image("q0.5"), image("q0.49"), "text"), **options)
@@ -216,9 +216,9 @@ def test_a_poor_picture_is_rejected_where_the_job_says_so(prepare):
     assert "sharper" in found[1].hint
 
 
-def test_pictures_that_a_job_refuses_are_counted_once_each(prompter, pictures):
+def test_images_that_a_job_refuses_are_counted_once_each(prompter, images):
     recorder = Recorder()
-    preparer = Preparer(prompter, pictures, recorder)
+    preparer = Preparer(prompter, images, recorder)
     poor = [a_slice(image("q0.1"), image("q0.2"), image("q0.9"), query=image("q0.1"))]
 
     for action in ("off", "downweight", "reject"):
@@ -229,7 +229,7 @@ def test_pictures_that_a_job_refuses_are_counted_once_each(prompter, pictures):
     assert sum(counts[STAGES.name][("tokenize",)][:-1]) == 3
 
 
-def test_a_poor_picture_of_a_query_rejects_its_request(prepare, prompter):
+def test_a_poor_image_of_a_query_rejects_its_request(prepare, prompter):
     slices = a_slice("text", image("q0.9"), query=image("q0.2")), a_slice("text")
 
     poor, good = prepare(*slices, quality_action="reject")
@@ -251,9 +251,9 @@ def test_poor_quality_lowers_a_margin_but_not_without_bound(quality, factor, pre
 # ---- too many failures --------------------------------------------------------------------------
 
 
-def fail(pictures: Pictures, *numbers: int, code: str = "not_found") -> None:
+def fail(images: Images, *numbers: int, code: str = "not_found") -> None:
     for number in numbers:
-        pictures.outcomes[f"{number}.png"] = ItemError(code, f"picture {number} failed")
+        images.outcomes[f"{number}.png"] = ItemError(code, f"image {number} failed")
 
 
 def of_numbers(first: int, last: int) -> Slice:
@@ -261,27 +261,27 @@ def of_numbers(first: int, last: int) -> Slice:
 
 
 def in_runs_of(
-    prepare, first: int, last: int, pictures_of_run: int = PICTURES_AHEAD, **options
+    prepare, first: int, last: int, images_of_run: int = IMAGES_AHEAD, **options
 ) -> list[str | None]:
-    """The codes of numbered pictures, prepared in runs as a shard is."""
+    """The codes of numbered images, prepared in runs as a shard is."""
     found = []
-    for at in range(first, last, pictures_of_run):
-        (pairs,) = prepare(of_numbers(at, min(at + pictures_of_run, last)), **options)
+    for at in range(first, last, images_of_run):
+        (pairs,) = prepare(of_numbers(at, min(at + images_of_run, last)), **options)
         found += codes(pairs)
     return found
 
 
-def test_a_dead_source_is_soon_for_a_person_to_look_at(prepare, pictures):
-    fail(pictures, *range(1000))
+def test_a_dead_source_is_soon_for_a_person_to_look_at(prepare, images):
+    fail(images, *range(1000))
 
-    with pytest.raises(UsageError, match=r"32 of the last 32 images .*: picture 0 failed") as told:
+    with pytest.raises(UsageError, match=r"32 of the last 32 images .*: image 0 failed") as told:
         in_runs_of(prepare, 0, 1000)
 
     assert "resume" in told.value.hint
 
 
-def test_a_source_that_dies_late_is_noticed_as_soon(prepare, pictures):
-    fail(pictures, *range(960, 2000))
+def test_a_source_that_dies_late_is_noticed_as_soon(prepare, images):
+    fail(images, *range(960, 2000))
 
     in_runs_of(prepare, 0, 960 + FETCHES_JUDGED // 2)
     with pytest.raises(UsageError, match=f"of the last {FETCHES_JUDGED} images"):
@@ -289,14 +289,14 @@ def test_a_source_that_dies_late_is_noticed_as_soon(prepare, pictures):
 
 
 @pytest.mark.parametrize("first", [0, 8, 500, 980])
-def test_a_cluster_of_dead_links_among_many_good_ones_stops_nothing(prepare, pictures, first):
-    fail(pictures, *range(first, first + 20))
+def test_a_cluster_of_dead_links_among_many_good_ones_stops_nothing(prepare, images, first):
+    fail(images, *range(first, first + 20))
 
     assert in_runs_of(prepare, 0, 1000).count("not_found") == 20
 
 
-def test_the_job_says_how_many_may_fail(prepare, pictures):
-    fail(pictures, 3, 4, 5)
+def test_the_job_says_how_many_may_fail(prepare, images):
+    fail(images, 3, 4, 5)
 
     prepare(of_numbers(0, 10), max_error_rate=3 / FETCHES_MIN)
     with pytest.raises(UsageError, match="3 of the last 10"):
@@ -305,32 +305,32 @@ def test_the_job_says_how_many_may_fail(prepare, pictures):
         prepare(of_numbers(0, 10), max_error_rate=0)
 
 
-def test_pictures_that_were_fetched_and_cannot_be_read_are_no_failed_fetches(prepare, pictures):
-    fail(pictures, *range(100), code="invalid_image")
+def test_images_that_were_fetched_and_cannot_be_read_are_no_failed_fetches(prepare, images):
+    fail(images, *range(100), code="invalid_image")
 
     assert in_runs_of(prepare, 0, 100) == ["invalid_image"] * 100
 
 
-def test_a_job_that_was_resumed_is_judged_anew(prepare, pictures):
-    # given a catalog with so many queries that a run has few pictures, all of which fail
-    fail(pictures, *range(100))
+def test_a_job_that_was_resumed_is_judged_anew(prepare, images):
+    # given a catalog with so many queries that a run has few images, all of which fail
+    fail(images, *range(100))
     with pytest.raises(UsageError, match="27 of the last 27"):
-        in_runs_of(prepare, 0, 100, pictures_of_run=3)
+        in_runs_of(prepare, 0, 100, images_of_run=3)
     # when the cause is mended but for some, then what failed before does not count again
-    pictures.outcomes.clear()
-    fail(pictures, *range(30, 40))
+    images.outcomes.clear()
+    fail(images, *range(30, 40))
     assert in_runs_of(prepare, 30, 100).count("not_found") == 10
 
 
-def test_jobs_count_apart(prepare, pictures):
-    fail(pictures, *range(100))
+def test_jobs_count_apart(prepare, images):
+    fail(images, *range(100))
 
     for name in ("one", "two", "three"):
         assert in_runs_of(prepare, 0, 20, name=name) == ["not_found"] * 20
 
 
-def test_an_interactive_request_gets_its_failures(prepare, pictures):
-    fail(pictures, *range(100))
+def test_an_interactive_request_gets_its_failures(prepare, images):
+    fail(images, *range(100))
 
     found = in_runs_of(prepare, 0, 100, priority=Priority.interactive)
 
@@ -350,7 +350,7 @@ def test_frames_go_two_by_two_with_the_mean_of_their_times(prepare, prompter):
 
     assert steps_of(prompter) == [(0.25, "frame-0+frame-1"), (1.25, "frame-2+frame-3")]
     assert pair.visual_tokens == 4
-    assert len(pair.pictures) == 4
+    assert len(pair.images) == 4
 
 
 def test_without_a_rate_two_frames_are_a_second(prepare, prompter):
@@ -365,18 +365,18 @@ def test_an_odd_frame_is_doubled(prepare, prompter):
     assert steps_of(prompter) == [(0.5, "frame-0+frame-1"), (2.0, "frame-2+frame-2")]
 
 
-def test_frames_of_different_shapes_are_an_error(prepare, pictures):
-    pictures.outcomes["frame-1"] = picture("frame-1", 64, 64)
+def test_frames_of_different_shapes_are_an_error(prepare, images):
+    images.outcomes["frame-1"] = prepared("frame-1", 64, 64)
 
     (found,) = prepare(a_slice(frames(2), "text"))
 
     assert codes(found) == ["frames_differ", None]
 
 
-def test_of_a_long_video_frames_are_taken_evenly(prepare, prompter, pictures):
+def test_of_a_long_video_frames_are_taken_evenly(prepare, prompter, images):
     prepare(a_slice(frames(200, fps=10)))
 
-    chosen = [int(uri.removeprefix("frame-")) for uri in pictures.loads[0]]
+    chosen = [int(uri.removeprefix("frame-")) for uri in images.loads[0]]
     gaps = {later - earlier for earlier, later in pairwise(chosen)}
     assert (len(chosen), chosen[0], chosen[-1]) == (FRAMES_MAX, 0, 199)
     assert gaps == {3, 4}
@@ -398,7 +398,7 @@ def test_frames_share_the_pixels_of_their_video(count, tokens):
 def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     asked = []
 
-    class Recorded(Pictures):
+    class Recorded(Images):
         def load(self, wanted, *, urgent=False):
             asked.extend(wanted)
             return super().load(asked)
@@ -412,17 +412,17 @@ def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     assert len({w.options.key() for w in asked}) == 2
 
 
-def test_a_job_says_how_videos_are_read(prepare, prompter, pictures):
+def test_a_job_says_how_videos_are_read(prepare, prompter, images):
     """Given a video that says how fast it is, and one that does not."""
     prepare(a_slice(frames(200, fps=10)), video_max_frames=4, video_fps=5)
-    assert pictures.loads[0] == ["frame-0", "frame-66", "frame-132", "frame-199"]
+    assert images.loads[0] == ["frame-0", "frame-66", "frame-132", "frame-199"]
     assert steps_of(prompter)[0][0] == pytest.approx((0 + 66) / 2 / 10)
 
     prepare(a_slice(frames(200)), video_max_frames=4, video_fps=5)
     assert steps_of(prompter)[0][0] == pytest.approx((0 + 66) / 2 / 5)
 
     prepare(a_slice(frames(200)), video_max_frames=1)
-    assert pictures.loads[-1] == ["frame-0"]
+    assert images.loads[-1] == ["frame-0"]
 
 
 @pytest.mark.parametrize(
@@ -438,17 +438,17 @@ def test_a_job_says_how_videos_are_read(prepare, prompter, pictures):
 )
 def test_the_pixels_of_frames_have_their_bounds(options, tokens):
     content = Document.model_validate(frames(64))
-    wanted = pictures_of(content, spec_of(**options))
+    wanted = images_of(content, spec_of(**options))
     assert {w.options.max_pixels for w in wanted} == {tokens * 1024}
     assert {w.options.min_pixels for w in wanted} == {4096}
 
 
 def test_a_pixel_budget_keeps_the_presets_shape():
     small, large = (spec_of(max_pixels=n, image_preset="general") for n in (196_608, 1_843_200))
-    assert small.pictures.size == (512, 384)
-    assert math.prod(large.pictures.size) == pytest.approx(1_843_200, rel=0.01)
-    assert spec_of(max_pixels=196_608, image_preset="reference").pictures.size is None
-    keys = {spec.pictures.key() for spec in (small, large, spec_of(), spec_of(min_pixels=5000))}
+    assert small.image_spec.size == (512, 384)
+    assert math.prod(large.image_spec.size) == pytest.approx(1_843_200, rel=0.01)
+    assert spec_of(max_pixels=196_608, image_preset="reference").image_spec.size is None
+    keys = {spec.image_spec.key() for spec in (small, large, spec_of(), spec_of(min_pixels=5000))}
     assert len(keys) == 4
 
 
@@ -458,7 +458,7 @@ def test_provenance_tells_what_a_model_that_sees_is_shown():
     )
     spec = spec_of(video_max_frames=8, video_fps=4, max_pixels=196_608)
     seen = provenance_of(engine, spec, sees=True)
-    assert (seen.video, seen.pixels) == ("8:7864320:4", spec.pictures.key())
+    assert (seen.video, seen.pixels) == ("8:7864320:4", spec.image_spec.key())
     assert provenance_of(engine, spec, sees=False) == engine
 
 
@@ -470,7 +470,7 @@ def sizes(runs) -> list[list[int]]:
     return [[len(piece.documents) for piece in run] for run in runs]
 
 
-def test_a_run_has_few_pictures_and_the_first_ones_have_fewest():
+def test_a_run_has_few_images_and_the_first_ones_have_fewest():
     slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
 
     runs = list(in_runs(slices))
@@ -478,17 +478,17 @@ def test_a_run_has_few_pictures_and_the_first_ones_have_fewest():
     assert sizes(runs) == [[2], [2] * 2, [2] * 4, [2] * 8, [2] * 5]
 
 
-def test_an_image_that_many_queries_meet_is_one_picture():
+def test_an_image_that_many_queries_meet_is_one_image():
     slices = [a_slice(image("same.png"), query=f"query {n}") for n in range(PAIRS_AHEAD)]
 
     assert len(list(in_runs(slices))) == 1
 
 
-def test_pictures_of_queries_count_too():
-    slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * PICTURES_AHEAD)]
+def test_images_of_queries_count_too():
+    slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * IMAGES_AHEAD)]
 
     first = [[1] * 2, [1] * 4, [1] * 8]
-    assert sizes(in_runs(slices)) == [*first, [1] * PICTURES_AHEAD, [1] * 2]
+    assert sizes(in_runs(slices)) == [*first, [1] * IMAGES_AHEAD, [1] * 2]
 
 
 def test_a_request_of_many_images_is_cut():

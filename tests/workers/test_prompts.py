@@ -153,9 +153,9 @@ def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
         ]
 
 
-def test_a_text_model_says_that_it_sees_no_pictures(prompters):
-    picture = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
-    request = Request(Side("what?"), [Side("a gate", (picture,)), Side("a gate")])
+def test_a_text_model_says_that_it_sees_no_images(prompters):
+    image = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
+    request = Request(Side("what?"), [Side("a gate", (image,)), Side("a gate")])
     seen, read = prompters["qwen"].encode_all([request], max_length=8192)[0]
     assert seen.code == "pictures_not_read"
     assert isinstance(read, Prompt)

@@ -1,4 +1,4 @@
-"""Pictures by their addresses, from fetch to pixels; and scored: ahead of the device, in order."""
+"""Images by their addresses, from fetch to pixels; and scored: ahead of the device, in order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from rerankfleet.shared.cli import main
 from rerankfleet.shared.content.content import Document
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
 from rerankfleet.shared.job_spec import InputRef, Priority, make_spec
@@ -29,9 +29,9 @@ from rerankfleet.workers.batching.packing import Limit, Prices
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
-from rerankfleet.workers.images.prepared import Picture
-from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, PictureSource
-from rerankfleet.workers.pipeline import PICTURES_AHEAD, Scorer
+from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
+from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
 from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
@@ -40,32 +40,32 @@ from tests.support.drawn import drawn, encoded, png
 from tests.support.fleet import PROVENANCE
 
 WAIT_S = 20
-OPTIONS = PictureOptions(preset="reference")
+OPTIONS = ImageSpec(preset="reference")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a good picture, a truncated one and something else."""
+    """A folder with a good image, a truncated one and something else."""
     (tmp_path / "good.png").write_bytes(png(1))
     (tmp_path / "half.png").write_bytes(png(2)[:200])
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     return tmp_path
 
 
 @pytest.fixture
-def source(folder: Path, settings: Settings) -> Iterator[PictureSource]:
-    found = PictureSource.of(settings, folder)
+def source(folder: Path, settings: Settings) -> Iterator[ImageSource]:
+    found = ImageSource.of(settings, folder)
     yield found
     found.close()
 
 
-def load(source: PictureSource, *uris: str) -> dict[str, Picture | ItemError]:
+def load(source: ImageSource, *uris: str) -> dict[str, PreparedImage | ItemError]:
     """What becomes of some addresses."""
     found = source.load([Wanted(uri, OPTIONS) for uri in uris])
     return {wanted.uri: outcome for wanted, outcome in found.items()}
 
 
-def test_each_picture_or_its_own_error(source, folder):
+def test_each_image_or_its_own_error(source, folder):
     embedded = f"data:image/png;base64,{base64.b64encode(png(3)).decode()}"
     absolute = (folder / "good.png").as_uri()
 
@@ -87,10 +87,10 @@ def test_each_picture_or_its_own_error(source, folder):
     assert np.array_equal(found["good.png"].pixels, np.array(drawn(1)))
 
 
-def test_what_is_done_with_pictures_is_counted(folder, settings):
-    # given a picture, and three that cannot be had
+def test_what_is_done_with_images_is_counted(folder, settings):
+    # given an image, and three that cannot be had
     recorder = Recorder()
-    source = PictureSource.of(settings, folder, recorder)
+    source = ImageSource.of(settings, folder, recorder)
     load(source, "good.png", "half.png", "lost.png", "/etc/passwd")
     # when one is wanted again
     load(source, "good.png")
@@ -107,8 +107,8 @@ def test_what_is_done_with_pictures_is_counted(folder, settings):
     assert counts[SOURCE_BYTES.name][()][-1] == len(png(1))
 
 
-def test_one_picture_may_be_wanted_in_two_sizes(source):
-    small = PictureOptions(preset="reference", max_pixels=4096)
+def test_one_image_may_be_wanted_in_two_sizes(source):
+    small = ImageSpec(preset="reference", max_pixels=4096)
 
     found = source.load([Wanted("good.png", OPTIONS), Wanted("good.png", small)])
 
@@ -118,7 +118,7 @@ def test_one_picture_may_be_wanted_in_two_sizes(source):
 
 
 def test_without_a_folder_nothing_local_is_read(folder, settings):
-    source = PictureSource.of(settings.model_copy(update={"allowed_roots": ()}))
+    source = ImageSource.of(settings.model_copy(update={"allowed_roots": ()}))
 
     found = load(source, str(folder / "good.png"), "good.png")
 
@@ -133,8 +133,8 @@ class Refused(Fetcher):
         raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
 
 
-def test_refused_credentials_are_no_pictures_fault():
-    source = PictureSource(Refused(), Pool(1))
+def test_refused_credentials_are_no_images_fault():
+    source = ImageSource(Refused(), Pool(1))
 
     with pytest.raises(UsageError, match="ExpiredToken"):
         load(source, "s3://bucket/a.png", "s3://bucket/b.png")
@@ -155,24 +155,24 @@ def test_credentials_refused_to_an_earlier_caller_are_tried_again():
             assert answer.wait(WAIT_S)
             raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
 
-    source = PictureSource(Renewed(), Pool(1))
+    source = ImageSource(Renewed(), Pool(1))
     with ThreadPoolExecutor(2) as callers:
         before = callers.submit(load, source, "s3://bucket/a.png")
         assert asked.acquire(timeout=WAIT_S)
-        # when the same picture is wanted after the credentials were renewed
+        # when the same image is wanted after the credentials were renewed
         after = callers.submit(load, source, "s3://bucket/a.png")
         answer.set()
         # then the refusal is told only to who was refused
         with pytest.raises(CredentialsRefused):
             before.result(WAIT_S)
-        assert isinstance(after.result(WAIT_S)["s3://bucket/a.png"], Picture)
+        assert isinstance(after.result(WAIT_S)["s3://bucket/a.png"], PreparedImage)
     source.close()
 
 
-def test_a_picture_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host(
+def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host(
     source, folder, monkeypatch
 ):
-    # given bulk work of more pictures and more runs than are loaded at a time, on a host that hangs
+    # given bulk work of more images and more runs than are loaded at a time, on a host that hangs
     fetch, speaks = source._fetcher.fetch, threading.Event()
 
     def slow(uri):
@@ -192,10 +192,10 @@ def test_a_picture_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_hos
         begin(Priority.bulk, f"slow-{n}.png", f"slow-{n}-b.png")
         for n in range(max(LOADS_AT_A_TIME, FETCHES_AT_A_TIME) + 1)
     ]
-    # when a request that somebody waits for brings a picture
+    # when a request that somebody waits for brings an image
     (found,) = begin(Priority.interactive, "good.png").result(WAIT_S).values()
     # then it is there before any of the others
-    assert isinstance(found, Picture)
+    assert isinstance(found, PreparedImage)
     assert not any(future.done() for future in bulk)
     speaks.set()
     assert {o.code for future in bulk for o in future.result(WAIT_S).values()} == {"not_found"}
@@ -205,7 +205,7 @@ def test_a_picture_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_hos
 
 
 class Prompter:
-    """A prompt is the document's picture, or its text as a number."""
+    """A prompt is the document's image, or its text as a number."""
 
     def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         return [[self._prompt(side) for side in request.documents] for request in requests]
@@ -218,7 +218,7 @@ class Prompter:
 
 
 class Engine:
-    """The margin of a picture is the mean of its pixels."""
+    """The margin of an image is the mean of its pixels."""
 
     provenance = PROVENANCE
     sees = True
@@ -240,7 +240,7 @@ class Engine:
 
 
 def album(folder: Path, count: int) -> list[float]:
-    """So many pictures `N.png`, and the mean of the pixels of each."""
+    """So many images `N.png`, and the mean of the pixels of each."""
     images = [drawn(seed, (64, 64)) for seed in range(count)]
     for number, image in enumerate(images):
         (folder / f"{number}.png").write_bytes(encoded(image))
@@ -249,7 +249,7 @@ def album(folder: Path, count: int) -> list[float]:
 
 def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkeypatch):
     # given a line whose images fill several runs, one of them lost, between two short lines
-    count = 5 * PICTURES_AHEAD + 7
+    count = 5 * IMAGES_AHEAD + 7
     means = album(tmp_path, count)
     (tmp_path / "17.png").unlink()
     lines = [
@@ -281,8 +281,8 @@ def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkey
 
 
 def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
-    # given a device that does not end its first pack before the pictures of a second run are asked
-    album(folder, 2 * PICTURES_AHEAD)
+    # given a device that does not end its first pack before the images of a second run are asked
+    album(folder, 2 * IMAGES_AHEAD)
     asked_again = threading.Event()
     seen = []
 
@@ -300,7 +300,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
                 asked_again.set()
             return source.load(wanted)
 
-    documents = [Document(image=f"{n}.png") for n in range(2 * PICTURES_AHEAD)]
+    documents = [Document(image=f"{n}.png") for n in range(2 * IMAGES_AHEAD)]
     whole = Slice(line=1, query="q", documents=documents, indices=list(range(len(documents))))
     spec = make_spec(model="m", input=InputRef(uri="", size=0, tag=""), image_preset="reference")
     batcher = Batcher(Slow(), Limit(10_000))
@@ -310,15 +310,15 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     # then the first pack saw the second run begin
     assert seen
     assert all(seen)
-    assert sum(len(outcome.results) for outcome in outcomes) == 2 * PICTURES_AHEAD
+    assert sum(len(outcome.results) for outcome in outcomes) == 2 * IMAGES_AHEAD
 
 
-def test_a_picture_of_the_last_run_is_not_fetched_again(source, folder, monkeypatch):
+def test_an_image_of_the_last_run_is_not_fetched_again(source, folder, monkeypatch):
     fetched = []
     fetch = source._fetcher.fetch
     monkeypatch.setattr(source._fetcher, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
     for _ in range(3):
-        assert isinstance(load(source, "good.png", "good.png")["good.png"], Picture)
+        assert isinstance(load(source, "good.png", "good.png")["good.png"], PreparedImage)
     assert fetched == ["good.png"]
     # one that could not be had is tried again: it may be there by then
     for _ in range(2):
@@ -326,13 +326,13 @@ def test_a_picture_of_the_last_run_is_not_fetched_again(source, folder, monkeypa
     assert fetched == ["good.png", "gone.png", "gone.png"]
 
 
-def test_what_is_kept_of_pictures_is_bounded(folder):
+def test_what_is_kept_of_images_is_bounded(folder):
     from rerankfleet.workers.images.source import _Recent
 
     recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)
-    picture = prepare_image(Image.new("RGB", (64, 64)))
+    image = prepare_image(Image.new("RGB", (64, 64)))
     wanted = [Wanted(str(n), OPTIONS) for n in range(5)]
     for w in wanted:
-        recent.put(w, picture)
+        recent.put(w, image)
     assert [w.uri for w in wanted if recent.get(w)] == ["2", "3", "4"]
     assert _Recent(1 << 20, max_age_s=-1).get(wanted[0]) is None

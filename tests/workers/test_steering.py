@@ -10,7 +10,7 @@ import redis
 
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import BatchLimit
-from rerankfleet.workers.batch_limits.agent import OBSERVATIONS_MAX, Steering, policy_of
+from rerankfleet.workers.batch_limits.agent import OBSERVATIONS_MAX, LimitAgent, policy_of
 from rerankfleet.workers.batch_limits.policies import PolicySettings
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
@@ -20,8 +20,8 @@ from tests.workers.test_limits import pack
 
 
 @pytest.fixture
-def steering(fleet) -> Steering:
-    return Steering(fleet, "w1", PolicySettings(), reason="measured at start")
+def steering(fleet) -> LimitAgent:
+    return LimitAgent(fleet, "w1", PolicySettings(), reason="measured at start")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.metrics import PAIRS, QUEUE_WAIT, RETRIES, STAGES
 from rerankfleet.shared.state.records import Lease, OpenShard
 from rerankfleet.workers import tasks
-from rerankfleet.workers.leases import Hand
+from rerankfleet.workers.leases import Leases
 from rerankfleet.workers.pipeline import Stopped
 from rerankfleet.workers.prompting import languages
 from rerankfleet.workers.recorder import Recorder
@@ -68,7 +68,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
     found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
     found.draining, found.provenance, found.sees = False, PROVENANCE, True
     found.recorder = Recorder()
-    found.hand = Hand(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+    found.hand = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     found.scorer = SimpleNamespace(score=score, fails_with=None)
     found.batcher = SimpleNamespace(alive=True)
     one = Slice(line=1, query="q", documents=[{"text": "d"}], indices=[0])
@@ -192,7 +192,7 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
     assert store.jobs.get(job).progress.done == 0
 
 
-def test_a_part_says_what_pictures_were_brought_to(runtime, job, store, objects):
+def test_a_part_says_what_images_were_brought_to(runtime, job, store, objects):
     tasks.score_shard(runtime, job, "0-1")
 
     ((start, _, part),) = store.jobs.parts(job)
@@ -200,7 +200,7 @@ def test_a_part_says_what_pictures_were_brought_to(runtime, job, store, objects)
     assert provenance.pixels == "general:1024x768:crop:0.15:bicubic:blur:1843200"
 
 
-def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_pictures(
+def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_images(
     runtime, job, store, objects
 ):
     runtime.sees = False

@@ -20,10 +20,10 @@ from rerankfleet.workers.prompting.vl import SUFFIX, VLPrompter
 from tests.support.vl_model import VISION_TOKENS, build_vl_model
 
 TOLERANCE = 1e-4
-INSTRUCTION = "Find pictures of gates."
+INSTRUCTION = "Find images of gates."
 
 
-def picture(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
+def image(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
     """Noise of so many tokens."""
     rng = np.random.default_rng([rows, columns, seed])
     drawn = rng.integers(0, 256, (frames, rows * 32, columns * 32, 3), np.uint8)
@@ -141,18 +141,18 @@ def score(engine, prompts) -> list[float]:
 
 def video(steps: int, rows: int, columns: int, seed: int = 0):
     return tuple(
-        (0.25 + step, picture(rows, columns, seed + step, frames=2)) for step in range(steps)
+        (0.25 + step, image(rows, columns, seed + step, frames=2)) for step in range(steps)
     )
 
 
 CONTENTS = {
     "text": Side("a stone gate"),
     "nothing": Side(),
-    "image": Side(images=(picture(3, 5),)),
-    "text and image": Side("a gate by the river", (picture(2, 2, 1),)),
-    "several images": Side("three", (picture(1, 1), picture(4, 2), picture(1, 6))),
+    "image": Side(images=(image(3, 5),)),
+    "text and image": Side("a gate by the river", (image(2, 2, 1),)),
+    "several images": Side("three", (image(1, 1), image(4, 2), image(1, 6))),
     "video": Side("it moves", steps=video(2, 2, 3)),
-    "video and image": Side("?", (picture(2, 3),), video(1, 1, 2, 9)),
+    "video and image": Side("?", (image(2, 3),), video(1, 1, 2, 9)),
 }
 
 
@@ -186,7 +186,7 @@ shapes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), max_size=2)
 @given(texts, texts, texts, shapes, shapes)
 def test_parts_have_the_ids_of_the_whole(vl_engine, reference, instruction, q, d, q_sizes, d_sizes):
     query, document = (
-        Side(text, tuple(picture(*size) for size in sizes))
+        Side(text, tuple(image(*size) for size in sizes))
         for text, sizes in ((q, q_sizes), (d, d_sizes))
     )
     (prompt,) = prompts_of(vl_engine, query, [document], instruction=instruction)
@@ -196,9 +196,9 @@ def test_parts_have_the_ids_of_the_whole(vl_engine, reference, instruction, q, d
 
 
 @pytest.mark.parametrize("max_length", [60, 90, 100, 130, 190])
-def test_pictures_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engine, reference):
-    query = Side("which gate " * 12, (picture(2, 2),))
-    document = Side("stone by the river " * 30, (picture(3, 3),))
+def test_images_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engine, reference):
+    query = Side("which gate " * 12, (image(2, 2),))
+    document = Side("stone by the river " * 30, (image(3, 3),))
     (prompt,) = prompts_of(vl_engine, query, [document], max_length=max_length)
     want = reference.ids(query, document, INSTRUCTION, max_length)
     assert [*prompt.kept, *prompt.query, *prompt.document] == want
@@ -210,20 +210,18 @@ def test_pictures_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engin
 
 @pytest.mark.parametrize("most", [1, 7, 20])
 @pytest.mark.parametrize(
-    "pictures",
-    [Side(), Side(images=(picture(3, 3),)), Side(images=(picture(1, 2),), steps=video(2, 2, 3))],
+    "images",
+    [Side(), Side(images=(image(3, 3),)), Side(images=(image(1, 2),), steps=video(2, 2, 3))],
     ids=["text", "image", "video and image"],
 )
-def test_a_documents_text_is_cut_and_its_pictures_are_not(pictures, most, vl_engine, reference):
-    # given documents of a long text, beside pictures
+def test_a_documents_text_is_cut_and_its_images_are_not(images, most, vl_engine, reference):
+    # given documents of a long text, beside images
     text = "stone by the river " * 30
     ids = reference.tokenizer.encode(text, add_special_tokens=False)
-    short = replace(pictures, text=reference.tokenizer.decode(ids[:most]))
-    query = Side("which gate", (picture(2, 2),))
+    short = replace(images, text=reference.tokenizer.decode(ids[:most]))
+    query = Side("which gate", (image(2, 2),))
     # when so many tokens of it are read
-    (prompt,) = prompts_of(
-        vl_engine, query, [replace(pictures, text=text)], max_tokens_per_doc=most
-    )
+    (prompt,) = prompts_of(vl_engine, query, [replace(images, text=text)], max_tokens_per_doc=most)
     # then it has the ids and the margin of the text that ends there
     assert [*prompt.kept, *prompt.query, *prompt.document] == reference.ids(
         query, short, INSTRUCTION, 8192
@@ -235,7 +233,7 @@ def test_a_documents_text_is_cut_and_its_pictures_are_not(pictures, most, vl_eng
 
 
 def test_both_limits_of_a_length_hold(vl_engine):
-    document = Side("stone by the river " * 30, (picture(3, 3),))
+    document = Side("stone by the river " * 30, (image(3, 3),))
     (alone,) = prompts_of(vl_engine, Side("which gate"), [document], max_length=120)
     (both,) = prompts_of(
         vl_engine, Side("which gate"), [document], max_length=120, max_tokens_per_doc=100
@@ -251,8 +249,8 @@ def test_what_has_no_long_text_is_not_cut(content, vl_engine):
 
 
 def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
-    query = Side("which", (picture(2, 5),), video(2, 3, 1))
-    document = Side("gate", (picture(4, 1),), video(1, 2, 2))
+    query = Side("which", (image(2, 5),), video(2, 3, 1))
+    document = Side("gate", (image(4, 1),), video(1, 2, 2))
     (prompt,) = prompts_of(vl_engine, query, [document])
     parts = [prompt.kept, prompt.query, prompt.document]
     got, start = [], 0
@@ -270,22 +268,22 @@ def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
     assert np.array_equal(np.concatenate(got).T, want[:, 0].numpy())
 
 
-def test_a_picture_passes_the_tower_once(vl_engine, monkeypatch):
+def test_an_image_passes_the_tower_once(vl_engine, monkeypatch):
     seen = []
     features = Tower.features
     monkeypatch.setattr(
         Tower, "features", lambda self, visuals: seen.extend(visuals) or features(self, visuals)
     )
     vl_engine.free()
-    images = [picture(2, 2, seed) for seed in range(3)]
+    images = [image(2, 2, seed) for seed in range(3)]
     queries = [Side(f"query {number}") for number in range(4)]
     for query in queries:  # a catalog: every query meets every image
         score(vl_engine, prompts_of(vl_engine, query, [Side(images=(i,)) for i in images]))
     assert sorted(v.key for v in seen) == sorted(i.key for i in images)
 
 
-def test_a_query_with_pictures_is_read_once_for_all_its_documents(vl_engine):
-    query = Side("like this", (picture(4, 4),))
+def test_a_query_with_images_is_read_once_for_all_its_documents(vl_engine):
+    query = Side("like this", (image(4, 4),))
     first, second = prompts_of(vl_engine, query, [Side("one"), Side("two")])
     assert first.kept == second.kept
     assert len(first.query) == 0
@@ -299,20 +297,20 @@ def test_a_query_with_pictures_is_read_once_for_all_its_documents(vl_engine):
 def test_the_features_kept_are_bounded(vl_folder):
     engine = load_engine(str(vl_folder), device="cpu", seen_bytes=20_000)
     for seed in range(6):
-        score(engine, prompts_of(engine, Side("q"), [Side(images=(picture(3, 3, seed),))]))
+        score(engine, prompts_of(engine, Side("q"), [Side(images=(image(3, 3, seed),))]))
         assert engine.seen.bytes <= 20_000
     assert engine.seen.bytes > 0
 
 
-def test_a_picture_that_could_not_be_had_costs_its_own_pair(vl_engine):
-    lost = ItemError("not_found", "there is no such picture")
-    good, bad = prompts_of(vl_engine, Side("q"), [Side(images=(picture(1, 1),)), lost])
+def test_an_image_that_could_not_be_had_costs_its_own_pair(vl_engine):
+    lost = ItemError("not_found", "there is no such image")
+    good, bad = prompts_of(vl_engine, Side("q"), [Side(images=(image(1, 1),)), lost])
     assert isinstance(good, Prompt)
     assert bad is lost
     assert prompts_of(vl_engine, lost, [Side("a"), Side("b")]) == [lost, lost]
 
 
-def test_the_self_test_covers_pictures_and_refuses_what_differs(vl_folder):
+def test_the_self_test_covers_images_and_refuses_what_differs(vl_folder):
     engine = load_engine(str(vl_folder), device="cpu")
     assert engine.self_test().pairs == 9
     engine._tower._still_weight.mul_(1.5)
@@ -321,10 +319,10 @@ def test_the_self_test_covers_pictures_and_refuses_what_differs(vl_folder):
         engine.self_test()
 
 
-def test_pictures_pass_the_tower_together_or_one_by_one(vl_engine, reference, monkeypatch):
+def test_images_pass_the_tower_together_or_one_by_one(vl_engine, reference, monkeypatch):
     from rerankfleet.workers.engine import vision
 
-    side = Side(images=(picture(9, 7),))
+    side = Side(images=(image(9, 7),))
     want = reference.margin(Side("q"), side)
     for patches in (100, 1 << 12):
         monkeypatch.setattr(vision, "PATCHES_AT_A_TIME", {"cpu": patches})
@@ -348,13 +346,13 @@ def test_a_model_without_vision_tokens_is_refused(tokenizers):
         VLPrompter(tokenizers["qwen"])
 
 
-def test_tokens_join_with_their_pictures():
-    left = Tokens.of([1, 2, 2, 3], [(1, picture(1, 2))])
-    right = Tokens.of([4, 2, 5], [(1, picture(1, 1))])
+def test_tokens_join_with_their_images():
+    left = Tokens.of([1, 2, 2, 3], [(1, image(1, 2))])
+    right = Tokens.of([4, 2, 5], [(1, image(1, 1))])
     whole = left + right
     assert [at for at, _ in whole.visuals] == [1, 5]
     assert whole.span == left.span + right.span
-    assert whole == Tokens.of([1, 2, 2, 3, 4, 2, 5], [(1, picture(1, 2)), (5, picture(1, 1))])
+    assert whole == Tokens.of([1, 2, 2, 3, 4, 2, 5], [(1, image(1, 2)), (5, image(1, 1))])
     assert hash(whole) == hash(Tokens.of(whole, whole.visuals))
 
 
@@ -362,7 +360,7 @@ def test_tokens_join_with_their_pictures():
 
 
 @pytest.fixture(scope="session")
-def pil_pictures():
+def pil_images():
     from PIL import Image
 
     rng = np.random.default_rng(4)
@@ -377,11 +375,11 @@ def make_reranker(vl_folder):
 
 
 def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
-    make_reranker, pil_pictures, reference
+    make_reranker, pil_images, reference
 ):
     from rerankfleet import prepare_image
 
-    one, two, _ = pil_pictures
+    one, two, _ = pil_images
     got = make_reranker(instruction=INSTRUCTION).margins(
         {"query": "a gate", "documents": [{"image": one}, {"text": "stone", "image": [two, one]}]}
     )
@@ -393,14 +391,14 @@ def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
     assert got == pytest.approx(want, abs=TOLERANCE)
 
 
-def test_channels_are_the_margins_of_the_parts(make_reranker, pil_pictures):
+def test_channels_are_the_margins_of_the_parts(make_reranker, pil_images):
     plain, explained = make_reranker(), make_reranker(explain=True)
-    one, two, _ = pil_pictures
+    one, two, _ = pil_images
     query = {"text": "a gate", "image": one}
     request = {"query": query, "documents": [{"text": "stone", "image": two}, {"image": two}, "s"]}
-    both, picture, words = explained.results(request)
+    both, image, words = explained.results(request)
 
-    assert [r.margin for r in (both, picture, words)] == pytest.approx(
+    assert [r.margin for r in (both, image, words)] == pytest.approx(
         plain.margins(request), abs=TOLERANCE
     )
     assert both.channels is not None
@@ -411,22 +409,22 @@ def test_channels_are_the_margins_of_the_parts(make_reranker, pil_pictures):
         )
         assert margin == pytest.approx(want, abs=TOLERANCE), name
     assert set(both.channels) == {"text-text", "text-image", "image-text", "image-image"}
-    assert set(picture.channels) == {"text-image", "image-image"}
+    assert set(image.channels) == {"text-image", "image-image"}
     assert set(words.channels) == {"text-text", "image-text"}
 
 
-def test_swapping_the_picture_leaves_the_words_channel(make_reranker, pil_pictures):
+def test_swapping_the_image_leaves_the_words_channel(make_reranker, pil_images):
     reranker = make_reranker(explain=True)
-    one, two, three = pil_pictures
+    one, two, three = pil_images
     documents = [{"text": "stone", "image": image} for image in (two, three)]
     a, b = reranker.results({"query": {"text": "gate", "image": one}, "documents": documents})
     assert a.channels["text-text"] == pytest.approx(b.channels["text-text"], abs=TOLERANCE)
     assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)
 
 
-def test_a_picture_costs_the_tower_until_its_features_are_kept(vl_engine):
+def test_an_image_costs_the_tower_until_its_features_are_kept(vl_engine):
     vl_engine.free()
-    prompts = prompts_of(vl_engine, Side(images=(picture(2, 2),)), [Side(images=(picture(4, 6),))])
+    prompts = prompts_of(vl_engine, Side(images=(image(2, 2),)), [Side(images=(image(4, 6),))])
     before = pack_cost(prompts, vl_engine.prices)
     score(vl_engine, prompts)
     after = pack_cost(prompts, vl_engine.prices)

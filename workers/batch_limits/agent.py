@@ -28,7 +28,7 @@ OBSERVATIONS_MAX = 1024
 log = structlog.get_logger()
 
 
-class Steering:
+class LimitAgent:
     """Buffers what is observed, and has the batcher obey the limits of the monitor."""
 
     def __init__(

@@ -22,7 +22,7 @@ from rerankfleet.shared.errors import EngineError, OutOfDeviceMemory
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.observations import Observation
 from rerankfleet.workers.batching.packing import Limit, LimitedBy, Pack, Prices, pack_cost, plan
-from rerankfleet.workers.batching.submissions import Item, Outcome, Ticket
+from rerankfleet.workers.batching.submissions import Item, Outcome, Submission
 from rerankfleet.workers.prompting.prompts import Prompt
 
 __all__ = ["BULK_TURN", "Batcher", "Engine", "Outcome"]
@@ -42,7 +42,7 @@ _LANES = {Priority.interactive: 0, Priority.normal: 1, Priority.bulk: 2}
 
 
 def waiting_tokens_max(*, sees: bool) -> int:
-    """Tokens that wait at the most. Those of pictures hold their pixels: three kilobytes each."""
+    """Tokens that wait at the most. Those of images hold their pixels: three kilobytes each."""
     return WAITING_TOKENS_SEEING if sees else WAITING_TOKENS
 
 
@@ -51,7 +51,7 @@ class Engine(Protocol):
 
     @property
     def prices(self) -> Prices:
-        """What pictures cost now; asked in the device's thread."""
+        """What images cost now; asked in the device's thread."""
 
     def score(self, pack: Pack) -> list[float]:
         """Margins in the order of `pack.documents()`; raises OutOfDeviceMemory."""
@@ -98,7 +98,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Item] = []
         self._waiting_tokens = [0, 0]  # interactive, the rest
-        self._turns: tuple[list[Ticket], list[Ticket]] = ([], [])  # who waits to submit
+        self._turns: tuple[list[Submission], list[Submission]] = ([], [])  # who waits to submit
         self._in_flight: list[Item] = []
         self._packs = 0
         self._cold_packs = WARM_UP_PACKS
@@ -156,7 +156,7 @@ class Batcher:
         With `apart` they share no pack with other submits' pairs, so that a failure is their own.
         When `stop` is set the pairs that still wait are dropped and the future is cancelled.
         """
-        ticket, lane = Ticket(len(prompts), stop, apart=apart), _LANES[priority]
+        ticket, lane = Submission(len(prompts), stop, apart=apart), _LANES[priority]
         if not prompts:
             ticket.future.set_result([])
             return ticket.future
@@ -175,7 +175,7 @@ class Batcher:
             self._changed.notify_all()
         return ticket.future
 
-    def _wait_for_turn(self, ticket: Ticket, account: int, tokens: int) -> None:
+    def _wait_for_turn(self, ticket: Submission, account: int, tokens: int) -> None:
         """Wait until so much may be queued; whoever came first goes first, however large."""
         turns = self._turns[account]
         turns.append(ticket)

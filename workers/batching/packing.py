@@ -40,21 +40,21 @@ def _blind(tokens: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What an engine computes beyond the tokens of a pack: its pictures, unless it kept them."""
+    """What an engine computes beyond the tokens of a pack: its images, unless it kept them."""
 
     tower: Callable[[int], float] = _blind
-    """Token-equivalents of the vision tower for a picture of so many visual tokens."""
-    kept_pictures: Container[object] = ()
-    """Keys of the pictures whose features are kept."""
+    """Token-equivalents of the vision tower for an image of so many visual tokens."""
+    kept_images: Container[object] = ()
+    """Keys of the images whose features are kept."""
     kept_parts: Container[object] = ()
     """Keys of the kept parts."""
 
-    def of_pictures(self, tokens: Tokens) -> dict[object, float]:
-        """What each picture costs that is not kept: once a pack, however often it stands there."""
+    def of_images(self, tokens: Tokens) -> dict[object, float]:
+        """What each image costs that is not kept: once a pack, however often it stands there."""
         return {
             visual: self.tower(visual.tokens)
             for _, visual in tokens.visuals
-            if visual.key not in self.kept_pictures
+            if visual.key not in self.kept_images
         }
 
 
@@ -93,7 +93,7 @@ class PackTokens:
 
     text: int
     image: int
-    """Of pictures, those of videos among them."""
+    """Of images, those of videos among them."""
     video: int
     shared: int
     """What its pairs have beyond the computed ones: what sharing and keeping saved."""
@@ -190,14 +190,14 @@ def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
 def _shared_costs(prompt: Prompt, prices: Prices) -> dict[object, float]:
     """What a prompt's shared parts cost the first pair of a pack that has them.
 
-    A kept part is free, since it is computed once for all packs; but one with pictures is a query,
+    A kept part is free, since it is computed once for all packs; but one with images is a query,
     of which there may be as many as pairs.
     """
     costs: dict[object, float] = {(prompt.kept, prompt.query): query_cost(prompt)}
     if prompt.document.visuals:
-        costs |= prices.of_pictures(prompt.document)
+        costs |= prices.of_images(prompt.document)
     if prompt.kept.visuals and prompt.kept.key not in prices.kept_parts:
-        costs |= prices.of_pictures(prompt.kept)
+        costs |= prices.of_images(prompt.kept)
         costs[prompt.kept] = cost(len(prompt.kept), 0)
     return costs
 
@@ -209,7 +209,7 @@ def plan(
 
     Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
     then guarantees the last lane its share. Within a lane the query that waits longest comes
-    first, with its documents from long to short (documents with pictures: picture by picture, with
+    first, with its documents from long to short (documents with images: image by image, with
     all their queries); what does not fit is passed over for smaller ones. The first item is always
     taken, so one pair over the budget gets a pack of its own.
     """
@@ -240,7 +240,7 @@ def _in_order(waiting: Sequence[W], reverse: bool) -> Iterator[W]:
         prompt = item.prompt
         key: object = (prompt.kept, prompt.query)
         if prompt.document.visuals and not prompt.kept.visuals:
-            # of all that is shared, the features of a document's pictures cost most to make again
+            # of all that is shared, the features of a document's images cost most to make again
             key = prompt.document.visuals
         lanes.setdefault(item.lane, {}).setdefault(key, []).append(item)
     for lane in sorted(lanes, reverse=reverse):

@@ -13,7 +13,7 @@ from rerankfleet.workers.prompting.prompts import Prompt
 Outcome = float | ItemError
 
 
-class Ticket:
+class Submission:
     """One submit: its future and its outcomes so far. Settled once, by one thread at a time."""
 
     __slots__ = ("apart", "future", "left", "outcomes", "settled", "stop")
@@ -63,13 +63,13 @@ class Item:
 
     prompt: Prompt
     lane: int
-    ticket: Ticket
+    ticket: Submission
     index: int
     entered_s: float
 
     @property
     def tokens(self) -> int:
-        """What it holds of its own while it waits; a kept part with pictures is a query."""
+        """What it holds of its own while it waits; a kept part with images is a query."""
         prompt = self.prompt
         query = len(prompt.kept) if prompt.kept.visuals else len(prompt.query)
         return query + len(prompt.document)

@@ -25,11 +25,11 @@ from rerankfleet.workers.engine.workspace import Workspace
 ROWS_AT_A_TIME = {"cpu": 512, "cuda": 1 << 14}
 
 
-class Sights:
-    """The features of a layout's pictures, and the rows that they go to."""
+class VisualFeatures:
+    """The features of a layout's images, and the rows that they go to."""
 
     def __init__(self, layout: Layout, seen: Tensor | None, hidden: int) -> None:
-        """`seen` as in `Decoder.margins`; None when there are no pictures."""
+        """`seen` as in `Decoder.margins`; None when there are no images."""
         self._features = () if seen is None else torch.split(seen, hidden, dim=1)
         rows = [np.arange(row, row + visual.tokens) for row, visual in layout.visuals]
         self._rows = torch.from_numpy(np.concatenate([*rows, np.zeros(0, np.int64)]))
@@ -96,9 +96,9 @@ class Decoder:
         """Margins [documents] fp32.
 
         kept  [layers, kept rows, 2 · kv heads · dim]
-        seen  [visual tokens, (1 + taps) · hidden] features of the layout's pictures, in order
+        seen  [visual tokens, (1 + taps) · hidden] features of the layout's images, in order
         """
-        sights = Sights(layout, seen, self.embedding.shape[1])
+        sights = VisualFeatures(layout, seen, self.embedding.shape[1])
         x, table = self._start(layout, sights)
         for number, (layer, state) in enumerate(zip(self.layers[:-1], kept[:-1], strict=True)):
             x, table = x.to(layer.device), table.to(layer.device)
@@ -110,7 +110,7 @@ class Decoder:
 
     def keep(self, layout: Layout, attention: Attention, seen: Tensor | None = None) -> Tensor:
         """Keys and values [layers, rows, 2 · kv heads · dim] of a part that others stand after."""
-        sights = Sights(layout, seen, self.embedding.shape[1])
+        sights = VisualFeatures(layout, seen, self.embedding.shape[1])
         x, table = self._start(layout, sights)
         width = 2 * self.heads.kv * self.heads.dim
         state = torch.empty(len(self.layers), len(x), width, device=self.device, dtype=self.dtype)
@@ -124,7 +124,7 @@ class Decoder:
                 sights.add(x, number)
         return state
 
-    def _start(self, layout: Layout, sights: Sights) -> tuple[Tensor, Tensor]:
+    def _start(self, layout: Layout, sights: VisualFeatures) -> tuple[Tensor, Tensor]:
         """Embedded rows, and the rotation of each."""
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)

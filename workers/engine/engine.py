@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def sees(self) -> bool:
-        """Whether the model reads pictures."""
+        """Whether the model reads images."""
         return self._tower is not None
 
     @torch.inference_mode()
@@ -102,7 +102,7 @@ class Engine:
 
     @property
     def lookups(self) -> dict[str, tuple[int, int]]:
-        """How often what is kept was there, and how often not: of prefixes and of pictures."""
+        """How often what is kept was there, and how often not: of prefixes and of images."""
         return {
             "prefix": (self.kept.hits, self.kept.misses),
             "vision": (self.seen.hits, self.seen.misses),
@@ -128,21 +128,21 @@ class Engine:
         ]
 
     def _see(self, layout: Layout) -> Tensor | None:
-        """Features of a layout's pictures, in order; None without pictures."""
+        """Features of a layout's images, in order; None without images."""
         if not layout.visuals:
             return None
-        assert self._tower is not None, "only a VL prompter makes pictures"
+        assert self._tower is not None, "only a VL prompter makes images"
         visuals = [visual for _, visual in layout.visuals]
         features = self._features_apart if self._deterministic else self._tower.features
         return torch.cat(self.seen.get(visuals, features))
 
     def _tower_price(self, tokens: int) -> float:
-        """Token-equivalents of the tower for a picture: by the multiplications of both."""
+        """Token-equivalents of the tower for an image: by the multiplications of both."""
         tower = self._tower.multiplications(tokens) if self._tower else 0
         return tower / self.decoder.multiplications_per_token
 
     def _features_apart(self, visuals: Sequence[Visual]) -> list[Tensor]:
-        """Picture by picture: the same bits in any company."""
+        """PreparedImage by image: the same bits in any company."""
         assert self._tower is not None
         return [self._tower.features([visual])[0] for visual in visuals]
 

@@ -80,7 +80,7 @@ class Layout:
     documents: tuple[Segment, ...]
     """The segments that are scored, in the order of the pack."""
     visuals: tuple[tuple[int, Visual], ...] = ()
-    """(computed row of its first token, picture)"""
+    """(computed row of its first token, image)"""
 
     @property
     def last_rows(self) -> Rows:

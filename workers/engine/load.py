@@ -61,8 +61,8 @@ def load(
     attention  auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device     auto (CUDA where there is one), cpu, cuda or cuda:N
     deterministic  the same pair has the same bits in any pack; costs speed
-    kept_bytes bound of the keys and values kept for instructions and queries with pictures
-    seen_bytes bound of the features kept of pictures
+    kept_bytes bound of the keys and values kept for instructions and queries with images
+    seen_bytes bound of the features kept of images
     threads    CPU threads of a forward pass; None: torch's own choice
     gpus       how many GPUs, from `device` on, the layers are spread over: for large models
 

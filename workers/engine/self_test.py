@@ -79,16 +79,16 @@ def self_test_prompts(prompter: Prompter) -> list[Prompt]:
 
 
 def _drawn(rows: int, columns: int) -> tuple[Visual, ...]:
-    """A picture of so many tokens: two ramps of grey."""
+    """An image of so many tokens: two ramps of grey."""
     y, x = np.indices((rows * TOKEN_PX, columns * TOKEN_PX))
     pixels = np.stack([x, y, x + y], -1).astype(np.uint8)
     return (Visual(f"drawn {rows} {columns}", (pixels,)),)
 
 
 def pixel_inputs(prompt: Prompt, tokens: Tensor) -> dict[str, Tensor]:
-    """What the unmodified Qwen3-VL wants of a prompt's pictures beside its tokens [1, length]:
+    """What the unmodified Qwen3-VL wants of a prompt's images beside its tokens [1, length]:
     normalised patches [patches, channel · time · y · x], grids in patches, and which tokens are
-    visual. Empty without pictures."""
+    visual. Empty without images."""
     visuals = [v for part in (prompt.kept, prompt.query, prompt.document) for _, v in part.visuals]
     if not visuals:
         return {}

@@ -1,6 +1,6 @@
 """Tensors that were computed once and are kept: an LRU bounded in bytes.
 
-Keys and values of the prefixes that prompts share, and features of pictures.
+Keys and values of the prefixes that prompts share, and features of images.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The vision tower of Qwen3-VL: pixels -> features, one row a visual token.
 
 A loop of our own over the loaded modules: patches are cut here and embedded by a matrix product
-(a still picture's two temporal slices are equal, so their weights are added once), pictures of
-any size stand one after another without padding, and attention runs picture by picture.
+(a still image's two temporal slices are equal, so their weights are added once), images of
+any size stand one after another without padding, and attention runs image by image.
 
 Features are [tokens, (1 + taps) · hidden]: what replaces the token's embedding, then what is
 added behind the first decoder layers (the model's "deepstack").
@@ -25,7 +25,7 @@ from rerankfleet.workers.engine.linear import Activation, Linear, linear
 from rerankfleet.workers.engine.weights import paired
 from rerankfleet.workers.prompting.tokens import PATCH_PX, Visual
 
-#: Patches that stand in one pass at the most, unless one picture alone has more.
+#: Patches that stand in one pass at the most, unless one image alone has more.
 PATCHES_AT_A_TIME = {"cpu": 1 << 12, "cuda": 1 << 15}
 #: Rows of the MLP at a time: on a CPU what lies between its products stays in the cache.
 _ROWS = {"cpu": 512, "cuda": 1 << 15}
@@ -121,7 +121,7 @@ class Tower:
         return len(self._taps)
 
     def multiplications(self, tokens: int) -> int:
-        """What a picture of so many tokens takes: linear layers, attention, and mergers."""
+        """What an image of so many tokens takes: linear layers, attention, and mergers."""
         patches, hidden = _MERGE**2 * tokens, self._hidden
         of_patch = 4 * hidden**2 + 2 * hidden * self._inner + 2 * patches * hidden
         merged = _MERGE**2 * hidden
@@ -129,7 +129,7 @@ class Tower:
         return len(self._blocks) * patches * of_patch + tokens * of_token
 
     def features(self, visuals: Sequence[Visual]) -> list[Tensor]:
-        """Features [tokens, (1 + taps) · hidden] of each picture."""
+        """Features [tokens, (1 + taps) · hidden] of each image."""
         most = PATCHES_AT_A_TIME[self.device.type]
         found: list[Tensor] = []
         batch: list[Visual] = []

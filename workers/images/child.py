@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
-from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.prepared import PreparedImage
 
 ORPHAN_S = 5
 """So long after the parent's own time limit the alarm rings."""
@@ -91,16 +91,16 @@ def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 def _answer(
     answers: IO[bytes],
-    decode: Callable[[bytes, PictureOptions], Picture],
+    decode: Callable[[bytes, ImageSpec], PreparedImage],
     options: dict[str, Any],
     data: bytes,
 ) -> None:
-    """Send the picture, or the error that the image became."""
+    """Send the image, or the error that the image became."""
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
-        picture = decode(data, PictureOptions(**given))
+        image = decode(data, ImageSpec(**given))
     except ItemError as error:
         send(answers, {"error": [error.code, error.message, error.hint]})
         return
-    fields = {name: getattr(picture, name) for name in picture.__slots__ if name != "pixels"}
-    send(answers, {"fields": fields, "shape": picture.pixels.shape}, picture.pixels.data.cast("B"))
+    fields = {name: getattr(image, name) for name in image.__slots__ if name != "pixels"}
+    send(answers, {"fields": fields, "shape": image.pixels.shape}, image.pixels.data.cast("B"))

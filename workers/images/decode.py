@@ -1,4 +1,4 @@
-"""Bytes of an untrusted picture -> a Picture. Runs in processes apart: see pool.py.
+"""Bytes of an untrusted image -> a PreparedImage. Runs in processes apart: see pool.py.
 
 Formats are allow-listed, the header's size is checked before pixels are loaded, and whatever a
 codec raises becomes an ItemError. Colour profiles are ignored, as the model's authors do.
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
-from rerankfleet.workers.images.prepared import Picture, Pixels
+from rerankfleet.workers.images.prepared import Pixels, PreparedImage
 from rerankfleet.workers.images.quality import measure_quality
 from rerankfleet.workers.images.resize import SizePlan, blur, check_shape, plan_size
 
@@ -32,7 +32,7 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-#: EXIF orientation -> how to turn the picture upright.
+#: EXIF orientation -> how to turn the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,13 +47,13 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 
 def prepare_image(
-    image: Image.Image | Path | str | bytes, options: PictureOptions | None = None
-) -> Picture:
+    image: Image.Image | Path | str | bytes, options: ImageSpec | None = None
+) -> PreparedImage:
     """What the model would see of an image: in this process, so for images that you trust.
 
     Raises ItemError when it cannot be used.
     """
-    options = options or PictureOptions()
+    options = options or ImageSpec()
     if isinstance(image, Image.Image):
         return _prepare_pixels(image, options)
     if isinstance(image, bytes):
@@ -68,7 +68,7 @@ def prepare_image(
         ) from error
 
 
-def _prepare_pixels(image: Image.Image, options: PictureOptions) -> Picture:
+def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:
     key = hashlib.sha256(f"{image.mode} {image.size} {options.key()}\n".encode())
     try:
         orientation = _orientation(image)
@@ -81,7 +81,7 @@ def _prepare_pixels(image: Image.Image, options: PictureOptions) -> Picture:
         raise _damaged(error) from error
 
 
-def decode(data: bytes, options: PictureOptions) -> Picture:
+def decode(data: bytes, options: ImageSpec) -> PreparedImage:
     """Decode, turn upright, crop, resample and blur.
 
     Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (another
@@ -153,7 +153,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 (upright) where it is missing or broken."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is decoration: a broken one costs no picture
+    except Exception:  # EXIF is decoration: a broken one costs no image
         return 1
     return found if found in _UPRIGHT else 1
 
@@ -175,13 +175,13 @@ class _Laps:
 def _prepared(
     image: Image.Image,
     orientation: int,
-    options: PictureOptions,
+    options: ImageSpec,
     key: str,
     *,
     kind: str,
     laps: _Laps,
-) -> Picture:
-    """The way of an opened image to a Picture."""
+) -> PreparedImage:
+    """The way of an opened image to a PreparedImage."""
     width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
     plan = plan_size(width, height, options)
     reduced = 1
@@ -199,7 +199,7 @@ def _prepared(
         pixels = blur(pixels)
     pixels = _padded(pixels, plan, options)
     laps.end("resize")
-    return Picture(
+    return PreparedImage(
         key=key,
         pixels=pixels,
         original=(width, height),
@@ -249,7 +249,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
 
 
-def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: PictureOptions) -> Pixels:
+def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: ImageSpec) -> Pixels:
     """One resample of the crop straight to its size; none where it has that size already."""
     left, top, right, bottom = (side / reduced for side in plan.box)
     box = (left, top, min(right, image.width), min(bottom, image.height))
@@ -258,7 +258,7 @@ def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: Pictur
     return np.array(image.convert("RGB"))
 
 
-def _padded(pixels: Pixels, plan: SizePlan, options: PictureOptions) -> Pixels:
+def _padded(pixels: Pixels, plan: SizePlan, options: ImageSpec) -> Pixels:
     """In the middle of a frame of `pad_color`, where the plan says so."""
     if plan.inner == plan.size or options.pad_color is None:
         return pixels

@@ -21,10 +21,10 @@ from typing import IO
 
 import numpy as np
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError, Unavailable
 from rerankfleet.workers.images.child import receive, send
-from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.prepared import PreparedImage
 
 START_S = 60.0
 MEMORY_BYTES = 4 << 30
@@ -52,12 +52,12 @@ def default_processes() -> int:
 @dataclass(slots=True)
 class _Task:
     data: bytes
-    options: PictureOptions
-    future: Future[Picture] = field(default_factory=Future)
+    options: ImageSpec
+    future: Future[PreparedImage] = field(default_factory=Future)
 
 
 class Pool:
-    """`prepare(data, options)` gives a future of a Picture, or of the ItemError that it became.
+    """`prepare(data, options)` gives a future of a PreparedImage or of an ItemError.
 
     `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A decode that
     takes longer than `timeout_s` is ended; a process may take `memory_bytes` beside its libraries.
@@ -96,7 +96,7 @@ class Pool:
     ) -> None:
         self.close()
 
-    def prepare(self, data: bytes, options: PictureOptions) -> Future[Picture]:
+    def prepare(self, data: bytes, options: ImageSpec) -> Future[PreparedImage]:
         """Queue one image. A future that is cancelled before its turn is not decoded."""
         task = _Task(data, options)
         with self._changed:
@@ -151,13 +151,13 @@ class Pool:
 
 
 def _settle(task: _Task, decoder: _Decoder) -> None:
-    """Give the future its picture or its error."""
+    """Give the future its image or its error."""
     try:
-        picture = decoder.decode(task.data, task.options)
+        image = decoder.decode(task.data, task.options)
     except Exception as error:
         task.future.set_exception(error)
     else:
-        task.future.set_result(picture)
+        task.future.set_result(image)
 
 
 class _Decoder:
@@ -167,7 +167,7 @@ class _Decoder:
         self._timeout_s, self._memory_bytes = timeout_s, memory_bytes
         self.child: subprocess.Popen[bytes] | None = None
 
-    def decode(self, data: bytes, options: PictureOptions) -> Picture:
+    def decode(self, data: bytes, options: ImageSpec) -> PreparedImage:
         """Raises ItemError; Unavailable when no child can be started."""
         child = self._running()
         overdue = threading.Event()
@@ -183,7 +183,7 @@ class _Decoder:
             raise ItemError(code, message, hint=hint)
         original = tuple(answer["fields"].pop("original"))
         shaped = np.frombuffer(pixels, np.uint8).reshape(answer["shape"])
-        return Picture(pixels=shaped, original=original, **answer["fields"])
+        return PreparedImage(pixels=shaped, original=original, **answer["fields"])
 
     def _running(self) -> subprocess.Popen[bytes]:
         """The child; a new one when there is none or it died."""

@@ -1,4 +1,4 @@
-"""A picture as the model sees it, and what was done to it."""
+"""An image as the model sees it, and what was done to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PreparedImage:
     """Prepared pixels. Equal and hashed by `key`: same source bytes and options, same pixels."""
 
     key: str

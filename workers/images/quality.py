@@ -1,4 +1,4 @@
-"""How good a picture is, 0 to 1, from its sharpness and its exposure. numpy only.
+"""How good an image is, 0 to 1, from its sharpness and its exposure. numpy only.
 
 Measured at the prepared size: what counts is what the model sees.
 """
@@ -34,7 +34,7 @@ WHITE, FULL = 250, 254
 CLIPPED, EXPOSURE = (0.02, 0.1, 0.2, 0.4, 0.8), (1.0, 0.85, 0.68, 0.4, 0.0)
 """Share of clipped pixels -> exposure."""
 BRIGHTEST = (15, 40, 70, 120)
-"""Level that only 1 % of the pixels exceed, below which a picture is under-exposed."""
+"""Level that only 1 % of the pixels exceed, below which an image is under-exposed."""
 INK = 128
 """A white cell with a pixel as dark as this is paper."""
 PAPER_SHARE = 0.6
@@ -43,7 +43,7 @@ FLAT = 2
 """Levels by which a flat cell varies."""
 CELL_PX = 8
 BACKDROP_SHARE = 0.5
-"""A picture so much of whose border is blank white stands on a white background."""
+"""An image so much of whose border is blank white stands on a white background."""
 JUDGED_MIN = 0.02
 """Share of cells that must be left to be judged, where white and flat ones are set aside."""
 
@@ -82,7 +82,7 @@ def _grey(planes: Pixels) -> Grey:
 def sharpness(grey: Grey) -> float:
     """0 to 1 by the width of edges; the lower of both directions, so that motion shows.
 
-    A picture without any edge has nothing that could be sharp: 0.
+    An image without any edge has nothing that could be sharp: 0.
     """
     found = [_edges(np.ascontiguousarray(turned)) for turned in (grey, grey.T)]
     strongest = np.concatenate([contrast for contrast, _ in found])
@@ -145,7 +145,7 @@ def _per_cell(levels: Grey, extreme: np.ufunc) -> Grey:
 
 
 def _backdrop(blank: Cells) -> Cells:
-    """The blank white cells, if the picture stands on white; else none."""
+    """The blank white cells, if the image stands on white; else none."""
     border = np.concatenate((blank[0], blank[-1], blank[1:-1, 0], blank[1:-1, -1]))
     return blank if border.mean() >= BACKDROP_SHARE else np.zeros_like(blank)
 

@@ -1,6 +1,6 @@
 """To which size, by which crop, and the blur. Arithmetic only: knows nothing of files and formats.
 
-The picture is never stretched beyond rounding to multiples of 32.
+The image is never stretched beyond rounding to multiples of 32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rerankfleet.shared.content.images import (
     MIN_PIXELS,
     RATIOS,
     SIDE_PX,
-    PictureOptions,
+    ImageSpec,
     round_side,
 )
 from rerankfleet.shared.errors import ItemError
@@ -36,7 +36,7 @@ BLUR_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class SizePlan:
-    """What to do with a picture: cut `box`, resample to `inner`, pad to `size`."""
+    """What to do with an image: cut `box`, resample to `inner`, pad to `size`."""
 
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels of the source."""
@@ -48,12 +48,12 @@ class SizePlan:
     mode: Literal["crop", "fit", "pad", "reference"]
 
 
-def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan:
+def plan_size(source_w: int, source_h: int, options: ImageSpec) -> SizePlan:
     """The final size and the crop of a source of so many pixels.
 
-    A picture smaller than its target keeps its own size, rounded: enlarging adds nothing but
+    An image smaller than its target keeps its own size, rounded: enlarging adds nothing but
     tokens. Only one below `min_pixels`, by default the authors' 4096, is enlarged to about that.
-    Raises ItemError for a picture more than 200 times as long as wide, which the authors refuse
+    Raises ItemError for an image more than 200 times as long as wide, which the authors refuse
     too.
     """
     check_shape(source_w, source_h)
@@ -74,7 +74,7 @@ def plan_size(source_w: int, source_h: int, options: PictureOptions) -> SizePlan
 
 
 def check_shape(width: int, height: int) -> None:
-    """Raise ItemError for a picture more than 200 times as long as wide."""
+    """Raise ItemError for an image more than 200 times as long as wide."""
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ItemError(
             "unsupported_image",
@@ -96,14 +96,14 @@ def crop_box(width: int, height: int) -> tuple[tuple[int, int, int, int], float]
 
 
 def _inside(width: int, height: int, ratio: tuple[int, int]) -> Size:
-    """The largest box of a ratio inside a picture of its orientation."""
+    """The largest box of a ratio inside an image of its orientation."""
     across, down = ratio if width >= height else ratio[::-1]
     if width * down > height * across:
         return max(1, round(height * across / down)), height
     return width, max(1, round(width * down / across))
 
 
-def _size_within(width: int, height: int, target: Size, options: PictureOptions) -> Size:
+def _size_within(width: int, height: int, target: Size, options: ImageSpec) -> Size:
     """Multiples of 32 within the target's pixel count, close to the shape of width × height."""
     budget = math.prod(round_side(side) for side in target)
     if options.max_pixels is not None:
@@ -135,10 +135,8 @@ def _neighbours(side: float) -> Size:
     return below, max(SIDE_PX, math.ceil(side / SIDE_PX) * SIDE_PX)
 
 
-def _size_padded(
-    width: int, height: int, target: Size, options: PictureOptions
-) -> tuple[Size, Size]:
-    """The picture's size inside the padded frame, and the frame in the target's shape."""
+def _size_padded(width: int, height: int, target: Size, options: ImageSpec) -> tuple[Size, Size]:
+    """The image's size inside the padded frame, and the frame in the target's shape."""
     turned = target if (width >= height) == (target[0] >= target[1]) else target[::-1]
     scale = min(turned[0] / width, turned[1] / height, 1.0)
     grow = max(width * scale / turned[0], height * scale / turned[1])

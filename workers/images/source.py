@@ -1,4 +1,4 @@
-"""Pictures by their addresses: fetched by many threads, decoded by processes apart."""
+"""Images by their addresses: fetched by many threads, decoded by processes apart."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from rerankfleet.shared.storage.objects import local_path
 from rerankfleet.shared.storage.uploads import uploads_uri
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
-from rerankfleet.workers.images.prepared import Picture
+from rerankfleet.workers.images.prepared import PreparedImage
 from rerankfleet.workers.prepare import Wanted
 from rerankfleet.workers.recorder import Recorder
 
 FETCHES_AT_A_TIME = 16
 URGENT_FETCHES_AT_A_TIME = 4
-"""Beside the others, for pictures that somebody waits for: a slow host keeps them from nothing."""
+"""Beside the others, for images that somebody waits for: a slow host keeps them from nothing."""
 RECENT_BYTES = 128 << 20
-"""Pixels of pictures kept for the next run: the queries of a catalog come in several."""
+"""Pixels of images kept for the next run: the queries of a catalog come in several."""
 RECENT_S = 60.0
-"""For so long an address is taken to name the same picture."""
+"""For so long an address is taken to name the same image."""
 
 
-class PictureSource:
-    """Fetches and decodes; each picture that cannot be had is an error of its own.
+class ImageSource:
+    """Fetches and decodes; each image that cannot be had is an error of its own.
 
     Bounded: so many fetches at a time, each of bounded size, what the pool decodes, and what is
-    kept. A picture that others are waiting for already is not fetched twice.
+    kept. An image that others are waiting for already is not fetched twice.
     """
 
     def __init__(self, fetcher: Fetcher, pool: Pool, recorder: Recorder | None = None) -> None:
@@ -52,13 +52,13 @@ class PictureSource:
             True: ThreadPoolExecutor(URGENT_FETCHES_AT_A_TIME, "fetch-urgent"),
         }
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[Wanted, bool], Future[Picture]] = {}
+        self._under_way: dict[tuple[Wanted, bool], Future[PreparedImage]] = {}
         self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
     def of(
         cls, settings: Settings, base: Path | None = None, recorder: Recorder | None = None
-    ) -> PictureSource:
+    ) -> ImageSource:
         """As the settings allow; `base` is one more allowed folder, to which relative paths are
         relative; `recorder` counts."""
         recorder = recorder or Recorder()
@@ -80,20 +80,20 @@ class PictureSource:
 
     def load(
         self, wanted: Iterable[Wanted], *, urgent: bool = False
-    ) -> dict[Wanted, Picture | ItemError]:
-        """See `prepare.Pictures`."""
+    ) -> dict[Wanted, PreparedImage | ItemError]:
+        """See `prepare.Images`."""
         begun = {w: self._begin(w, urgent) for w in wanted}
         asked = sum(asked for _, asked in begun.values())
         self._recorder.add(CACHE_LOOKUPS, "picture", "miss", amount=asked)
         self._recorder.add(CACHE_LOOKUPS, "picture", "hit", amount=len(begun) - asked)
         return {w: self._outcome(w, urgent, *one) for w, one in begun.items()}
 
-    def _begin(self, wanted: Wanted, urgent: bool) -> tuple[Future[Picture], bool]:
-        """The picture to come: known already, on its way, or asked for now, which is then True."""
+    def _begin(self, wanted: Wanted, urgent: bool) -> tuple[Future[PreparedImage], bool]:
+        """The image to come: known already, on its way, or asked for now, which is then True."""
         with self._lock:
-            if picture := self._recent.get(wanted):
-                known: Future[Picture] = Future()
-                known.set_result(picture)
+            if image := self._recent.get(wanted):
+                known: Future[PreparedImage] = Future()
+                known.set_result(image)
                 return known, False
             under_way = self._under_way.get((wanted, urgent))
             if under_way and not under_way.done():
@@ -104,10 +104,10 @@ class PictureSource:
         return future, True
 
     def _outcome(
-        self, wanted: Wanted, urgent: bool, future: Future[Picture], asked: bool
-    ) -> Picture | ItemError:
-        """The picture or its error. Raises CredentialsRefused; not when they were refused to whom
-        the picture was on its way for already, since they may have been renewed meanwhile."""
+        self, wanted: Wanted, urgent: bool, future: Future[PreparedImage], asked: bool
+    ) -> PreparedImage | ItemError:
+        """The image or its error. Raises CredentialsRefused; not when they were refused to whom
+        the image was on its way for already, since they may have been renewed meanwhile."""
         try:
             return future.result()
         except ItemError as error:
@@ -117,30 +117,30 @@ class PictureSource:
                 raise
             return self._outcome(wanted, urgent, *self._begin(wanted, urgent))
 
-    def _end(self, wanted: Wanted, urgent: bool, future: Future[Picture]) -> None:
+    def _end(self, wanted: Wanted, urgent: bool, future: Future[PreparedImage]) -> None:
         with self._lock:
             if self._under_way.get((wanted, urgent)) is future:
                 del self._under_way[wanted, urgent]
             if not future.cancelled() and future.exception() is None:
                 self._recent.put(wanted, future.result())
 
-    def _load_one(self, wanted: Wanted) -> Picture:
+    def _load_one(self, wanted: Wanted) -> PreparedImage:
         try:
             with self._recorder.timed("fetch"):
                 data = self._fetcher.fetch(wanted.uri)
-            picture = self._pool.prepare(data, wanted.options).result()
+            image = self._pool.prepare(data, wanted.options).result()
         except ItemError as error:
             self._recorder.add(IMAGES_REJECTED, error.code)
             raise
-        self._record(len(data), picture)
-        return picture
+        self._record(len(data), image)
+        return image
 
-    def _record(self, size_bytes: int, picture: Picture) -> None:
+    def _record(self, size_bytes: int, image: PreparedImage) -> None:
         observe = self._recorder.observe
         observe(SOURCE_BYTES, value=size_bytes)
-        observe(PIXELS, "orig", value=math.prod(picture.original))
-        observe(PIXELS, "used", value=math.prod(picture.size))
-        for stage, seconds in picture.stages_s.items():
+        observe(PIXELS, "orig", value=math.prod(image.original))
+        observe(PIXELS, "used", value=math.prod(image.size))
+        for stage, seconds in image.stages_s.items():
             observe(STAGES, stage, value=seconds)
 
     def close(self) -> None:
@@ -151,27 +151,27 @@ class PictureSource:
 
 
 class _Recent:
-    """The pictures had last, up to so many bytes and seconds."""
+    """The images had last, up to so many bytes and seconds."""
 
     def __init__(self, max_bytes: int, max_age_s: float) -> None:
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
-        self._pictures: OrderedDict[Wanted, tuple[float, Picture]] = OrderedDict()
+        self._images: OrderedDict[Wanted, tuple[float, PreparedImage]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, wanted: Wanted) -> Picture | None:
-        had_s, picture = self._pictures.get(wanted, (0.0, None))
-        if picture is None or time.monotonic() - had_s > self._max_age_s:
+    def get(self, wanted: Wanted) -> PreparedImage | None:
+        had_s, image = self._images.get(wanted, (0.0, None))
+        if image is None or time.monotonic() - had_s > self._max_age_s:
             return None
-        self._pictures.move_to_end(wanted)
-        return picture
+        self._images.move_to_end(wanted)
+        return image
 
-    def put(self, wanted: Wanted, picture: Picture) -> None:
+    def put(self, wanted: Wanted, image: PreparedImage) -> None:
         self._drop(wanted)
-        self._pictures[wanted] = (time.monotonic(), picture)
-        self._bytes += picture.pixels.nbytes
+        self._images[wanted] = (time.monotonic(), image)
+        self._bytes += image.pixels.nbytes
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._pictures)))
+            self._drop(next(iter(self._images)))
 
     def _drop(self, wanted: Wanted) -> None:
-        if wanted in self._pictures:
-            self._bytes -= self._pictures.pop(wanted)[1].pixels.nbytes
+        if wanted in self._images:
+            self._bytes -= self._images.pop(wanted)[1].pixels.nbytes

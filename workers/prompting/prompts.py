@@ -1,4 +1,4 @@
-"""What prompts are made of and what they are: content with its pictures decoded -> token ids.
+"""What prompts are made of and what they are: content with its images decoded -> token ids.
 
 A prompt stands in three parts, cut where they can be shared:
 
@@ -40,7 +40,7 @@ _BATCH_CHARACTERS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A query or a document, its pictures decoded."""
+    """A query or a document, its images decoded."""
 
     text: str = ""
     images: tuple[Visual, ...] = ()

@@ -43,7 +43,7 @@ class _Checked:
 
 
 class TextPrompter:
-    """Builds prompts with the tokeniser of a text model; pictures are errors.
+    """Builds prompts with the tokeniser of a text model; images are errors.
 
     `source` is a tokenizer.json or the folder that holds one.
     """
@@ -128,7 +128,7 @@ def _text_of(side: Side | ItemError, what: str) -> str | ItemError:
     if side.images or side.steps:
         return ItemError(
             "pictures_not_read",
-            f"the {what} has pictures, and this model reads text only",
+            f"the {what} has images, and this model reads text only",
             hint="use a Qwen3-VL reranker",
         )
     return text_problem(side.text, what) or side.text

@@ -1,4 +1,4 @@
-"""Token ids, and the pictures that stand at some of them.
+"""Token ids, and the images that stand at some of them.
 
 Knows nothing of torch, prompts or models.
 """

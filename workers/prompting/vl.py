@@ -1,8 +1,8 @@
 """Content -> token ids in the official template of Qwen3-VL-Reranker, cut where it can be shared.
 
     kept      system turn, instruction, "<Query"                 the same for a job
-    query     ">:{pictures}{query}\\n<Document"                   the same for a request
-    document  ">:{pictures}{document}" and the assistant turn    what is left for each pair
+    query     ">:{images}{query}\\n<Document"                   the same for a request
+    document  ">:{images}{document}" and the assistant turn    what is left for each pair
 
 Each side holds its video steps, then its images, then its text; "NULL" when it has none of them.
 The joints stand after a word and before ">", where no pre-tokeniser of this family joins, so that
@@ -38,7 +38,7 @@ JOINT = ">:"
 NOTHING = "NULL"
 """What the template says for a side without content."""
 
-#: What stands in a side, in order: text and pictures.
+#: What stands in a side, in order: text and images.
 Pieces = list[str | Visual]
 
 
@@ -70,7 +70,7 @@ class VLPrompter:
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. Special tokens are all kept, and of the others the first that
         `max_length` leaves room for; the template's last five tokens come on top, as in the
-        authors' procedure. Pictures and the times of frames are not a document's text."""
+        authors' procedure. Images and the times of frames are not a document's text."""
         pieces = [self._pieces(request) for request in requests]
         texts = [t for of_request in pieces for side in of_request for t in _texts(side)]
         ids = self._source.encode_batch(texts)
@@ -102,7 +102,7 @@ class VLPrompter:
             return [first] * len(request.documents)
         kept = self._kept(instruction_of(request, self))
         query = self._join(first, ids)
-        shared = _kept_with_pictures(kept, query)
+        shared = _kept_with_images(kept, query)
         found: list[Prompt | ItemError] = []
         for side, content in zip(others, request.documents, strict=True):
             if isinstance(side, ItemError):
@@ -140,7 +140,7 @@ class VLPrompter:
         crowded = room == 0
         document, _ = self._cut(document, room)
         lost += sum(map(len, whole)) - len(kept) - len(query) - len(document)
-        shared = _kept_with_pictures(kept, query)
+        shared = _kept_with_images(kept, query)
         return Prompt(*shared, document + self._suffix, lost, crowded)
 
     def _specials(self, tokens: Tokens) -> int:
@@ -160,7 +160,7 @@ class VLPrompter:
         return Tokens.of(ids, [(moved[at], visual) for at, visual in tokens.visuals]), room
 
     def _join(self, pieces: Pieces, ids: Iterator[list[int]]) -> Tokens:
-        """A side's tokens: encoded texts, and its pictures between start and end."""
+        """A side's tokens: encoded texts, and its images between start and end."""
         found: list[int] = []
         visuals: list[tuple[int, Visual]] = []
         for piece in pieces:
@@ -176,8 +176,8 @@ class VLPrompter:
         return Tokens.of([*self._prefix, *self._source.encode(f"<Instruct>: {instruction}<Query")])
 
 
-def _kept_with_pictures(kept: Tokens, query: Tokens) -> tuple[Tokens, Tokens]:
-    """A query with pictures is long: it is kept too, for all packs that its documents are in."""
+def _kept_with_images(kept: Tokens, query: Tokens) -> tuple[Tokens, Tokens]:
+    """A query with images is long: it is kept too, for all packs that its documents are in."""
     return (kept + query, Tokens.of(())) if query.visuals else (kept, query)
 
 

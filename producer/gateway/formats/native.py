@@ -127,7 +127,7 @@ class Options(Fields):
     top_p: float | None = Field(default=None, gt=0, le=1)
     max_length: int | None = Field(default=None, ge=128, le=40_960)
     max_tokens_per_doc: MaxTokensPerDoc | Literal[0] | None = Field(
-        default=None, description="a document's text is cut to it; pictures never are; 0: no limit"
+        default=None, description="a document's text is cut to it; images never are; 0: no limit"
     )
     profile: str | None = Field(default=None, max_length=200)
     explain: bool | Literal["none", "contributions"] | None = None
@@ -142,8 +142,8 @@ class Options(Fields):
         if self.explain is not None:
             found["explain"] = self.explain in (True, "contributions")
         given = {name: value for name, value in found.items() if value is not None}
-        for pictures in (self.image, self.video):
-            given |= pictures.options() if pictures else {}
+        for images in (self.image, self.video):
+            given |= images.options() if images else {}
         return given
 
 

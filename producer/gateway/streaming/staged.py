@@ -1,7 +1,7 @@
 """POST /v1/rerank as server-sent events: where the request stands, and then its answer.
 
 queued   {"ahead"}          shards that stand before it in its queue; nobody has begun with it
-scoring  {"done", "total"}  a worker has it: pictures are fetched and prepared, pairs are scored
+scoring  {"done", "total"}  a worker has it: images are fetched and prepared, pairs are scored
 answer                      what the plain request would have been answered with
 error    {"status", "error"}  the body and the status that the plain request would have had
 
@@ -23,7 +23,7 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import in_thread
 from rerankfleet.producer.gateway.errors import STATUS, problem_of
 from rerankfleet.producer.gateway.streaming.events import EVENT_STREAM, KEEP_ALIVE, Events, event
-from rerankfleet.producer.queue_position import Standing
+from rerankfleet.producer.queue_position import QueuePosition
 from rerankfleet.shared.errors import RerankError, Unavailable, UnknownJob
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.notifier import Caller
@@ -61,7 +61,7 @@ async def answer(
 async def _follow(
     client: Client, request: Request, caller: Caller, asking: Asking
 ) -> AsyncIterator[str]:
-    told: Standing | None = None
+    told: QueuePosition | None = None
     since_s = time.monotonic()
     try:
         while not asking.done():
@@ -74,7 +74,7 @@ async def _follow(
         caller.leave()
 
 
-async def _standing(client: Client, job_id: str, since_s: float) -> Standing | None:
+async def _standing(client: Client, job_id: str, since_s: float) -> QueuePosition | None:
     """Where it stands; None where that cannot be told now."""
     try:
         return await in_thread(client.standing, job_id, since_s)
@@ -82,7 +82,7 @@ async def _standing(client: Client, job_id: str, since_s: float) -> Standing | N
         return None
 
 
-def _stage(found: Standing) -> str:
+def _stage(found: QueuePosition) -> str:
     if found.ahead is not None:
         return event("queued", {"ahead": found.ahead})
     return event("scoring", {"done": found.done, "total": found.total})

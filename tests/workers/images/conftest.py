@@ -1,4 +1,4 @@
-"""Drawn pictures, and their bytes in any format."""
+"""Drawn images, and their bytes in any format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def to_bytes(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
 
 @pytest.fixture(scope="session")
 def leaves() -> Image.Image:
-    """A sharp, well-exposed picture of 640 × 480."""
+    """A sharp, well-exposed image of 640 × 480."""
     return draw_leaves(640, 480)
 
 

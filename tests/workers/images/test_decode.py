@@ -1,4 +1,4 @@
-"""Untrusted bytes become a picture or a clear error, whatever they are."""
+"""Untrusted bytes become an image or a clear error, whatever they are."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode, prepare_image
 from tests.workers.images.conftest import draw_leaves, to_bytes
 
-PLAIN = PictureOptions(blur=False)
-REFERENCE = PictureOptions(preset="reference")
+PLAIN = ImageSpec(blur=False)
+REFERENCE = ImageSpec(preset="reference")
 
 
-def error_of(data: bytes, options: PictureOptions = PLAIN) -> ItemError:
+def error_of(data: bytes, options: ImageSpec = PLAIN) -> ItemError:
     with pytest.raises(ItemError) as caught:
         decode(data, options)
     return caught.value
@@ -34,17 +34,15 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_all_formats_give_the_same_picture(leaves, encode, kind):
+def test_all_formats_give_the_same_image(leaves, encode, kind):
     options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
-    picture = decode(encode(leaves, kind, **options), PLAIN)
-    assert picture.kind == kind.lower()
-    assert picture.original == picture.size == (640, 480)
-    assert picture.tokens == 20 * 15
-    assert picture.quality >= 0.8
-    assert picture.pixels.flags.c_contiguous
-    assert mean_difference(picture.pixels, np.asarray(leaves)) < {"GIF": 12, "JPEG": 4}.get(
-        kind, 0.1
-    )
+    image = decode(encode(leaves, kind, **options), PLAIN)
+    assert image.kind == kind.lower()
+    assert image.original == image.size == (640, 480)
+    assert image.tokens == 20 * 15
+    assert image.quality >= 0.8
+    assert image.pixels.flags.c_contiguous
+    assert mean_difference(image.pixels, np.asarray(leaves)) < {"GIF": 12, "JPEG": 4}.get(kind, 0.1)
 
 
 def two_halves(mode: str) -> Image.Image:
@@ -99,7 +97,7 @@ def test_an_animation_gives_its_first_frame():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_picture_is_looked_at_upright(kind, orientation):
+def test_a_turned_image_is_looked_at_upright(kind, orientation):
     upright = Image.new("RGB", (256, 128), "white")
     ImageDraw.Draw(upright).rectangle((0, 0, 63, 31), fill="black")
     back = {
@@ -115,12 +113,12 @@ def test_a_turned_picture_is_looked_at_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
 
-    picture = decode(to_bytes(stored, kind, exif=exif), PictureOptions(blur=False, target=(64, 32)))
+    image = decode(to_bytes(stored, kind, exif=exif), ImageSpec(blur=False, target=(64, 32)))
 
-    assert picture.original == (256, 128)
-    assert picture.size == (64, 32)
-    assert picture.pixels[2:6, 2:12].max() < 30
-    assert picture.pixels[10:, 20:].min() > 225
+    assert image.original == (256, 128)
+    assert image.size == (64, 32)
+    assert image.pixels[2:6, 2:12].max() < 30
+    assert image.pixels[10:, 20:].min() > 225
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -135,7 +133,7 @@ def test_broken_exif_costs_nothing(leaves):
 def test_a_jpeg_at_reduced_scale_is_close_to_the_whole_way():
     big = draw_leaves(2048, 1536)
     data = to_bytes(big, quality=95)
-    fast = decode(data, PictureOptions(target=(512, 384), blur=False)).pixels
+    fast = decode(data, ImageSpec(target=(512, 384), blur=False)).pixels
     whole = Image.open(io.BytesIO(data)).resize((512, 384), Image.Resampling.BICUBIC)
     assert mean_difference(fast, np.asarray(whole)) <= 1.2
 
@@ -155,8 +153,8 @@ def test_a_crop_cuts_around_the_centre(leaves):
     assert (found.pixels == np.asarray(plain)).all()
 
 
-def test_padding_stands_around_the_whole_picture():
-    options = PictureOptions(resize_mode="fit", pad_color=(1, 2, 3))
+def test_padding_stands_around_the_whole_image():
+    options = ImageSpec(resize_mode="fit", pad_color=(1, 2, 3))
     found = decode(to_bytes(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
     assert found.size == (1024, 768)
     assert found.pixels[5, 5].tolist() == [1, 2, 3]
@@ -164,20 +162,20 @@ def test_padding_stands_around_the_whole_picture():
 
 
 def test_the_key_is_of_bytes_and_options(jpeg):
-    picture = decode(jpeg, PLAIN)
-    assert picture == decode(jpeg, PLAIN)
-    assert len({picture, decode(jpeg, PLAIN)}) == 1
-    assert picture != decode(jpeg, PictureOptions())
-    assert picture != decode(jpeg + b"\0", PLAIN)
+    image = decode(jpeg, PLAIN)
+    assert image == decode(jpeg, PLAIN)
+    assert len({image, decode(jpeg, PLAIN)}) == 1
+    assert image != decode(jpeg, ImageSpec())
+    assert image != decode(jpeg + b"\0", PLAIN)
 
 
 def test_prepare_image_takes_what_a_program_holds(leaves, jpeg, tmp_path):
     path = tmp_path / "leaves.jpg"
     path.write_bytes(jpeg)
     with Image.open(path) as opened:
-        pictures = [prepare_image(source) for source in (path, str(path), jpeg, opened)]
-    for picture in pictures[1:]:
-        assert (picture.pixels == pictures[0].pixels).all()
+        images = [prepare_image(source) for source in (path, str(path), jpeg, opened)]
+    for image in images[1:]:
+        assert (image.pixels == images[0].pixels).all()
     assert prepare_image(leaves).kind == "pixels"
     assert prepare_image(leaves) == prepare_image(leaves.copy())
     with pytest.raises(ItemError, match="cannot be read"):
@@ -221,7 +219,7 @@ def test_each_bad_input_has_its_outcome(data, code, words):
     assert error.hint
 
 
-def test_a_truncated_picture_is_no_picture(jpeg):
+def test_a_truncated_image_is_no_image(jpeg):
     assert error_of(jpeg[: len(jpeg) // 2]).code == "invalid_image"
 
 
@@ -231,16 +229,16 @@ def test_floating_point_pixels_are_refused():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 200), (33, 31)])
-def test_the_smallest_pictures_have_an_outcome(size):
-    picture = decode(to_bytes(Image.new("RGB", size, "red"), "PNG"), PictureOptions())
-    assert picture.original == size
-    assert picture.tokens >= 4
-    assert picture.pixels[0, 0].tolist() == [255, 0, 0]
+def test_the_smallest_images_have_an_outcome(size):
+    image = decode(to_bytes(Image.new("RGB", size, "red"), "PNG"), ImageSpec())
+    assert image.original == size
+    assert image.tokens >= 4
+    assert image.pixels[0, 0].tolist() == [255, 0, 0]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mutated_bytes_give_a_picture_or_an_item_error():
-    """Given small pictures of every format, when some bytes are changed, cut out or doubled, then
+def test_mutated_bytes_give_an_image_or_an_item_error():
+    """Given small images of every format, when some bytes are changed, cut out or doubled, then
     nothing but an ItemError is raised."""
     rng = random.Random(3)
     small = draw_leaves(48, 40, discs=20)
@@ -248,7 +246,7 @@ def test_mutated_bytes_give_a_picture_or_an_item_error():
     seeds = [to_bytes(small, kind) for kind in kinds]
     seeds.append(to_bytes(small, "TIFF", compression="tiff_lzw"))
     seeds.append(to_bytes(small, progressive=True, exif=Image.Exif()))
-    options = (PictureOptions(target=(32, 32)), REFERENCE)
+    options = (ImageSpec(target=(32, 32)), REFERENCE)
     outcomes = {"picture": 0, "error": 0}
     for number in range(3_000):
         data = bytearray(seeds[number % len(seeds)])
@@ -273,6 +271,6 @@ def test_mutated_bytes_give_a_picture_or_an_item_error():
 
 
 @pytest.mark.parametrize("size", [(1000, 700), (333, 1000), (1003, 701), (40, 9)])
-def test_a_padded_picture_of_any_size_has_a_quality(size):
-    options = PictureOptions(resize_mode="fit", pad_color=(0, 0, 0))
+def test_a_padded_image_of_any_size_has_a_quality(size):
+    options = ImageSpec(resize_mode="fit", pad_color=(0, 0, 0))
     assert 0 <= prepare_image(Image.new("RGB", size, "white"), options).quality <= 1

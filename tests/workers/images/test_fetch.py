@@ -259,9 +259,9 @@ def test_the_connection_goes_to_the_address_that_was_checked(site, monkeypatch):
         return [(module.socket.AF_INET, 1, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(module, "_resolved", lambda uri, host, *_, **__: resolve(host)[0][4][0])
-    fetcher = Fetcher(allowed_hosts=(f"pictures.test:{port}",))
-    assert fetcher.fetch(f"http://pictures.test:{port}/host") == f"pictures.test:{port}".encode()
-    assert asked == ["pictures.test"]
+    fetcher = Fetcher(allowed_hosts=(f"images.test:{port}",))
+    assert fetcher.fetch(f"http://images.test:{port}/host") == f"images.test:{port}".encode()
+    assert asked == ["images.test"]
 
 
 def test_a_host_that_is_down_is_a_failure_of_its_items(site):
@@ -316,7 +316,7 @@ def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "pictures"
+    found = tmp_path / "images"
     found.mkdir()
     (found / "a b.jpg").write_bytes(BODY)
     (tmp_path / "outside.jpg").write_bytes(BODY)

@@ -1,4 +1,4 @@
-"""Decoding in processes apart: whatever happens to one, every other image has its picture."""
+"""Decoding in processes apart: whatever happens to one, every other image has its image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rerankfleet.shared.content.images import PictureOptions
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.pool import Pool
 from tests.support.wait import wait_until
 from tests.workers.images.conftest import draw_leaves, to_bytes
 
-OPTIONS = PictureOptions(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
+OPTIONS = ImageSpec(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
 WAIT_S = 30
 
 
@@ -41,7 +41,7 @@ def pid_of(pool: Pool, data: bytes) -> int:
     return pid
 
 
-def test_a_picture_comes_back_as_it_was_decoded(pool, small):
+def test_an_image_comes_back_as_it_was_decoded(pool, small):
     found, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
     assert found == expected
     assert (found.pixels == expected.pixels).all()

@@ -28,7 +28,7 @@ def falls(values: list[float]) -> bool:
     return all(later <= earlier + 0.01 for earlier, later in itertools.pairwise(values))
 
 
-def test_a_sharp_picture_is_good_and_each_blur_makes_it_worse(leaves):
+def test_a_sharp_image_is_good_and_each_blur_makes_it_worse(leaves):
     blurs = (0.5, 1, 1.5, 2, 3, 4, 6)
     found = [quality(leaves)] + [quality(leaves.filter(ImageFilter.GaussianBlur(s))) for s in blurs]
     assert found[0] >= 0.8
@@ -104,7 +104,7 @@ def on_black() -> Image.Image:
     [product_on_white(), white_mug(), drawing(), drawing("#00c8ff"), page(), on_black()],
     ids=["product", "mug", "drawing", "coloured", "page", "on black"],
 )
-def test_clean_pictures_of_other_kinds_pass(image):
+def test_clean_images_of_other_kinds_pass(image):
     assert quality(image) >= PASSES
 
 

@@ -13,13 +13,13 @@ from rerankfleet.shared.content.images import (
     MAX_PIXELS,
     MIN_PIXELS,
     PRESETS,
-    PictureOptions,
+    ImageSpec,
     target_within,
 )
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.workers.images.resize import blur, plan_size, smart_resize
 
-GENERAL = PictureOptions()
+GENERAL = ImageSpec()
 sides = st.integers(1, 12_000)
 
 
@@ -32,15 +32,15 @@ sides = st.integers(1, 12_000)
         ((1000, 1000), GENERAL, (864, 864), "crop"),
         ((1920, 1080), GENERAL, (1152, 640), "crop"),
         ((3000, 1000), GENERAL, (1536, 512), "fit"),  # 16:9 would lose 41 %
-        ((4032, 3024), PictureOptions(preset="art"), (800, 608), "crop"),
-        ((4032, 3024), PictureOptions(preset="art-detail"), (1536, 1152), "crop"),  # 1800 tokens
-        ((4032, 3024), PictureOptions(preset="art-detail", max_pixels=None), (1600, 1216), "crop"),
-        ((4032, 3024), PictureOptions(target=(320, 240)), (320, 256), "crop"),
+        ((4032, 3024), ImageSpec(preset="art"), (800, 608), "crop"),
+        ((4032, 3024), ImageSpec(preset="art-detail"), (1536, 1152), "crop"),  # 1800 tokens
+        ((4032, 3024), ImageSpec(preset="art-detail", max_pixels=None), (1600, 1216), "crop"),
+        ((4032, 3024), ImageSpec(target=(320, 240)), (320, 256), "crop"),
         ((96, 96), GENERAL, (96, 96), "crop"),  # not enlarged
         ((1, 1), GENERAL, (64, 64), "crop"),  # but to the authors' least size
-        ((1920, 1080), PictureOptions(resize_mode="fit", pad_color=(0, 0, 0)), (1024, 768), "pad"),
-        ((1080, 1920), PictureOptions(resize_mode="fit", pad_color=(0, 0, 0)), (768, 1024), "pad"),
-        ((4032, 3024), PictureOptions(preset="reference"), (1536, 1152), "reference"),
+        ((1920, 1080), ImageSpec(resize_mode="fit", pad_color=(0, 0, 0)), (1024, 768), "pad"),
+        ((1080, 1920), ImageSpec(resize_mode="fit", pad_color=(0, 0, 0)), (768, 1024), "pad"),
+        ((4032, 3024), ImageSpec(preset="reference"), (1536, 1152), "reference"),
     ],
 )
 def test_sizes_of_well_known_sources(source, options, size, mode):
@@ -52,18 +52,18 @@ def test_a_crop_is_around_the_centre_and_says_what_it_cut_away():
     plan = plan_size(640, 400, GENERAL)  # 8:5: 16:9 loses 10 %, 4:3 would lose 17 %
     assert plan.box == (0, 20, 640, 380)
     assert plan.cropped_share == pytest.approx(0.1)
-    assert plan_size(640, 400, PictureOptions(max_crop=0.05)).mode == "fit"
+    assert plan_size(640, 400, ImageSpec(max_crop=0.05)).mode == "fit"
 
 
-def test_padding_keeps_the_shape_of_the_picture():
-    plan = plan_size(1920, 1080, PictureOptions(resize_mode="fit", pad_color=(9, 9, 9)))
+def test_padding_keeps_the_shape_of_the_image():
+    plan = plan_size(1920, 1080, ImageSpec(resize_mode="fit", pad_color=(9, 9, 9)))
     assert plan.inner == (1024, 576)
 
 
 @given(sides, sides, st.sampled_from(sorted(PRESETS)), st.sampled_from(["crop", "fit"]))
 def test_any_source_gets_a_size_within_the_rules(width, height, preset, mode):
-    options = PictureOptions(preset=preset) if preset == "reference" else None
-    options = options or PictureOptions(preset=preset, resize_mode=mode)
+    options = ImageSpec(preset=preset) if preset == "reference" else None
+    options = options or ImageSpec(preset=preset, resize_mode=mode)
     if max(width, height) > 200 * min(width, height):
         with pytest.raises(ItemError, match="200 times"):
             plan_size(width, height, options)
@@ -86,22 +86,22 @@ def test_any_source_gets_a_size_within_the_rules(width, height, preset, mode):
 
 
 @given(sides, sides, st.integers(4096, 1_000_000), st.sampled_from(["general", "reference"]))
-def test_a_picture_has_the_pixels_that_were_asked_for(width, height, pixels, preset):
+def test_an_image_has_the_pixels_that_were_asked_for(width, height, pixels, preset):
     if max(width, height) > 200 * min(width, height):
         return
     mode = "fit" if preset == "general" else "crop"
     target = target_within(preset, pixels)
-    options = PictureOptions(preset=preset, resize_mode=mode, target=target, max_pixels=pixels)
+    options = ImageSpec(preset=preset, resize_mode=mode, target=target, max_pixels=pixels)
     wide, high = plan_size(width, height, options).size
     assert wide * high <= pixels or min(wide, high) == 32
     if max(width, height) < 4 * min(width, height) and width * height > 2 * pixels > 200_000:
         assert wide * high > 0.7 * pixels  # nothing is given away
 
 
-def test_small_pictures_are_enlarged_to_the_least():
-    options = PictureOptions(min_pixels=200_000)
+def test_small_images_are_enlarged_to_the_least():
+    options = ImageSpec(min_pixels=200_000)
     assert math.prod(plan_size(100, 100, options).size) == pytest.approx(200_000, rel=0.1)
-    assert plan_size(600, 450, options).size == plan_size(600, 450, PictureOptions()).size
+    assert plan_size(600, 450, options).size == plan_size(600, 450, ImageSpec()).size
 
 
 @given(sides, sides)
@@ -131,24 +131,24 @@ def test_smart_resize_keeps_the_budget_of_the_authors(width, height):
 )
 def test_wrong_options_are_refused_in_clear_words(wrong):
     with pytest.raises(UsageError, match=list(wrong)[-1]):
-        PictureOptions(**wrong)
+        ImageSpec(**wrong)
 
 
 def test_options_that_give_other_pixels_have_another_key():
     options = [
-        PictureOptions(),
-        PictureOptions(preset="art"),
-        PictureOptions(preset="reference"),
-        PictureOptions(resize_mode="fit"),
-        PictureOptions(resize_mode="fit", pad_color=(0, 0, 0)),
-        PictureOptions(max_crop=0.3),
-        PictureOptions(blur=False),
-        PictureOptions(interpolation="nearest"),
-        PictureOptions(max_pixels=None),
-        PictureOptions(target=(640, 480)),
+        ImageSpec(),
+        ImageSpec(preset="art"),
+        ImageSpec(preset="reference"),
+        ImageSpec(resize_mode="fit"),
+        ImageSpec(resize_mode="fit", pad_color=(0, 0, 0)),
+        ImageSpec(max_crop=0.3),
+        ImageSpec(blur=False),
+        ImageSpec(interpolation="nearest"),
+        ImageSpec(max_pixels=None),
+        ImageSpec(target=(640, 480)),
     ]
     assert len({option.key() for option in options}) == len(options)
-    assert PictureOptions().key() == "general:1024x768:crop:0.15:bicubic:blur:1843200"
+    assert ImageSpec().key() == "general:1024x768:crop:0.15:bicubic:blur:1843200"
 
 
 @pytest.mark.parametrize("shape", [(96, 160), (32, 32), (1, 1), (33, 5)])
