@@ -187,8 +187,10 @@ ENTRANCES = {
 
 @pytest.mark.parametrize("entrance", ENTRANCES)
 def test_an_entrance_loads_no_torch(entrance):
-    code = f"{ENTRANCES[entrance]}\nimport sys\n"
+    code = (
+        f"{ENTRANCES[entrance]}\nimport sys\n"
         f"print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
     )
