@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from rerankfleet.shared.content.options import ImageOptions, OptionGroup, VideoOptions
 from rerankfleet.shared.errors import (
     InvalidOption,
     ItemError,
@@ -57,13 +58,12 @@ class InvalidField(UsageError):
         self.param = param
 
 
-_IMAGE = ("resize_mode", "max_crop", "pad_color", "min_pixels", "max_pixels")
-_QUALITY = ("quality_threshold", "quality_action")
+_PARTS: dict[str, type[OptionGroup]] = {"image": ImageOptions, "video": VideoOptions}
 PARAMS_OF_OPTIONS = {
-    **{name: f"image.{name}" for name in ("preset", *_IMAGE, *_QUALITY)},
-    **{f"video_{name}": f"video.{name}" for name in ("fps", "max_frames", "total_pixels")},
-    "image_preset": "image.preset",
-}
+    name: f"{part}.{name.removeprefix(f'{part}_')}"
+    for part, group in _PARTS.items()
+    for name in group.model_fields
+} | {"preset": "image.preset"}  # as `ImageSpec` calls it
 """Options of a job -> the fields of a request that have other names."""
 
 
