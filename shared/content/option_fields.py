@@ -39,8 +39,8 @@ class OptionField:
     def bounds(self) -> str:
         """Its least and largest value, in words; empty where there are none."""
         if self.kind == "array":
-            return f"{_bounds(self.schema['prefixItems'][0])} each"
-        return _bounds(self.schema)
+            return f"{bounds_of(self.schema['prefixItems'][0])} each"
+        return bounds_of(self.schema)
 
     @property
     def shown_default(self) -> str:
@@ -65,17 +65,19 @@ def option_fields(model: type[ScoringOptions] = ScoringOptions) -> Iterator[Opti
                 description=field.description or "",
                 default=field.get_default(call_default_factory=True),
                 unset="".join(meanings),
-                schema=_without_null(properties[name]),
+                schema=without_null(properties[name]),
             )
 
 
-def _without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def without_null(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The schema of a value that may also be null, as if it might not."""
     choices = schema.get("anyOf", [schema])
     (other,) = (choice for choice in choices if choice.get("type") != "null")
     return dict(other)
 
 
-def _bounds(schema: Mapping[str, Any]) -> str:
+def bounds_of(schema: Mapping[str, Any]) -> str:
+    """The least and the largest value of a schema, in words; empty where there are none."""
     above, least = schema.get("exclusiveMinimum"), schema.get("minimum")
     most = schema.get("maximum", SHOWN_MAX)
     if "maxLength" in schema:
