@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="number type of the weights"
     )
-    attention: str = Field("auto", description="attention kernel; `auto` chooses the best available")
+    attention: str = Field("auto", description="attention kernel; `auto` chooses the best one")
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs that one copy of the model is split over, layer by layer"

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from rerankfleet.shared.content.option_fields import option_fields
 from rerankfleet.shared.job_status import JobStatus
-from rerankfleet.shared.profiles import Profile
+from rerankfleet.shared.profiles import Profile, ProfileOptions
 from rerankfleet.shared.state.fleet import WorkerRow
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -180,25 +181,35 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
 
 
 def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """A row per profile, and its instructions below."""
+    """A row per profile, with the options that any of them changes and its instructions."""
+    changed = [
+        field.name
+        for field in option_fields()
+        if field.name in ProfileOptions.model_fields
+        and not field.name.startswith("instruction")
+        and any(getattr(profile, field.name) != field.default for profile in profiles.values())
+    ]
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("profile", "T", "top-p", "length", "images", "pairs", "adaptive"):
-        table.add_column(title, no_wrap=True)
+    for title in ("profile", *changed, "pairs"):
+        table.add_column(title.replace("_", " "), no_wrap=True)
     table.add_column("instruction", overflow="fold")
-    for name, found in profiles.items():
-        by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
-        instructions = "\n".join([found.instruction or "the model's own", *by_language])
+    for name, profile in profiles.items():
+        by_language = [f"{code}: {text}" for code, text in profile.instructions.items()]
+        instructions = "\n".join([profile.instruction or "the model's own", *by_language])
         table.add_row(
             escape(name),
-            f"{found.temperature:g}",
-            f"{found.top_p:g}",
-            str(found.max_length),
-            found.image_preset,
-            str(found.batch_pairs or ""),
-            "yes" if found.adaptive_temperature else "",
+            *(_shown(getattr(profile, option)) for option in changed),
+            str(profile.batch_pairs or ""),
             escape(instructions),
         )
     return table
+
+
+def _shown(value: Any) -> str:
+    """An option's value: a word for what is on or off, nothing for what is not set."""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else escape(str(value))
 
 
 def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: int = 3) -> Table:

@@ -77,7 +77,7 @@ TOKENS_MAX = 40_960
 """No model reads more tokens than this."""
 
 Instruction = Annotated[str, Field(max_length=64 << 10)]
-"""An empty one is the model's own."""
+"""An empty one is none."""
 Instructions = Annotated[
     dict[str, Annotated[str, Field(min_length=1, max_length=64 << 10)]],
     BeforeValidator(_few_languages),
