@@ -75,12 +75,11 @@ def submit(
     )
     if wait:
         follow(client, job_id, as_json=as_json, output=output)
-        return
-    if as_json:
+    elif as_json:
         sys.stdout.write(json.dumps({"id": job_id}) + "\n")
-        return
-    sys.stdout.write(f"{job_id}\n")
-    sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+    else:
+        sys.stdout.write(f"{job_id}\n")
+        sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
 
 
 def _what_to_make(
