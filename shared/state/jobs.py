@@ -20,10 +20,8 @@ from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, Us
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
-from rerankfleet.shared.state.records import Job, Lease, OpenShard
+from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
 
-LOOK_AGAIN_MS = 10_000
-"""When the monitor looks at a job in motion that nothing touched meanwhile."""
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take, at the most."""
 

@@ -13,15 +13,13 @@ from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
-from rerankfleet.shared.state.records import Job, Lease, OpenShard
+from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
 from rerankfleet.shared.statistics import KINDS, TTL_MS
 
 OUTAGE_MS = 10_000
 """A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
 LEFT = "left"
 """What is counted where a shard's lease ran out, since its worker died or hung."""
-LOOK_AGAIN_MS = 10_000
-"""When the monitor looks at a job in motion that nothing touched meanwhile."""
 
 
 class Shards:
@@ -43,26 +41,21 @@ class Shards:
         sealed: bool,
         lines: int,
         low_water: int,
-    ) -> str:
-        """Open shards and move the cursor from cursor[0] to cursor[1], if it still stands there."""
+    ) -> tuple[str, int]:
+        """Open shards and move the job's cursor from cursor[0] to cursor[1], if it is still there.
+        Returns the answer of `open.lua` and how many shards of the job are open then."""
         k = self._keys
-        flat: list[str | int] = [
-            x for shard in shards for x in (shard.start, shard.end, shard.file)
+        keys = [
+            k.job(job.id),
+            k.job_open(job.id),
+            k.open(job.spec.model),
+            k.job_parts(job.id),
+            k.jobs,
         ]
-        return cast(
-            str,
-            self._scripts.run(
-                "open",
-                [
-                    k.job(job.id),
-                    k.job_open(job.id),
-                    k.open(job.spec.model),
-                    k.job_parts(job.id),
-                    k.jobs,
-                ],
-                [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat],
-            ),
-        )
+        flat = [part for shard in shards for part in (shard.start, shard.end, shard.file)]
+        args = [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat]
+        answer, open_shards = self._scripts.run("open", keys, args)
+        return answer, open_shards
 
     def claim(
         self,

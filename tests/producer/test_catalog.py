@@ -16,7 +16,8 @@ import pytest
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator import rows
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs import catalog as module
 from rerankfleet.producer.inputs import tables
 from rerankfleet.producer.inputs.catalog import read_queries
@@ -376,7 +377,7 @@ def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp
 
     status = api.status(job_id)
     assert (status.state, status.progress.fed) == ("paused", 0)
-    assert "has no column 'image', only image" in status.reason
+    assert "has no column 'image', only picture" in status.reason
 
 
 def test_a_row_of_csv_that_never_ends_is_refused(api, listing, monkeypatch):

@@ -56,9 +56,10 @@ def make(store: Store):
 
 
 def open_(store: Store, job_id, old, new, shards=(), *, sealed=False, lines=1, low_water=1) -> str:
-    return store.shards.open(
+    answer, _ = store.shards.open(
         store.jobs.get(job_id), (old, new), shards, sealed=sealed, lines=lines, low_water=low_water
     )
+    return answer
 
 
 def claim(store: Store, job_id="a", shard="0-10", token="t1", *, alone=False, fingerprint="fp"):
@@ -628,7 +629,7 @@ def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, mak
 
     assert store.jobs.begin_step("a", "one") == "yes"
     assert store.jobs.begin_step("a", "two") == "busy"
-    assert hasty.begin("a", "one") == "yes"
+    assert hasty.jobs.begin_step("a", "one") == "yes"
     assert wait_until(lambda: store.jobs.begin_step("a", "two") == "yes")
     store.jobs.end_step("a", "one")
     assert store.jobs.begin_step("a", "three") == "busy"
@@ -716,7 +717,7 @@ def test_whoever_waits_hears_of_the_end_before_the_next_poll(store, make, client
     store.shards.commit(claim(store), "p", ALL)
     heard = []
     waiter = threading.Thread(
-        target=lambda: heard.append(Store(connect(settings), settings).wait_done("a", 20))
+        target=lambda: heard.append(Store(connect(settings), settings).jobs.wait_done("a", 20))
     )
     waiter.start()
     channel = store.keys.done_channel("a")
