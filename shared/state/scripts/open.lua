@@ -1,6 +1,6 @@
 -- include include/shard_record.lua
 -- Open the shards that one feed step cut, and move the job's cursor: a compare-and-set, so two feeders
--- cannot both win. A cancelled job's shards are recorded as cancelled at once.
+-- cannot both succeed. A cancelled job's shards are recorded as cancelled at once.
 -- KEYS job, job_open, open, parts, jobs
 -- ARGV id, old cursor, new cursor, sealed, lines, due_ms, low_water, then per shard: start, end, file
 -- -> {'opened', open shards of the job} | {'stale' | 'paused', 0}
