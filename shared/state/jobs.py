@@ -277,7 +277,7 @@ class Jobs:
         return bool(self._redis.hexists(self._keys.job(job_id), "finished_ms"))
 
     def wait_done(self, job_id: str, timeout_s: float) -> bool:
-        """Wait until a job's end is announced, or found by slow polling. Returns whether it ended."""
+        """Wait until a job's end is announced, and poll slowly too. Returns whether it ended."""
         deadline = time.monotonic() + timeout_s
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(self._keys.done_channel(job_id))

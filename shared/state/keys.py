@@ -3,12 +3,12 @@
 Written in: the module of this package. By: the processes that call it (coord: the coordinator).
 
     key                    type   lives                    written in            by
-    {p}:jobs               zset   permanent                jobs, shards          client, coord, worker
+    {p}:jobs               zset   permanent                jobs, shards          all
     {p}:recent             zset   permanent, trimmed       jobs                  client
     {p}:sweep              zset   permanent, emptied       jobs                  coord, monitor
     {p}:models             set    permanent, one per model jobs                  client
     {p}:open:{model}       zset   gone when empty          jobs, shards          coord, worker
-    {p}:job:{id}           hash   result_ttl after the end jobs, shards          client, coord, worker
+    {p}:job:{id}           hash   result_ttl after the end jobs, shards          all
     {p}:job:{id}:open      hash   gone when empty          jobs, shards          coord, worker
     {p}:job:{id}:parts     hash   parts_ttl after the end  shards, jobs (cancel) worker
     {p}:key:{digest}       string with its job, or answer  jobs                  client
