@@ -16,7 +16,8 @@ import pytest
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator import rows
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs import catalog as module
 from rerankfleet.producer.inputs import tables
 from rerankfleet.producer.inputs.catalog import read_queries
