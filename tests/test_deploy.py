@@ -361,7 +361,10 @@ def test_every_copied_path_is_in_git_and_is_sent_to_the_build():
 def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
     # given what pyproject.toml says that the package is made of
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {p.split(".")[0] for p in project["tool"]["setuptools"]["packages"]}
+    packages = {
+        (project["tool"]["setuptools"]["package-dir"][".".join(name.split(".")[:2])])
+        for name in project["tool"]["setuptools"]["packages"]
+    }
     needed = packages | {project["project"]["readme"], *project["project"]["license-files"]}
     # then all of it is copied, and .dockerignore lets nothing else through
     needed |= {"pyproject.toml", "constraints.txt"}

@@ -69,7 +69,7 @@ def test_a_worker_told_to_stop_gives_its_shards_back_and_nobody_is_blamed(
     # then its shards are free, and none of them is a suspect
     states = stack.client.store.client.hvals(stack.client.store.keys.job_open(job))
     assert states
-    assert not [state for state in states if '"t"' in state or '"s"' in state]
+    assert not [state for state in states if '"token"' in state or '"suspect"' in state]
     check(job)
 
 

@@ -369,14 +369,14 @@ def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp
 
     path = tmp_path / "allowed" / "shop.parquet"
     path.parent.mkdir()
-    parquet.write_table(pyarrow.table({"picture": ["s3://pairs/a.jpg"]}), path)
+    parquet.write_table(pyarrow.table({"photo": ["s3://pairs/a.jpg"]}), path)
     job_id = api.submit_catalog(file_uri(path), QUERIES)
 
     do(control, job_id)
 
     status = api.status(job_id)
     assert (status.state, status.progress.fed) == ("paused", 0)
-    assert "has no column 'image', only image" in status.reason
+    assert "has no column 'image', only photo" in status.reason
 
 
 def test_a_row_of_csv_that_never_ends_is_refused(api, listing, monkeypatch):

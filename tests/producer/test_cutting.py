@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerankfleet.producer import shard_size as shard_size_module
 from rerankfleet.producer.coordinator import cut as cutting
 from rerankfleet.producer.coordinator.cut import Cut, cut
 from rerankfleet.producer.inputs.cursor import Cursor, Read
@@ -134,7 +135,11 @@ def test_a_shard_costs_about_its_size_unless_one_pair_does_not_fit(lines, size):
         tokens = sum(tokens_of(piece) for piece in found.slices)
         last = tokens_of(found.slices[-1]) if found.slices else 0
         slack = cutting.SLIVER * size.tokens
-        one = cutting.REQUEST_TOKENS + cutting.pair_tokens(Document(text="x" * 400)) + 10
+        one = (
+            shard_size_module.REQUEST_TOKENS
+            + shard_size_module.pair_tokens(Document(text="x" * 400))
+            + 10
+        )
         assert tokens <= size.tokens + slack + one or tokens == last
 
 
@@ -188,9 +193,11 @@ def test_shards_are_as_long_as_a_worker_takes_for_them():
     options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
 
     assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
-        40_000.0, 4096, cutting.image_tokens(ImageSpec())
+        40_000.0, 4096, shard_size_module.image_tokens(ImageSpec())
     )
-    assert shard_size(**options, tokens_per_s=0.0).tokens == 5 * cutting.DEFAULT_TOKENS_PER_S
+    assert (
+        shard_size(**options, tokens_per_s=0.0).tokens == 5 * shard_size_module.DEFAULT_TOKENS_PER_S
+    )
 
 
 def test_a_small_input_is_cut_so_that_every_worker_gets_two():
@@ -201,10 +208,10 @@ def test_a_small_input_is_cut_so_that_every_worker_gets_two():
 
 
 def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
-    per_image = cutting.image_tokens(ImageSpec())
+    per_image = shard_size_module.image_tokens(ImageSpec())
     image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
 
-    assert per_image == cutting.VISION_FACTOR * 768
+    assert per_image == shard_size_module.VISION_FACTOR * 768
     assert content_tokens(Content(image=image), per_image) == per_image
     assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
     assert content_tokens(Content(video=frames), per_image) == per_image
@@ -212,7 +219,10 @@ def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
 
 def test_text_that_is_cut_off_costs_no_more_than_carrying_it():
     document = Document(text="x" * 35_000)
-    read, carried = 35_000 / cutting.CHARACTERS_PER_TOKEN, 35_000 / cutting.DATA_BYTES_PER_TOKEN
+    read, carried = (
+        35_000 / shard_size_module.CHARACTERS_PER_TOKEN,
+        35_000 / shard_size_module.DATA_BYTES_PER_TOKEN,
+    )
 
     assert content_tokens(document) == read
     assert content_tokens(document, text_max=5000) == 5000
@@ -224,7 +234,7 @@ def test_text_that_is_cut_off_costs_no_more_than_carrying_it():
 def test_what_a_document_carries_costs_as_text_does():
     plain, laden = (Document(text="a", metadata=found) for found in (None, {"a": "x" * 7000}))
 
-    assert cutting.pair_tokens(laden) - cutting.pair_tokens(plain) > 2000
+    assert shard_size_module.pair_tokens(laden) - shard_size_module.pair_tokens(plain) > 2000
 
 
 def test_images_close_a_shard_as_their_tokens_do():
@@ -241,8 +251,11 @@ def test_the_queries_of_a_catalog_share_their_image():
 
     tower, pairs = costs(run, size)
 
-    assert tower == 1500.0 * (1 - 1 / cutting.VISION_FACTOR)
-    assert pairs == [cutting.PAIR_TOKENS + 10.0 + 1500.0 / cutting.VISION_FACTOR] * 4
+    assert tower == 1500.0 * (1 - 1 / shard_size_module.VISION_FACTOR)
+    assert (
+        pairs
+        == [shard_size_module.PAIR_TOKENS + 10.0 + 1500.0 / shard_size_module.VISION_FACTOR] * 4
+    )
 
 
 def test_a_cursor_within_an_image_of_a_folder_names_it():

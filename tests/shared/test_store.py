@@ -628,7 +628,7 @@ def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, mak
 
     assert store.jobs.begin_step("a", "one") == "yes"
     assert store.jobs.begin_step("a", "two") == "busy"
-    assert hasty.begin("a", "one") == "yes"
+    assert hasty.jobs.begin_step("a", "one") == "yes"
     assert wait_until(lambda: store.jobs.begin_step("a", "two") == "yes")
     store.jobs.end_step("a", "one")
     assert store.jobs.begin_step("a", "three") == "busy"
@@ -716,7 +716,7 @@ def test_whoever_waits_hears_of_the_end_before_the_next_poll(store, make, client
     store.shards.commit(claim(store), "p", ALL)
     heard = []
     waiter = threading.Thread(
-        target=lambda: heard.append(Store(connect(settings), settings).wait_done("a", 20))
+        target=lambda: heard.append(Store(connect(settings), settings).jobs.wait_done("a", 20))
     )
     waiter.start()
     channel = store.keys.done_channel("a")

@@ -109,7 +109,7 @@ def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subpro
 
 @contextmanager
 def another_worker(
-    stack: Stack, folder: Path, script: str = "workers"
+    stack: Stack, folder: Path, script: str = "rerankfleet.workers"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One more worker, once it is ready (or dead)."""
     with running_module(stack, folder, script, "--model", "pocket-text") as process:

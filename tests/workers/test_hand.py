@@ -248,7 +248,7 @@ def test_a_process_about_to_end_gives_everything_back_and_blames_nothing(hand, j
 
     other = Leases(store, RecordedHints(), model=MODEL, worker="w2", fingerprint=FINGERPRINT)
     with other.claim(job, "0-10") as held:
-        assert "s" not in json.loads(store.client.hget(store.keys.job_open(job), "0-10"))
+        assert "suspect" not in json.loads(store.client.hget(store.keys.job_open(job), "0-10"))
         assert held is not None
 
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from rerankfleet.shared.observations import Observation
+from rerankfleet.shared.state.connection import Connection, Scripts
 from rerankfleet.shared.state.fleet import Fleet
+from rerankfleet.shared.state.keys import Keys
 from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.batch_limits.decide import set_limits
 from rerankfleet.workers.batch_limits.policies import PolicySettings
@@ -107,6 +109,7 @@ def test_a_worker_that_loads_is_left_alone(fleet, serve):
 def test_two_monitors_at_once_act_once(fleet, serve, client, settings):
     serve()
     rival = Store(client, settings).fleet
+    connection = Connection(client, Keys(settings.key_prefix), Scripts(client), settings)
 
     class Overtaken(Fleet):
         """A monitor that another one overtakes between its reading and its writing."""
@@ -118,7 +121,7 @@ def test_two_monitors_at_once_act_once(fleet, serve, client, settings):
 
     for decisions in (1, 2, 3):
         fleet.push("w1", [pack(TOKENS / decisions)] * 5)
-        set_limits(Overtaken(client, settings))
+        set_limits(Overtaken(connection))
         assert fleet.limit("w1").version == decisions
         assert len(fleet.limits("w1")) <= decisions
 

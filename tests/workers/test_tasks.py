@@ -142,7 +142,7 @@ def test_what_passes_gives_the_shard_back(error, runtime, job, store):
     tasks.score_shard(runtime, job, "0-1")
 
     assert store.shards.leased_count(MODEL) == 0
-    assert not {"t", "s"} & set(state(store))
+    assert not {"token", "suspect"} & set(state(store))
     assert store.jobs.get(job).paused is None
 
 
@@ -165,7 +165,7 @@ def test_a_job_of_a_newer_version_is_left_to_a_newer_worker(runtime, job, store)
     tasks.score_shard(runtime, job, "0-1")
 
     # then its shard is free, nobody is blamed, and the job goes on
-    assert not {"t", "s", "d"} & set(state(store))
+    assert not {"token", "suspect", "deaths"} & set(state(store))
     assert "paused" not in store.client.hgetall(key)
 
 
@@ -177,8 +177,8 @@ def test_what_nobody_foresaw_pauses_the_job_and_blames_no_shard(runtime, job, st
     assert store.jobs.get(job).paused == (
         "shard 0-1 failed: ValueError: odd. This is a bug; resume tries again"
     )
-    assert store.jobs.resume(job)[0] == "resumed"
-    assert not {"t", "s"} & set(state(store))
+    assert store.jobs.resume(store.jobs.get(job))[0] == "resumed"
+    assert not {"token", "suspect"} & set(state(store))
 
 
 def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job, store):
@@ -188,7 +188,7 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
         tasks.score_shard(runtime, job, "0-1")
 
     # then the lease is left to run out: a pair that broke the device is found as a suspect
-    assert "t" in state(store)
+    assert "token" in state(store)
     assert store.jobs.get(job).progress.done == 0
 
 
@@ -243,8 +243,8 @@ def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
 ):
     # given two shards that fail for the same cause, one of which paused the job, which was resumed
     def fail_late(*_):
-        store.jobs.pause(job, "the credentials are refused")
-        store.jobs.resume(job)
+        store.jobs.pause(store.jobs.get(job), "the credentials are refused")
+        store.jobs.resume(store.jobs.get(job))
         raise UsageError("the credentials are refused")
 
     monkeypatch.setattr(runtime.scorer, "score", fail_late)
@@ -277,7 +277,7 @@ def test_a_second_signal_ends_the_process_and_blames_no_shard(runtime, job, stor
         runtime.drain()
         with pytest.raises(Ended):
             next(iter(handlers.values()))(15, None)
-        assert not {"t", "s"} & set(state(store))
+        assert not {"token", "suspect"} & set(state(store))
 
 
 def test_a_drain_that_takes_too_long_gives_its_shards_back(runtime, job, store, monkeypatch):
