@@ -31,7 +31,8 @@ from rerankfleet.shared.content.options import (
     VideoFrames,
     VideoPixels,
 )
-from rerankfleet.shared.errors import InvalidOption
+from rerankfleet.shared.content.validation import first_error
+from rerankfleet.shared.errors import InvalidOption, dotted
 
 
 class Priority(StrEnum):
@@ -159,6 +160,6 @@ def make_spec(**fields: Any) -> JobSpec:
     try:
         return JobSpec(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidOption(field, f"{field} is wrong: {first['msg']}") from error
+        path, message = first_error(error.errors())
+        text = f"{dotted(path)} is wrong: {message}"
+        raise InvalidOption(str(path[0]), text, inside=path[1:]) from error

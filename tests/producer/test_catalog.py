@@ -730,11 +730,11 @@ def test_queries_are_read_from_a_file(objects, tmp_path):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'{"text": "a"', "query 1 begins like JSON but is none"),
+        (b'{"text": "a"', "query 1 is not valid JSON"),
         (b"\xff", "is not UTF-8"),
         (b"\n \n", "holds no query"),
         (b"x" * 200, "is larger than"),
-        (b'{"text": "\\ud800"}', "it is no text"),
+        (b'{"text": "\\ud800"}', "half a surrogate pair"),
     ],
 )
 def test_a_query_file_that_is_wrong_is_refused(objects, tmp_path, monkeypatch, data, says):
