@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.producer.coordinator.cut import cut
-from rerankfleet.producer.coordinator.feed import Control
 from rerankfleet.producer.coordinator.finish import committed_parts, merged_lines
 from rerankfleet.producer.coordinator.rows import parse_rows, refuse_large_ranking, rows_of
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.jsonl import pin, refuse_changed

@@ -11,7 +11,8 @@ from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.images import ImageSpec, target_within
 from rerankfleet.shared.content.options import PLAIN_OPTIONS, ScoringOptions
-from rerankfleet.shared.errors import InvalidOption
+from rerankfleet.shared.content.validation import first_error
+from rerankfleet.shared.errors import InvalidOption, dotted
 
 
 class Priority(StrEnum):
@@ -116,6 +117,6 @@ def make_spec(**fields: Any) -> JobSpec:
     try:
         return JobSpec(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidOption(field, f"{field} is wrong: {first['msg']}") from error
+        path, message = first_error(error.errors())
+        text = f"{dotted(path)} is wrong: {message}"
+        raise InvalidOption(str(path[0]), text, inside=path[1:]) from error

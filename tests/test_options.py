@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.gateway.errors import PARAMS_OF_OPTIONS
+from rerankfleet.producer.gateway.errors import FIELDS_OF_OPTIONS, as_param
 from rerankfleet.shared import cli
 from rerankfleet.shared.command_options import flag_of
 from rerankfleet.shared.content.option_fields import OptionField, bounds_of, option_fields
@@ -114,9 +114,14 @@ def schemas() -> dict[str, Any]:
     return {kind.__name__: kind.model_json_schema() for kind in (RerankBody, ScoreBody, JobBody)}
 
 
+def param_of(name: str) -> str:
+    """Where an option is in a body: `image.preset`."""
+    return as_param(FIELDS_OF_OPTIONS.get(name, (name,)))
+
+
 def in_body(schema: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The schema of an option in that of a body."""
-    part, _, inner = PARAMS_OF_OPTIONS.get(name, name).rpartition(".")
+    part, _, inner = param_of(name).rpartition(".")
     objects = {"image": "ImageOptions", "video": "VideoOptions"}
     properties = (schema["$defs"][objects[part]] if part else schema)["properties"]
     return properties.get(inner)
@@ -292,7 +297,7 @@ def test_http_refuses_what_is_beyond_the_bounds(http, api):
     for path, name in wrongs:
         if path == "/v1/rerank" and name in OF_JOBS:
             continue
-        param = PARAMS_OF_OPTIONS.get(name, name)
+        param = param_of(name)
         part, _, inner = param.rpartition(".")
         option = {inner: WRONG[name]}
         body = {"input": "s3://b/k"} if path == "/v1/jobs" else REQUEST

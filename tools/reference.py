@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.producer.gateway.errors import PARAMS_OF_OPTIONS
+from rerankfleet.producer.gateway.errors import FIELDS_OF_OPTIONS, as_param
 from rerankfleet.shared.command_options import flag_of
 from rerankfleet.shared.content.option_fields import bounds_of, option_fields, without_null
 from rerankfleet.shared.content.options import OF_JOBS
@@ -55,7 +55,7 @@ def options_page() -> str:
             (
                 f"`{field.name}`",
                 _code(flag_of(field)),
-                _code(PARAMS_OF_OPTIONS.get(field.name, field.name)),
+                _code(as_param(FIELDS_OF_OPTIONS.get(field.name, (field.name,)))),
                 ", ".join(map(_code, field.choices)) or field.bounds,
                 field.shown_default,
                 field.description,

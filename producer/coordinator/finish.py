@@ -15,8 +15,8 @@ from typing import Any
 
 import structlog
 
-from rerankfleet.producer.coordinator.feed import Control, every
 from rerankfleet.producer.coordinator.rows import Ranking, Row, dump_rows, part_name, rows_of
+from rerankfleet.producer.coordinator.step import Control, delay, lease_keeper
 from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
@@ -39,7 +39,7 @@ Merged = tuple[SliceOutcome, Provenance | None]
 
 
 def finish(job_id: str, control: Control) -> None:
-    """Assemble and publish a job's output, if all of it is there and nobody else does."""
+    """Write a job's output, if all of its parts exist and no other step of it is running."""
     store, token = control.store, uuid.uuid4().hex
     if store.jobs.begin_step(job_id, token) != "yes":
         return
@@ -52,9 +52,7 @@ def finish(job_id: str, control: Control) -> None:
         _adapt_temperature(job, control)
         store.jobs.finish(job, token, output)
     except Unavailable as error:
-        log.warning("finishing is delayed", job=job_id, error=str(error))
-        store.jobs.set_facts(job_id, waiting_for=str(error))
-        store.jobs.end_step(job_id, token, due_ms=5000)
+        delay(job_id, token, control, error)
     except UsageError as error:  # the output may not be written there: a person must look
         store.jobs.pause(job, str(error), even_cancelled=True)
         store.jobs.end_step(job_id, token)
@@ -81,9 +79,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 def _publish(job: Job, control: Control, token: str) -> str:
     """Write the output and its manifest. Returns the output's URI."""
     uri = output_uri(job, control.objects)
-    renew = every(
-        control.settings.lease_s / 4, lambda: control.store.jobs.begin_step(job.id, token)
-    )
+    renew = lease_keeper(job.id, token, control)
     write = _write_parts if job.spec.catalog else _write_lines
     counted = write(job, control, uri, renew)
     manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)

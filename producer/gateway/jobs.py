@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as PathParam
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
@@ -18,7 +19,7 @@ from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
 from rerankfleet.shared.content.options import AdaptationOptions, JobOptions, ResultOptions
-from rerankfleet.shared.errors import Unavailable, UnknownJob
+from rerankfleet.shared.errors import Path, Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
 from rerankfleet.shared.job_spec import OutputFormat, Priority
 from rerankfleet.shared.job_status import JobStatus
@@ -29,7 +30,7 @@ routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENT_S = 1.0
 """How often a job's status is told."""
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+JobId = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class CatalogBody(Fields):
@@ -84,17 +85,22 @@ async def submit(request: Request, body: JobBody) -> Response:
 
 
 def _refuse_local(body: JobBody, client: Client) -> None:
-    """Raise InvalidField for a path: it would be one of this server's own files."""
+    """Raise InvalidField for a local path: it would be one of this server's own files."""
     queries = body.catalog.queries if body.catalog else None
-    uris = {"input": body.input, "output": body.output, "catalog.queries": queries}
-    for param, uri in uris.items():
+    uris: dict[Path, Any] = {
+        ("input",): body.input,
+        ("output",): body.output,
+        ("catalog", "queries"): queries,
+    }
+    for path, uri in uris.items():
         if isinstance(uri, str) and (not is_uri(uri) or "\0" in uri):
-            raise InvalidField(param, "expected s3://… or file:///…, or an upload's uri")
+            raise InvalidField(path, "expected s3://… or file:///…, or an upload's uri")
     if body.output and client.objects.is_in_storage(body.output):
-        raise InvalidField("output", "the storage keeps the files of running jobs", hint=_OUTPUT)
+        message = "the storage keeps the files of running jobs"
+        raise InvalidField(("output",), message, hint=_OUTPUT)
 
 
-_OUTPUT = "name another place, or none and fetch the results"
+_OUTPUT = "choose another place, or leave it out and fetch the results"
 
 
 def _submit(client: Client, body: JobBody, key: str | None) -> str:

@@ -94,7 +94,7 @@ def _allowed_ttl_s(asked_s: float | None, settings: Settings) -> float:
     most_s = max(settings.upload_ttl_max_s, settings.upload_ttl_s)
     if asked_s is not None and not asked_s <= most_s:
         raise InvalidField(
-            "ttl_s",
+            ("ttl_s",),
             f"an upload is kept for {most_s:.0f} s at the most",
             hint="put what must live longer into S3, or raise RERANK_UPLOAD_TTL_MAX_S",
         )
@@ -133,7 +133,7 @@ def _kind_of(content_type: str, name: str) -> tuple[str, str]:
         if said == its_kind:
             return its_kind, known
     raise InvalidField(
-        "Content-Type",
+        ("Content-Type",),
         "expected an image, JSON Lines, text, CSV or Parquet",
         hint="say so in the header Content-Type, or end the name as such files do",
     )
@@ -151,7 +151,7 @@ async def _copy(request: Request, write: Write, bytes_max: int) -> int:
             await write(bytes(block))
             block.clear()
     if not size:
-        raise InvalidField("body", "the upload is empty", hint="send the file as the body")
+        raise InvalidField(("body",), "the upload is empty", hint="send the file as the body")
     await write(bytes(block))
     return size
 

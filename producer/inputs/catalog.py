@@ -15,13 +15,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_folder, is_image, pin
 from rerankfleet.producer.inputs.tables import csv_lines, opened, table_lines, table_suffix
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.requests import ImageRun, Slice
-from rerankfleet.shared.errors import InvalidOption, OutputExists, UsageError
+from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
 from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
 from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain
 from rerankfleet.shared.job_spec import InputRef
@@ -31,7 +29,6 @@ from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
 QUERIES_BYTES = 64 << 20
 """All queries of a catalog: each process that works on it holds them."""
 
-OPTION = "catalog.queries"
 """What a request calls the queries."""
 
 
@@ -56,13 +53,17 @@ def read_queries(
             if str(query.id) in seen:
                 raise UsageError(f"{name}, query {number}: the id {query.id!r} is taken already")
         except UsageError as error:
-            place = "" if isinstance(source, str | Path) else f".{number - 1}"
-            raise InvalidOption(OPTION + place, error.message, hint=error.hint) from error
+            place = () if isinstance(source, str | Path) else (number - 1,)
+            raise _wrong_queries(error.message, error.hint, *place) from error
         seen.add(str(query.id))
         queries.append(query)
     if not queries:
-        raise InvalidOption(OPTION, f"{name} holds no query", hint="write one query a line")
+        raise _wrong_queries(f"{name} holds no query", "write one query a line")
     return queries
+
+
+def _wrong_queries(message: str, hint: str, *place: int) -> InvalidOption:
+    return InvalidOption("catalog", message, hint=hint, inside=("queries", *place))
 
 
 def _query_values(
@@ -90,17 +91,15 @@ def _as_written(name: str, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name}, query {number} begins like JSON but is none") from error
+        raise UsageError(f"{name}, query {number} is not valid JSON") from error
 
 
 def _query(where: str, number: int, value: Any) -> Document:
     try:
         query = valid_document(value)
-    except (ValidationError, UnicodeEncodeError) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "it is no text"
-        raise UsageError(
-            f"{where}: {said}", hint='write text, or {"text"?, "image"?, "video"?, "id"?}'
-        ) from error
+    except ItemError as error:
+        hint = 'write text, or {"text"?, "image"?, "video"?, "id"?}'
+        raise UsageError(f"{where}: {error.message}", hint=hint) from error
     if query.metadata is not None:
         raise UsageError(f"{where}: metadata has no place in a row", hint="find it by the id")
     if query.plain and not (query.text or "").strip():

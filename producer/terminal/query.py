@@ -80,7 +80,7 @@ class Request:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UsageError(
-                    f"{path}, line {number} begins like JSON but is none",
+                    f"{path}, line {number} is not valid JSON",
                     hint='write text, or {"text"?, "image"?, "id"?}',
                 ) from error
             self.candidates.append(Candidate(content, _content_name(content)))

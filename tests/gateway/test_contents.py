@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.errors import InvalidField, as_param
 from rerankfleet.producer.gateway.formats.contents import content_of, documents_of
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
@@ -66,7 +66,7 @@ MOST = 100
     ],
 )
 def test_a_content_of_any_client_is_understood(given, expected):
-    assert content_of(given, "query") == expected
+    assert content_of(given, ("query",)) == expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_content_of_any_client_is_understood(given, expected):
 def test_what_is_wrong_is_told_with_its_place(given, param, says):
     with pytest.raises(InvalidField, match=says.replace("[", r"\[")) as caught:
         documents_of([given], MOST)
-    assert caught.value.param == param
+    assert as_param(caught.value.path) == param
     assert caught.value.hint
 
 

@@ -238,7 +238,7 @@ def test_all_bodies_that_still_come_are_bounded_together(settings, fleet, monkey
         ({"query": " ", "documents": ["a"]}, "query", "the query is empty"),
         ({"query": {"id": 1}, "documents": ["a"]}, "query.id", "there is no such field"),
         ({"query": "q", "documents": ["a", 5]}, "documents[1]", "valid dictionary"),
-        ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "Extra inputs"),
+        ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "there is no such"),
         (
             {"query": "q", "documents": ["a", {"image": ["s3://b/c", "ftp://x"]}]},
             "documents[1].image[1]",

@@ -16,7 +16,8 @@ import pytest
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator import rows
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs import catalog as module
 from rerankfleet.producer.inputs import tables
 from rerankfleet.producer.inputs.catalog import read_queries
@@ -729,11 +730,11 @@ def test_queries_are_read_from_a_file(objects, tmp_path):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'{"text": "a"', "query 1 begins like JSON but is none"),
+        (b'{"text": "a"', "query 1 is not valid JSON"),
         (b"\xff", "is not UTF-8"),
         (b"\n \n", "holds no query"),
         (b"x" * 200, "is larger than"),
-        (b'{"text": "\\ud800"}', "it is no text"),
+        (b'{"text": "\\ud800"}', "half a surrogate pair"),
     ],
 )
 def test_a_query_file_that_is_wrong_is_refused(objects, tmp_path, monkeypatch, data, says):

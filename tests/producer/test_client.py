@@ -11,9 +11,10 @@ import pytest
 import redis
 
 from rerankfleet.producer.client import Answer, Client
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.process import children
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.calibration import relevance_score
 from rerankfleet.shared.errors import (
     DeadlineExceeded,

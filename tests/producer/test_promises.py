@@ -13,9 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.rows import parse_rows
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.formats.shard_files import dump_queries, load_slices, queries_uri
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec

@@ -129,7 +129,7 @@ def test_standard_input_is_a_file_too(request_, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'good\n{"text": ', "line 2 begins like JSON but is none: write text, or"),
+        (b'good\n{"text": ', "line 2 is not valid JSON: write text, or"),
         (b"\xff\xfe", r"is not UTF-8 \(at byte 0\)"),
         (b"x" * 20_001, "has more than 20000 bytes: `rerank submit`"),
     ],

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.coordinator.feed import SHARDS_PER_STEP, WINDOW_PER_SLOT, Control, feed
+from rerankfleet.producer.coordinator.feed import SHARDS_PER_STEP, WINDOW_PER_SLOT, feed
 from rerankfleet.producer.coordinator.finish import finish, merged_lines
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.content.outcomes import POOR_QUERY
 from rerankfleet.shared.errors import StorageUnavailable
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri

@@ -131,7 +131,7 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
     most = gateway.client.settings.max_documents_per_request
     asked = Asked(
-        content_of(body.query, "query"),
+        content_of(body.query, ("query",)),
         documents_of(body.documents, most),
         body.instruction,
         body.top_n,

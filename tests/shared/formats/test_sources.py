@@ -61,7 +61,7 @@ def damaged() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("how", damaged())
 def test_damaged_gzip_says_so(how):
-    with pytest.raises(UsageError, match=r"f is damaged gzip \(.*\): make it anew"):
+    with pytest.raises(UsageError, match=r"f is damaged gzip \(.*\): create it again"):
         unpack(damaged()[how])
 
 
