@@ -19,52 +19,36 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from rerankfleet.shared.content.options import (
-    ImagePreset,
-    Instructions,
-    MaxLength,
-    Temperature,
-    TopP,
+    AdaptationOptions,
+    ImageOptions,
+    PairOptions,
+    VideoOptions,
 )
 from rerankfleet.shared.errors import InvalidOption, UsageError
 
-JOB_OPTIONS = {
-    "instruction",
-    "instructions",
-    "temperature",
-    "top_p",
-    "max_length",
-    "image_preset",
-    "adaptive_temperature",
-}
-"""Fields of a profile that are options of a job; the others are for people and workers."""
+
+class ProfileOptions(PairOptions, AdaptationOptions, ImageOptions, VideoOptions):
+    """The options that a profile may have values for: how pairs are scored, not which."""
 
 
-class Profile(BaseModel):
+class Profile(ProfileOptions):
     """Options that go together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     about: str = ""
     base: str | None = None
     """The profile that it begins with."""
-    instruction: str | None = Field(default=None, min_length=1)
-    """None: the model's default."""
-    instructions: Instructions = Field(default_factory=dict)
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    max_length: MaxLength = 8192
-    image_preset: ImagePreset = "general"
-    adaptive_temperature: bool = False
     batch_pairs: int | None = Field(default=None, ge=1)
     """Pairs of a pack, for a worker whose policy starts from a number of pairs."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Its fields of a JobSpec."""
-        return self.model_dump(include=JOB_OPTIONS)
+        return self.model_dump(include=set(ProfileOptions.model_fields))
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -193,5 +177,11 @@ def _checked(name: str, fields: Mapping[str, Any], file: Path | None) -> Profile
         raise UsageError(
             f"[{name}] of {file}: {field} is "
             + ("no field of a profile" if unknown else f"{first['input']!r}"),
-            hint=f"expected {', '.join(Profile.model_fields)}" if unknown else first["msg"],
+            hint=f"expected {', '.join(_fields())}" if unknown else first["msg"],
         ) from error
+
+
+def _fields() -> list[str]:
+    """The fields of a profile, its own before the options."""
+    options = list(ProfileOptions.model_fields)
+    return sorted(set(Profile.model_fields) - set(options)) + options

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused, UnknownModel
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
 from rerankfleet.workers.engine.locate import read_config, resolve_model
@@ -112,7 +113,9 @@ def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]
     )
     instruction, query, document = prompter.default_instruction, "what is a list?", "A sequence."
     whole = source.encode_template(PREFIX + body.format(instruction, query, document) + suffix)
-    ((pair,),) = prompter.encode_all([Request.of(query, [document])], max_length=8192)
+    ((pair,),) = prompter.encode_all(
+        [Request.of(query, [document])], max_length=PLAIN_OPTIONS.max_length
+    )
     assert isinstance(pair, Prompt)
     pieces = [*pair.kept, *pair.query, *pair.document]
     found = source.encode_template(suffix)
