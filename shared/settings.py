@@ -114,7 +114,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="number type of the weights"
     )
-    attention: str = Field("auto", description="attention kernel; `auto` chooses the best one")
+    attention: str = Field(
+        "auto", description="attention kernel; `auto` chooses the best available"
+    )
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs that one copy of the model is split over, layer by layer"

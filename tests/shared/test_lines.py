@@ -562,8 +562,9 @@ def test_the_requests_own_top_n_comes_before_the_jobs():
 
     assert len(output_line(outcome, None, top_n=4)["results"]) == 2
     everything = outcome.model_copy(update={"top_n": 0})
-    assert output_line(everything, None, top_n=4)["results"] == (
-        output_line(everything, None, top_n=None)["results"]
+    assert (
+        output_line(everything, None, top_n=4)["results"]
+        == (output_line(everything, None, top_n=None)["results"])
     )
     assert output_line(outcome, None, top_n=4)["provenance"] is None
 
