@@ -3,8 +3,9 @@
 import { h, s } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
-import { labelOf, runLabel, thumbnail } from "./results.js";
+import { labelOf, runLabel } from "./labels.js";
 import { picturesOf } from "./session.js";
+import { thumbnail } from "./thumbnail.js";
 
 const ROW_PX = 44;
 

@@ -5,15 +5,14 @@ import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
 import { quality } from "./card.js";
 import { comparison } from "./compare.js";
+import { fileLabel, labelOf, runLabel } from "./labels.js";
 import { bar, scorePanel } from "./panel.js";
 import { picturesOf } from "./session.js";
 import * as share from "./share.js";
-import { imageOf } from "./thumbnail.js";
+import { thumbnail } from "./thumbnail.js";
 
 const COPIED_MS = 2_000;
-const QUERY_SHOWN = 24; // letters of it in a run's label
 
-/** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Run} Run */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./run.js").Runner} Runner */
@@ -159,13 +158,6 @@ function takeAway(run, keyed) {
   return menu;
 }
 
-/** A run in a few words. @param {Run} run */
-export function runLabel({ number, query, settings }) {
-  const short = query.length > QUERY_SHOWN ? `${query.slice(0, QUERY_SHOWN).trim()}…` : query;
-  const parts = [t(`preset.${settings.preset}`), t(`mode.${settings.mode}`), `T ${settings.temperature.toFixed(1)}`];
-  return [t("run", { n: number }), short, ...parts].join(" · ");
-}
-
 // ---- the ranking --------------------------------------------------------------------------------
 
 function ranking(session, run, previous, open) {
@@ -231,27 +223,6 @@ function rankChange(before, now) {
   const label = t(up === 0 ? "rank.same" : up > 0 ? "rank.up" : "rank.down", { n: Math.abs(up) });
   const sign = up === 0 ? "=" : up > 0 ? `▲${up}` : `▼${-up}`;
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
-}
-
-/**
- * A picture or the first frame, small; where there is none the sign of text.
- * @param {import("./session.js").Picture[]} pictures
- */
-export function thumbnail([picture]) {
-  if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
-  return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
-}
-
-/** What a candidate is called. @param {Candidate} candidate */
-export function labelOf(candidate) {
-  return candidate.text.trim() || fileLabel(candidate);
-}
-
-/** Its file, or the first of its frames' and how many there are. @param {Candidate} candidate */
-export function fileLabel(candidate) {
-  const [first, ...others] = picturesOf(candidate);
-  if (!first) return "";
-  return others.length ? `${first.file.name} · ${counted("frames.count", others.length + 1)}` : first.file.name;
 }
 
 // ---- what has no score --------------------------------------------------------------------------

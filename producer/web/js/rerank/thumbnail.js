@@ -36,6 +36,15 @@ export function imageOf(file, props) {
   return image;
 }
 
+/**
+ * A picture or the first frame, small; where there is none the sign of text.
+ * @param {import("./session.js").Picture[]} pictures
+ */
+export function thumbnail([picture]) {
+  if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
+  return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
+}
+
 async function load(image) {
   if (!image.isConnected) return; // it was taken away before its turn came
   await withUrl(files.get(image), (url) => shown(image, url));
