@@ -1,7 +1,7 @@
 /** Short names of candidates and runs, as lists and menus show them. */
 
 import { counted, t } from "../i18n.js";
-import { picturesOf } from "./session.js";
+import { imagesOf } from "./session.js";
 
 const QUERY_LETTERS = 24; // of the query, in a run's label
 
@@ -13,9 +13,9 @@ export function labelOf(candidate) {
   return candidate.text.trim() || fileLabel(candidate);
 }
 
-/** The name of a candidate's file; of a video the first frame's, and the number of frames. @param {Candidate} candidate */
+/** A candidate's file name; for a video, the first frame's, and how many there are. @param {Candidate} candidate */
 export function fileLabel(candidate) {
-  const [first, ...others] = picturesOf(candidate);
+  const [first, ...others] = imagesOf(candidate);
   if (!first) return "";
   return others.length ? `${first.file.name} · ${counted("frames.count", others.length + 1)}` : first.file.name;
 }
