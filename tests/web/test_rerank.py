@@ -140,7 +140,7 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     run_and_wait(page)
     # then the blurred one stands apart, with a hint
     assert BLURRED in page.text(".unscored.rejected")
-    assert "below the threshold 0.65" in page.text(".unscored.rejected")
+    assert "below the threshold of 0.65" in page.text(".unscored.rejected")
     assert BLURRED not in page.text(".ranking")
     keep("rejected")
     # when it is scored anyway

@@ -771,8 +771,9 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
     const [answers] = arguments;
     return import("/js/fleet_history.js").then(async ({FleetHistory}) => {
       const asked = [], looks = [];
-      const watch = new FleetHistory({fleet: async (since) => (asked.push(since), answers.shift())});
-      while (answers.length) looks.push(await watch.refresh());
+      const api = {fleet: async (since) => (asked.push(since), answers.shift())};
+      const fleet = new FleetHistory(api);
+      while (answers.length) looks.push(await fleet.refresh());
       return [asked, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
     });
     """

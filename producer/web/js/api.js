@@ -124,7 +124,12 @@ export class Api {
     return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
   }
 
-  /** The first files of a job's output, and how many there are. @param {string} id @param {number} limit @returns {Promise<any>} */
+  /**
+   * The first files of a job's output, and how many there are.
+   * @param {string} id
+   * @param {number} limit
+   * @returns {Promise<any>}
+   */
   files(id, limit) {
     return this.json("GET", `${jobPath(id)}/files?limit=${limit}`);
   }
@@ -148,7 +153,8 @@ export class Api {
       for (const [name, value] of Object.entries(this.headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
       const beganMs = performance.now();
-      const extendTimeout = () => (request.timeout = performance.now() - beganMs + UPLOAD_TIMEOUT_MS); // the timeout counts from the start of the request
+      // a request's timeout counts from its start
+      const extendTimeout = () => (request.timeout = performance.now() - beganMs + UPLOAD_TIMEOUT_MS);
       extendTimeout();
       request.upload.onprogress = (event) => {
         extendTimeout();

@@ -134,7 +134,7 @@ class JobForm {
     this.stop = new AbortController();
     const input = file ? await this.upload(file, report) : uri;
     return this.app.api.createJob(this.body(input, file?.name ?? "")).catch((error) => {
-      if (file) error.message = error.message.replaceAll(input, file.name); // the user does not know the upload's address
+      if (file) error.message = error.message.replaceAll(input, file.name); // users do not know upload addresses
       throw error;
     });
   }

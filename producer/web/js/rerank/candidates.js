@@ -237,7 +237,10 @@ class Cards {
     this.intake = intake;
     this.signal = signal;
     this.element = h("ul", { class: "cards" });
-    /** @type {Map<Candidate, {element: HTMLElement, stop: AbortController, refresh: (at: number, first: number) => void}>} */
+    /**
+     * @type {Map<Candidate,
+     *   {element: HTMLElement, stop: AbortController, refresh: (at: number, first: number) => void}>}
+     */
     this.cards = new Map();
     session.examined.listen(() => this.refresh(), signal);
     session.settings.listen(() => this.refresh(), signal);

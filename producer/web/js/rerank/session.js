@@ -248,7 +248,10 @@ export class Session {
     return imagesOf(candidate).some((image) => this.poor(image));
   }
 
-  /** For each candidate with the same content as an earlier one, by id: that one's position from 1. @returns {Map<number, number>} */
+  /**
+   * For each candidate with the same content as an earlier one, by id: that one's position from 1.
+   * @returns {Map<number, number>}
+   */
   get duplicates() {
     /** @type {Map<string, number>} */
     const firsts = new Map();
