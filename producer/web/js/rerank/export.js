@@ -1,13 +1,13 @@
-/** A run as something to take away: a command, a program, a line of a job, a file. */
+/** A run as a shell command, a Python program, a line of a job's input, or a file. */
 
-import { picturesOf } from "./session.js";
+import { imagesOf } from "./session.js";
 
 /** @typedef {import("./session.js").Run} Run */
 
 /**
- * A shell command that does the same.
+ * A shell command that repeats the run.
  * @param {Run} run
- * @param {boolean} keyed whether the gateway wants a key
+ * @param {boolean} keyed whether the gateway requires a key
  */
 export function asCurl({ body }, keyed) {
   const key = keyed ? ' \\\n  -H "Authorization: Bearer $RERANK_API_KEY"' : "";
@@ -16,7 +16,7 @@ export function asCurl({ body }, keyed) {
 }
 
 /**
- * A Python program that does the same.
+ * A Python program that repeats the run.
  * @param {Run} run
  * @param {boolean} keyed
  */
@@ -34,7 +34,7 @@ for result in answer["results"]:
 `;
 }
 
-/** A value as Python writes it. */
+/** A value as a Python literal. */
 function literal(value, indent) {
   if (value === null || value === undefined) return "None";
   if (value === true) return "True";
@@ -48,7 +48,7 @@ function literal(value, indent) {
   return parts.length ? `${open}\n${parts.map((part) => inner + part).join(",\n")},\n${indent}${close}` : open + close;
 }
 
-/** The line of a job's input. @param {Run} run */
+/** The run as a line of a job's input. @param {Run} run */
 export function asLine({ body }) {
   const { query, documents, instruction, top_n } = body;
   return `${JSON.stringify({ query, documents, instruction, top_n })}\n`;
@@ -76,7 +76,7 @@ const COLUMNS = [
   "message",
 ];
 
-/** A row per candidate: the ranked ones, then those without a score. @param {Run} run */
+/** One row per candidate: ranked ones first, then those without a score. @param {Run} run */
 export function asCsv(run) {
   const { results, rejected, errors } = run.answer;
   const rows = [
@@ -96,7 +96,7 @@ export function asCsv(run) {
 
 function about(run, index) {
   const candidate = run.candidates[index];
-  const name = candidate && picturesOf(candidate).map(({ file }) => file.name);
+  const name = candidate && imagesOf(candidate).map(({ file }) => file.name);
   return { index, name: name?.join(" "), text: candidate?.text };
 }
 
@@ -105,7 +105,7 @@ function scoreColumns(result) {
   return { ...result, ...result.explain, used };
 }
 
-/** A cell; what a spreadsheet would take for a formula is marked as text. */
+/** A cell; text that a spreadsheet would run as a formula gets a leading apostrophe. */
 function cell(value) {
   const text = String(value ?? "");
   const safe = typeof value === "string" && /^[=+@-]/.test(text) ? `'${text}` : text;
