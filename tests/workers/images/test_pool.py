@@ -16,8 +16,8 @@ from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.pool import Pool
+from tests.support.drawn import draw_leaves, encoded
 from tests.support.wait import wait_until
-from tests.workers.images.conftest import draw_leaves, to_bytes
 
 OPTIONS = ImageSpec(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
 WAIT_S = 30
@@ -31,7 +31,7 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture(scope="module")
 def small() -> bytes:
-    return to_bytes(draw_leaves(160, 120, discs=40))
+    return encoded(draw_leaves(160, 120, discs=40), "JPEG")
 
 
 def pid_of(pool: Pool, data: bytes) -> int:
@@ -147,7 +147,7 @@ def test_closing_ends_the_processes_and_what_waits(small):
 
 
 def test_an_image_that_needs_too_much_memory_is_an_error(small):
-    wide = to_bytes(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
+    wide = encoded(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
     with Pool(1, timeout_s=WAIT_S, memory_bytes=200 << 20) as pool:
         with pytest.raises(ItemError) as caught:
             pool.prepare(wide, OPTIONS).result(WAIT_S)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from rerankfleet.workers.images.quality import measure_quality
-from tests.workers.images.conftest import draw_leaves
+from tests.support.drawn import draw_leaves
 
 WIDTH, HEIGHT = 640, 480
 PASSES = 0.65

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 
-from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.state.connection import Connection, Scripts
 from rerankfleet.shared.state.fleet import Fleet
 from rerankfleet.shared.state.keys import Keys
@@ -16,8 +14,8 @@ from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.batch_limits.decide import set_limits
 from rerankfleet.workers.batch_limits.policies import PolicySettings
 from tests.support.fleet import worker_row
+from tests.support.packs import TOKENS, pack
 
-TOKENS = 4096
 TARGET_MS = 500.0
 POLICY = PolicySettings(latency_target_ms=TARGET_MS)
 
@@ -32,30 +30,6 @@ def serve(fleet):
         return worker_id
 
     return beat
-
-
-def seconds(cost: float) -> float:
-    """What a pack takes on a device that is much too slow for the first limit."""
-    return 0.05 + cost / 2000
-
-
-def pack(cost: float = TOKENS, **fields) -> Observation:
-    found = Observation(
-        at_s=1000.0,
-        pairs=max(1, int(cost / 80)),
-        text_tokens=int(cost),
-        image_tokens=0,
-        shared_tokens=0,
-        cost=cost,
-        waiting_s=1.0,
-        preparing_s=0.0,
-        forward_s=seconds(cost),
-        memory_bytes=1 << 30,
-        limited_by="limit",
-        limit_tokens=int(cost),
-        limit_pairs=1024,
-    )
-    return replace(found, **fields)
 
 
 def drive(fleet: Fleet, worker_id: str, ticks: int = 12, packs: int = 10) -> int:

@@ -14,9 +14,9 @@ from rerankfleet.workers.batch_limits.agent import OBSERVATIONS_MAX, LimitAgent,
 from rerankfleet.workers.batch_limits.policies import PolicySettings
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
+from tests.support.fake_engine import WAIT_S, FakeEngine, prompt
+from tests.support.packs import pack
 from tests.support.wait import wait_until
-from tests.workers.test_batcher import WAIT_S, FakeEngine, prompt
-from tests.workers.test_limits import pack
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rerankfleet.workers.engine.vision import Tower
 from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 from rerankfleet.workers.prompting.vl import SUFFIX, VLPrompter
-from tests.support.vl_model import VISION_TOKENS, build_vl_model
+from tests.support.vl_model import VISION_TOKENS
 
 TOLERANCE = 1e-4
 INSTRUCTION = "Find images of gates."
@@ -28,17 +28,6 @@ def image(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
     rng = np.random.default_rng([rows, columns, seed])
     drawn = rng.integers(0, 256, (frames, rows * 32, columns * 32, 3), np.uint8)
     return Visual(f"{rows}x{columns}-{seed}-{frames}", tuple(drawn))
-
-
-@pytest.fixture(scope="session")
-def vl_folder(tmp_path_factory):
-    """A seeded random Qwen3-VL model: two vision taps, untied head, interleaved axes."""
-    return build_vl_model(tmp_path_factory.mktemp("vl"))
-
-
-@pytest.fixture(scope="session")
-def vl_engine(vl_folder):
-    return load_engine(str(vl_folder), device="cpu")
 
 
 class Reference:

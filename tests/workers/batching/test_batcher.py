@@ -11,49 +11,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from rerankfleet.shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from rerankfleet.shared.errors import EngineError, ItemError
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.workers.batching.batcher import BULK_TURN, WARM_UP_PACKS, Batcher
-from rerankfleet.workers.batching.packing import Limit, Pack, Prices
+from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
+from tests.support.fake_engine import WAIT_S, FakeEngine, prompt
 from tests.support.wait import wait_until
-
-WAIT_S = 10
-
-
-def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:
-    """A document of `length` tokens; a FakeEngine scores it with `number`."""
-    return Prompt(Tokens.of([1, 2]), Tokens.of([query] * 2), Tokens.of([number] * length))
-
-
-class FakeEngine:
-    """Scores a document with its first token; can hold, fail and run out of memory."""
-
-    prices = Prices()
-
-    def __init__(self, fits: float = math.inf) -> None:
-        self.fits = fits  # documents in a pack
-        self.packs: list[list[int]] = []
-        self.freed = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.fail_with: Exception | None = None
-
-    def score(self, pack: Pack) -> list[float]:
-        numbers = [next(iter(d)) for d in pack.documents()]
-        self.packs.append(numbers)
-        self.entered.set()
-        assert self.gate.wait(WAIT_S)
-        if 13 in numbers and self.fail_with is not None:
-            raise self.fail_with
-        if pack.pairs > self.fits or 99 in numbers:
-            raise OutOfDeviceMemory("full")
-        return [math.nan if n == 77 else float(n) for n in numbers]
-
-    def free(self) -> None:
-        self.freed += 1
 
 
 @pytest.fixture
