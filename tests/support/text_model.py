@@ -9,7 +9,7 @@ from pydoc_data.topics import topics
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
-from rerankfleet.workers.prompting.prompts import PREFIX
+from rerankfleet.workers.prompting.prompts import SYSTEM_TURN
 from rerankfleet.workers.prompting.text import SUFFIX
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -97,7 +97,7 @@ def chat_template() -> str:
         + pick.replace("ROLE", "query")
         + pick.replace("ROLE", "document")
         + "{%- endfor -%}"
-        + f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "
+        + f"{SYSTEM_TURN}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "
         + text.replace("ROLE", "query")
         + "\n<Document>: "
         + text.replace("ROLE", "document")
@@ -117,7 +117,7 @@ def reference_ids(
 ) -> list[int]:
     """A pair's ids by the model card: one body, tokenised whole, cut on the right."""
     full = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    head, tail = (full.encode(x, add_special_tokens=False).ids for x in (PREFIX, SUFFIX))
+    head, tail = (full.encode(x, add_special_tokens=False).ids for x in (SYSTEM_TURN, SUFFIX))
     body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
     ids = plain_tokenizer(folder).encode(body, add_special_tokens=False).ids
     return head + ids[: max_length - len(head) - len(tail)] + tail

@@ -161,14 +161,14 @@ def score() -> Callable[..., list[float]]:
 def prompt_of() -> Callable[..., Prompt]:
     """A prompt of given lengths whose ids depend on a seed."""
 
-    def make(kept: int, query: int, document: int, seed: int = 0) -> Prompt:
-        draw = random.Random(f"{kept} {query} {document} {seed}")
+    def make(prefix: int, query: int, document: int, seed: int = 0) -> Prompt:
+        draw = random.Random(f"{prefix} {query} {document} {seed}")
 
         def ids(count: int, salt: int) -> Tokens:
             return Tokens.of([(salt * 37 + i * 7) % 1400 for i in range(count)])
 
         document_ids = Tokens.of([draw.randrange(1400) for _ in range(document)])
-        return Prompt(ids(kept, kept), ids(query, query + seed), document_ids)
+        return Prompt(ids(prefix, prefix), ids(query, query + seed), document_ids)
 
     return make
 

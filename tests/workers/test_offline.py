@@ -23,7 +23,7 @@ class BrokenEngine:
     """Loads and passes its self-test; then every forward pass fails."""
 
     provenance = PROVENANCE
-    sees = False
+    supports_images = False
     prompter = SimpleNamespace(
         encode_all=lambda requests, **_: [
             [Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3])) for _ in request.documents]

@@ -23,7 +23,7 @@ from rerankfleet.workers.prepare import (
     FETCHES_MIN,
     FRAMES_MAX,
     IMAGES_MAX,
-    Prepared,
+    PreparedPair,
     Preparer,
     frame_pixels,
     frames_chosen,
@@ -87,7 +87,7 @@ def images() -> Images:
 
 
 @pytest.fixture
-def prepare(prompter, images) -> Callable[..., list[list[Prepared | ItemError]]]:
+def prepare(prompter, images) -> Callable[..., list[list[PreparedPair | ItemError]]]:
     """`prepare(slice, ..., **options)` with one preparer."""
     preparer = Preparer(prompter, images)
     return lambda *slices, **options: preparer.prepare(slices, spec_of(**options))
@@ -128,7 +128,7 @@ def codes(pairs) -> list[str | None]:
 def test_text_stays_text(prepare, images, prompter):
     ((pair,),) = prepare(a_slice("a document"))
 
-    assert pair == Prepared(pair.prompt)
+    assert pair == PreparedPair(pair.prompt)
     assert prompter.requests[0].documents[0].text == "a document"
     assert images.loads == []
 
@@ -271,7 +271,7 @@ def in_runs_of(
     return found
 
 
-def test_a_dead_source_is_soon_for_a_person_to_look_at(prepare, images):
+def test_a_dead_source_is_soon_for_a_person_to_check_job(prepare, images):
     fail(images, *range(1000))
 
     with pytest.raises(UsageError, match=r"32 of the last 32 images .*: image 0 failed") as told:
@@ -457,9 +457,9 @@ def test_provenance_tells_what_a_model_that_sees_is_shown():
         model="m", revision="", template="", dtype="", attention="", device="", version=""
     )
     spec = spec_of(video_max_frames=8, video_fps=4, max_pixels=196_608)
-    seen = provenance_of(engine, spec, sees=True)
+    seen = provenance_of(engine, spec, supports_images=True)
     assert (seen.video, seen.pixels) == ("8:7864320:4", spec.image_spec.key())
-    assert provenance_of(engine, spec, sees=False) == engine
+    assert provenance_of(engine, spec, supports_images=False) == engine
 
 
 # ---- runs ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from rerankfleet.shared.state.fleet import Fleet
 from rerankfleet.shared.state.keys import Keys
 from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.batch_limits.decide import set_limits
-from rerankfleet.workers.batch_limits.policies import PolicySettings
+from rerankfleet.workers.batch_limits.settings import PolicySettings
 from tests.support.fleet import worker_row
 from tests.support.packs import TOKENS, pack
 

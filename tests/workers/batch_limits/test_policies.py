@@ -12,15 +12,11 @@ from pydantic import ValidationError
 
 from rerankfleet.shared.observations import Observation
 from rerankfleet.workers.batch_limits.latency import Fit
-from rerankfleet.workers.batch_limits.policies import (
-    CEILING_S,
-    INTERACTIVE_S,
-    MEMORY_SHARE,
-    Memory,
-    PolicySettings,
-    decide,
-    start,
-)
+from rerankfleet.workers.batch_limits.memory import CEILING_S, MEMORY_SHARE
+from rerankfleet.workers.batch_limits.policies import decide, start
+from rerankfleet.workers.batch_limits.settings import PolicySettings
+from rerankfleet.workers.batch_limits.state import PolicyState
+from rerankfleet.workers.batch_limits.traffic import INTERACTIVE_S
 
 OVERHEAD_S, S_PER_TOKEN = 0.05, 1e-4
 RATES = (OVERHEAD_S, S_PER_TOKEN)
@@ -58,22 +54,22 @@ def policy(name: str = "model", **other: Any) -> PolicySettings:
     return PolicySettings.model_validate({"policy": name, **other})
 
 
-def after(settings: PolicySettings, memory: Memory, *rounds: list[Observation]) -> Memory:
+def after(settings: PolicySettings, state: PolicyState, *rounds: list[Observation]) -> PolicyState:
     """The memory after these decisions, 2 s apart."""
     for number, observations in enumerate(rounds):
-        memory = decide(settings, memory, observations, NOW_S + 2 * number)
-    return memory
+        state = decide(settings, state, observations, NOW_S + 2 * number)
+    return state
 
 
 def working(
-    settings: PolicySettings, memory: Memory, decisions: int, slow: float = 1.0, **other: Any
-) -> Memory:
+    settings: PolicySettings, state: PolicyState, decisions: int, slow: float = 1.0, **other: Any
+) -> PolicyState:
     """The memory after full packs at whatever the limit is, three for each decision."""
     for number in range(decisions):
-        cost = float(memory.tokens)
-        packs = [pack(cost, seconds(cost) * slow, limit_tokens=memory.tokens, **other)] * 3
-        memory = decide(settings, memory, packs, NOW_S + 2 * number)
-    return memory
+        cost = float(state.tokens)
+        packs = [pack(cost, seconds(cost) * slow, limit_tokens=state.tokens, **other)] * 3
+        state = decide(settings, state, packs, NOW_S + 2 * number)
+    return state
 
 
 # ---- model ---------------------------------------------------------------------------------------
@@ -83,135 +79,135 @@ def test_model_grows_from_the_worst_limit_to_the_latency_target():
     # given a device of which a pack of 9,500 tokens takes a second
     settings = policy()
     # when its packs are as large as the limit, from 64 tokens on
-    memory = working(settings, start(settings, 64), 20)
+    state = working(settings, start(settings, 64), 20)
     # then the limit is near, the more below it the less sure the noise is, and says why
-    assert 7500 < memory.tokens <= 9500
-    assert memory.reason.startswith(f"latency: a pack of {memory.tokens:,} tokens takes 0.")
-    assert memory.reason.endswith(" s at p95, target 1.00 s")
+    assert 7500 < state.tokens <= 9500
+    assert state.reason.startswith(f"latency: a pack of {state.tokens:,} tokens takes 0.")
+    assert state.reason.endswith(" s at p95, target 1.00 s")
 
 
 def test_model_at_most_doubles_what_was_tried():
     settings = policy()
-    memory = after(settings, start(settings, 1000, rates=RATES), [pack(900.0), pack(1000.0)])
-    assert memory.tokens == 2000
-    assert memory.reason == "probing: no pack above 1,000 tokens was tried yet"
+    state = after(settings, start(settings, 1000, rates=RATES), [pack(900.0), pack(1000.0)])
+    assert state.tokens == 2000
+    assert state.reason == "probing: no pack above 1,000 tokens was tried yet"
 
 
 def test_model_grows_where_no_two_pairs_fit():
     # given pairs of which two are just above the limit
     settings = policy()
-    memory = start(settings, 199, rates=RATES)
+    state = start(settings, 199, rates=RATES)
     # when all packs hold one
-    memory = after(settings, memory, [pack(100.0, limit_tokens=199)] * 2)
+    state = after(settings, state, [pack(100.0, limit_tokens=199)] * 2)
     # then the limit is that of packs of more, though none was seen
-    assert memory.tokens == 398
+    assert state.tokens == 398
 
 
 def test_model_stops_where_larger_packs_gain_little():
     # given a device with so little overhead that 2,450 tokens are within 2 % of its best
     settings, rate, overhead_s = policy(), 1e-5, 5e-4
-    memory = start(settings, 512, rates=(overhead_s, rate))
+    state = start(settings, 512, rates=(overhead_s, rate))
     # when packs are as large as the limit
     for number in range(30):
-        cost = float(memory.tokens)
+        cost = float(state.tokens)
         packs = [pack(cost, overhead_s + rate * cost)] * 5
-        memory = decide(settings, memory, packs, NOW_S + 2 * number)
+        state = decide(settings, state, packs, NOW_S + 2 * number)
     # then it grows no further, far below the latency target; where exactly matters little
-    assert 2450 * 0.75 <= memory.tokens < 2450 * 2
-    assert memory.reason.startswith("throughput: more than ")
-    assert memory.reason.endswith(" tokens gains less than 2 %")
+    assert 2450 * 0.75 <= state.tokens < 2450 * 2
+    assert state.reason.startswith("throughput: more than ")
+    assert state.reason.endswith(" tokens gains less than 2 %")
 
 
 def test_model_stays_below_what_ran_out_of_memory_until_the_ceiling_rises():
     settings = policy()
-    memory = working(settings, start(settings, 64, rates=RATES), 6)
-    worked = memory.largest.cost
+    state = working(settings, start(settings, 64, rates=RATES), 6)
+    worked = state.largest.cost
     # when a pack runs out of memory
-    memory = after(settings, memory, [pack(4000.0, oom=True)])
+    state = after(settings, state, [pack(4000.0, oom=True)])
     # then the limit is at once at what had worked, and says so for a while
-    assert memory.tokens == worked < 4000
-    assert memory.reason == (said := f"memory: out of memory with 4,000 tokens at {clock(0)}")
-    memory = decide(settings, memory, [pack(worked)] * 3, NOW_S + 40)
-    assert memory.tokens == worked
-    assert memory.reason == said
+    assert state.tokens == worked < 4000
+    assert state.reason == (said := f"memory: out of memory with 4,000 tokens at {clock(0)}")
+    state = decide(settings, state, [pack(worked)] * 3, NOW_S + 40)
+    assert state.tokens == worked
+    assert state.reason == said
     # and later rises slowly
-    memory = decide(settings, memory, [pack(worked)] * 3, NOW_S + 1.25 * CEILING_S)
-    assert worked < memory.tokens < 1.25 * worked
+    state = decide(settings, state, [pack(worked)] * 3, NOW_S + 1.25 * CEILING_S)
+    assert worked < state.tokens < 1.25 * worked
 
 
 def test_a_ceiling_that_was_too_high_holds_longer_the_next_time():
     settings = policy()
-    memory = working(settings, start(settings, 64, rates=RATES), 6)
-    memory = decide(settings, memory, [pack(4000.0, oom=True)], NOW_S)
-    first = memory.ceiling
+    state = working(settings, start(settings, 64, rates=RATES), 6)
+    state = decide(settings, state, [pack(4000.0, oom=True)], NOW_S)
+    first = state.ceiling
     # a pack above the ceiling, planned before it, says nothing new
-    memory = decide(settings, memory, [pack(4100.0, oom=True)], NOW_S + 2)
-    assert memory.ceiling == first
+    state = decide(settings, state, [pack(4100.0, oom=True)], NOW_S + 2)
+    assert state.ceiling == first
     # one below it does
-    memory = decide(settings, memory, [pack(1800.0, oom=True)], NOW_S + 4)
-    assert memory.ceiling.tokens < 1800
-    assert memory.ceiling.holds_s == 2 * first.holds_s
+    state = decide(settings, state, [pack(1800.0, oom=True)], NOW_S + 4)
+    assert state.ceiling.tokens < 1800
+    assert state.ceiling.holds_s == 2 * first.holds_s
 
 
 def test_model_knows_from_two_sizes_how_much_memory_a_third_needs():
     # given a device of 10 GB, of which a token takes 1 MB beside the model's 2 GB
     settings = policy(memory_bytes_max=10_000_000_000)
-    memory = start(settings, 1000, rates=RATES)
+    state = start(settings, 1000, rates=RATES)
 
     def packs(*costs: float) -> list[Observation]:
         return [pack(cost, memory_bytes=int(2e9 + 1e6 * cost)) for cost in costs]
 
     # when packs of different sizes worked
-    memory = after(settings, memory, packs(1000, 2000), packs(3000, 4000), packs(5000, 6000))
+    state = after(settings, state, packs(1000, 2000), packs(3000, 4000), packs(5000, 6000))
     # then the limit is what fits, before anything ran out
-    assert memory.tokens == (MEMORY_SHARE * 10e9 - 2e9) / 1e6
-    assert memory.reason == "memory: a pack of 6,500 tokens needs 8.5 of 10.0 GB"
+    assert state.tokens == (MEMORY_SHARE * 10e9 - 2e9) / 1e6
+    assert state.reason == "memory: a pack of 6,500 tokens needs 8.5 of 10.0 GB"
 
 
 def test_after_out_of_memory_the_memory_that_it_had_tells_the_ceiling():
     settings = policy()
-    memory = start(settings, 1000, rates=RATES)
+    state = start(settings, 1000, rates=RATES)
     packs = [pack(c, memory_bytes=int(2e9 + 1e6 * c)) for c in (1000.0, 4000.0)]
     failed = pack(8000.0, oom=True, memory_bytes=8_000_000_000)  # enough for 6,000
-    memory = after(settings, memory, packs, [failed])
-    assert 5500 < memory.tokens < 6000
+    state = after(settings, state, packs, [failed])
+    assert 5500 < state.tokens < 6000
 
 
 def test_starved_packs_never_raise_a_limit_but_teach():
     settings = policy()
-    memory = start(settings, 1000, rates=(0.5, 1e-3))
+    state = start(settings, 1000, rates=(0.5, 1e-3))
     # when all packs are ended by an empty queue, on a device faster than its self-test said
     starved = [pack(cost, limited_by="empty") for cost in (200.0, 900.0, 400.0)]
-    memory = after(settings, memory, starved, starved, starved)
+    state = after(settings, state, starved, starved, starved)
     # then the limit stays, and yet the device's speed is known
-    assert memory.tokens == 1000
+    assert state.tokens == 1000
     since = "starved: the queue was empty, unchanged since: "
-    assert memory.reason.startswith(since)
-    assert not memory.reason.removeprefix(since).startswith("starved")
-    assert math.isclose(memory.fit.s_per_token, S_PER_TOKEN, rel_tol=0.3)
+    assert state.reason.startswith(since)
+    assert not state.reason.removeprefix(since).startswith("starved")
+    assert math.isclose(state.fit.s_per_token, S_PER_TOKEN, rel_tol=0.3)
     # and the next full packs raise it
-    assert after(settings, memory, [pack(1000.0)] * 3).tokens > 1000
+    assert after(settings, state, [pack(1000.0)] * 3).tokens > 1000
 
 
 def test_starved_packs_lower_a_limit_that_is_too_high():
     settings = policy()
-    memory = start(settings, 100_000, rates=RATES)
-    memory = after(settings, memory, [pack(c, limited_by="empty") for c in (2000.0, 6000.0)] * 3)
-    assert memory.tokens < 9500
+    state = start(settings, 100_000, rates=RATES)
+    state = after(settings, state, [pack(c, limited_by="empty") for c in (2000.0, 6000.0)] * 3)
+    assert state.tokens < 9500
 
 
 def test_running_out_of_memory_counts_in_a_warm_up_too():
     settings = policy()
-    memory = start(settings, 4000, rates=RATES)
-    memory = after(settings, memory, [pack(3000.0, oom=True, warm_up=True)])
-    assert memory.tokens == 1500
+    state = start(settings, 4000, rates=RATES)
+    state = after(settings, state, [pack(3000.0, oom=True, warm_up=True)])
+    assert state.tokens == 1500
 
 
 def test_warm_up_packs_do_not_count():
     settings = policy()
-    memory = start(settings, 1000, rates=RATES)
-    found = after(settings, memory, [pack(1000.0, 30.0, warm_up=True)] * 5)
-    assert found.fit == memory.fit
+    state = start(settings, 1000, rates=RATES)
+    found = after(settings, state, [pack(1000.0, 30.0, warm_up=True)] * 5)
+    assert found.fit == state.fit
     assert (found.tokens, found.changed) == (1000, False)
 
 
@@ -219,78 +215,78 @@ def test_warm_up_packs_do_not_count():
 def test_model_notices_a_change_of_speed_within_three_packs(slow):
     # given a settled limit
     settings = policy(tokens_max=100_000)
-    memory = working(settings, start(settings, 64, rates=RATES), 40)
-    settled = memory.tokens
+    state = working(settings, start(settings, 64, rates=RATES), 40)
+    settled = state.tokens
     # when packs take twice or half as long
     cost = float(settled)
-    memory = decide(settings, memory, [pack(cost, slow * seconds(cost))] * 3, NOW_S)
+    state = decide(settings, state, [pack(cost, slow * seconds(cost))] * 3, NOW_S)
     # then the expectation follows at once, and the limit with it
-    expected_s = memory.fit.overhead_s + memory.fit.s_per_token * cost
+    expected_s = state.fit.overhead_s + state.fit.s_per_token * cost
     assert math.isclose(expected_s, slow * seconds(cost), rel_tol=0.05)
-    assert (memory.tokens < 0.6 * settled) if slow > 1 else (memory.tokens > 1.5 * settled)
+    assert (state.tokens < 0.6 * settled) if slow > 1 else (state.tokens > 1.5 * settled)
 
 
 def test_one_slow_pack_changes_nothing():
     settings = policy()
-    memory = working(settings, start(settings, 64, rates=RATES), 40)
-    cost = float(memory.tokens)
-    found = decide(settings, memory, [pack(cost), pack(cost, 4.0), pack(cost)], NOW_S)
-    assert found.tokens == memory.tokens
+    state = working(settings, start(settings, 64, rates=RATES), 40)
+    cost = float(state.tokens)
+    found = decide(settings, state, [pack(cost), pack(cost, 4.0), pack(cost)], NOW_S)
+    assert found.tokens == state.tokens
     assert not found.changed
 
 
 def test_model_probes_when_packs_are_too_alike_to_tell_overhead_from_rate():
     # given packs of one size, as large as the target allows, and a self-test that may be wrong
     settings = policy(latency_target_ms=530)
-    memory = start(settings, 4000, rates=(0.2, 5e-5))
+    state = start(settings, 4000, rates=(0.2, 5e-5))
     alike = [pack(4000.0), pack(4010.0), pack(3990.0)]
-    memory = after(settings, memory, alike)
+    state = after(settings, state, alike)
     # then a smaller size is tried
-    assert memory.reason == (
+    assert state.reason == (
         "probing: packs of 3,990 to 4,010 tokens are too alike to tell overhead from rate"
     )
-    probed = memory.tokens
+    probed = state.tokens
     assert probed < 8010 / 1.9
     # and then the limit is what both sizes say
-    memory = after(settings, memory, [pack(probed / 2)] * 3)
-    assert not memory.reason.startswith("probing: packs")
+    state = after(settings, state, [pack(probed / 2)] * 3)
+    assert not state.reason.startswith("probing: packs")
 
 
 def test_recent_interactive_traffic_halves_its_target_for_every_pack():
     settings = policy(latency_target_ms=1000, interactive_latency_target_ms=400)
-    memory = working(settings, start(settings, 64, rates=RATES), 30)
-    bulk = memory.tokens
+    state = working(settings, start(settings, 64, rates=RATES), 30)
+    bulk = state.tokens
     # when an interactive pair comes, a pack may take 0.2 s
     cost = float(bulk)
-    memory = decide(settings, memory, [pack(cost), pack(300.0, interactive=True)], NOW_S)
-    assert memory.fit.p95_s(memory.tokens) <= 0.2
-    assert memory.reason.endswith(
+    state = decide(settings, state, [pack(cost), pack(300.0, interactive=True)], NOW_S)
+    assert state.fit.p95_s(state.tokens) <= 0.2
+    assert state.reason.endswith(
         f"at p95, target 0.20 s, half of the interactive one: such pairs came at {clock(0)}"
     )
     # and once none came for a while, a second again
     later_s = NOW_S + INTERACTIVE_S + 1
-    memory = decide(settings, memory, [pack(float(memory.tokens))] * 3, later_s)
-    assert memory.tokens > 0.9 * bulk
+    state = decide(settings, state, [pack(float(state.tokens))] * 3, later_s)
+    assert state.tokens > 0.9 * bulk
 
 
 def test_an_interactive_pair_is_heard_of_through_the_monitors_clock_alone():
     settings = policy()
-    memory = start(settings, 1000, rates=RATES)
-    found = decide(settings, memory, [pack(300.0, interactive=True, at_s=-5e9)], NOW_S)
+    state = start(settings, 1000, rates=RATES)
+    found = decide(settings, state, [pack(300.0, interactive=True, at_s=-5e9)], NOW_S)
     assert found.interactive_at_s == NOW_S
 
 
 def test_a_device_that_cannot_meet_the_target_gets_packs_of_twice_its_overhead():
     settings = policy(latency_target_ms=40)
-    memory = working(settings, start(settings, 1000, rates=RATES), 5)
-    assert memory.tokens == pytest.approx(OVERHEAD_S / S_PER_TOKEN, rel=0.1)
-    assert memory.reason.startswith("latency: a pack of ")
+    state = working(settings, start(settings, 1000, rates=RATES), 5)
+    assert state.tokens == pytest.approx(OVERHEAD_S / S_PER_TOKEN, rel=0.1)
+    assert state.reason.startswith("latency: a pack of ")
 
 
 def test_nothing_seen_changes_nothing():
     settings = policy()
-    memory = start(settings, 1000, rates=RATES)
-    assert decide(settings, memory, [], NOW_S) == memory
+    state = start(settings, 1000, rates=RATES)
+    assert decide(settings, state, [], NOW_S) == state
 
 
 # ---- thresholds ----------------------------------------------------------------------------------
@@ -302,85 +298,83 @@ def pairs(count: int, forward_s: float, **other: Any) -> Observation:
 
 def test_thresholds_doubles_when_fast_and_halves_when_slow_within_4_to_16_pairs():
     settings = policy("thresholds")
-    memory = start(settings, 4096, 2)
-    assert (memory.tokens, memory.pairs) == (settings.tokens_max, 4)
-    memory = after(settings, memory, [pairs(4, 0.19)])
-    assert memory.pairs == 8
-    assert memory.reason == (
-        "latency: 190 ms on average over 1 full packs, less than 200 ms: twice"
-    )
-    memory = after(settings, memory, [pairs(8, 0.19)], [pairs(16, 0.1)])
-    assert memory.pairs == 16
-    assert memory.reason.startswith("bound: 16 pairs, 100 ms on average over 1 packs")
-    memory = after(settings, memory, [pairs(16, 2.0)] * 2)
-    assert memory.pairs == 8
-    assert memory.reason.endswith("more than 1,000 ms: half")
-    memory = after(settings, memory, [pairs(8, 2.0)], [pairs(4, 2.0)], [pairs(4, 2.0)])
-    assert memory.pairs == 4
+    state = start(settings, 4096, 2)
+    assert (state.tokens, state.pairs) == (settings.tokens_max, 4)
+    state = after(settings, state, [pairs(4, 0.19)])
+    assert state.pairs == 8
+    assert state.reason == ("latency: 190 ms on average over 1 full packs, less than 200 ms: twice")
+    state = after(settings, state, [pairs(8, 0.19)], [pairs(16, 0.1)])
+    assert state.pairs == 16
+    assert state.reason.startswith("bound: 16 pairs, 100 ms on average over 1 packs")
+    state = after(settings, state, [pairs(16, 2.0)] * 2)
+    assert state.pairs == 8
+    assert state.reason.endswith("more than 1,000 ms: half")
+    state = after(settings, state, [pairs(8, 2.0)], [pairs(4, 2.0)], [pairs(4, 2.0)])
+    assert state.pairs == 4
 
 
 def test_thresholds_averages_the_packs_since_the_last_change():
     settings = policy("thresholds")
-    memory = start(settings, 4096, 8)
+    state = start(settings, 4096, 8)
     # given an average of 900 ms, then of 1,100 ms
-    memory = after(settings, memory, [pairs(8, 0.9), pairs(8, 0.9)])
-    assert memory.pairs == 8
-    assert memory.reason == "steady: 900 ms on average over 2 packs"
-    memory = after(settings, memory, [pairs(8, 1.5)])
-    assert memory.pairs == 4
+    state = after(settings, state, [pairs(8, 0.9), pairs(8, 0.9)])
+    assert state.pairs == 8
+    assert state.reason == "steady: 900 ms on average over 2 packs"
+    state = after(settings, state, [pairs(8, 1.5)])
+    assert state.pairs == 4
     # then packs that were planned before the change count no more
-    memory = after(settings, memory, [pairs(8, 5.0)])
-    assert memory.reason == "steady: 0 ms on average over 0 packs"
+    state = after(settings, state, [pairs(8, 5.0)])
+    assert state.reason == "steady: 0 ms on average over 0 packs"
 
 
 def test_thresholds_notices_another_speed_after_an_hour_at_one():
     # given an hour of packs that were neither fast nor slow
     settings = policy("thresholds")
-    memory = start(settings, 2000, 16)
+    state = start(settings, 2000, 16)
     steady = [pack(1600, 0.5, pairs=16, limit_pairs=16) for _ in range(50)]
-    memory = after(settings, memory, *[steady] * 100)
-    assert memory.pairs == 16
+    state = after(settings, state, *[steady] * 100)
+    assert state.pairs == 16
     # when the device is six times as slow, then some packs later there are half as many pairs
     slow = [pack(1600, 3.0, pairs=16, limit_pairs=16) for _ in range(10)]
-    memory = after(settings, memory, *[slow] * 2)
-    assert memory.pairs == 8
+    state = after(settings, state, *[slow] * 2)
+    assert state.pairs == 8
 
 
 def test_a_target_below_the_overhead_leaves_packs_that_are_worth_it():
     # given a device whose overhead alone takes longer than half the interactive target
     settings = policy(tokens_max=16_384)
-    memory = start(settings, 4000, rates=(0.2, 0.001))
+    state = start(settings, 4000, rates=(0.2, 0.001))
     rounds = [
         [pack(cost, 0.2 + 0.001 * cost, limit_tokens=int(cost)) for cost in (100.0, 300.0, 600.0)]
     ] * 10
-    memory = after(settings, memory, *rounds)
+    state = after(settings, state, *rounds)
     # when interactive pairs come
     found = pack(200.0, 0.4, interactive=True)
-    memory = decide(settings, memory, [found], NOW_S + 40)
+    state = decide(settings, state, [found], NOW_S + 40)
     # then packs are not so small that all of their time is overhead
-    assert memory.tokens == pytest.approx(200, rel=0.25)
-    assert memory.reason.startswith("latency")
+    assert state.tokens == pytest.approx(200, rel=0.25)
+    assert state.reason.startswith("latency")
 
 
 def test_what_worked_is_not_ruled_out_by_a_full_device():
     # given a device whose memory is nearly full of the model and its caches
     settings = policy(memory_bytes_max=20 << 30)
-    memory = start(settings, 4096, rates=(0.01, 0.0001))
+    state = start(settings, 4096, rates=(0.01, 0.0001))
     packs = [
         pack(cost, 0.01 + 0.0001 * cost, memory_bytes=int(17.2 * 2**30 + 1000 * cost))
         for cost in (1000.0, 4096.0)
     ]
     # when packs of both sizes worked, then the limit stays where it worked
-    assert decide(settings, memory, packs, NOW_S).tokens >= 4096
+    assert decide(settings, state, packs, NOW_S).tokens >= 4096
 
 
 def test_thresholds_are_settings():
     settings = policy(
         "thresholds", latency_low_ms=50, latency_high_ms=100, pairs_low=2, pairs_high=64
     )
-    memory = start(settings, 4096, 32)
-    assert after(settings, memory, [pairs(32, 0.04)]).pairs == 64
-    assert after(settings, memory, [pairs(32, 0.12)]).pairs == 16
+    state = start(settings, 4096, 32)
+    assert after(settings, state, [pairs(32, 0.04)]).pairs == 64
+    assert after(settings, state, [pairs(32, 0.12)]).pairs == 16
 
 
 # ---- aimd and fixed ------------------------------------------------------------------------------
@@ -388,36 +382,36 @@ def test_thresholds_are_settings():
 
 def test_aimd_adds_while_no_pack_is_late_and_takes_a_part_when_one_is():
     settings = policy("aimd")
-    memory = start(settings, 4000)
-    memory = after(settings, memory, [pack(3900.0, 0.5)])
-    assert memory.tokens == 4128
-    assert memory.reason == "increase: no pack took more than 0.50 s, target 1.00 s"
-    memory = after(settings, memory, [pack(4100.0, 0.5), pack(4100.0, 1.2)])
-    assert memory.tokens == 3302
-    assert memory.reason == "latency: a pack took 1.20 s, target 1.00 s"
+    state = start(settings, 4000)
+    state = after(settings, state, [pack(3900.0, 0.5)])
+    assert state.tokens == 4128
+    assert state.reason == "increase: no pack took more than 0.50 s, target 1.00 s"
+    state = after(settings, state, [pack(4100.0, 0.5), pack(4100.0, 1.2)])
+    assert state.tokens == 3302
+    assert state.reason == "latency: a pack took 1.20 s, target 1.00 s"
     # a pack that was planned before the change says nothing of the limit now
     late = pack(4100.0, 1.2, limit_tokens=4128)
-    assert after(settings, memory, [late]).tokens == 3302
+    assert after(settings, state, [late]).tokens == 3302
 
 
 def test_fixed_changes_for_out_of_memory_only_and_comes_back():
     settings = policy("fixed")
-    memory = start(settings, 4000, 50)
-    assert (memory.tokens, memory.pairs, memory.reason) == (4000, 50, "set")
-    memory = after(settings, memory, [pack(4000.0, 9.0)], [pack(3900.0, oom=True)])
-    assert (memory.tokens, memory.pairs) == (1950, 50)
-    assert memory.reason.startswith("memory: out of memory with 3,900 tokens")
-    memory = decide(settings, memory, [pack(1000.0)], NOW_S + 4 * CEILING_S)
-    assert (memory.tokens, memory.reason) == (4000, "set")
+    state = start(settings, 4000, 50)
+    assert (state.tokens, state.pairs, state.reason) == (4000, 50, "set")
+    state = after(settings, state, [pack(4000.0, 9.0)], [pack(3900.0, oom=True)])
+    assert (state.tokens, state.pairs) == (1950, 50)
+    assert state.reason.startswith("memory: out of memory with 3,900 tokens")
+    state = decide(settings, state, [pack(1000.0)], NOW_S + 4 * CEILING_S)
+    assert (state.tokens, state.reason) == (4000, "set")
 
 
 @pytest.mark.parametrize("name", ["model", "thresholds", "aimd", "fixed"])
 def test_every_policy_obeys_a_ceiling(name):
     settings = policy(name)
-    memory = start(settings, 2000, 8, RATES)
-    memory = after(settings, memory, [pack(1000.0), pack(2000.0)], [pack(1900.0, oom=True)])
-    assert memory.tokens < 1900
-    assert "out of memory with 1,900 tokens" in memory.reason
+    state = start(settings, 2000, 8, RATES)
+    state = after(settings, state, [pack(1000.0), pack(2000.0)], [pack(1900.0, oom=True)])
+    assert state.tokens < 1900
+    assert "out of memory with 1,900 tokens" in state.reason
 
 
 # ---- what cannot be true, and what is remembered -------------------------------------------------
@@ -453,11 +447,11 @@ LIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("lie", LIES, ids=str)
 def test_a_lying_observation_is_ignored(name, lie):
     settings = policy(name)
-    memory = start(settings, 1000, 8, RATES)
+    state = start(settings, 1000, 8, RATES)
     true = [pack(900.0), pack(1000.0)]
     lying = replace(pack(500.0), **lie)
-    assert after(settings, memory, [lying]) == memory
-    assert after(settings, memory, [*true, lying]) == after(settings, memory, true)
+    assert after(settings, state, [lying]) == state
+    assert after(settings, state, [*true, lying]) == after(settings, state, true)
 
 
 @pytest.mark.parametrize("rates", [(math.nan, 1e-4), (-1.0, 1e-4), (0.1, math.inf), None])
@@ -467,18 +461,18 @@ def test_a_self_test_that_cannot_be_true_is_as_none(rates):
 
 def test_a_self_test_without_overhead_leaves_room_for_some():
     settings = policy()
-    memory = working(settings, start(settings, 64, rates=(0.0, S_PER_TOKEN)), 40)
-    assert 7500 < memory.tokens <= 9500
+    state = working(settings, start(settings, 64, rates=(0.0, S_PER_TOKEN)), 40)
+    assert 7500 < state.tokens <= 9500
 
 
 @pytest.mark.parametrize("name", ["model", "thresholds", "aimd", "fixed"])
 def test_memory_survives_json(name):
     settings = policy(name)
-    memory = working(settings, start(settings, 64, 8, RATES), 10, interactive=True)
-    memory = after(settings, memory, [pack(500.0, oom=True)])
-    text = memory.to_json()
-    assert Memory.from_json(text) == memory
-    assert Memory.from_json(text.encode()) == memory
+    state = working(settings, start(settings, 64, 8, RATES), 10, interactive=True)
+    state = after(settings, state, [pack(500.0, oom=True)])
+    text = state.to_json()
+    assert PolicyState.from_json(text) == state
+    assert PolicyState.from_json(text.encode()) == state
     assert len(text) < 4096
 
 
@@ -487,7 +481,7 @@ def test_memory_survives_json(name):
     [None, "", "{}", "[]", "null", "nonsense", '{"tokens": 1}', b"\xff\xfe"],
 )
 def test_nonsense_is_no_memory(text):
-    assert Memory.from_json(text) is None
+    assert PolicyState.from_json(text) is None
 
 
 @pytest.mark.parametrize(
@@ -503,7 +497,7 @@ def test_nonsense_is_no_memory(text):
 )
 def test_a_memory_with_a_wrong_field_is_no_memory(field, value):
     whole = json.loads(start(policy(), 1000, rates=RATES).to_json())
-    assert Memory.from_json(json.dumps(whole | {field: value})) is None
+    assert PolicyState.from_json(json.dumps(whole | {field: value})) is None
 
 
 def test_an_observation_survives_json():

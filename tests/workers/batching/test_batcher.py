@@ -425,10 +425,10 @@ def test_a_large_submit_is_not_overtaken_for_ever_by_small_ones(engine, start):
         waiting = [batcher.submit([prompt(n)]) for n in (1, 2)]
         large = threading.Thread(target=lambda: batcher.submit([prompt(7)] * 20).result(WAIT_S))
         large.start()
-        wait_until(lambda: len(batcher._turns[1]) == 1)
+        wait_until(lambda: len(batcher._blocked[1]) == 1)
         small = threading.Thread(target=lambda: batcher.submit([prompt(3)]).result(WAIT_S))
         small.start()
-        wait_until(lambda: len(batcher._turns[1]) == 2)
+        wait_until(lambda: len(batcher._blocked[1]) == 2)
     for thread in (large, small):
         thread.join(WAIT_S)
         assert not thread.is_alive()

@@ -163,7 +163,7 @@ def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode
 
     engine = load_engine(str(model_folders["tied"]))
     good, bad = encode(engine, [("what?", "a stone"), ("what?", "\u00df")])
-    only_bad = set(bad.document) - {*good.kept, *good.query, *good.document}
+    only_bad = set(bad.document) - {*good.prefix, *good.query, *good.document}
     engine.decoder.embedding[only_bad.pop()] = float("nan")
     fine, broken = score(engine, [good, bad])
     assert fine == fine
@@ -184,7 +184,7 @@ def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
 
 def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score):
     roomy = load(model_folders["tied"])
-    need = 200 * roomy.decoder.kept_bytes_per_token
+    need = 200 * roomy.decoder.prefix_bytes_per_token
     tight = load(model_folders["tied"], kept_bytes=need)
     none = load(model_folders["tied"], kept_bytes=0)
     for number in range(8):
@@ -192,8 +192,8 @@ def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score)
         want = score(roomy, prompts)
         assert worst(score(tight, prompts), want) < TOLERANCE
         assert worst(score(none, prompts), want) < TOLERANCE
-        assert 0 < tight.kept.bytes <= need
-    assert none.kept.bytes == 0
+        assert 0 < tight.prefix_cache.bytes <= need
+    assert none.prefix_cache.bytes == 0
 
 
 @pytest.mark.parametrize(

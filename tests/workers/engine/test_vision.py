@@ -14,7 +14,7 @@ from rerankfleet.shared.errors import ItemError, ModelRefused
 from rerankfleet.workers.batching.packing import Pack, cost, pack_cost
 from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.engine.vision import Tower
-from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import SYSTEM_TURN, Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 from rerankfleet.workers.prompting.vl import SUFFIX, VLPrompter
 from tests.support.vl_model import VISION_TOKENS
@@ -55,7 +55,7 @@ class Reference:
 
     def ids(self, query: Side, document: Side, instruction: str, max_length: int) -> list[int]:
         text = (
-            f"{PREFIX}<Instruct>: {instruction}<Query>:{self.side(query)}"
+            f"{SYSTEM_TURN}<Instruct>: {instruction}<Query>:{self.side(query)}"
             f"\n<Document>:{self.side(document)}<|im_end|>\n<|im_start|>assistant\n"
         )
         ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -181,7 +181,7 @@ def test_parts_have_the_ids_of_the_whole(vl_engine, reference, instruction, q, d
     (prompt,) = prompts_of(vl_engine, query, [document], instruction=instruction)
     want = reference.ids(query, document, instruction, 8192)
     if not any("<|" in text for text in (instruction, q, d)):  # control tokens stay text here
-        assert [*prompt.kept, *prompt.query, *prompt.document] == want
+        assert [*prompt.prefix, *prompt.query, *prompt.document] == want
 
 
 @pytest.mark.parametrize("max_length", [60, 90, 100, 130, 190])
@@ -190,7 +190,7 @@ def test_images_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engine,
     document = Side("stone by the river " * 30, (image(3, 3),))
     (prompt,) = prompts_of(vl_engine, query, [document], max_length=max_length)
     want = reference.ids(query, document, INSTRUCTION, max_length)
-    assert [*prompt.kept, *prompt.query, *prompt.document] == want
+    assert [*prompt.prefix, *prompt.query, *prompt.document] == want
     assert prompt.truncated_tokens > 0
     assert score(vl_engine, [prompt]) == pytest.approx(
         [reference.margin(query, document, max_length=max_length)], abs=TOLERANCE
@@ -212,7 +212,7 @@ def test_a_documents_text_is_cut_and_its_images_are_not(images, most, vl_engine,
     # when so many tokens of it are read
     (prompt,) = prompts_of(vl_engine, query, [replace(images, text=text)], max_tokens_per_doc=most)
     # then it has the ids and the margin of the text that ends there
-    assert [*prompt.kept, *prompt.query, *prompt.document] == reference.ids(
+    assert [*prompt.prefix, *prompt.query, *prompt.document] == reference.ids(
         query, short, INSTRUCTION, 8192
     )
     assert prompt.truncated_tokens == len(ids) - most
@@ -241,7 +241,7 @@ def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
     query = Side("which", (image(2, 5),), video(2, 3, 1))
     document = Side("gate", (image(4, 1),), video(1, 2, 2))
     (prompt,) = prompts_of(vl_engine, query, [document])
-    parts = [prompt.kept, prompt.query, prompt.document]
+    parts = [prompt.prefix, prompt.query, prompt.document]
     got, start = [], 0
     for part in parts:
         got.append(part.positions(start))
@@ -274,21 +274,21 @@ def test_an_image_passes_the_tower_once(vl_engine, monkeypatch):
 def test_a_query_with_images_is_read_once_for_all_its_documents(vl_engine):
     query = Side("like this", (image(4, 4),))
     first, second = prompts_of(vl_engine, query, [Side("one"), Side("two")])
-    assert first.kept == second.kept
+    assert first.prefix == second.prefix
     assert len(first.query) == 0
     vl_engine.free()
     score(vl_engine, [first])
-    kept = vl_engine.kept.bytes
+    cached_bytes = vl_engine.prefix_cache.bytes
     score(vl_engine, [second])
-    assert vl_engine.kept.bytes == kept > 0
+    assert vl_engine.prefix_cache.bytes == cached_bytes > 0
 
 
 def test_the_features_kept_are_bounded(vl_folder):
     engine = load_engine(str(vl_folder), device="cpu", seen_bytes=20_000)
     for seed in range(6):
         score(engine, prompts_of(engine, Side("q"), [Side(images=(image(3, 3, seed),))]))
-        assert engine.seen.bytes <= 20_000
-    assert engine.seen.bytes > 0
+        assert engine.feature_cache.bytes <= 20_000
+    assert engine.feature_cache.bytes > 0
 
 
 def test_an_image_that_could_not_be_had_costs_its_own_pair(vl_engine):
@@ -418,7 +418,7 @@ def test_an_image_costs_the_tower_until_its_features_are_kept(vl_engine):
     score(vl_engine, prompts)
     after = pack_cost(prompts, vl_engine.prices)
     tower = vl_engine.prices.tower(24) + vl_engine.prices.tower(4)
-    assert before - after == pytest.approx(tower + cost(len(prompts[0].kept), 0))
+    assert before - after == pytest.approx(tower + cost(len(prompts[0].prefix), 0))
     vl_engine.free()
     assert pack_cost(prompts, vl_engine.prices) == before
     assert vl_engine.prices.tower(48) > 2 * vl_engine.prices.tower(24) > 0  # with attention

@@ -29,10 +29,10 @@ from rerankfleet.workers.batching.packing import Limit, Prices
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
-from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
-from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
+from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
@@ -61,7 +61,7 @@ def source(folder: Path, settings: Settings) -> Iterator[ImageSource]:
 
 def load(source: ImageSource, *uris: str) -> dict[str, PreparedImage | ItemError]:
     """What becomes of some addresses."""
-    found = source.load([Wanted(uri, OPTIONS) for uri in uris])
+    found = source.load([ImageRef(uri, OPTIONS) for uri in uris])
     return {wanted.uri: outcome for wanted, outcome in found.items()}
 
 
@@ -110,7 +110,7 @@ def test_what_is_done_with_images_is_counted(folder, settings):
 def test_one_image_may_be_wanted_in_two_sizes(source):
     small = ImageSpec(preset="reference", max_pixels=4096)
 
-    found = source.load([Wanted("good.png", OPTIONS), Wanted("good.png", small)])
+    found = source.load([ImageRef("good.png", OPTIONS), ImageRef("good.png", small)])
 
     whole, part = found.values()
     assert part.tokens < whole.tokens
@@ -221,7 +221,7 @@ class Engine:
     """The margin of an image is the mean of its pixels."""
 
     provenance = PROVENANCE
-    sees = True
+    supports_images = True
     prompter = Prompter()
 
     prices = Prices()
@@ -331,7 +331,7 @@ def test_what_is_kept_of_images_is_bounded(folder):
 
     recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)
     image = prepare_image(Image.new("RGB", (64, 64)))
-    wanted = [Wanted(str(n), OPTIONS) for n in range(5)]
+    wanted = [ImageRef(str(n), OPTIONS) for n in range(5)]
     for w in wanted:
         recent.put(w, image)
     assert [w.uri for w in wanted if recent.get(w)] == ["2", "3", "4"]

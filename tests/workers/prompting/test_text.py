@@ -29,7 +29,7 @@ def prompters(tokenizers) -> dict[str, TextPrompter]:
 
 def whole(prompt: Prompt | ItemError) -> list[int]:
     assert isinstance(prompt, Prompt)
-    return [*prompt.kept, *prompt.query, *prompt.document]
+    return [*prompt.prefix, *prompt.query, *prompt.document]
 
 
 def encode(prompter, query, documents, instruction=DEFAULT_INSTRUCTION, max_length=8192):
@@ -114,7 +114,7 @@ def test_a_query_that_leaves_no_room_for_the_document_is_reported(prompters):
 def test_pairs_of_a_request_share_their_parts(prompters):
     first, second = encode(prompters["qwen"], "what?", ["one", "two"])
     (other,) = encode(prompters["qwen"], "why?", ["one"])
-    assert first.kept is second.kept is other.kept
+    assert first.prefix is second.prefix is other.prefix
     assert first.query is second.query
     assert first.query != other.query
 
