@@ -120,13 +120,13 @@ def model_card() -> Callable[..., list[float]]:
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-        found = []
+        results = []
         for at in range(0, len(pairs), 8):
             ids = [reference_ids(folder, q, d, **options) for q, d in pairs[at : at + 8]]
             batch = tokenizer.pad({"input_ids": ids}, padding=True, return_tensors="pt")
             logits = model(**batch).logits[:, -1].float()
-            found += (logits[:, yes] - logits[:, no]).tolist()
-        return found
+            results += (logits[:, yes] - logits[:, no]).tolist()
+        return results
 
     return margins
 
@@ -139,7 +139,7 @@ def encode() -> Callable[..., list[Prompt]]:
         options = {"instruction": DEFAULT_INSTRUCTION, "max_length": 8192} | options
         instruction = options.pop("instruction")
         requests = [Request.of(q, [d], instruction) for q, d in pairs]
-        return [found[0] for found in engine.prompter.encode_all(requests, **options)]
+        return [prompt for (prompt,) in engine.prompter.encode_all(requests, **options)]
 
     return prompts
 

@@ -60,22 +60,27 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
         raise Ended
 
     def score(*_):
-        if found.scorer.fails_with:
-            raise found.scorer.fails_with
+        if fake.scorer.fails_with:
+            raise fake.scorer.fails_with
         return OUTCOMES, 3
 
-    found = object.__new__(Runtime)
-    found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
-    found.draining, found.provenance, found.supports_images = False, PROVENANCE, True
-    found.recorder = Recorder()
-    found.leases = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
-    found.scorer = SimpleNamespace(score=score, fails_with=None)
-    found.batcher = SimpleNamespace(alive=True)
+    fake = object.__new__(Runtime)
+    fake.settings, fake.store, fake.objects, fake.hints = (
+        settings,
+        store,
+        objects,
+        hints,
+    )
+    fake.draining, fake.provenance, fake.supports_images = False, PROVENANCE, True
+    fake.recorder = Recorder()
+    fake.leases = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+    fake.scorer = SimpleNamespace(score=score, fails_with=None)
+    fake.batcher = SimpleNamespace(alive=True)
     one = Slice(line=1, query="q", documents=[{"text": "d"}], indices=[0])
     monkeypatch.setattr(tasks, "load_slices", lambda *_: [one])
     monkeypatch.setattr(tasks, "BACKOFF_S", 0)
     monkeypatch.setattr(os, "_exit", end)
-    return found
+    return fake
 
 
 def state(store) -> dict:

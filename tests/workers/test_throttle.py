@@ -77,9 +77,7 @@ def test_interactive_messages_do_not_count(throttle, consumer):
     assert consumer.listens == model_queues("m")
 
 
-def test_a_free_slot_is_consumed_for_in_the_event_loop_most_urgent_first(
-    throttle, consumer
-):
+def test_a_free_slot_is_consumed_for_in_the_event_loop_most_urgent_first(throttle, consumer):
     take(throttle, consumer, BULK[0])
     take(throttle, consumer, BULK[0])
 

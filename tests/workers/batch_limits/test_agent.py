@@ -31,9 +31,9 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def batcher(engine):
-    found = Batcher(engine, Limit(1000))
-    yield found
-    found.close(drain=False)
+    made = Batcher(engine, Limit(1000))
+    yield made
+    made.close(drain=False)
 
 
 def test_a_limit_is_obeyed_from_the_next_pack(agent, batcher, engine, fleet):
@@ -61,13 +61,15 @@ def test_without_a_decision_nothing_changes(agent, batcher):
     assert (agent.reason, agent.at_s) == ("measured at start", 0.0)
 
 
-@pytest.mark.parametrize(("told", "obeyed"), [(1, 64), (-5, 64), (10**12, 131_072), (2000, 2000)])
-def test_no_limit_leads_a_worker_out_of_its_bounds(agent, batcher, fleet, told, obeyed):
-    fleet.set_limit("w1", BatchLimit(tokens=told, pairs=-1))
+@pytest.mark.parametrize(
+    ("tokens", "applied"), [(1, 64), (-5, 64), (10**12, 131_072), (2000, 2000)]
+)
+def test_no_limit_leads_a_worker_out_of_its_bounds(agent, batcher, fleet, tokens, applied):
+    fleet.set_limit("w1", BatchLimit(tokens=tokens, pairs=-1))
 
     agent.exchange(batcher)
 
-    assert batcher.limit == Limit(obeyed, 1)
+    assert batcher.limit == Limit(applied, 1)
 
 
 def test_what_was_observed_goes_out_once(agent, batcher, fleet):
@@ -76,8 +78,8 @@ def test_what_was_observed_goes_out_once(agent, batcher, fleet):
     agent.exchange(batcher)
     agent.exchange(batcher)
 
-    assert [seen.cost for seen in fleet.observations("w1")[1]] == [100, 200]
-    assert {seen.memory_bytes for seen in fleet.observations("w1")[1]} == {77}
+    assert [observation.cost for observation in fleet.observations("w1")[1]] == [100, 200]
+    assert {observation.memory_bytes for observation in fleet.observations("w1")[1]} == {77}
 
 
 def test_a_redis_that_is_away_costs_nothing_but_old_observations(
@@ -98,7 +100,7 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
     # when it is back
     agent.exchange(batcher)
     # then the newest are told
-    costs = [seen.cost for seen in fleet.observations("w1")[1]]
+    costs = [observation.cost for observation in fleet.observations("w1")[1]]
     assert costs == list(range(11, OBSERVATIONS_MAX + 11))
 
 
@@ -115,12 +117,12 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
 def test_preparing_is_idleness_with_shards_in_hand(
     agent, batcher, fleet, idle_s, held_s, preparing_s
 ):
-    seen = replace(pack(), preparing_s=idle_s, forward_s=0.5)
-    agent.observe(seen, memory_bytes=0, held_s=held_s)
+    observation = replace(pack(), preparing_s=idle_s, forward_s=0.5)
+    agent.observe(observation, memory_bytes=0, held_s=held_s)
     agent.exchange(batcher)
 
-    (found,) = fleet.observations("w1")[1]
-    assert found.preparing_s == pytest.approx(preparing_s)
+    (sent,) = fleet.observations("w1")[1]
+    assert sent.preparing_s == pytest.approx(preparing_s)
 
 
 def test_the_settings_become_a_policy():
@@ -168,9 +170,9 @@ def test_a_limit_that_changes_all_the_time_changes_no_margin(load, model_folders
             done.set()
 
     batcher = Batcher(engine, Limit(700), on_pack=change)
-    found = batcher.submit(prompts).result(60)
+    margins = batcher.submit(prompts).result(60)
     batcher.close()
     # then no margin does
     wait_until(done.is_set)
     assert set(packs) >= {limit.tokens for limit in limits}
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert margins == pytest.approx(expected, abs=1e-4)

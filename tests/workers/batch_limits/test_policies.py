@@ -126,10 +126,10 @@ def test_model_stays_below_what_ran_out_of_memory_until_the_ceiling_rises():
     state = after(settings, state, [pack(4000.0, oom=True)])
     # then the limit is at once at what had worked, and says so for a while
     assert state.tokens == worked < 4000
-    assert state.reason == (said := f"memory: out of memory with 4,000 tokens at {clock(0)}")
+    assert state.reason == (reason := f"memory: out of memory with 4,000 tokens at {clock(0)}")
     state = decide(settings, state, [pack(worked)] * 3, NOW_S + 40)
     assert state.tokens == worked
-    assert state.reason == said
+    assert state.reason == reason
     # and later rises slowly
     state = decide(settings, state, [pack(worked)] * 3, NOW_S + 1.25 * CEILING_S)
     assert worked < state.tokens < 1.25 * worked
@@ -206,9 +206,9 @@ def test_running_out_of_memory_counts_in_a_warm_up_too():
 def test_warm_up_packs_do_not_count():
     settings = policy()
     state = start(settings, 1000, rates=RATES)
-    found = after(settings, state, [pack(1000.0, 30.0, warm_up=True)] * 5)
-    assert found.fit == state.fit
-    assert (found.tokens, found.changed) == (1000, False)
+    decided = after(settings, state, [pack(1000.0, 30.0, warm_up=True)] * 5)
+    assert decided.fit == state.fit
+    assert (decided.tokens, decided.changed) == (1000, False)
 
 
 @pytest.mark.parametrize("slow", [2.0, 0.5])
@@ -230,9 +230,9 @@ def test_one_slow_pack_changes_nothing():
     settings = policy()
     state = working(settings, start(settings, 64, rates=RATES), 40)
     cost = float(state.tokens)
-    found = decide(settings, state, [pack(cost), pack(cost, 4.0), pack(cost)], NOW_S)
-    assert found.tokens == state.tokens
-    assert not found.changed
+    decided = decide(settings, state, [pack(cost), pack(cost, 4.0), pack(cost)], NOW_S)
+    assert decided.tokens == state.tokens
+    assert not decided.changed
 
 
 def test_model_probes_when_packs_are_too_alike_to_tell_overhead_from_rate():
@@ -272,8 +272,8 @@ def test_recent_interactive_traffic_halves_its_target_for_every_pack():
 def test_an_interactive_pair_is_heard_of_through_the_monitors_clock_alone():
     settings = policy()
     state = start(settings, 1000, rates=RATES)
-    found = decide(settings, state, [pack(300.0, interactive=True, at_s=-5e9)], NOW_S)
-    assert found.interactive_at_s == NOW_S
+    decided = decide(settings, state, [pack(300.0, interactive=True, at_s=-5e9)], NOW_S)
+    assert decided.interactive_at_s == NOW_S
 
 
 def test_a_device_that_cannot_meet_the_target_gets_packs_of_twice_its_overhead():
@@ -349,8 +349,8 @@ def test_a_target_below_the_overhead_leaves_packs_that_are_worth_it():
     ] * 10
     state = after(settings, state, *rounds)
     # when interactive pairs come
-    found = pack(200.0, 0.4, interactive=True)
-    state = decide(settings, state, [found], NOW_S + 40)
+    observation = pack(200.0, 0.4, interactive=True)
+    state = decide(settings, state, [observation], NOW_S + 40)
     # then packs are not so small that all of their time is overhead
     assert state.tokens == pytest.approx(200, rel=0.25)
     assert state.reason.startswith("latency")
@@ -501,8 +501,8 @@ def test_a_memory_with_a_wrong_field_is_no_memory(field, value):
 
 
 def test_an_observation_survives_json():
-    found = pack(900.0, interactive=True)
-    assert Observation(**json.loads(json.dumps(asdict(found)))) == found
+    observation = pack(900.0, interactive=True)
+    assert Observation(**json.loads(json.dumps(asdict(observation)))) == observation
 
 
 @pytest.mark.parametrize(

@@ -74,24 +74,24 @@ rates = st.none() | st.tuples(st.floats(0, 10), st.floats(0, 1))
 
 
 def history(
-    settings: PolicySettings, state: PolicyState, seen: Sequence[tuple[list[Observation], float]]
+    settings: PolicySettings, state: PolicyState, rounds: Sequence[tuple[list[Observation], float]]
 ) -> list[PolicyState]:
     """The memories after each round, kept as JSON in between."""
-    found, now_s = [state], 1e6
-    for observations, passed_s in seen:
+    states, now_s = [state], 1e6
+    for observations, passed_s in rounds:
         now_s += passed_s
-        kept = PolicyState.from_json(found[-1].to_json())
-        assert kept == found[-1]
-        found.append(decide(settings, kept, observations, now_s))
-    return found
+        kept = PolicyState.from_json(states[-1].to_json())
+        assert kept == states[-1]
+        states.append(decide(settings, kept, observations, now_s))
+    return states
 
 
 @given(all_settings(), st.integers(1, 200_000), st.integers(1, 5000), rates, rounds)
 def test_limits_stay_within_bounds_and_decisions_are_the_same_again(
-    settings, tokens, pairs, seeds, seen
+    settings, tokens, pairs, seeds, rounds
 ):
     state = start(settings, tokens, pairs, seeds)
-    states = history(settings, state, seen)
+    states = history(settings, state, rounds)
     low, high = (
         (settings.pairs_low, settings.pairs_high)
         if settings.policy == "thresholds"
@@ -103,7 +103,7 @@ def test_limits_stay_within_bounds_and_decisions_are_the_same_again(
         assert each.reason
         assert each.changed == ((before.tokens, before.pairs) != (each.tokens, each.pairs))
         assert len(each.to_json()) < 6000
-    assert history(settings, state, seen) == states
+    assert history(settings, state, rounds) == states
 
 
 @given(
@@ -135,23 +135,25 @@ def test_no_limit_is_above_the_ceiling_before_that_rises(
     rates,
     st.lists(
         st.lists(
-            observed(lies=False, oom=False).map(lambda found: replace(found, limited_by="empty")),
+            observed(lies=False, oom=False).map(
+                lambda observation: replace(observation, limited_by="empty")
+            ),
             max_size=3,
         ),
         max_size=5,
     ),
 )
-def test_starved_packs_never_raise_a_limit(settings, tokens, seeds, seen):
+def test_starved_packs_never_raise_a_limit(settings, tokens, seeds, rounds):
     state = start(settings, tokens, rates=seeds)
-    states = history(settings, state, [(packs, 2.0) for packs in seen])
+    states = history(settings, state, [(packs, 2.0) for packs in rounds])
     for before, each in pairwise(states):
         assert each.tokens <= before.tokens
         assert each.pairs <= before.pairs
 
 
 @given(st.lists(observed(lies=True), max_size=8))
-def test_lies_among_the_truth_change_nothing(seen):
+def test_lies_among_the_truth_change_nothing(rounds):
     settings = PolicySettings()
     state = start(settings, 1000, rates=(0.05, 1e-4))
-    true = [found for found in seen if credible(found)]
-    assert decide(settings, state, seen, 1e6) == decide(settings, state, true, 1e6)
+    true = [observation for observation in rounds if credible(observation)]
+    assert decide(settings, state, rounds, 1e6) == decide(settings, state, true, 1e6)

@@ -131,8 +131,8 @@ def test_an_image_goes_with_all_its_queries():
         for image in images
     ]
     taken, _ = plan(waiting, Limit(13), TEXT)
-    seen = [i.prompt.document.visuals[0][1].key for i in taken]
-    assert seen == ["0"] * 4
+    keys = [i.prompt.document.visuals[0][1].key for i in taken]
+    assert keys == ["0"] * 4
 
 
 def test_tokens_of_images_and_of_video_frames_are_told_apart():

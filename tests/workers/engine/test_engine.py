@@ -22,11 +22,11 @@ def worst(got, want) -> float:
 @pytest.fixture
 def pairs(passages, rng) -> list[tuple[str, str]]:
     """Queries with one, two and many documents."""
-    found = []
+    drawn = []
     for documents in (1, 2, 12, 1, 7):
         query = " ".join(rng.choice(passages).split()[: rng.randint(1, 12)])
-        found += [(query, document) for document in rng.sample(passages, documents)]
-    return found
+        drawn += [(query, document) for document in rng.sample(passages, documents)]
+    return drawn
 
 
 def test_margins_are_the_model_cards(engine, model_folder, pairs, encode, score, model_card):
@@ -113,11 +113,11 @@ def test_sentence_transformers_agrees(engine, model_folder, pairs, encode, score
 
 
 def test_the_self_test_agrees_with_the_unmodified_model(engine):
-    found = engine.self_test()
-    assert found.pairs == 8
-    assert found.largest_difference < found.tolerance == TOLERANCE
-    assert found.tokens_per_s > 0
-    assert 256 <= found.limit.tokens <= found.tokens_max
+    result = engine.self_test()
+    assert result.pairs == 8
+    assert result.largest_difference < result.tolerance == TOLERANCE
+    assert result.tokens_per_s > 0
+    assert 256 <= result.limit.tokens <= result.tokens_max
     assert engine.peak_memory_bytes() > 0
 
 

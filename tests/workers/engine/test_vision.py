@@ -45,13 +45,13 @@ class Reference:
         self.special = set(ids(["<|im_start|>", "<|im_end|>", *VISION_TOKENS]))
 
     def side(self, side: Side) -> str:
-        found = ""
+        text = ""
         for seconds, visual in side.steps:
             pads = "<|video_pad|>" * visual.tokens
-            found += f"<{seconds:.1f} seconds><|vision_start|>{pads}<|vision_end|>"
+            text += f"<{seconds:.1f} seconds><|vision_start|>{pads}<|vision_end|>"
         for visual in side.images:
-            found += f"<|vision_start|>{'<|image_pad|>' * visual.tokens}<|vision_end|>"
-        return (found + side.text) or "NULL"
+            text += f"<|vision_start|>{'<|image_pad|>' * visual.tokens}<|vision_end|>"
+        return (text + side.text) or "NULL"
 
     def ids(self, query: Side, document: Side, instruction: str, max_length: int) -> list[int]:
         text = (
@@ -100,14 +100,14 @@ class Reference:
         values = np.stack(frames).astype(np.float32) / 255
         values = (values - 0.5) / 0.5
         _, height, width, _ = values.shape
-        found = []
+        patches = []
         for y in range(0, height, 32):
             for x in range(0, width, 32):
                 for dy in (0, 16):
                     for dx in (0, 16):
                         patch = values[:, y + dy : y + dy + 16, x + dx : x + dx + 16]
-                        found.append(patch.transpose(3, 0, 1, 2).reshape(-1))
-        return torch.from_numpy(np.stack(found))
+                        patches.append(patch.transpose(3, 0, 1, 2).reshape(-1))
+        return torch.from_numpy(np.stack(patches))
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +117,8 @@ def reference(vl_folder):
 
 def prompts_of(engine, query: Side, documents, **options) -> list[Prompt]:
     request = Request(query, documents, options.pop("instruction", INSTRUCTION))
-    (found,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
-    return found
+    (prompts,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
+    return prompts
 
 
 def score(engine, prompts) -> list[float]:
@@ -258,17 +258,17 @@ def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
 
 
 def test_an_image_passes_the_tower_once(vl_engine, monkeypatch):
-    seen = []
+    passed = []
     features = Tower.features
     monkeypatch.setattr(
-        Tower, "features", lambda self, visuals: seen.extend(visuals) or features(self, visuals)
+        Tower, "features", lambda self, visuals: passed.extend(visuals) or features(self, visuals)
     )
     vl_engine.free()
     images = [image(2, 2, seed) for seed in range(3)]
     queries = [Side(f"query {number}") for number in range(4)]
     for query in queries:  # a catalog: every query meets every image
         score(vl_engine, prompts_of(vl_engine, query, [Side(images=(i,)) for i in images]))
-    assert sorted(v.key for v in seen) == sorted(i.key for i in images)
+    assert sorted(v.key for v in passed) == sorted(i.key for i in images)
 
 
 def test_a_query_with_images_is_read_once_for_all_its_documents(vl_engine):
@@ -372,10 +372,10 @@ def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
     got = make_reranker(instruction=INSTRUCTION).margins(
         {"query": "a gate", "documents": [{"image": one}, {"text": "stone", "image": [two, one]}]}
     )
-    seen = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
+    visuals = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
     want = [
-        reference.margin(Side("a gate"), Side(images=(seen[0],))),
-        reference.margin(Side("a gate"), Side("stone", (seen[1], seen[0]))),
+        reference.margin(Side("a gate"), Side(images=(visuals[0],))),
+        reference.margin(Side("a gate"), Side("stone", (visuals[1], visuals[0]))),
     ]
     assert got == pytest.approx(want, abs=TOLERANCE)
 

@@ -146,19 +146,19 @@ def test_the_reference_is_one_resample_of_all_pixels(leaves):
 
 def test_a_crop_cuts_around_the_centre(leaves):
     image = leaves.resize((640, 400))
-    found = decode(encoded(image, "PNG"), PLAIN)
-    assert found.size == (640, 352)
-    assert found.cropped_share == pytest.approx(0.1)
+    prepared = decode(encoded(image, "PNG"), PLAIN)
+    assert prepared.size == (640, 352)
+    assert prepared.cropped_share == pytest.approx(0.1)
     plain = image.resize((640, 352), Image.Resampling.BICUBIC, box=(0, 20, 640, 380))
-    assert (found.pixels == np.asarray(plain)).all()
+    assert (prepared.pixels == np.asarray(plain)).all()
 
 
 def test_padding_stands_around_the_whole_image():
     options = ImageSpec(resize_mode="fit", pad_color=(1, 2, 3))
-    found = decode(encoded(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
-    assert found.size == (1024, 768)
-    assert found.pixels[5, 5].tolist() == [1, 2, 3]
-    assert (found.pixels[:, 128:896] == 255).all()
+    prepared = decode(encoded(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
+    assert prepared.size == (1024, 768)
+    assert prepared.pixels[5, 5].tolist() == [1, 2, 3]
+    assert (prepared.pixels[:, 128:896] == 255).all()
 
 
 def test_the_key_is_of_bytes_and_options(jpeg):

@@ -25,8 +25,8 @@ WAIT_S = 30
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    with Pool(1, timeout_s=WAIT_S) as found:
-        yield found
+    with Pool(1, timeout_s=WAIT_S) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +42,12 @@ def pid_of(pool: Pool, data: bytes) -> int:
 
 
 def test_an_image_comes_back_as_it_was_decoded(pool, small):
-    found, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
-    assert found == expected
-    assert (found.pixels == expected.pixels).all()
-    assert found.pixels.dtype == np.uint8
+    image, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
+    assert image == expected
+    assert (image.pixels == expected.pixels).all()
+    assert image.pixels.dtype == np.uint8
     for name in ("original", "cropped_share", "sharpness", "exposure", "kind", "size", "tokens"):
-        assert getattr(found, name) == getattr(expected, name)
+        assert getattr(image, name) == getattr(expected, name)
 
 
 def test_a_bad_image_is_an_item_error_with_its_hint(pool, small):

@@ -176,8 +176,8 @@ def test_margins_are_those_of_the_instruction_given_with_each_request(
         output = tmp_path / "out.jsonl"
         source = jsonl(*lines)
         offline.score_file(str(source), str(output), spec_of(**options), settings, force=True)
-        found = [json.loads(line) for line in output.read_text().splitlines()]
-        return {line["id"]: [r["margin"] for r in line["results"]] for line in found}
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        return {line["id"]: [r["margin"] for r in line["results"]] for line in lines}
 
     got = margins(lines, instruction=PLAIN, instructions=INSTRUCTIONS)
 
