@@ -41,7 +41,7 @@ log = structlog.get_logger()
 def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
     """Claim, load, score, write, commit.
 
-    On any error the shard is given back or its job is paused, and nothing is raised after the
+    On any error the shard is released or its job is paused, and nothing is raised after the
     claim; only a process that dies lets its leases expire, which makes its shards suspects.
     """
     with runtime.leases.claim(job_id, shard) as held:
@@ -53,7 +53,7 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
             log.warning("Redis is unreachable", job=job_id, shard=shard, error=str(error))
             runtime.recorder.add(RETRIES, "redis")
             held.stop.wait(BACKOFF_S)
-            _release(runtime, held)
+            _try_release(runtime, held)
         except Exception as error:
             log.exception("internal error, the job is paused", job=job_id, shard=shard)
             what = f"{type(error).__name__}: {error}"
@@ -62,7 +62,7 @@ def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
                     runtime.store.jobs.get(job_id),
                     f"shard {shard} failed: {what}. This is a bug; resume tries again",
                 )
-            _release(runtime, held)
+            _try_release(runtime, held)
 
 
 def _carry_out(runtime: Runtime, held: HeldShard) -> None:
@@ -83,7 +83,7 @@ def _carry_out(runtime: Runtime, held: HeldShard) -> None:
         else:
             log.info("another commit was first", job=job_id, shard=shard)
     except Stopped:
-        _give_back(runtime, held)
+        _release_stopped(runtime, held)
     except DeviceBroken as error:
         runtime.give_up(str(error))
     except Unavailable as error:
@@ -96,7 +96,7 @@ def _carry_out(runtime: Runtime, held: HeldShard) -> None:
         _pause(runtime, lease, error)
     except RerankError as error:
         log.error("the shard is released", job=job_id, shard=shard, error=str(error))
-        _give_back(runtime, held)
+        _release_stopped(runtime, held)
 
 
 def _load(runtime: Runtime, lease: Lease) -> list[Slice]:
@@ -156,7 +156,7 @@ def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
             log.error("the job is paused", job=job_id, shard=shard, error=str(error))
 
 
-def _give_back(runtime: Runtime, held: HeldShard) -> None:
+def _release_stopped(runtime: Runtime, held: HeldShard) -> None:
     """Release a shard that was stopped; when this worker drains, hint it to the others."""
     lease = held.lease
     if runtime.store.shards.release(lease) and runtime.draining:
@@ -174,7 +174,7 @@ def _wait_for_storage(runtime: Runtime, held: HeldShard, error: Unavailable) -> 
     runtime.store.shards.release(lease)
 
 
-def _release(runtime: Runtime, held: HeldShard) -> None:
+def _try_release(runtime: Runtime, held: HeldShard) -> None:
     """Release a shard if possible; otherwise its lease expires."""
     with suppress(Exception):
         runtime.store.shards.release(held.lease)

@@ -17,7 +17,7 @@ from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.job_spec import InputRef, JobSpec, Priority, make_spec
 from rerankfleet.shared.metrics import IMAGES_REJECTED, STAGES
 from rerankfleet.workers.images.prepared import PreparedImage
-from rerankfleet.workers.pipeline import IMAGES_AHEAD, PAIRS_AHEAD, in_runs
+from rerankfleet.workers.pipeline import IMAGES_AHEAD
 from rerankfleet.workers.prepare import (
     FETCHES_JUDGED,
     FETCHES_MIN,
@@ -33,6 +33,7 @@ from rerankfleet.workers.prepare import (
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
+from tests.support.slices import a_slice, frames, image
 
 NOT_FOUND = ItemError("not_found", "there is no such image")
 
@@ -95,27 +96,6 @@ def prepare(prompter, images) -> Callable[..., list[list[PreparedPair | ItemErro
 
 def spec_of(**options) -> JobSpec:
     return make_spec(model="m", input=InputRef(uri="", size=0, tag=""), **options)
-
-
-def a_slice(*documents, query="q", line: int = 1) -> Slice:
-    return Slice(
-        line=line,
-        query=query,
-        documents=[Document.model_validate(_content(d)) for d in documents],
-        indices=list(range(len(documents))),
-    )
-
-
-def _content(value):
-    return {"text": value} if isinstance(value, str) else value
-
-
-def image(*uris: str, **fields) -> dict:
-    return {"image": list(uris), **fields}
-
-
-def frames(count: int, fps: float | None = None) -> dict:
-    return {"video": {"frames": [f"frame-{n}" for n in range(count)], "fps": fps}}
 
 
 def codes(pairs) -> list[str | None]:
@@ -460,47 +440,3 @@ def test_provenance_tells_what_a_model_that_sees_is_shown():
     provenance = provenance_of(engine, spec, supports_images=True)
     assert (provenance.video, provenance.pixels) == ("8:7864320:4", spec.image_spec.key())
     assert provenance_of(engine, spec, supports_images=False) == engine
-
-
-# ---- runs ---------------------------------------------------------------------------------------
-
-
-def sizes(runs) -> list[list[int]]:
-    """How many documents each slice of each run has."""
-    return [[len(piece.documents) for piece in run] for run in runs]
-
-
-def test_a_run_has_few_images_and_the_first_ones_have_fewest():
-    slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
-
-    runs = list(in_runs(slices))
-
-    assert sizes(runs) == [[2], [2] * 2, [2] * 4, [2] * 8, [2] * 5]
-
-
-def test_an_image_that_many_queries_meet_is_one_image():
-    slices = [a_slice(image("same.png"), query=f"query {n}") for n in range(PAIRS_AHEAD)]
-
-    assert len(list(in_runs(slices))) == 1
-
-
-def test_images_of_queries_count_too():
-    slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * IMAGES_AHEAD)]
-
-    first = [[1] * 2, [1] * 4, [1] * 8]
-    assert sizes(in_runs(slices)) == [*first, [1] * IMAGES_AHEAD, [1] * 2]
-
-
-def test_a_request_of_many_images_is_cut():
-    many = a_slice("text", *(image(f"{n}.png") for n in range(38)), "text")
-
-    runs = list(in_runs([many]))
-
-    assert sizes(runs) == [[3], [4], [8], [16], [9]]
-    assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
-
-
-def test_a_document_of_many_images_is_not_cut():
-    album = image(*(f"{n}.png" for n in range(20)))
-
-    assert sizes(in_runs([a_slice(album, album, "text")])) == [[1], [2]]

@@ -30,6 +30,7 @@ from rerankfleet.workers.engine.locate import (
 )
 from rerankfleet.workers.engine.self_test import reference_margins, self_test_prompts
 from rerankfleet.workers.engine.vision import Tower
+from rerankfleet.workers.prompting.prompts import Prompter
 from rerankfleet.workers.prompting.templates import prompter_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -73,40 +74,43 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     places = _devices(device, gpus)
-    place = places[0]
-    number_type = _dtype(dtype, place)
-    name, factory = choose_attention(attention, place, number_type)
+    number_type = _dtype(dtype, places[0])
+    name, factory = choose_attention(attention, places[0], number_type)
     prompter = prompter_of(folder, config)
     loaded = _load_weights(folder, config, number_type)
     place_on(loaded, places)
-    reference = reference_margins(
-        loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
-    )
-    decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
-    tower = _tower(loaded)
+    decoder, tower, reference = _take_apart(loaded, prompter)
     del loaded
-    provenance = Provenance(
-        model=model,
-        revision=revision_of(folder, revision),
-        template=prompter.template,
-        dtype=_name(number_type),
-        attention=name,
-        device=_device_name(places),
-        version=_version(),
-    )
+    device_name = _device_name(places)
     return Engine(
         decoder,
         prompter,
-        provenance,
+        Provenance(
+            model=model,
+            revision=revision_of(folder, revision),
+            template=prompter.template,
+            dtype=_name(number_type),
+            attention=name,
+            device=device_name,
+            version=_version(),
+        ),
         _fingerprint(folder, prompter.template, number_type),
         factory,
         tower=tower,
         kept_bytes=kept_bytes,
         seen_bytes=seen_bytes,
         deterministic=deterministic,
-        device_name=_device_name(places),
+        device_name=device_name,
         reference=reference,
     )
+
+
+def _take_apart(model: Any, prompter: Prompter) -> tuple[Decoder, Tower | None, list[float]]:
+    """The decoder and the vision tower of a loaded model, and the self-test's reference margins,
+    which need the unmodified model."""
+    prompts = self_test_prompts(prompter)
+    reference = reference_margins(model, prompts, prompter.yes_id, prompter.no_id)
+    return Decoder(model, prompter.yes_id, prompter.no_id), _tower(model), reference
 
 
 def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:

@@ -132,7 +132,9 @@ def _check_header(size: tuple[int, int]) -> None:
 def _unidentified(data: bytes) -> ItemError:
     riff_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if riff_webp or data.startswith(SIGNATURES):
-        return ItemError("invalid_image", "the image's header is damaged", hint="make it anew")
+        return ItemError(
+            "invalid_image", "the image's header is damaged", hint="save the image again"
+        )
     kind = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
     return ItemError(
         "unsupported_image",
@@ -145,7 +147,7 @@ def _damaged(error: Exception) -> ItemError:
     return ItemError(
         "invalid_image",
         f"the image is truncated or damaged ({type(error).__name__})",
-        hint="make it anew",
+        hint="save the image again",
     )
 
 

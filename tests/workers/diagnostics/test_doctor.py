@@ -277,7 +277,7 @@ def test_ids_as_published_are_well(copy, monkeypatch):
     assert "the system turn has" in template.found
 
     tokens = len(source.encode_template(model_check.SYSTEM_TURN))
-    monkeypatch.setattr(model_check, "QWEN_PREFIX_TOKENS", tokens)
+    monkeypatch.setattr(model_check, "QWEN_SYSTEM_TOKENS", tokens)
     assert broken(list(check_model(str(copy)))) == {}
 
 

@@ -143,11 +143,11 @@ def test_a_process_of_ones_own_says_so_before_it_loads_the_model(
 ):
     monkeypatch.setattr(offline, "load_engine", lambda *_, **__: pytest.fail("loaded"))
     source = jsonl({"query": "q", "documents": ["a"]})
-    with pytest.raises(UsageError, match="languages cannot be told here"):
+    with pytest.raises(UsageError, match="no language detector is installed here"):
         offline.score_file(
             str(source), str(tmp_path / "out"), spec_of(instructions={"de": "a"}), Settings()
         )
-    with pytest.raises(UsageError, match="languages cannot be told here"):
+    with pytest.raises(UsageError, match="no language detector is installed here"):
         rerankfleet.Reranker("pocket-text", instructions={"de": "Finde"})
 
 
