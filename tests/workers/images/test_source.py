@@ -29,10 +29,10 @@ from rerankfleet.workers.batching.packing import Limit, Prices
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
-from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
-from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer, Wanted
+from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
@@ -54,26 +54,26 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(folder: Path, settings: Settings) -> Iterator[ImageSource]:
-    found = ImageSource.of(settings, folder)
-    yield found
-    found.close()
+    opened = ImageSource.of(settings, folder)
+    yield opened
+    opened.close()
 
 
 def load(source: ImageSource, *uris: str) -> dict[str, PreparedImage | ItemError]:
     """What becomes of some addresses."""
-    found = source.load([Wanted(uri, OPTIONS) for uri in uris])
-    return {wanted.uri: outcome for wanted, outcome in found.items()}
+    images = source.load([ImageRef(uri, OPTIONS) for uri in uris])
+    return {ref.uri: outcome for ref, outcome in images.items()}
 
 
 def test_each_image_or_its_own_error(source, folder):
     embedded = f"data:image/png;base64,{base64.b64encode(png(3)).decode()}"
     absolute = (folder / "good.png").as_uri()
 
-    found = load(
+    images = load(
         source, "good.png", "half.png", "notes.txt", "lost.png", "/etc/passwd", absolute, embedded
     )
 
-    outcomes = {uri: o.code if isinstance(o, ItemError) else o.size for uri, o in found.items()}
+    outcomes = {uri: o.code if isinstance(o, ItemError) else o.size for uri, o in images.items()}
     assert outcomes == {
         "good.png": (128, 96),
         "half.png": "invalid_image",
@@ -83,8 +83,8 @@ def test_each_image_or_its_own_error(source, folder):
         absolute: (128, 96),
         embedded: (128, 96),
     }
-    assert found["good.png"].key == found[absolute].key != found[embedded].key
-    assert np.array_equal(found["good.png"].pixels, np.array(drawn(1)))
+    assert images["good.png"].key == images[absolute].key != images[embedded].key
+    assert np.array_equal(images["good.png"].pixels, np.array(drawn(1)))
 
 
 def test_what_is_done_with_images_is_counted(folder, settings):
@@ -110,9 +110,9 @@ def test_what_is_done_with_images_is_counted(folder, settings):
 def test_one_image_may_be_wanted_in_two_sizes(source):
     small = ImageSpec(preset="reference", max_pixels=4096)
 
-    found = source.load([Wanted("good.png", OPTIONS), Wanted("good.png", small)])
+    images = source.load([ImageRef("good.png", OPTIONS), ImageRef("good.png", small)])
 
-    whole, part = found.values()
+    whole, part = images.values()
     assert part.tokens < whole.tokens
     assert part.key != whole.key
 
@@ -120,9 +120,9 @@ def test_one_image_may_be_wanted_in_two_sizes(source):
 def test_without_a_folder_nothing_local_is_read(folder, settings):
     source = ImageSource.of(settings.model_copy(update={"allowed_roots": ()}))
 
-    found = load(source, str(folder / "good.png"), "good.png")
+    images = load(source, str(folder / "good.png"), "good.png")
 
-    assert [outcome.code for outcome in found.values()] == ["refused_source"] * 2
+    assert [outcome.code for outcome in images.values()] == ["refused_source"] * 2
     source.close()
 
 
@@ -143,7 +143,7 @@ def test_refused_credentials_are_no_images_fault():
 
 def test_credentials_refused_to_an_earlier_caller_are_tried_again():
     # given a fetch that is refused, with an answer that comes late
-    asked, answer = threading.Semaphore(0), threading.Event()
+    requested, answer = threading.Semaphore(0), threading.Event()
     calls = []
 
     class Renewed(Fetcher):
@@ -151,14 +151,14 @@ def test_credentials_refused_to_an_earlier_caller_are_tried_again():
             calls.append(uri)
             if len(calls) > 1:
                 return png(1)
-            asked.release()
+            requested.release()
             assert answer.wait(WAIT_S)
             raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
 
     source = ImageSource(Renewed(), Pool(1))
     with ThreadPoolExecutor(2) as callers:
         before = callers.submit(load, source, "s3://bucket/a.png")
-        assert asked.acquire(timeout=WAIT_S)
+        assert requested.acquire(timeout=WAIT_S)
         # when the same image is wanted after the credentials were renewed
         after = callers.submit(load, source, "s3://bucket/a.png")
         answer.set()
@@ -193,9 +193,9 @@ def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host
         for n in range(max(LOADS_AT_A_TIME, FETCHES_AT_A_TIME) + 1)
     ]
     # when a request that somebody waits for brings an image
-    (found,) = begin(Priority.interactive, "good.png").result(WAIT_S).values()
+    (image,) = begin(Priority.interactive, "good.png").result(WAIT_S).values()
     # then it is there before any of the others
-    assert isinstance(found, PreparedImage)
+    assert isinstance(image, PreparedImage)
     assert not any(future.done() for future in bulk)
     speaks.set()
     assert {o.code for future in bulk for o in future.result(WAIT_S).values()} == {"not_found"}
@@ -221,7 +221,7 @@ class Engine:
     """The margin of an image is the mean of its pixels."""
 
     provenance = PROVENANCE
-    sees = True
+    supports_images = True
     prompter = Prompter()
 
     prices = Prices()
@@ -257,12 +257,12 @@ def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkey
         {"id": "many", "query": "q", "documents": [{"image": f"{n}.png"} for n in range(count)]},
         {"id": "last", "query": "q", "documents": ["text"]},
     ]
-    given = tmp_path / "in.jsonl"
-    given.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = tmp_path / "out.jsonl"
     # when it is scored
     monkeypatch.setattr(offline, "load_engine", lambda *_, **__: Engine())
-    command = ["rerank", "score", str(given), "-o", str(out), "--model", "pocket-text"]
+    command = ["rerank", "score", str(source), "-o", str(out), "--model", "pocket-text"]
     monkeypatch.setattr(sys, "argv", [*command, "--image-preset", "reference"])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -273,8 +273,8 @@ def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkey
     assert [error["code"] for error in first["errors"]] == ["refused_source"]
     assert [(e["index"], e["code"]) for e in many["errors"]] == [(17, "not_found")]
     margins = {result["index"]: result["margin"] for result in many["results"]}
-    wanted = {number: mean for number, mean in enumerate(means) if number != 17}
-    assert margins == pytest.approx(wanted, abs=1e-3)
+    expected = {number: mean for number, mean in enumerate(means) if number != 17}
+    assert margins == pytest.approx(expected, abs=1e-3)
     ranked = [result["margin"] for result in many["results"]]
     assert ranked == sorted(ranked, reverse=True)
     assert len(last["results"]) == 1
@@ -284,21 +284,21 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     # given a device that does not end its first pack before the images of a second run are asked
     album(folder, 2 * IMAGES_AHEAD)
     asked_again = threading.Event()
-    seen = []
+    events = []
 
     class Slow(Engine):
         def score(self, pack):
-            seen.append(asked_again.wait(WAIT_S))
+            events.append(asked_again.wait(WAIT_S))
             return super().score(pack)
 
     class Watched:
         loads = 0
 
-        def load(self, wanted, *, urgent=False):
+        def load(self, refs, *, urgent=False):
             self.loads += 1
             if self.loads == 2:
                 asked_again.set()
-            return source.load(wanted)
+            return source.load(refs)
 
     documents = [Document(image=f"{n}.png") for n in range(2 * IMAGES_AHEAD)]
     whole = Slice(line=1, query="q", documents=documents, indices=list(range(len(documents))))
@@ -308,8 +308,8 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     outcomes, _ = Scorer(Prompter(), batcher, Watched()).score([whole], spec, threading.Event())
     batcher.close()
     # then the first pack saw the second run begin
-    assert seen
-    assert all(seen)
+    assert events
+    assert all(events)
     assert sum(len(outcome.results) for outcome in outcomes) == 2 * IMAGES_AHEAD
 
 
@@ -331,8 +331,8 @@ def test_what_is_kept_of_images_is_bounded(folder):
 
     recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)
     image = prepare_image(Image.new("RGB", (64, 64)))
-    wanted = [Wanted(str(n), OPTIONS) for n in range(5)]
-    for w in wanted:
+    refs = [ImageRef(str(n), OPTIONS) for n in range(5)]
+    for w in refs:
         recent.put(w, image)
-    assert [w.uri for w in wanted if recent.get(w)] == ["2", "3", "4"]
-    assert _Recent(1 << 20, max_age_s=-1).get(wanted[0]) is None
+    assert [w.uri for w in refs if recent.get(w)] == ["2", "3", "4"]
+    assert _Recent(1 << 20, max_age_s=-1).get(refs[0]) is None

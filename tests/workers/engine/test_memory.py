@@ -71,7 +71,7 @@ def test_of_several_gpus_the_fullest_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * (1 + device.index))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 * (1 + device.index))
 
-    found = memory.gpu_bytes(gpus)
+    fullest = memory.gpu_bytes(gpus)
 
-    assert found == {"used": 20, "reserved": 200, "free": 300, "total": 1000}
+    assert fullest == {"used": 20, "reserved": 200, "free": 300, "total": 1000}
     assert memory.gpu_bytes([CPU]) == {}

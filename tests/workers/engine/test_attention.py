@@ -178,7 +178,7 @@ def test_heads_of_one_query_per_key_work(prompt_of):
 
     space = Workspace(torch.float32)
     queries = torch.randn(len(tables.ids), heads.queries * heads.dim)
-    kv = torch.randn(tables.kept_rows + len(tables.ids), 2 * heads.kv * heads.dim)
+    kv = torch.randn(tables.prefix_rows + len(tables.ids), 2 * heads.kv * heads.dim)
     got = [
         grouped.GroupedAttention(tables, heads, space, CPU, sdpa=sdpa).all(queries, kv).clone()
         for sdpa in (False, True)

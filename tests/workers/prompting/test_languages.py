@@ -143,11 +143,11 @@ def test_a_process_of_ones_own_says_so_before_it_loads_the_model(
 ):
     monkeypatch.setattr(offline, "load_engine", lambda *_, **__: pytest.fail("loaded"))
     source = jsonl({"query": "q", "documents": ["a"]})
-    with pytest.raises(UsageError, match="languages cannot be told here"):
+    with pytest.raises(UsageError, match="no language detector is installed here"):
         offline.score_file(
             str(source), str(tmp_path / "out"), spec_of(instructions={"de": "a"}), Settings()
         )
-    with pytest.raises(UsageError, match="languages cannot be told here"):
+    with pytest.raises(UsageError, match="no language detector is installed here"):
         rerankfleet.Reranker("pocket-text", instructions={"de": "Finde"})
 
 
@@ -176,8 +176,8 @@ def test_margins_are_those_of_the_instruction_given_with_each_request(
         output = tmp_path / "out.jsonl"
         source = jsonl(*lines)
         offline.score_file(str(source), str(output), spec_of(**options), settings, force=True)
-        found = [json.loads(line) for line in output.read_text().splitlines()]
-        return {line["id"]: [r["margin"] for r in line["results"]] for line in found}
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
+        return {line["id"]: [r["margin"] for r in line["results"]] for line in lines}
 
     got = margins(lines, instruction=PLAIN, instructions=INSTRUCTIONS)
 

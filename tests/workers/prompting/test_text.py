@@ -29,7 +29,7 @@ def prompters(tokenizers) -> dict[str, TextPrompter]:
 
 def whole(prompt: Prompt | ItemError) -> list[int]:
     assert isinstance(prompt, Prompt)
-    return [*prompt.kept, *prompt.query, *prompt.document]
+    return [*prompt.prefix, *prompt.query, *prompt.document]
 
 
 def encode(prompter, query, documents, instruction=DEFAULT_INSTRUCTION, max_length=8192):
@@ -114,7 +114,7 @@ def test_a_query_that_leaves_no_room_for_the_document_is_reported(prompters):
 def test_pairs_of_a_request_share_their_parts(prompters):
     first, second = encode(prompters["qwen"], "what?", ["one", "two"])
     (other,) = encode(prompters["qwen"], "why?", ["one"])
-    assert first.kept is second.kept is other.kept
+    assert first.prefix is second.prefix is other.prefix
     assert first.query is second.query
     assert first.query != other.query
 
@@ -146,7 +146,7 @@ def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
     ]
     together = prompters["qwen"].encode_all(requests, max_length=8192)
     alone = [prompters["qwen"].encode_all([r], max_length=8192)[0] for r in requests]
-    assert [len(found) for found in together] == [2, 1, 0, 3]
+    assert [len(prompts) for prompts in together] == [2, 1, 0, 3]
     for one, other in zip(together, alone, strict=True):
         assert [p if isinstance(p, Prompt) else p.code for p in one] == [
             p if isinstance(p, Prompt) else p.code for p in other
@@ -156,9 +156,9 @@ def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
 def test_a_text_model_says_that_it_sees_no_images(prompters):
     image = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
     request = Request(Side("what?"), [Side("a gate", (image,)), Side("a gate")])
-    seen, read = prompters["qwen"].encode_all([request], max_length=8192)[0]
-    assert seen.code == "pictures_not_read"
-    assert isinstance(read, Prompt)
+    with_image, text_only = prompters["qwen"].encode_all([request], max_length=8192)[0]
+    assert with_image.code == "pictures_not_read"
+    assert isinstance(text_only, Prompt)
 
 
 def test_threads_share_a_prompter(prompters, passages):

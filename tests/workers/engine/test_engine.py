@@ -22,11 +22,11 @@ def worst(got, want) -> float:
 @pytest.fixture
 def pairs(passages, rng) -> list[tuple[str, str]]:
     """Queries with one, two and many documents."""
-    found = []
+    drawn = []
     for documents in (1, 2, 12, 1, 7):
         query = " ".join(rng.choice(passages).split()[: rng.randint(1, 12)])
-        found += [(query, document) for document in rng.sample(passages, documents)]
-    return found
+        drawn += [(query, document) for document in rng.sample(passages, documents)]
+    return drawn
 
 
 def test_margins_are_the_model_cards(engine, model_folder, pairs, encode, score, model_card):
@@ -113,11 +113,11 @@ def test_sentence_transformers_agrees(engine, model_folder, pairs, encode, score
 
 
 def test_the_self_test_agrees_with_the_unmodified_model(engine):
-    found = engine.self_test()
-    assert found.pairs == 8
-    assert found.largest_difference < found.tolerance == TOLERANCE
-    assert found.tokens_per_s > 0
-    assert 256 <= found.limit.tokens <= found.tokens_max
+    result = engine.self_test()
+    assert result.pairs == 8
+    assert result.largest_difference < result.tolerance == TOLERANCE
+    assert result.tokens_per_s > 0
+    assert 256 <= result.limit.tokens <= result.tokens_max
     assert engine.peak_memory_bytes() > 0
 
 
@@ -163,7 +163,7 @@ def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode
 
     engine = load_engine(str(model_folders["tied"]))
     good, bad = encode(engine, [("what?", "a stone"), ("what?", "\u00df")])
-    only_bad = set(bad.document) - {*good.kept, *good.query, *good.document}
+    only_bad = set(bad.document) - {*good.prefix, *good.query, *good.document}
     engine.decoder.embedding[only_bad.pop()] = float("nan")
     fine, broken = score(engine, [good, bad])
     assert fine == fine
@@ -184,7 +184,7 @@ def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
 
 def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score):
     roomy = load(model_folders["tied"])
-    need = 200 * roomy.decoder.kept_bytes_per_token
+    need = 200 * roomy.decoder.prefix_bytes_per_token
     tight = load(model_folders["tied"], kept_bytes=need)
     none = load(model_folders["tied"], kept_bytes=0)
     for number in range(8):
@@ -192,8 +192,8 @@ def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score)
         want = score(roomy, prompts)
         assert worst(score(tight, prompts), want) < TOLERANCE
         assert worst(score(none, prompts), want) < TOLERANCE
-        assert 0 < tight.kept.bytes <= need
-    assert none.kept.bytes == 0
+        assert 0 < tight.prefix_cache.bytes <= need
+    assert none.prefix_cache.bytes == 0
 
 
 @pytest.mark.parametrize(

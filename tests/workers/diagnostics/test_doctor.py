@@ -229,10 +229,10 @@ def test_a_tokeniser_without_what_the_template_needs_is_broken(copy, old, new, n
 
 def test_a_tokeniser_that_spells_the_answer_is_broken(copy):
     """Given one in which "yes" is two tokens."""
-    found = json.loads((copy / "tokenizer.json").read_text())
-    model = found["model"]
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    model = tokenizer["model"]
     model["merges"] = [pair for pair in model["merges"] if "".join(pair) != "yes"]
-    (copy / "tokenizer.json").write_text(json.dumps(found))
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
 
     assert "no single token 'yes'" in broken(list(check_model(str(copy))))["tokeniser"]
 
@@ -258,10 +258,10 @@ def test_ids_that_are_not_the_published_ones_are_broken(copy, monkeypatch):
     """Given a tokeniser as large as Qwen's, but with other ids."""
     monkeypatch.setattr(model_check, "QWEN_TOKENS", 100)
 
-    said = broken(list(check_model(str(copy))))
+    findings = broken(list(check_model(str(copy))))
 
-    assert "not 9693" in said["tokens"]
-    assert "the assistant turn is" in said["template"]
+    assert "not 9693" in findings["tokens"]
+    assert "the assistant turn is" in findings["template"]
 
 
 def test_ids_as_published_are_well(copy, monkeypatch):
@@ -276,8 +276,8 @@ def test_ids_as_published_are_well(copy, monkeypatch):
     (template,) = [c for c in check_model(str(copy)) if c.name == "template"]
     assert "the system turn has" in template.found
 
-    tokens = len(source.encode_template(model_check.PREFIX))
-    monkeypatch.setattr(model_check, "QWEN_PREFIX_TOKENS", tokens)
+    tokens = len(source.encode_template(model_check.SYSTEM_TURN))
+    monkeypatch.setattr(model_check, "QWEN_SYSTEM_TOKENS", tokens)
     assert broken(list(check_model(str(copy)))) == {}
 
 

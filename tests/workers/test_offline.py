@@ -23,7 +23,7 @@ class BrokenEngine:
     """Loads and passes its self-test; then every forward pass fails."""
 
     provenance = PROVENANCE
-    sees = False
+    supports_images = False
     prompter = SimpleNamespace(
         encode_all=lambda requests, **_: [
             [Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3])) for _ in request.documents]
@@ -98,12 +98,12 @@ def test_a_profile_scores_as_its_values_given_one_by_one(ranked, name):
         values += ["--instruction", profile.instruction]
     plain, _ = ranked(*values)
 
-    found, options = ranked("--profile", name)
+    by_profile, options = ranked("--profile", name)
 
     assert options["profile"] == name
     recorded = {n: value for n, value in profile.options.items() if n != "adaptive_temperature"}
     assert {n: options[n] for n in recorded} == recorded
-    for line, expected in zip(found, plain, strict=True):
+    for line, expected in zip(by_profile, plain, strict=True):
         margins = [result["margin"] for result in expected]
         assert [result["margin"] for result in line] == pytest.approx(margins, abs=1e-4)
         for result in line:

@@ -11,13 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankfleet.shared.observations import Observation
-from rerankfleet.workers.batch_limits.policies import (
-    Memory,
-    PolicySettings,
-    credible,
-    decide,
-    start,
-)
+from rerankfleet.workers.batch_limits.policies import credible, decide, start
+from rerankfleet.workers.batch_limits.settings import PolicySettings
+from rerankfleet.workers.batch_limits.state import PolicyState
 
 anything: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3)
@@ -78,36 +74,36 @@ rates = st.none() | st.tuples(st.floats(0, 10), st.floats(0, 1))
 
 
 def history(
-    settings: PolicySettings, memory: Memory, seen: Sequence[tuple[list[Observation], float]]
-) -> list[Memory]:
+    settings: PolicySettings, state: PolicyState, rounds: Sequence[tuple[list[Observation], float]]
+) -> list[PolicyState]:
     """The memories after each round, kept as JSON in between."""
-    found, now_s = [memory], 1e6
-    for observations, passed_s in seen:
+    states, now_s = [state], 1e6
+    for observations, passed_s in rounds:
         now_s += passed_s
-        kept = Memory.from_json(found[-1].to_json())
-        assert kept == found[-1]
-        found.append(decide(settings, kept, observations, now_s))
-    return found
+        kept = PolicyState.from_json(states[-1].to_json())
+        assert kept == states[-1]
+        states.append(decide(settings, kept, observations, now_s))
+    return states
 
 
 @given(all_settings(), st.integers(1, 200_000), st.integers(1, 5000), rates, rounds)
 def test_limits_stay_within_bounds_and_decisions_are_the_same_again(
-    settings, tokens, pairs, seeds, seen
+    settings, tokens, pairs, seeds, rounds
 ):
-    memory = start(settings, tokens, pairs, seeds)
-    memories = history(settings, memory, seen)
+    state = start(settings, tokens, pairs, seeds)
+    states = history(settings, state, rounds)
     low, high = (
         (settings.pairs_low, settings.pairs_high)
         if settings.policy == "thresholds"
         else (1, settings.pairs_max)
     )
-    for before, each in zip([memory, *memories], memories, strict=False):
+    for before, each in zip([state, *states], states, strict=False):
         assert settings.tokens_min <= each.tokens <= settings.tokens_max
         assert low <= each.pairs <= high
         assert each.reason
         assert each.changed == ((before.tokens, before.pairs) != (each.tokens, each.pairs))
         assert len(each.to_json()) < 6000
-    assert history(settings, memory, seen) == memories
+    assert history(settings, state, rounds) == states
 
 
 @given(
@@ -122,15 +118,15 @@ def test_no_limit_is_above_the_ceiling_before_that_rises(
     settings, tokens, seeds, before, failed, after
 ):
     # given packs that worked, then one that ran out of memory
-    memory = decide(settings, start(settings, tokens, rates=seeds), before, 1e6)
-    memory = decide(settings, memory, [failed], 1e6)
-    ceiling = memory.ceiling
+    state = decide(settings, start(settings, tokens, rates=seeds), before, 1e6)
+    state = decide(settings, state, [failed], 1e6)
+    ceiling = state.ceiling
     assert ceiling.tokens < failed.cost
     # when any packs follow within the time that the ceiling holds
     for number, packs in enumerate(after):
-        memory = decide(settings, memory, packs, 1e6 + ceiling.holds_s * number / 8)
+        state = decide(settings, state, packs, 1e6 + ceiling.holds_s * number / 8)
         # then the limit is at most the ceiling, or the least allowed
-        assert memory.tokens <= max(ceiling.tokens, settings.tokens_min) or not packs
+        assert state.tokens <= max(ceiling.tokens, settings.tokens_min) or not packs
 
 
 @given(
@@ -139,23 +135,25 @@ def test_no_limit_is_above_the_ceiling_before_that_rises(
     rates,
     st.lists(
         st.lists(
-            observed(lies=False, oom=False).map(lambda found: replace(found, limited_by="empty")),
+            observed(lies=False, oom=False).map(
+                lambda observation: replace(observation, limited_by="empty")
+            ),
             max_size=3,
         ),
         max_size=5,
     ),
 )
-def test_starved_packs_never_raise_a_limit(settings, tokens, seeds, seen):
-    memory = start(settings, tokens, rates=seeds)
-    memories = history(settings, memory, [(packs, 2.0) for packs in seen])
-    for before, each in pairwise(memories):
+def test_starved_packs_never_raise_a_limit(settings, tokens, seeds, rounds):
+    state = start(settings, tokens, rates=seeds)
+    states = history(settings, state, [(packs, 2.0) for packs in rounds])
+    for before, each in pairwise(states):
         assert each.tokens <= before.tokens
         assert each.pairs <= before.pairs
 
 
 @given(st.lists(observed(lies=True), max_size=8))
-def test_lies_among_the_truth_change_nothing(seen):
+def test_lies_among_the_truth_change_nothing(rounds):
     settings = PolicySettings()
-    memory = start(settings, 1000, rates=(0.05, 1e-4))
-    true = [found for found in seen if credible(found)]
-    assert decide(settings, memory, seen, 1e6) == decide(settings, memory, true, 1e6)
+    state = start(settings, 1000, rates=(0.05, 1e-4))
+    true = [observation for observation in rounds if credible(observation)]
+    assert decide(settings, state, rounds, 1e6) == decide(settings, state, true, 1e6)

@@ -11,49 +11,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from rerankfleet.shared.errors import EngineError, ItemError, OutOfDeviceMemory
+from rerankfleet.shared.errors import EngineError, ItemError
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.workers.batching.batcher import BULK_TURN, WARM_UP_PACKS, Batcher
-from rerankfleet.workers.batching.packing import Limit, Pack, Prices
+from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
+from tests.support.fake_engine import WAIT_S, FakeEngine, prompt
 from tests.support.wait import wait_until
-
-WAIT_S = 10
-
-
-def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:
-    """A document of `length` tokens; a FakeEngine scores it with `number`."""
-    return Prompt(Tokens.of([1, 2]), Tokens.of([query] * 2), Tokens.of([number] * length))
-
-
-class FakeEngine:
-    """Scores a document with its first token; can hold, fail and run out of memory."""
-
-    prices = Prices()
-
-    def __init__(self, fits: float = math.inf) -> None:
-        self.fits = fits  # documents in a pack
-        self.packs: list[list[int]] = []
-        self.freed = 0
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.fail_with: Exception | None = None
-
-    def score(self, pack: Pack) -> list[float]:
-        numbers = [next(iter(d)) for d in pack.documents()]
-        self.packs.append(numbers)
-        self.entered.set()
-        assert self.gate.wait(WAIT_S)
-        if 13 in numbers and self.fail_with is not None:
-            raise self.fail_with
-        if pack.pairs > self.fits or 99 in numbers:
-            raise OutOfDeviceMemory("full")
-        return [math.nan if n == 77 else float(n) for n in numbers]
-
-    def free(self) -> None:
-        self.freed += 1
 
 
 @pytest.fixture
@@ -290,13 +255,13 @@ def test_a_failure_holds_no_frames_of_the_forward_pass(engine, start, caplog):
 
 
 def test_what_is_observed_of_a_pack(engine, start):
-    seen = []
-    batcher = start(Limit(1000, pairs=7), on_pack=seen.append)
+    observations = []
+    batcher = start(Limit(1000, pairs=7), on_pack=observations.append)
     before_s = time.time()
     batcher.submit([prompt(1, 4), prompt(2, 6)]).result(WAIT_S)
-    wait_until(lambda: seen)
+    wait_until(lambda: observations)
 
-    (pack,) = seen
+    (pack,) = observations
     assert before_s <= pack.at_s <= time.time()
     assert (pack.pairs, pack.text_tokens, pack.image_tokens, pack.shared_tokens) == (2, 14, 0, 4)
     assert (pack.limited_by, pack.limit_tokens, pack.limit_pairs) == ("empty", 1000, 7)
@@ -309,62 +274,65 @@ def test_what_is_observed_of_a_pack(engine, start):
 def test_tokens_of_images_are_told_apart(start):
     visual = Visual("drawn", (np.zeros((64, 96, 3), np.uint8),))
     document = Tokens.of([9, *[0] * visual.tokens, 9], [(1, visual)])
-    seen = []
-    batcher = start(on_pack=seen.append)
+    observations = []
+    batcher = start(on_pack=observations.append)
     pairs = [Prompt(Tokens.of([1, 2]), Tokens.of([1] * 2), document)] * 2
     batcher.submit(pairs).result(WAIT_S)
-    wait_until(lambda: seen)
+    wait_until(lambda: observations)
 
-    assert (seen[0].image_tokens, seen[0].text_tokens) == (12, 8)
+    assert (observations[0].image_tokens, observations[0].text_tokens) == (12, 8)
 
 
 def test_the_first_packs_are_a_warm_up_and_so_is_one_after_memory_was_given_back(engine, start):
     engine.fits = 1
-    seen = []
-    batcher = start(on_pack=seen.append)
+    observations = []
+    batcher = start(on_pack=observations.append)
     for number in range(1, WARM_UP_PACKS + 2):
         batcher.submit([prompt(number)]).result(WAIT_S)
     batcher.submit([prompt(21), prompt(22)]).result(WAIT_S)
-    wait_until(lambda: len(seen) == WARM_UP_PACKS + 4)
+    wait_until(lambda: len(observations) == WARM_UP_PACKS + 4)
 
-    marks = [(pack.oom, pack.warm_up) for pack in seen]
+    marks = [(pack.oom, pack.warm_up) for pack in observations]
     assert marks[:WARM_UP_PACKS] == [(False, True)] * WARM_UP_PACKS
     assert marks[WARM_UP_PACKS:] == [(False, False), (True, False), (False, True), (False, False)]
 
 
 def test_a_pack_with_interactive_pairs_is_told_apart(engine, start):
-    seen = []
-    batcher = start(on_pack=seen.append)
+    observations = []
+    batcher = start(on_pack=observations.append)
     with held(engine, batcher):
         batcher.submit([prompt(1)], priority=Priority.bulk)
         batcher.submit([prompt(2)], priority=Priority.interactive)
-    wait_until(lambda: len(seen) == 2)
+    wait_until(lambda: len(observations) == 2)
 
-    assert [(pack.pairs, pack.interactive) for pack in seen] == [(1, False), (2, True)]
+    assert [(pack.pairs, pack.interactive) for pack in observations] == [(1, False), (2, True)]
 
 
 def test_a_pack_that_a_limit_did_not_end_is_not_said_to_be_limited(engine, start):
     """Given pairs that must not share a pack with others."""
-    seen = []
-    batcher = start(Limit(12), on_pack=seen.append)
+    observations = []
+    batcher = start(Limit(12), on_pack=observations.append)
     with held(engine, batcher):
         batcher.submit([prompt(1)], apart=True)
         batcher.submit([prompt(2), prompt(3), prompt(4), prompt(5)])
-    wait_until(lambda: sum(pack.pairs for pack in seen) == 6)
+    wait_until(lambda: sum(pack.pairs for pack in observations) == 6)
 
-    assert [(pack.pairs, pack.limited_by) for pack in seen[1:3]] == [(1, "empty"), (3, "limit")]
+    assert [(pack.pairs, pack.limited_by) for pack in observations[1:3]] == [
+        (1, "empty"),
+        (3, "limit"),
+    ]
 
 
 def test_a_pack_that_failed_is_no_measure(engine, start, caplog):
     engine.fail_with = ValueError("broken kernel")
-    seen = []
-    batcher = start(on_pack=seen.append)
+    observations = []
+    batcher = start(on_pack=observations.append)
     with pytest.raises(EngineError):
         batcher.submit([prompt(13)]).result(WAIT_S)
     batcher.submit([prompt(14)]).result(WAIT_S)
-    wait_until(lambda: seen)
+    wait_until(lambda: observations)
 
-    assert len(seen) == 1
+    assert len(observations) == 1
 
 
 def test_out_of_memory_halves_at_once_and_a_larger_limit_that_is_set_does_not_undo_it(
@@ -460,10 +428,10 @@ def test_a_large_submit_is_not_overtaken_for_ever_by_small_ones(engine, start):
         waiting = [batcher.submit([prompt(n)]) for n in (1, 2)]
         large = threading.Thread(target=lambda: batcher.submit([prompt(7)] * 20).result(WAIT_S))
         large.start()
-        wait_until(lambda: len(batcher._turns[1]) == 1)
+        wait_until(lambda: len(batcher._blocked[1]) == 1)
         small = threading.Thread(target=lambda: batcher.submit([prompt(3)]).result(WAIT_S))
         small.start()
-        wait_until(lambda: len(batcher._turns[1]) == 2)
+        wait_until(lambda: len(batcher._blocked[1]) == 2)
     for thread in (large, small):
         thread.join(WAIT_S)
         assert not thread.is_alive()

@@ -14,10 +14,10 @@ from rerankfleet.shared.errors import ItemError, ModelRefused
 from rerankfleet.workers.batching.packing import Pack, cost, pack_cost
 from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.engine.vision import Tower
-from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import SYSTEM_TURN, Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 from rerankfleet.workers.prompting.vl import SUFFIX, VLPrompter
-from tests.support.vl_model import VISION_TOKENS, build_vl_model
+from tests.support.vl_model import VISION_TOKENS
 
 TOLERANCE = 1e-4
 INSTRUCTION = "Find images of gates."
@@ -28,17 +28,6 @@ def image(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
     rng = np.random.default_rng([rows, columns, seed])
     drawn = rng.integers(0, 256, (frames, rows * 32, columns * 32, 3), np.uint8)
     return Visual(f"{rows}x{columns}-{seed}-{frames}", tuple(drawn))
-
-
-@pytest.fixture(scope="session")
-def vl_folder(tmp_path_factory):
-    """A seeded random Qwen3-VL model: two vision taps, untied head, interleaved axes."""
-    return build_vl_model(tmp_path_factory.mktemp("vl"))
-
-
-@pytest.fixture(scope="session")
-def vl_engine(vl_folder):
-    return load_engine(str(vl_folder), device="cpu")
 
 
 class Reference:
@@ -56,17 +45,17 @@ class Reference:
         self.special = set(ids(["<|im_start|>", "<|im_end|>", *VISION_TOKENS]))
 
     def side(self, side: Side) -> str:
-        found = ""
+        text = ""
         for seconds, visual in side.steps:
             pads = "<|video_pad|>" * visual.tokens
-            found += f"<{seconds:.1f} seconds><|vision_start|>{pads}<|vision_end|>"
+            text += f"<{seconds:.1f} seconds><|vision_start|>{pads}<|vision_end|>"
         for visual in side.images:
-            found += f"<|vision_start|>{'<|image_pad|>' * visual.tokens}<|vision_end|>"
-        return (found + side.text) or "NULL"
+            text += f"<|vision_start|>{'<|image_pad|>' * visual.tokens}<|vision_end|>"
+        return (text + side.text) or "NULL"
 
     def ids(self, query: Side, document: Side, instruction: str, max_length: int) -> list[int]:
         text = (
-            f"{PREFIX}<Instruct>: {instruction}<Query>:{self.side(query)}"
+            f"{SYSTEM_TURN}<Instruct>: {instruction}<Query>:{self.side(query)}"
             f"\n<Document>:{self.side(document)}<|im_end|>\n<|im_start|>assistant\n"
         )
         ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -111,14 +100,14 @@ class Reference:
         values = np.stack(frames).astype(np.float32) / 255
         values = (values - 0.5) / 0.5
         _, height, width, _ = values.shape
-        found = []
+        patches = []
         for y in range(0, height, 32):
             for x in range(0, width, 32):
                 for dy in (0, 16):
                     for dx in (0, 16):
                         patch = values[:, y + dy : y + dy + 16, x + dx : x + dx + 16]
-                        found.append(patch.transpose(3, 0, 1, 2).reshape(-1))
-        return torch.from_numpy(np.stack(found))
+                        patches.append(patch.transpose(3, 0, 1, 2).reshape(-1))
+        return torch.from_numpy(np.stack(patches))
 
 
 @pytest.fixture(scope="session")
@@ -128,8 +117,8 @@ def reference(vl_folder):
 
 def prompts_of(engine, query: Side, documents, **options) -> list[Prompt]:
     request = Request(query, documents, options.pop("instruction", INSTRUCTION))
-    (found,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
-    return found
+    (prompts,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
+    return prompts
 
 
 def score(engine, prompts) -> list[float]:
@@ -192,7 +181,7 @@ def test_parts_have_the_ids_of_the_whole(vl_engine, reference, instruction, q, d
     (prompt,) = prompts_of(vl_engine, query, [document], instruction=instruction)
     want = reference.ids(query, document, instruction, 8192)
     if not any("<|" in text for text in (instruction, q, d)):  # control tokens stay text here
-        assert [*prompt.kept, *prompt.query, *prompt.document] == want
+        assert [*prompt.prefix, *prompt.query, *prompt.document] == want
 
 
 @pytest.mark.parametrize("max_length", [60, 90, 100, 130, 190])
@@ -201,7 +190,7 @@ def test_images_are_never_cut_and_the_tail_of_the_text_is(max_length, vl_engine,
     document = Side("stone by the river " * 30, (image(3, 3),))
     (prompt,) = prompts_of(vl_engine, query, [document], max_length=max_length)
     want = reference.ids(query, document, INSTRUCTION, max_length)
-    assert [*prompt.kept, *prompt.query, *prompt.document] == want
+    assert [*prompt.prefix, *prompt.query, *prompt.document] == want
     assert prompt.truncated_tokens > 0
     assert score(vl_engine, [prompt]) == pytest.approx(
         [reference.margin(query, document, max_length=max_length)], abs=TOLERANCE
@@ -223,7 +212,7 @@ def test_a_documents_text_is_cut_and_its_images_are_not(images, most, vl_engine,
     # when so many tokens of it are read
     (prompt,) = prompts_of(vl_engine, query, [replace(images, text=text)], max_tokens_per_doc=most)
     # then it has the ids and the margin of the text that ends there
-    assert [*prompt.kept, *prompt.query, *prompt.document] == reference.ids(
+    assert [*prompt.prefix, *prompt.query, *prompt.document] == reference.ids(
         query, short, INSTRUCTION, 8192
     )
     assert prompt.truncated_tokens == len(ids) - most
@@ -252,7 +241,7 @@ def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
     query = Side("which", (image(2, 5),), video(2, 3, 1))
     document = Side("gate", (image(4, 1),), video(1, 2, 2))
     (prompt,) = prompts_of(vl_engine, query, [document])
-    parts = [prompt.kept, prompt.query, prompt.document]
+    parts = [prompt.prefix, prompt.query, prompt.document]
     got, start = [], 0
     for part in parts:
         got.append(part.positions(start))
@@ -269,37 +258,37 @@ def test_positions_are_those_of_the_unpacked_pair(vl_engine, reference):
 
 
 def test_an_image_passes_the_tower_once(vl_engine, monkeypatch):
-    seen = []
+    passed = []
     features = Tower.features
     monkeypatch.setattr(
-        Tower, "features", lambda self, visuals: seen.extend(visuals) or features(self, visuals)
+        Tower, "features", lambda self, visuals: passed.extend(visuals) or features(self, visuals)
     )
     vl_engine.free()
     images = [image(2, 2, seed) for seed in range(3)]
     queries = [Side(f"query {number}") for number in range(4)]
     for query in queries:  # a catalog: every query meets every image
         score(vl_engine, prompts_of(vl_engine, query, [Side(images=(i,)) for i in images]))
-    assert sorted(v.key for v in seen) == sorted(i.key for i in images)
+    assert sorted(v.key for v in passed) == sorted(i.key for i in images)
 
 
 def test_a_query_with_images_is_read_once_for_all_its_documents(vl_engine):
     query = Side("like this", (image(4, 4),))
     first, second = prompts_of(vl_engine, query, [Side("one"), Side("two")])
-    assert first.kept == second.kept
+    assert first.prefix == second.prefix
     assert len(first.query) == 0
     vl_engine.free()
     score(vl_engine, [first])
-    kept = vl_engine.kept.bytes
+    cached_bytes = vl_engine.prefix_cache.bytes
     score(vl_engine, [second])
-    assert vl_engine.kept.bytes == kept > 0
+    assert vl_engine.prefix_cache.bytes == cached_bytes > 0
 
 
 def test_the_features_kept_are_bounded(vl_folder):
     engine = load_engine(str(vl_folder), device="cpu", seen_bytes=20_000)
     for seed in range(6):
         score(engine, prompts_of(engine, Side("q"), [Side(images=(image(3, 3, seed),))]))
-        assert engine.seen.bytes <= 20_000
-    assert engine.seen.bytes > 0
+        assert engine.feature_cache.bytes <= 20_000
+    assert engine.feature_cache.bytes > 0
 
 
 def test_an_image_that_could_not_be_had_costs_its_own_pair(vl_engine):
@@ -383,10 +372,10 @@ def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
     got = make_reranker(instruction=INSTRUCTION).margins(
         {"query": "a gate", "documents": [{"image": one}, {"text": "stone", "image": [two, one]}]}
     )
-    seen = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
+    visuals = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
     want = [
-        reference.margin(Side("a gate"), Side(images=(seen[0],))),
-        reference.margin(Side("a gate"), Side("stone", (seen[1], seen[0]))),
+        reference.margin(Side("a gate"), Side(images=(visuals[0],))),
+        reference.margin(Side("a gate"), Side("stone", (visuals[1], visuals[0]))),
     ]
     assert got == pytest.approx(want, abs=TOLERANCE)
 
@@ -429,7 +418,7 @@ def test_an_image_costs_the_tower_until_its_features_are_kept(vl_engine):
     score(vl_engine, prompts)
     after = pack_cost(prompts, vl_engine.prices)
     tower = vl_engine.prices.tower(24) + vl_engine.prices.tower(4)
-    assert before - after == pytest.approx(tower + cost(len(prompts[0].kept), 0))
+    assert before - after == pytest.approx(tower + cost(len(prompts[0].prefix), 0))
     vl_engine.free()
     assert pack_cost(prompts, vl_engine.prices) == before
     assert vl_engine.prices.tower(48) > 2 * vl_engine.prices.tower(24) > 0  # with attention

@@ -11,16 +11,16 @@ import redis
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import BatchLimit
 from rerankfleet.workers.batch_limits.agent import OBSERVATIONS_MAX, LimitAgent, policy_of
-from rerankfleet.workers.batch_limits.policies import PolicySettings
+from rerankfleet.workers.batch_limits.settings import PolicySettings
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
+from tests.support.fake_engine import WAIT_S, FakeEngine, prompt
+from tests.support.packs import pack
 from tests.support.wait import wait_until
-from tests.workers.test_batcher import WAIT_S, FakeEngine, prompt
-from tests.workers.test_limits import pack
 
 
 @pytest.fixture
-def steering(fleet) -> LimitAgent:
+def agent(fleet) -> LimitAgent:
     return LimitAgent(fleet, "w1", PolicySettings(), reason="measured at start")
 
 
@@ -31,12 +31,12 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def batcher(engine):
-    found = Batcher(engine, Limit(1000))
-    yield found
-    found.close(drain=False)
+    made = Batcher(engine, Limit(1000))
+    yield made
+    made.close(drain=False)
 
 
-def test_a_limit_is_obeyed_from_the_next_pack(steering, batcher, engine, fleet):
+def test_a_limit_is_obeyed_from_the_next_pack(agent, batcher, engine, fleet):
     # given a worker in the middle of its pairs
     engine.gate.clear()
     first = batcher.submit([prompt(1)])
@@ -45,43 +45,45 @@ def test_a_limit_is_obeyed_from_the_next_pack(steering, batcher, engine, fleet):
     # when the monitor sets a limit
     limit = BatchLimit(tokens=250, pairs=2, reason="latency: why", at_s=5.0)
     fleet.set_limit("w1", limit)
-    steering.exchange(batcher)
+    agent.exchange(batcher)
     engine.gate.set()
     # then the pairs that wait are scored under it
     assert first.result(WAIT_S) == [1]
     assert rest.result(WAIT_S) == [2, 3, 4, 5, 6, 7]
     assert [len(numbers) for numbers in engine.packs] == [1, 2, 2, 2]
-    assert (steering.reason, steering.at_s) == ("latency: why", 5.0)
+    assert (agent.reason, agent.at_s) == ("latency: why", 5.0)
 
 
-def test_without_a_decision_nothing_changes(steering, batcher):
-    steering.exchange(batcher)
+def test_without_a_decision_nothing_changes(agent, batcher):
+    agent.exchange(batcher)
 
     assert batcher.limit == Limit(1000)
-    assert (steering.reason, steering.at_s) == ("measured at start", 0.0)
+    assert (agent.reason, agent.at_s) == ("measured at start", 0.0)
 
 
-@pytest.mark.parametrize(("told", "obeyed"), [(1, 64), (-5, 64), (10**12, 131_072), (2000, 2000)])
-def test_no_limit_leads_a_worker_out_of_its_bounds(steering, batcher, fleet, told, obeyed):
-    fleet.set_limit("w1", BatchLimit(tokens=told, pairs=-1))
+@pytest.mark.parametrize(
+    ("tokens", "applied"), [(1, 64), (-5, 64), (10**12, 131_072), (2000, 2000)]
+)
+def test_no_limit_leads_a_worker_out_of_its_bounds(agent, batcher, fleet, tokens, applied):
+    fleet.set_limit("w1", BatchLimit(tokens=tokens, pairs=-1))
 
-    steering.exchange(batcher)
+    agent.exchange(batcher)
 
-    assert batcher.limit == Limit(obeyed, 1)
+    assert batcher.limit == Limit(applied, 1)
 
 
-def test_what_was_observed_goes_out_once(steering, batcher, fleet):
+def test_what_was_observed_goes_out_once(agent, batcher, fleet):
     for cost in (100, 200):
-        steering.observe(pack(cost), memory_bytes=77, held_s=0)
-    steering.exchange(batcher)
-    steering.exchange(batcher)
+        agent.observe(pack(cost), memory_bytes=77, held_s=0)
+    agent.exchange(batcher)
+    agent.exchange(batcher)
 
-    assert [seen.cost for seen in fleet.observations("w1")[1]] == [100, 200]
-    assert {seen.memory_bytes for seen in fleet.observations("w1")[1]} == {77}
+    assert [observation.cost for observation in fleet.observations("w1")[1]] == [100, 200]
+    assert {observation.memory_bytes for observation in fleet.observations("w1")[1]} == {77}
 
 
 def test_a_redis_that_is_away_costs_nothing_but_old_observations(
-    steering, batcher, fleet, monkeypatch
+    agent, batcher, fleet, monkeypatch
 ):
     # given a Redis that is away for longer than observations are kept
     def away(*_):
@@ -90,15 +92,15 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
     with monkeypatch.context() as patch:
         patch.setattr(fleet, "push", away)
         for number in range(1, OBSERVATIONS_MAX + 11):
-            steering.observe(pack(number), memory_bytes=0, held_s=0)
+            agent.observe(pack(number), memory_bytes=0, held_s=0)
             if number % 100 == 0:
                 with pytest.raises(redis.ConnectionError):
-                    steering.exchange(batcher)
+                    agent.exchange(batcher)
     assert batcher.limit == Limit(1000)
     # when it is back
-    steering.exchange(batcher)
+    agent.exchange(batcher)
     # then the newest are told
-    costs = [seen.cost for seen in fleet.observations("w1")[1]]
+    costs = [observation.cost for observation in fleet.observations("w1")[1]]
     assert costs == list(range(11, OBSERVATIONS_MAX + 11))
 
 
@@ -113,14 +115,14 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
     ],
 )
 def test_preparing_is_idleness_with_shards_in_hand(
-    steering, batcher, fleet, idle_s, held_s, preparing_s
+    agent, batcher, fleet, idle_s, held_s, preparing_s
 ):
-    seen = replace(pack(), preparing_s=idle_s, forward_s=0.5)
-    steering.observe(seen, memory_bytes=0, held_s=held_s)
-    steering.exchange(batcher)
+    observation = replace(pack(), preparing_s=idle_s, forward_s=0.5)
+    agent.observe(observation, memory_bytes=0, held_s=held_s)
+    agent.exchange(batcher)
 
-    (found,) = fleet.observations("w1")[1]
-    assert found.preparing_s == pytest.approx(preparing_s)
+    (sent,) = fleet.observations("w1")[1]
+    assert sent.preparing_s == pytest.approx(preparing_s)
 
 
 def test_the_settings_become_a_policy():
@@ -168,9 +170,9 @@ def test_a_limit_that_changes_all_the_time_changes_no_margin(load, model_folders
             done.set()
 
     batcher = Batcher(engine, Limit(700), on_pack=change)
-    found = batcher.submit(prompts).result(60)
+    margins = batcher.submit(prompts).result(60)
     batcher.close()
     # then no margin does
     wait_until(done.is_set)
     assert set(packs) >= {limit.tokens for limit in limits}
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert margins == pytest.approx(expected, abs=1e-4)

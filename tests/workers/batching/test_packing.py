@@ -32,8 +32,8 @@ class Item:
     lane: int = 1
 
 
-def item(query: int, length: int, lane: int = 1, kept: int = 5) -> Item:
-    part = Tokens.of(range(kept))
+def item(query: int, length: int, lane: int = 1, prefix: int = 5) -> Item:
+    part = Tokens.of(range(prefix))
     return Item(Prompt(part, Tokens.of([query] * 4), Tokens.of([length] * length)), lane)
 
 
@@ -79,11 +79,11 @@ def test_a_pack_is_a_tree_that_keeps_every_document(triples):
     pack, order = Pack.of(prompts)
     assert sorted(order) == list(range(len(prompts)))
     assert list(pack.documents()) == [prompts[i].document for i in order]
-    assert len(pack.parts) == len({p.kept for p in prompts})
-    assert len(list(pack.queries())) == len({(p.kept, p.query) for p in prompts})
+    assert len(pack.parts) == len({p.prefix for p in prompts})
+    assert len(list(pack.queries())) == len({(p.prefix, p.query) for p in prompts})
     assert pack.pairs == len(prompts)
-    for kept in ((), {p.kept.key for p in prompts}):
-        tokens = pack.tokens(Prices(kept_parts=kept))
+    for prefix in ((), {p.prefix.key for p in prompts}):
+        tokens = pack.tokens(Prices(cached_prefixes=prefix))
         assert tokens.text + tokens.shared == sum(map(len, prompts))
     assert tokens.text == sum(len(q.tokens) for _, q in pack.queries()) + sum(
         map(len, pack.documents())
@@ -123,16 +123,16 @@ def test_the_query_that_waits_longest_goes_first():
 
 def test_an_image_goes_with_all_its_queries():
     """Given a catalog: its features are used and done with, whatever the number of images."""
-    kept = Tokens.of([1])
+    prefix = Tokens.of([1])
     images = [Visual(str(n), (np.zeros((32, 32, 3), np.uint8),)) for n in range(3)]
     waiting = [
-        Item(Prompt(kept, Tokens.of([query]), Tokens.of([9, 8], [(0, image)])))
+        Item(Prompt(prefix, Tokens.of([query]), Tokens.of([9, 8], [(0, image)])))
         for query in range(4)
         for image in images
     ]
     taken, _ = plan(waiting, Limit(13), TEXT)
-    seen = [i.prompt.document.visuals[0][1].key for i in taken]
-    assert seen == ["0"] * 4
+    keys = [i.prompt.document.visuals[0][1].key for i in taken]
+    assert keys == ["0"] * 4
 
 
 def test_tokens_of_images_and_of_video_frames_are_told_apart():
@@ -146,11 +146,11 @@ def test_tokens_of_images_and_of_video_frames_are_told_apart():
 
 
 def test_a_query_with_an_image_is_computed_once_and_then_kept():
-    kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
-    pack, _ = Pack.of([Prompt(kept, Tokens.of([]), Tokens.of([3] * n)) for n in (4, 5)])
+    prefix = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
+    pack, _ = Pack.of([Prompt(prefix, Tokens.of([]), Tokens.of([3] * n)) for n in (4, 5)])
 
     assert pack.tokens(TEXT) == PackTokens(text=10, image=1, video=0, shared=2)
-    later = pack.tokens(Prices(kept_parts={kept.key}))
+    later = pack.tokens(Prices(cached_prefixes={prefix.key}))
     assert later == PackTokens(text=9, image=0, video=0, shared=4)
 
 
@@ -190,7 +190,7 @@ def test_a_query_with_an_image_is_paid_for_once_a_pack():
 def test_an_image_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
     """Given a tower that costs ten tokens an image, and one of two images that is kept."""
     new, old = (Visual(name, (np.zeros((32, 32, 3), np.uint8),)) for name in ("new", "old"))
-    prices = Prices(tower=lambda tokens: 10.0 * tokens, kept_images={"old"})
+    prices = Prices(tower=lambda tokens: 10.0 * tokens, cached_images={"old"})
 
     def of(visual: Visual, queries: int) -> list[Item]:
         document = Tokens.of([9, 8], [(0, visual)])
@@ -208,9 +208,9 @@ def test_an_image_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
 
 
 def test_a_query_with_an_image_is_free_once_it_is_kept():
-    kept = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
-    prompt = Prompt(kept, Tokens.of([]), Tokens.of([3]))
+    prefix = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
+    prompt = Prompt(prefix, Tokens.of([]), Tokens.of([3]))
     before = Prices(tower=lambda tokens: 10.0 * tokens)
-    after = Prices(tower=lambda tokens: 10.0 * tokens, kept_parts={kept.key})
+    after = Prices(tower=lambda tokens: 10.0 * tokens, cached_prefixes={prefix.key})
     spent = pack_cost([prompt], before) - pack_cost([prompt], after)
     assert spent == pytest.approx(12, rel=0.01)  # its two tokens, and the tower

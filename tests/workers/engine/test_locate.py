@@ -71,15 +71,15 @@ def test_a_hub_name_that_cannot_be_had_says_why(error, sentence, monkeypatch):
 
 
 def test_a_hub_name_is_downloaded_at_its_revision(model_folder, monkeypatch):
-    asked = []
+    requests = []
 
     def download(name, revision, allow_patterns):
-        asked.append((name, revision))
+        requests.append((name, revision))
         return str(model_folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert resolve_model("owner/model", "abc") == model_folder
-    assert asked == [("owner/model", "abc")]
+    assert requests == [("owner/model", "abc")]
 
 
 @pytest.fixture

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 
 import pytest
 
-from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.state.connection import Connection, Scripts
 from rerankfleet.shared.state.fleet import Fleet
 from rerankfleet.shared.state.keys import Keys
 from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.batch_limits.decide import set_limits
-from rerankfleet.workers.batch_limits.policies import PolicySettings
+from rerankfleet.workers.batch_limits.settings import PolicySettings
 from tests.support.fleet import worker_row
+from tests.support.packs import TOKENS, pack
 
-TOKENS = 4096
 TARGET_MS = 500.0
 POLICY = PolicySettings(latency_target_ms=TARGET_MS)
 
@@ -32,30 +30,6 @@ def serve(fleet):
         return worker_id
 
     return beat
-
-
-def seconds(cost: float) -> float:
-    """What a pack takes on a device that is much too slow for the first limit."""
-    return 0.05 + cost / 2000
-
-
-def pack(cost: float = TOKENS, **fields) -> Observation:
-    found = Observation(
-        at_s=1000.0,
-        pairs=max(1, int(cost / 80)),
-        text_tokens=int(cost),
-        image_tokens=0,
-        shared_tokens=0,
-        cost=cost,
-        waiting_s=1.0,
-        preparing_s=0.0,
-        forward_s=seconds(cost),
-        memory_bytes=1 << 30,
-        limited_by="limit",
-        limit_tokens=int(cost),
-        limit_pairs=1024,
-    )
-    return replace(found, **fields)
 
 
 def drive(fleet: Fleet, worker_id: str, ticks: int = 12, packs: int = 10) -> int:
@@ -77,12 +51,12 @@ def test_a_worker_that_is_late_gets_smaller_packs_and_everyone_can_see_why(fleet
     tokens = drive(fleet, "w1")
 
     assert 100 < tokens <= 1000  # about 900 take the half second
-    found = fleet.limit("w1")
-    assert found.reason.startswith("latency")
-    assert found.at_s > 0
+    limit = fleet.limit("w1")
+    assert limit.reason.startswith("latency")
+    assert limit.at_s > 0
     history = fleet.limits("w1")
     assert [past.tokens for past in history][-1] == tokens
-    assert all(past.reason and past.at_s <= found.at_s for past in history)
+    assert all(past.reason and past.at_s <= limit.at_s for past in history)
 
 
 def test_a_worker_that_observed_nothing_keeps_its_limit(fleet, serve):
@@ -115,9 +89,9 @@ def test_two_monitors_at_once_act_once(fleet, serve, client, settings):
         """A monitor that another one overtakes between its reading and its writing."""
 
         def observations(self, worker_id, after=""):
-            found = super().observations(worker_id, after)
+            observations = super().observations(worker_id, after)
             set_limits(rival)
-            return found
+            return observations
 
     for decisions in (1, 2, 3):
         fleet.push("w1", [pack(TOKENS / decisions)] * 5)
@@ -164,15 +138,15 @@ def test_a_lying_observation_neither_kills_a_tick_nor_moves_a_limit(
     honest = [pack(settled * share) for share in (1, 0.6, 0.9, 0.5)]
     # when another one of its name lies, between honest packs
     false = json.dumps({name: getattr(pack(), name) for name in pack().__slots__} | lie)
-    for seen in honest * 3:
-        fleet.push("w1", [seen])
+    for observation in honest * 3:
+        fleet.push("w1", [observation])
         client.xadd(store.keys.packs("w1"), {"pack": false})
     client.xadd(store.keys.packs("w1"), {"pack": '{"pairs":'})
     set_limits(fleet)
     # then the limit is about what it was, and everything was read
-    found = fleet.limit("w1")
-    assert found.tokens == pytest.approx(settled, rel=0.15)
-    assert fleet.observations("w1", after=found.cursor)[1] == []
+    limit = fleet.limit("w1")
+    assert limit.tokens == pytest.approx(settled, rel=0.15)
+    assert fleet.observations("w1", after=limit.cursor)[1] == []
 
 
 def test_what_goes_wrong_with_one_worker_does_not_touch_the_others(fleet, serve):
@@ -196,9 +170,9 @@ def test_the_next_limit_respects_what_ran_out_of_memory(fleet, serve):
 
     set_limits(fleet)
 
-    found = fleet.limit("w1")
-    assert found.tokens < TOKENS
-    assert found.reason.startswith("memory")
+    limit = fleet.limit("w1")
+    assert limit.tokens < TOKENS
+    assert limit.reason.startswith("memory")
 
 
 @pytest.mark.parametrize("policy", ["model", "thresholds", "aimd", "fixed"])
@@ -207,9 +181,9 @@ def test_every_policy_works_through_redis(fleet, serve, policy):
 
     drive(fleet, "w1", ticks=4)
 
-    found = fleet.limit("w1")
-    assert found.version == 4
-    assert found.reason
+    limit = fleet.limit("w1")
+    assert limit.version == 4
+    assert limit.reason
 
 
 def test_without_remembrance_a_policy_starts_from_the_limit_in_force(fleet, serve, client, store):

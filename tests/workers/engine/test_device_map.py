@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankfleet.shared.errors import ModelRefused
-from rerankfleet.workers.engine.attention import Spread
-from rerankfleet.workers.engine.device_map import share_out, spread
+from rerankfleet.workers.engine.attention import PerDeviceAttention
+from rerankfleet.workers.engine.device_map import assign_layers, place_on
 from rerankfleet.workers.engine.load import _devices
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=60), st.integers(1, 8))
 def test_layers_stay_in_order_and_shares_are_fair(sizes, parts):
-    shares = share_out(sizes, parts)
+    shares = assign_layers(sizes, parts)
 
     assert shares == sorted(shares)
     assert set(shares) <= set(range(parts))
@@ -27,8 +27,8 @@ def test_layers_stay_in_order_and_shares_are_fair(sizes, parts):
 
 
 def test_equal_layers_are_dealt_out_evenly():
-    assert share_out([7] * 36, 2) == [0] * 18 + [1] * 18
-    assert [share_out([7] * 36, 4).count(part) for part in range(4)] == [9] * 4
+    assert assign_layers([7] * 36, 2) == [0] * 18 + [1] * 18
+    assert [assign_layers([7] * 36, 4).count(part) for part in range(4)] == [9] * 4
 
 
 @pytest.mark.parametrize("heads", ["tied", "untied"])
@@ -39,7 +39,7 @@ def test_a_spread_models_own_forward_goes_on_working(heads, model_folders):
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
         want = model(ids, use_cache=False).logits
-        spread(model, [CPU, CPU])
+        place_on(model, [CPU, CPU])
         got = model(ids, use_cache=False).logits
     assert torch.equal(got, want)
 
@@ -52,7 +52,7 @@ def test_attention_runs_where_its_keys_are():
         def last(self, queries, kv):
             return "last"
 
-    attention, rows = Spread({CPU: Here()}), torch.zeros(1)
+    attention, rows = PerDeviceAttention({CPU: Here()}), torch.zeros(1)
     assert attention.all(rows, rows) == "all"
     assert attention.last(rows, rows) == "last"
 
@@ -63,7 +63,7 @@ def test_more_gpus_than_there_are_is_refused_in_one_sentence(monkeypatch):
 
     assert _devices("cuda", 2) == [torch.device("cuda", 0), torch.device("cuda", 1)]
     assert _devices("cpu", 2) == [CPU]
-    with pytest.raises(ModelRefused, match="over 2 GPUs from cuda:1 on, torch sees 2"):
+    with pytest.raises(ModelRefused, match="needs 2 GPUs from cuda:1 on, torch sees 2"):
         _devices("cuda:1", 2)
 
 

@@ -27,13 +27,13 @@ class Prompter:
     """A prompt of a document "17" has the one token 17; a query "bad" has none."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, int]] = []
+        self.encoded: list[tuple[str, int]] = []
 
     def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         return [self._encode(request, max_length) for request in requests]
 
     def _encode(self, request, max_length):
-        self.asked.append((request.instruction, max_length))
+        self.encoded.append((request.instruction, max_length))
         if request.query.text == "bad":
             error = ItemError("query_too_long", "the query alone is too long", hint="shorten it")
             return [error] * len(request.documents)
@@ -159,12 +159,12 @@ def test_a_query_that_cannot_be_asked_fails_its_own_pairs(scorer, stop):
 
 def test_the_most_particular_instruction_is_asked(scorer, prompter, stop):
     slices = [a_slice(1, 1), a_slice(2, 2, instruction="its own")]
-    prompter.asked.clear()
+    prompter.encoded.clear()
 
     scorer.score(slices, spec_of(max_length=256), stop)
     scorer.score(slices[:1], spec_of(instruction="the job's"), stop)
 
-    assert prompter.asked == [(None, 256), ("its own", 256), ("the job's", 8192)]
+    assert prompter.encoded == [(None, 256), ("its own", 256), ("the job's", 8192)]
 
 
 @pytest.mark.parametrize("breaks", [{13}, {0}, {99}, {3, 4, 50}, set(range(100))])

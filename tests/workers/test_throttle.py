@@ -53,57 +53,57 @@ def consumer() -> Consumer:
 
 
 @pytest.fixture
-def gate() -> ConsumerThrottle:
+def throttle() -> ConsumerThrottle:
     return ConsumerThrottle(BULK, limit=2)
 
 
-def take(gate: ConsumerThrottle, consumer: Consumer, queue: str) -> None:
-    gate.received(consumer, SimpleNamespace(delivery_info={"routing_key": queue}))
+def take(throttle: ConsumerThrottle, consumer: Consumer, queue: str) -> None:
+    throttle.received(consumer, SimpleNamespace(delivery_info={"routing_key": queue}))
 
 
-def test_a_worker_listens_to_everything_until_its_hands_are_full(gate, consumer):
-    take(gate, consumer, BULK[0])
+def test_a_worker_consumes_all_queues_until_its_slots_are_full(throttle, consumer):
+    take(throttle, consumer, BULK[0])
     assert consumer.listens == model_queues("m")
 
-    take(gate, consumer, BULK[1])
+    take(throttle, consumer, BULK[1])
 
     assert consumer.listens == [INTERACTIVE]
 
 
-def test_interactive_messages_do_not_count(gate, consumer):
+def test_interactive_messages_do_not_count(throttle, consumer):
     for _ in range(9):
-        take(gate, consumer, INTERACTIVE)
-        gate.done(INTERACTIVE)
+        take(throttle, consumer, INTERACTIVE)
+        throttle.done(INTERACTIVE)
     assert consumer.listens == model_queues("m")
 
 
-def test_a_hand_that_comes_free_listens_again_in_the_event_loop_most_urgent_first(gate, consumer):
-    take(gate, consumer, BULK[0])
-    take(gate, consumer, BULK[0])
+def test_a_free_slot_is_consumed_for_in_the_event_loop_most_urgent_first(throttle, consumer):
+    take(throttle, consumer, BULK[0])
+    take(throttle, consumer, BULK[0])
 
-    gate.done(BULK[0])
+    throttle.done(BULK[0])
     assert consumer.listens == [INTERACTIVE]
     consumer.turn()
 
     assert consumer.listens == model_queues("m")
 
 
-def test_a_hand_that_was_filled_meanwhile_listens_to_nothing_more(gate, consumer):
-    take(gate, consumer, BULK[0])
-    take(gate, consumer, BULK[0])
-    gate.done(BULK[0])
-    take(gate, consumer, BULK[0])  # it was on its way
+def test_a_slot_that_was_filled_meanwhile_consumes_nothing_more(throttle, consumer):
+    take(throttle, consumer, BULK[0])
+    take(throttle, consumer, BULK[0])
+    throttle.done(BULK[0])
+    take(throttle, consumer, BULK[0])  # it was on its way
 
     consumer.turn()
 
     assert consumer.listens == [INTERACTIVE]
 
 
-def test_a_connection_lost_while_listening_again_forgets_no_queue(gate, consumer):
+def test_a_connection_lost_while_listening_again_forgets_no_queue(throttle, consumer):
     """Given a connection that is lost just when a hand comes free."""
-    take(gate, consumer, BULK[0])
-    take(gate, consumer, BULK[0])
-    gate.done(BULK[0])
+    take(throttle, consumer, BULK[0])
+    take(throttle, consumer, BULK[0])
+    throttle.done(BULK[0])
     consumer.lost = True
 
     with pytest.raises(ConnectionError):
@@ -113,22 +113,22 @@ def test_a_connection_lost_while_listening_again_forgets_no_queue(gate, consumer
 
 
 def test_interactive_messages_have_a_bound_and_come_first_again(consumer):
-    gate = ConsumerThrottle([INTERACTIVE], limit=2, behind=BULK)
+    throttle = ConsumerThrottle([INTERACTIVE], limit=2, behind=BULK)
     for _ in range(2):
-        take(gate, consumer, INTERACTIVE)
+        take(throttle, consumer, INTERACTIVE)
     assert consumer.listens == BULK
 
-    gate.done(INTERACTIVE)
+    throttle.done(INTERACTIVE)
     consumer.turn()
 
     assert consumer.listens == model_queues("m")
 
 
-def test_bulk_queues_that_were_left_stay_left_when_interactive_is_taken_up(gate, consumer):
+def test_bulk_queues_that_were_left_stay_left_when_interactive_is_taken_up(throttle, consumer):
     quick = ConsumerThrottle([INTERACTIVE], limit=1, behind=BULK)
     take(quick, consumer, INTERACTIVE)
     for _ in range(2):
-        take(gate, consumer, BULK[0])
+        take(throttle, consumer, BULK[0])
     assert consumer.listens == []
 
     quick.done(INTERACTIVE)
@@ -137,7 +137,7 @@ def test_bulk_queues_that_were_left_stay_left_when_interactive_is_taken_up(gate,
     assert consumer.listens == [INTERACTIVE]
 
 
-def test_a_queue_that_was_left_is_among_those_taken_up_after_a_reconnection(gate):
+def test_a_queue_that_was_left_is_among_those_taken_up_after_a_reconnection(throttle):
     """Given Celery's own book of queues, from which a new connection starts."""
     app = Celery(set_as_current=False)
     app.conf.task_queues = as_queues(model_queues("m"))
