@@ -65,7 +65,7 @@ def _model(client: Client, name: str, workers: list[WorkerRow]) -> dict[str, Any
         "owned_by": "rerankfleet",
         "state": _state(workers),
         "workers": len(workers),
-        "sees": first.sees,
+        "sees": first.supports_images,
         "pairs_per_s": sum(worker.pairs_per_s for worker in workers),
         "stats": {
             "queue_absolute": waiting,

@@ -31,7 +31,7 @@ class Slice(Frozen):
     """A contiguous run of one request's items in the job's cut order: what a shard file holds.
 
     Each pair is one item, and so is each line without pairs. Items to be scored come first
-    (`documents`, with their `indices` in the request), then those decided at the door (`failures`).
+    (`documents`, with their `indices` in the request), then those refused already (`failures`).
     """
 
     line: int

@@ -160,5 +160,5 @@ def test_the_fleet_is_shown(browser: Browser, stack: Stack) -> None:
     browser.open(f"{stack.gateway}/#/fleet")
     browser.wait_text(".worker", f"pid {worker.pid}")
     assert "1,024 pairs" in browser.text(".worker")
-    assert "Because" in browser.text(".worker")
+    assert "Reason" in browser.text(".worker")
     assert browser.wait(".chart .line")

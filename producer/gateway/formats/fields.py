@@ -46,7 +46,7 @@ IDEMPOTENT: dict[str, Any] = {
         }
     ]
 }
-"""What the OpenAPI document says of routes that take the header."""
+"""The header in the OpenAPI document of a route that takes it."""
 
 
 def refuse_many(value: Any) -> Any:

@@ -56,7 +56,7 @@ class RerankBody(RequestOptions, ResultOptions):
         default=None, description="unset: without the bytes of data: URIs"
     )
     raw_scores: bool | None = Field(default=None, description="relevance_score is the margin")
-    use_activation: bool | None = Field(default=None, description="vLLM's word for the opposite")
+    use_activation: bool | None = Field(default=None, description="vLLM's name for the opposite")
     mode: Literal["sync", "async"] | None = Field(
         default=None, description="async: a job, answered with 202 at once"
     )
@@ -74,7 +74,7 @@ class RerankBody(RequestOptions, ResultOptions):
 
     @property
     def of_the_answer(self) -> dict[str, Any]:
-        """Fields that are about an answer alone, where they were given."""
+        """Fields that only concern an answer, where they are set."""
         named = ("return_documents", "raw_scores", "use_activation")
         return {name: getattr(self, name) for name in named if name in self.model_fields_set}
 
@@ -91,9 +91,9 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     openapi_extra=IDEMPOTENT,
 )
 async def rerank(request: Request, body: RerankBody) -> Response:
-    """Documents by relevance, best first. A bad image costs only its own document.
+    """Documents by relevance, best first. A bad image fails only its own document.
 
-    With `Accept: text/event-stream` the request's stages are told as events: `queued`, `scoring`,
+    With `Accept: text/event-stream` the request's stages are sent as events: `queued`, `scoring`,
     then `answer` or `error`.
     """
     return await answer(gateway_of(request), request, body)
@@ -111,7 +111,7 @@ _EITHER = {"anyOf": [tei.TeiBody.model_json_schema(), {"$ref": "#/components/sch
 async def rerank_either(
     request: Request, body: Annotated[dict[str, Any], WithJsonSchema(_EITHER), Body()]
 ) -> Response:
-    """`texts` in the body says that TEI's bare list is expected."""
+    """With `texts` in the body the response is TEI's bare list."""
     if "texts" in body:
         request.scope[SHAPE] = "tei"
         return await tei.answer(gateway_of(request), request, body_of(tei.TeiBody, body))
@@ -119,16 +119,16 @@ async def rerank_either(
 
 
 def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
-    """A body of a shape that its own fields tell. Raises RequestValidationError."""
+    """The fields as a body of this kind. Raises RequestValidationError."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found, body=fields) from None
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(errors, body=fields) from None
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
-    """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
+    """Score a request and answer in the superset of all shapes, with its stages if requested."""
     most = gateway.client.settings.max_documents_per_request
     asked = Asked(
         content_of(body.query, ("query",)),
@@ -154,7 +154,7 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
 async def _accept(
     gateway: Gateway, request: Request, body: RerankBody, asked: Asked, key: str | None
 ) -> Response:
-    """Make a job of a request, and tell where its results will be."""
+    """Make a job of a request, and answer where its results will be."""
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
     with taken(gateway.jobs, "new jobs"):
@@ -204,23 +204,23 @@ def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
     }
 
 
-def usage(found: Answer) -> dict[str, int]:
-    """What a request cost, rejected and cut-off documents included."""
-    tokens = found.job.progress.tokens
+def usage(answer: Answer) -> dict[str, int]:
+    """What a request cost, including rejected documents and those cut off by top_n."""
+    tokens = answer.job.progress.tokens
     return {
         "prompt_tokens": tokens,
         "total_tokens": tokens,
-        "image_tokens": sum(scored.tokens or 0 for scored in found.scored),
-        "images": sum(len(scored.images or ()) for scored in found.scored),
+        "image_tokens": sum(scored.tokens or 0 for scored in answer.scored),
+        "images": sum(len(scored.images or ()) for scored in answer.scored),
     }
 
 
 def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[str, Any]:
-    told = {**result, "logit": result["margin"]}
+    ranked = {**result, "logit": result["margin"]}
     if body.wants_margins:
-        told["relevance_score"] = result["margin"]
+        ranked["relevance_score"] = result["margin"]
     if explained := result.get("explain"):
-        told["explain"] = {
+        ranked["explain"] = {
             "visual_match": explained["visual_match"],
             "text_alignment": explained["text_alignment"],
             "cross_modal_consistency": explained["consistency"],
@@ -228,21 +228,21 @@ def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[s
         }
     if body.return_documents is not False:
         document = asked.documents[result["index"]]
-        told["document"] = _document(document, whole=bool(body.return_documents))
-    return told
+        ranked["document"] = _document(document, whole=bool(body.return_documents))
+    return ranked
 
 
 def _document(document: Any, *, whole: bool) -> dict[str, Any]:
-    """A document as Jina and vLLM return it; the bytes of data: URIs only where asked for."""
+    """A document as Jina and vLLM return it; the bytes of data: URIs only if `whole`."""
     fields = {"text": document} if isinstance(document, str) else dict(document)
     images = fields.get("image") or []
     uris = [images] if isinstance(images, str) else images
     kept = [uri for uri in uris if whole or not uri.startswith("data:")]
     parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in kept]
-    told = {"text": fields.get("text"), "multi_modal": parts or None}
-    return {**told, "image": kept[0] if len(kept) == 1 else kept} if kept else told
+    returned = {"text": fields.get("text"), "multi_modal": parts or None}
+    return {**returned, "image": kept[0] if len(kept) == 1 else kept} if kept else returned
 
 
 def _outcome(error: Mapping[str, Any]) -> dict[str, Any]:
-    """A document without a score. Its line is always the first: not worth telling."""
+    """A document without a score. Its line is left out: it is always the first."""
     return {"index": error.get("index")} | {k: v for k, v in error.items() if k != "line"}
