@@ -77,7 +77,7 @@ def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
     keep("job-running")
     # when the worker is killed while somebody watches
     before = pairs_done(browser)
-    stack.kill("-m workers ")
+    stack.kill("-m rerankfleet.workers ")
     # then the page says so while nobody works, unless another one was quicker
     wait_until(
         lambda: re.search("no worker|loading|^$", browser.text(".reason")),

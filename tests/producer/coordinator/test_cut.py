@@ -7,19 +7,16 @@ from collections.abc import Iterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerankfleet.producer import shard_size as shard_size_module
+from rerankfleet.producer import shard_size as shard_sizes
 from rerankfleet.producer.coordinator import cut as cutting
 from rerankfleet.producer.coordinator.cut import Cut, cut
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.shard_size import (
     ShardSize,
-    content_tokens,
     costs,
-    shard_size,
     slice_tokens,
 )
-from rerankfleet.shared.content.content import Content, Document, Video
-from rerankfleet.shared.content.images import ImageSpec
+from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
@@ -64,7 +61,6 @@ def inputs(draw) -> list[Piece]:
 
 sizes = st.builds(ShardSize, tokens=st.floats(1, 2000), pairs=st.integers(1, 20))
 
-
 START = Cursor()
 
 
@@ -75,7 +71,7 @@ def reads(lines: Sequence[Piece], cursor: Cursor = START) -> Iterator[Read]:
 
 
 def items(cuts: Sequence[Cut]) -> list[Item]:
-    return [item for found in cuts for item in all_items(found.slices)]
+    return [item for shard in cuts for item in all_items(shard.slices)]
 
 
 def all_items(pieces: Sequence[Piece]) -> list[Item]:
@@ -94,12 +90,12 @@ def test_every_item_is_in_exactly_one_shard_in_order(lines, size):
 
     assert items(cuts) == all_items(lines)
     at = 0
-    for found in cuts:
-        assert found.start == at
-        assert found.end - found.start == sum(piece.items for piece in found.slices)
-        assert found.end - found.start <= size.pairs
-        assert all(piece.items for piece in found.slices)
-        at = found.end
+    for shard in cuts:
+        assert shard.start == at
+        assert shard.end - shard.start == sum(piece.items for piece in shard.slices)
+        assert shard.end - shard.start <= size.pairs
+        assert all(piece.items for piece in shard.slices)
+        at = shard.end
     assert cuts[-1].cursor == Cursor(
         offset=10 * len(lines), line=len(lines), item=at, previous=7 * len(lines)
     )
@@ -126,20 +122,16 @@ def test_every_shard_but_the_last_makes_progress(lines, size):
 
     places = [(c.cursor.line, c.cursor.item) for c in cuts[:-1]]
     assert places == sorted(set(places))
-    assert all(found.slices for found in cuts[:-1])
+    assert all(shard.slices for shard in cuts[:-1])
 
 
 @given(inputs(), sizes)
 def test_a_shard_costs_about_its_size_unless_one_pair_does_not_fit(lines, size):
-    for found in cut(reads(lines), Cursor(), size):
-        tokens = sum(tokens_of(piece) for piece in found.slices)
-        last = tokens_of(found.slices[-1]) if found.slices else 0
+    for shard in cut(reads(lines), Cursor(), size):
+        tokens = sum(tokens_of(piece) for piece in shard.slices)
+        last = tokens_of(shard.slices[-1]) if shard.slices else 0
         slack = cutting.SLIVER * size.tokens
-        one = (
-            shard_size_module.REQUEST_TOKENS
-            + shard_size_module.pair_tokens(Document(text="x" * 400))
-            + 10
-        )
+        one = shard_sizes.REQUEST_TOKENS + shard_sizes.pair_tokens(Document(text="x" * 400)) + 10
         assert tokens <= size.tokens + slack + one or tokens == last
 
 
@@ -179,64 +171,6 @@ def test_lines_with_nothing_to_be_scored_still_move_the_cursor(monkeypatch):
     assert [len(c.slices) for c in cuts] == [0, 0, 1]
 
 
-@given(st.builds(Cursor, *[st.integers(0, 10**15)] * 5))
-def test_a_cursor_is_read_as_it_was_written(cursor):
-    assert Cursor.parse(str(cursor)) == cursor
-
-
-def test_the_beginning_is_the_empty_text():
-    assert str(Cursor()) == ""
-    assert Cursor.parse("") == Cursor()
-
-
-def test_shards_are_as_long_as_a_worker_takes_for_them():
-    options = {"shard_s": 5.0, "pairs_max": 4096, "workers": 1, "input_tokens": 1e12}
-
-    assert shard_size(**options, tokens_per_s=8000.0) == ShardSize(
-        40_000.0, 4096, shard_size_module.image_tokens(ImageSpec())
-    )
-    assert (
-        shard_size(**options, tokens_per_s=0.0).tokens == 5 * shard_size_module.DEFAULT_TOKENS_PER_S
-    )
-
-
-def test_a_small_input_is_cut_so_that_every_worker_gets_two():
-    options = {"shard_s": 5.0, "pairs_max": 4096, "tokens_per_s": 1e6}
-
-    assert shard_size(**options, input_tokens=100_000, workers=10).tokens == 5000
-    assert shard_size(**options, input_tokens=0, workers=0).tokens == 512
-
-
-def test_an_image_costs_what_its_preset_and_the_tower_make_of_it():
-    per_image = shard_size_module.image_tokens(ImageSpec())
-    image, frames = ("s3://b/a.jpg",), Video(frames=tuple("abcd"))
-
-    assert per_image == shard_size_module.VISION_FACTOR * 768
-    assert content_tokens(Content(image=image), per_image) == per_image
-    assert content_tokens(Content(text="x" * 7, image=image * 2), per_image) == 2 + 2 * per_image
-    assert content_tokens(Content(video=frames), per_image) == per_image
-
-
-def test_text_that_is_cut_off_costs_no_more_than_carrying_it():
-    document = Document(text="x" * 35_000)
-    read, carried = (
-        35_000 / shard_size_module.CHARACTERS_PER_TOKEN,
-        35_000 / shard_size_module.DATA_BYTES_PER_TOKEN,
-    )
-
-    assert content_tokens(document) == read
-    assert content_tokens(document, text_max=5000) == 5000
-    assert content_tokens(document, text_max=10) == carried
-    line = Slice(line=1, documents=[document, Document(text="x" * 7)], indices=[0, 1])
-    assert slice_tokens(line) - slice_tokens(line, text_max=5000) == read - 5000
-
-
-def test_what_a_document_carries_costs_as_text_does():
-    plain, laden = (Document(text="a", metadata=found) for found in (None, {"a": "x" * 7000}))
-
-    assert shard_size_module.pair_tokens(laden) - shard_size_module.pair_tokens(plain) > 2000
-
-
 def test_images_close_a_shard_as_their_tokens_do():
     documents = [Document(image=("s3://b/a.jpg",))] * 12
     piece = Slice(line=1, query="q", documents=documents, indices=list(range(12)))
@@ -245,27 +179,14 @@ def test_images_close_a_shard_as_their_tokens_do():
     assert [c.end - c.start for c in cut(reads([piece]), Cursor(), size) if c.slices] == [5, 5, 2]
 
 
-def test_the_queries_of_a_catalog_share_their_image():
-    size = ShardSize(0.0, 0, per_image=1500.0, per_query=10.0)
-    run = ImageRun(run=(0, 4), line=1, document=Document(image=("s3://b/a.jpg",)))
-
-    tower, pairs = costs(run, size)
-
-    assert tower == 1500.0 * (1 - 1 / shard_size_module.VISION_FACTOR)
-    assert (
-        pairs
-        == [shard_size_module.PAIR_TOKENS + 10.0 + 1500.0 / shard_size_module.VISION_FACTOR] * 4
-    )
-
-
 def test_a_cursor_within_an_image_of_a_folder_names_it():
     image = Document(image=("s3://b/a.jpg",))
-    found = [
+    shard = [
         Read(ImageRun(run=(0, 3), line=n, document=image), key=key)
         for n, key in enumerate(["a", "b"], 1)
     ]
 
-    cuts = list(cut(found, Cursor(), ShardSize(10_000.0, 2)))
+    cuts = list(cut(shard, Cursor(), ShardSize(10_000.0, 2)))
 
     places = [(c.cursor.line, c.cursor.skip, c.cursor.key) for c in cuts if c.slices]
     assert places == [(0, 2, "a"), (1, 1, "b"), (2, 0, "b")]
@@ -289,13 +210,7 @@ def test_a_folder_is_resumed_behind_the_image_that_was_begun(count, queries, siz
     rest = list(cut(folder(cursor), cursor, size))
 
     assert items(kept) + items(rest) == items(cuts)
-    pieces = [piece for found in (*kept, *rest) for piece in found.slices]
+    pieces = [piece for shard in (*kept, *rest) for piece in shard.slices]
     assert list(dict.fromkeys(p.document.image[0] for p in pieces)) == [
         f"s3://b/{n}" for n in names
     ]
-
-
-def test_images_inside_the_file_bound_its_size():
-    data = "data:image/png;base64," + "x" * 320_000
-
-    assert content_tokens(Content(image=(data,)), 1500.0) > 10_000

@@ -142,7 +142,7 @@ def test_an_input_that_changed_is_refused(objects, settings, upload_to, allowed)
     ref = pin(file_uri(path), objects, settings, upload_to)
     path.write_bytes(DATA + b"\n")
 
-    with pytest.raises(InputChanged, match=r"changed since the job was made: put the same bytes"):
+    with pytest.raises(InputChanged, match=r"changed since .* was made: restore the same bytes"):
         refuse_changed(ref, objects)
 
 

@@ -19,7 +19,7 @@ from rerankfleet.shared.errors import UsageError
 from tests.support.drawn import png
 
 OK, USAGE, PARTIAL = 0, 2, 3
-SCENES = Path(__file__).parents[2] / "producer" / "example" / "scenes"
+SCENES = Path(__file__).parents[3] / "producer" / "example" / "scenes"
 PROVENANCE = {"model": "org/model", "dtype": "fp32", "device": "cpu"}
 
 
@@ -43,7 +43,7 @@ def test_a_query_is_words_images_or_both(request_, image):
     assert request_.query("red", []) == {"text": "red"}
     assert set(request_.query("red", [str(image)])) == {"text", "image"}
     assert set(request_.query(None, ["s3://b/k.jpg"])) == {"image"}
-    with pytest.raises(UsageError, match="the query is empty: say what is looked for"):
+    with pytest.raises(UsageError, match="the query is empty: write what to search for"):
         request_.query("  ", [])
 
 
@@ -85,7 +85,7 @@ def test_images_that_no_request_can_carry_are_refused_with_a_way_out(request_, t
         Request(bytes_max=20_000).add_image(str(large))
     request_.add_image(str(small))
     request_.add_image(str(small))
-    with pytest.raises(UsageError, match=r"of images fit into a query.*--catalog"):
+    with pytest.raises(UsageError, match=r"a query takes .* of images at most.*--catalog"):
         request_.add_image(str(small))
 
 
@@ -255,8 +255,8 @@ def test_words_and_images_are_ranked_by_the_fleet(command, tmp_path):
     scenes = sorted(SCENES.glob("*.jpg"))[:2]
     images = [part for path in (*scenes, broken) for part in ("--image", path)]
     # when they are ranked with their sub-scores
-    asked = ("query", "a red heart", "--doc", "a heart", *images, "--file", "-", *MODEL)
-    done = command(*asked, "--explain", stdin='{"id": "s", "text": "bread"}\n', columns=160)
+    arguments = ("query", "a red heart", "--doc", "a heart", *images, "--file", "-", *MODEL)
+    done = command(*arguments, "--explain", stdin='{"id": "s", "text": "bread"}\n', columns=160)
     # then the good ones have scores and the broken one says what is wrong with it
     assert done.returncode == PARTIAL
     assert done.stderr == ""

@@ -24,8 +24,8 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease
 from rerankfleet.workers.monitor import Monitor
 from rerankfleet.workers.pipeline import poisoned, summarize
-from tests.producer.test_steps import check, manifest, output, pairs_of
 from tests.support.fleet import MODEL, Worker, margin_of, write_part
+from tests.support.outputs import check, manifest, output, pairs_of
 
 JOB = "j"
 
