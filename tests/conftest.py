@@ -39,6 +39,22 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("rerankfleet")
 
 
+STACKS = {"stack", "seeing"}
+"""Fixtures that start the whole stack, once for all tests of a folder."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the whole stack; keep together, in one process, those that share
+    one, and those of a file."""
+    for item in items:
+        folder = item.path.parent.name
+        shares_stack = not STACKS.isdisjoint(getattr(item, "fixturenames", ()))
+        if shares_stack or folder == "end_to_end":
+            item.add_marker(pytest.mark.whole_stack)
+        shared = shares_stack and folder != "web"  # a browser a file, side by side
+        item.add_marker(pytest.mark.xdist_group(folder if shared else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
