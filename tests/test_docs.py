@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from rerankfleet.shared.cli import build
 from rerankfleet.shared.settings import Settings
@@ -49,15 +50,55 @@ def test_every_command_has_help_with_an_example_and_is_in_the_readme(name: str) 
     assert re.search(rf"\b{name}\b", README)
 
 
-PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for folder in (ROOT, ROOT / "docs") for page in folder.glob("*.md")
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
+def test_relative_links_lead_to_a_file_and_a_heading(page: str) -> None:
     path = ROOT / page
-    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-        if "://" not in target:
-            assert (path.parent / target).exists(), target
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(path.read_text())):
+        if "://" in link:
+            continue
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if heading:
+            assert heading in anchors(target.read_text()), link
+
+
+def test_the_index_lists_every_page_of_the_documentation() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    listed = re.findall(r"\]\((\w[\w-]*\.md)\)", index)
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert sorted(listed) == sorted(pages - {"README.md"})
+
+
+def test_the_runbook_has_a_heading_for_every_alert() -> None:
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
+    headings = anchors((ROOT / "docs" / "runbook.md").read_text())
+    for alert in (rule for group in groups for rule in group["rules"]):
+        file, _, heading = alert["annotations"]["runbook"].partition("#")
+        assert file == "docs/runbook.md"
+        assert heading == alert["alert"].lower()
+        assert heading in headings
+
+
+def test_the_example_environment_names_only_real_variables() -> None:
+    variables = re.findall(r"^#?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.M)
+    settings = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    compose = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", (ROOT / "docker-compose.yml").read_text()))
+    assert len(variables) >= 15
+    assert set(variables) <= settings | compose
+
+
+def test_every_setting_that_the_documentation_names_exists() -> None:
+    settings = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    compose = set(re.findall(r"\bRERANK_\w+\b", (ROOT / "docker-compose.yml").read_text()))
+    for page in PAGES:
+        named = set(re.findall(r"`(RERANK_[A-Z_]*[A-Z])[=`]", (ROOT / page).read_text()))
+        assert named <= settings | compose | {"RERANK_TEST_PATIENCE"}, page
 
 
 def test_every_folder_of_the_readme_tree_exists() -> None:
@@ -69,3 +110,14 @@ def test_every_folder_of_the_readme_tree_exists() -> None:
 def code_blocks(text: str) -> list[str]:
     """The bodies of fenced blocks of shell commands."""
     return re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+
+
+def without_code(text: str) -> str:
+    """The text without fenced blocks and code spans, which may hold what looks like a link."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments that lead to the headings of a Markdown page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
