@@ -59,7 +59,7 @@ ITEM_CODES = {
     "fetch_failed": "the image could not be read; a retry may succeed",
     "timeout": "the image was not read in time; a retry may succeed",
     "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",
-    "invalid_image": "the file is empty, truncated or damaged, or a row of a catalog is wrong",
+    "invalid_image": "the file is empty, truncated or damaged, or the row of a catalog is wrong",
     "unsupported_image": "not an image format that is read",
     "image_too_large": "too many pixels",
     "decode_timeout": "the image was not decoded in time; a retry may succeed",
@@ -71,7 +71,6 @@ ITEM_CODES = {
     # prompts and scores
     "pictures_not_read": "the model reads text only",
     "max_length_too_small": "`max_length` leaves no room beside the template",
-    "query_too_long": "the query alone is longer than `max_length`",
     "out_of_memory": "this pair alone does not fit into the device's memory",
     "non_finite_score": "the model's score is not a number",
     "no_such_part": "the pair has no such part to score by itself",

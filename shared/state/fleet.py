@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rerankfleet.shared.metrics import Counts, dump_counts, load_counts
 from rerankfleet.shared.observations import Observation
@@ -47,8 +47,10 @@ class WorkerRow(BaseModel):
     fingerprint: str = ""
     dtype: str = ""
     attention: str = ""
-    sees: bool = False
-    """Whether its model reads images."""
+    supports_images: bool = Field(
+        default=False, validation_alias=AliasChoices("supports_images", "sees")
+    )
+    """Whether its model reads images. Workers of the release before this one write `sees`."""
     batch_tokens: int = 0
     batch_pairs: int = 0
     batch_reason: str = ""
@@ -130,7 +132,7 @@ class Fleet:
     def beat(self, row: WorkerRow, counts: Counts | None = None) -> None:
         """Write a worker's heartbeat: what it does, and what it has counted so far."""
         now = time.time()
-        fields = {**row.model_dump(), "sees": int(row.sees), "seen_s": now}
+        fields = row.model_dump() | {"supports_images": int(row.supports_images), "seen_s": now}
         key = self._keys.worker(row.id)
         pipe = self._redis.pipeline()
         pipe.hset(key, mapping=cast("Mapping[Any, Any]", fields))

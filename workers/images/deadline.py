@@ -1,7 +1,7 @@
-"""A time limit on whatever a thread's connections wait for, even while their host still sends.
+"""A time limit on all that a thread's connections wait for, even while the host keeps sending.
 
-A socket's own timeout starts again with each byte. botocore keeps its connections in pools that no
-caller reaches, so the connections report which socket a thread uses: see `cuttable`.
+A socket's own timeout restarts with each byte. The connections of botocore are in pools where no
+caller can reach them, so they report themselves which sockets a thread uses: see `cuttable`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _thread = threading.local()
 
 
 class Deadline:
-    """Within the block, once so many seconds have passed, shuts down the socket in use and any that
-    is opened later; of connections that are `cuttable`."""
+    """After this many seconds within the block, shuts down the socket in use and any that is opened
+    later; for connections that are `cuttable`."""
 
     def __init__(self, seconds: float) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Deadline:
             self._sock = None  # it may serve another fetch from now on
 
     def watch(self, sock: socket.socket | None) -> None:
-        """Note which socket is in use."""
+        """Set the socket in use."""
         with self._lock:
             self._sock = sock
             if self._over:
@@ -57,7 +57,7 @@ class Deadline:
 
 
 def cuttable(connection_class: Any) -> Any:
-    """A subclass of a class of connections that reports its socket to its thread's deadline."""
+    """The class of HTTP connections, extended to report its socket to the thread's deadline."""
     if getattr(connection_class, "is_cuttable", False):
         return connection_class
     methods = {name: _watched(getattr(connection_class, name)) for name in ("connect", "request")}
@@ -65,8 +65,8 @@ def cuttable(connection_class: Any) -> Any:
 
 
 def _watched(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method; before and after it the socket is reported: it may be open already, or be opened
-    by it."""
+    """The method, reporting the socket before and after it: it may be open already, or be opened by
+    the method."""
 
     @functools.wraps(method)
     def call(connection: Any, *arguments: Any, **named: Any) -> Any:

@@ -43,7 +43,7 @@ class Number(enum.Enum):
 
 
 def comes_back(value: Any) -> bool:
-    """Whether pydantic writes and reads it as it is, three levels deep as in a shard file."""
+    """Whether pydantic writes and reads it, as metadata of a document, as it is."""
     document = Document(text="", metadata={"a": value})
     try:
         return Document.model_validate_json(document.model_dump_json()) == document

@@ -73,6 +73,14 @@ def test_a_heartbeat_of_another_version_hides_no_other(fleet, client, store):
     assert [worker.id for worker in fleet.workers()] == ["w2"]
 
 
+def test_a_heartbeat_of_the_release_before_says_whether_images_are_supported(fleet, client, store):
+    fleet.beat(worker_row("w1", supports_images=False))
+    client.hdel(store.keys.worker("w1"), "supports_images")
+    client.hset(store.keys.worker("w1"), "sees", "1")
+
+    assert [worker.supports_images for worker in fleet.workers()] == [True]
+
+
 def test_what_workers_count_comes_with_their_heartbeats(client, change, store):
     fleet = Store(client, change(heartbeat_s=2.0)).fleet
     counts = {RETRIES.name: {("fetch",): 7.0}}
