@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test bench clean
+.PHONY: help setup demo up check test docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,9 @@ check: $(STAMP) ## ruff, mypy (strict on the packages), import directions
 
 test: $(STAMP) ## all tests; they start the servers that they need
 	$(BIN)/python -m pytest
+
+docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
+	$(BIN)/python tools/reference.py
 
 bench: $(STAMP) ## pairs per second beside the peers: same weights, same pairs, one run
 	$(BIN)/python benchmarks/text.py

@@ -43,7 +43,9 @@ from vision import build_vl_model
 from vision import requests_of as catalog_of
 
 from rerankfleet.shared.observations import Observation
-from rerankfleet.workers.batch_limits.policies import Memory, PolicySettings, decide, start
+from rerankfleet.workers.batch_limits.policies import decide, start
+from rerankfleet.workers.batch_limits.settings import PolicySettings
+from rerankfleet.workers.batch_limits.state import PolicyState
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit, Pack
 from rerankfleet.workers.prompting.prompts import Prompt
@@ -105,7 +107,7 @@ def run(
     tick_s: float = 1.0,
 ) -> list[Seen]:
     """Keep a batcher busy for so long; `steer` may set its limit every tick. What was seen."""
-    engine.seen.clear()  # or the images of the run before would cost nothing
+    engine.feature_cache.clear()  # or the images of the run before would cost nothing
     counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
@@ -138,31 +140,31 @@ def run_policy(
     rates: tuple[float, float] | None,
 ) -> tuple[list[Seen], list[dict[str, Any]]]:
     """A policy from the worst limit on: what was seen, and its limits."""
-    memory = start(settings, TOKENS_MIN, settings.pairs_low, rates)
+    state = start(settings, TOKENS_MIN, settings.pairs_low, rates)
     if settings.policy != "thresholds":
-        memory = memory.model_copy(update={"pairs": PAIRS_MAX})
-    limits = [_told(memory, 0.0)]
+        state = state.model_copy(update={"pairs": PAIRS_MAX})
+    limits = [_told(state, 0.0)]
     begin_s, read = time.monotonic(), 0
 
     def steer(batcher: Batcher, seen: list[Seen]) -> None:
-        nonlocal memory, read
+        nonlocal state, read
         new = [each.pack for each in seen[read:]]
         read += len(new)
-        memory = decide(settings, memory, new, time.time())
-        batcher.limit = Limit(memory.tokens, memory.pairs)
-        if memory.changed:
-            limits.append(_told(memory, time.monotonic() - begin_s))
+        state = decide(settings, state, new, time.time())
+        batcher.limit = Limit(state.tokens, state.pairs)
+        if state.changed:
+            limits.append(_told(state, time.monotonic() - begin_s))
 
-    limit = Limit(memory.tokens, memory.pairs)
+    limit = Limit(state.tokens, state.pairs)
     return run(engine, prompts, limit, timing.policy_s, steer, timing.tick_s), limits
 
 
-def _told(memory: Memory, at_s: float) -> dict[str, Any]:
+def _told(state: PolicyState, at_s: float) -> dict[str, Any]:
     return {
         "at_s": round(at_s, 1),
-        "tokens": memory.tokens,
-        "pairs": memory.pairs,
-        "reason": memory.reason,
+        "tokens": state.tokens,
+        "pairs": state.pairs,
+        "reason": state.reason,
     }
 
 

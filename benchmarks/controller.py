@@ -50,7 +50,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rerankfleet.shared.observations import Observation
-from rerankfleet.workers.batch_limits.policies import Memory, PolicySettings, decide, start
+from rerankfleet.workers.batch_limits.policies import decide, start
+from rerankfleet.workers.batch_limits.settings import PolicySettings
+from rerankfleet.workers.batch_limits.state import PolicyState
 
 POLICIES = ("model", "thresholds", "aimd", "fixed")
 DECISION_S = 2.0
@@ -181,25 +183,25 @@ class Worker:
         self._queue = Queue(device, self._rng)
         self._ceiling = math.inf
 
-    def work(self, until_s: float, memory: Memory, slow: float) -> list[Observation]:
+    def work(self, until_s: float, state: PolicyState, slow: float) -> list[Observation]:
         """Packs under a limit until a time."""
         self.seen = []
         while self.clock_s < until_s:
-            tokens = min(memory.tokens, self._ceiling)
+            tokens = min(state.tokens, self._ceiling)
             starved = self._rng.random() < self.device.starved_share
             asked = tokens * self._rng.random() if starved else tokens
-            lengths = self._queue.take(asked, memory.pairs)
-            self._score(lengths, "empty" if starved else "limit", memory, slow)
+            lengths = self._queue.take(asked, state.pairs)
+            self._score(lengths, "empty" if starved else "limit", state, slow)
         return self.seen
 
-    def _score(self, lengths: Sequence[float], ended: str, memory: Memory, slow: float) -> None:
+    def _score(self, lengths: Sequence[float], ended: str, state: PolicyState, slow: float) -> None:
         device, cost = self.device, sum(lengths)
         oom = cost > device.memory_tokens
         seconds = device.seconds(cost, slow) * device.drawn_noise(self._rng)
         if oom:
             seconds *= self._rng.random()
         self.clock_s += seconds
-        self.seen.append(self._observed(lengths, seconds, ended, memory, oom))
+        self.seen.append(self._observed(lengths, seconds, ended, state, oom))
         if not oom:
             if cost > self._ceiling / 2:
                 self._ceiling *= 1 + 1 / 64
@@ -207,10 +209,10 @@ class Worker:
         self._ceiling = min(self._ceiling, cost / 2)
         middle = len(lengths) // 2
         for half in (lengths[:middle], lengths[middle:]):
-            self._score(half, "limit", memory, slow)
+            self._score(half, "limit", state, slow)
 
     def _observed(
-        self, lengths: Sequence[float], seconds: float, ended: str, memory: Memory, oom: bool
+        self, lengths: Sequence[float], seconds: float, ended: str, state: PolicyState, oom: bool
     ) -> Observation:
         cost, full = sum(lengths), self.device.memory_tokens
         share = self._rng.uniform(0.85, 1.0) if oom else cost / full * self._rng.uniform(0.98, 1)
@@ -227,8 +229,8 @@ class Worker:
             memory_bytes=int(MODEL_BYTES + PACK_BYTES * share),
             limited_by=ended,
             oom=oom,
-            limit_tokens=memory.tokens,
-            limit_pairs=memory.pairs,
+            limit_tokens=state.tokens,
+            limit_pairs=state.pairs,
         )
 
 
@@ -313,21 +315,21 @@ def run(device: Device, policy: str) -> list[Decision]:
         }
     )
     tokens = best(device, 1.0) if policy == "fixed" else TOKENS_MIN
-    memory = start(settings, tokens, 4 if policy == "thresholds" else None, device.rates)
+    state = start(settings, tokens, 4 if policy == "thresholds" else None, device.rates)
     worker, decisions = Worker(device), []
     for phase, slow in zip(PHASES, SLOW, strict=True):
         of_best = quality(device, best(device, slow), 1 << 20, slow).tokens_per_s
         for _ in range(phase):
             until_s = DECISION_S * (len(decisions) + 1)
-            seen = worker.work(until_s, memory, slow)
-            worth = quality(device, memory.tokens, memory.pairs, slow)
+            seen = worker.work(until_s, state, slow)
+            worth = quality(device, state.tokens, state.pairs, slow)
             throughput = worth.tokens_per_s / of_best
             decisions.append(
                 Decision(
-                    slow, memory.tokens, memory.pairs, tuple(seen), worth, throughput, memory.reason
+                    slow, state.tokens, state.pairs, tuple(seen), worth, throughput, state.reason
                 )
             )
-            memory = decide(settings, memory, seen, until_s)
+            state = decide(settings, state, seen, until_s)
     return decisions
 
 

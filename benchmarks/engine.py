@@ -137,10 +137,10 @@ def useful_flops(shape: Shape, prompts: Sequence[Prompt]) -> float:
     total, previous = 0.0, None
     for p in prompts:
         if p.query is not previous:
-            total += part(len(p.query), len(p.kept))
+            total += part(len(p.query), len(p.prefix))
             previous = p.query
         last_row = rest + 4 * width * len(p)
-        total += part(len(p.document), len(p.kept) + len(p.query)) + last_row
+        total += part(len(p.document), len(p.prefix) + len(p.query)) + last_row
     return total
 
 

@@ -35,7 +35,7 @@ from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
 from rerankfleet.shared.settings import Settings
-from rerankfleet.workers.batching.batcher import WAITING_TOKENS_SEEING, Batcher
+from rerankfleet.workers.batching.batcher import WAITING_TOKENS_WITH_IMAGES, Batcher
 from rerankfleet.workers.batching.packing import Limit, Pack, Prices
 from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Scorer, in_runs
@@ -124,7 +124,7 @@ def decode_s(source: ImageSource, spec: JobSpec, count: int, turn: int) -> float
 def job_s(source: ImageSource, spec: JobSpec, count: int, device: Device, turn: int) -> float:
     """Seconds of the whole job."""
     stop = threading.Event()
-    batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_SEEING)
+    batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_WITH_IMAGES)
     scorer = Scorer(Prompter(), batcher, source)
     device.busy_s = 0.0  # the scorer is ready
     start = time.perf_counter()

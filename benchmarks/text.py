@@ -48,7 +48,7 @@ from common import (
 )
 
 from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
-from rerankfleet.workers.prompting.prompts import PREFIX
+from rerankfleet.workers.prompting.prompts import SYSTEM_TURN
 from rerankfleet.workers.prompting.text import SUFFIX
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
@@ -252,7 +252,9 @@ def run_card(requests: list[dict[str, Any]], setting: Setting) -> Run:
     tokenizer = AutoTokenizer.from_pretrained(setting.model, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=dtype).to(device).eval()
     yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-    head, tail = (tokenizer.encode(text, add_special_tokens=False) for text in (PREFIX, SUFFIX))
+    head, tail = (
+        tokenizer.encode(text, add_special_tokens=False) for text in (SYSTEM_TURN, SUFFIX)
+    )
     room = MAX_LENGTH - len(head) - len(tail)
 
     def ids(pair: Pair) -> list[int]:
@@ -304,7 +306,7 @@ def run_st(requests: list[dict[str, Any]], setting: Setting) -> Run:
 def chat_template() -> str:
     """The model card's prompt as a template over messages of the roles query and document."""
     parts = (
-        json.dumps(f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "),
+        json.dumps(f"{SYSTEM_TURN}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "),
         "said('query')",
         json.dumps("\n<Document>: "),
         "said('document')",

@@ -203,7 +203,7 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     prompts = [p for found in encoded for p in found if isinstance(p, Prompt)]
 
     def inputs_of(prompt: Prompt) -> dict[str, Any]:
-        tokens = torch.tensor([[*prompt.kept, *prompt.query, *prompt.document]])
+        tokens = torch.tensor([[*prompt.prefix, *prompt.query, *prompt.document]])
         found = {"input_ids": tokens, **pixel_inputs(prompt, tokens)}
         return {name: value.to(setting.device) for name, value in found.items()}
 
@@ -231,7 +231,7 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     start = time.perf_counter()
     margins = [margin(inputs) for inputs in ready]
     seconds = time.perf_counter() - start
-    shared = len(prompts[0].kept) + len(prompts[0].query)
+    shared = len(prompts[0].prefix) + len(prompts[0].query)
     return {
         "seconds": seconds,
         "tower_s": tower_s / len(prompts),

@@ -17,7 +17,7 @@ import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import connect

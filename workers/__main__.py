@@ -1,6 +1,6 @@
-"""Entry point of one worker process:  python -m workers --model M
+"""Entry point of one worker process:  python -m rerankfleet.workers --model M
 
-Started by the launcher, one per device. Exit status 78 says that a restart is no cure.
+Started by the launcher, one per device. Exit status 78: a restart would not help.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ log = structlog.get_logger()
 
 
 def work(settings: Settings, model: str, device: str) -> int:
-    """Serve a model until a signal ends it. Returns the exit status."""
+    """Serve a model until a signal arrives. Returns the exit status."""
     runtime = Runtime(settings, model, device)
     quick = [model_queue(runtime.model, Priority.interactive)]
     bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
-    gates = [
+    throttles = [
         ConsumerThrottle(quick, settings.interactive_slots, behind=bulk),
         ConsumerThrottle(bulk, settings.shards_in_hand),
     ]
-    for gate in gates:
-        signals.task_received.connect(gate.received, weak=False)
+    for throttle in throttles:
+        signals.task_received.connect(throttle.received, weak=False)
     signals.worker_shutting_down.connect(lambda **_: runtime.drain(), weak=False)
 
     @runtime.app.task(name=SCORE_SHARD, bind=True)  # type: ignore[untyped-decorator]
@@ -48,10 +48,10 @@ def work(settings: Settings, model: str, device: str) -> int:
         try:
             score_shard(runtime, job_id, shard)
         except Exception:
-            log.exception("a shard failed in a way nobody foresaw", job=job_id, shard=shard)
+            log.exception("internal error", job=job_id, shard=shard)
         finally:
-            for gate in gates:
-                gate.done(self.request.delivery_info["routing_key"])
+            for throttle in throttles:
+                throttle.done(self.request.delivery_info["routing_key"])
 
     try:
         return serve(
@@ -68,14 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the child process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--device-name", default="cpu", help="how the fleet calls this device")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--device-name", default="cpu", help="the device's name in the fleet")
+    options = parser.parse_args(arguments)
     settings = load_settings()
     configure_logs(settings.log_level)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     faulthandler.enable()
     try:
-        return work(settings, given.model, given.device_name)
+        return work(settings, options.model, options.device_name)
     except (ModelRefused, UsageError) as error:
         sys.stderr.write(f"rerank worker: {error}\n")
         return REFUSED

@@ -1,6 +1,6 @@
 """`rerank worker`: one process per GPU, pinned before anything loads CUDA, or one CPU process.
 
-Restarts a process with back-off when it dies; on SIGTERM it asks them to drain. Never touches CUDA
+Restarts a process with back-off when it dies; on SIGTERM the processes drain. Never loads CUDA
 itself: devices are counted from the environment and from nvidia-smi.
 """
 
@@ -17,7 +17,7 @@ from rerankfleet.shared.settings import Settings
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this host gives us, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
@@ -35,9 +35,9 @@ def visible_gpus() -> list[str]:
 
 
 def device_groups(device: str, gpus: Sequence[str], gpus_per_worker: int) -> list[list[str]]:
-    """Which GPUs each process gets; [[]] is one CPU process.
+    """The GPUs of each process; [[]] is one CPU process.
 
-    Raises UsageError when CUDA was asked for and there is none, or too few.
+    Raises UsageError when CUDA is requested and there are too few GPUs.
     """
     if device == "cpu" or (device == "auto" and not gpus):
         return [[]]
@@ -52,17 +52,17 @@ def device_groups(device: str, gpus: Sequence[str], gpus_per_worker: int) -> lis
 
 def children(settings: Settings, model: str) -> list[Child]:
     """The processes that serve `model` on this host."""
-    found = []
+    processes = []
     for group in device_groups(settings.device, visible_gpus(), settings.gpus_per_worker):
         name = f"cuda{'+'.join(group)}" if group else "cpu"
         env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
         command = [sys.executable, "-P", "-m", "rerankfleet.workers", "--model", model]
         command += ["--device-name", name]
-        # one broken card must not stop the others
-        found.append(Child(f"worker {name}", command, env, vital=False))
-    return found
+        # one broken GPU must not stop the others
+        processes.append(Child(f"worker {name}", command, env, vital=False))
+    return processes
 
 
 def launch(settings: Settings, model: str) -> None:
-    """Serve `model` on every device of this host until a signal ends it."""
+    """Serve `model` on every device of this host until a signal arrives."""
     Supervisor(children(settings, model)).run()

@@ -1,7 +1,7 @@
-"""The shards that one worker process holds: claims, their renewal, and being alone with a suspect.
+"""The shards that one worker process holds: claims, renewal, and isolation of suspects.
 
 Ordinary shards share the worker; a shard that may have killed its last worker is claimed only by a
-process that holds nothing else, so that a second death tells who is to blame.
+process that holds nothing else, so that a second death proves which shard caused it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.recorder import Recorder
 
 RELEASE_S = 2.0
-"""How long a process that is about to end may spend on giving its shards back."""
+"""How long a process that is about to exit may spend on releasing its shards."""
 REDIS_BACKOFF_S = 1.0
 
 log = structlog.get_logger()
@@ -31,14 +31,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class HeldShard:
-    """A leased shard; `stop` is set when it is no longer wanted here."""
+    """A leased shard; `stop` is set when this worker is to stop working on it."""
 
     lease: Lease
     stop: threading.Event = field(default_factory=threading.Event)
 
 
 class Leases:
-    """Claims shards of one model for one worker, and keeps their leases."""
+    """Claims shards of one model for one worker, and renews their leases."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Leases:
         self._recorder = recorder or Recorder()
         self._model, self._worker, self._fingerprint = model, worker, fingerprint
         self._held: dict[str, HeldShard] = {}
-        self._filled_s = 0.0  # when it ceased to be empty
+        self._filled_s = 0.0  # when the first shard was claimed
         self._changed = threading.Condition()
         self._inside = 0
         self._alone_wanted = 0
@@ -66,32 +66,33 @@ class Leases:
 
     @property
     def held_s(self) -> float:
-        """For how long it has not been empty; 0 when it is."""
+        """For how long at least one shard has been held; 0 when none is."""
         return time.monotonic() - self._filled_s if self._held else 0.0
 
     @contextmanager
     def claim(self, job_id: str, shard: str) -> Iterator[HeldShard | None]:
-        """Hold a shard while the block runs; None when it is not ours to take.
+        """Hold a shard while the block runs; None when it cannot be claimed.
 
-        When the block raises or the process dies, the lease is left to run out: whatever happened
-        makes the shard a suspect.
+        When the block raises or the process dies, the lease expires, which makes the shard a
+        suspect.
         """
         with self._shared():
-            answer = self._ask(job_id, shard, alone=False)
+            answer = self._claim_or_split(job_id, shard, alone=False)
             if answer != "suspect":
                 with self._tracked(answer) as held:
                     yield held
                 return
         with self._alone() as alone:
-            with self._tracked(self._ask(job_id, shard, alone=True) if alone else "") as held:
+            answer = self._claim_or_split(job_id, shard, alone=True) if alone else "closed"
+            with self._tracked(answer) as held:
                 if held and not held.lease.poison:
                     self._recorder.add(RETRIES, "worker_died")
                 yield held
 
-    def _ask(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
+    def _claim_or_split(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
         answer = self._claim(job_id, shard, alone=alone)
         if answer == "split":
-            log.warning("a shard killed its worker: split", job=job_id, shard=shard)
+            log.warning("a shard killed its worker, it is split", job=job_id, shard=shard)
             self._recorder.add(BATCH_SPLITS, "poison")
             priority = self._store.jobs.get(job_id).spec.priority
             for half in self._store.shards.split(job_id, self._model, shard):
@@ -99,7 +100,7 @@ class Leases:
         return answer
 
     def _claim(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:
-        """Ask until Redis answers: a claim whose reply was lost may have been granted."""
+        """Claim until Redis answers: when a reply is lost, the claim may have been granted."""
         token = uuid.uuid4().hex[:16]
         while not self._closed:
             try:
@@ -150,7 +151,7 @@ class Leases:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Wait until nothing else is held; nothing else begins meanwhile. False when closed."""
+        """Wait until nothing else is held, and keep it so. False when closed."""
         with self._changed:
             self._alone_wanted += 1
             self._changed.wait_for(lambda: self._inside == 0 or self._closed)
@@ -164,17 +165,17 @@ class Leases:
                 self._changed.notify_all()
 
     def renew(self) -> None:
-        """Prolong all leases in one call; stop what was cancelled or lost."""
+        """Renew all leases in one call; stop shards that were cancelled or lost."""
         with self._changed:
-            held = list(self._held.values())
-        answers = self._store.shards.renew([h.lease for h in held])
-        for one, answer in zip(held, answers, strict=True):
-            if answer in ("lost", "cancelled") and not one.stop.is_set():
-                log.info("stopped", job=one.lease.job_id, shard=one.lease.shard, why=answer)
-                one.stop.set()
+            shards = list(self._held.values())
+        answers = self._store.shards.renew([held.lease for held in shards])
+        for held, answer in zip(shards, answers, strict=True):
+            if answer in ("lost", "cancelled") and not held.stop.is_set():
+                log.info("stopped", job=held.lease.job_id, shard=held.lease.shard, why=answer)
+                held.stop.set()
 
     def close(self) -> None:
-        """Drain: claim nothing more and stop what is held."""
+        """Claim nothing more, and stop the shards that are held."""
         with self._changed:
             self._closed = True
             for held in self._held.values():
@@ -182,9 +183,9 @@ class Leases:
             self._changed.notify_all()
 
     def release_all(self) -> None:
-        """Give all shards back, blaming nobody, before the process ends without ceremony.
+        """Release all shards, without making them suspects, before the process exits.
 
-        Never raises and takes RELEASE_S at most: what cannot be given back runs out.
+        Never raises and takes RELEASE_S at most; a lease that cannot be released expires.
         """
         thread = threading.Thread(target=self._release_all, name="release", daemon=True)
         thread.start()
@@ -193,7 +194,7 @@ class Leases:
     def _release_all(self) -> None:
         with self._changed:
             self._closed = True
-            held = list(self._held.values())
-        for one in held:
+            shards = list(self._held.values())
+        for held in shards:
             with suppress(Exception):
-                self._store.shards.release(one.lease)
+                self._store.shards.release(held.lease)

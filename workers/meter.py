@@ -1,5 +1,5 @@
-"""A worker's rates over the last seconds: pairs, tokens, latencies, and where the time went. No
-clock but the monotonic one; no Redis."""
+"""A worker's rates over the last seconds: pairs, tokens, latencies, and where the time went. Uses
+the monotonic clock only; no Redis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW_S = 10.0
 PACKS = 32
 """The device's rate is that of its last packs, however long ago they were."""
 LATENCIES = 256
-"""Latencies are told of so many last packs."""
+"""Latency quantiles are those of the last packs, this many."""
 
 
 class _Pack(NamedTuple):
@@ -28,7 +28,7 @@ class _Pack(NamedTuple):
 
 
 class Meter:
-    """Collects observations of packs and samples of whether shards were in hand."""
+    """Collects observations of packs, and samples of whether shards were held."""
 
     def __init__(self, tokens_per_s: float) -> None:
         self._initial = tokens_per_s
@@ -41,23 +41,23 @@ class Meter:
         self._lock = threading.Lock()
         self._started_s = time.monotonic()
 
-    def pack(self, seen: Observation, *, memory_bytes: int = 0) -> None:
-        """One forward pass, and the memory that it took (0 unknown)."""
+    def pack(self, observation: Observation, *, memory_bytes: int = 0) -> None:
+        """Add one forward pass, and the memory that it used (0: unknown)."""
         now = time.monotonic()
-        tokens = seen.text_tokens + seen.image_tokens
-        found = _Pack(now, seen.pairs, tokens, seen.forward_s, seen.waiting_s)
+        tokens = observation.text_tokens + observation.image_tokens
+        pack = _Pack(now, observation.pairs, tokens, observation.forward_s, observation.waiting_s)
         with self._lock:
             self._peaks_bytes.append(memory_bytes)
-            if seen.oom:
+            if observation.oom:
                 self._ooms += 1
                 return
-            self._packs.append(found)
-            self._last.append(found)
-            self._latencies_s.append(seen.forward_s)
-            self._pairs += seen.pairs
+            self._packs.append(pack)
+            self._last.append(pack)
+            self._latencies_s.append(observation.forward_s)
+            self._pairs += observation.pairs
 
     def sample(self, *, holding: bool) -> None:
-        """Whether any shard is in hand now; called several times a second."""
+        """Note whether any shard is held now; called several times a second."""
         now = time.monotonic()
         with self._lock:
             self._holding.append((now, holding))
@@ -94,5 +94,5 @@ class Meter:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """The value that `share` of them do not exceed; 0 when there are none."""
+    """The quantile of sorted values; 0 when there are none."""
     return ordered[math.ceil(share * len(ordered)) - 1] if ordered else 0.0

@@ -1,9 +1,9 @@
-"""The monitor: reconcile shards and jobs with the hints that are on their way, decide on the batch
-limits of workers, and clean up.
+"""The monitor: resends hints that were lost, decides on the batch limits of workers, cleans up.
 
-It alone guarantees progress: whatever message was lost, it sends again. In an undisturbed run it
-sends nothing. Ticks are a Celery task on the coordinator, fired by a timer under a leader lease;
-any number of coordinators may run.  Started by it:  python -m rerankfleet.workers.monitor
+It alone guarantees progress: it compares the shards and jobs in Redis with the hints in the queues,
+and sends the missing ones. In an undisturbed run it sends nothing. Ticks are a Celery task on the
+coordinator, fired by a timer under a leader lease; any number of coordinators may run.
+Started by the coordinator:  python -m rerankfleet.workers.monitor
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ from rerankfleet.workers.batch_limits.decide import set_limits
 
 REPUBLISHED = "republished"
 REFUSED_MS = 600_000
-"""The hints of a job whose shards a worker of other weights refused lately were not lost."""
+"""For so long after a worker with other weights refused a job's shard, its hints do not count as
+lost."""
 HINTS_AT_ONCE = 64
-"""Hints of one model that one tick sends."""
+"""Most hints of one model that one tick sends."""
 SHARDS_LOOKED_AT = 1024
 
 log = structlog.get_logger()
 
 
 class Monitor:
-    """Looks around once per tick."""
+    """Checks shards and jobs once per tick."""
 
     def __init__(self, store: Store, objects: Objects, hints: Hints, settings: Settings) -> None:
         self._store = store
@@ -62,9 +63,9 @@ class Monitor:
         self._missing_since: dict[str, float] = {}
 
     def tick(self) -> None:
-        """One look: at the clock, the shards and the jobs."""
+        """Check the clock, the shards and the jobs."""
         if self._store.coordination.pulse():
-            log.info("the coordinator was away: expired leases blame nobody")
+            log.info("the coordinator was down: expired leases make no suspects")
             self._missing_since.clear()
         missing: dict[str, float] = {}
         for model in self._store.jobs.models():
@@ -72,13 +73,13 @@ class Monitor:
         self._missing_since = missing
         for job_id in self._store.jobs.due():
             try:
-                self._look_at(job_id)
+                self._check_job(job_id)
             except (RerankError, ValueError) as error:  # one bad job must not starve the others
                 log.error("a job cannot be read", job=job_id, error=str(error))
                 self._store.jobs.look_again(job_id)
 
     def _rehint_shards(self, model: str) -> dict[str, float]:
-        """Send again the hints of shards that nobody holds and no message names, once they were
+        """Resend the hints of shards that no worker holds and no message names, once they have been
         missing for a while. Returns since when each is missing."""
         due = self._store.shards.due(model, SHARDS_LOOKED_AT)
         if not due:
@@ -103,24 +104,24 @@ class Monitor:
             job = self._store.jobs.get(job_id)
             priority, refused_ms = job.spec.priority, job.number("newer_ms")
         except UnknownJob:
-            priority, refused_ms = Priority.bulk, 0  # the claim says `done`, which takes it off
+            priority, refused_ms = Priority.bulk, 0  # the claim says `done`, which removes it
         log.info("hint sent again", job=job_id, shard=shard)
         if self._store.now_ms() - refused_ms > REFUSED_MS:
             self._store.coordination.count_event(REPUBLISHED)
         self._hints.shard(model, priority, job_id, shard)
 
-    def _look_at(self, job_id: str) -> None:
-        """A job that nobody touched for a while: what it needs next is computed from its facts."""
+    def _check_job(self, job_id: str) -> None:
+        """Hint the next step of a job that nothing touched for a while, computed from its facts."""
         try:
             job = self._store.jobs.get(job_id)
-        except UnreadableJob:  # a newer coordinator sees to it
+        except UnreadableJob:  # a newer coordinator will handle it
             self._store.jobs.look_again(job_id)
             return
         except UnknownJob:
-            self._store.jobs.begin_step(job_id, uuid.uuid4().hex)  # takes it off the list
+            self._store.jobs.begin_step(job_id, uuid.uuid4().hex)  # removes it from the list
             return
         if "inline" in job.facts:
-            self._store.jobs.cancel(job)  # past its deadline: its waiter is gone
+            self._store.jobs.cancel(job)  # past its deadline: no client waits for it
         elif step := next_step(job):
             log.info("step hinted again", job=job_id, step=step)
             self._store.coordination.count_event(REPUBLISHED)
@@ -128,10 +129,10 @@ class Monitor:
         self._store.jobs.look_again(job_id)
 
     def sweep(self) -> None:
-        """Remove shard and part files of jobs that ended a while ago, later all the rest; and
-        uploads that are over their time.
+        """Delete the shard and part files of jobs that ended a while ago, later all their files;
+        and expired uploads.
 
-        Apart from the tick: a storage may take minutes to delete what a large job leaves.
+        Apart from the tick: deleting the files of a large job may take minutes.
         """
         for job_id in self._store.jobs.sweepable():
             remaining_ms = self._store.jobs.begin_sweep(job_id)
@@ -144,7 +145,7 @@ class Monitor:
 
 
 def next_step(job: Job) -> str | None:
-    """What a job needs from the coordinator now: feed, finish or nothing."""
+    """The step that a job needs from the coordinator now: feed, finish or none."""
     if job.finished or job.paused:
         return None
     if job.sealed:
@@ -164,9 +165,9 @@ def main() -> int:
 
     @app.task(name=TICK)  # type: ignore[untyped-decorator]
     def _tick() -> None:
-        for look in (monitor.tick, lambda: set_limits(store.fleet)):
+        for step in (monitor.tick, lambda: set_limits(store.fleet)):
             try:
-                look()
+                step()
             except RerankError as error:
                 log.warning("tick", error=str(error))
 
@@ -179,7 +180,7 @@ def main() -> int:
                 if store.coordination.lead("monitor", token, ttl_s=3 * settings.tick_s):
                     act()
             except Exception as error:
-                log.warning("Redis or the storage is away", error=str(error))
+                log.warning("Redis or the storage is unreachable", error=str(error))
 
     for act in (lambda: hints.tick(expires_s=settings.tick_s), monitor.sweep):
         threading.Thread(target=every_tick, args=(act,), daemon=True).start()

@@ -1,6 +1,6 @@
-"""`rerank score`: the path of the queue's workers in one process, for a file one machine can do.
+"""`rerank score`: the workers' pipeline in one process, for a file that one machine can handle.
 
-Reads, prepares, scores and writes as a stream: memory is bounded whatever the file's size.
+Reads, prepares, scores and writes as a stream: memory is bounded whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def score_file(
     force: bool = False,
     on_progress: Progress = lambda pairs, errors: None,
 ) -> Manifest:
-    """Score a file of requests into `output` and its manifest. Returns the manifest.
+    """Score a file of requests into `output`, and write its manifest. Returns the manifest.
 
-    Raises UsageError before the model is loaded when input, output or options cannot be used.
+    Raises UsageError before the model is loaded when input, output or options are invalid.
     """
-    # nobody could resume it: whatever cannot be fetched is an outcome of its own
+    # it cannot be resumed: an image that cannot be fetched is an outcome of its pair
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     objects = Objects(settings)
     refuse_existing(output, objects, force=force)
@@ -68,15 +68,15 @@ def score_file(
         limit = Limit(
             settings.batch_tokens or engine.self_test().limit.tokens, settings.batch_pairs
         )
-        most = waiting_tokens_max(sees=engine.sees)
+        most = waiting_tokens_max(supports_images=engine.supports_images)
         batcher = Batcher(engine, limit, waiting_tokens_max=most)
         stack.callback(batcher.close, drain=False)
-        images = ImageSource.of(settings, _folder(source)) if engine.sees else None
+        images = ImageSource.of(settings, _folder(source)) if engine.supports_images else None
         if images:
             stack.callback(images.close)
         out = stack.enter_context(_writer(output, objects))
         start_s = time.time()
-        provenance = provenance_of(engine.provenance, spec, sees=engine.sees)
+        provenance = provenance_of(engine.provenance, spec, supports_images=engine.supports_images)
         slices = _slices(stream, spec, settings)
         counts = _score(
             slices,
@@ -97,7 +97,7 @@ def _open(source: str, objects: Objects) -> AbstractContextManager[BinaryIO]:
 
 
 def _folder(source: str) -> Path | None:
-    """The folder of a local input: its images may lie there, by relative paths."""
+    """The folder of a local input, for images with relative paths."""
     if source == "-":
         return Path.cwd()
     if source.startswith("file://"):
@@ -136,16 +136,16 @@ def _score(
     out: IO[bytes],
     on_progress: Progress,
 ) -> _Counts:
-    """Keep the device a few runs ahead; write each line when its turn comes."""
+    """Keep the device a few runs ahead; write the lines in order."""
     counts, stop = _Counts(), threading.Event()
 
-    def collected(run: Run) -> list[SliceOutcome]:
+    def collect(run: Run) -> list[SliceOutcome]:
         outcomes = list(scorer.collect(run, spec.priority, stop))
         counts.add(summarize(outcomes, spec, tokens=run.tokens))
         on_progress(counts.scored, counts.errors)
         return outcomes
 
-    outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collected(run))
+    outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collect(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
         merged = merge(list(pieces))
         line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)

@@ -1,6 +1,11 @@
-"""Slices -> outcomes: prepare pairs ahead of the device, score them, keep each with its item.
+"""Slices -> outcomes: prepare pairs ahead of the device, score them, collect each slice's results.
 
-The one path from text to margin, used by the queue's workers and by `rerank score` alike.
+The only path from content to margin, used by the queue's workers and by `rerank score` alike.
+
+A shard has up to thousands of pairs, so it goes through the pipeline in runs of a few slices: while
+one run is scored, the next is tokenised and the images of the one after it are loaded. The number
+of runs ahead bounds the memory that prompts and pixels take, whatever the size of the shard.
+
 Knows nothing of Redis, Celery or torch.
 """
 
@@ -15,7 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from rerankfleet.shared.content.content import Document
-from rerankfleet.shared.content.options import NO_PROFILE
+from rerankfleet.shared.content.options import NO_PROFILE, PLAIN_OPTIONS
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import DeviceBroken, EngineError, ItemError, RerankError
@@ -25,37 +30,35 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.score_distribution import ScoreDistribution
 from rerankfleet.workers.batching.batcher import Batcher, Outcome
-from rerankfleet.workers.prepare import Found, Images, Prepared, Preparer
+from rerankfleet.workers.prepare import ImageLoader, LoadedImages, PreparedPair, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request
 from rerankfleet.workers.recorder import Recorder
 
 PAIRS_AHEAD = 256
-"""Pairs are handed to the device in runs of about this many, so that it starts on the first run
-while the next is being tokenised."""
+"""Pairs of a run, about."""
 
 IMAGES_AHEAD = 16
-"""And of about so many images, some two megabytes each. Those of the next run are fetched and
-decoded before all of this one are."""
+"""Images of a run at most, of about two megabytes each."""
 
 FIRST_IMAGES = 2
-"""The images of the first run; each next one may have twice as many, up to IMAGES_AHEAD."""
+"""Images of the first run, so that the device starts early; each next run may have twice as many,
+up to IMAGES_AHEAD."""
 
 LOADS_AHEAD = 1
-"""Runs whose images are loaded beside those of the run that is prepared: decoding never waits
-for the last image of a run."""
+"""Runs whose images are loaded besides those of the run being prepared, so that decoding never
+waits for the last image of a run."""
 
 RUNS_AHEAD = 4
-"""Runs handed to the device before the oldest is waited for: it never runs dry, and no more
-images than theirs are held."""
+"""Runs submitted to the device before the oldest is waited for, so that it never runs dry."""
 
 CANARY = Request.of("How many days has a year?", ["365"])
-"""A pair that every working device scores: before a pair is blamed, this one is tried."""
+"""A pair that every working device can score: it is tried before another pair is blamed."""
 
 log = structlog.get_logger()
 
 
 class Stopped(Exception):
-    """The work is no longer wanted here: drained, cancelled, or lost to another worker."""
+    """The worker drains, the job was cancelled, or the shard was lost to another worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +66,17 @@ class Run:
     """Some slices, their prepared pairs (or errors), and the outcomes to come."""
 
     slices: list[Slice]
-    prepared: list[list[Prepared | ItemError]]
+    prepared: list[list[PreparedPair | ItemError]]
     spec: JobSpec
     future: Future[list[Outcome]]
 
     @property
     def tokens(self) -> int:
-        """Query tokens once a slice, document tokens once a pair."""
-        by_slice = [[p.prompt for p in pairs if isinstance(p, Prepared)] for pairs in self.prepared]
+        """The query's tokens once per slice, the document's once per pair."""
+        by_slice = [
+            [pair.prompt for pair in pairs if isinstance(pair, PreparedPair)]
+            for pairs in self.prepared
+        ]
         return sum(
             sum(len(p.document) for p in prompts) + max((len(p.query) for p in prompts), default=0)
             for prompts in by_slice
@@ -78,52 +84,52 @@ class Run:
 
     @property
     def prompts(self) -> list[Prompt]:
-        """What is scored, in order."""
+        """All that is scored, in order."""
         return [prompt for pairs in self.prepared for prompt in _prompts(pairs)]
 
 
 class Scorer:
-    """Scores slices with one prompter and one batcher; `images` for a model that sees."""
+    """Scores slices with one prompter and one batcher; `images` for a model that supports them."""
 
     def __init__(
         self,
         prompter: Prompter,
         batcher: Batcher,
-        images: Images | None = None,
+        images: ImageLoader | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._recorder = recorder or Recorder()
         self._preparer = Preparer(prompter, images, self._recorder)
         self._batcher = batcher
-        (encoded,) = prompter.encode_all([CANARY], max_length=8192)
+        (encoded,) = prompter.encode_all([CANARY], max_length=PLAIN_OPTIONS.max_length)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
 
     def score(
         self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event
     ) -> tuple[list[SliceOutcome], int]:
-        """Score slices. Returns their outcomes in order, and how many tokens were read for them.
+        """Score slices. Returns their outcomes in order, and the number of their tokens.
 
-        Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
+        Raises Stopped when `stop` is set, DeviceBroken when the device fails on any pair.
         """
-        found: list[SliceOutcome] = []
+        outcomes: list[SliceOutcome] = []
         tokens = 0
         for run in self.runs(slices, spec, stop):
-            found += self.collect(run, spec.priority, stop)
+            outcomes += self.collect(run, spec.priority, stop)
             tokens += run.tokens
-        return found, tokens
+        return outcomes, tokens
 
     def runs(self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event) -> Iterator[Run]:
-        """Runs in order, each handed to the device a few before it is to be collected."""
-        loading: deque[tuple[list[Slice], Future[Found]]] = deque()
+        """Runs in order, each submitted to the device a few before it is to be collected."""
+        loading: deque[tuple[list[Slice], Future[LoadedImages]]] = deque()
         pending: deque[Run] = deque()
         for slices_of_run in in_runs(slices):
             loading.append((slices_of_run, self._preparer.load(slices_of_run, spec)))
             if len(loading) > LOADS_AHEAD:
-                one, loaded = loading.popleft()
-                pending.append(self.begin(one, spec, stop, loaded))
+                next_slices, images = loading.popleft()
+                pending.append(self.begin(next_slices, spec, stop, images))
             if len(pending) > RUNS_AHEAD:
                 yield pending.popleft()
-        pending.extend(self.begin(one, spec, stop, loaded) for one, loaded in loading)
+        pending.extend(self.begin(last, spec, stop, images) for last, images in loading)
         while pending:
             yield pending.popleft()
 
@@ -132,12 +138,12 @@ class Scorer:
         slices: list[Slice],
         spec: JobSpec,
         stop: threading.Event,
-        loaded: Future[Found] | None = None,
+        images: Future[LoadedImages] | None = None,
     ) -> Run:
-        """Prepare some slices and hand their pairs to the device; blocks while too much waits."""
+        """Prepare some slices and submit their pairs; blocks while too many wait."""
         if stop.is_set():
             raise Stopped
-        prepared = self._preparer.prepare(slices, spec, loaded)
+        prepared = self._preparer.prepare(slices, spec, images)
         prompts = [prompt for pairs in prepared for prompt in _prompts(pairs)]
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
         return Run(slices, prepared, spec, future)
@@ -147,13 +153,13 @@ class Scorer:
     ) -> Iterator[SliceOutcome]:
         """The outcomes of a run, in order; waits for the device.
 
-        Raises Stopped when `stop` is set, DeviceBroken when the device scores nothing any more.
+        Raises Stopped when `stop` is set, DeviceBroken when the device fails on any pair.
         """
         outcomes = iter(self._outcomes(run, priority, stop))
         for piece, pairs in zip(run.slices, run.prepared, strict=True):
-            found = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
-            parts = [_channels(p, m, outcomes) for p, m in zip(pairs, found, strict=True)]
-            yield _slice_outcome(piece, pairs, found, run.spec, parts)
+            margins = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
+            channels = [_channels(p, m, outcomes) for p, m in zip(pairs, margins, strict=True)]
+            yield _slice_outcome(piece, pairs, margins, run.spec, channels)
 
     def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
         try:
@@ -161,16 +167,17 @@ class Scorer:
         except CancelledError:
             raise Stopped from None
         except EngineError as error:
-            log.warning("a pack failed; its pairs are tried again", error=str(error))
+            log.warning("a pack failed, its pairs are retried", error=str(error))
             self._recorder.add(RETRIES, "pack_failed")
-            return self._again(run.prompts, priority, stop)
+            return self._retry(run.prompts, priority, stop)
 
-    def _again(
+    def _retry(
         self, prompts: Sequence[Prompt], priority: Priority, stop: threading.Event
     ) -> list[Outcome]:
-        """Score apart from others, in halves when that fails: what fails alone is an error."""
+        """Score pairs in packs of their own, in halves when that fails: a pair that fails alone
+        gets an error."""
         try:
-            return self._apart(prompts, priority, stop)
+            return self._score_apart(prompts, priority, stop)
         except EngineError as error:
             if len(prompts) == 1:
                 self._try_canary(priority, stop, error)
@@ -178,21 +185,21 @@ class Scorer:
         self._recorder.add(BATCH_SPLITS, "poison")
         middle = len(prompts) // 2
         halves = (prompts[:middle], prompts[middle:])
-        return [outcome for half in halves for outcome in self._again(half, priority, stop)]
+        return [outcome for half in halves for outcome in self._retry(half, priority, stop)]
 
     def _try_canary(self, priority: Priority, stop: threading.Event, error: EngineError) -> None:
-        """Raises DeviceBroken unless the device still scores what it must be able to."""
+        """Raises DeviceBroken when the device cannot score the canary either."""
         try:
-            (margin,) = self._apart(self._canary, priority, stop) or [0.0]
+            (margin,) = self._score_apart(self._canary, priority, stop) or [0.0]
         except EngineError as again:
             margin, error = ItemError(again.code, again.message), again
         if isinstance(margin, ItemError):
             raise DeviceBroken(
                 f"the device fails on any pair ({error.message})",
-                hint="look at the driver's log, and start again",
+                hint="check the driver's log and restart the worker",
             )
 
-    def _apart(
+    def _score_apart(
         self, prompts: Sequence[Prompt], priority: Priority, stop: threading.Event
     ) -> list[Outcome]:
         try:
@@ -202,10 +209,10 @@ class Scorer:
 
 
 def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
-    """Group slices into runs of about PAIRS_AHEAD pairs, or of at most IMAGES_AHEAD images (one
-    document may have more); the first runs have fewer, so that the device starts early.
+    """Group slices into runs of about PAIRS_AHEAD pairs and at most IMAGES_AHEAD images (a single
+    document may have more); the first runs have fewer images.
 
-    A slice of many images is cut; the outcomes of one line are merged when it is written.
+    A slice with many images is cut; the outcomes of a line are merged when it is written.
     """
     run: list[Slice] = []
     pairs, images, most = 0, set[str](), FIRST_IMAGES
@@ -231,21 +238,21 @@ def in_runs(slices: Iterable[Slice]) -> Iterator[list[Slice]]:
 
 def _slice_outcome(
     piece: Slice,
-    pairs: Sequence[Prepared | ItemError],
-    found: Sequence[Outcome],
+    pairs: Sequence[PreparedPair | ItemError],
+    margins: Sequence[Outcome],
     spec: JobSpec,
-    parts: Sequence[dict[str, float]],
+    channels: Sequence[dict[str, float]],
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
-    for document, index, pair, outcome, channels in zip(
-        piece.documents, piece.indices, pairs, found, parts, strict=True
+    for document, index, pair, margin, by_channel in zip(
+        piece.documents, piece.indices, pairs, margins, channels, strict=True
     ):
-        if isinstance(outcome, ItemError):
-            errors.append(failure_of(piece.line, index, document, outcome))
+        if isinstance(margin, ItemError):
+            errors.append(failure_of(piece.line, index, document, margin))
             continue
-        assert isinstance(pair, Prepared)
-        scored = _scored(index, document, pair, outcome, spec)
-        results.append(scored.model_copy(update={"channels": channels}) if channels else scored)
+        assert isinstance(pair, PreparedPair)
+        scored = _scored(index, document, pair, margin, spec)
+        results.append(scored.model_copy(update={"channels": by_channel}) if by_channel else scored)
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
@@ -256,7 +263,9 @@ def _slice_outcome(
     )
 
 
-def _scored(index: int, document: Document, pair: Prepared, margin: float, spec: JobSpec) -> Scored:
+def _scored(
+    index: int, document: Document, pair: PreparedPair, margin: float, spec: JobSpec
+) -> Scored:
     lowers = spec.quality_action == "downweight" and pair.quality is not None
     return Scored(
         index=index,
@@ -272,22 +281,22 @@ def _scored(index: int, document: Document, pair: Prepared, margin: float, spec:
     )
 
 
-def _prompts(pairs: Sequence[Prepared | ItemError]) -> list[Prompt]:
-    """What of a slice is scored, in order: its pairs, then the channels of each."""
-    prepared = [pair for pair in pairs if isinstance(pair, Prepared)]
+def _prompts(pairs: Sequence[PreparedPair | ItemError]) -> list[Prompt]:
+    """A slice's prompts in order: its pairs, then the channels of each."""
+    prepared = [pair for pair in pairs if isinstance(pair, PreparedPair)]
     parts = [prompt for pair in prepared for prompt in pair.parts.values()]
     return [*(pair.prompt for pair in prepared), *parts]
 
 
 def _channels(
-    pair: Prepared | ItemError, whole: Outcome, outcomes: Iterator[Outcome]
+    pair: PreparedPair | ItemError, whole: Outcome, outcomes: Iterator[Outcome]
 ) -> dict[str, float]:
-    """The margins of a pair's channels, whose parts come next; one that failed is not told."""
+    """The margins of a pair's channels, whose outcomes come next; failed ones are left out."""
     if isinstance(pair, ItemError):
         return {}
     parts = {name: next(outcomes) for name in pair.parts}
-    found = {name: parts.get(name, whole) for name in pair.channels}
-    return {name: m for name, m in found.items() if not isinstance(m, ItemError)}
+    margins = {name: parts.get(name, whole) for name in pair.channels}
+    return {name: m for name, m in margins.items() if not isinstance(m, ItemError)}
 
 
 def poisoned(piece: Slice) -> SliceOutcome:
@@ -296,23 +305,23 @@ def poisoned(piece: Slice) -> SliceOutcome:
         piece,
         code="worker_died",
         message="the worker died twice while it scored this pair alone",
-        hint="score it by itself with `rerank score` and look at what the process says",
+        hint="score it by itself with `rerank score` and read the process's output",
     )
 
 
 def refused(piece: Slice, error: RerankError) -> SliceOutcome:
-    """The outcome of a slice that cannot be scored for a reason that no pair is to blame for."""
+    """The outcome of a slice that cannot be scored for a reason unrelated to its pairs."""
     return _without_scores(piece, code=error.code, message=error.message, hint=error.hint)
 
 
-def _without_scores(piece: Slice, **said: str) -> SliceOutcome:
+def _without_scores(piece: Slice, **error: str) -> SliceOutcome:
     """The outcome of a slice whose pairs all have the same error."""
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
         top_n=piece.top_n,
         metadata=piece.metadata,
-        errors=[*piece.failures, *failures_of(piece, **said)],
+        errors=[*piece.failures, *failures_of(piece, **error)],
     )
 
 

@@ -1,6 +1,6 @@
 """The engine in your own process: no queue, no Redis, no second process.
 
-from workers import Reranker
+from rerankfleet import Reranker
 
 scores = Reranker("pocket-text").process(
     {"query": "how do I open a file?", "documents": ["Use open().", {"text": "A recipe."}]}
@@ -24,10 +24,9 @@ from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.images.decode import prepare_image
-from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Scorer
-from rerankfleet.workers.prepare import Wanted
 from rerankfleet.workers.prompting.languages import detector_of
 
 #: The caller holds the request already; no line of a file is read.
@@ -37,10 +36,8 @@ _NO_BOUND = 1 << 40
 class Reranker:
     """One loaded model. Threads may share it; they are served one after another.
 
-    options    those of a job: instruction, instructions (by language), max_length,
-               max_tokens_per_doc, temperature, top_p, image_preset, resize_mode, max_crop,
-               min_pixels, max_pixels, video_fps, video_max_frames, video_total_pixels,
-               quality_action, quality_threshold
+    options    fields of `rerankfleet.shared.content.options.ScoringOptions`, which
+               docs/options.md lists; those about results and jobs have no effect here
     profile    has values for the options that are not given
     folder     where images may be read from, and relative paths start; images in S3 or on other
                hosts need `settings` that allow them
@@ -69,7 +66,7 @@ class Reranker:
         self._limit = limit or self.engine.self_test().limit
         self._one_at_a_time = threading.Lock()  # the engine has one thread's scratch memory
         self._source: ImageSource | None = None
-        if self.engine.sees:
+        if self.engine.supports_images:
             base = Path(folder).resolve() if folder else None
             self._source = ImageSource.of(settings, base)
 
@@ -80,7 +77,7 @@ class Reranker:
         self.close()
 
     def close(self) -> None:
-        """End the processes that decode images; a process that ends needs no call of this."""
+        """End the processes that decode images; not needed before the interpreter exits."""
         if self._source:
             self._source.close()
 
@@ -94,20 +91,20 @@ class Reranker:
         return [self._spec.calibration.score(margin) for margin in self.margins(request)]
 
     def margins(self, request: Mapping[str, Any]) -> list[float]:
-        """Like `process`, but z_yes - z_no: what rankings are made of."""
+        """Like `process`, but the margins z_yes - z_no, by which documents are ranked."""
         return [result.margin for result in self.results(request)]
 
     def results(self, request: Mapping[str, Any]) -> list[Scored]:
-        """Like `process`, with margins and what was done to images."""
+        """Like `process`, with margins and the facts of images."""
         with self._one_at_a_time:
             return self._results(request)
 
     def _results(self, request: Mapping[str, Any]) -> list[Scored]:
-        given: dict[str, Any] = {}
-        checked = slice_of(1, _without_images(request, given), max_documents=_NO_BOUND)
+        passed: dict[str, Any] = {}
+        checked = slice_of(1, _without_images(request, passed), max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        images = _PassedImages(self._source, given) if self._source else None
+        images = _PassedImages(self._source, passed) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
             scorer = Scorer(self.engine.prompter, batcher, images)
@@ -116,42 +113,41 @@ class Reranker:
             batcher.close()
         for failure in (failure for outcome in outcomes for failure in outcome.errors):
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        found = [result for outcome in outcomes for result in outcome.results]
-        return sorted(found, key=lambda result: result.index)
+        results = [result for outcome in outcomes for result in outcome.results]
+        return sorted(results, key=lambda result: result.index)
 
 
 class _PassedImages:
-    """Images that the caller holds, by a path that stands for each; all others by their
-    addresses."""
+    """Images that the caller passed, by their placeholder paths; all others by their URIs."""
 
-    def __init__(self, source: ImageSource, given: Mapping[str, Any]) -> None:
-        self._source, self._given = source, given
+    def __init__(self, source: ImageSource, passed: Mapping[str, Any]) -> None:
+        self._source, self._passed = source, passed
 
     def load(
-        self, wanted: Iterable[Wanted], *, urgent: bool = False
-    ) -> dict[Wanted, PreparedImage | ItemError]:
-        """See `prepare.Images`."""
-        held = {w: self._given[w.uri] for w in wanted if w.uri in self._given}
-        prepared = {w: _prepared_or_error(image, w) for w, image in held.items()}
-        others = [w for w in wanted if w.uri not in self._given]
+        self, refs: Iterable[ImageRef], *, urgent: bool = False
+    ) -> dict[ImageRef, PreparedImage | ItemError]:
+        """See `prepare.ImageLoader`."""
+        passed = {ref: self._passed[ref.uri] for ref in refs if ref.uri in self._passed}
+        prepared = {ref: _prepared_or_error(image, ref) for ref, image in passed.items()}
+        others = [ref for ref in refs if ref.uri not in self._passed]
         return prepared | self._source.load(others, urgent=urgent)
 
 
-def _prepared_or_error(image: Any, wanted: Wanted) -> PreparedImage | ItemError:
+def _prepared_or_error(image: Any, ref: ImageRef) -> PreparedImage | ItemError:
     try:
-        return prepare_image(image, wanted.options)
+        return prepare_image(image, ref.options)
     except ItemError as error:
         return error
 
 
-def _without_images(value: Any, given: dict[str, Any]) -> Any:
-    """The request with a path in place of each PIL image, which goes to `given`."""
+def _without_images(value: Any, passed: dict[str, Any]) -> Any:
+    """The request with a placeholder path for each PIL image, which goes to `passed`."""
     if isinstance(value, Mapping):
-        return {key: _without_images(v, given) for key, v in value.items()}
+        return {key: _without_images(v, passed) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_images(v, given) for v in value]
+        return [_without_images(v, passed) for v in value]
     if hasattr(value, "getbands"):  # a PIL image
-        path = f"given/{len(given)}"
-        given[path] = value
+        path = f"given/{len(passed)}"
+        passed[path] = value
         return path
     return value

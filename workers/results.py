@@ -1,4 +1,4 @@
-"""A shard's part file, then its commit: in this order, so that no commit names a missing part."""
+"""A shard's part file, then its commit: in this order, so that no commit names a missing file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write(
     store: Store,
     inline_ttl_s: float,
 ) -> str:
-    """Write the part of this attempt, complete, and return its name."""
+    """Write the complete part of this attempt, and return its name."""
     start, _ = shard_range(lease.shard)
     attempt = uuid.uuid4().hex[:12]
     data = dump_part(outcomes, provenance)
@@ -49,10 +49,10 @@ def commit(
     hints: Hints,
     stop: threading.Event | None = None,
 ) -> bool:
-    """Commit a part and hint what its job needs next. False when another commit was first.
+    """Commit a part, and hint the job's next step. False when another commit was first.
 
-    Outlives a Redis that is away, until `stop` is set: a commit is repeatable. Then raises what
-    Redis raised.
+    A commit is idempotent, so it is retried while Redis is unreachable, until `stop` is set; then
+    raises the error of Redis.
     """
     while True:
         try:

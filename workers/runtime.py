@@ -1,6 +1,7 @@
-"""One worker process: engine, batcher, leases, heartbeat, watchdog, wired together.
+"""One worker process: engine, batcher, leases, heartbeat and watchdog, wired together.
 
-Serves only after load and self-test. Started by `python -m workers`, one process per device.
+Serves only after load and self-test. Started by `python -m rerankfleet.workers`, one process per
+device.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ from rerankfleet.workers.recorder import Recorder
 
 HOUSEKEEPING_S = 0.25
 OUT_OF_MEMORY = "memory: packs ran out of memory here"
-"""Why the limit is what it is, while a worker knows better than the monitor."""
+"""The reason for a limit that the worker lowered itself, until the monitor knows."""
 
 log = structlog.get_logger()
 
 
 class Runtime:
-    """What the task works with, and the thread that keeps house."""
+    """All that the task needs, and the housekeeping thread."""
 
     def __init__(self, settings: Settings, model: str, device: str) -> None:
         self.settings = settings
@@ -63,13 +64,13 @@ class Runtime:
         self.id = f"{socket.gethostname()}:{device}:{os.getpid()}"
         self._fleet = self.store.fleet
         self._state: WorkerState = "loading"
-        self._fleet.forget(self.id)  # of a process before, in a container of the same name
+        self._fleet.forget(self.id)  # an earlier process in a container of the same name
         self._beat(WorkerRow(**self._identity()))
         self._load(model)
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
 
     def _load(self, model: str) -> None:
-        """Load the model, test it against its own unmodified forward, and wire it up."""
+        """Load the model, test it against the unmodified one, and wire everything up."""
         settings, began_s = self.settings, time.monotonic()
         stop = threading.Event()
         threading.Thread(target=self._beat_while_loading, args=(stop,), daemon=True).start()
@@ -80,7 +81,7 @@ class Runtime:
             stop.set()
         tokens = settings.batch_tokens or tested.limit.tokens
         self._engine, self._tested = engine, tested
-        self.provenance, self.sees = engine.provenance, engine.sees
+        self.provenance, self.supports_images = engine.provenance, engine.supports_images
         self.fingerprint = engine.fingerprint
         self.meter, self.recorder = Meter(tokens_per_s=tested.tokens_per_s), Recorder()
         policy = policy_of(settings, tokens_max=tested.tokens_max, memory_bytes=tested.memory_bytes)
@@ -88,18 +89,18 @@ class Runtime:
         reason = "set" if settings.batch_tokens else "measured at start"
         if first.tokens < tokens:
             reason = f"bound: {first.tokens:,} tokens is the most allowed"
-        self.steering = LimitAgent(self._fleet, self.id, policy, reason=reason)
+        self.limit_agent = LimitAgent(self._fleet, self.id, policy, reason=reason)
         self.batcher = Batcher(
             engine,
             Limit(first.tokens, first.pairs),
-            waiting_tokens_max=waiting_tokens_max(sees=engine.sees),
+            waiting_tokens_max=waiting_tokens_max(supports_images=engine.supports_images),
             on_pack=self._observe,
             around_pack=self._watchdog,
         )
         recorder = self.recorder
-        images = ImageSource.of(settings, recorder=recorder) if engine.sees else None
+        images = ImageSource.of(settings, tally=recorder) if engine.supports_images else None
         self.scorer = Scorer(engine.prompter, self.batcher, images, recorder)
-        self.hand = Leases(
+        self.leases = Leases(
             self.store,
             self.hints,
             model=self.model,
@@ -128,42 +129,42 @@ class Runtime:
         memory_bytes = self._engine.peak_memory_bytes()
         self.meter.pack(observation, memory_bytes=memory_bytes)
         self.recorder.pack(observation)
-        self.steering.observe(observation, memory_bytes=memory_bytes, held_s=self.hand.held_s)
+        self.limit_agent.observe(observation, memory_bytes=memory_bytes, held_s=self.leases.held_s)
 
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
-        """A pack that hangs ends the process with its stack traces, even without the GIL."""
+        """End the process with stack traces when a pack hangs, even while it holds the GIL."""
         faulthandler.dump_traceback_later(self.settings.stall_timeout_s, exit=True, file=2)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    # ---- keeping house --------------------------------------------------------------------------
+    # ---- housekeeping ---------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        """Renew leases while work progresses, report, and survive a Redis that is away."""
+        """Renew leases while work progresses, send heartbeats, and outlive a Redis outage."""
         next_beat = next_renewal = next_exchange = 0.0
         while True:
             time.sleep(HOUSEKEEPING_S)
             now = time.monotonic()
-            self._look_after_device()
-            self.meter.sample(holding=len(self.hand) > 0)
+            self._check_device()
+            self.meter.sample(holding=len(self.leases) > 0)
             try:
                 if now >= next_renewal and not self._stalled(now):
                     next_renewal = now + self.settings.lease_s / 4
-                    self.hand.renew()
+                    self.leases.renew()
                 if now >= next_beat:
                     next_beat = now + self.settings.heartbeat_s
                     row = self._describe()
                     self._beat(row, self._counts(row))
                 if now >= next_exchange:
                     next_exchange = now + EXCHANGE_S
-                    self.steering.exchange(self.batcher)
+                    self.limit_agent.exchange(self.batcher)
             except Exception as error:
                 log.warning("housekeeping is delayed", error=str(error))
 
-    def _look_after_device(self) -> None:
+    def _check_device(self) -> None:
         if not self.draining and not self.batcher.alive:
             self.give_up("the device thread has ended")
 
@@ -194,48 +195,48 @@ class Runtime:
         }
 
     def _describe(self) -> WorkerRow:
-        limit, steering = self.batcher.limit, self.steering
+        limit, agent = self.batcher.limit, self.limit_agent
         ceiling = int(self.batcher.ceiling) if math.isfinite(self.batcher.ceiling) else 0
         return WorkerRow(
             **self._identity(),
             fingerprint=self.fingerprint,
             dtype=self.provenance.dtype,
             attention=self.provenance.attention,
-            sees=self.sees,
+            supports_images=self.supports_images,
             batch_tokens=limit.tokens,
             batch_pairs=limit.pairs or 0,
-            batch_reason=OUT_OF_MEMORY if limit.tokens == ceiling else steering.reason,
-            batch_at_s=steering.at_s,
-            batch_policy=steering.policy.model_dump_json(),
+            batch_reason=OUT_OF_MEMORY if limit.tokens == ceiling else agent.reason,
+            batch_at_s=agent.at_s,
+            batch_policy=agent.policy.model_dump_json(),
             oom_ceiling=ceiling,
             pack_overhead_s=self._tested.overhead_s,
             pack_s_per_token=1 / self._tested.tokens_per_s,
-            shards=len(self.hand),
+            shards=len(self.leases),
             **self.meter.rates(),
         )
 
     def _counts(self, row: WorkerRow) -> Counts:
-        """What was counted, and what the engine knows."""
+        """The recorder's counts, with those that the engine keeps."""
         recorder, engine = self.recorder, self._engine
         for cache, (hits, misses) in engine.lookups.items():
             recorder.set(CACHE_LOOKUPS, cache, "hit", value=hits)
             recorder.set(CACHE_LOOKUPS, cache, "miss", value=misses)
         if on_gpu := engine.gpu_bytes():
-            if len(engine.decoder.devices) == 1:  # of several, the peak is another one's perhaps
+            if len(engine.decoder.devices) == 1:  # of several, the peak may be on another one
                 on_gpu["peak"] = row.memory_bytes
             for kind, size_bytes in on_gpu.items():
                 recorder.set(GPU_MEMORY, kind, value=size_bytes)
         return recorder.counts()
 
-    # ---- the end --------------------------------------------------------------------------------
+    # ---- shutdown -------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Finish the pack in hand, give the rest back, and be gone within the deadline."""
+        """Finish the running pack, release the shards, and exit within the deadline."""
         if self.draining:
             return
         self.draining, self._state = True, "draining"
-        log.info("draining", shards=len(self.hand))
-        self.hand.close()
+        log.info("draining", shards=len(self.leases))
+        self.leases.close()
         patience_s = max(self.settings.drain_s - RELEASE_S, self.settings.drain_s / 2)
         deadline = threading.Timer(patience_s, self._end_now)
         deadline.daemon = True
@@ -244,21 +245,21 @@ class Runtime:
             signal.signal(number, lambda *_: self._end_now())
 
     def give_up(self, why: str) -> NoReturn:
-        """End a process that cannot score any more; the launcher starts anew.
+        """End a process that cannot score any more; the launcher starts a new one.
 
-        Its leases are left to run out, as if it had been killed: should one of its pairs have
-        broken the device, it is found as a suspect; scored well elsewhere, nobody is blamed.
+        Its leases expire as if it had been killed: if one of its pairs broke the device, its shard
+        becomes a suspect; if all are scored elsewhere, none is blamed.
         """
-        log.error("the worker ends", reason=why)
+        log.error("the worker exits", reason=why)
         os._exit(1)
 
     def _end_now(self) -> NoReturn:
-        """Give the leases back, then end without waiting for what still runs."""
-        self.hand.release_all()
+        """Release the leases, then exit without waiting for the running pack."""
+        self.leases.release_all()
         os._exit(1)
 
     def close(self) -> None:
-        """Say goodbye."""
+        """Stop the batcher and deregister the worker."""
         self.draining = True
         self.batcher.close(drain=False)
         self._fleet.leave(self.id)

@@ -1,7 +1,7 @@
-"""The Celery task score_shard: the story of a shard.
+"""The Celery task score_shard: a shard from its claim to its commit.
 
-A hint only says that a shard waits. The claim decides; what is not ours is left alone, and a shard
-that is not committed comes back by itself.
+A hint only says that a shard may be waiting; the claim in Redis decides. A shard that is not
+committed is hinted again by the monitor.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ log = structlog.get_logger()
 def score_shard(runtime: Runtime, job_id: str, shard: str) -> None:
     """Claim, load, score, write, commit.
 
-    Whatever goes wrong, the shard is given back or its job is paused; only a process that dies
-    leaves its leases to run out, and its shards to be suspects. Raises nothing once it has claimed.
+    On any error the shard is released or its job is paused, and nothing is raised after the
+    claim; only a process that dies lets its leases expire, which makes its shards suspects.
     """
-    with runtime.hand.claim(job_id, shard) as held:
+    with runtime.leases.claim(job_id, shard) as held:
         if held is None:
             return
         try:
             _carry_out(runtime, held)
         except REDIS_ERRORS as error:
-            log.warning("Redis is away", job=job_id, shard=shard, error=str(error))
+            log.warning("Redis is unreachable", job=job_id, shard=shard, error=str(error))
             runtime.recorder.add(RETRIES, "redis")
             held.stop.wait(BACKOFF_S)
-            _release(runtime, held)
+            _try_release(runtime, held)
         except Exception as error:
-            log.exception("the job is paused: this is a bug", job=job_id, shard=shard)
+            log.exception("internal error, the job is paused", job=job_id, shard=shard)
             what = f"{type(error).__name__}: {error}"
             with suppress(Exception):
                 runtime.store.jobs.pause(
                     runtime.store.jobs.get(job_id),
                     f"shard {shard} failed: {what}. This is a bug; resume tries again",
                 )
-            _release(runtime, held)
+            _try_release(runtime, held)
 
 
 def _carry_out(runtime: Runtime, held: HeldShard) -> None:
-    """The story of a shard in hand, with everything that may be expected to go wrong."""
+    """Load, score, write and commit a claimed shard; handles all errors that can be expected."""
     lease = held.lease
     job_id, shard = lease.job_id, lease.shard
     try:
@@ -83,27 +83,27 @@ def _carry_out(runtime: Runtime, held: HeldShard) -> None:
         else:
             log.info("another commit was first", job=job_id, shard=shard)
     except Stopped:
-        _give_back(runtime, held)
+        _release_stopped(runtime, held)
     except DeviceBroken as error:
         runtime.give_up(str(error))
     except Unavailable as error:
         _wait_for_storage(runtime, held, error)
-    except UnreadableJob as error:  # a worker of its version sees to it
+    except UnreadableJob as error:  # a worker of its version will take it
         log.warning("the shard is left to a newer worker", job=job_id, shard=shard, why=str(error))
         held.stop.wait(BACKOFF_S)
         runtime.store.shards.release(lease)
-    except UsageError as error:  # its files are gone or refused: a person must look
+    except UsageError as error:  # its files are missing or access is denied: a person must act
         _pause(runtime, lease, error)
     except RerankError as error:
-        log.error("the shard is given back", job=job_id, shard=shard, error=str(error))
-        _give_back(runtime, held)
+        log.error("the shard is released", job=job_id, shard=shard, error=str(error))
+        _release_stopped(runtime, held)
 
 
 def _load(runtime: Runtime, lease: Lease) -> list[Slice]:
     slices = load_slices(runtime.objects, lease.job_id, lease.file, lease.shard)
     first, last = shard_range(lease.shard)
     if sum(piece.items for piece in slices) != last - first:
-        raise UsageError(f"shard {lease.shard} of job {lease.job_id} does not fit its file")
+        raise UsageError(f"shard {lease.shard} of job {lease.job_id} does not match its file")
     return slices
 
 
@@ -117,7 +117,7 @@ def _score(
     except UsageError as error:
         if job.spec.priority is not Priority.interactive:
             raise
-        return [refused(piece, error) for piece in slices], 0  # somebody waits for the answer
+        return [refused(piece, error) for piece in slices], 0  # a client waits for the answer
 
 
 def _store(
@@ -131,7 +131,7 @@ def _store(
     lease = held.lease
     part = results.write(
         outcomes,
-        provenance_of(runtime.provenance, job.spec, sees=runtime.sees),
+        provenance_of(runtime.provenance, job.spec, supports_images=runtime.supports_images),
         lease,
         runtime.objects,
         runtime.store,
@@ -141,18 +141,23 @@ def _store(
 
 
 def _pause(runtime: Runtime, lease: Lease, error: UsageError) -> None:
-    """Pause the job with the reason; not when it was resumed since, which took the lease away."""
+    """Pause the job with the reason, unless it was resumed since: then the lease is lost."""
     job_id, shard = lease.job_id, lease.shard
     reason = f"shard {shard} cannot be done: {error}"
     with suppress(UsageError):
         if runtime.store.jobs.pause(runtime.store.jobs.get(job_id), reason, lease=lease) == "lost":
-            log.info("what failed before does not count", job=job_id, shard=shard, error=str(error))
+            log.info(
+                "failed before the job was resumed, ignored",
+                job=job_id,
+                shard=shard,
+                error=str(error),
+            )
         else:
             log.error("the job is paused", job=job_id, shard=shard, error=str(error))
 
 
-def _give_back(runtime: Runtime, held: HeldShard) -> None:
-    """Release a shard that was stopped; when that frees it, tell the others."""
+def _release_stopped(runtime: Runtime, held: HeldShard) -> None:
+    """Release a shard that was stopped; when this worker drains, hint it to the others."""
     lease = held.lease
     if runtime.store.shards.release(lease) and runtime.draining:
         priority = runtime.job(lease.job_id).spec.priority
@@ -160,16 +165,16 @@ def _give_back(runtime: Runtime, held: HeldShard) -> None:
 
 
 def _wait_for_storage(runtime: Runtime, held: HeldShard, error: Unavailable) -> None:
-    """Slow down, then give the shard back: the monitor sends its hint again."""
-    lease: Lease = held.lease
-    log.warning("infrastructure", job=lease.job_id, shard=lease.shard, error=str(error))
+    """Back off, then release the shard: the monitor sends its hint again."""
+    lease = held.lease
+    log.warning("storage is unavailable", job=lease.job_id, shard=lease.shard, error=str(error))
     runtime.recorder.add(RETRIES, "storage")
     runtime.store.jobs.set_facts(lease.job_id, waiting_for=str(error))
     held.stop.wait(BACKOFF_S)
     runtime.store.shards.release(lease)
 
 
-def _release(runtime: Runtime, held: HeldShard) -> None:
-    """Give a shard back if that can be done at all."""
+def _try_release(runtime: Runtime, held: HeldShard) -> None:
+    """Release a shard if possible; otherwise its lease expires."""
     with suppress(Exception):
         runtime.store.shards.release(held.lease)

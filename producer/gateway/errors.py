@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from rerankfleet.shared.content.options import ImageOptions, OptionGroup, VideoOptions
 from rerankfleet.shared.content.validation import first_error
 from rerankfleet.shared.errors import (
     InvalidOption,
@@ -69,13 +70,12 @@ class InvalidField(UsageError):
         super().__init__(message, hint=hint, path=path)
 
 
-_IMAGE = ("resize_mode", "max_crop", "pad_color", "min_pixels", "max_pixels")
-_QUALITY = ("quality_threshold", "quality_action")
-FIELDS_OF_OPTIONS: dict[str, Path] = {
-    **{name: ("image", name) for name in ("preset", *_IMAGE, *_QUALITY)},
-    **{f"video_{name}": ("video", name) for name in ("fps", "max_frames", "total_pixels")},
-    "image_preset": ("image", "preset"),
-}
+_PARTS: dict[str, type[OptionGroup]] = {"image": ImageOptions, "video": VideoOptions}
+FIELDS_OF_OPTIONS: Mapping[str, Path] = {
+    name: (part, name.removeprefix(f"{part}_"))
+    for part, group in _PARTS.items()
+    for name in group.model_fields
+} | {"preset": ("image", "preset")}  # as `ImageSpec` calls it
 """Options of a job -> the fields of a request that have other names."""
 
 

@@ -15,9 +15,10 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread, taken
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key
-from rerankfleet.producer.gateway.formats.native import Options
+from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
+from rerankfleet.shared.content.options import AdaptationOptions, JobOptions, ResultOptions
 from rerankfleet.shared.errors import Path, Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
 from rerankfleet.shared.job_spec import OutputFormat, Priority
@@ -41,8 +42,10 @@ class CatalogBody(Fields):
     format: OutputFormat = "jsonl"
 
 
-class JobBody(Options):
+class JobBody(Options, ResultOptions, AdaptationOptions, JobOptions):
     """A job's input and options; only `input` is required."""
+
+    model_config = ConfigDict(extra="forbid")
 
     input: str = Field(min_length=1, description="s3://, file:// or the uri of an upload")
     output: str | None = Field(default=None, description="s3:// or file://; unset: fetch /results")
@@ -51,20 +54,11 @@ class JobBody(Options):
     key: str | None = Field(default=None, min_length=1, max_length=200)
     force: bool = False
     priority: Literal["normal", "bulk"] = "normal"
-    top_n: int | None = Field(default=None, ge=1, le=1 << 31)
-    limit: int | None = Field(default=None, ge=1, le=1 << 62)
-    max_error_rate: float | None = Field(default=None, ge=0, le=1)
-    adaptive_temperature: bool | None = None
 
     def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        named = (
-            *("instruction", "name", "top_n", "limit"),
-            *("max_error_rate", "adaptive_temperature"),
-        )
-        given = {name: getattr(self, name) for name in named}
-        found = {name: value for name, value in given.items() if value is not None}
-        return super().options() | found | {"priority": Priority(self.priority)}
+        """Those that were given, as options of a job."""
+        name = {} if self.name is None else {"name": self.name}
+        return super().options() | name | {"priority": Priority(self.priority)}
 
 
 class RetryBody(Fields):

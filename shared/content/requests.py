@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.content import Content, Document, QueryContent
+from rerankfleet.shared.content.options import Instruction, TopN
 from rerankfleet.shared.content.outcomes import Failure
 
 
@@ -20,8 +21,9 @@ class RerankRequest(Frozen):
     id: str | int | None = None
     query: QueryContent
     documents: list[Any]
-    instruction: str | None = None
-    top_n: int | None = Field(default=None, ge=1)
+    instruction: Instruction | None = None
+    top_n: TopN | None = None
+    """None: as the job has it."""
     metadata: dict[str, Any] | None = None
 
 

@@ -72,7 +72,8 @@ def output_line(
     calibration: Calibration = PLAIN,
 ) -> dict[str, Any]:
     """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
-    ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: outcome.top_n or top_n]
+    kept = top_n if outcome.top_n is None else outcome.top_n
+    ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: kept or None]
     errors = sorted(
         _without_repeats(outcome.errors), key=lambda e: -1 if e.index is None else e.index
     )

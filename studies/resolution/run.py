@@ -155,7 +155,7 @@ class Run:
 
     def _score(self, block: Sequence[_Pair], rng: np.random.Generator) -> list[Scored]:
         """A block's pairs in mixed packs; the tower sees each image anew."""
-        self._engine.seen.clear()
+        self._engine.feature_cache.clear()
         mixed = [block[at] for at in rng.permutation(len(block))]
         found: list[Scored] = []
         for pack in _packs(mixed, self._limit):

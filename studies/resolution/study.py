@@ -90,7 +90,7 @@ def study_resolution(
 
 def _load(model: str, settings: Settings) -> Engine:
     engine = load_engine(model, **settings.engine_options)
-    if not engine.sees:
+    if not engine.supports_images:
         raise UsageError(f"{model} reads text only", hint="use a Qwen3-VL reranker")
     return engine
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.settings import Settings
@@ -29,7 +29,9 @@ def busy(fleet: Fleet, real_hints: Hints) -> None:
     """Three workers of two models, and something that waits."""
     fleet.beat(worker_row("w1", batch_tokens=512, batch_pairs=8, dtype="bf16", attention="flash"))
     fleet.beat(worker_row("w2", state="loading"))
-    fleet.beat(worker_row("w3", "org/vl", sees=True, pairs_per_s=2.5, pairs=40, busy_share=0.5))
+    fleet.beat(
+        worker_row("w3", "org/vl", supports_images=True, pairs_per_s=2.5, pairs=40, busy_share=0.5)
+    )
     real_hints.shard(MODEL, Priority.interactive, "j", "0-1")
 
 

@@ -33,7 +33,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ({"query": "q", "documents": ["\ud800"]}, "documents[0]", "half a surrogate pair"),
         ({**BODY, "top_n": -1}, "top_n", "greater than or equal to 0"),
         ({**BODY, "temperature": 3}, "temperature", "less than or equal to 2"),
-        ({**BODY, "image": {"preset": "huge"}}, "image.preset", "image_preset is wrong"),
+        ({**BODY, "image": {"preset": "huge"}}, "image.preset", "expected one of general"),
         ({**BODY, "image": {"max_crop": 2}}, "image.max_crop", "less than or equal to 1"),
         ({**BODY, "instuction": "x"}, "instuction", "there is no such field"),
         ([], "body", "valid dictionary"),

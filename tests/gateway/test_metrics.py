@@ -33,7 +33,7 @@ def counted(fleet) -> None:
                 recorder.observe(family, *labels, value=1)
             else:
                 recorder.set(family, *labels, value=1)
-    row = worker_row("w4", "org/vl", sees=True, dtype="bf16", attention="flash")
+    row = worker_row("w4", "org/vl", supports_images=True, dtype="bf16", attention="flash")
     fleet.beat(row, recorder.counts())
 
 

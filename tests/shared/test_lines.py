@@ -138,7 +138,7 @@ def test_a_byte_order_mark_is_no_part_of_the_line():
         ({"query": "q"}, "invalid_request", "documents: Field required"),
         ({"query": 5, "documents": ["a"]}, "invalid_request", "query: Input should be"),
         ({"query": "q", "documents": "a"}, "invalid_request", "documents: Input should be"),
-        ({**GOOD, "top_n": 0}, "invalid_request", "top_n: Input should be greater"),
+        ({**GOOD, "top_n": -1}, "invalid_request", "top_n: Input should be greater"),
         ({**GOOD, "docs": []}, "invalid_request", "docs: there is no such field"),
         ({**GOOD, "id": [1]}, "invalid_request", "id"),
         ({**GOOD, "x" * 10_000: 1}, "invalid_request", "x: there is no such field"),
@@ -561,6 +561,11 @@ def test_the_requests_own_top_n_comes_before_the_jobs():
     outcome = SliceOutcome(line=1, top_n=2, results=results)
 
     assert len(output_line(outcome, None, top_n=4)["results"]) == 2
+    everything = outcome.model_copy(update={"top_n": 0})
+    assert (
+        output_line(everything, None, top_n=4)["results"]
+        == (output_line(everything, None, top_n=None)["results"])
+    )
     assert output_line(outcome, None, top_n=4)["provenance"] is None
 
 

@@ -35,7 +35,7 @@ from rerankfleet.workers.batching.packing import Limit, Pack  # noqa: E402
 from rerankfleet.workers.engine import load_engine  # noqa: E402
 from rerankfleet.workers.prompting.prompts import Prompt, Request, Side  # noqa: E402
 from rerankfleet.workers.prompting.tokens import Tokens, Visual  # noqa: E402
-from tests.workers.test_vl import vl_folder  # noqa: E402, F401
+from tests.support.vl_model import build_vl_model  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 QUERIES = ["a red circle", "a blue circle", "nothing at all"]
@@ -43,6 +43,11 @@ SIZES = ["64x64", "128x96", "192x128"]
 OPTIONS = ["--sizes", ",".join(SIZES), "--reference", "128x96"]
 TOLERANCE = 1e-4
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="session")
+def vl_folder(tmp_path_factory):
+    return build_vl_model(tmp_path_factory.mktemp("vl"))
 
 
 def rerank(*arguments: object):
@@ -88,7 +93,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(folder, vl_folder, tmp_path_factory):  # noqa: F811
+def study(folder, vl_folder, tmp_path_factory):
     """A study of three sizes in two interpolations, three times."""
     out = tmp_path_factory.mktemp("study") / "out"
     result = rerank(
@@ -159,7 +164,7 @@ def test_a_row_says_what_the_model_saw(rows):
     assert (categories["0.png"], categories["more/small.jpg"]) == ("even", "")
 
 
-def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):  # noqa: F811
+def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):
     # given the same model
     engine = load_engine(str(vl_folder), device="cpu")
     cell = plan.Cell((192, 128), "nearest")
@@ -338,7 +343,7 @@ def test_a_pack_that_does_not_fit_is_scored_in_parts():
 # ---- input --------------------------------------------------------------------------------------
 
 
-def test_a_listing_names_images_beside_it_with_their_categories(folder, vl_folder, tmp_path):  # noqa: F811
+def test_a_listing_names_images_beside_it_with_their_categories(folder, vl_folder, tmp_path):
     # given a listing with a column of categories, two good images and one that is missing
     listing = folder / "listing.csv"
     listing.write_text("category,image\nnear,0.png\nfar,more/small.jpg\nnear,gone.png\n")
@@ -358,7 +363,7 @@ def test_a_listing_names_images_beside_it_with_their_categories(folder, vl_folde
     assert "the noise floor is not known" in report
 
 
-def test_bad_options_give_one_clear_sentence(folder, vl_folder, tmp_path):  # noqa: F811
+def test_bad_options_give_one_clear_sentence(folder, vl_folder, tmp_path):
     given = [
         "resolution", folder, "--queries", folder / "queries.txt", "--model", vl_folder,
         "-o", tmp_path / "out",
@@ -382,7 +387,7 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
     empty.write_text("\n")
     twice.write_text("a.png\na.png\n")
     other.write_text("image,category\nunknown.png,x\n")
-    with pytest.raises(UsageError, match="holds no query"):
+    with pytest.raises(UsageError, match="has no queries"):
         read_queries(empty)
     with pytest.raises(UsageError, match=r"'a\.png' stands twice"):
         read_queries(twice)
@@ -408,7 +413,7 @@ def test_signed_addresses_keep_their_secret(tmp_path):
     assert image.name == "https://shop.example/a.png"
 
 
-def test_without_any_good_image_there_is_no_study(tmp_path, vl_folder):  # noqa: F811
+def test_without_any_good_image_there_is_no_study(tmp_path, vl_folder):
     (tmp_path / "bad.png").write_bytes(b"")
     (tmp_path / "queries.txt").write_text("a gate")
     said = refusal(
@@ -420,7 +425,7 @@ def test_without_any_good_image_there_is_no_study(tmp_path, vl_folder):  # noqa:
     )
 
 
-def test_a_study_is_not_replaced_without_force(study, folder, vl_folder, tmp_path):  # noqa: F811
+def test_a_study_is_not_replaced_without_force(study, folder, vl_folder, tmp_path):
     out = shutil.copytree(study, tmp_path / "out")
     given = [
         "resolution", folder / "listing.txt", "--queries", folder / "queries.txt",

@@ -1,4 +1,4 @@
-"""Small drawn images, as bytes."""
+"""Drawn images, and their bytes in any format."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 
 def drawn(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> Image.Image:
@@ -29,3 +29,18 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def png(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> bytes:
     """A drawn image's bytes."""
     return encoded(drawn(seed, size, sigma=sigma))
+
+
+def draw_leaves(width: int, height: int, *, seed: int = 0, discs: int = 400) -> Image.Image:
+    """Discs over discs of all sizes with some noise: what a photograph is like."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (width, height), (120, 130, 140))
+    draw = ImageDraw.Draw(image)
+    for _ in range(discs):
+        radius = min(width, height) * 0.35 * (rng.random() ** 4 + 0.01)
+        x, y = rng.random(2) * (width, height)
+        colour = np.clip(rng.normal(120, 55, 3), 5, 245).astype(int)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour.tolist()))
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)), float)
+    noisy = pixels + rng.normal(0, 3, (height, width, 1))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.gateway.app import listen, make_app
 from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row

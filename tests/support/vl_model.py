@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.text_model import train_tokenizer
+
 VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 
 
@@ -12,8 +14,6 @@ def build_vl_model(folder: Path) -> Path:
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen3VLConfig
     from transformers import Qwen3VLForConditionalGeneration as Model
-
-    from tests.workers.conftest import train_tokenizer
 
     tokenizer = train_tokenizer("qwen")
     tokenizer.add_special_tokens(VISION_TOKENS)

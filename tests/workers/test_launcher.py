@@ -68,14 +68,14 @@ def test_a_host_that_cannot_tell_has_no_gpus(monkeypatch, error):
 def test_each_process_sees_its_own_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
 
-    found = children(
+    processes = children(
         Settings(redis_url="redis://host/0", lease_s=9, gpus_per_worker=2), "org/model"
     )
 
-    assert [child.env["CUDA_VISIBLE_DEVICES"] for child in found] == ["4,5", "6,7"]
-    assert [child.name for child in found] == ["worker cuda4+5", "worker cuda6+7"]
-    assert found[0].command[-4:] == ["--model", "org/model", "--device-name", "cuda4+5"]
-    assert found[0].env["RERANK_LEASE_S"] == "9.0"
+    assert [child.env["CUDA_VISIBLE_DEVICES"] for child in processes] == ["4,5", "6,7"]
+    assert [child.name for child in processes] == ["worker cuda4+5", "worker cuda6+7"]
+    assert processes[0].command[-4:] == ["--model", "org/model", "--device-name", "cuda4+5"]
+    assert processes[0].env["RERANK_LEASE_S"] == "9.0"
 
 
 def test_a_process_on_the_cpu_sees_none(monkeypatch):
@@ -88,7 +88,7 @@ def test_a_process_on_the_cpu_sees_none(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("profile", "given", "pairs"),
+    ("profile", "environment", "pairs"),
     [
         (None, {}, 1024),
         ("academic", {"batch_policy": "fixed"}, 4),
@@ -99,9 +99,9 @@ def test_a_process_on_the_cpu_sees_none(monkeypatch):
     ],
 )
 def test_a_profile_says_how_many_pairs_a_pack_starts_with_unless_that_was_set(
-    profile, given, pairs
+    profile, environment, pairs
 ):
-    assert starting_at(profile, Settings(**given)).batch_pairs == pairs
+    assert starting_at(profile, Settings(**environment)).batch_pairs == pairs
 
 
 def test_a_worker_refuses_a_profile_that_there_is_not():

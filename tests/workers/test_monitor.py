@@ -154,14 +154,14 @@ def test_lost_hints_are_sent_again_a_few_at_a_time(start, job, store, settings, 
     job("a", *((i, i + 1) for i in range(100)))
     keys = broker_keys(settings, [model_queue(MODEL, Priority.normal)])
 
-    seen = []
+    sent = []
     for _ in range(4):
         monitor.tick()
         clock.now_s += GRACE_S
-        seen.append(store.broker.waiting_count(keys))
+        sent.append(store.broker.waiting_count(keys))
 
     # then full queues do not keep the rest from being sent, and none is sent twice
-    assert seen == [0, HINTS_AT_ONCE, 100, 100]
+    assert sent == [0, HINTS_AT_ONCE, 100, 100]
 
 
 # ---- steps of jobs ------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.job_spec import InputRef, JobSpec, Priority, make_spec
 from rerankfleet.shared.metrics import IMAGES_REJECTED, STAGES
 from rerankfleet.workers.images.prepared import PreparedImage
-from rerankfleet.workers.pipeline import IMAGES_AHEAD, PAIRS_AHEAD, in_runs
+from rerankfleet.workers.pipeline import IMAGES_AHEAD
 from rerankfleet.workers.prepare import (
     FETCHES_JUDGED,
     FETCHES_MIN,
     FRAMES_MAX,
     IMAGES_MAX,
-    Prepared,
+    PreparedPair,
     Preparer,
     frame_pixels,
     frames_chosen,
@@ -33,6 +33,7 @@ from rerankfleet.workers.prepare import (
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
+from tests.support.slices import a_slice, frames, image
 
 NOT_FOUND = ItemError("not_found", "there is no such image")
 
@@ -58,10 +59,10 @@ class Images:
         self.outcomes: dict[str, PreparedImage | ItemError] = {}
         self.loads: list[list[str]] = []
 
-    def load(self, wanted, *, urgent=False):
-        wanted = list(wanted)
-        self.loads.append([w.uri for w in wanted])
-        return {w: self.outcomes.get(w.uri) or prepared(w.uri) for w in wanted}
+    def load(self, refs, *, urgent=False):
+        refs = list(refs)
+        self.loads.append([w.uri for w in refs])
+        return {w: self.outcomes.get(w.uri) or prepared(w.uri) for w in refs}
 
 
 def prepared(uri: str, width: int = 64, height: int = 32) -> PreparedImage:
@@ -87,7 +88,7 @@ def images() -> Images:
 
 
 @pytest.fixture
-def prepare(prompter, images) -> Callable[..., list[list[Prepared | ItemError]]]:
+def prepare(prompter, images) -> Callable[..., list[list[PreparedPair | ItemError]]]:
     """`prepare(slice, ..., **options)` with one preparer."""
     preparer = Preparer(prompter, images)
     return lambda *slices, **options: preparer.prepare(slices, spec_of(**options))
@@ -95,27 +96,6 @@ def prepare(prompter, images) -> Callable[..., list[list[Prepared | ItemError]]]
 
 def spec_of(**options) -> JobSpec:
     return make_spec(model="m", input=InputRef(uri="", size=0, tag=""), **options)
-
-
-def a_slice(*documents, query="q", line: int = 1) -> Slice:
-    return Slice(
-        line=line,
-        query=query,
-        documents=[Document.model_validate(_content(d)) for d in documents],
-        indices=list(range(len(documents))),
-    )
-
-
-def _content(value):
-    return {"text": value} if isinstance(value, str) else value
-
-
-def image(*uris: str, **fields) -> dict:
-    return {"image": list(uris), **fields}
-
-
-def frames(count: int, fps: float | None = None) -> dict:
-    return {"video": {"frames": [f"frame-{n}" for n in range(count)], "fps": fps}}
 
 
 def codes(pairs) -> list[str | None]:
@@ -128,7 +108,7 @@ def codes(pairs) -> list[str | None]:
 def test_text_stays_text(prepare, images, prompter):
     ((pair,),) = prepare(a_slice("a document"))
 
-    assert pair == Prepared(pair.prompt)
+    assert pair == PreparedPair(pair.prompt)
     assert prompter.requests[0].documents[0].text == "a document"
     assert images.loads == []
 
@@ -145,8 +125,8 @@ def test_an_image_is_loaded_once_for_all_pairs_of_a_run(prepare, images):
 def test_a_pair_tells_what_was_done_to_its_images(prepare):
     ((pair,),) = prepare(a_slice(image("q0.9", "q0.7"), query=image("q0.8")))
 
-    assert [found.quality for found in pair.images] == [0.9, 0.7]
-    assert {(found.original, found.used, found.tokens) for found in pair.images} == {
+    assert [facts.quality for facts in pair.images] == [0.9, 0.7]
+    assert {(facts.original, facts.used, facts.tokens) for facts in pair.images} == {
         ((128, 64), (64, 32), 2)
     }
     assert pair.quality == 0.7
@@ -163,9 +143,9 @@ def test_an_image_of_the_query_counts_for_the_quality_of_each_pair(prepare):
 def test_an_unreadable_image_of_a_document_costs_its_own_pair(prepare, images):
     images.outcomes["lost.png"] = NOT_FOUND
 
-    (found,) = prepare(a_slice(image("a.png"), image("a.png", "lost.png"), "text"))
+    (pairs,) = prepare(a_slice(image("a.png"), image("a.png", "lost.png"), "text"))
 
-    assert codes(found) == [None, "not_found", None]
+    assert codes(pairs) == [None, "not_found", None]
 
 
 def test_an_unreadable_image_of_a_query_costs_the_pairs_of_its_request(prepare, images):
@@ -209,11 +189,11 @@ def test_quality_is_reported_and_does_nothing_unless_it_is_told_to(prepare):
 def test_a_poor_image_is_rejected_where_the_job_says_so(prepare):
     options = {"quality_action": "reject", "quality_threshold": 0.5}
 
-    (found,) = prepare(a_slice(image("q0.5"), image("q0.49"), "text"), **options)
+    (pairs,) = prepare(a_slice(image("q0.5"), image("q0.49"), "text"), **options)
 
-    assert codes(found) == [None, "low_quality", None]
-    assert found[1].message == "the image's quality 0.49 is below 0.50"
-    assert "sharper" in found[1].hint
+    assert codes(pairs) == [None, "low_quality", None]
+    assert pairs[1].message == "the image's quality 0.49 is below 0.50"
+    assert "sharper" in pairs[1].hint
 
 
 def test_images_that_a_job_refuses_are_counted_once_each(prompter, images):
@@ -264,20 +244,20 @@ def in_runs_of(
     prepare, first: int, last: int, images_of_run: int = IMAGES_AHEAD, **options
 ) -> list[str | None]:
     """The codes of numbered images, prepared in runs as a shard is."""
-    found = []
+    outcomes = []
     for at in range(first, last, images_of_run):
         (pairs,) = prepare(of_numbers(at, min(at + images_of_run, last)), **options)
-        found += codes(pairs)
-    return found
+        outcomes += codes(pairs)
+    return outcomes
 
 
-def test_a_dead_source_is_soon_for_a_person_to_look_at(prepare, images):
+def test_a_dead_source_soon_pauses_the_job(prepare, images):
     fail(images, *range(1000))
 
-    with pytest.raises(UsageError, match=r"32 of the last 32 images .*: image 0 failed") as told:
+    with pytest.raises(UsageError, match=r"32 of the last 32 images .*: image 0 failed") as caught:
         in_runs_of(prepare, 0, 1000)
 
-    assert "resume" in told.value.hint
+    assert "resume" in caught.value.hint
 
 
 def test_a_source_that_dies_late_is_noticed_as_soon(prepare, images):
@@ -332,9 +312,9 @@ def test_jobs_count_apart(prepare, images):
 def test_an_interactive_request_gets_its_failures(prepare, images):
     fail(images, *range(100))
 
-    found = in_runs_of(prepare, 0, 100, priority=Priority.interactive)
+    outcomes = in_runs_of(prepare, 0, 100, priority=Priority.interactive)
 
-    assert found == ["not_found"] * 100
+    assert outcomes == ["not_found"] * 100
 
 
 # ---- video --------------------------------------------------------------------------------------
@@ -368,9 +348,9 @@ def test_an_odd_frame_is_doubled(prepare, prompter):
 def test_frames_of_different_shapes_are_an_error(prepare, images):
     images.outcomes["frame-1"] = prepared("frame-1", 64, 64)
 
-    (found,) = prepare(a_slice(frames(2), "text"))
+    (pairs,) = prepare(a_slice(frames(2), "text"))
 
-    assert codes(found) == ["frames_differ", None]
+    assert codes(pairs) == ["frames_differ", None]
 
 
 def test_of_a_long_video_frames_are_taken_evenly(prepare, prompter, images):
@@ -396,20 +376,20 @@ def test_frames_share_the_pixels_of_their_video(count, tokens):
 
 @pytest.mark.parametrize("preset", ["general", "reference"])
 def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
-    asked = []
+    requested = []
 
     class Recorded(Images):
-        def load(self, wanted, *, urgent=False):
-            asked.extend(wanted)
-            return super().load(asked)
+        def load(self, refs, *, urgent=False):
+            requested.extend(refs)
+            return super().load(requested)
 
     spec = spec_of(image_preset=preset)
     content = frames(64) | image("still.png")
     Preparer(prompter, Recorded()).prepare([a_slice(content)], spec)
 
-    budgets = {w.uri: w.options.max_pixels for w in asked}
+    budgets = {w.uri: w.options.max_pixels for w in requested}
     assert budgets["frame-0"] == frame_pixels(64) < budgets["still.png"]
-    assert len({w.options.key() for w in asked}) == 2
+    assert len({w.options.key() for w in requested}) == 2
 
 
 def test_a_job_says_how_videos_are_read(prepare, prompter, images):
@@ -438,9 +418,9 @@ def test_a_job_says_how_videos_are_read(prepare, prompter, images):
 )
 def test_the_pixels_of_frames_have_their_bounds(options, tokens):
     content = Document.model_validate(frames(64))
-    wanted = images_of(content, spec_of(**options))
-    assert {w.options.max_pixels for w in wanted} == {tokens * 1024}
-    assert {w.options.min_pixels for w in wanted} == {4096}
+    refs = images_of(content, spec_of(**options))
+    assert {w.options.max_pixels for w in refs} == {tokens * 1024}
+    assert {w.options.min_pixels for w in refs} == {4096}
 
 
 def test_a_pixel_budget_keeps_the_presets_shape():
@@ -457,50 +437,6 @@ def test_provenance_tells_what_a_model_that_sees_is_shown():
         model="m", revision="", template="", dtype="", attention="", device="", version=""
     )
     spec = spec_of(video_max_frames=8, video_fps=4, max_pixels=196_608)
-    seen = provenance_of(engine, spec, sees=True)
-    assert (seen.video, seen.pixels) == ("8:7864320:4", spec.image_spec.key())
-    assert provenance_of(engine, spec, sees=False) == engine
-
-
-# ---- runs ---------------------------------------------------------------------------------------
-
-
-def sizes(runs) -> list[list[int]]:
-    """How many documents each slice of each run has."""
-    return [[len(piece.documents) for piece in run] for run in runs]
-
-
-def test_a_run_has_few_images_and_the_first_ones_have_fewest():
-    slices = [a_slice(image(f"{n}.png"), image(f"{n}-b.png"), line=n) for n in range(20)]
-
-    runs = list(in_runs(slices))
-
-    assert sizes(runs) == [[2], [2] * 2, [2] * 4, [2] * 8, [2] * 5]
-
-
-def test_an_image_that_many_queries_meet_is_one_image():
-    slices = [a_slice(image("same.png"), query=f"query {n}") for n in range(PAIRS_AHEAD)]
-
-    assert len(list(in_runs(slices))) == 1
-
-
-def test_images_of_queries_count_too():
-    slices = [a_slice("text", query=image(f"{n}.png")) for n in range(2 * IMAGES_AHEAD)]
-
-    first = [[1] * 2, [1] * 4, [1] * 8]
-    assert sizes(in_runs(slices)) == [*first, [1] * IMAGES_AHEAD, [1] * 2]
-
-
-def test_a_request_of_many_images_is_cut():
-    many = a_slice("text", *(image(f"{n}.png") for n in range(38)), "text")
-
-    runs = list(in_runs([many]))
-
-    assert sizes(runs) == [[3], [4], [8], [16], [9]]
-    assert [i for run in runs for piece in run for i in piece.indices] == list(range(40))
-
-
-def test_a_document_of_many_images_is_not_cut():
-    album = image(*(f"{n}.png" for n in range(20)))
-
-    assert sizes(in_runs([a_slice(album, album, "text")])) == [[1], [2]]
+    provenance = provenance_of(engine, spec, supports_images=True)
+    assert (provenance.video, provenance.pixels) == ("8:7864320:4", spec.image_spec.key())
+    assert provenance_of(engine, spec, supports_images=False) == engine

@@ -48,14 +48,14 @@ def test_temperature_spreads_scores_but_not_margins(model_folders, reranker):
 
 def test_a_profile_brings_its_values_and_an_option_wins(model_folders):
     request = {"query": "what?", "documents": ["a stone", "a river", "a bird"]}
-    found = rerankfleet.Reranker(str(model_folders["tied"]), profile="academic", top_p=0.9)
+    reranker = rerankfleet.Reranker(str(model_folders["tied"]), profile="academic", top_p=0.9)
     plain = rerankfleet.Reranker(str(model_folders["tied"]))
 
     instruction = PROFILES["academic"].instruction
-    margins = found.margins(request)
+    margins = reranker.margins(request)
     want = plain.margins(request | {"instruction": instruction})
     assert margins == pytest.approx(want, abs=1e-4)
-    for margin, score in zip(margins, found.process(request), strict=True):
+    for margin, score in zip(margins, reranker.process(request), strict=True):
         assert score == pytest.approx(relevance_score(margin, 0.7, 0.9), abs=1e-6)
     with pytest.raises(UsageError, match="there is no profile 'shop'"):
         rerankfleet.Reranker("pocket-text", profile="shop")

@@ -60,22 +60,27 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
         raise Ended
 
     def score(*_):
-        if found.scorer.fails_with:
-            raise found.scorer.fails_with
+        if fake.scorer.fails_with:
+            raise fake.scorer.fails_with
         return OUTCOMES, 3
 
-    found = object.__new__(Runtime)
-    found.settings, found.store, found.objects, found.hints = settings, store, objects, hints
-    found.draining, found.provenance, found.sees = False, PROVENANCE, True
-    found.recorder = Recorder()
-    found.hand = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
-    found.scorer = SimpleNamespace(score=score, fails_with=None)
-    found.batcher = SimpleNamespace(alive=True)
+    fake = object.__new__(Runtime)
+    fake.settings, fake.store, fake.objects, fake.hints = (
+        settings,
+        store,
+        objects,
+        hints,
+    )
+    fake.draining, fake.provenance, fake.supports_images = False, PROVENANCE, True
+    fake.recorder = Recorder()
+    fake.leases = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
+    fake.scorer = SimpleNamespace(score=score, fails_with=None)
+    fake.batcher = SimpleNamespace(alive=True)
     one = Slice(line=1, query="q", documents=[{"text": "d"}], indices=[0])
     monkeypatch.setattr(tasks, "load_slices", lambda *_: [one])
     monkeypatch.setattr(tasks, "BACKOFF_S", 0)
     monkeypatch.setattr(os, "_exit", end)
-    return found
+    return fake
 
 
 def state(store) -> dict:
@@ -203,7 +208,7 @@ def test_a_part_says_what_images_were_brought_to(runtime, job, store, objects):
 def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_images(
     runtime, job, store, objects
 ):
-    runtime.sees = False
+    runtime.supports_images = False
     tasks.score_shard(runtime, job, "0-1")
 
     ((start, _, part),) = store.jobs.parts(job)
@@ -255,16 +260,16 @@ def test_a_failure_from_before_a_job_was_resumed_does_not_pause_it_again(
 
 
 def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, store):
-    with runtime.hand.claim(job, "0-1"):
-        runtime._look_after_device()
+    with runtime.leases.claim(job, "0-1"):
+        runtime._check_device()
         runtime.batcher.alive = False
         runtime.draining = True
-        runtime._look_after_device()
+        runtime._check_device()
         assert store.shards.leased_count(MODEL) == 1
 
         runtime.draining = False
         with pytest.raises(Ended):
-            runtime._look_after_device()
+            runtime._check_device()
 
         assert store.shards.leased_count(MODEL) == 1  # it runs out
 
@@ -273,7 +278,7 @@ def test_a_second_signal_ends_the_process_and_blames_no_shard(runtime, job, stor
     handlers = {}
     monkeypatch.setattr("signal.signal", handlers.__setitem__)
     runtime.settings = runtime.settings.model_copy(update={"drain_s": 1e6})
-    with runtime.hand.claim(job, "0-1"):
+    with runtime.leases.claim(job, "0-1"):
         runtime.drain()
         with pytest.raises(Ended):
             next(iter(handlers.values()))(15, None)
@@ -285,7 +290,7 @@ def test_a_drain_that_takes_too_long_gives_its_shards_back(runtime, job, store, 
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(os, "_exit", ended.append)
     runtime.settings = runtime.settings.model_copy(update={"drain_s": 0.1})
-    with runtime.hand.claim(job, "0-1"):
+    with runtime.leases.claim(job, "0-1"):
         runtime.drain()
         wait_until(lambda: ended == [1])
         assert store.shards.leased_count(MODEL) == 0

@@ -1,7 +1,7 @@
-"""A worker's side of its batch limit: what its packs showed goes out, the limit comes in.
+"""A worker's side of its batch limit: observations of its packs go out, the limit comes in.
 
-Observations wait in a bounded buffer, and go with the reading of the limit in one round trip now
-and then. Without a monitor the last limit holds; without a Redis the oldest observations are lost.
+Observations wait in a bounded buffer; at intervals they are sent and the limit is read, in one
+round trip. Without a monitor the last limit holds; without Redis the oldest observations are lost.
 """
 
 from __future__ import annotations
@@ -16,82 +16,82 @@ import structlog
 from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import BatchLimit, Fleet
-from rerankfleet.workers.batch_limits.policies import PolicySettings
+from rerankfleet.workers.batch_limits.settings import PolicySettings
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
 
 EXCHANGE_S = 0.5
 """How often a worker exchanges observations for its limit."""
 OBSERVATIONS_MAX = 1024
-"""Observations that wait for Redis, at the most."""
+"""The most observations that wait for Redis."""
 
 log = structlog.get_logger()
 
 
 class LimitAgent:
-    """Buffers what is observed, and has the batcher obey the limits of the monitor."""
+    """Buffers observations, and applies the monitor's limits to the batcher."""
 
     def __init__(
         self, fleet: Fleet, worker_id: str, policy: PolicySettings, *, reason: str
     ) -> None:
         self.policy = policy
         self.reason = reason
-        """Why the limit is what it is."""
+        """The reason for the present limit, in words."""
         self.at_s = 0.0
         """When it was set; 0 for the first one."""
         self._fleet = fleet
         self._worker_id = worker_id
         self._version = 0
-        self._obeyed: Limit | None = None
+        self._applied: Limit | None = None
         self._observations: deque[Observation] = deque(maxlen=OBSERVATIONS_MAX)
         self._lock = threading.Lock()
 
     def observe(self, observation: Observation, *, memory_bytes: int, held_s: float) -> None:
-        """Keep what was observed of a pack that has just ended.
+        """Buffer the observation of a pack that has just ended.
 
-        held_s  for how long shards have been in hand: before that, nothing was to be prepared
+        held_s  for how long the worker has held shards: before that there was nothing to prepare
         """
         preparing_s = min(observation.preparing_s, max(0.0, held_s - observation.forward_s))
-        found = replace(observation, preparing_s=preparing_s, memory_bytes=memory_bytes)
+        complete = replace(observation, preparing_s=preparing_s, memory_bytes=memory_bytes)
         with self._lock:
-            self._observations.append(found)
+            self._observations.append(complete)
 
     def exchange(self, batcher: Batcher) -> None:
-        """Hand over what was observed, and obey the limit. Raises what Redis raises, and keeps
-        the observations then."""
+        """Send the observations, and apply the limit. Raises what Redis raises; the observations
+        are kept then."""
         with self._lock:
-            taken = list(self._observations)
+            sent = list(self._observations)
             self._observations.clear()
         try:
-            limit = self._fleet.push(self._worker_id, taken)
+            limit = self._fleet.push(self._worker_id, sent)
         except Exception:
-            self._put_back(taken)
+            self._put_back(sent)
             raise
         if limit is not None and limit.version != self._version:
-            self._obey(limit, batcher)
+            self._apply(limit, batcher)
 
-    def _put_back(self, taken: Sequence[Observation]) -> None:
+    def _put_back(self, sent: Sequence[Observation]) -> None:
         with self._lock:
             newer = list(self._observations)
             self._observations.clear()
-            self._observations.extend([*taken, *newer])
+            self._observations.extend([*sent, *newer])
 
-    def _obey(self, limit: BatchLimit, batcher: Batcher) -> None:
-        """Within the bounds of this worker, whatever the limit says."""
+    def _apply(self, limit: BatchLimit, batcher: Batcher) -> None:
+        """Set the batcher's limit, clamped to this worker's bounds."""
         policy = self.policy
         tokens = min(max(limit.tokens, policy.tokens_min), policy.tokens_max)
-        obeyed = Limit(tokens, max(1, limit.pairs))
-        if obeyed != (self._obeyed or batcher.limit):
-            log.info("batch limit", tokens=tokens, pairs=obeyed.pairs, reason=limit.reason)
-        batcher.limit = self._obeyed = obeyed
+        applied = Limit(tokens, max(1, limit.pairs))
+        if applied != (self._applied or batcher.limit):
+            log.info("batch limit", tokens=tokens, pairs=applied.pairs, reason=limit.reason)
+        batcher.limit = self._applied = applied
         self._version, self.reason, self.at_s = limit.version, limit.reason, limit.at_s
 
 
 def policy_of(settings: Settings, *, tokens_max: int, memory_bytes: int = 0) -> PolicySettings:
-    """The policy of a worker whose memory allows `tokens_max`, of a device with so much memory (0
-    unknown).
+    """The policy of a worker whose memory allows packs of `tokens_max`, on a device with
+    `memory_bytes` (0: unknown).
 
-    Deterministic margins want packs that do not depend on how fast the device was: fixed.
+    Deterministic margins need packs that do not depend on the device's speed: the policy is fixed.
     """
     return PolicySettings(
         policy="fixed" if settings.deterministic else settings.batch_policy,

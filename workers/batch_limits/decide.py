@@ -1,7 +1,8 @@
-"""The monitor's side of batch limits: read what workers observed, ask their policies, write limits.
+"""The monitor's side of batch limits: read the workers' observations, let their policies decide,
+write the limits.
 
-All that a policy remembers stands in Redis beside the limit, so any coordinator goes on where
-another one stopped; a limit is written by compare-and-set, so of two at once one acts.
+A policy's state is stored in Redis beside the limit, so any coordinator continues where another
+one stopped; a limit is written by compare-and-set, so that of two coordinators only one acts.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import structlog
 
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet import BatchLimit, Fleet, WorkerRow
-from rerankfleet.workers.batch_limits.policies import Memory, PolicySettings, decide, start
+from rerankfleet.workers.batch_limits.policies import decide, start
+from rerankfleet.workers.batch_limits.settings import PolicySettings
+from rerankfleet.workers.batch_limits.state import PolicyState
 
 log = structlog.get_logger()
 
 
 def set_limits(fleet: Fleet) -> None:
-    """Decide on the limit of each worker that observed something since the last decision.
+    """Decide on the limit of each worker with new observations.
 
-    What goes wrong with one worker is logged and does not touch the others.
+    An error with one worker is logged and does not affect the others.
     """
     for worker in fleet.workers():
         if not worker.batch_policy:
@@ -41,26 +44,26 @@ def _set_limit(fleet: Fleet, worker: WorkerRow) -> None:
     if cursor == last:
         return
     now_s = time.time()
-    memory = decide(settings, _memory(settings, worker, known), observations, now_s)
-    is_new = known is None or (memory.tokens, memory.pairs) != (known.tokens, known.pairs)
+    state = decide(settings, _state(settings, worker, known), observations, now_s)
+    is_new = known is None or (state.tokens, state.pairs) != (known.tokens, known.pairs)
     limit = BatchLimit(
-        tokens=memory.tokens,
-        pairs=memory.pairs,
-        reason=memory.reason,
+        tokens=state.tokens,
+        pairs=state.pairs,
+        reason=state.reason,
         at_s=now_s if known is None or is_new else known.at_s,
         version=known.version + 1 if known else 1,
         cursor=cursor,
-        memory=memory.to_json(),
+        memory=state.to_json(),
     )
     if fleet.set_limit(worker.id, limit) and is_new:
         log.info("batch limit", worker=worker.id, tokens=limit.tokens, reason=limit.reason)
 
 
-def _memory(settings: PolicySettings, worker: WorkerRow, known: BatchLimit | None) -> Memory:
-    """What the policy remembers; where nothing does, it starts from the limit in force."""
-    remembered = Memory.from_json(known.memory) if known else None
+def _state(settings: PolicySettings, worker: WorkerRow, known: BatchLimit | None) -> PolicyState:
+    """The policy's state; without one it starts from the limit in force."""
+    state = PolicyState.from_json(known.memory) if known else None
     rates = (worker.pack_overhead_s, worker.pack_s_per_token)
-    return remembered or start(
+    return state or start(
         settings,
         worker.batch_tokens,
         worker.batch_pairs,

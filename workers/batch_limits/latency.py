@@ -1,9 +1,9 @@
 """How long a pack takes on a device: seconds = overhead + rate · cost, learned pack by pack. Pure.
 
-Recursive least squares in two unknowns. Errors are relative to what was expected, since the noise
-of a device grows with its packs. What was learned is forgotten by letting its uncertainty grow:
-fast in the direction of the device's speed (both unknowns together), slowly in that of its shape
-(overhead against rate), so that many packs of one size do not wash away what other sizes told.
+Recursive least squares in two unknowns. Errors are relative to the expected time, since the noise
+of a device grows with its packs. Forgetting means that the uncertainty grows: fast in the direction
+of the device's speed (both unknowns together), slowly in that of its shape (overhead against rate),
+so that many packs of one size do not wash out what was learned from other sizes.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 #: The share of packs that must meet the latency target.
 QUANTILE = 0.95
-#: Packs after which the device's speed is forgotten; its shape after so many times as many.
+#: Packs after which the device's speed is forgotten; its shape is forgotten this factor later.
 _MEMORY_PACKS = 50
 _SHAPE_MEMORY = 6
-#: Packs whose relative errors tell the noise: rare slow packs, up to about one in fifty, stay
+#: Packs whose relative errors estimate the noise: rare slow packs, up to about one in fifty, stay
 #: beyond the quantile.
 _RATIOS = 256
-#: Noise that is assumed, as so many packs, until there are packs to tell it.
+#: The noise that is assumed at first, with the weight of this many packs.
 _ASSUMED_NOISE = 0.1
 _ASSUMED_PACKS = 64
 _NOISE_MIN = 0.01
-#: An error of so many standard deviations is clipped: a slow pack moves the fit little.
+#: Errors are clipped at this many standard deviations: a single slow pack moves the fit little.
 _OUTLIER = 3.0
-#: So many outliers in a row to one side are no outliers: the device changed its speed.
+#: This many outliers in a row to one side are none: the device changed its speed.
 _CHANGED = 3
-#: Packs that count as recent for the spread of costs.
+#: Packs that count as recent when their costs are compared.
 _RECENT = 32
 
 PackTime = tuple[float, float]
@@ -56,7 +56,7 @@ class _Estimate(NamedTuple):
         return math.sqrt(max(variance, 0.0)) / self.seconds(cost)
 
     def error(self, pack: PackTime) -> float:
-        """How far a pack is from what was expected, relative to it."""
+        """Relative deviation of a pack from its expected time."""
         return pack[1] / self.seconds(pack[0]) - 1
 
     def after(self, pack: PackTime, noise: float, error: float) -> _Estimate:
@@ -73,7 +73,7 @@ class _Estimate(NamedTuple):
         )
 
     def forgetting(self, speed: float, shape: float) -> _Estimate:
-        """Less sure, by these relative variances of both unknowns together and of each alone."""
+        """Less certain, by these relative variances of both unknowns together and of each alone."""
         a, b = self.a, self.b
         own = speed + shape
         return self._replace(
@@ -90,7 +90,7 @@ def _assumed_ratios() -> tuple[float, ...]:
 
 
 class Fit(BaseModel):
-    """What is known of a device's speed. Small enough to be kept as JSON."""
+    """What is known of a device's speed. Small enough to be stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,7 +99,7 @@ class Fit(BaseModel):
     covariance: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     """Of overhead and rate: variance, covariance, variance."""
     ratios: tuple[FiniteFloat, ...] = Field(_assumed_ratios(), min_length=1, max_length=_RATIOS)
-    """Seconds of the last packs over what was expected of them."""
+    """Measured over expected seconds of the last packs."""
     costs: tuple[FiniteFloat, ...] = Field((), max_length=_RECENT)
     """Of the last packs."""
     suspects: tuple[tuple[FiniteFloat, FiniteFloat], ...] = Field((), max_length=_CHANGED)
@@ -107,51 +107,51 @@ class Fit(BaseModel):
 
     @classmethod
     def guessed(cls, overhead_s: float, s_per_token: float) -> Fit:
-        """A fit that is wrong by a factor of two or so, as a self-test's figures may be."""
+        """A fit that may be wrong by a factor of two or so, as a self-test's figures are."""
         b = max(s_per_token, 1e-9)
         a = max(overhead_s, 16 * b)
         return cls(overhead_s=a, s_per_token=b, covariance=(a * a, 0.0, b * b))
 
     @classmethod
     def of_first(cls, pack: PackTime) -> Fit:
-        """Nothing else is known: half of the first pack's time is overhead."""
+        """A fit of a single pack: half of its time is taken as overhead."""
         return cls.guessed(pack[1] / 2, pack[1] / 2 / pack[0])
 
     @property
     def noise(self) -> float:
-        """Relative standard deviation of packs, rare slow ones aside."""
+        """Relative standard deviation of packs, except rare slow ones."""
         ranked = sorted(self.ratios)
         low, high = (ranked[int(q * (len(ranked) - 1))] for q in (0.16, 0.84))
         return max((high - low) / 2, _NOISE_MIN)
 
     @property
     def slow_ratio(self) -> float:
-        """p95 of seconds over the expected ones, estimated high by one standard error."""
+        """p95 of measured over expected seconds, estimated high by one standard error."""
         ranked = sorted(self.ratios)
         n = len(ranked)
         rank = math.ceil(QUANTILE * n + math.sqrt(QUANTILE * (1 - QUANTILE) * n))
         return ranked[min(rank, n) - 1]
 
     def p95_s(self, cost: float) -> float:
-        """Seconds that 95 of 100 packs of this cost stay below."""
+        """p95 latency of packs of this cost."""
         return self._estimate().seconds(cost) * self.slow_ratio
 
     def cost_within(self, seconds: float) -> float:
-        """The largest cost whose p95 is at most so long; 0 or less when there is none."""
+        """The largest cost whose p95 is at most this long; 0 or less when there is none."""
         return (seconds / self.slow_ratio - self.overhead_s) / self.s_per_token
 
     def cost_gaining(self, gain: float) -> float:
-        """The cost beyond which no size raises the throughput by more than this share.
+        """The cost beyond which no size raises throughput by more than this share.
 
-        Throughput cost / (a + b · cost) has the limit 1 / b; it is within the share of it from
+        The throughput cost / (a + b · cost) approaches 1 / b; it is within the share of it from
         a / b · (1 - gain) / gain on. An uncertain overhead counts as a larger one.
         """
         overhead_s = self.overhead_s + math.sqrt(self.covariance[0])
         return overhead_s / self.s_per_token * (1 - gain) / gain
 
     def doubtful(self, cost: float, doubt: float) -> bool:
-        """Whether recent packs were too alike (less than twofold) to tell the time of this cost
-        within such a relative deviation."""
+        """Whether recent packs were too alike (less than twofold) to predict the time of this cost
+        within this relative deviation."""
         alike = bool(self.costs) and max(self.costs) < 2 * min(self.costs)
         return alike and self._estimate().deviation(cost) > doubt
 
@@ -164,7 +164,7 @@ class Fit(BaseModel):
             costs.append(pack[0])
             error, doubt = estimate.error(pack), estimate.deviation(pack[0])
             most = _OUTLIER * math.hypot(doubt, noise)
-            if doubt < noise:  # else the error tells of the fit, not of the noise
+            if doubt < noise:  # otherwise the error is the fit's rather than noise
                 ratios.append(round(min(1 + error, 1e3), 4))
             suspects = _suspects(estimate, suspects, pack) if abs(error) > most else []
             if len(suspects) == _CHANGED:
@@ -189,14 +189,14 @@ class Fit(BaseModel):
 
 
 def _suspects(estimate: _Estimate, before: Sequence[PackTime], pack: PackTime) -> list[PackTime]:
-    """The outliers in a row, if this one is to their side."""
+    """The outliers in a row: one to the other side starts a new row."""
     if before and (estimate.error(before[-1]) > 0) != (estimate.error(pack) > 0):
         return [pack]
     return [*before, pack]
 
 
 def _changed(estimate: _Estimate, packs: Sequence[PackTime], noise: float) -> _Estimate:
-    """The estimate after a change of speed: doubted by as much as these packs are off."""
+    """The estimate after a change of speed: made as uncertain as these packs are off."""
     off = min(abs(median(estimate.error(pack) for pack in packs)), 10.0)
     estimate = estimate.forgetting(off**2, (off / 2) ** 2)
     for pack in packs:

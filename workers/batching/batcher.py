@@ -1,7 +1,7 @@
 """Pairs of many shards -> packs -> results. One device thread; bounded; no timers.
 
-A pack takes whatever waits when the device comes free. Results travel with their pair: a failed
-pack fails its own pairs only, and the loop lives on.
+A pack is made of what waits when the device becomes free. Results travel with their pairs: a failed
+pack fails its own pairs only, and the loop continues.
 
 Knows nothing of Redis, Celery or torch: the engine is anything with `score(pack)`.
 """
@@ -29,21 +29,21 @@ __all__ = ["BULK_TURN", "Batcher", "Engine", "Outcome"]
 
 log = logging.getLogger(__name__)
 
-#: One pack in so many serves bulk first: its guaranteed share under interactive load.
+#: Every fourth pack serves bulk first: its guaranteed share under interactive load.
 BULK_TURN = 4
 WAITING_TOKENS = 200_000
-WAITING_TOKENS_SEEING = 65_536
-#: So many packs count as a warm-up, for which memory is allocated and kernels are chosen: the first
-#: ones, and one after memory was given back.
+WAITING_TOKENS_WITH_IMAGES = 65_536
+#: The first packs are a warm-up, during which memory is allocated and kernels are chosen; so is the
+#: one after memory was freed.
 WARM_UP_PACKS = 2
-#: How often a blocked submit looks at its stop flag.
+#: How often a blocked submit checks its stop flag.
 _STOP_POLL_S = 0.2
 _LANES = {Priority.interactive: 0, Priority.normal: 1, Priority.bulk: 2}
 
 
-def waiting_tokens_max(*, sees: bool) -> int:
-    """Tokens that wait at the most. Those of images hold their pixels: three kilobytes each."""
-    return WAITING_TOKENS_SEEING if sees else WAITING_TOKENS
+def waiting_tokens_max(*, supports_images: bool) -> int:
+    """The most tokens that may wait. Visual tokens hold their pixels: three kilobytes each."""
+    return WAITING_TOKENS_WITH_IMAGES if supports_images else WAITING_TOKENS
 
 
 class Engine(Protocol):
@@ -51,18 +51,18 @@ class Engine(Protocol):
 
     @property
     def prices(self) -> Prices:
-        """What images cost now; asked in the device's thread."""
+        """What images and prefixes cost now; read in the device thread."""
 
     def score(self, pack: Pack) -> list[float]:
         """Margins in the order of `pack.documents()`; raises OutOfDeviceMemory."""
 
     def free(self) -> None:
-        """Give back what device memory can be given back."""
+        """Free all device memory that can be freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """A pack to be scored: its pairs, what ended it, its limit, and when its planning began."""
+    """A pack to score: its pairs, what bounded it, its limit, and when its planning began."""
 
     items: list[Item]
     limited_by: LimitedBy
@@ -73,11 +73,12 @@ class _Planned:
 class Batcher:
     """Scores pairs of many callers on one device thread.
 
-    `limit` bounds a pack and may be set at any time; the next pack obeys it. After running out of
-    memory `ceiling` bounds it too.
-    `waiting_tokens_max` bounds what waits (interactive apart from the rest): submit blocks above.
-    `on_pack` is told of each pack what was observed, but for its memory, and with all the time
-    that the device stood idle before it; `around_pack` gives a context for each forward pass.
+    `limit` bounds a pack and may be set at any time; it applies from the next pack on. After
+    running out of memory, `ceiling` bounds it too.
+    `waiting_tokens_max` bounds what waits (interactive and the rest separately): above it, submit
+    blocks.
+    `on_pack` is called with the observation of each pack, without its memory and with all the time
+    that the device was idle before it; `around_pack` gives a context for each forward pass.
     """
 
     def __init__(
@@ -98,11 +99,11 @@ class Batcher:
         self._changed = threading.Condition()
         self._waiting: list[Item] = []
         self._waiting_tokens = [0, 0]  # interactive, the rest
-        self._turns: tuple[list[Submission], list[Submission]] = ([], [])  # who waits to submit
+        self._blocked: tuple[list[Submission], list[Submission]] = ([], [])  # in order of arrival
         self._in_flight: list[Item] = []
         self._packs = 0
         self._cold_packs = WARM_UP_PACKS
-        self._idle_s = 0.0  # before the pack in hand
+        self._idle_s = 0.0  # before the running pack
         self._closing = self._discarding = False
         self._progress_s = time.monotonic()
         self._busy = False
@@ -120,18 +121,18 @@ class Batcher:
 
     @property
     def ceiling(self) -> float:
-        """Token-equivalents that fit, where running out of memory has taught it less than the
-        limit that was set; else infinite."""
+        """The most token-equivalents that fit, where that is below the limit that was set; infinite
+        otherwise."""
         return self._ceiling if self._ceiling < self._limit.tokens else math.inf
 
     @property
     def alive(self) -> bool:
-        """The device thread runs; once it has ended, nothing more is scored."""
+        """Whether the device thread runs; once it has ended, nothing more is scored."""
         return self._thread.is_alive()
 
     @property
     def busy(self) -> bool:
-        """Something waits or is being scored."""
+        """Whether anything waits or is being scored."""
         return self._busy or bool(self._waiting)
 
     @property
@@ -153,45 +154,47 @@ class Batcher:
     ) -> Future[list[Outcome]]:
         """Queue pairs; the future gives their outcomes in order. Blocks while too much waits.
 
-        With `apart` they share no pack with other submits' pairs, so that a failure is their own.
-        When `stop` is set the pairs that still wait are dropped and the future is cancelled.
+        With `apart` they share no pack with the pairs of other submissions, so that a failure is
+        their own. When `stop` is set, waiting pairs are dropped and the future is cancelled.
         """
-        ticket, lane = Submission(len(prompts), stop, apart=apart), _LANES[priority]
+        submission, lane = Submission(len(prompts), stop, apart=apart), _LANES[priority]
         if not prompts:
-            ticket.future.set_result([])
-            return ticket.future
+            submission.future.set_result([])
+            return submission.future
         now = time.monotonic()
-        items = [Item(p, lane, ticket, i, now) for i, p in enumerate(prompts)]
+        items = [Item(p, lane, submission, i, now) for i, p in enumerate(prompts)]
         account, tokens = min(lane, 1), sum(item.tokens for item in items)
         with self._changed:
-            self._wait_for_turn(ticket, account, tokens)
+            self._wait_for_turn(submission, account, tokens)
             if self._closing:
                 raise EngineError("the batcher is closed")
-            if ticket.unwanted:
-                ticket.cancel()
-                return ticket.future
+            if submission.unwanted:
+                submission.cancel()
+                return submission.future
             self._waiting += items
             self._waiting_tokens[account] += tokens
             self._changed.notify_all()
-        return ticket.future
+        return submission.future
 
-    def _wait_for_turn(self, ticket: Submission, account: int, tokens: int) -> None:
-        """Wait until so much may be queued; whoever came first goes first, however large."""
-        turns = self._turns[account]
-        turns.append(ticket)
+    def _wait_for_turn(self, submission: Submission, account: int, tokens: int) -> None:
+        """Wait until this many tokens may be queued; first come, first served, whatever the
+        size."""
+        blocked = self._blocked[account]
+        blocked.append(submission)
         try:
             while not (
                 self._closing
-                or ticket.unwanted
-                or (turns[0] is ticket and self._admits(account, tokens))
+                or submission.unwanted
+                or (blocked[0] is submission and self._admits(account, tokens))
             ):
                 self._changed.wait(_STOP_POLL_S)
         finally:
-            turns.remove(ticket)
+            blocked.remove(submission)
             self._changed.notify_all()
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no more; with `drain` score what waits, else cancel it; then end the thread."""
+        """Accept no more pairs; score those that wait if `drain`, else cancel them; then end the
+        thread."""
         with self._changed:
             self._closing = True
             self._discarding = not drain
@@ -211,16 +214,16 @@ class Batcher:
             self._abandon()
 
     def _abandon(self) -> None:
-        """However the thread ends: nobody waits for it in vain."""
+        """Fail all pairs when the thread ends, so that no caller waits forever."""
         with self._changed:
             self._closing = True
             for item in (*self._in_flight, *self._waiting):
-                item.ticket.fail(EngineError("the device thread has ended"))
+                item.submission.fail(EngineError("the device thread has ended"))
             self._remove(self._waiting)
             self._in_flight, self._busy = [], False
 
     def _next(self) -> _Planned | None:
-        """The next pack; waits for pairs; None at the end."""
+        """The next pack; waits for pairs; None when closed."""
         with self._changed:
             while True:
                 self._drop_unwanted()
@@ -242,18 +245,18 @@ class Batcher:
             )
             taken = _compatible(planned)
             if len(taken) < len(planned):
-                limited_by = "empty"  # a larger limit would not have made it larger
+                limited_by = "empty"  # a higher limit would not have made it larger
             self._remove(taken)
             self._in_flight = taken
             self._busy, self._progress_s = True, time.monotonic()
             return _Planned(taken, limited_by, limit, begin_s)
 
     def _drop_unwanted(self) -> None:
-        tickets = {item.ticket for item in self._waiting}
-        over = {ticket for ticket in tickets if self._discarding or ticket.unwanted}
-        gone = [item for item in self._waiting if item.ticket in over] if over else []
+        submissions = {item.submission for item in self._waiting}
+        unwanted = {one for one in submissions if self._discarding or one.unwanted}
+        gone = [item for item in self._waiting if item.submission in unwanted] if unwanted else []
         for item in gone:
-            item.ticket.cancel()
+            item.submission.cancel()
         self._remove(gone)
 
     def _remove(self, items: list[Item]) -> None:
@@ -278,9 +281,9 @@ class Batcher:
             for index, margin in zip(order, outcome, strict=True):
                 items[index].deliver(margin)
             self._recover(price)
-        elif not oom:  # and no measure of anything
+        elif not oom:  # its time tells nothing
             for item in items:
-                item.ticket.fail(outcome)
+                item.submission.fail(outcome)
             return
         observation = Observation(
             at_s=time.time(),
@@ -301,14 +304,14 @@ class Batcher:
             warm_up=self._cold_packs > 0,
             video_tokens=tokens.video,
         )
-        self._tell(observation)
+        self._report(observation)
         self._idle_s = 0.0
         self._cold_packs = max(0, self._cold_packs - 1)
         if oom:
             self._halve(planned, price)
 
     def _forward(self, pack: Pack) -> list[float] | EngineError:
-        """Margins or what went wrong: without traceback, since its frames hold device memory."""
+        """Margins, or the error: without traceback, since its frames hold device memory."""
         try:
             with self._around_pack():
                 margins = self._engine.score(pack)
@@ -327,7 +330,7 @@ class Batcher:
         try:
             self._engine.free()
         except Exception:
-            log.exception("device memory was not given back")
+            log.exception("device memory could not be freed")
         self._cold_packs = max(1, self._cold_packs)
         items = planned.items
         if len(items) == 1:
@@ -339,22 +342,22 @@ class Batcher:
             self._score(_Planned(half, "limit", planned.limit, time.monotonic()))
 
     def _recover(self, price: float) -> None:
-        """Let a learned ceiling rise slowly again while packs of its size succeed."""
+        """Raise a ceiling slowly while packs of its size succeed."""
         if self._ceiling < self._limit.tokens and price > self._ceiling / 2:
             self._ceiling *= 1 + 1 / 64
 
-    def _tell(self, observation: Observation) -> None:
+    def _report(self, observation: Observation) -> None:
         if self._on_pack is None:
             return
         try:
             self._on_pack(observation)
         except Exception:
-            log.exception("what was observed of a pack was not taken")
+            log.exception("an observation was lost")
 
 
-def _compatible(taken: list[Item]) -> list[Item]:
-    """Of a plan, what may share a pack with its first item: see `submit(apart=True)`."""
-    ticket = taken[0].ticket
-    if ticket.apart:
-        return [item for item in taken if item.ticket is ticket]
-    return [item for item in taken if not item.ticket.apart]
+def _compatible(planned: list[Item]) -> list[Item]:
+    """The planned items that may share a pack with the first one: see `submit(apart=True)`."""
+    submission = planned[0].submission
+    if submission.apart:
+        return [item for item in planned if item.submission is submission]
+    return [item for item in planned if not item.submission.apart]

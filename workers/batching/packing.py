@@ -1,9 +1,9 @@
-"""Which waiting pairs go into the next pack: group by shared prefix, fill by cost. Pure.
+"""Which waiting pairs go into the next pack: grouped by shared prefix, filled by cost. Pure.
 
 A pack is a tree of three levels, since a part that pairs share is computed once:
 
     Pack
-    └── KeptPart       system turn and instruction     computed once and kept
+    └── PrefixPart     system turn and instruction     computed once, then cached
         └── QueryPart  query                           computed once in the pack
             └── documents                              computed for each pair
 
@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeVar
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 
-#: Context length at which reading it costs a token as much as all linear layers: about 4 × the
+#: Context length at which attending to it costs a token as much as all linear layers: about 4 × the
 #: hidden size in Qwen3; 3,000 to 20,000 over the family. Matters for long documents only.
 ATTENTION_TOKENS = 4096
 
@@ -34,32 +34,32 @@ class Limit:
     pairs: int | None = None
 
 
-def _blind(tokens: int) -> float:
+def _no_tower(tokens: int) -> float:
     return 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What an engine computes beyond the tokens of a pack: its images, unless it kept them."""
+    """What an engine computes besides the tokens of a pack: its images, unless they are cached."""
 
-    tower: Callable[[int], float] = _blind
-    """Token-equivalents of the vision tower for an image of so many visual tokens."""
-    kept_images: Container[object] = ()
-    """Keys of the images whose features are kept."""
-    kept_parts: Container[object] = ()
-    """Keys of the kept parts."""
+    tower: Callable[[int], float] = _no_tower
+    """Token-equivalents of the vision tower for an image, by its visual tokens."""
+    cached_images: Container[object] = ()
+    """Keys of the images whose features are cached."""
+    cached_prefixes: Container[object] = ()
+    """Keys of the prefixes that are cached."""
 
     def of_images(self, tokens: Tokens) -> dict[object, float]:
-        """What each image costs that is not kept: once a pack, however often it stands there."""
+        """The cost of each image that is not cached: once per pack, however often it occurs."""
         return {
             visual: self.tower(visual.tokens)
             for _, visual in tokens.visuals
-            if visual.key not in self.kept_images
+            if visual.key not in self.cached_images
         }
 
 
 class Waiting(Protocol):
-    """What is planned: a prompt and its lane (0 goes first)."""
+    """An item to plan: a prompt and its lane (0 goes first)."""
 
     @property
     def prompt(self) -> Prompt: ...
@@ -73,15 +73,15 @@ W = TypeVar("W", bound=Waiting)
 
 @dataclass(frozen=True, slots=True)
 class QueryPart:
-    """A query and the documents of this pack that stand after it."""
+    """A query, and the documents of this pack that follow it."""
 
     tokens: Tokens
     documents: tuple[Tokens, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class KeptPart:
-    """A system turn with its instruction, and the queries of this pack that stand after it."""
+class PrefixPart:
+    """A system turn with its instruction, and the queries of this pack that follow it."""
 
     tokens: Tokens
     queries: tuple[QueryPart, ...]
@@ -93,36 +93,36 @@ class PackTokens:
 
     text: int
     image: int
-    """Of images, those of videos among them."""
+    """Of images, including those of videos."""
     video: int
     shared: int
-    """What its pairs have beyond the computed ones: what sharing and keeping saved."""
+    """The tokens that sharing and caching saved."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
     """What one forward pass scores. Scores come in the order of `documents()`."""
 
-    parts: tuple[KeptPart, ...]
+    parts: tuple[PrefixPart, ...]
 
     @classmethod
     def of(cls, prompts: Iterable[Prompt]) -> tuple[Pack, list[int]]:
-        """The pack of these prompts, and which prompt stands at each of its documents."""
+        """The pack of these prompts, and the index of the prompt of each of its documents."""
         tree: dict[Tokens, dict[Tokens, list[tuple[int, Tokens]]]] = {}
         for index, p in enumerate(prompts):
-            tree.setdefault(p.kept, {}).setdefault(p.query, []).append((index, p.document))
+            tree.setdefault(p.prefix, {}).setdefault(p.query, []).append((index, p.document))
         order = [i for queries in tree.values() for leaves in queries.values() for i, _ in leaves]
         parts = tuple(
-            KeptPart(
-                kept,
+            PrefixPart(
+                prefix,
                 tuple(QueryPart(q, tuple(d for _, d in leaves)) for q, leaves in queries.items()),
             )
-            for kept, queries in tree.items()
+            for prefix, queries in tree.items()
         )
         return cls(parts), order
 
-    def queries(self) -> Iterator[tuple[KeptPart, QueryPart]]:
-        """All queries, each with the part it stands after."""
+    def queries(self) -> Iterator[tuple[PrefixPart, QueryPart]]:
+        """All queries, each with its prefix."""
         return ((part, query) for part in self.parts for query in part.queries)
 
     def documents(self) -> Iterator[Tokens]:
@@ -130,11 +130,11 @@ class Pack:
         return (d for _, query in self.queries() for d in query.documents)
 
     def apart(self) -> Iterator[Pack]:
-        """Its documents as packs of one, in their order."""
+        """Its documents as packs of one, in order."""
         for part, query in self.queries():
             for document in query.documents:
                 alone = QueryPart(query.tokens, (document,))
-                yield Pack((KeptPart(part.tokens, (alone,)),))
+                yield Pack((PrefixPart(part.tokens, (alone,)),))
 
     @property
     def pairs(self) -> int:
@@ -142,23 +142,23 @@ class Pack:
         return sum(len(query.documents) for _, query in self.queries())
 
     def tokens(self, prices: Prices) -> PackTokens:
-        """Its tokens by kind: a kept part is computed here unless it was kept already."""
-        new = [part for part in self.parts if part.tokens.key not in prices.kept_parts]
+        """Its tokens by kind: a prefix is computed here unless it is cached already."""
+        new = [part for part in self.parts if part.tokens.key not in prices.cached_prefixes]
         computed = [part.tokens for part in new]
         for _, query in self.queries():
             computed += [query.tokens, *query.documents]
-        stand = sum(
+        total = sum(
             len(part.tokens) * len(query.documents) + len(query.tokens) * len(query.documents)
             for part, query in self.queries()
         ) + sum(map(len, self.documents()))
         visuals = [visual for part in computed for _, visual in part.visuals]
         image = sum(visual.tokens for visual in visuals)
-        every = sum(map(len, computed))
+        computed_tokens = sum(map(len, computed))
         return PackTokens(
-            text=every - image,
+            text=computed_tokens - image,
             image=image,
             video=sum(visual.tokens for visual in visuals if len(visual.frames) > 1),
-            shared=stand - every,
+            shared=total - computed_tokens,
         )
 
 
@@ -168,17 +168,17 @@ def cost(length: int, context: int) -> float:
 
 
 def query_cost(prompt: Prompt) -> float:
-    """What a prompt's query costs the pack in which it comes first."""
-    return cost(len(prompt.query), len(prompt.kept))
+    """The cost of a prompt's query, for the first pair of a pack that has it."""
+    return cost(len(prompt.query), len(prompt.prefix))
 
 
 def document_cost(prompt: Prompt) -> float:
-    """What a prompt's document costs a pack that has its query."""
-    return cost(len(prompt.document), len(prompt.kept) + len(prompt.query))
+    """The cost of a prompt's document in a pack that has its query."""
+    return cost(len(prompt.document), len(prompt.prefix) + len(prompt.query))
 
 
 def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
-    """Token-equivalents of a pack of these prompts, as long as no more is kept."""
+    """Token-equivalents of a pack of these prompts, with what is cached now."""
     shared: dict[object, float] = {}
     own = 0.0
     for p in prompts:
@@ -188,30 +188,30 @@ def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
 
 
 def _shared_costs(prompt: Prompt, prices: Prices) -> dict[object, float]:
-    """What a prompt's shared parts cost the first pair of a pack that has them.
+    """The costs of a prompt's shared parts, for the first pair of a pack that has them.
 
-    A kept part is free, since it is computed once for all packs; but one with images is a query,
-    of which there may be as many as pairs.
+    A prefix is free, since it is computed once for all packs; but one with images includes its
+    query, and there may be as many of those as pairs.
     """
-    costs: dict[object, float] = {(prompt.kept, prompt.query): query_cost(prompt)}
+    costs: dict[object, float] = {(prompt.prefix, prompt.query): query_cost(prompt)}
     if prompt.document.visuals:
         costs |= prices.of_images(prompt.document)
-    if prompt.kept.visuals and prompt.kept.key not in prices.kept_parts:
-        costs |= prices.of_images(prompt.kept)
-        costs[prompt.kept] = cost(len(prompt.kept), 0)
+    if prompt.prefix.visuals and prompt.prefix.key not in prices.cached_prefixes:
+        costs |= prices.of_images(prompt.prefix)
+        costs[prompt.prefix] = cost(len(prompt.prefix), 0)
     return costs
 
 
 def plan(
     waiting: Sequence[W], limit: Limit, prices: Prices, *, last_lane_first: bool = False
 ) -> tuple[list[W], LimitedBy]:
-    """The next pack's items out of those waiting (oldest first), and what ended it.
+    """The next pack's items out of those waiting (oldest first), and what bounded it.
 
-    Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it now and
-    then guarantees the last lane its share. Within a lane the query that waits longest comes
-    first, with its documents from long to short (documents with images: image by image, with
-    all their queries); what does not fit is passed over for smaller ones. The first item is always
-    taken, so one pair over the budget gets a pack of its own.
+    Lanes are served in order, or in reverse with `last_lane_first`: a caller that sets it regularly
+    guarantees the last lane its share. Within a lane the query that waits longest comes first, with
+    its documents from long to short (documents with images: image by image, with all their
+    queries); an item that does not fit is skipped for smaller ones. The first item is always taken,
+    so a pair over the budget gets a pack of its own.
     """
     taken: list[W] = []
     shared: set[object] = set()
@@ -220,7 +220,7 @@ def plan(
     for item in _in_order(waiting, last_lane_first):
         if limit.pairs is not None and taken and len(taken) >= limit.pairs:
             return taken, "limit"
-        if taken and spent + len(item.prompt.document) > limit.tokens:  # most do not fit: be quick
+        if taken and spent + len(item.prompt.document) > limit.tokens:  # quick, as most do not fit
             full = True
             continue
         costs = _shared_costs(item.prompt, prices)
@@ -238,9 +238,9 @@ def _in_order(waiting: Sequence[W], reverse: bool) -> Iterator[W]:
     lanes: dict[int, dict[object, list[W]]] = {}
     for item in waiting:
         prompt = item.prompt
-        key: object = (prompt.kept, prompt.query)
-        if prompt.document.visuals and not prompt.kept.visuals:
-            # of all that is shared, the features of a document's images cost most to make again
+        key: object = (prompt.prefix, prompt.query)
+        if prompt.document.visuals and not prompt.prefix.visuals:
+            # of all shared parts, the features of a document's images are the dearest to recompute
             key = prompt.document.visuals
         lanes.setdefault(item.lane, {}).setdefault(key, []).append(item)
     for lane in sorted(lanes, reverse=reverse):

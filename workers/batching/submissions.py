@@ -1,4 +1,4 @@
-"""A submit's future, and its pairs while they wait: outcomes travel with their pair."""
+"""Pairs submitted together with their future, and each pair while it waits for the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Outcome = float | ItemError
 
 
 class Submission:
-    """One submit: its future and its outcomes so far. Settled once, by one thread at a time."""
+    """Pairs submitted together: their future and the outcomes so far. Settled once."""
 
     __slots__ = ("apart", "future", "left", "outcomes", "settled", "stop")
 
@@ -28,11 +28,11 @@ class Submission:
 
     @property
     def unwanted(self) -> bool:
-        """Its remaining pairs need no scores: stopped, cancelled or failed."""
+        """Whether its remaining pairs need no scores: stopped, cancelled or failed."""
         return self.settled or self.future.cancelled() or bool(self.stop and self.stop.is_set())
 
     def put(self, index: int, outcome: Outcome) -> None:
-        """Take one outcome; the last one completes the future."""
+        """Add one outcome; the last one completes the future."""
         self.outcomes[index] = outcome
         self.left -= 1
         if self.left == 0 and self._settle():
@@ -50,7 +50,7 @@ class Submission:
             self._settle()
 
     def _settle(self) -> bool:
-        """True for the one that may set the future's outcome."""
+        """True for the one caller that may set the future's outcome."""
         if self.settled:
             return False
         self.settled = True
@@ -59,38 +59,38 @@ class Submission:
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A waiting pair and where its outcome goes."""
+    """A waiting pair, and where its outcome goes."""
 
     prompt: Prompt
     lane: int
-    ticket: Submission
+    submission: Submission
     index: int
     entered_s: float
 
     @property
     def tokens(self) -> int:
-        """What it holds of its own while it waits; a kept part with images is a query."""
+        """Its own tokens while it waits; a prefix with images belongs to a single query."""
         prompt = self.prompt
-        query = len(prompt.kept) if prompt.kept.visuals else len(prompt.query)
+        query = len(prompt.prefix) if prompt.prefix.visuals else len(prompt.query)
         return query + len(prompt.document)
 
     def deliver(self, margin: float) -> None:
-        """Its margin; one that is not finite is an error, never a score."""
+        """Deliver its margin; one that is not finite is an error, never a score."""
         if math.isfinite(margin):
-            self.ticket.put(self.index, margin)
+            self.submission.put(self.index, margin)
             return
         error = ItemError(
             "non_finite_score",
             f"the model gave {margin} for this pair",
-            hint="try dtype fp32; if it stays, the weights are damaged",
+            hint="try dtype fp32; if that does not help, the weights are damaged",
         )
-        self.ticket.put(self.index, error)
+        self.submission.put(self.index, error)
 
     def reject_as_too_large(self) -> None:
-        """It ran out of device memory in a pack of its own."""
+        """Deliver an error: it ran out of device memory in a pack of its own."""
         error = ItemError(
             "out_of_memory",
             f"this pair alone ({len(self.prompt)} tokens) does not fit into the device's memory",
             hint="lower max_length or use a larger device",
         )
-        self.ticket.put(self.index, error)
+        self.submission.put(self.index, error)

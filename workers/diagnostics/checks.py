@@ -1,4 +1,4 @@
-"""What `rerank doctor` finds: one fact, whether it is well, and what helps where it is not."""
+"""The findings of `rerank doctor`: a fact, a verdict, and a remedy."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Check(BaseModel):
 
 
 def ok(name: str, found: str) -> Check:
-    """All is well."""
+    """A finding without a problem."""
     return Check(name=name, verdict="ok", found=found)
 
 
 def warning(name: str, found: str, remedy: str) -> Check:
-    """It works, but not as it should."""
+    """A finding that limits what works."""
     return Check(name=name, verdict="warning", found=found, remedy=remedy)
 
 
 def broken(name: str, found: str, remedy: str) -> Check:
-    """Something that is needed does not work."""
+    """A finding that keeps something from working."""
     return Check(name=name, verdict="broken", found=found, remedy=remedy)
 
 
 def failed(name: str, error: RerankError) -> Check:
-    """What an error says, as a finding."""
+    """An error as a finding."""
     return broken(name, error.message, error.hint)

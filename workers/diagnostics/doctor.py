@@ -1,6 +1,6 @@
-"""`rerank doctor`: looks at this machine, the fleet and a model, and says what helps.
+"""`rerank doctor`: checks this machine, the fleet and a model, and suggests remedies.
 
-Loads no torch: what is installed is read from its package data, what the driver sees from its tool.
+Loads no torch: versions are read from package metadata, GPUs from nvidia-smi.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OPTIONAL = {
 
 
 def examine(model: str | None = None) -> list[Check]:
-    """All findings, in the order in which they are worth fixing."""
+    """All findings, in the order in which to fix them."""
     return [*_of_install(), *_of_fleet(), *(_of_model(model) if model else ())]
 
 
@@ -47,16 +47,16 @@ def examine(model: str | None = None) -> list[Check]:
 
 
 def _of_install() -> Iterator[Check]:
-    found = {name: _version(name) for name in _SCORES}
-    if missing := [name for name, known in found.items() if known is None]:
+    versions = {name: _version(name) for name in _SCORES}
+    if missing := [name for name, number in versions.items() if number is None]:
         yield warning(
             "scoring",
-            f"{', '.join(missing)} not installed: this machine submits, it cannot score",
+            f"{', '.join(missing)} not installed: this machine can submit, but not score",
             "pip install 'rerankfleet[worker]' where a worker is to run",
         )
     else:
-        yield ok("scoring", ", ".join(f"{name} {known}" for name, known in found.items()))
-    yield _of_gpus(found["torch"])
+        yield ok("scoring", ", ".join(f"{name} {number}" for name, number in versions.items()))
+    yield _of_gpus(versions["torch"])
     for name, (without, remedy) in _OPTIONAL.items():
         known = _version(name)
         if known is None and remedy:

@@ -1,7 +1,6 @@
-"""Can a model give right scores? Its tokeniser, template, ids and sizes, without torch.
+"""Checks that a model can give correct scores: tokeniser, template, ids and sizes, without torch.
 
-What needs the weights themselves, the self-test at a worker's start compares with the unmodified
-model.
+The weights themselves are checked by the self-test when a worker starts.
 """
 
 from __future__ import annotations
@@ -11,18 +10,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused, UnknownModel
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
 from rerankfleet.workers.engine.locate import read_config, resolve_model
-from rerankfleet.workers.prompting.prompts import PREFIX, Prompt, Prompter, Request, TokenSource
+from rerankfleet.workers.prompting.prompts import (
+    SYSTEM_TURN,
+    Prompt,
+    Prompter,
+    Request,
+    TokenSource,
+)
 from rerankfleet.workers.prompting.templates import prompter_of
 from rerankfleet.workers.prompting.text import SUFFIX as TEXT_SUFFIX
 from rerankfleet.workers.prompting.vl import SUFFIX as VL_SUFFIX
 
 QWEN_TOKENS = 151_643
-"""Tokens of Qwen's own vocabulary, before those that were added: a tokeniser with fewer is another
-one, whose ids may be any."""
-QWEN_PREFIX_TOKENS = 39
+"""Tokens of Qwen's vocabulary, without added ones: a tokeniser with fewer has another vocabulary,
+whose ids cannot be checked."""
+QWEN_SYSTEM_TOKENS = 39
 QWEN_IDS = {
     **{"yes": 9693, "no": 2152},
     **{"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645},
@@ -37,7 +43,7 @@ QWEN_SUFFIXES = {
     TEXT_SUFFIX: [*QWEN_TURN, 151667, 271, 151668, 271],
     VL_SUFFIX: QWEN_TURN,
 }
-"""Ids that the authors' procedure gives with the published tokenisers."""
+"""Ids by the authors' procedure with the published tokenisers."""
 
 CONFIG_IDS = {
     "image_token_id": "<|image_pad|>",
@@ -47,11 +53,12 @@ CONFIG_IDS = {
 }
 _HEADER_BYTES_MAX = 100 << 20
 
+_MISMATCH = "config.json and tokenizer.json belong to different models: download the model again"
 _ANOTHER = "use the tokeniser that the model was published with"
 
 
 def check_model(model: str) -> Iterator[Check]:
-    """All that can be said of a model on this machine: a pocket model, a folder or a hub name."""
+    """The findings for a model on this machine: a pocket model, a folder or a hub name."""
     try:
         folder = resolve_model(model, download=False)
     except UnknownModel as error:
@@ -74,78 +81,80 @@ def check_model(model: str) -> Iterator[Check]:
 
 
 def _ids(source: TokenSource, config: Mapping[str, Any]) -> Iterator[Check]:
-    """The ids of control tokens and answers: those of Qwen, and those that the config names."""
-    sees = "vision_config" in config
-    names = QWEN_IDS | (QWEN_VL_IDS if sees else QWEN_TEXT_IDS)
+    """Whether the ids of control tokens and answers are those of Qwen, and those of the config."""
+    supports_images = "vision_config" in config
+    names = QWEN_IDS | (QWEN_VL_IDS if supports_images else QWEN_TEXT_IDS)
     try:
-        found = {name: source.token(name) for name in names}
+        ids = {name: source.token(name) for name in names}
     except ModelRefused as error:
         yield failed("tokens", error)
         return
-    answers = f"yes = {found['yes']}, no = {found['no']}"
-    wrong = [
-        f"{name} is {found[name]}, not {id}" for name, id in names.items() if found[name] != id
-    ]
+    answers = f"yes = {ids['yes']}, no = {ids['no']}"
+    wrong = [f"{name} is {ids[name]}, not {id}" for name, id in names.items() if ids[name] != id]
     if source.size < QWEN_TOKENS:
         yield ok("tokens", f"{answers}; a vocabulary of its own with {source.size:,} tokens")
     elif wrong:
         yield broken("tokens", "; ".join(wrong), _ANOTHER)
     else:
         yield ok("tokens", f"{answers}; all control tokens as published")
-    for field, name in CONFIG_IDS.items() if sees else ():
-        if config.get(field) != found[name]:
+    for field, name in CONFIG_IDS.items() if supports_images else ():
+        if config.get(field) != ids[name]:
             yield broken(
                 "token ids",
-                f"config.json has {field} {config.get(field)}, the tokeniser {name} {found[name]}",
-                "config.json and tokenizer.json are of two models: download the model again",
+                f"config.json has {field} {config.get(field)}, the tokeniser {name} {ids[name]}",
+                _MISMATCH,
             )
 
 
 def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]) -> Check:
-    """The template's pieces have the ids of the whole, and those of the authors' procedure."""
-    sees = "vision_config" in config
-    suffix = VL_SUFFIX if sees else TEXT_SUFFIX
+    """Whether the template's parts have the ids of the whole, and of the authors' procedure."""
+    supports_images = "vision_config" in config
+    suffix = VL_SUFFIX if supports_images else TEXT_SUFFIX
     body = (
         "<Instruct>: {}<Query>:{}\n<Document>:{}"
-        if sees
+        if supports_images
         else "<Instruct>: {}\n<Query>: {}\n<Document>: {}"
     )
     instruction, query, document = prompter.default_instruction, "what is a list?", "A sequence."
-    whole = source.encode_template(PREFIX + body.format(instruction, query, document) + suffix)
-    ((pair,),) = prompter.encode_all([Request.of(query, [document])], max_length=8192)
+    whole = source.encode_template(SYSTEM_TURN + body.format(instruction, query, document) + suffix)
+    ((pair,),) = prompter.encode_all(
+        [Request.of(query, [document])], max_length=PLAIN_OPTIONS.max_length
+    )
     assert isinstance(pair, Prompt)
-    pieces = [*pair.kept, *pair.query, *pair.document]
-    found = source.encode_template(suffix)
+    pieces = [*pair.prefix, *pair.query, *pair.document]
+    turn_ids = source.encode_template(suffix)
     if pieces != whole:
-        return broken("template", "its pieces have other ids than the whole prompt", _ANOTHER)
+        return broken("template", "its parts have other ids than the whole prompt", _ANOTHER)
     if source.size < QWEN_TOKENS:
-        return ok("template", f"{prompter.template}: pieces and whole have the same ids")
-    if found != QWEN_SUFFIXES[suffix]:
+        return ok("template", f"{prompter.template}: parts and whole have the same ids")
+    if turn_ids != QWEN_SUFFIXES[suffix]:
         return broken(
-            "template", f"the assistant turn is {found}, not {QWEN_SUFFIXES[suffix]}", _ANOTHER
+            "template", f"the assistant turn is {turn_ids}, not {QWEN_SUFFIXES[suffix]}", _ANOTHER
         )
-    prefix = len(source.encode_template(PREFIX))
-    if prefix != QWEN_PREFIX_TOKENS:
+    system_tokens = len(source.encode_template(SYSTEM_TURN))
+    if system_tokens != QWEN_SYSTEM_TOKENS:
         return broken(
-            "template", f"the system turn has {prefix} tokens, not {QWEN_PREFIX_TOKENS}", _ANOTHER
+            "template",
+            f"the system turn has {system_tokens} tokens, not {QWEN_SYSTEM_TOKENS}",
+            _ANOTHER,
         )
     return ok("template", f"{prompter.template}: as in the authors' procedure")
 
 
 def _sizes(source: TokenSource, folder: Path, config: Mapping[str, Any]) -> Iterator[Check]:
-    """Tokeniser, config and weights agree on how many tokens there are."""
+    """Whether tokeniser, config and weights agree on the number of tokens."""
     text = config.get("text_config", config)
     expected = int(text.get("vocab_size", 0))
     rows = _embedding_rows(folder)
     if source.size > expected:
         yield broken(
             "vocabulary",
-            f"the tokeniser knows {source.size:,} tokens, the model {expected:,}",
-            "config.json and tokenizer.json are of two models: download the model again",
+            f"the tokeniser has {source.size:,} tokens, the model {expected:,}",
+            _MISMATCH,
         )
     elif rows is None:
         yield warning(
-            "vocabulary", "the weights name no embedding", "look at what the self-test says"
+            "vocabulary", "the weights have no embedding by that name", "check the self-test's log"
         )
     elif rows != expected:
         yield broken(
@@ -171,7 +180,7 @@ def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         try:
-            found = json.loads(file.read(min(size, _HEADER_BYTES_MAX)))
+            header = json.loads(file.read(min(size, _HEADER_BYTES_MAX)))
         except ValueError:
             return {}
-    return found if isinstance(found, dict) else {}
+    return header if isinstance(header, dict) else {}

@@ -19,9 +19,9 @@ __all__ = ["load_engine", "resolve_model"]
 def load_engine(model: str, **options: Any) -> Engine:
     """Load a Qwen3 reranker; see `rerankfleet.workers.engine.load.load` for the options.
 
-    Works in a thread that ends with it: every thread that once computed keeps a pool of OpenMP
-    threads, and with more of them than cores these sleep instead of spinning, which made the
-    device thread's packs 8 % slower.
+    Loads in a short-lived thread: every thread that ever computed keeps a pool of OpenMP threads,
+    and when there are more of those than cores, they sleep instead of spinning, which made the
+    packs of the device thread 8 % slower.
     """
     from rerankfleet.workers.engine.load import load
 

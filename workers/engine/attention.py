@@ -1,10 +1,11 @@
-"""Which attention kernel runs, and what all of them offer. Chosen by a setting, never in silence.
+"""The interface of the attention kernels, and the choice of one. No silent fallback: a kernel that
+was named and cannot run is an error.
 
-matmul  batched matrix products over groups of similar shapes   fp32; the best on CPU
-sdpa    the same groups by scaled_dot_product_attention         all; the best for fp32 on CUDA
+matmul  batched matrix products over groups of similar shapes   fp32; fastest on CPUs
+sdpa    the same groups by scaled_dot_product_attention         all types; fastest for fp32 on CUDA
 flash   flash-attn's varlen kernel                              CUDA, bf16 and fp16
 varlen  torch's varlen kernel                                   CUDA, bf16 and fp16
-flex    FlexAttention                                           all; slow but on CUDA
+flex    FlexAttention                                           all types; slow except on CUDA
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _CUDA_HALF = ("flash", "varlen", "flex")
 class Attention(Protocol):
     """Attention over one pack; q, k and v are rotated and scaled.
 
-    kv [kept rows, then computed rows; 2 · kv heads · dim]: keys of all heads, then values.
+    kv [prefix rows, then computed rows; 2 · kv heads · dim]: keys of all heads, then values.
     """
 
     def all(self, queries: Tensor, kv: Tensor) -> Tensor:
@@ -38,31 +39,31 @@ class Attention(Protocol):
         """Outputs of each document's last row; both [documents, query heads · dim]."""
 
 
-#: Makes the attention of a pack on one device from its layout.
+#: Creates the attention of a pack on one device from its layout.
 AttentionFactory = Callable[[Layout, Heads, Workspace, torch.device], Attention]
 
 
-class Spread:
+class PerDeviceAttention:
     """The attention of a model whose layers are on several devices."""
 
-    def __init__(self, on: Mapping[torch.device, Attention]) -> None:
-        self._on = on
+    def __init__(self, by_device: Mapping[torch.device, Attention]) -> None:
+        self._by_device = by_device
 
     def all(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `Attention`."""
-        return self._on[kv.device].all(queries, kv)
+        return self._by_device[kv.device].all(queries, kv)
 
     def last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `Attention`."""
-        return self._on[kv.device].last(queries, kv)
+        return self._by_device[kv.device].last(queries, kv)
 
 
 def choose_attention(
     name: str, device: torch.device, dtype: torch.dtype
 ) -> tuple[str, AttentionFactory]:
-    """The kernel of that name, or with "auto" the best that runs here, and its name.
+    """The kernel of that name, or with "auto" the fastest that runs here, and its name.
 
-    Raises ModelRefused for a name that is unknown or cannot run here.
+    Raises ModelRefused for a kernel that is unknown or cannot run here.
     """
     if name == "auto":
         name = _best(device, dtype)
@@ -74,7 +75,7 @@ def choose_attention(
 
 
 def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why a kernel cannot run here; empty when it can."""
+    """The reason why a kernel cannot run here; empty when it can."""
     if name == "matmul" and dtype != torch.float32:
         return "computes in fp32 only"
     if name not in ("flash", "varlen"):

@@ -20,17 +20,16 @@ from rerankfleet.workers.engine.layout import Layout, Rows
 from rerankfleet.workers.engine.weights import Heads, Layer, take_layer, text_model, yes_minus_no
 from rerankfleet.workers.engine.workspace import Workspace
 
-#: Rows that are computed at a time beside attention: on CPU what lies between the products stays
-#: in the cache.
+#: Rows computed at a time outside attention: on a CPU, intermediate results stay in its cache.
 ROWS_AT_A_TIME = {"cpu": 512, "cuda": 1 << 14}
 
 
 class VisualFeatures:
     """The features of a layout's images, and the rows that they go to."""
 
-    def __init__(self, layout: Layout, seen: Tensor | None, hidden: int) -> None:
-        """`seen` as in `Decoder.margins`; None when there are no images."""
-        self._features = () if seen is None else torch.split(seen, hidden, dim=1)
+    def __init__(self, layout: Layout, features: Tensor | None, hidden: int) -> None:
+        """`features` as in `Decoder.margins`; None when there are no images."""
+        self._features = () if features is None else torch.split(features, hidden, dim=1)
         rows = [np.arange(row, row + visual.tokens) for row, visual in layout.visuals]
         self._rows = torch.from_numpy(np.concatenate([*rows, np.zeros(0, np.int64)]))
 
@@ -40,7 +39,7 @@ class VisualFeatures:
             x.index_copy_(0, self._rows.to(x.device), self._features[0])
 
     def add(self, x: Tensor, layer: int) -> None:
-        """Add what the first layers' outputs get (the model's "deepstack")."""
+        """Add the features for the outputs of the first layers (the model's "deepstack")."""
         if layer + 1 < len(self._features):
             x.index_add_(0, self._rows.to(x.device), self._features[layer + 1].to(x.device))
 
@@ -49,7 +48,7 @@ class Decoder:
     """The forward pass of one model. Not thread-safe: one pack at a time."""
 
     def __init__(self, model: Any, yes_id: int, no_id: int) -> None:
-        """Takes the weights out of a Qwen3 or Qwen3-VL model, which is of no use afterwards."""
+        """Takes the weights out of a Qwen3 or Qwen3-VL model, which is unusable afterwards."""
         text = text_model(model)
         config = text.config
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
@@ -70,48 +69,50 @@ class Decoder:
         self._rows = ROWS_AT_A_TIME.get(self.device.type, 1 << 14)
 
     @property
-    def kept_bytes_per_token(self) -> int:
-        """Size of a kept token's keys and values."""
+    def prefix_bytes_per_token(self) -> int:
+        """Size of a prefix token's keys and values."""
         values = len(self.layers) * 2 * self.heads.kv * self.heads.dim
         return values * int(self.dtype.itemsize)
 
     @property
     def multiplications_per_token(self) -> int:
-        """Those of the linear layers: what a token-equivalent is."""
+        """Multiplications of the linear layers per token: one token-equivalent."""
         hidden, heads = self.embedding.shape[1], self.heads
         attention = (2 * heads.queries + 2 * heads.kv) * heads.dim
         return len(self.layers) * hidden * (attention + 3 * self._inner)
 
     @property
     def scratch_bytes_per_token(self) -> int:
-        """Roughly what each computed token of a pack takes beside the weights."""
+        """Approximate memory of each computed token of a pack, besides the weights."""
         heads = self.heads
         values = self.embedding.shape[1] + (3 * heads.queries + 2 * heads.kv) * heads.dim
         tables = 3 * heads.queries + 4 * heads.kv
         return values * int(self.dtype.itemsize) + tables * 8
 
     def margins(
-        self, layout: Layout, kept: Tensor, attention: Attention, seen: Tensor | None = None
+        self, layout: Layout, prefix: Tensor, attention: Attention, features: Tensor | None = None
     ) -> Tensor:
         """Margins [documents] fp32.
 
-        kept  [layers, kept rows, 2 · kv heads · dim]
-        seen  [visual tokens, (1 + taps) · hidden] features of the layout's images, in order
+        prefix    [layers, prefix rows, 2 · kv heads · dim]
+        features  [visual tokens, (1 + taps) · hidden] of the layout's images, in order
         """
-        sights = VisualFeatures(layout, seen, self.embedding.shape[1])
-        x, table = self._start(layout, sights)
-        for number, (layer, state) in enumerate(zip(self.layers[:-1], kept[:-1], strict=True)):
+        visual_features = VisualFeatures(layout, features, self.embedding.shape[1])
+        x, table = self._start(layout, visual_features)
+        for number, (layer, state) in enumerate(zip(self.layers[:-1], prefix[:-1], strict=True)):
             x, table = x.to(layer.device), table.to(layer.device)
             queries, kv = self._project(x, layer, state, table)
             self._finish(x, layer, attention.all(queries, kv))
-            sights.add(x, number)
-        x = self._last_layer(x, layout.last_rows, kept[-1], table, attention).float()
+            visual_features.add(x, number)
+        x = self._last_layer(x, layout.last_rows, prefix[-1], table, attention).float()
         return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
 
-    def keep(self, layout: Layout, attention: Attention, seen: Tensor | None = None) -> Tensor:
-        """Keys and values [layers, rows, 2 · kv heads · dim] of a part that others stand after."""
-        sights = VisualFeatures(layout, seen, self.embedding.shape[1])
-        x, table = self._start(layout, sights)
+    def compute_prefix(
+        self, layout: Layout, attention: Attention, features: Tensor | None = None
+    ) -> Tensor:
+        """Keys and values [layers, rows, 2 · kv heads · dim] of a prefix."""
+        visual_features = VisualFeatures(layout, features, self.embedding.shape[1])
+        x, table = self._start(layout, visual_features)
         width = 2 * self.heads.kv * self.heads.dim
         state = torch.empty(len(self.layers), len(x), width, device=self.device, dtype=self.dtype)
         nothing = state.new_empty(0, width)
@@ -121,28 +122,28 @@ class Decoder:
             state[number] = kv
             if number + 1 < len(self.layers):
                 self._finish(x, layer, attention.all(queries, kv))
-                sights.add(x, number)
+                visual_features.add(x, number)
         return state
 
-    def _start(self, layout: Layout, sights: VisualFeatures) -> tuple[Tensor, Tensor]:
+    def _start(self, layout: Layout, visual_features: VisualFeatures) -> tuple[Tensor, Tensor]:
         """Embedded rows, and the rotation of each."""
         ids = torch.from_numpy(layout.ids).to(self.device)
         positions = torch.from_numpy(layout.positions).to(self.device)
         table = self._rotations(int(layout.positions.max()) + 1)
         if layout.visuals:
-            # each frequency turns with one of the three axes
+            # each frequency belongs to one of the three axes
             rotations = table.gather(0, positions[:, self._axes])
         else:
             rotations = table[positions[:, 0]]
         x = self._take("residual", len(ids), self.embedding.shape[1], like=ids)
         torch.index_select(self.embedding, 0, ids, out=x)
-        sights.put(x)
+        visual_features.put(x)
         return x, rotations[:, None, :]
 
     def _project(
         self, x: Tensor, layer: Layer, state: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Queries of the computed rows; keys and values of kept rows (as given), then of these."""
+        """Queries of the computed rows; keys and values of the prefix rows, then of these."""
         queries = self._take("q", len(x), self.heads.queries * self.heads.dim, like=x)
         kv, rows_kv = self._kv(x, state)
         for rows, q, own_kv, rotations in self._pieces(x, queries, rows_kv, table):
@@ -171,11 +172,12 @@ class Decoder:
         return x
 
     def _kv(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all rows with the kept ones filled in, and its computed rows."""
-        kept = len(state)
-        kv = self._take("kv", kept + len(x), state.shape[1], like=x)
-        kv[:kept] = state
-        return kv, kv[kept:]
+        """Keys and values of all rows with those of the prefix filled in, and the view of the
+        computed rows."""
+        prefix = len(state)
+        kv = self._take("kv", prefix + len(x), state.shape[1], like=x)
+        kv[:prefix] = state
+        return kv, kv[prefix:]
 
     def _keys(self, kv: Tensor) -> Tensor:
         return kv[:, : self.heads.kv * self.heads.dim]
@@ -190,7 +192,7 @@ class Decoder:
         return self.workspace.take(name, *shape, device=like.device)
 
     def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The tensors side by side, some rows at a time."""
+        """The tensors in parallel, some rows at a time."""
         return zip(*(torch.split(t, self._rows) for t in tensors), strict=True)
 
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:
@@ -212,8 +214,8 @@ class Decoder:
 
 
 def _axes(rotary: Any, dim: int) -> Tensor:
-    """[dim / 2] which axis (time, height, width) each frequency turns with: interleaved in
-    Qwen3-VL, time alone where there is but one."""
+    """[dim / 2] the axis (time, height, width) of each frequency: interleaved in Qwen3-VL, time
+    alone in a text model."""
     axes = torch.zeros(dim // 2, dtype=torch.int64, device=rotary.inv_freq.device)
     for axis in (1, 2):
         share = getattr(rotary, "mrope_section", (0, 0, 0))[axis]

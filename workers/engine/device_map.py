@@ -1,4 +1,4 @@
-"""A model larger than one GPU: its layers in order, shared out over several devices by bytes."""
+"""A model larger than one GPU: its layers are placed on several devices, in order, by bytes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import nn
 from rerankfleet.workers.engine.weights import text_model
 
 
-def spread(model: Any, devices: Sequence[torch.device]) -> None:
-    """Move a loaded causal language model onto `devices`; its own forward goes on working.
+def place_on(model: Any, devices: Sequence[torch.device]) -> None:
+    """Move a loaded causal language model onto `devices`; its own forward keeps working.
 
     The embedding is on the first device, the final norm on the last; a head that is tied to the
     embedding stays with it.
@@ -26,19 +26,19 @@ def spread(model: Any, devices: Sequence[torch.device]) -> None:
         _place(visual, devices[0])
     body.embed_tokens.to(devices[0])
     body.rotary_emb.to(devices[0])
-    shares = share_out([_bytes(layer) for layer in body.layers], len(devices))
-    for layer, share in zip(body.layers, shares, strict=True):
-        _place(layer, devices[share])
+    assigned = assign_layers([_bytes(layer) for layer in body.layers], len(devices))
+    for layer, number in zip(body.layers, assigned, strict=True):
+        _place(layer, devices[number])
     _place(body.norm, devices[-1])
     tied = model.lm_head.weight is body.embed_tokens.weight
     _place(model.lm_head, devices[0] if tied else devices[-1])
 
 
-def share_out(sizes: Sequence[int], parts: int) -> list[int]:
-    """Which of `parts` each of some things in a row goes to, so that all get about the same."""
+def assign_layers(sizes: Sequence[int], devices: int) -> list[int]:
+    """The number of the device of each layer, in order, so that all get about the same bytes."""
     total = sum(sizes)
     return [
-        min(parts - 1, int(parts * (end - size / 2) / total))
+        min(devices - 1, int(devices * (end - size / 2) / total))
         for size, end in zip(sizes, accumulate(sizes), strict=True)
     ]
 
@@ -48,7 +48,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def _place(module: nn.Module, device: torch.device) -> None:
-    """Move a module, and from now on whatever it is called with."""
+    """Move a module, and from now on the arguments of its calls."""
     module.to(device)
 
     def bring(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:

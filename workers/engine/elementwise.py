@@ -1,6 +1,6 @@
-"""What a decoder layer does beside matrix products: norm, rotation, gated activation.
+"""The operations of a decoder layer besides matrix products: norm, rotation, gated activation.
 
-A head's dimensions stand in pairs (i, i + half) side by side; the weights are permuted so.
+A head's dimensions are in pairs (i, i + half) side by side; the weights are permuted accordingly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 
 
 class Elementwise(Protocol):
-    """The three operations, as one number type and device does them best."""
+    """The three operations, as implemented for a number type and device."""
 
     def norm(self, x: Tensor, gain: Tensor | None, eps: float, out: Tensor) -> Tensor:
         """x / rms(x) · gain over the last dimension; `out` may hold the result."""
@@ -26,11 +26,11 @@ class Elementwise(Protocol):
         """
 
     def gate(self, gate_up: Tensor) -> Tensor:
-        """silu(gate) · up for [rows, 2 · width]; gives [rows, width]; may overwrite its input."""
+        """silu(gate) · up for [rows, 2 · width]; returns [rows, width]; may overwrite its input."""
 
 
 class Fp32:
-    """In place, rotations as complex products: the fewest passes over memory."""
+    """In place, with rotations as complex products: the fewest passes over memory."""
 
     def norm(self, x: Tensor, gain: Tensor | None, eps: float, out: Tensor) -> Tensor:
         torch.mul(x, _inverse_rms(x, eps), out=out)
@@ -46,7 +46,8 @@ class Fp32:
 
 
 class Half:
-    """bf16 and fp16: computed in fp32 and rounded once; one fused kernel each when compiled."""
+    """bf16 and fp16: computed in fp32 and rounded once; one fused kernel per operation when
+    compiled."""
 
     def __init__(self, *, compiled: bool) -> None:
         self._norm = _compile(_half_norm, compiled)
@@ -64,7 +65,7 @@ class Half:
 
 
 def elementwise(dtype: torch.dtype, device: torch.device) -> Elementwise:
-    """The form for a number type and device."""
+    """The implementation for a number type and device."""
     if dtype == torch.float32:
         return Fp32()
     return Half(compiled=device.type == "cuda")

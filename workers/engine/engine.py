@@ -11,12 +11,12 @@ from torch import Tensor
 from rerankfleet.shared.content.outcomes import Provenance
 from rerankfleet.shared.errors import OutOfDeviceMemory
 from rerankfleet.workers.batching.packing import Pack, Prices
-from rerankfleet.workers.engine.attention import Attention, AttentionFactory, Spread
+from rerankfleet.workers.engine.attention import Attention, AttentionFactory, PerDeviceAttention
 from rerankfleet.workers.engine.decoder import Decoder
-from rerankfleet.workers.engine.layout import Layout, lay_out, lay_out_kept
+from rerankfleet.workers.engine.layout import Layout, lay_out, lay_out_prefix
 from rerankfleet.workers.engine.memory import gpu_bytes, peak_bytes
 from rerankfleet.workers.engine.self_test import SelfTest, run_self_test
-from rerankfleet.workers.engine.tensor_cache import Kept
+from rerankfleet.workers.engine.tensor_cache import TensorCache
 from rerankfleet.workers.engine.vision import Tower
 from rerankfleet.workers.prompting.prompts import Prompter
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
@@ -49,12 +49,12 @@ class Engine:
         self._attention = attention
         self._deterministic = deterministic
         self._tower = tower
-        self.kept = Kept[Tokens](kept_bytes)
-        self.seen = Kept[Visual](seen_bytes)
-        self.prices = Prices(self._tower_price, self.seen, self.kept)
+        self.prefix_cache = TensorCache[Tokens](kept_bytes)
+        self.feature_cache = TensorCache[Visual](seen_bytes)
+        self.prices = Prices(self._tower_price, self.feature_cache, self.prefix_cache)
 
     @property
-    def sees(self) -> bool:
+    def supports_images(self) -> bool:
         """Whether the model reads images."""
         return self._tower is not None
 
@@ -70,26 +70,28 @@ class Engine:
 
     def _margins(self, pack: Pack) -> list[float]:
         try:
-            states = self.kept.get([part.tokens for part in pack.parts], self._keep)
+            states = self.prefix_cache.get(
+                [part.tokens for part in pack.parts], self._compute_prefixes
+            )
             layout = lay_out(pack)
             margins: list[float] = self.decoder.margins(
                 layout,
                 states[0] if len(states) == 1 else torch.cat(states, dim=1),
                 self._attend(layout),
-                self._see(layout),
+                self._visual_features(layout),
             ).tolist()
             return margins
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise _out_of_memory(pack) from error
         except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # the CPU allocator's way to say it
+            if "can't allocate memory" in str(error):  # raised by the CPU allocator
                 raise _out_of_memory(pack) from error
             raise
 
     def free(self) -> None:
-        """Give back device memory: scratch, kept states, the allocator's cache."""
-        self.kept.clear()
-        self.seen.clear()
+        """Free device memory: scratch, cached tensors, the allocator's cache."""
+        self.prefix_cache.clear()
+        self.feature_cache.clear()
         self.decoder.workspace.clear()
         if self._tower is not None:
             self._tower.free()
@@ -102,10 +104,10 @@ class Engine:
 
     @property
     def lookups(self) -> dict[str, tuple[int, int]]:
-        """How often what is kept was there, and how often not: of prefixes and of images."""
+        """Hits and misses of the caches of prefixes and of visual features."""
         return {
-            "prefix": (self.kept.hits, self.kept.misses),
-            "vision": (self.seen.hits, self.seen.misses),
+            "prefix": (self.prefix_cache.hits, self.prefix_cache.misses),
+            "vision": (self.feature_cache.hits, self.feature_cache.misses),
         }
 
     def gpu_bytes(self) -> dict[str, int]:
@@ -115,34 +117,35 @@ class Engine:
     def self_test(self) -> SelfTest:
         """Compare the fast path with the unmodified model, and time it; see `self_test.py`.
 
-        In a thread that ends with it, as `load_engine` does and for its reason.
+        Runs in a short-lived thread, for the same reason as `load_engine`.
         """
         parts = (self.score, self.prompter, self.decoder, self.prices, self.reference)
         with ThreadPoolExecutor(1, "self-test") as thread:
             return thread.submit(run_self_test, *parts).result()
 
-    def _keep(self, parts: Sequence[Tokens]) -> list[Tensor]:
-        layouts = map(lay_out_kept, parts)
+    def _compute_prefixes(self, prefixes: Sequence[Tokens]) -> list[Tensor]:
+        layouts = map(lay_out_prefix, prefixes)
         return [
-            self.decoder.keep(layout, self._attend(layout), self._see(layout)) for layout in layouts
+            self.decoder.compute_prefix(layout, self._attend(layout), self._visual_features(layout))
+            for layout in layouts
         ]
 
-    def _see(self, layout: Layout) -> Tensor | None:
+    def _visual_features(self, layout: Layout) -> Tensor | None:
         """Features of a layout's images, in order; None without images."""
         if not layout.visuals:
             return None
         assert self._tower is not None, "only a VL prompter makes images"
         visuals = [visual for _, visual in layout.visuals]
         features = self._features_apart if self._deterministic else self._tower.features
-        return torch.cat(self.seen.get(visuals, features))
+        return torch.cat(self.feature_cache.get(visuals, features))
 
     def _tower_price(self, tokens: int) -> float:
-        """Token-equivalents of the tower for an image: by the multiplications of both."""
+        """Token-equivalents of the tower for an image, by the multiplications of both."""
         tower = self._tower.multiplications(tokens) if self._tower else 0
         return tower / self.decoder.multiplications_per_token
 
     def _features_apart(self, visuals: Sequence[Visual]) -> list[Tensor]:
-        """PreparedImage by image: the same bits in any company."""
+        """Image by image, so that the bits do not depend on the other images."""
         assert self._tower is not None
         return [self._tower.features([visual])[0] for visual in visuals]
 
@@ -152,7 +155,7 @@ class Engine:
             device: self._attention(layout, decoder.heads, decoder.workspace, device)
             for device in decoder.devices
         }
-        return on[decoder.device] if len(on) == 1 else Spread(on)
+        return on[decoder.device] if len(on) == 1 else PerDeviceAttention(on)
 
 
 def _out_of_memory(pack: Pack) -> OutOfDeviceMemory:

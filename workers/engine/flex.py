@@ -1,7 +1,7 @@
 """Attention of a pack by FlexAttention: one kernel, its mask computed from row labels.
 
-A row sees its own segment up to itself, and the segments of its context. Blocks of the mask that
-are empty cost nothing. Compiled on CUDA; elsewhere torch's slow reference, for tests.
+A row attends to its own segment up to itself, and to the segments of its context. Empty blocks of
+the mask cost nothing. Compiled on CUDA; elsewhere torch's slow reference, for tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from rerankfleet.workers.engine.layout import Layout, Segment
 from rerankfleet.workers.engine.weights import Heads
 
-#: The context of a row that has fewer parts before it than others.
+#: Fills the context of a row that has fewer parts before it than others.
 _NOTHING = -1
 
 
@@ -27,11 +27,11 @@ class FlexAttention:
 
     def __init__(self, layout: Layout, heads: Heads, device: torch.device) -> None:
         self._heads = heads
-        rows = layout.kept_rows + len(layout.ids)
+        rows = layout.prefix_rows + len(layout.ids)
         labels = _labels(layout, rows)
-        own = np.arange(layout.kept_rows, rows)
+        own = np.arange(layout.prefix_rows, rows)
         self._all = _mask(labels, own, _contexts(layout.segments, by_row=True), device)
-        last = layout.last_rows + layout.kept_rows
+        last = layout.last_rows + layout.prefix_rows
         self._last = (
             _mask(labels, last, _contexts(layout.documents, by_row=False), device)
             if len(last)
@@ -65,7 +65,7 @@ def _kernel(device: str) -> Callable[..., Any]:
 
 
 def _labels(layout: Layout, rows: int) -> np.ndarray:
-    """For each row the first row of the part it belongs to."""
+    """For each row the first row of its part."""
     labels = np.empty(rows, np.int64)
     for first, count in {part for s in layout.segments for part in (*s.context, s.own)}:
         labels[first : first + count] = first
@@ -89,11 +89,11 @@ def _mask(
         torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (labels, rows, *contexts)
     )
 
-    def sees(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def attends(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         own = (label[k] == label[row[q]]) & (k <= row[q])
         return own | (label[k] == before[q]) | (label[k] == further[q])
 
-    # compiled, the mask of rows × rows is never laid out
+    # compiled, the mask of rows × rows is never materialised
     compiled = device.type == "cuda"
     size = (len(rows), len(labels))
-    return create_block_mask(sees, None, None, *size, device=str(device), _compile=compiled)
+    return create_block_mask(attends, None, None, *size, device=str(device), _compile=compiled)

@@ -1,8 +1,8 @@
 """Attention of a pack over its layout, by batched matrix products or by SDPA.
 
-A document attends to its kept part, its query and, causally, to itself. Segments of similar
-shape are gathered into one padded batch; long documents go block by block of rows, so that
-memory grows with their length, never with its square.
+A document attends to its prefix, its query and, causally, to itself. Segments of similar shape
+are gathered into one padded batch; long documents are computed in blocks of rows, so that memory
+grows with their length rather than its square.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ class _Group:
 @dataclass(frozen=True, slots=True)
 class _Plan:
     groups: tuple[_Group, ...]
-    order: Tensor  # [rows · query heads] where each output stands among all blocks'
+    order: Tensor  # [rows · query heads] the place of each output among all blocks'
 
 
 class GroupedAttention:
-    """Groups of segments as batched products: on CPU, and wherever no varlen kernel runs."""
+    """Groups of segments as batched products: on CPUs, and where no varlen kernel runs."""
 
     def __init__(
         self, layout: Layout, heads: Heads, workspace: Workspace, device: torch.device, sdpa: bool
     ) -> None:
         self._heads, self._workspace, self._sdpa = heads, workspace, sdpa
         self._device = device
-        number = np.arange(-layout.kept_rows, len(layout.ids))  # of the queries, by row
+        number = np.arange(-layout.prefix_rows, len(layout.ids))  # of the queries, by row
         self._all = self._plan(group(layout.segments, heads.queries), number)
         last_number = np.zeros(len(number), np.int64)
-        last_number[layout.last_rows + layout.kept_rows] = np.arange(len(layout.documents))
+        last_number[layout.last_rows + layout.prefix_rows] = np.arange(len(layout.documents))
         last = group(layout.documents, heads.queries, last_only=True)
         self._last = self._plan(last, last_number)
 
@@ -120,9 +120,9 @@ class GroupedAttention:
         )
 
     def _plan(self, groups: Sequence[Group], number: Rows) -> _Plan:
-        """The tables of some groups; `number` tells which query stands at a row."""
-        found = tuple(self._tables(g, number) for g in groups)
-        return _Plan(found, self._inverse(groups, number))
+        """The tables of some groups; `number` is the index of the query of each row."""
+        tables = tuple(self._tables(g, number) for g in groups)
+        return _Plan(tables, self._inverse(groups, number))
 
     def _tables(self, g: Group, number: Rows) -> _Group:
         kv = np.arange(self._heads.kv)[:, None]
@@ -139,7 +139,7 @@ class GroupedAttention:
         return _Block(self._put(index), block.rows.shape[1], block.reach, mask)
 
     def _inverse(self, groups: Sequence[Group], number: Rows) -> Tensor:
-        """For each query and head, where its output stands among all blocks'."""
+        """For each query and head, the place of its output among all blocks'."""
         heads = self._heads.queries
         where = np.empty((number.max(initial=-1) + 1, heads), np.int64)
         at = 0

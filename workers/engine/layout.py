@@ -1,6 +1,6 @@
 """A pack as index tables: which rows are computed, and which rows each of them reads.
 
-    rows          kept part(s) | queries | documents       every layer's k and v, one row a token
+    rows          prefixes | queries | documents           every layer's k and v, one row a token
     segment       a query or a document: its own rows, and the rows before them that it attends to
     group         segments of similar lengths, padded to one shape: one batched matrix product
     block         some of the group's rows as queries; long documents have several
@@ -23,11 +23,11 @@ from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 Rows = NDArray[np.int64]
 
-#: Attention scores of a block at most, in values: they should stay in the cache. Measured.
+#: Most attention scores of a block: they should stay in the CPU's cache. Measured.
 SCORES_MAX = 1 << 20
-#: Rows of one block of a long document, at most and at least; fewer the more keys they see.
+#: Most and fewest rows of one block of a long document; fewer the more keys they attend to.
 BLOCK_ROWS = (256, 32)
-#: Attention scores of a long document's block at most, in values.
+#: Most attention scores of a long document's block.
 BLOCK_SCORES_MAX = 1 << 22
 #: A segment shorter than this share of its group's longest starts a new group.
 _SIMILAR = 0.8
@@ -42,16 +42,16 @@ class Segment:
 
     @property
     def context_length(self) -> int:
-        """How many rows it attends to beside its own."""
+        """How many rows it attends to besides its own."""
         return sum(count for _, count in self.context)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Rows that are queries together: [members, rows], and the keys they see.
+    """Rows that are queries together, [members, rows], and the keys that they attend to.
 
-    `reach` keys of the group are read; `mask` [members or 1, rows, width] is added to the last
-    `width` of their scores, or nothing when it is None.
+    The first `reach` keys of the group are read; `mask` [members or 1, rows, width], unless it is
+    None, is added to the last `width` of their scores.
     """
 
     rows: Rows
@@ -72,10 +72,10 @@ class Layout:
     """The tables of one pack."""
 
     ids: NDArray[np.int64]
-    """[computed rows] token ids; token i stands at row `kept_rows` + i."""
+    """[computed rows] token ids; token i is at row `prefix_rows` + i."""
     positions: NDArray[np.int64]
-    """[computed rows, 3] time, height, width; alike but for visual tokens"""
-    kept_rows: int
+    """[computed rows, 3] time, height, width; equal except for visual tokens"""
+    prefix_rows: int
     segments: tuple[Segment, ...]
     documents: tuple[Segment, ...]
     """The segments that are scored, in the order of the pack."""
@@ -85,52 +85,52 @@ class Layout:
     @property
     def last_rows(self) -> Rows:
         """[documents] the computed row of each document's last token."""
-        rows = [s.own[0] + s.own[1] - 1 - self.kept_rows for s in self.documents]
+        rows = [s.own[0] + s.own[1] - 1 - self.prefix_rows for s in self.documents]
         return np.array(rows, np.int64)
 
 
 def lay_out(pack: Pack) -> Layout:
-    """The rows of a pack: kept parts first (given, not computed), then queries, then documents."""
+    """The rows of a pack: prefixes first (cached, not computed), then queries, then documents."""
     rows = _Rows(sum(len(part.tokens) for part in pack.parts))
-    kept_row = 0
+    prefix_row = 0
     queries: list[Segment] = []
     waiting: list[tuple[tuple[tuple[int, int], ...], int, Tokens]] = []
     for part in pack.parts:
-        kept = (kept_row, len(part.tokens))
-        kept_row += len(part.tokens)
+        prefix = (prefix_row, len(part.tokens))
+        prefix_row += len(part.tokens)
         for query in part.queries:
             own = rows.add(query.tokens, part.tokens.span)
             if own[1]:
-                queries.append(Segment(own, (kept,)))
+                queries.append(Segment(own, (prefix,)))
             position = part.tokens.span + query.tokens.span
-            waiting += [((kept, own), position, document) for document in query.documents]
+            waiting += [((prefix, own), position, document) for document in query.documents]
     documents = tuple(
         Segment(rows.add(tokens, position), context) for context, position, tokens in waiting
     )
     return rows.layout((*queries, *documents), documents)
 
 
-def lay_out_kept(tokens: Tokens) -> Layout:
-    """A kept part on its own: nothing before it, nothing scored."""
+def lay_out_prefix(tokens: Tokens) -> Layout:
+    """A prefix on its own: nothing before it, nothing scored."""
     rows = _Rows(0)
     return rows.layout((Segment(rows.add(tokens, 0), ()),), ())
 
 
 class _Rows:
-    """Computed rows as they are laid out, one part after another."""
+    """Collects the computed rows, one part after another."""
 
-    def __init__(self, kept_rows: int) -> None:
-        self._kept_rows = self._next = kept_rows
+    def __init__(self, prefix_rows: int) -> None:
+        self._prefix_rows = self._next = prefix_rows
         self._ids: list[NDArray[np.int32]] = []
         self._positions: list[Rows] = []
         self._visuals: list[tuple[int, Visual]] = []
 
     def add(self, tokens: Tokens, position: int) -> tuple[int, int]:
-        """Place a part whose first token stands at `position`; its first row and their number."""
+        """Add a part whose first token is at `position`. Returns its first row and their number."""
         first = self._next
         self._ids.append(tokens.array())
         self._positions.append(tokens.positions(position))
-        self._visuals += [(first - self._kept_rows + at, visual) for at, visual in tokens.visuals]
+        self._visuals += [(first - self._prefix_rows + at, visual) for at, visual in tokens.visuals]
         self._next += len(tokens)
         return first, len(tokens)
 
@@ -139,7 +139,7 @@ class _Rows:
         return Layout(
             np.concatenate(self._ids).astype(np.int64),
             np.concatenate(self._positions),
-            self._kept_rows,
+            self._prefix_rows,
             segments,
             documents,
             tuple(self._visuals),
@@ -202,7 +202,7 @@ def _group(members: list[Segment], heads: int, last_only: bool) -> Group:
 
 
 def _rows(segment: Segment, length: int) -> Rows:
-    """Its own rows, the last one repeated up to `length`: causal rows never look at these."""
+    """Its own rows, the last one repeated up to `length`: causal rows never attend to these."""
     first, count = segment.own
     return first + np.minimum(np.arange(length), count - 1)
 
@@ -212,7 +212,7 @@ def _causal(length: int) -> NDArray[np.float32]:
 
 
 def _mask(members: list[Segment], own: int, context: int) -> NDArray[np.float32]:
-    """Own keys up to each row; none of the padding between a shorter context and its document."""
+    """Own keys up to each row; no padding between a shorter context and its document."""
     causal = _causal(own)[None]
     if all(s.context_length == context for s in members):
         return causal

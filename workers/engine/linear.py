@@ -1,8 +1,8 @@
-"""Weight matrices, each in the form that its device multiplies best.
+"""Weight matrices, each in the form that its device multiplies fastest.
 
-On a CPU with oneDNN an fp32 matrix is packed once into oneDNN's own layout: against a plain
-product 1.15 × as fast for many rows, up to 1.8 × for few, and the activation comes with it
-(docs/performance.md). Elsewhere the plain product is the best there is.
+On a CPU with oneDNN an fp32 matrix is packed once into oneDNN's own layout: 1.15 × as fast as a
+plain product for many rows, up to 1.8 × for few, with the activation fused
+(docs/performance.md). Elsewhere the plain product is the fastest.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Linear = Callable[[Tensor], Tensor]
 Gate = Callable[[Tensor], Tensor]
 Activation = Literal["", "silu", "gelu", "gelu_tanh"]
 
-#: The rows that the packed layout is chosen for; all numbers of rows work.
+#: The number of rows that the packed layout is optimised for; any number works.
 _PACKED_ROWS = 512
-#: How oneDNN's operator calls an activation.
+#: The names of activations in oneDNN's operator.
 _POINTWISE = {
     "": ("none", ""),
     "silu": ("swish", ""),
@@ -46,7 +46,7 @@ def linear(weight: Tensor, bias: Tensor | None = None, activation: Activation = 
 
 
 def gated(gate_weight: Tensor, up_weight: Tensor, gate: Gate) -> Linear:
-    """silu(x · gate_weightᵀ) · (x · up_weightᵀ); by `gate` where the product brings no silu."""
+    """silu(x · gate_weightᵀ) · (x · up_weightᵀ); by `gate` where silu is not fused."""
     if _packs(gate_weight):
         activated, up = linear(gate_weight, activation="silu"), linear(up_weight)
         return lambda x: activated(x).mul_(up(x))
@@ -63,7 +63,7 @@ def _packs(weight: Tensor) -> bool:
 
 
 def _packed(weight: Tensor, bias: Tensor | None, activation: Activation) -> Linear:
-    """The product by the operator that torch's own compiler uses for frozen weights."""
+    """The product by the operator that torch's compiler uses for frozen weights."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_ROWS)
     product, (name, algorithm) = torch.ops.mkldnn._linear_pointwise, _POINTWISE[activation]
     return lambda x: product(x, packed, bias, name, [], algorithm)

@@ -20,7 +20,7 @@ from rerankfleet.shared.content.outcomes import Provenance
 from rerankfleet.shared.errors import ModelRefused
 from rerankfleet.workers.engine.attention import choose_attention
 from rerankfleet.workers.engine.decoder import Decoder
-from rerankfleet.workers.engine.device_map import spread
+from rerankfleet.workers.engine.device_map import place_on
 from rerankfleet.workers.engine.engine import Engine
 from rerankfleet.workers.engine.locate import (
     read_config,
@@ -30,6 +30,7 @@ from rerankfleet.workers.engine.locate import (
 )
 from rerankfleet.workers.engine.self_test import reference_margins, self_test_prompts
 from rerankfleet.workers.engine.vision import Tower
+from rerankfleet.workers.prompting.prompts import Prompter
 from rerankfleet.workers.prompting.templates import prompter_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -57,14 +58,14 @@ def load(
 ) -> Engine:
     """Load a Qwen3 reranker from a folder or the hub.
 
-    dtype      auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
-    attention  auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
-    device     auto (CUDA where there is one), cpu, cuda or cuda:N
-    deterministic  the same pair has the same bits in any pack; costs speed
-    kept_bytes bound of the keys and values kept for instructions and queries with images
-    seen_bytes bound of the features kept of images
-    threads    CPU threads of a forward pass; None: torch's own choice
-    gpus       how many GPUs, from `device` on, the layers are spread over: for large models
+    dtype          auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
+    attention      auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
+    device         auto (CUDA if available), cpu, cuda or cuda:N
+    deterministic  a pair has the same bits in any pack; costs speed
+    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries
+    seen_bytes     size of the cache of visual features
+    threads        CPU threads of a forward pass; None: torch's own choice
+    gpus           how many GPUs, from `device` on, the layers are placed on: for large models
 
     Raises UnknownModel when there is no such model, ModelRefused when it is not a reranker.
     """
@@ -73,44 +74,47 @@ def load(
     if threads is not None:
         torch.set_num_threads(threads)
     places = _devices(device, gpus)
-    place = places[0]
-    number_type = _dtype(dtype, place)
-    name, factory = choose_attention(attention, place, number_type)
+    number_type = _dtype(dtype, places[0])
+    name, factory = choose_attention(attention, places[0], number_type)
     prompter = prompter_of(folder, config)
     loaded = _load_weights(folder, config, number_type)
-    spread(loaded, places)
-    reference = reference_margins(
-        loaded, self_test_prompts(prompter), prompter.yes_id, prompter.no_id
-    )
-    decoder = Decoder(loaded, prompter.yes_id, prompter.no_id)
-    tower = _tower(loaded)
+    place_on(loaded, places)
+    decoder, tower, reference = _take_apart(loaded, prompter)
     del loaded
-    provenance = Provenance(
-        model=model,
-        revision=revision_of(folder, revision),
-        template=prompter.template,
-        dtype=_name(number_type),
-        attention=name,
-        device=_device_name(places),
-        version=_version(),
-    )
+    device_name = _device_name(places)
     return Engine(
         decoder,
         prompter,
-        provenance,
+        Provenance(
+            model=model,
+            revision=revision_of(folder, revision),
+            template=prompter.template,
+            dtype=_name(number_type),
+            attention=name,
+            device=device_name,
+            version=_version(),
+        ),
         _fingerprint(folder, prompter.template, number_type),
         factory,
         tower=tower,
         kept_bytes=kept_bytes,
         seen_bytes=seen_bytes,
         deterministic=deterministic,
-        device_name=_device_name(places),
+        device_name=device_name,
         reference=reference,
     )
 
 
+def _take_apart(model: Any, prompter: Prompter) -> tuple[Decoder, Tower | None, list[float]]:
+    """The decoder and the vision tower of a loaded model, and the self-test's reference margins,
+    which need the unmodified model."""
+    prompts = self_test_prompts(prompter)
+    reference = reference_margins(model, prompts, prompter.yes_id, prompter.no_id)
+    return Decoder(model, prompter.yes_id, prompter.no_id), _tower(model), reference
+
+
 def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
-    """The transformers model in memory, complete: nothing in it was made up."""
+    """The transformers model in memory, complete: no weight was initialised at random."""
     from_pretrained = _CLASSES[config["architectures"][0]].from_pretrained
     with _no_progress_bars():
         try:
@@ -168,19 +172,19 @@ def _device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelRefused("device cuda was asked for, but torch sees none", hint="use device=cpu")
+        raise ModelRefused("device cuda was requested, but torch sees none", hint="use device=cpu")
     return place
 
 
 def _devices(device: str, gpus: int) -> list[torch.device]:
-    """One device, or as many GPUs as the model is spread over."""
+    """One device, or all GPUs that the model is placed on."""
     first = _device(device)
     if first.type != "cuda" or gpus == 1:
         return [first]
-    at, seen = first.index or 0, torch.cuda.device_count()
-    if at + gpus > seen:
+    at, visible = first.index or 0, torch.cuda.device_count()
+    if at + gpus > visible:
         raise ModelRefused(
-            f"the model is to be spread over {gpus} GPUs from cuda:{at} on, torch sees {seen}",
+            f"the model needs {gpus} GPUs from cuda:{at} on, torch sees {visible}",
             hint="check RERANK_GPUS_PER_WORKER and CUDA_VISIBLE_DEVICES",
         )
     return [torch.device("cuda", at + number) for number in range(gpus)]
@@ -199,7 +203,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _fingerprint(folder: Path, template: str, dtype: torch.dtype) -> str:
-    """Short hash of all that margins depend on beyond the pair."""
+    """Short hash of all that margins depend on besides the pair."""
     parts = (weights_identity(folder), template, _name(dtype))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

@@ -12,14 +12,14 @@ from rerankfleet.shared.errors import ModelRefused, UnknownModel
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"
 ARCHITECTURES = {"Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"}
-#: Of a weights file so many samples of so many bytes are read for its identity.
+#: Number and size of the samples of a weights file that its identity is computed from.
 _SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
 
 def resolve_model(name: str, revision: str | None = None, *, download: bool = True) -> Path:
     """The folder of a model: a pocket model's name, a folder, or a hub name (downloaded once).
 
-    Without `download` only what is on this machine counts. Raises UnknownModel with what to do.
+    Without `download` only this machine is searched. Raises UnknownModel with a hint.
     """
     pocket = POCKET_MODELS / name
     if name.startswith("pocket-"):
@@ -59,10 +59,10 @@ def _from_hub(name: str, revision: str | None, *, download: bool) -> Path:
         RevisionNotFoundError,
     )
 
-    wanted = ["*.json", "*.safetensors", "*.txt"]
-    kept: dict[str, Any] = {} if download else {"local_files_only": True}
+    patterns = ["*.json", "*.safetensors", "*.txt"]
+    offline: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, **kept))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **offline))
     except LocalEntryNotFoundError as error:
         if download:
             raise _not_downloaded(name, error) from error
@@ -111,7 +111,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_strange(config: dict[str, Any]) -> None:
-    """Refuse what the decoder loop does not compute."""
+    """Refuse architectures that the decoder loop does not support."""
     config = config | config.get("text_config", {})
     strange = [
         name
@@ -143,12 +143,12 @@ def weights_identity(folder: Path) -> str:
 
 
 def _sampled(size: int) -> range:
-    """Where to read: everywhere, or at most `_SAMPLES` places spread over the whole file."""
+    """Where to read: everywhere, or at most `_SAMPLES` places at even distances."""
     return range(0, size, max(_SAMPLE_BYTES, size // _SAMPLES))
 
 
 def revision_of(folder: Path, revision: str | None) -> str:
-    """What names these weights: the hub's commit, else the start of their hash."""
+    """The revision of these weights: the hub's commit, otherwise the start of their hash."""
     if folder.parent.name == "snapshots":
         return folder.name
     return revision or f"sha256:{weights_identity(folder)[:12]}"

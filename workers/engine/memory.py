@@ -1,5 +1,4 @@
-"""How much memory is free, and how much was used: on the device, or on the CPU within its
-container."""
+"""Free and used memory: of the device, or of a CPU process within its container."""
 
 from __future__ import annotations
 
@@ -15,9 +14,9 @@ _STATM = Path("/proc/self/statm")
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free bytes of the device; on the CPU of the container too, since there the kernel kills.
+    """Free bytes of the device; on a CPU also of the container, where the kernel would kill us.
 
-    None where the system does not tell.
+    None when unknown.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
@@ -26,8 +25,8 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def peak_bytes(devices: Sequence[torch.device]) -> int:
-    """Peak memory since the last call, on the device that used most; on a CPU what the process
-    holds now. 0 where the system does not tell."""
+    """Peak memory since the last call, on the device that used most; on a CPU the resident memory
+    of the process. 0 when unknown."""
     if devices[0].type == "cuda":
         peaks = [torch.cuda.max_memory_allocated(device) for device in devices]
         for device in devices:
@@ -41,16 +40,16 @@ def peak_bytes(devices: Sequence[torch.device]) -> int:
 
 
 def total_bytes(devices: Sequence[torch.device]) -> int:
-    """What this process may use of the smallest device, with what it has; 0 on a CPU, where the
-    resident memory tells little about a pass."""
+    """Memory of the smallest device that this process may use, including what it uses already; 0 on
+    a CPU, where the resident memory says little about a pass."""
     if devices[0].type != "cuda":
         return 0
     return min(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in devices)
 
 
 def gpu_bytes(devices: Sequence[torch.device]) -> dict[str, int]:
-    """Memory of the GPU that has least free: `used` by this process's tensors, `reserved` by it for
-    them, `free` and `total` of the device, whoever uses it. Empty on a CPU."""
+    """Memory of the GPU with the least free: `used` by this process's tensors, `reserved` by it,
+    `free` and `total` over all processes. Empty on a CPU."""
     if devices[0].type != "cuda":
         return {}
     free, total, fullest = min((*torch.cuda.mem_get_info(d), n) for n, d in enumerate(devices))
@@ -73,7 +72,7 @@ def _of_system() -> int | None:
 
 
 def _of_container() -> int | None:
-    """cgroup v2: its limit less what is in use and cannot be dropped."""
+    """cgroup v2: its limit minus the memory in use that cannot be reclaimed."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())

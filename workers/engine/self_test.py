@@ -1,4 +1,4 @@
-"""Does the fast path give what the unmodified model gives? And how fast is it?
+"""Compares the fast path with the unmodified model, and measures its speed.
 
 The reference is computed while the model loads, before its weights are fused.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused
 from rerankfleet.workers.batching.packing import Limit, Pack, Prices, pack_cost
 from rerankfleet.workers.engine.decoder import Decoder
@@ -40,61 +41,64 @@ _DOCUMENTS = (
 )
 #: Sizes of the packs that are timed, in documents of about 80 tokens.
 _TIMED_DOCUMENTS = {"cpu": (2, 6, 18), "cuda": (16, 64, 256)}
-#: No further size is timed once the timing took so long.
+#: No further size is timed after this time.
 _TIMING_S = 0.6
-#: A first pack limit: what the device does in this time, but within these bounds and in this share
-#: of the free memory. Larger packs are no faster on a CPU, and cost latency and memory.
+#: The first pack limit: the tokens that the device computes in this time, but within these bounds
+#: and this share of the free memory. Larger packs are no faster on a CPU, and cost latency and
+#: memory.
 _PACK_S = {"cpu": 1.0, "cuda": 0.25}
 _LIMIT_TOKENS = {"cpu": (256, 1 << 12), "cuda": (1024, 1 << 17)}
 _MEMORY_SHARE = {"cpu": 0.1, "cuda": 0.5}
-#: No pack need be larger.
+#: No pack needs to be larger.
 TOKENS_MAX = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What the self-test found: the largest deviation, and a first idea of the speed."""
+    """The results: the largest deviation, and a first estimate of the speed."""
 
     pairs: int
     largest_difference: float
     tolerance: float
     tokens_per_s: float
     overhead_s: float
-    """Fixed seconds of a pack, by a line through the timed sizes."""
+    """Fixed seconds of a pack, by a linear fit through the timed sizes."""
     limit: Limit
-    """A pack limit to start with."""
+    """The first pack limit."""
     tokens_max: int
     """A larger pack might not fit into memory."""
     memory_bytes: int
-    """What the model, all that is kept and a pack may take on a device; 0 unknown."""
+    """Memory that the model, the caches and a pack may use on a device; 0: unknown."""
 
 
 def self_test_prompts(prompter: Prompter) -> list[Prompt]:
     """A few pairs: two queries, documents of several lengths, an empty one."""
     requests = [Request.of(query, _DOCUMENTS) for query in _QUERIES]
     if isinstance(prompter, VLPrompter):
-        requests.append(Request(Side(_QUERIES[0], _drawn(2, 3)), [Side(images=_drawn(3, 2))]))
-    encoded = prompter.encode_all(requests, max_length=8192)
+        requests.append(Request(Side(_QUERIES[0], _ramps(2, 3)), [Side(images=_ramps(3, 2))]))
+    encoded = prompter.encode_all(requests, max_length=PLAIN_OPTIONS.max_length)
     return [p for of_request in encoded for p in of_request if isinstance(p, Prompt)]
 
 
-def _drawn(rows: int, columns: int) -> tuple[Visual, ...]:
-    """An image of so many tokens: two ramps of grey."""
+def _ramps(rows: int, columns: int) -> tuple[Visual, ...]:
+    """An image of this many tokens: two ramps of grey."""
     y, x = np.indices((rows * TOKEN_PX, columns * TOKEN_PX))
     pixels = np.stack([x, y, x + y], -1).astype(np.uint8)
     return (Visual(f"drawn {rows} {columns}", (pixels,)),)
 
 
 def pixel_inputs(prompt: Prompt, tokens: Tensor) -> dict[str, Tensor]:
-    """What the unmodified Qwen3-VL wants of a prompt's images beside its tokens [1, length]:
+    """The inputs of the unmodified Qwen3-VL for a prompt's images, besides its tokens [1, length]:
     normalised patches [patches, channel · time · y · x], grids in patches, and which tokens are
     visual. Empty without images."""
-    visuals = [v for part in (prompt.kept, prompt.query, prompt.document) for _, v in part.visuals]
+    visuals = [
+        v for part in (prompt.prefix, prompt.query, prompt.document) for _, v in part.visuals
+    ]
     if not visuals:
         return {}
     kinds = torch.zeros_like(tokens, dtype=torch.int32)
-    whole = prompt.kept + prompt.query + prompt.document
-    found: dict[str, Tensor] = {"mm_token_type_ids": kinds}
+    whole = prompt.prefix + prompt.query + prompt.document
+    inputs: dict[str, Tensor] = {"mm_token_type_ids": kinds}
     for kind, count, names in (
         (1, 1, ("pixel_values", "image_grid_thw")),
         (2, 2, ("pixel_values_videos", "video_grid_thw")),
@@ -102,13 +106,13 @@ def pixel_inputs(prompt: Prompt, tokens: Tensor) -> dict[str, Tensor]:
         chosen = [v for v in visuals if len(v.frames) == count]
         if not chosen:
             continue
-        found[names[0]] = torch.cat([_pixel_values(v) for v in chosen]).to(tokens.device)
+        inputs[names[0]] = torch.cat([_pixel_values(v) for v in chosen]).to(tokens.device)
         grids = [(1, 2 * v.grid[0], 2 * v.grid[1]) for v in chosen]
-        found[names[1]] = torch.tensor(grids, device=tokens.device)
+        inputs[names[1]] = torch.tensor(grids, device=tokens.device)
         for at, visual in whole.visuals:
             if len(visual.frames) == count:
                 kinds[0, at : at + visual.tokens] = kind
-    return found
+    return inputs
 
 
 def _pixel_values(visual: Visual) -> Tensor:
@@ -123,10 +127,12 @@ def reference_margins(model: Any, prompts: list[Prompt], yes_id: int, no_id: int
     """Margins by the unmodified model, one pair at a time, from its own logits."""
     margins = []
     for p in prompts:
-        ids = np.concatenate([p.kept.array(), p.query.array(), p.document.array()])
+        ids = np.concatenate([p.prefix.array(), p.query.array(), p.document.array()])
         tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
-        seen = pixel_inputs(p, tokens) if model.config.model_type == "qwen3_vl" else {}
-        logits = model(tokens, logits_to_keep=1, use_cache=False, **seen).logits[0, -1].float()
+        visual_inputs = pixel_inputs(p, tokens) if model.config.model_type == "qwen3_vl" else {}
+        logits = (
+            model(tokens, logits_to_keep=1, use_cache=False, **visual_inputs).logits[0, -1].float()
+        )
         margins.append(float(logits[yes_id] - logits[no_id]))
     return margins
 
@@ -162,7 +168,7 @@ def run_self_test(
 
 
 def _tokens_that_fit(decoder: Decoder) -> int:
-    """How large a pack may be by the memory that is free."""
+    """How large a pack may be with the free memory."""
     known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
     if not known:
         return TOKENS_MAX
@@ -176,11 +182,11 @@ def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> fl
         raise ModelRefused(
             f"the self-test failed: margins differ from the unmodified model's by {difference:.2g}"
             f" (allowed {tolerance:.2g})",
-            hint="another number type or attention kernel may work; please report it",
+            hint="try another dtype or attention kernel, and please report it",
         )
     ranked = margins[np.argsort(reference)]
     if (np.maximum.accumulate(ranked) - ranked > 2 * tolerance).any():
-        raise ModelRefused("the self-test failed: pairs come in another order than they should")
+        raise ModelRefused("the self-test failed: pairs are ranked in another order")
     return difference
 
 

@@ -1,6 +1,5 @@
-"""Tensors that were computed once and are kept: an LRU bounded in bytes.
-
-Keys and values of the prefixes that prompts share, and features of images.
+"""An LRU cache of tensors, bounded in bytes: for the keys and values of the prefixes that prompts
+share, and for the features of images.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from torch import Tensor
 
 
 class Keyed(Protocol):
-    """What tensors are computed of; its key is small."""
+    """Something that a tensor is computed from, with a small key."""
 
     @property
     def key(self) -> Hashable: ...
@@ -22,35 +21,36 @@ class Keyed(Protocol):
 K = TypeVar("K", bound=Keyed)
 
 
-class Kept(Generic[K]):
-    """Remembers the tensors used last, up to `max_bytes`."""
+class TensorCache(Generic[K]):
+    """Holds the most recently used tensors, up to `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
         self.hits = self.misses = 0
-        """Of each call, what was remembered and what was not; each once."""
+        """Lookups over all calls, a key counting once per call."""
         self._tensors: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(
-        self, wanted: Sequence[K], compute: Callable[[Sequence[K]], Sequence[Tensor]]
+        self, items: Sequence[K], compute: Callable[[Sequence[K]], Sequence[Tensor]]
     ) -> list[Tensor]:
-        """The tensor of each; those not remembered are computed in one call, each once.
+        """The tensor of each item; missing ones are computed in one call, each once.
 
-        One larger than all is not kept.
+        A tensor larger than the cache is not stored.
         """
-        one_of_each = {item.key: item for item in wanted}
+        one_of_each = {item.key: item for item in items}
         missing = [item for key, item in one_of_each.items() if key not in self._tensors]
         self.hits += len(one_of_each) - len(missing)
         self.misses += len(missing)
         computed = dict(zip((i.key for i in missing), compute(missing), strict=True))
-        tensors = {key: computed.get(key, self._tensors.get(key)) for key in one_of_each}
-        found = {key: tensor for key, tensor in tensors.items() if tensor is not None}
-        for key, tensor in found.items():
-            self._keep(key, tensor)
-        return [found[item.key] for item in wanted]
+        tensors = {
+            key: computed[key] if key in computed else self._tensors[key] for key in one_of_each
+        }
+        for key, tensor in tensors.items():
+            self._store(key, tensor)
+        return [tensors[item.key] for item in items]
 
-    def _keep(self, key: Hashable, tensor: Tensor) -> None:
+    def _store(self, key: Hashable, tensor: Tensor) -> None:
         if key in self._tensors:
             self._tensors.move_to_end(key)
         elif tensor.nbytes <= self.max_bytes:
@@ -60,10 +60,10 @@ class Kept(Generic[K]):
                 self.bytes -= self._tensors.popitem(last=False)[1].nbytes
 
     def __contains__(self, key: object) -> bool:
-        """Whether the tensor of this key is remembered; asking is no use of it."""
+        """Whether the key is cached; does not count as a use."""
         return key in self._tensors
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all tensors."""
         self._tensors.clear()
         self.bytes = 0

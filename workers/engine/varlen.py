@@ -1,7 +1,7 @@
-"""Attention of a pack by one variable-length kernel: flash-attn's, or the one torch brings. CUDA.
+"""Attention of a pack by one variable-length kernel: flash-attn's or torch's own. CUDA only.
 
 Each segment is a sequence whose keys are its context and itself; queries are its last rows, so
-the causal mask is aligned at the bottom right, as both kernels do it.
+the causal mask is aligned at the bottom right, as in both kernels.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _starts(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 def flash_kernel() -> Kernel:
-    """flash-attn's kernel; raises ImportError where it is not installed."""
+    """flash-attn's kernel; raises ImportError when it is not installed."""
     from flash_attn import flash_attn_varlen_func
 
     def kernel(
@@ -98,13 +98,13 @@ def flash_kernel() -> Kernel:
 
 
 def torch_kernel() -> Kernel:
-    """torch's kernel; raises ImportError where this torch has none."""
+    """torch's kernel; raises ImportError when this torch has none."""
     from torch.nn.attention.varlen import varlen_attn
 
     def kernel(
         q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor, k_starts: Tensor, q_max: int, k_max: int
     ) -> Tensor:
-        # One split: with more, the order of summation would depend on the device's load.
+        # One split: with more, the order of summation would depend on the load of the device.
         out = varlen_attn(
             q, k, v, q_starts, k_starts, q_max, k_max,
             scale=1.0, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1], num_splits=1,

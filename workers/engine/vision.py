@@ -1,11 +1,11 @@
-"""The vision tower of Qwen3-VL: pixels -> features, one row a visual token.
+"""The vision tower of Qwen3-VL: pixels -> features, one row per visual token.
 
 A loop of our own over the loaded modules: patches are cut here and embedded by a matrix product
 (a still image's two temporal slices are equal, so their weights are added once), images of
-any size stand one after another without padding, and attention runs image by image.
+any size follow each other without padding, and attention runs image by image.
 
-Features are [tokens, (1 + taps) · hidden]: what replaces the token's embedding, then what is
-added behind the first decoder layers (the model's "deepstack").
+Features are [tokens, (1 + taps) · hidden]: the part that replaces the token's embedding, then those
+that are added after the first decoder layers (the model's "deepstack").
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from rerankfleet.workers.engine.linear import Activation, Linear, linear
 from rerankfleet.workers.engine.weights import paired
 from rerankfleet.workers.prompting.tokens import PATCH_PX, Visual
 
-#: Patches that stand in one pass at the most, unless one image alone has more.
+#: Most patches of one pass, unless a single image has more.
 PATCHES_AT_A_TIME = {"cpu": 1 << 12, "cuda": 1 << 15}
-#: Rows of the MLP at a time: on a CPU what lies between its products stays in the cache.
+#: Rows of the MLP at a time: on a CPU, intermediate results stay in its cache.
 _ROWS = {"cpu": 512, "cuda": 1 << 15}
 _EPS = 1e-6
 _MERGE = 2  # patches of a token, each way
@@ -63,7 +63,7 @@ class _Merger:
 
     norm: _Norm
     after_merge: bool
-    """Whether the norm stands over the merged row, not over each patch."""
+    """Whether the norm is over the merged row instead of each patch."""
     fc1: Linear
     fc2: Linear
 
@@ -89,7 +89,7 @@ class Tower:
     def __init__(self, visual: Any) -> None:
         """Takes the weights of a Qwen3VLVisionModel.
 
-        Raises ValueError for one that it does not compute.
+        Raises ValueError for one that is not supported.
         """
         config = visual.config
         if (config.patch_size, config.spatial_merge_size, config.temporal_patch_size) != (16, 2, 2):
@@ -117,11 +117,11 @@ class Tower:
 
     @property
     def taps(self) -> int:
-        """How many decoder layers features are added behind."""
+        """How many decoder layers have features added to their output."""
         return len(self._taps)
 
     def multiplications(self, tokens: int) -> int:
-        """What an image of so many tokens takes: linear layers, attention, and mergers."""
+        """Multiplications for an image of this many tokens: linear layers, attention, mergers."""
         patches, hidden = _MERGE**2 * tokens, self._hidden
         of_patch = 4 * hidden**2 + 2 * hidden * self._inner + 2 * patches * hidden
         merged = _MERGE**2 * hidden
@@ -131,17 +131,17 @@ class Tower:
     def features(self, visuals: Sequence[Visual]) -> list[Tensor]:
         """Features [tokens, (1 + taps) · hidden] of each image."""
         most = PATCHES_AT_A_TIME[self.device.type]
-        found: list[Tensor] = []
+        features: list[Tensor] = []
         batch: list[Visual] = []
         for visual in visuals:
             if batch and _patches([*batch, visual]) > most:
-                found += self._pass(batch)
+                features += self._pass(batch)
                 batch = []
             batch.append(visual)
-        return found + self._pass(batch) if batch else found
+        return features + self._pass(batch) if batch else features
 
     def free(self) -> None:
-        """Give back the tables of grids."""
+        """Free the tables of grids."""
         self._grid.cache_clear()
 
     def _pass(self, visuals: Sequence[Visual]) -> list[Tensor]:
@@ -158,11 +158,11 @@ class Tower:
             if number in self._taps:
                 taps.append(self._taps[number](x))
         features = torch.cat([self._merger(x), *taps], dim=1)
-        # copies, since a view would keep the features of all of the pass
+        # copies, since a view would hold the features of the whole pass in memory
         return [t.clone() for t in torch.split(features, [visual.tokens for visual in visuals])]
 
     def _embed(self, visual: Visual) -> Tensor:
-        """Embedded patches [patches, hidden] in the order of the merge: token by token."""
+        """Embedded patches [patches, hidden] in the order of merging: token by token."""
         frames = [
             torch.from_numpy(cut_patches(frame)).to(self.device).float().div_(127.5).sub_(1)
             for frame in visual.frames
@@ -194,7 +194,7 @@ class Tower:
         return embedded.to(self.dtype), torch.polar(torch.ones_like(angles), angles)
 
     def _between(self, y: NDArray[np.float64], columns: NDArray[np.int64], across: int) -> Tensor:
-        """The learned square of positions at (y, x), bilinear, its corners on the grid's."""
+        """The learned square of positions, bilinearly interpolated at (y, x), corners aligned."""
         x = columns * (self._side - 1) / max(across - 1, 1)
         total = torch.zeros(len(x), self._positions.shape[1], device=self.device)
         for corner_y, share_y in _neighbours(y, self._side):
@@ -206,7 +206,7 @@ class Tower:
 
 
 def cut_patches(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[height, width, 3] -> [patches, 16 · 16 · 3], the four patches of a token side by side."""
+    """[height, width, 3] -> [patches, 16 · 16 · 3], the four patches of a token adjacent."""
     height, width, _ = frame.shape
     rows, columns = height // PATCH_PX // _MERGE, width // PATCH_PX // _MERGE
     blocks = frame.reshape(rows, _MERGE, PATCH_PX, columns, _MERGE, PATCH_PX, 3)
@@ -227,13 +227,13 @@ def _patch_places(grid: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.
 def _neighbours(
     at: NDArray[np.float64], side: int
 ) -> tuple[tuple[NDArray[np.int64], NDArray[np.float64]], ...]:
-    """The two whole numbers around each place, and the share of each."""
+    """The two integers around each position, and the weight of each."""
     below = np.floor(at).astype(np.int64)
     return (below, 1 - (at - below)), (np.minimum(below + 1, side - 1), at - below)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of everything to everything; [heads, patches, dim] -> [patches, heads · dim]."""
+    """Full attention; [heads, patches, dim] -> [patches, heads · dim]."""
     out = functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
     return out.transpose(0, 1).flatten(1)
 

@@ -1,4 +1,4 @@
-"""The weights of a loaded transformers model, as the decoder loop wants them."""
+"""The weights of a loaded transformers model, in the form that the decoder loop uses."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Heads:
 class Layer:
     """The weights of one layer.
 
-    The heads of q and k are in pairs (see `elementwise`). Where a norm's gain is None, it is in
-    the matrices behind it.
+    The heads of q and k are in pairs (see `elementwise`). A norm's gain of None is folded into the
+    matrices that follow it.
     """
 
     q: Linear
     kv: Linear
     o: Linear
     gated: Linear
-    """gate and up projection and what is between them"""
+    """gate and up projections with the activation"""
     down: Linear
     q_gain: Tensor
-    """[dim] fp32, with the attention's scale in it"""
+    """[dim] fp32, including the scale of the attention"""
     k_gain: Tensor
     """[dim] fp32"""
     attention_gain: Tensor | None
@@ -51,11 +51,11 @@ class Layer:
 
 @torch.no_grad()
 def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
-    """Take one decoder layer's weights out of it, so that memory holds them once."""
+    """Take one decoder layer's weights out of it, so that they are in memory only once."""
     attention, mlp = module.self_attn, module.mlp
     attention_gain = module.input_layernorm.weight.detach()
     mlp_gain = module.post_attention_layernorm.weight.detach()
-    # In half types a gain inside a matrix would be rounded with it, other than in the reference.
+    # In half types a gain folded into a matrix would be rounded with it, unlike in the reference.
     fold = attention_gain.dtype == torch.float32
 
     def after(gain: Tensor, weight: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def take_layer(module: Any, heads: Heads, gate: Gate) -> Layer:
 
 
 def _take(module: nn.Linear) -> Tensor:
-    """The weight of a module, which is left without."""
+    """The weight of a module, which is removed from it."""
     weight = module.weight.detach()
     module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
     return weight
@@ -94,14 +94,14 @@ def paired(weight: Tensor, dim: int) -> Tensor:
 
 
 def text_model(model: Any) -> Any:
-    """The decoder of a loaded model: itself, or the language model beside a vision tower."""
+    """The decoder of a loaded model: all of a text model, the language model of a VL model."""
     return getattr(model.model, "language_model", model.model)
 
 
 def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
     """The fp32 direction whose dot product with a normed hidden state is the margin.
 
-    The final norm's gain is in it. Tied heads share the embedding's matrix.
+    The final norm's gain is included. A tied head shares the embedding's matrix.
     """
     head = model.get_output_embeddings().weight
     gain = text_model(model).norm.weight.float()

@@ -1,7 +1,7 @@
-"""Scratch tensors that live from pack to pack.
+"""Scratch tensors that are reused from pack to pack.
 
-A fresh allocation of some megabytes costs a page fault per 4 KB; the same memory again costs
-nothing. Grows to the largest size asked for; `clear` gives it back.
+A fresh allocation of some megabytes costs a page fault per 4 KB; reused memory costs nothing. Grows
+to the largest size requested; `clear` frees it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class Workspace:
-    """Named scratch memory of one number type, on each device where some was taken."""
+    """Named scratch memory of one number type, on any device."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._dtype = dtype
         self._flat: dict[tuple[str, torch.device], Tensor] = {}
 
     def take(self, name: str, *shape: int, device: torch.device) -> Tensor:
-        """A tensor of this shape with undefined content; valid until its name is taken again."""
+        """An uninitialised tensor of this shape; valid until its name is taken again."""
         size, key = math.prod(shape), (name, device)
         flat = self._flat.get(key)
         if flat is None or flat.numel() < size:
@@ -29,5 +29,5 @@ class Workspace:
         return flat[:size].view(shape)
 
     def clear(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self._flat.clear()

@@ -1,7 +1,7 @@
 """The process that decodes: requests on standard input, answers on standard output, one at a time.
 
-A message is a frame of JSON followed by a frame of bytes, each after its length. Ends when its
-parent closes the pipe; an alarm ends it when an image holds it up and the parent is gone.
+A message is a frame of JSON and a frame of bytes, preceded by their lengths. Exits when its parent
+closes the pipe; an alarm ends it when it hangs on an image and the parent is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.prepared import PreparedImage
 
 ORPHAN_S = 5
-"""So long after the parent's own time limit the alarm rings."""
+"""The alarm goes off this long after the parent's own time limit."""
 
 _LENGTHS = struct.Struct("<QQ")
 
@@ -42,14 +42,14 @@ def receive(pipe: IO[bytes]) -> tuple[Any, bytearray]:
 
 
 def _exactly(pipe: IO[bytes], size: int) -> bytearray:
-    found = bytearray(size)
-    view, at = memoryview(found), 0
+    data = bytearray(size)
+    view, at = memoryview(data), 0
     while at < size:
         read = pipe.readinto(view[at:])  # type: ignore[attr-defined]
         if not read:
             raise EOFError
         at += read
-    return found
+    return data
 
 
 def serve(timeout_s: float, memory_bytes: int) -> None:
@@ -72,7 +72,7 @@ def serve(timeout_s: float, memory_bytes: int) -> None:
 
 
 def _limit_memory(memory_bytes: int) -> None:
-    """Allow so much address space beside what the libraries took (a lot on many cores)."""
+    """Allow this much address space besides that of the libraries (a lot on many cores)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -81,7 +81,7 @@ def _limit_memory(memory_bytes: int) -> None:
 
 
 def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Standard input and output for messages alone: what a codec prints goes to nowhere."""
+    """Standard input and output, reserved for messages: what a codec prints is discarded."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1):
@@ -95,10 +95,10 @@ def _answer(
     options: dict[str, Any],
     data: bytes,
 ) -> None:
-    """Send the image, or the error that the image became."""
-    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    """Send the prepared image, or its error."""
+    spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     try:
-        image = decode(data, ImageSpec(**given))
+        image = decode(data, ImageSpec(**spec))
     except ItemError as error:
         send(answers, {"error": [error.code, error.message, error.hint]})
         return

@@ -1,7 +1,7 @@
-"""A time limit on whatever a thread's connections wait for, even while their host still speaks.
+"""A time limit on all that a thread's connections wait for, even while the host keeps sending.
 
-A socket's own timeout begins anew with each byte. The connections of botocore stand in pools where
-no caller reaches them, so they say themselves which sockets a thread uses: see `cuttable`.
+A socket's own timeout restarts with each byte. The connections of botocore are in pools where no
+caller can reach them, so they report themselves which sockets a thread uses: see `cuttable`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _thread = threading.local()
 
 
 class Deadline:
-    """Within the block, cuts the socket in use once so many seconds are over, and any that is
-    opened later; of the connections that are `cuttable`."""
+    """After this many seconds within the block, shuts down the socket in use and any that is opened
+    later; for connections that are `cuttable`."""
 
     def __init__(self, seconds: float) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Deadline:
             self._sock = None  # it may serve another fetch from now on
 
     def watch(self, sock: socket.socket | None) -> None:
-        """This is the socket in use."""
+        """Set the socket in use."""
         with self._lock:
             self._sock = sock
             if self._over:
@@ -57,15 +57,16 @@ class Deadline:
 
 
 def cuttable(connection_class: Any) -> Any:
-    """A class of HTTP connections, made such that the deadline of its thread knows the socket."""
+    """The class of HTTP connections, extended to report its socket to the thread's deadline."""
     if getattr(connection_class, "is_cuttable", False):
         return connection_class
-    told = {name: _told(getattr(connection_class, name)) for name in ("connect", "request")}
-    return type(connection_class.__name__, (connection_class,), {**told, "is_cuttable": True})
+    methods = {name: _watched(getattr(connection_class, name)) for name in ("connect", "request")}
+    return type(connection_class.__name__, (connection_class,), {**methods, "is_cuttable": True})
 
 
-def _told(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, and before and after it the socket: one is open already, or was opened by it."""
+def _watched(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, reporting the socket before and after it: it may be open already, or be opened by
+    the method."""
 
     @functools.wraps(method)
     def call(connection: Any, *arguments: Any, **named: Any) -> Any:

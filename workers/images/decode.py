@@ -1,7 +1,7 @@
-"""Bytes of an untrusted image -> a PreparedImage. Runs in processes apart: see pool.py.
+"""Bytes of an untrusted image -> a PreparedImage. Runs in child processes: see pool.py.
 
-Formats are allow-listed, the header's size is checked before pixels are loaded, and whatever a
-codec raises becomes an ItemError. Colour profiles are ignored, as the model's authors do.
+Formats are allow-listed, the size in the header is checked before pixels are loaded, and any
+exception of a codec becomes an ItemError. Colour profiles are ignored, as by the model's authors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-#: EXIF orientation -> how to turn the image upright.
+#: EXIF orientation -> the transposition that turns the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,7 +49,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 def prepare_image(
     image: Image.Image | Path | str | bytes, options: ImageSpec | None = None
 ) -> PreparedImage:
-    """What the model would see of an image: in this process, so for images that you trust.
+    """An image as the model would see it. Decodes in this process: only for images that you trust.
 
     Raises ItemError when it cannot be used.
     """
@@ -84,8 +84,8 @@ def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:
 def decode(data: bytes, options: ImageSpec) -> PreparedImage:
     """Decode, turn upright, crop, resample and blur.
 
-    Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (another
-    format, mode or shape), `image_too_large` (by its header).
+    Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (format, mode
+    or shape), `image_too_large` (by its header).
     """
     if not data:
         raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
@@ -96,14 +96,14 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
             _check_header(image.size)
             kind = "jpeg" if image.format == "MPO" else str(image.format).lower()
             if kind != "jpeg":
-                image.load()  # TIFF turns itself upright while it loads
+                image.load()  # TIFF is turned upright while it loads
             orientation = _orientation(image)
             return _prepared(image, orientation, options, key, kind=kind, laps=laps)
     except ItemError:
         raise
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except Image.DecompressionBombError as error:  # Pillow looks at the header too
+    except Image.DecompressionBombError as error:  # Pillow checks the header too
         raise ItemError(
             "image_too_large",
             f"the image has many more than {PIXELS_MAX:,} pixels",
@@ -132,11 +132,13 @@ def _check_header(size: tuple[int, int]) -> None:
 def _unidentified(data: bytes) -> ItemError:
     riff_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
     if riff_webp or data.startswith(SIGNATURES):
-        return ItemError("invalid_image", "the image's header is damaged", hint="make it anew")
-    found = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
+        return ItemError(
+            "invalid_image", "the image's header is damaged", hint="save the image again"
+        )
+    kind = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
     return ItemError(
         "unsupported_image",
-        f"not an image of a supported format but {found}",
+        f"not an image of a supported format but {kind}",
         hint=f"use {', '.join(FORMATS)}",
     )
 
@@ -145,28 +147,28 @@ def _damaged(error: Exception) -> ItemError:
     return ItemError(
         "invalid_image",
         f"the image is truncated or damaged ({type(error).__name__})",
-        hint="make it anew",
+        hint="save the image again",
     )
 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 (upright) where it is missing or broken."""
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF is decoration: a broken one costs no image
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken EXIF data must not cost the image
         return 1
-    return found if found in _UPRIGHT else 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 class _Laps:
-    """Seconds of stages that follow each other."""
+    """Seconds of consecutive stages."""
 
     def __init__(self) -> None:
         self.stages_s: dict[str, float] = {}
         self._since_s = time.monotonic()
 
     def end(self, stage: str) -> None:
-        """What was done since the last end belongs to this stage."""
+        """Add the time since the last end to this stage."""
         now_s = time.monotonic()
         self.stages_s[stage] = self.stages_s.get(stage, 0.0) + now_s - self._since_s
         self._since_s = now_s
@@ -181,7 +183,7 @@ def _prepared(
     kind: str,
     laps: _Laps,
 ) -> PreparedImage:
-    """The way of an opened image to a PreparedImage."""
+    """An opened image -> a PreparedImage."""
     width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
     plan = plan_size(width, height, options)
     reduced = 1
@@ -212,8 +214,8 @@ def _prepared(
 
 
 def _draft(image: Image.Image, plan: SizePlan) -> int:
-    """Let libjpeg decode at 1/2, 1/4 or 1/8 where the crop stays as large as its target; returns
-    the divisor."""
+    """Let libjpeg decode at 1/2, 1/4 or 1/8 if the crop stays as large as its target. Returns the
+    divisor."""
     left, top, right, bottom = plan.box
     wide, high = plan.inner
     if (right - left < bottom - top) != (image.width < image.height):
@@ -229,7 +231,7 @@ def _draft(image: Image.Image, plan: SizePlan) -> int:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """As RGB or L of 8 bits, transparency laid onto white."""
+    """As RGB or L of 8 bits, transparency composited onto white."""
     if image.mode.startswith("I"):
         return _from_16_bits(image)
     if image.mode == "F":
@@ -250,7 +252,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 
 def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: ImageSpec) -> Pixels:
-    """One resample of the crop straight to its size; none where it has that size already."""
+    """The crop, resampled once to its final size, or not at all if it has that size already."""
     left, top, right, bottom = (side / reduced for side in plan.box)
     box = (left, top, min(right, image.width), min(bottom, image.height))
     if (box, image.size) != ((0, 0, *image.size), plan.inner):
@@ -259,7 +261,7 @@ def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: ImageS
 
 
 def _padded(pixels: Pixels, plan: SizePlan, options: ImageSpec) -> Pixels:
-    """In the middle of a frame of `pad_color`, where the plan says so."""
+    """Centred in a frame of `pad_color`, if the plan pads."""
     if plan.inner == plan.size or options.pad_color is None:
         return pixels
     (wide, high), (inner_w, inner_h) = plan.size, plan.inner

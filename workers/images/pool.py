@@ -1,7 +1,7 @@
-"""Decoding in processes apart: a crash or a hang costs one image, and the process is replaced.
+"""Decoding in child processes: a crash or a hang costs one image, and the process is replaced.
 
-One thread stands before each process and speaks with it over its pipes. The processes start when
-they are first needed and load neither torch nor the caller's main module.
+One thread per process talks to it over its pipes. The processes start when they are first needed,
+and load neither torch nor the caller's main module.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ START_S = 60.0
 MEMORY_BYTES = 4 << 30
 IN_FLIGHT_BYTES = 256 << 20
 
-#: Nothing on the way to `serve` depends on the environment or the folder of the parent.
+#: The child imports from the parent's path, and nothing from its working folder.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]);"
     "from rerankfleet.workers.images.child import serve;"
@@ -42,7 +42,7 @@ PROCESSES_MAX = 16
 
 
 def default_processes() -> int:
-    """One for every two cores that this process may use, and no more than there are fetches."""
+    """One for every two cores that this process may use, and no more than concurrent fetches."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -57,10 +57,11 @@ class _Task:
 
 
 class Pool:
-    """`prepare(data, options)` gives a future of a PreparedImage or of an ItemError.
+    """`prepare(data, options)` returns a future of a PreparedImage, or of an ItemError.
 
-    `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A decode that
-    takes longer than `timeout_s` is ended; a process may take `memory_bytes` beside its libraries.
+    `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A process is
+    killed when a decode takes longer than `timeout_s`; it may use `memory_bytes` besides its
+    libraries.
     """
 
     def __init__(
@@ -110,11 +111,11 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """The processes that run now."""
+        """The running processes."""
         return [decoder.child.pid for decoder in self._decoders if decoder.child]
 
     def close(self) -> None:
-        """End the processes; what waits is cancelled, what is being decoded fails."""
+        """End the processes; waiting images are cancelled, those being decoded fail."""
         with self._changed:
             self._closed = True
             for task in self._waiting:
@@ -130,7 +131,7 @@ class Pool:
         return not self._in_flight_bytes or self._in_flight_bytes + size <= self._most_bytes
 
     def _run(self, decoder: _Decoder) -> None:
-        """The life of one thread."""
+        """The loop of one thread."""
         while (task := self._next()) is not None:
             try:
                 if task.future.set_running_or_notify_cancel():
@@ -151,7 +152,7 @@ class Pool:
 
 
 def _settle(task: _Task, decoder: _Decoder) -> None:
-    """Give the future its image or its error."""
+    """Set the future's image or error."""
     try:
         image = decoder.decode(task.data, task.options)
     except Exception as error:
@@ -161,7 +162,7 @@ def _settle(task: _Task, decoder: _Decoder) -> None:
 
 
 class _Decoder:
-    """One child process, started again after it died. Used by one thread; any may kill it."""
+    """One child process, restarted after it died. Used by one thread; any thread may kill it."""
 
     def __init__(self, timeout_s: float, memory_bytes: int) -> None:
         self._timeout_s, self._memory_bytes = timeout_s, memory_bytes
@@ -186,13 +187,14 @@ class _Decoder:
         return PreparedImage(pixels=shaped, original=original, **answer["fields"])
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """The child; a new one when there is none or it died."""
+        """The child; a new one if there is none or it died."""
         if self.child and self.child.poll() is None:
             return self.child
         self.end()
-        command = [sys.executable, "-c", _START, str(self._timeout_s), str(self._memory_bytes)]
+        limits = (str(self._timeout_s), str(self._memory_bytes))
+        command = [sys.executable, "-P", "-c", _START, *limits, json.dumps(sys.path)]
         self.child = child = subprocess.Popen(
-            [*command, json.dumps(sys.path)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -202,23 +204,23 @@ class _Decoder:
                 receive(_pipe(child.stdout))
         except (EOFError, OSError):
             self.end()
-            raise Unavailable("the process that decodes images does not start") from None
+            raise Unavailable("the process that decodes images failed to start") from None
         return child
 
     def kill(self) -> None:
-        """End the child at once, if there is one; its thread then notices."""
+        """Kill the child, if there is one; its thread notices."""
         if child := self.child:
             child.kill()
 
     def end(self) -> None:
-        """End the child and let go of it."""
+        """Kill the child and clean up."""
         child, self.child = self.child, None
         if child is None:
             return
         child.kill()
         child.wait()
         for pipe in (child.stdin, child.stdout):
-            with suppress(OSError):  # what could not be sent
+            with suppress(OSError):  # unsent data
                 _pipe(pipe).close()
 
 
@@ -231,7 +233,7 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 def _killed_after(
     timeout_s: float, child: subprocess.Popen[bytes], overdue: threading.Event
 ) -> Iterator[None]:
-    """Kill the child, and say so, when the block takes too long."""
+    """Kill the child and set `overdue` when the block takes too long."""
 
     def kill() -> None:
         overdue.set()
@@ -252,10 +254,10 @@ def _lost(overdue: bool, timeout_s: float) -> ItemError:
         return ItemError(
             "decode_timeout",
             f"the image was not decoded within {timeout_s:g} s",
-            hint="scale it down, or save it anew as JPEG or PNG",
+            hint="scale it down, or save it again as JPEG or PNG",
         )
     return ItemError(
         "decode_crashed",
         "the process that decoded this image died",
-        hint="save it anew as JPEG or PNG; if many images end so, the machine lacks memory",
+        hint="save it again as JPEG or PNG; if this happens often, the machine lacks memory",
     )

@@ -1,4 +1,4 @@
-"""An image as the model sees it, and what was done to it."""
+"""An image as the model sees it, what was done to it, and what names one that is to be loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from rerankfleet.shared.content.images import SIDE_PX
+from rerankfleet.shared.content.images import SIDE_PX, ImageSpec
 
 Pixels = npt.NDArray[np.uint8]
 """[height, width, 3], RGB, contiguous."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An image by its URI, and how it is to be prepared."""
+
+    uri: str
+    options: ImageSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +30,9 @@ class PreparedImage:
     """Hexadecimal digest of the source's bytes and the options."""
     pixels: Pixels = field(compare=False, repr=False)
     original: tuple[int, int] = field(compare=False)
-    """Width and height of the source in pixels, as it is looked at (orientation applied)."""
+    """Width and height of the source in pixels, after its orientation was applied."""
     cropped_share: float = field(compare=False)
-    """Share of the source's area that was cut away."""
+    """Share of the source's area that was cropped away."""
     sharpness: float = field(compare=False)
     """0 to 1, by the width of edges at the prepared size."""
     exposure: float = field(compare=False)
@@ -42,7 +50,7 @@ class PreparedImage:
 
     @property
     def tokens(self) -> int:
-        """How many visual tokens the language model reads."""
+        """How many visual tokens it has in the language model."""
         width, height = self.size
         return (height // SIDE_PX) * (width // SIDE_PX)
 

@@ -1,6 +1,6 @@
-"""How good an image is, 0 to 1, from its sharpness and its exposure. numpy only.
+"""The quality of an image, 0 to 1, by its sharpness and exposure. numpy only.
 
-Measured at the prepared size: what counts is what the model sees.
+Measured at the prepared size, which is what the model sees.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Grey = npt.NDArray[np.uint8]
 Cells = npt.NDArray[np.bool_]
 
 WINDOW_PX = 13
-"""An edge is judged within so many pixels: one blurred by σ 3 just fits."""
+"""The window in which an edge is judged: one blurred by σ 3 just fits."""
 CONTRAST_MIN = 14
-"""Levels within a window; below it lie noise and the shading of surfaces."""
+"""Levels within a window; less is noise or the shading of surfaces."""
 EVIDENCE_MIN = 0.002
-"""Share of windows that must hold an edge for a direction to be judged."""
+"""Share of windows that must contain an edge for a direction to be judged."""
 STEEPEST_SHARE = 0.3
-"""The steepest of the edges count: a sharp thing before a soft background is sharp."""
+"""Only the steepest edges count: a sharp object before a soft background is sharp."""
 
 #: Steepest step over two pixels as a share of an edge's height -> sharpness. A step blurred by
 #: σ has erf(1 / (σ √2)): σ 1 .68, σ 1.5 .50, σ 2 .38, σ 3 .26.
@@ -38,14 +38,14 @@ BRIGHTEST = (15, 40, 70, 120)
 INK = 128
 """A white cell with a pixel as dark as this is paper."""
 PAPER_SHARE = 0.6
-"""Share of the cells where white ends that must hold ink, for white to be paper."""
+"""Share of the cells at the edges of white that must contain ink, for white to be paper."""
 FLAT = 2
-"""Levels by which a flat cell varies."""
+"""Levels by which a flat cell varies at most."""
 CELL_PX = 8
 BACKDROP_SHARE = 0.5
-"""An image so much of whose border is blank white stands on a white background."""
+"""Share of the border that must be blank white, for the background to be white."""
 JUDGED_MIN = 0.02
-"""Share of cells that must be left to be judged, where white and flat ones are set aside."""
+"""Share of cells that must remain for a judgement, once white and flat ones are excluded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Quality:
 
 def measure_quality(pixels: Pixels) -> Quality:
     """Sharpness and exposure of prepared pixels."""
-    # what is to be padded has any size; its last rows and columns repeated bring no edges
+    # an image to be padded has any size; repeating its last rows and columns adds no edges
     grow = [(0, max(32, -(-side // 8) * 8) - side) for side in pixels.shape[:2]]
     if any(more for _, more in grow):
         pixels = np.pad(pixels, (*grow, (0, 0)), mode="edge")
@@ -80,15 +80,15 @@ def _grey(planes: Pixels) -> Grey:
 
 
 def sharpness(grey: Grey) -> float:
-    """0 to 1 by the width of edges; the lower of both directions, so that motion shows.
+    """0 to 1 by the width of edges; the lower of both directions, so that motion blur counts.
 
     An image without any edge has nothing that could be sharp: 0.
     """
-    found = [_edges(np.ascontiguousarray(turned)) for turned in (grey, grey.T)]
-    strongest = np.concatenate([contrast for contrast, _ in found])
+    directions = [_edges(np.ascontiguousarray(turned)) for turned in (grey, grey.T)]
+    strongest = np.concatenate([contrast for contrast, _ in directions])
     least = max(CONTRAST_MIN, 0.5 * float(np.percentile(strongest, 99)))
     steepness = []
-    for contrast, steepest in found:
+    for contrast, steepest in directions:
         edges = contrast >= least
         if np.count_nonzero(edges) > EVIDENCE_MIN * edges.size:
             ratios = steepest[edges] / contrast[edges]
@@ -123,10 +123,10 @@ def _over_windows(
 
 
 def exposure(planes: Pixels, grey: Grey) -> float:
-    """0 to 1: falls with the share of clipped pixels, and where no tone is bright.
+    """0 to 1: falls with the share of clipped pixels, and when no tone is bright.
 
-    White is no light where it is a background (products, drawings) or paper (ink stands on it).
-    A blank sheet has no tones at all: 0.
+    White is not over-exposed where it is a background (products, drawings) or paper (with ink on
+    it). A blank sheet has no tones at all: 0.
     """
     lowest, highest = _per_cell(grey, np.minimum), _per_cell(grey, np.maximum)
     if (lowest >= WHITE).all():
@@ -140,24 +140,24 @@ def _per_cell(levels: Grey, extreme: np.ufunc) -> Grey:
     """The extreme of each cell of 8 × 8 pixels."""
     height, width = levels.shape
     rows = extreme.reduce(levels.reshape(height // CELL_PX, CELL_PX, width), 1)
-    found: Grey = extreme.reduce(rows.reshape(height // CELL_PX, width // CELL_PX, CELL_PX), 2)
-    return found
+    cells: Grey = extreme.reduce(rows.reshape(height // CELL_PX, width // CELL_PX, CELL_PX), 2)
+    return cells
 
 
 def _backdrop(blank: Cells) -> Cells:
-    """The blank white cells, if the image stands on white; else none."""
+    """The blank white cells, if the background is white; otherwise none."""
     border = np.concatenate((blank[0], blank[-1], blank[1:-1, 0], blank[1:-1, -1]))
     return blank if border.mean() >= BACKDROP_SHARE else np.zeros_like(blank)
 
 
 def _coloured(planes: Pixels) -> Cells:
-    """The flat cells of any colour but white, and those beside them: a drawing's, not light."""
+    """The flat cells of any colour but white, with their neighbours: drawn, not over-exposed."""
     lows, highs = (np.stack([_per_cell(p, e) for p in planes]) for e in (np.minimum, np.maximum))
     return _grown(((highs - lows).max(0) <= FLAT) & (lows.min(0) < WHITE))
 
 
 def _paper(lowest: Grey, highest: Grey) -> Cells:
-    """The cells in which ink stands on white, if most of the white ends at ink; else none."""
+    """The cells with ink on white, if most of the white is bordered by ink; otherwise none."""
     ends = (highest >= WHITE) & (lowest < WHITE)
     inked: Cells = ends & (lowest <= INK)
     most = np.count_nonzero(inked) >= PAPER_SHARE * np.count_nonzero(ends)
@@ -173,7 +173,7 @@ def _grown(cells: Cells) -> Cells:
 
 
 def _over(planes: Pixels, excused: Cells) -> float:
-    """Falls with the share of pixels with a full channel in the cells that are not excused."""
+    """Falls with the share of pixels with a full channel, in the cells that are not excused."""
     judged = ~excused
     if judged.mean() < JUDGED_MIN:
         return 1.0
@@ -185,6 +185,6 @@ def _over(planes: Pixels, excused: Cells) -> float:
 
 
 def _under(grey: Grey) -> float:
-    """Falls where even the brightest tones are dark."""
+    """Falls when even the brightest tones are dark."""
     brightest = float(np.percentile(grey[::4, ::4], 99))
     return float(np.interp(brightest, BRIGHTEST, (0.0, 0.4, 0.68, 1.0)))

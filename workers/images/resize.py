@@ -1,4 +1,4 @@
-"""To which size, by which crop, and the blur. Arithmetic only: knows nothing of files and formats.
+"""The size and crop of an image, and the blur. Arithmetic only: knows nothing of file formats.
 
 The image is never stretched beyond rounding to multiples of 32.
 """
@@ -26,9 +26,9 @@ from rerankfleet.workers.images.prepared import Pixels
 
 Size = tuple[int, int]
 
-#: What losing pixels costs beside stretching, where rounding cannot avoid both.
+#: The cost of losing pixels relative to stretching, where rounding cannot avoid both.
 LOSS_WEIGHT = 0.25
-#: The blur's outer tap, .043, in 256ths; the middle one is what is left: .914.
+#: The blur's outer taps, .043, in 256ths; the middle one is the rest: .914.
 OUTER_TAP = 11
 #: Rows blurred at once: they stay in a core's cache.
 BLUR_ROWS = 32
@@ -36,7 +36,7 @@ BLUR_ROWS = 32
 
 @dataclass(frozen=True, slots=True)
 class SizePlan:
-    """What to do with an image: cut `box`, resample to `inner`, pad to `size`."""
+    """How to prepare an image: crop to `box`, resample to `inner`, pad to `size`."""
 
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels of the source."""
@@ -49,12 +49,11 @@ class SizePlan:
 
 
 def plan_size(source_w: int, source_h: int, options: ImageSpec) -> SizePlan:
-    """The final size and the crop of a source of so many pixels.
+    """The final size and the crop of a source with these dimensions.
 
-    An image smaller than its target keeps its own size, rounded: enlarging adds nothing but
-    tokens. Only one below `min_pixels`, by default the authors' 4096, is enlarged to about that.
-    Raises ItemError for an image more than 200 times as long as wide, which the authors refuse
-    too.
+    An image smaller than its target keeps its own size, rounded: enlarging would only add tokens.
+    Only one below `min_pixels`, by default the authors' 4096, is enlarged to about that. Raises
+    ItemError for an image more than 200 times as long as wide, which the authors refuse too.
     """
     check_shape(source_w, source_h)
     whole = (0, 0, source_w, source_h)
@@ -85,8 +84,8 @@ def check_shape(width: int, height: int) -> None:
 
 
 def crop_box(width: int, height: int) -> tuple[tuple[int, int, int, int], float]:
-    """The box around the centre with the nearest of the ratios 4:3, 16:9 and 1:1, turned for a
-    portrait; and the share of the area that it cuts away."""
+    """The centred box with the nearest of the ratios 4:3, 16:9 and 1:1 (rotated for a portrait),
+    and the share of the area that it crops away."""
     box_w, box_h = max(
         (_inside(width, height, ratio) for ratio in RATIOS), key=lambda box: box[0] * box[1]
     )
@@ -96,7 +95,7 @@ def crop_box(width: int, height: int) -> tuple[tuple[int, int, int, int], float]
 
 
 def _inside(width: int, height: int, ratio: tuple[int, int]) -> Size:
-    """The largest box of a ratio inside an image of its orientation."""
+    """The largest box of a ratio inside the image, in the image's orientation."""
     across, down = ratio if width >= height else ratio[::-1]
     if width * down > height * across:
         return max(1, round(height * across / down)), height
@@ -120,14 +119,14 @@ def _size_within(width: int, height: int, target: Size, options: ImageSpec) -> S
 
 
 def _rounded(width: float, height: float, budget: int) -> list[Size]:
-    """Each side rounded down and up; where both exceed the budget the longer one gives way."""
-    found = []
+    """Each side rounded down and up; where both exceed the budget, the longer one is shortened."""
+    sizes = []
     for size in product(_neighbours(width), _neighbours(height)):
         short = min(size)
         long = min(max(size), budget // short // SIDE_PX * SIDE_PX)
         if long >= SIDE_PX:
-            found.append((long, short) if size[0] >= size[1] else (short, long))
-    return found
+            sizes.append((long, short) if size[0] >= size[1] else (short, long))
+    return sizes
 
 
 def _neighbours(side: float) -> Size:

@@ -1,4 +1,4 @@
-"""Images by their addresses: fetched by many threads, decoded by processes apart."""
+"""Images by their URIs: fetched by threads, decoded by child processes."""
 
 from __future__ import annotations
 
@@ -22,46 +22,45 @@ from rerankfleet.shared.metrics import (
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import local_path
 from rerankfleet.shared.storage.uploads import uploads_uri
+from rerankfleet.shared.tally import Tally
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
-from rerankfleet.workers.images.prepared import PreparedImage
-from rerankfleet.workers.prepare import Wanted
-from rerankfleet.workers.recorder import Recorder
+from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 
 FETCHES_AT_A_TIME = 16
 URGENT_FETCHES_AT_A_TIME = 4
-"""Beside the others, for images that somebody waits for: a slow host keeps them from nothing."""
+"""In addition, for interactive requests: a slow host cannot hold them up."""
 RECENT_BYTES = 128 << 20
-"""Pixels of images kept for the next run: the queries of a catalog come in several."""
+"""Pixels cached for the next run: the image queries of a catalog come again and again."""
 RECENT_S = 60.0
-"""For so long an address is taken to name the same image."""
+"""How long a URI is assumed to name the same image."""
 
 
 class ImageSource:
-    """Fetches and decodes; each image that cannot be had is an error of its own.
+    """Fetches and decodes images; each image that cannot be loaded is an error of its own.
 
-    Bounded: so many fetches at a time, each of bounded size, what the pool decodes, and what is
-    kept. An image that others are waiting for already is not fetched twice.
+    Bounded in concurrent fetches, bytes of each, images being decoded, and cached pixels. An image
+    that is being loaded already is not fetched twice.
     """
 
-    def __init__(self, fetcher: Fetcher, pool: Pool, recorder: Recorder | None = None) -> None:
+    def __init__(self, fetcher: Fetcher, pool: Pool, tally: Tally | None = None) -> None:
         self._fetcher, self._pool = fetcher, pool
-        self._recorder = recorder or Recorder()
+        self._tally = tally or Tally()
         self._threads = {
             False: ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch"),
             True: ThreadPoolExecutor(URGENT_FETCHES_AT_A_TIME, "fetch-urgent"),
         }
         self._lock = threading.Lock()
-        self._under_way: dict[tuple[Wanted, bool], Future[PreparedImage]] = {}
+        self._loading: dict[tuple[ImageRef, bool], Future[PreparedImage]] = {}
         self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
     def of(
-        cls, settings: Settings, base: Path | None = None, recorder: Recorder | None = None
+        cls, settings: Settings, base: Path | None = None, tally: Tally | None = None
     ) -> ImageSource:
-        """As the settings allow; `base` is one more allowed folder, to which relative paths are
-        relative; `recorder` counts."""
-        recorder = recorder or Recorder()
+        """A source with the limits of the settings; `base` is one more allowed folder, and the one
+        that relative paths are relative to; `tally` counts the work."""
+        tally = tally or Tally()
         uploads = uploads_uri(settings)
         roots = [*settings.allowed_roots, *([base] if base else [])]
         if uploads.startswith("file://"):
@@ -74,69 +73,71 @@ class ImageSource:
             base=base,
             max_bytes=settings.image_bytes_max,
             timeout_s=settings.image_timeout_s,
-            on_retry=lambda: recorder.add(RETRIES, "fetch"),
+            on_retry=lambda: tally.add(RETRIES, "fetch"),
         )
-        return cls(fetcher, Pool(settings.decode_processes), recorder)
+        return cls(fetcher, Pool(settings.decode_processes), tally)
 
     def load(
-        self, wanted: Iterable[Wanted], *, urgent: bool = False
-    ) -> dict[Wanted, PreparedImage | ItemError]:
-        """See `prepare.Images`."""
-        begun = {w: self._begin(w, urgent) for w in wanted}
-        asked = sum(asked for _, asked in begun.values())
-        self._recorder.add(CACHE_LOOKUPS, "picture", "miss", amount=asked)
-        self._recorder.add(CACHE_LOOKUPS, "picture", "hit", amount=len(begun) - asked)
-        return {w: self._outcome(w, urgent, *one) for w, one in begun.items()}
+        self, refs: Iterable[ImageRef], *, urgent: bool = False
+    ) -> dict[ImageRef, PreparedImage | ItemError]:
+        """Each image, or the error why it could not be loaded. Urgent ones have threads of their
+        own. Raises CredentialsRefused when the storage refuses ours."""
+        futures = {ref: self._begin(ref, urgent) for ref in refs}
+        misses = sum(is_new for _, is_new in futures.values())
+        self._tally.add(CACHE_LOOKUPS, "picture", "miss", amount=misses)
+        self._tally.add(CACHE_LOOKUPS, "picture", "hit", amount=len(futures) - misses)
+        return {ref: self._outcome(ref, urgent, *one) for ref, one in futures.items()}
 
-    def _begin(self, wanted: Wanted, urgent: bool) -> tuple[Future[PreparedImage], bool]:
-        """The image to come: known already, on its way, or asked for now, which is then True."""
+    def _begin(self, ref: ImageRef, urgent: bool) -> tuple[Future[PreparedImage], bool]:
+        """The image's future, and whether loading it begins now: it may be cached, or on its
+        way."""
         with self._lock:
-            if image := self._recent.get(wanted):
-                known: Future[PreparedImage] = Future()
-                known.set_result(image)
-                return known, False
-            under_way = self._under_way.get((wanted, urgent))
-            if under_way and not under_way.done():
-                return under_way, False
-            future = self._threads[urgent].submit(self._load_one, wanted)
-            self._under_way[wanted, urgent] = future
-        future.add_done_callback(lambda _: self._end(wanted, urgent, future))
+            if image := self._recent.get(ref):
+                cached: Future[PreparedImage] = Future()
+                cached.set_result(image)
+                return cached, False
+            loading = self._loading.get((ref, urgent))
+            if loading and not loading.done():
+                return loading, False
+            future = self._threads[urgent].submit(self._load_one, ref)
+            self._loading[ref, urgent] = future
+        future.add_done_callback(lambda _: self._end(ref, urgent, future))
         return future, True
 
     def _outcome(
-        self, wanted: Wanted, urgent: bool, future: Future[PreparedImage], asked: bool
+        self, ref: ImageRef, urgent: bool, future: Future[PreparedImage], is_new: bool
     ) -> PreparedImage | ItemError:
-        """The image or its error. Raises CredentialsRefused; not when they were refused to whom
-        the image was on its way for already, since they may have been renewed meanwhile."""
+        """The image or its error. Raises CredentialsRefused only when loading began with this
+        call; otherwise tries again, since the credentials may have been renewed meanwhile."""
         try:
             return future.result()
         except ItemError as error:
             return error
         except CredentialsRefused:
-            if asked:
+            if is_new:
                 raise
-            return self._outcome(wanted, urgent, *self._begin(wanted, urgent))
+            return self._outcome(ref, urgent, *self._begin(ref, urgent))
 
-    def _end(self, wanted: Wanted, urgent: bool, future: Future[PreparedImage]) -> None:
+    def _end(self, ref: ImageRef, urgent: bool, future: Future[PreparedImage]) -> None:
         with self._lock:
-            if self._under_way.get((wanted, urgent)) is future:
-                del self._under_way[wanted, urgent]
+            if self._loading.get((ref, urgent)) is future:
+                del self._loading[ref, urgent]
             if not future.cancelled() and future.exception() is None:
-                self._recent.put(wanted, future.result())
+                self._recent.put(ref, future.result())
 
-    def _load_one(self, wanted: Wanted) -> PreparedImage:
+    def _load_one(self, ref: ImageRef) -> PreparedImage:
         try:
-            with self._recorder.timed("fetch"):
-                data = self._fetcher.fetch(wanted.uri)
-            image = self._pool.prepare(data, wanted.options).result()
+            with self._tally.timed("fetch"):
+                data = self._fetcher.fetch(ref.uri)
+            image = self._pool.prepare(data, ref.options).result()
         except ItemError as error:
-            self._recorder.add(IMAGES_REJECTED, error.code)
+            self._tally.add(IMAGES_REJECTED, error.code)
             raise
         self._record(len(data), image)
         return image
 
     def _record(self, size_bytes: int, image: PreparedImage) -> None:
-        observe = self._recorder.observe
+        observe = self._tally.observe
         observe(SOURCE_BYTES, value=size_bytes)
         observe(PIXELS, "orig", value=math.prod(image.original))
         observe(PIXELS, "used", value=math.prod(image.size))
@@ -151,27 +152,27 @@ class ImageSource:
 
 
 class _Recent:
-    """The images had last, up to so many bytes and seconds."""
+    """A cache of the images loaded last, bounded in bytes and age."""
 
     def __init__(self, max_bytes: int, max_age_s: float) -> None:
         self._max_bytes, self._max_age_s = max_bytes, max_age_s
-        self._images: OrderedDict[Wanted, tuple[float, PreparedImage]] = OrderedDict()
+        self._images: OrderedDict[ImageRef, tuple[float, PreparedImage]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, wanted: Wanted) -> PreparedImage | None:
-        had_s, image = self._images.get(wanted, (0.0, None))
-        if image is None or time.monotonic() - had_s > self._max_age_s:
+    def get(self, ref: ImageRef) -> PreparedImage | None:
+        loaded_s, image = self._images.get(ref, (0.0, None))
+        if image is None or time.monotonic() - loaded_s > self._max_age_s:
             return None
-        self._images.move_to_end(wanted)
+        self._images.move_to_end(ref)
         return image
 
-    def put(self, wanted: Wanted, image: PreparedImage) -> None:
-        self._drop(wanted)
-        self._images[wanted] = (time.monotonic(), image)
+    def put(self, ref: ImageRef, image: PreparedImage) -> None:
+        self._drop(ref)
+        self._images[ref] = (time.monotonic(), image)
         self._bytes += image.pixels.nbytes
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._images)))
 
-    def _drop(self, wanted: Wanted) -> None:
-        if wanted in self._images:
-            self._bytes -= self._images.pop(wanted)[1].pixels.nbytes
+    def _drop(self, ref: ImageRef) -> None:
+        if ref in self._images:
+            self._bytes -= self._images.pop(ref)[1].pixels.nbytes

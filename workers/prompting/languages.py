@@ -1,9 +1,9 @@
-"""Which instruction a query gets: its language picks one of those that a job has by language.
+"""The instruction of a query: its language selects one of the job's instructions by language.
 
-The detector, lingua, works offline and gives the same answer everywhere; an extra, `languages`. It
-compares the job's languages and English alone: three of them take 130 MB and 15 µs a query, all
-that it knows would take 1 GB and 9 s to load. So a query in a language that the job does not name
-is often taken for the nearest one that it names.
+The detector is lingua (the extra `languages`), which works offline and gives the same answer
+everywhere. It compares only the job's languages and English: three of them take 130 MB and 15 µs
+per query, all languages would take 1 GB and 9 s to load. So a query in another language is often
+taken for the nearest one of the job's.
 """
 
 from __future__ import annotations
@@ -20,44 +20,45 @@ if TYPE_CHECKING:
     from lingua import LanguageDetector
 
 CONFIDENCE_MIN = 0.65
-"""Below it a query has no language: of brand names and single words it is a guess."""
+"""Below it a query has no language: for brand names and single words it would be a guess."""
 TEXT_CHARACTERS = 1000
-"""So much of a query is looked at."""
-DETECTORS_KEPT = 8
-"""Sets of languages whose detectors one process keeps at hand."""
+"""How much of a query is examined."""
+DETECTORS_CACHED = 8
+"""Sets of languages whose detectors one process caches."""
 
 
 def instruction_for(query: Content, spec: JobSpec) -> str | None:
-    """A job's instruction for a query in its language. None: the model's default.
+    """The job's instruction for the language of a query. None: the model's default.
 
-    What has no text, is in English or in no language for sure gets the job's plain instruction.
-    Raises UsageError where the detector is needed and not installed.
+    A query without text, in English, or in an uncertain language gets the job's plain instruction.
+    Raises UsageError when the detector is needed and not installed.
     """
     detector = detector_of(spec)
     if detector is None:
         return spec.instruction
-    found = detector.compute_language_confidence_values((query.text or "")[:TEXT_CHARACTERS])
-    if not found or found[0].value < CONFIDENCE_MIN:
+    guesses = detector.compute_language_confidence_values((query.text or "")[:TEXT_CHARACTERS])
+    if not guesses or guesses[0].value < CONFIDENCE_MIN:
         return spec.instruction
-    return spec.instructions.get(found[0].language.iso_code_639_1.name.lower(), spec.instruction)
+    code = guesses[0].language.iso_code_639_1.name.lower()
+    return spec.instructions.get(code, spec.instruction)
 
 
 def detector_of(spec: JobSpec) -> LanguageDetector | None:
-    """What tells the languages of a job apart; None when it has one instruction for all.
+    """The detector of a job's languages; None when it has one instruction for all.
 
-    Raises UsageError naming the extra to install when there is no detector here.
+    Raises UsageError, naming the extra to install, when there is no detector.
     """
     return _detector(frozenset(spec.instructions)) if spec.instructions else None
 
 
-@lru_cache(DETECTORS_KEPT)
+@lru_cache(DETECTORS_CACHED)
 def _detector(codes: frozenset[str]) -> LanguageDetector:
     try:
         from lingua import IsoCode639_1, LanguageDetectorBuilder
     except ImportError as error:
         raise UsageError(
-            "the job has instructions by language, and languages cannot be told here",
+            "the job has instructions by language, and no language detector is installed here",
             hint="pip install 'rerankfleet[languages]' where the worker runs",
         ) from error
-    wanted = [IsoCode639_1.from_str(code) for code in sorted({ENGLISH, *codes})]
-    return LanguageDetectorBuilder.from_iso_codes_639_1(*wanted).build()
+    languages = [IsoCode639_1.from_str(code) for code in sorted({ENGLISH, *codes})]
+    return LanguageDetectorBuilder.from_iso_codes_639_1(*languages).build()

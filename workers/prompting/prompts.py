@@ -1,14 +1,14 @@
-"""What prompts are made of and what they are: content with its images decoded -> token ids.
+"""Prompts, and the requests that they are built from: content with decoded images -> token ids.
 
-A prompt stands in three parts, cut where they can be shared:
+A prompt has three parts, cut where they can be shared:
 
-    kept      what stands before the query           the same for a job: computed once and kept
+    prefix    all before the query                   the same for a job: computed once, then cached
     query     the query                              the same for a request: computed once in a pack
-    document  the document and the assistant turn    what is left to compute for each pair
+    document  the document and the assistant turn    computed for each pair
 
-How the parts are made is the matter of the templates: `text_prompts` and `vl_prompts`. Their
-strings are our own and never come from a checkpoint's chat template. User text is encoded without
-added tokens: `<|im_end|>` inside a document stays text.
+The templates, `text` and `vl`, build the parts. Their strings are our own and never come from a
+checkpoint's chat template. User text is encoded without added tokens: `<|im_end|>` inside a
+document stays text.
 
 Knows nothing of torch, batches or models beyond their tokeniser.
 """
@@ -26,15 +26,15 @@ from tokenizers import Tokenizer
 from rerankfleet.shared.errors import ItemError, ModelRefused
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
-PREFIX = (
+SYSTEM_TURN = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
     'the Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
     "<|im_start|>user\n"
 )
 
-#: Instructions whose ids a prompter remembers; a job has one, a fleet a handful.
-INSTRUCTIONS_REMEMBERED = 256
-#: Text encoded at a time: an encoding takes some twenty times the memory of its ids.
+#: Instructions whose ids a prompter caches; a job has one, a fleet a handful.
+INSTRUCTIONS_CACHED = 256
+#: Text encoded at a time: an encoding takes about twenty times the memory of its ids.
 _BATCH_CHARACTERS = 1 << 20
 
 
@@ -50,8 +50,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A query with its documents. A side that could not be had stands as its error: a document's
-    is its own, a query's is that of all its pairs."""
+    """A query with its documents. A side that could not be loaded is an error: a document's fails
+    its own pair, a query's fails all pairs."""
 
     query: Side | ItemError
     documents: Sequence[Side | ItemError]
@@ -65,25 +65,25 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One pair, ready to be scored. `kept` and `query` are shared objects within a request."""
+    """One pair, ready to be scored. Within a request, `prefix` and `query` are the same objects."""
 
-    kept: Tokens
+    prefix: Tokens
     query: Tokens
     document: Tokens
     truncated_tokens: int = 0
-    """Tokens that max_length and max_tokens_per_doc cut off the body."""
+    """Tokens of the body that max_length and max_tokens_per_doc cut off."""
     crowded: bool = False
     """The instruction and query left no room for the document."""
 
     def __len__(self) -> int:
-        return len(self.kept) + len(self.query) + len(self.document)
+        return len(self.prefix) + len(self.query) + len(self.document)
 
 
 class Prompter(Protocol):
     """Builds the prompts of one model. Safe to use from several threads."""
 
     template: str
-    """Name and version: part of provenance; changes when a prompt's ids would."""
+    """Name and version: part of the provenance; changes when the ids of a prompt change."""
     default_instruction: str
     yes_id: int
     no_id: int
@@ -92,8 +92,8 @@ class Prompter(Protocol):
         self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
         """The prompts of many requests, tokenised together. The text of each document is first cut
-        on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. A request that
-        has no prompt at all gets its error for each of its documents."""
+        on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. The error of a
+        request is returned for each of its documents."""
 
 
 class TokenSource:
@@ -112,7 +112,7 @@ class TokenSource:
             )
         try:
             self._full = Tokenizer.from_file(str(path))
-        except Exception as error:  # of this very class
+        except Exception as error:  # tokenizers raises plain Exceptions
             raise ModelRefused(
                 f"{path} cannot be read: {error}", hint="download the model again"
             ) from error
@@ -134,13 +134,13 @@ class TokenSource:
         return token
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of our own text: control tokens are what they say."""
+        """Ids of our own text: control tokens are encoded as such."""
         ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Ids of users' texts, encoded on several threads without the GIL, a bounded batch a
-        time; control-token strings stay text."""
+        """Ids of users' texts, encoded on several threads without the GIL, in bounded batches;
+        control-token strings stay text."""
         at = 0
         while at < len(texts):
             end, size = at, 0
@@ -152,7 +152,7 @@ class TokenSource:
             at = end
 
     def encode(self, text: str) -> list[int]:
-        """Ids of one text of a user's."""
+        """Ids of one user text."""
         return next(self.encode_batch([text]))
 
 
@@ -166,26 +166,26 @@ def text_problem(text: str, what: str) -> ItemError | None:
         return ItemError(
             "invalid_text",
             f"the {what} contains lone surrogates, which are not text",
-            hint="repair the encoding of the source",
+            hint="fix the encoding of the source",
         )
     return None
 
 
 def instruction_of(request: Request, prompter: Prompter) -> str:
-    """The request's instruction, else its model's default."""
-    given = request.instruction
-    return prompter.default_instruction if given is None else given
+    """The request's instruction, or the model's default."""
+    instruction = request.instruction
+    return prompter.default_instruction if instruction is None else instruction
 
 
 def query_problem(request: Request, instruction: str) -> ItemError | None:
-    """Why a request has no prompt at all, or None."""
+    """The error of a whole request, or None."""
     if isinstance(request.query, ItemError):
         return request.query
     return text_problem(instruction, "instruction") or text_problem(request.query.text, "query")
 
 
 def _without_added_tokens(full: Tokenizer) -> Tokenizer:
-    """A copy that reads control-token strings as the text they are."""
+    """A copy that treats control-token strings as text."""
     plain = Tokenizer.from_str(json.dumps(json.loads(full.to_str()) | {"added_tokens": []}))
     plain.no_truncation()
     plain.no_padding()

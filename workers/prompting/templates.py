@@ -1,4 +1,4 @@
-"""Which template a model has. Without torch."""
+"""The template of a model. Without torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from rerankfleet.workers.prompting.vl import VLPrompter
 
 
 def prompter_of(folder: Path, config: Mapping[str, Any]) -> Prompter:
-    """The prompter of a model's folder and config. Raises ModelRefused when its tokeniser lacks
-    what the template needs."""
+    """The prompter for a model's folder and config. Raises ModelRefused when its tokeniser lacks a
+    token that the template needs."""
     return VLPrompter(folder) if "vision_config" in config else TextPrompter(folder)

@@ -1,10 +1,10 @@
 """Text -> token ids in the official template of Qwen3-Reranker, cut where it can be shared.
 
-    kept      system turn, instruction, "<Query>:"
+    prefix    system turn, instruction, "<Query>:"
     query     " {query}" and "<Document>:"
     document  " {document}" and the assistant turn
 
-The joints stand before a space, where no pre-tokeniser of this family joins, so that the three
+The cuts are before a space, where the pre-tokenisers of this family always split, so that the three
 parts have the ids of the whole.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.prompting.prompts import (
-    INSTRUCTIONS_REMEMBERED,
-    PREFIX,
+    INSTRUCTIONS_CACHED,
+    SYSTEM_TURN,
     Prompt,
     Request,
     Side,
@@ -54,21 +54,21 @@ class TextPrompter:
     def __init__(self, source: str | Path) -> None:
         self._source = TokenSource(source)
         self.yes_id, self.no_id = self._source.yes_id, self._source.no_id
-        self._prefix = self._source.encode_template(PREFIX)
+        self._system_turn = self._source.encode_template(SYSTEM_TURN)
         self._suffix = self._source.encode_template(SUFFIX)
-        remember = lru_cache(INSTRUCTIONS_REMEMBERED)
-        self._head = remember(self._encode_head)
-        self._kept = remember(self._join_kept)
+        cached = lru_cache(INSTRUCTIONS_CACHED)
+        self._head = cached(self._encode_head)
+        self._prefix = cached(self._join_prefix)
 
     def encode_all(
         self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. The body (instruction, query, document) is cut on the right to
-        what `max_length` tokens leave beside system and assistant turn."""
+        what `max_length` leaves besides the system and the assistant turn."""
         checked = [self._check(request, max_length) for request in requests]
         texts = [text for c in checked if isinstance(c, _Checked) for text in _texts(c)]
         ids = self._source.encode_batch(texts)
-        room = max_length - len(self._prefix) - len(self._suffix)
+        room = max_length - len(self._system_turn) - len(self._suffix)
         return [
             self._prompts(c, ids, room, max_tokens_per_doc)
             if isinstance(c, _Checked)
@@ -77,18 +77,18 @@ class TextPrompter:
         ]
 
     def _check(self, request: Request, max_length: int) -> _Checked | ItemError:
-        """The request as text, or why it has no prompt."""
+        """The request as text, or its error."""
         instruction = instruction_of(request, self)
         query = _text_of(request.query, "query")
         if problem := query_problem(request, instruction):
             return problem
         if isinstance(query, ItemError):
             return query
-        template = len(self._prefix) + len(self._suffix)
+        template = len(self._system_turn) + len(self._suffix)
         if max_length <= template:
             return ItemError(
                 "max_length_too_small",
-                f"max_length {max_length} leaves no room beside the template's {template} tokens",
+                f"max_length {max_length} leaves no room besides the template's {template} tokens",
                 hint="raise max_length",
             )
         documents = [_text_of(side, "document") for side in request.documents]
@@ -97,12 +97,12 @@ class TextPrompter:
     def _prompts(
         self, request: _Checked, ids: Iterator[list[int]], room: int, most: int | None
     ) -> list[Prompt | ItemError]:
-        """A request's prompts, whose encoded texts come next in `ids`, with bodies of `room` and
-        at `most` so many tokens of a document."""
+        """A request's prompts, whose encoded texts come next in `ids`. A body has at most `room`
+        tokens, the text of a document at most `most`."""
         head, turn = self._head(request.instruction), next(ids)
-        kept, query = self._kept(head, room), Tokens.of(turn[: max(0, room - len(head))])
+        prefix, query = self._prefix(head, room), Tokens.of(turn[: max(0, room - len(head))])
         left = max(0, room - len(head) - len(turn))
-        kept_of_document = left if most is None else min(left, most)
+        document_room = left if most is None else min(left, most)
         overrun = max(0, len(head) + len(turn) - room)
         prompts: list[Prompt | ItemError] = []
         for text in request.documents:
@@ -110,16 +110,16 @@ class TextPrompter:
                 prompts.append(text)
                 continue
             document = next(ids)
-            cut = max(0, len(document) - kept_of_document)
-            tail = Tokens.of([*document[:kept_of_document], *self._suffix])
-            prompts.append(Prompt(kept, query, tail, overrun + cut, left == 0))
+            cut = max(0, len(document) - document_room)
+            tail = Tokens.of([*document[:document_room], *self._suffix])
+            prompts.append(Prompt(prefix, query, tail, overrun + cut, left == 0))
         return prompts
 
     def _encode_head(self, instruction: str) -> tuple[int, ...]:
         return tuple(self._source.encode(f"<Instruct>: {instruction}\n<Query>:"))
 
-    def _join_kept(self, head: tuple[int, ...], room: int) -> Tokens:
-        return Tokens.of([*self._prefix, *head[:room]])
+    def _join_prefix(self, head: tuple[int, ...], room: int) -> Tokens:
+        return Tokens.of([*self._system_turn, *head[:room]])
 
 
 def _text_of(side: Side | ItemError, what: str) -> str | ItemError:
@@ -135,6 +135,6 @@ def _text_of(side: Side | ItemError, what: str) -> str | ItemError:
 
 
 def _texts(request: _Checked) -> Iterator[str]:
-    """What of a request is encoded, in order: its query, then each document."""
+    """The texts of a request to encode, in order: its query, then each document."""
     yield f" {request.query}\n<Document>:"
     yield from (f" {text}" for text in request.documents if isinstance(text, str))

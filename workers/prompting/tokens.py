@@ -1,4 +1,4 @@
-"""Token ids, and the images that stand at some of them.
+"""Token ids, and the images at some of them.
 
 Knows nothing of torch, prompts or models.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 PATCH_PX = 16
 """Side of a patch of the vision tower, in pixels."""
 TOKEN_PX = 32
-"""Side of what one visual token stands for: 2 × 2 patches."""
+"""Side of the area of one visual token: 2 × 2 patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Visual:
 
     @property
     def span(self) -> int:
-        """How far positions advance behind it: by its longer side, not by its tokens."""
+        """How far positions advance over it: by its longer side, not by its tokens."""
         return max(self.grid)
 
 
@@ -74,7 +74,7 @@ class Tokens:
 
     @property
     def key(self) -> tuple[bytes, tuple[tuple[int, str], ...]]:
-        """What it is told apart by, without the pixels themselves."""
+        """A hashable key for caches, without the pixels themselves."""
         return self.data, tuple((at, visual.key) for at, visual in self.visuals)
 
     def array(self) -> NDArray[np.int32]:
@@ -83,25 +83,25 @@ class Tokens:
 
     @property
     def span(self) -> int:
-        """How far positions advance over them: one a token, less for visuals."""
+        """How far positions advance over them: one per token, less for visuals."""
         return len(self) - sum(visual.tokens - visual.span for _, visual in self.visuals)
 
     def positions(self, start: int) -> NDArray[np.int64]:
-        """[tokens, 3] positions (time, height, width) when the first stands at `start`.
+        """[tokens, 3] positions (time, height, width) when the first token is at `start`.
 
-        Text advances all three alike. A visual's tokens share the time, and count rows and columns
-        from there; what follows goes on behind the largest of them (Qwen3-VL's get_rope_index).
+        Text advances all three alike. A visual's tokens share the time and count rows and columns
+        from there; the next token follows the largest of them (Qwen3-VL's get_rope_index).
         """
-        found = np.empty((len(self), 3), np.int64)
+        positions = np.empty((len(self), 3), np.int64)
         at, position = 0, start
         for first, visual in self.visuals:
-            found[at:first] = np.arange(position, position + first - at)[:, None]
+            positions[at:first] = np.arange(position, position + first - at)[:, None]
             position += first - at
             at = first + visual.tokens
             rows, columns = np.indices(visual.grid).reshape(2, -1)
-            found[first:at] = position
-            found[first:at, 1] += rows
-            found[first:at, 2] += columns
+            positions[first:at] = position
+            positions[first:at, 1] += rows
+            positions[first:at, 2] += columns
             position += visual.span
-        found[at:] = np.arange(position, position + len(self) - at)[:, None]
-        return found
+        positions[at:] = np.arange(position, position + len(self) - at)[:, None]
+        return positions

@@ -10,16 +10,15 @@ from starlette.responses import Response
 
 from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
+from rerankfleet.shared.content.options import TOKENS_MAX, PairOptions, ResultOptions
 
 routes = APIRouter(tags=["rerank"])
 
-TOKENS_MAX = 40_960
-"""No model reads more tokens of a document."""
 SEARCH_UNIT = 100
 """Documents of one search unit."""
 
 
-class CohereBody(Fields):
+class CohereBody(Fields, ResultOptions):
     """One query with its documents. Fields of later versions are ignored, with a warning."""
 
     model_config = ConfigDict(extra="allow")
@@ -27,8 +26,10 @@ class CohereBody(Fields):
     model: str | None = Field(default=None, max_length=512)
     query: str
     documents: Annotated[list[str], FailFast()]
-    top_n: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description=PairOptions.model_fields["max_tokens_per_doc"].description
+    )
+    """Cohere's models read more tokens than ours: any number is taken."""
     priority: int | None = None
 
 

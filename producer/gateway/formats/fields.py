@@ -11,8 +11,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from fastapi import Request
-from pydantic import AliasChoices, BaseModel, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AliasChoices, BaseModel, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.shared.content.validation import FIELD_SHOWN
@@ -57,12 +58,42 @@ def refuse_many(value: Any) -> Any:
 
 
 class Fields(BaseModel):
-    """An object in a body. However wrong it is, it causes few errors."""
+    """An object in a body. However wrong it is, it causes few errors; a field that may be left out
+    may also be null."""
 
     @model_validator(mode="before")
     @classmethod
     def _are_few(cls, value: Any) -> Any:
-        return refuse_many(value)
+        refuse_many(value)
+        if not isinstance(value, Mapping) or None not in value.values():
+            return value
+        optional = _names(cls, optional=True)
+        return {k: v for k, v in value.items() if v is not None or k not in optional}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        required = schema.get("required", ())
+        for name, field in schema.get("properties", {}).items():
+            if name not in required:
+                schema["properties"][name] = _or_null(field)
+        return schema
+
+
+ABOUT = {"title", "description", "default"}
+"""Keys of a JSON schema that say nothing of what is valid."""
+
+
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """The schema of a field that may be null."""
+    null = {"type": "null"}
+    if null in schema.get("anyOf", ()):
+        return schema
+    valid = {key: value for key, value in schema.items() if key not in ABOUT}
+    choices = valid["anyOf"] if valid.keys() == {"anyOf"} else [valid]
+    return {"anyOf": [*choices, null]} | {k: v for k, v in schema.items() if k in ABOUT}
 
 
 def ignored(body: BaseModel, without_effect: Mapping[str, Any] | None = None) -> list[str]:
@@ -85,15 +116,15 @@ def _refuse_misspelling(name: str, known: list[str]) -> None:
         raise InvalidField((shown,), "there is no such field", hint=hint)
 
 
-def _names(kind: type[BaseModel]) -> list[str]:
-    """The names that a body's fields may have."""
+def _names(kind: type[BaseModel], *, optional: bool = False) -> list[str]:
+    """The names that a body's fields may have, or only those that may be left out."""
     names: list[str] = []
     for name, field in kind.model_fields.items():
-        choices = field.validation_alias
-        if isinstance(choices, AliasChoices):
-            names += [choice for choice in choices.choices if isinstance(choice, str)]
-        else:
-            names.append(name)
+        if optional and field.is_required():
+            continue
+        alias = field.validation_alias or name
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names += [choice for choice in choices if isinstance(choice, str)]
     return names
 
 

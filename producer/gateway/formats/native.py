@@ -13,17 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
 from rerankfleet.producer.client import Answer, Client
@@ -39,19 +29,12 @@ from rerankfleet.producer.gateway.formats.contents import (
 from rerankfleet.producer.gateway.formats.fields import (
     IDEMPOTENT,
     KEY_CHARACTERS,
-    Fields,
     idempotency_key,
     ignored,
-    refuse_many,
 )
+from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.streaming import staged
-from rerankfleet.shared.content.options import (
-    MaxTokensPerDoc,
-    Pixels,
-    VideoFps,
-    VideoFrames,
-    VideoPixels,
-)
+from rerankfleet.shared.content.options import ResultOptions
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
@@ -61,125 +44,14 @@ routes = APIRouter(tags=["rerank"])
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 
-INSTRUCTION_CHARACTERS = 64 << 10
-"""Of an instruction at the most."""
 
-_IMAGE_FIELDS = {"preset": "image_preset"}
-"""Fields of `image` whose option has another name."""
-
-
-class ImageOptions(Fields):
-    """How images are prepared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    preset: str | None = None
-    resize_mode: Literal["crop", "fit"] | None = None
-    max_crop: float | None = Field(default=None, ge=0, le=1)
-    quality_threshold: float | None = Field(default=None, ge=0, le=1)
-    quality_action: Literal["off", "reject", "downweight"] | None = None
-    pad_color: tuple[Level, Level, Level] | None = None
-    min_pixels: Pixels | None = Field(default=None, description="smaller ones are enlarged to it")
-    max_pixels: Pixels | None = Field(
-        default=None, description="instead of the pixels of the preset's target"
-    )
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        found = self.model_dump(exclude_none=True)
-        return {_IMAGE_FIELDS.get(name, name): value for name, value in found.items()}
-
-
-Level = Annotated[int, Field(ge=0, le=255)]
-
-
-class VideoOptions(Fields):
-    """How the frames of videos are prepared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    fps: VideoFps | None = Field(
-        default=None, description="frames that stand for a second, of videos that do not say"
-    )
-    max_frames: VideoFrames | None = Field(default=None, description="read of each, spread evenly")
-    total_pixels: VideoPixels | None = Field(default=None, description="of all frames together")
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        return {f"video_{name}": v for name, v in self.model_dump(exclude_none=True).items()}
-
-
-class Options(Fields):
-    """What a request and a job both take."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = Field(default=None, max_length=512)
-    instruction: str | None = Field(
-        default=None,
-        max_length=INSTRUCTION_CHARACTERS,
-        validation_alias=AliasChoices("instruction", "instruct"),
-    )
-    instructions: Annotated[dict[str, str], BeforeValidator(refuse_many)] | None = Field(
-        default=None, description="ISO 639-1 code -> the instruction of queries in that language"
-    )
-    temperature: float | None = Field(default=None, ge=0.1, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_length: int | None = Field(default=None, ge=128, le=40_960)
-    max_tokens_per_doc: MaxTokensPerDoc | Literal[0] | None = Field(
-        default=None, description="a document's text is cut to it; images never are; 0: no limit"
-    )
-    profile: str | None = Field(default=None, max_length=200)
-    explain: bool | Literal["none", "contributions"] | None = None
-    image: ImageOptions | None = None
-    video: VideoOptions | None = None
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job; what was not said is left out."""
-        named = ("instructions", "temperature", "top_p", "max_length", "profile")
-        found = {name: getattr(self, name) for name in named}
-        found["max_tokens_per_doc"] = self.max_tokens_per_doc or None
-        if self.explain is not None:
-            found["explain"] = self.explain in (True, "contributions")
-        given = {name: value for name, value in found.items() if value is not None}
-        for images in (self.image, self.video):
-            given |= images.options() if images else {}
-        return given
-
-
-def _of_a_pair(tokens: int) -> int:
-    """Tokens as max_length has them, or none at all."""
-    if tokens not in (-1, 0) and not 128 <= tokens <= 40_960:
-        raise PydanticCustomError("tokens", "Input should be 128 to 40960, or -1")
-    return tokens
-
-
-PromptTokens = Annotated[int, AfterValidator(_of_a_pair)]
-
-
-class RequestOptions(Options):
-    """What requests take. Fields of other servers are ignored, with a warning."""
+class RerankBody(RequestOptions, ResultOptions):
+    """One query with its documents."""
 
     model_config = ConfigDict(extra="allow")
 
-    truncate_prompt_tokens: PromptTokens | None = Field(
-        default=None, description="vLLM's word for max_length; -1: the default"
-    )
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        found = super().options()
-        if "max_length" not in found and (self.truncate_prompt_tokens or -1) > 0:
-            found["max_length"] = self.truncate_prompt_tokens
-        return found
-
-
-class RerankBody(RequestOptions):
-    """One query with its documents."""
-
     query: AnyContent
     documents: AnyContents
-    top_n: int | None = Field(default=None, ge=0, le=1 << 31, description="0: all")
     return_documents: bool | None = Field(
         default=None, description="unset: without the bytes of data: URIs"
     )

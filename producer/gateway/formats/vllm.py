@@ -15,7 +15,8 @@ from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of, r
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
-from rerankfleet.producer.gateway.formats.native import RequestOptions, usage
+from rerankfleet.producer.gateway.formats.native import usage
+from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.shared.errors import Path, TooLarge
 
 routes = APIRouter(tags=["rerank"])

@@ -1,35 +1,13 @@
-"""Drawn images, and their bytes in any format."""
+"""A drawn photograph, and its bytes in any format."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image
 
-
-def draw_leaves(width: int, height: int, *, seed: int = 0, discs: int = 400) -> Image.Image:
-    """Discs over discs of all sizes with some noise: what a photograph is like."""
-    rng = np.random.default_rng(seed)
-    image = Image.new("RGB", (width, height), (120, 130, 140))
-    draw = ImageDraw.Draw(image)
-    for _ in range(discs):
-        radius = min(width, height) * 0.35 * (rng.random() ** 4 + 0.01)
-        x, y = rng.random(2) * (width, height)
-        colour = np.clip(rng.normal(120, 55, 3), 5, 245).astype(int)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(colour.tolist()))
-    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(0.6)), float)
-    noisy = pixels + rng.normal(0, 3, (height, width, 1))
-    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
-
-
-def to_bytes(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
+from tests.support.drawn import draw_leaves, encoded
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +18,10 @@ def leaves() -> Image.Image:
 
 @pytest.fixture(scope="session")
 def jpeg(leaves: Image.Image) -> bytes:
-    return to_bytes(leaves, quality=90)
+    return encoded(leaves, "JPEG", quality=90)
 
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """`encode(image, "PNG", ...)`: its bytes."""
-    return to_bytes
+    """`encode(image, "PNG", ...)`: its bytes; JPEG unless said otherwise."""
+    return lambda image, kind="JPEG", **options: encoded(image, kind, **options)

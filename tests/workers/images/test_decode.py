@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode, prepare_image
-from tests.workers.images.conftest import draw_leaves, to_bytes
+from tests.support.drawn import draw_leaves, encoded
 
 PLAIN = ImageSpec(blur=False)
 REFERENCE = ImageSpec(preset="reference")
@@ -63,7 +63,7 @@ def two_halves(mode: str) -> Image.Image:
     ],
 )
 def test_all_modes_become_rgb(mode, kind):
-    pixels = decode(to_bytes(two_halves(mode), kind), PLAIN).pixels
+    pixels = decode(encoded(two_halves(mode), kind), PLAIN).pixels
     assert pixels.shape == (64, 128, 3)
     assert pixels[:, :56].max() <= 8
     assert pixels[:, 72:].min() >= 247
@@ -76,19 +76,19 @@ def test_what_is_transparent_lies_on_white(mode, kind):
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 32, 64))
     options = {"lossless": True} if kind == "WEBP" else {}
-    pixels = decode(to_bytes(image.convert(mode), kind, **options), PLAIN).pixels
+    pixels = decode(encoded(image.convert(mode), kind, **options), PLAIN).pixels
     assert pixels[:, :30].max() == 0
     assert pixels[:, 34:].min() == 255
 
 
 def test_16_bits_are_scaled_not_cut():
     levels = np.full((64, 64), 32_896, np.uint16)
-    assert (decode(to_bytes(Image.fromarray(levels), "PNG"), PLAIN).pixels == 128).all()
+    assert (decode(encoded(Image.fromarray(levels), "PNG"), PLAIN).pixels == 128).all()
 
 
 def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
-    data = to_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode(data, PLAIN).pixels[0, 0].tolist() == [255, 0, 0]
 
 
@@ -113,7 +113,7 @@ def test_a_turned_image_is_looked_at_upright(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
 
-    image = decode(to_bytes(stored, kind, exif=exif), ImageSpec(blur=False, target=(64, 32)))
+    image = decode(encoded(stored, kind, exif=exif), ImageSpec(blur=False, target=(64, 32)))
 
     assert image.original == (256, 128)
     assert image.size == (64, 32)
@@ -123,7 +123,7 @@ def test_a_turned_image_is_looked_at_upright(kind, orientation):
 
 @pytest.mark.filterwarnings("ignore")
 def test_broken_exif_costs_nothing(leaves):
-    data = to_bytes(leaves, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff" + b"\xee" * 40)
+    data = encoded(leaves, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff" + b"\xee" * 40)
     assert decode(data, PLAIN).size == (640, 480)
 
 
@@ -132,33 +132,33 @@ def test_broken_exif_costs_nothing(leaves):
 
 def test_a_jpeg_at_reduced_scale_is_close_to_the_whole_way():
     big = draw_leaves(2048, 1536)
-    data = to_bytes(big, quality=95)
+    data = encoded(big, "JPEG", quality=95)
     fast = decode(data, ImageSpec(target=(512, 384), blur=False)).pixels
     whole = Image.open(io.BytesIO(data)).resize((512, 384), Image.Resampling.BICUBIC)
     assert mean_difference(fast, np.asarray(whole)) <= 1.2
 
 
 def test_the_reference_is_one_resample_of_all_pixels(leaves):
-    data = to_bytes(leaves.resize((2000, 1500)))
+    data = encoded(leaves.resize((2000, 1500)), "JPEG")
     plain = Image.open(io.BytesIO(data)).resize((1536, 1152), Image.Resampling.BICUBIC)
     assert (decode(data, REFERENCE).pixels == np.asarray(plain)).all()
 
 
 def test_a_crop_cuts_around_the_centre(leaves):
     image = leaves.resize((640, 400))
-    found = decode(to_bytes(image, "PNG"), PLAIN)
-    assert found.size == (640, 352)
-    assert found.cropped_share == pytest.approx(0.1)
+    prepared = decode(encoded(image, "PNG"), PLAIN)
+    assert prepared.size == (640, 352)
+    assert prepared.cropped_share == pytest.approx(0.1)
     plain = image.resize((640, 352), Image.Resampling.BICUBIC, box=(0, 20, 640, 380))
-    assert (found.pixels == np.asarray(plain)).all()
+    assert (prepared.pixels == np.asarray(plain)).all()
 
 
 def test_padding_stands_around_the_whole_image():
     options = ImageSpec(resize_mode="fit", pad_color=(1, 2, 3))
-    found = decode(to_bytes(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
-    assert found.size == (1024, 768)
-    assert found.pixels[5, 5].tolist() == [1, 2, 3]
-    assert (found.pixels[:, 128:896] == 255).all()
+    prepared = decode(encoded(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
+    assert prepared.size == (1024, 768)
+    assert prepared.pixels[5, 5].tolist() == [1, 2, 3]
+    assert (prepared.pixels[:, 128:896] == 255).all()
 
 
 def test_the_key_is_of_bytes_and_options(jpeg):
@@ -225,12 +225,12 @@ def test_a_truncated_image_is_no_image(jpeg):
 
 def test_floating_point_pixels_are_refused():
     image = Image.fromarray(np.zeros((64, 64), np.float32))
-    assert error_of(to_bytes(image, "TIFF")).code == "unsupported_image"
+    assert error_of(encoded(image, "TIFF")).code == "unsupported_image"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 200), (33, 31)])
 def test_the_smallest_images_have_an_outcome(size):
-    image = decode(to_bytes(Image.new("RGB", size, "red"), "PNG"), ImageSpec())
+    image = decode(encoded(Image.new("RGB", size, "red"), "PNG"), ImageSpec())
     assert image.original == size
     assert image.tokens >= 4
     assert image.pixels[0, 0].tolist() == [255, 0, 0]
@@ -243,9 +243,9 @@ def test_mutated_bytes_give_an_image_or_an_item_error():
     rng = random.Random(3)
     small = draw_leaves(48, 40, discs=20)
     kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-    seeds = [to_bytes(small, kind) for kind in kinds]
-    seeds.append(to_bytes(small, "TIFF", compression="tiff_lzw"))
-    seeds.append(to_bytes(small, progressive=True, exif=Image.Exif()))
+    seeds = [encoded(small, kind) for kind in kinds]
+    seeds.append(encoded(small, "TIFF", compression="tiff_lzw"))
+    seeds.append(encoded(small, "JPEG", progressive=True, exif=Image.Exif()))
     options = (ImageSpec(target=(32, 32)), REFERENCE)
     outcomes = {"picture": 0, "error": 0}
     for number in range(3_000):

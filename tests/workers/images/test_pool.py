@@ -16,8 +16,8 @@ from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.pool import Pool
+from tests.support.drawn import draw_leaves, encoded
 from tests.support.wait import wait_until
-from tests.workers.images.conftest import draw_leaves, to_bytes
 
 OPTIONS = ImageSpec(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
 WAIT_S = 30
@@ -25,13 +25,13 @@ WAIT_S = 30
 
 @pytest.fixture
 def pool() -> Iterator[Pool]:
-    with Pool(1, timeout_s=WAIT_S) as found:
-        yield found
+    with Pool(1, timeout_s=WAIT_S) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
 def small() -> bytes:
-    return to_bytes(draw_leaves(160, 120, discs=40))
+    return encoded(draw_leaves(160, 120, discs=40), "JPEG")
 
 
 def pid_of(pool: Pool, data: bytes) -> int:
@@ -42,12 +42,12 @@ def pid_of(pool: Pool, data: bytes) -> int:
 
 
 def test_an_image_comes_back_as_it_was_decoded(pool, small):
-    found, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
-    assert found == expected
-    assert (found.pixels == expected.pixels).all()
-    assert found.pixels.dtype == np.uint8
+    image, expected = pool.prepare(small, OPTIONS).result(WAIT_S), decode(small, OPTIONS)
+    assert image == expected
+    assert (image.pixels == expected.pixels).all()
+    assert image.pixels.dtype == np.uint8
     for name in ("original", "cropped_share", "sharpness", "exposure", "kind", "size", "tokens"):
-        assert getattr(found, name) == getattr(expected, name)
+        assert getattr(image, name) == getattr(expected, name)
 
 
 def test_a_bad_image_is_an_item_error_with_its_hint(pool, small):
@@ -147,7 +147,7 @@ def test_closing_ends_the_processes_and_what_waits(small):
 
 
 def test_an_image_that_needs_too_much_memory_is_an_error(small):
-    wide = to_bytes(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
+    wide = encoded(Image.new("RGB", (9_000, 9_000)), "PNG", compress_level=1)
     with Pool(1, timeout_s=WAIT_S, memory_bytes=200 << 20) as pool:
         with pytest.raises(ItemError) as caught:
             pool.prepare(wide, OPTIONS).result(WAIT_S)

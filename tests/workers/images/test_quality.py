@@ -9,15 +9,15 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from rerankfleet.workers.images.quality import measure_quality
-from tests.workers.images.conftest import draw_leaves
+from tests.support.drawn import draw_leaves
 
 WIDTH, HEIGHT = 640, 480
 PASSES = 0.65
 
 
 def quality(image: Image.Image) -> float:
-    found = measure_quality(np.asarray(image.convert("RGB")))
-    return min(found.sharpness, found.exposure)
+    measured = measure_quality(np.asarray(image.convert("RGB")))
+    return min(measured.sharpness, measured.exposure)
 
 
 def gained(image: Image.Image, gain: float) -> Image.Image:
@@ -30,10 +30,12 @@ def falls(values: list[float]) -> bool:
 
 def test_a_sharp_image_is_good_and_each_blur_makes_it_worse(leaves):
     blurs = (0.5, 1, 1.5, 2, 3, 4, 6)
-    found = [quality(leaves)] + [quality(leaves.filter(ImageFilter.GaussianBlur(s))) for s in blurs]
-    assert found[0] >= 0.8
-    assert falls(found)
-    assert found[blurs.index(3) + 1] < PASSES
+    qualities = [quality(leaves)] + [
+        quality(leaves.filter(ImageFilter.GaussianBlur(s))) for s in blurs
+    ]
+    assert qualities[0] >= 0.8
+    assert falls(qualities)
+    assert qualities[blurs.index(3) + 1] < PASSES
 
 
 def test_motion_in_one_direction_is_blur(leaves):
@@ -45,10 +47,10 @@ def test_motion_in_one_direction_is_blur(leaves):
 def test_each_gain_makes_it_worse(leaves):
     brighter = [quality(gained(leaves, gain)) for gain in (1, 1.3, 1.6, 2, 3)]
     darker = [quality(gained(leaves, gain)) for gain in (1, 0.7, 0.4, 0.2, 0.1)]
-    for found in (brighter, darker):
-        assert falls(found)
-        assert found[0] >= 0.8
-        assert found[-1] < PASSES
+    for qualities in (brighter, darker):
+        assert falls(qualities)
+        assert qualities[0] >= 0.8
+        assert qualities[-1] < PASSES
 
 
 def product_on_white() -> Image.Image:

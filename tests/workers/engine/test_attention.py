@@ -1,0 +1,186 @@
+"""Every attention kernel gives what the unmodified model gives, for any shape of pack."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.batching.packing import Pack
+from rerankfleet.workers.engine import grouped, layout
+from rerankfleet.workers.engine.attention import ATTENTIONS, choose_attention, unavailable
+from rerankfleet.workers.engine.layout import group, lay_out
+from rerankfleet.workers.engine.self_test import reference_margins
+from rerankfleet.workers.engine.varlen import VarlenAttention
+from rerankfleet.workers.engine.weights import Heads
+
+CPU = torch.device("cpu")
+SLOW_SETUP = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+#: (kept, query, document) lengths; equal kept and query lengths make the same part.
+shapes = st.lists(
+    st.tuples(st.sampled_from([3, 11]), st.sampled_from([0, 1, 6, 17]), st.integers(1, 40)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module")
+def plain(model_folder):
+    """The unmodified model's margins of prompts."""
+    from transformers import Qwen3ForCausalLM
+
+    model = Qwen3ForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    return lambda engine, prompts: reference_margins(
+        model, prompts, engine.prompter.yes_id, engine.prompter.no_id
+    )
+
+
+def emulated_varlen(q, k, v, q_starts, k_starts, q_max, k_max):
+    """What a varlen kernel computes, sequence by sequence; causal at the bottom right."""
+    out = torch.empty_like(q)
+    spans = zip(q_starts[:-1], q_starts[1:], k_starts[:-1], k_starts[1:], strict=True)
+    for a, b, c, d in spans:
+        assert b - a <= q_max
+        assert d - c <= k_max
+        mask = torch.ones(b - a, d - c, dtype=torch.bool).tril(int(d - c) - int(b - a))
+        out[a:b] = torch.nn.functional.scaled_dot_product_attention(
+            *(x.transpose(0, 1)[None] for x in (q[a:b], k[c:d], v[c:d])),
+            attn_mask=mask, scale=1.0, enable_gqa=True,
+        )[0].transpose(0, 1)  # fmt: skip
+    return out
+
+
+def use(engine, kernel, monkeypatch):
+    if kernel == "varlen tables":
+        factory = lambda lay, heads, _, device: VarlenAttention(lay, heads, device, emulated_varlen)  # noqa: E731
+    else:
+        _, factory = choose_attention(kernel, CPU, torch.float32)
+    monkeypatch.setattr(engine, "_attention", factory)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    ("kernel", "examples"), [("matmul", 60), ("sdpa", 25), ("varlen tables", 25), ("flex", 6)]
+)
+def test_a_kernel_gives_the_unmodified_models_margins(
+    kernel, examples, engine, plain, score, prompt_of, monkeypatch
+):
+    @settings(max_examples=examples, deadline=None, suppress_health_check=SLOW_SETUP)
+    @example([(3, 6, 30), (3, 6, 29), (3, 17, 30), (3, 6, 5), (11, 0, 9)])
+    @given(shapes)
+    def check(lengths):
+        prompts = [prompt_of(*n, seed=i % 3) for i, n in enumerate(lengths)]
+        engine.free()
+        got, want = score(engine, prompts), plain(engine, prompts)
+        assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-4
+
+    use(engine, kernel, monkeypatch)
+    check()
+
+
+@pytest.mark.parametrize("kernel", ["matmul", "sdpa"])
+def test_blocks_and_groups_of_any_size_give_the_same(
+    kernel, engine, plain, score, prompt_of, monkeypatch
+):
+    prompts = [prompt_of(5, 4, n, seed=n) for n in (150, 70, 69, 68, 33, 1)]
+    want = plain(engine, prompts)
+    use(engine, kernel, monkeypatch)
+    for rows, scores in (((16, 4), 1), ((64, 32), 2000), ((16, 16), 1 << 20), ((256, 32), 1)):
+        monkeypatch.setattr(layout, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(layout, "BLOCK_SCORES_MAX", scores)
+        monkeypatch.setattr(layout, "SCORES_MAX", scores)
+        engine.free()
+        got = score(engine, prompts)
+        assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-4
+
+
+@given(shapes, st.booleans())
+def test_groups_hold_every_segment_once_and_bound_their_scores(prompt_of, lengths, last_only):
+    pack, _ = Pack.of([prompt_of(*n, seed=i % 3) for i, n in enumerate(lengths)])
+    tables = lay_out(pack)
+    segments = tables.documents if last_only else tables.segments
+    groups = group(segments, heads=4, last_only=last_only)
+    rows = {int(r) for g in groups for b in g.blocks for r in b.rows.reshape(-1)}
+    if last_only:
+        assert rows == {s.own[0] + s.own[1] - 1 for s in segments}
+    else:
+        assert rows == {r for s in segments for r in range(s.own[0], s.own[0] + s.own[1])}
+    for g in groups:
+        for b in g.blocks:
+            assert len(g.keys) == 1 or 4 * b.rows.size * b.reach <= layout.SCORES_MAX
+
+
+def test_memory_of_a_long_document_grows_with_its_length(prompt_of):
+    pack, _ = Pack.of([prompt_of(60, 20, 30_000)])
+    (long, *_) = group(lay_out(pack).segments, heads=16)
+    height = layout.BLOCK_ROWS[1]
+    assert max(16 * b.rows.size * b.reach for b in long.blocks) <= 16 * height * 30_080
+    masks = {b.mask.size for b in long.blocks if b.mask is not None}
+    assert max(masks) <= height**2
+
+
+def test_the_kernel_is_the_one_that_was_asked_for():
+    assert choose_attention("auto", CPU, torch.float32)[0] == "matmul"
+    assert choose_attention("auto", CPU, torch.bfloat16)[0] == "sdpa"
+    assert choose_attention("flex", CPU, torch.float32)[0] == "flex"
+    with pytest.raises(ModelRefused, match="'quick' is unknown"):
+        choose_attention("quick", CPU, torch.float32)
+    with pytest.raises(ModelRefused, match="CUDA in bf16 or fp16 only"):
+        choose_attention("flash", CPU, torch.float32)
+    with pytest.raises(ModelRefused, match="fp32 only"):
+        choose_attention("matmul", CPU, torch.bfloat16)
+
+
+def test_cuda_prefers_varlen_kernels_for_half_types(monkeypatch):
+    from rerankfleet.workers.engine import attention
+
+    cuda = torch.device("cuda")
+    assert choose_attention("auto", cuda, torch.float32)[0] == "sdpa"
+    for there, best in ((("flash", "varlen"), "flash"), (("varlen",), "varlen"), ((), "flex")):
+        monkeypatch.setattr(
+            attention,
+            "unavailable",
+            lambda name, *_, there=there: "" if name in (*there, "flex") else "is not installed",
+        )
+        assert attention._best(cuda, torch.bfloat16) == best
+
+
+def test_a_kernel_that_is_not_installed_says_so(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    assert "is not installed" in unavailable("flash", torch.device("cuda"), torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", ATTENTIONS)
+def test_kernels_agree_on_cuda(kernel, load, model_folders, prompt_of, score):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    dtype = torch.float32 if kernel in ("matmul", "sdpa") else torch.bfloat16
+    if reason := unavailable(kernel, torch.device("cuda"), dtype):
+        pytest.skip(f"{kernel} {reason}")
+    prompts = [prompt_of(11, 6, n, seed=n % 3) for n in (40, 39, 20, 1, 300)]
+    name = "fp32" if dtype == torch.float32 else "bf16"
+    engine = load(model_folders["tied"], device="cuda", dtype=name, attention=kernel)
+    want = score(load(model_folders["tied"], device="cpu"), prompts)
+    tolerance = 1e-3 if dtype == torch.float32 else 0.75
+    assert max(abs(a - b) for a, b in zip(score(engine, prompts), want, strict=True)) < tolerance
+
+
+def test_heads_of_one_query_per_key_work(prompt_of):
+    pack, _ = Pack.of([prompt_of(3, 2, 5)])
+    heads = Heads(queries=2, kv=2, dim=4)
+    tables = lay_out(pack)
+    from rerankfleet.workers.engine.workspace import Workspace
+
+    space = Workspace(torch.float32)
+    queries = torch.randn(len(tables.ids), heads.queries * heads.dim)
+    kv = torch.randn(tables.prefix_rows + len(tables.ids), 2 * heads.kv * heads.dim)
+    got = [
+        grouped.GroupedAttention(tables, heads, space, CPU, sdpa=sdpa).all(queries, kv).clone()
+        for sdpa in (False, True)
+    ]
+    assert torch.allclose(*got, atol=1e-5)

@@ -1,0 +1,77 @@
+"""Free memory, as system and container tell it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rerankfleet.workers.engine import memory
+
+CPU = torch.device("cpu")
+SYSTEM = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A machine with 4000 kB free, whose container files a test may write."""
+    (tmp_path / "meminfo").write_text(SYSTEM)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+
+    def container(limit: str, used: int = 1_000_000, cached: int = 500_000) -> None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    return container
+
+
+def test_without_a_container_the_system_counts(system):
+    assert memory.free_bytes(CPU) == 4000 * 1024
+
+
+def test_a_container_without_limit_does_not_count(system):
+    system("max")
+    assert memory.free_bytes(CPU) == 4000 * 1024
+
+
+def test_a_tighter_container_counts(system):
+    system("2000000")
+    assert memory.free_bytes(CPU) == 1_500_000
+
+
+def test_a_container_over_its_limit_has_nothing_free(system):
+    system("100", used=5_000_000)
+    assert memory.free_bytes(CPU) == 0
+
+
+def test_a_system_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    assert memory.free_bytes(CPU) is None
+
+
+def test_what_a_process_holds_is_told_on_a_cpu():
+    before = memory.peak_bytes([CPU])
+    ballast = bytearray(b"x") * (64 << 20)
+
+    assert memory.peak_bytes([CPU]) - before > len(ballast) / 2
+    assert memory.total_bytes([CPU]) == 0
+
+
+def test_a_system_that_does_not_tell_what_a_process_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_STATM", tmp_path / "none")
+    assert memory.peak_bytes([CPU]) == 0
+
+
+def test_of_several_gpus_the_fullest_is_told(monkeypatch):
+    gpus = [torch.device("cuda", number) for number in range(2)]
+    free = {gpus[0]: 900, gpus[1]: 300}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 1000))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * (1 + device.index))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 * (1 + device.index))
+
+    fullest = memory.gpu_bytes(gpus)
+
+    assert fullest == {"used": 20, "reserved": 200, "free": 300, "total": 1000}
+    assert memory.gpu_bytes([CPU]) == {}
