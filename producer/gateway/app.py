@@ -24,6 +24,7 @@ from rerankfleet.producer.gateway.admission import Gateway
 from rerankfleet.producer.gateway.errors import handle_errors
 from rerankfleet.producer.gateway.formats import cohere, native, vllm
 from rerankfleet.producer.gateway.history import History
+from rerankfleet.producer.gateway.middleware import slow_clients
 from rerankfleet.producer.gateway.middleware.body_limits import BodyLimits
 from rerankfleet.producer.gateway.middleware.internal_errors import InternalErrors
 from rerankfleet.producer.gateway.middleware.keys import Keys
@@ -31,7 +32,7 @@ from rerankfleet.producer.gateway.middleware.names import LOCAL, Names
 from rerankfleet.producer.gateway.middleware.request_count import RequestCount
 from rerankfleet.producer.gateway.middleware.request_id import RequestId
 from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
-from rerankfleet.producer.gateway.middleware.slow_clients import UNREAD_S, SlowClients
+from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
@@ -124,7 +125,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that is not read is not kept for ever
-            unread_ms = int(UNREAD_S * 1000)
+            unread_ms = int(slow_clients.UNREAD_S * 1000)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
         listening.bind((host, port))
         listening.listen()

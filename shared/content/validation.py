@@ -27,10 +27,10 @@ def first_error(errors: Sequence[Mapping[str, Any]]) -> tuple[Path, str]:
 def require_json(value: Any, levels: int = NESTING_MAX) -> None:
     """Raise ValueError for a value that would not come back from JSON as it is, or is nested in
     more than so many levels; UnicodeEncodeError for a text that holds half a surrogate pair."""
-    if value is None or isinstance(value, bool):
-        return
     if isinstance(value, str):
         require_text(value)
+    elif value is None or isinstance(value, bool):
+        return
     elif isinstance(value, int | float):
         _require_number(value)
     elif isinstance(value, dict):

@@ -136,17 +136,14 @@ def _request(fields: Mapping[str, Any]) -> RerankRequest:
         path, message = first_error(error.errors())
         hint = CONTENT_HINT if path[:1] == ("query",) else FORMAT_HINT
         raise ItemError("invalid_request", message, hint=hint, path=path) from error
-    _require_json(
-        {
-            ("id",): request.id,
-            ("query",): request.query.text,
-            ("instruction",): request.instruction,
-            ("top_n",): request.top_n,
-            ("metadata",): request.metadata,
-        },
-        NESTING_MAX - _LEVELS_ABOVE_REQUEST,
-        "invalid_request",
+    own = (
+        (("id",), request.id),
+        (("query",), request.query.text),
+        (("instruction",), request.instruction),
+        (("top_n",), request.top_n),
+        (("metadata",), request.metadata),
     )
+    _require_json(own, NESTING_MAX - _LEVELS_ABOVE_REQUEST, "invalid_request", ())
     return request
 
 
@@ -175,16 +172,20 @@ _LEVELS_ABOVE_DOCUMENT = 3
 """And around a document's: the slice, its list of documents, the document."""
 
 
-def _require_json(values: Mapping[Path, Any], levels: int, code: str) -> None:
-    """Raise ItemError for what no shard file can hold: it would stop the whole job."""
-    for path, value in values.items():
+def _require_json(values: Iterable[tuple[Path, Any]], levels: int, code: str, path: Path) -> None:
+    """Raise ItemError for what no shard file can hold: it would stop the whole job. Each value has
+    its path below `path`."""
+    for inside, value in values:
+        if value is None:
+            continue
         try:
             require_json(value, levels)
         except UnicodeEncodeError:
-            message = "holds half a surrogate pair, which is not text"
-            raise ItemError("invalid_text", message, hint=ENCODING_HINT, path=path) from None
+            message, where = "holds half a surrogate pair, which is not text", (*path, *inside)
+            raise ItemError("invalid_text", message, hint=ENCODING_HINT, path=where) from None
         except ValueError as error:
-            raise ItemError(code, str(error), hint=JSON_HINT, path=path) from error
+            where = (*path, *inside)
+            raise ItemError(code, str(error), hint=JSON_HINT, path=where) from error
 
 
 def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
@@ -246,16 +247,12 @@ def valid_document(
     except ValidationError as error:
         inside, message = first_error(error.errors())
         raise ItemError(code, message, hint=hint, path=(*path, *inside)) from error
-    text_path = path if isinstance(value, str) else (*path, "text")
-    _require_json(
-        {
-            (*path, "id"): document.id,
-            text_path: document.text,
-            (*path, "metadata"): document.metadata,
-        },
-        NESTING_MAX - _LEVELS_ABOVE_DOCUMENT,
-        code,
+    own = (
+        (("id",), document.id),
+        (() if isinstance(value, str) else ("text",), document.text),
+        (("metadata",), document.metadata),
     )
+    _require_json(own, NESTING_MAX - _LEVELS_ABOVE_DOCUMENT, code, path)
     return document
 
 
