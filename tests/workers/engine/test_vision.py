@@ -24,7 +24,7 @@ INSTRUCTION = "Find images of gates."
 
 
 def image(rows: int, columns: int, seed: int = 0, frames: int = 1) -> Visual:
-    """Noise of so many tokens."""
+    """Noise of this many tokens."""
     rng = np.random.default_rng([rows, columns, seed])
     drawn = rng.integers(0, 256, (frames, rows * 32, columns * 32, 3), np.uint8)
     return Visual(f"{rows}x{columns}-{seed}-{frames}", tuple(drawn))
@@ -283,7 +283,7 @@ def test_a_query_with_images_is_read_once_for_all_its_documents(vl_engine):
     assert vl_engine.prefix_cache.bytes == cached_bytes > 0
 
 
-def test_the_features_kept_are_bounded(vl_folder):
+def test_the_feature_cache_is_bounded(vl_folder):
     engine = load_engine(str(vl_folder), device="cpu", seen_bytes=20_000)
     for seed in range(6):
         score(engine, prompts_of(engine, Side("q"), [Side(images=(image(3, 3, seed),))]))
@@ -291,7 +291,7 @@ def test_the_features_kept_are_bounded(vl_folder):
     assert engine.feature_cache.bytes > 0
 
 
-def test_an_image_that_could_not_be_had_costs_its_own_pair(vl_engine):
+def test_an_image_that_could_not_be_loaded_costs_its_own_pair(vl_engine):
     lost = ItemError("not_found", "there is no such image")
     good, bad = prompts_of(vl_engine, Side("q"), [Side(images=(image(1, 1),)), lost])
     assert isinstance(good, Prompt)
@@ -411,7 +411,7 @@ def test_swapping_the_image_leaves_the_words_channel(make_reranker, pil_images):
     assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)
 
 
-def test_an_image_costs_the_tower_until_its_features_are_kept(vl_engine):
+def test_an_image_costs_the_tower_until_its_features_are_cached(vl_engine):
     vl_engine.free()
     prompts = prompts_of(vl_engine, Side(images=(image(2, 2),)), [Side(images=(image(4, 6),))])
     before = pack_cost(prompts, vl_engine.prices)
