@@ -185,3 +185,11 @@ def vl_engine(vl_folder: Path):
     from rerankfleet.workers.engine import load_engine
 
     return load_engine(str(vl_folder), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def reference(vl_folder: Path):
+    """The authors' procedure for it."""
+    from tests.support.vl_reference import Reference  # loads torch
+
+    return Reference(vl_folder)

@@ -45,7 +45,7 @@ def test_the_environment_chooses_the_gpus(monkeypatch, chosen, gpus):
     assert visible_gpus() == gpus
 
 
-def test_otherwise_nvidia_smi_is_asked(monkeypatch):
+def test_otherwise_nvidia_smi_lists_them(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(
         launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="0\n1\n")
@@ -56,7 +56,7 @@ def test_otherwise_nvidia_smi_is_asked(monkeypatch):
 @pytest.mark.parametrize(
     "error", [FileNotFoundError(), subprocess.TimeoutExpired("nvidia-smi", 20)]
 )
-def test_a_host_that_cannot_tell_has_no_gpus(monkeypatch, error):
+def test_a_host_without_nvidia_smi_has_no_gpus(monkeypatch, error):
     def fails(*_, **__):
         raise error
 

@@ -49,7 +49,7 @@ def leases(store: Store, hints: RecordedHints, recorder: Recorder) -> Leases:
 
 
 class Thread:
-    """A thread of the pool: claims a shard and holds it until it is told to go on."""
+    """A thread of the pool: claims a shard and holds it until it may go on."""
 
     def __init__(self, leases: Leases, shard: str) -> None:
         self.held: HeldShard | None = None
@@ -219,7 +219,7 @@ def test_renewal_stops_what_was_cancelled_or_lost_and_nothing_else(leases, job, 
         assert kept.stop.is_set()
 
 
-def test_a_closed_hand_stops_what_it_holds_and_takes_nothing_more(leases, job):
+def test_closed_leases_stop_their_shards_and_claim_nothing_more(leases, job):
     with leases.claim(job, "0-10") as held:
         leases.close()
         assert held.stop.is_set()
@@ -227,7 +227,7 @@ def test_a_closed_hand_stops_what_it_holds_and_takes_nothing_more(leases, job):
             assert more is None
 
 
-def test_whoever_waits_to_be_alone_gives_up_when_the_hand_closes(leases, store, start):
+def test_a_claim_that_waits_to_be_alone_ends_when_the_leases_are_closed(leases, store, start):
     suspect(store, "0-10")
     holder = start("10-20")
     assert holder.claimed.wait(WAIT_S)
@@ -239,7 +239,7 @@ def test_whoever_waits_to_be_alone_gives_up_when_the_hand_closes(leases, store, 
     assert waiter.held is None
 
 
-def test_a_process_about_to_end_gives_everything_back_and_blames_nothing(leases, job, store):
+def test_a_process_about_to_exit_releases_all_shards_and_makes_no_suspects(leases, job, store):
     with leases.claim(job, "0-10"), leases.claim(job, "10-20"):
         leases.release_all()
         assert store.shards.leased_count(MODEL) == 0
@@ -271,7 +271,7 @@ def test_giving_everything_back_never_takes_long_nor_raises(leases, job, store, 
     hang.set()
 
 
-def test_a_claim_whose_reply_was_lost_is_asked_again(leases, job, store, monkeypatch):
+def test_a_claim_whose_reply_was_lost_is_repeated(leases, job, store, monkeypatch):
     """Given a Redis that grants the claim and goes away before it answers."""
     claim, tokens = store.shards.claim, []
 
@@ -289,7 +289,7 @@ def test_a_claim_whose_reply_was_lost_is_asked_again(leases, job, store, monkeyp
         assert held.lease.token == tokens[0] == tokens[1]
 
 
-def test_a_hand_tells_for_how_long_it_has_not_been_empty(start, leases):
+def test_leases_know_for_how_long_they_have_held_a_shard(start, leases):
     assert leases.held_s == 0.0
     first = start("0-10")
     assert first.claimed.wait(WAIT_S)

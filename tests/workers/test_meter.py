@@ -24,7 +24,7 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def seen(
+def observed(
     pairs: int, tokens: int, forward_s: float, *, oom: bool = False, waiting_s: float = 0.0
 ) -> Observation:
     return an_observation(
@@ -40,7 +40,7 @@ def seen(
     )
 
 
-def test_before_the_first_pack_the_self_test_tells_the_rate(clock):
+def test_before_the_first_pack_the_rate_is_that_of_the_self_test(clock):
     assert Meter(tokens_per_s=1234).rates() == {
         "pairs_per_s": 0.0,
         "tokens_per_s": 1234,
@@ -61,7 +61,7 @@ def test_rates_are_of_the_last_seconds(clock):
     for _ in range(20):
         clock.now_s += 1
         meter.sample(holding=True)
-        meter.pack(seen(30, 600, 0.5))
+        meter.pack(observed(30, 600, 0.5))
 
     rates = meter.rates()
 
@@ -75,7 +75,7 @@ def test_rates_are_of_the_last_seconds(clock):
 
 def test_an_idle_worker_keeps_its_measured_speed_and_nothing_else(clock):
     meter = Meter(tokens_per_s=1)
-    meter.pack(seen(30, 600, 0.5))
+    meter.pack(observed(30, 600, 0.5))
     for _ in range(5):
         clock.now_s += WINDOW_S / 2
         meter.sample(holding=False)
@@ -89,7 +89,7 @@ def test_an_idle_worker_keeps_its_measured_speed_and_nothing_else(clock):
 def test_a_young_worker_is_not_measured_over_time_it_did_not_live(clock):
     meter = Meter(tokens_per_s=1)
     clock.now_s += 2
-    meter.pack(seen(30, 600, 1.0))
+    meter.pack(observed(30, 600, 1.0))
 
     assert meter.rates()["pairs_per_s"] == 15.0
     assert meter.rates()["busy_share"] == 0.5
@@ -97,7 +97,7 @@ def test_a_young_worker_is_not_measured_over_time_it_did_not_live(clock):
 
 def test_a_pack_that_did_not_fit_is_no_measure(clock):
     meter = Meter(tokens_per_s=7)
-    meter.pack(seen(30, 600, 9.0, oom=True))
+    meter.pack(observed(30, 600, 9.0, oom=True))
 
     assert meter.rates()["tokens_per_s"] == 7
     assert meter.rates()["pairs"] == 0
@@ -108,27 +108,27 @@ def test_shares_stay_between_0_and_1(clock):
     meter = Meter(tokens_per_s=1)
     clock.now_s += 1
     meter.sample(holding=True)
-    meter.pack(seen(1, 1, 50.0))
+    meter.pack(observed(1, 1, 50.0))
 
     assert meter.rates()["busy_share"] == 1.0
     assert meter.rates()["preparing_share"] == 0.0
 
 
-def test_latencies_are_told_by_their_quantiles(clock):
+def test_latencies_are_reported_as_quantiles(clock):
     meter = Meter(tokens_per_s=1)
     for number in range(1, 101):
-        meter.pack(seen(1, 1, number / 100))
+        meter.pack(observed(1, 1, number / 100))
 
     rates = meter.rates()
 
     assert (rates["latency_p50_s"], rates["latency_p95_s"]) == (0.5, 0.95)
 
 
-def test_waiting_is_told_as_a_share_of_the_time_from_prepared_to_scored(clock):
+def test_waiting_is_a_share_of_the_time_from_prepared_to_scored(clock):
     meter = Meter(tokens_per_s=1)
-    meter.pack(seen(1, 1, 0.5, waiting_s=1.5))
-    meter.pack(seen(1, 1, 0.5, waiting_s=0.5), memory_bytes=7)
-    meter.pack(seen(1, 1, 0.0, oom=True), memory_bytes=9)
+    meter.pack(observed(1, 1, 0.5, waiting_s=1.5))
+    meter.pack(observed(1, 1, 0.5, waiting_s=0.5), memory_bytes=7)
+    meter.pack(observed(1, 1, 0.0, oom=True), memory_bytes=9)
 
     assert meter.rates()["waiting_share"] == pytest.approx(2 / 3, abs=1e-3)
     assert meter.rates()["memory_bytes"] == 9

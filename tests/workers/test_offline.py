@@ -91,7 +91,7 @@ def ranked(load, jsonl, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_scores_as_its_values_given_one_by_one(ranked, name):
+def test_a_profile_scores_like_its_values_passed_one_by_one(ranked, name):
     profile = PROFILES[name]
     values = ["--max-length", profile.max_length, "--image-preset", profile.image_preset]
     if profile.instruction:

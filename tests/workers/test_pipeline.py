@@ -132,7 +132,7 @@ def test_scores_stay_with_their_pairs(scorer, stop):
     assert tokens == 2 + 2 + 2 + 1  # each query once, each document
 
 
-def test_what_was_decided_at_the_door_goes_through(scorer, stop):
+def test_failures_of_a_slice_are_passed_on(scorer, stop):
     failure = Failure(line=1, index=1, code="invalid_document", message="m")
     only = Failure(line=2, code="malformed_line", message="m")
     slices = [a_slice(1, 5, failures=[failure]), Slice(line=2, failures=[only])]
@@ -144,7 +144,7 @@ def test_what_was_decided_at_the_door_goes_through(scorer, stop):
     assert second.errors == [only]
 
 
-def test_a_query_that_cannot_be_asked_fails_its_own_pairs(scorer, stop):
+def test_a_query_without_a_prompt_fails_its_own_pairs(scorer, stop):
     slices = [a_slice(1, 5, 6, query="bad"), a_slice(2, 7)]
 
     (first, second), tokens = scorer.score(slices, spec_of(), stop)
@@ -157,7 +157,7 @@ def test_a_query_that_cannot_be_asked_fails_its_own_pairs(scorer, stop):
     assert tokens == 3
 
 
-def test_the_most_particular_instruction_is_asked(scorer, prompter, stop):
+def test_the_most_specific_instruction_is_used(scorer, prompter, stop):
     slices = [a_slice(1, 1), a_slice(2, 2, instruction="its own")]
     prompter.encoded.clear()
 
@@ -189,7 +189,7 @@ def test_how_the_pair_that_breaks_its_pack_is_found_is_counted(scorer, engine, s
     assert counts[BATCH_SPLITS.name][("poison",)] == 2  # 4 pairs, then the latter 2
 
 
-def test_a_broken_device_blames_no_pair(scorer, engine, stop):
+def test_a_broken_device_fails_no_pair(scorer, engine, stop):
     """Given a device that fails on everything after its first error."""
 
     def broken(pack):
@@ -204,7 +204,7 @@ def test_a_broken_device_blames_no_pair(scorer, engine, stop):
     assert len(engine.packs) < 12
 
 
-def test_a_pair_is_not_blamed_for_its_neighbours_in_a_pack(scorer, engine, stop):
+def test_a_pair_does_not_fail_for_its_neighbours_in_a_pack(scorer, engine, stop):
     """Given a pair that fails once, in company, and never again."""
     score = engine.score
 
@@ -237,7 +237,7 @@ def test_pairs_that_break_and_pairs_that_do_not_fit_may_meet(scorer, engine, sto
     assert len(outcome.results) == 8
 
 
-def test_work_that_is_not_wanted_any_more_is_stopped(scorer, stop):
+def test_cancelled_work_is_stopped(scorer, stop):
     stop.set()
     with pytest.raises(Stopped):
         scorer.score([a_slice(1, 5)], spec_of(), stop)

@@ -122,7 +122,7 @@ def test_an_image_is_loaded_once_for_all_pairs_of_a_run(prepare, images):
     assert len(images.loads) == 1
 
 
-def test_a_pair_tells_what_was_done_to_its_images(prepare):
+def test_a_pair_has_the_facts_of_its_images(prepare):
     ((pair,),) = prepare(a_slice(image("q0.9", "q0.7"), query=image("q0.8")))
 
     assert [facts.quality for facts in pair.images] == [0.9, 0.7]
@@ -180,7 +180,7 @@ def test_too_many_images_in_one_content_are_not_even_loaded(prepare, images):
 # ---- quality ------------------------------------------------------------------------------------
 
 
-def test_quality_is_reported_and_does_nothing_unless_it_is_told_to(prepare):
+def test_quality_is_reported_and_has_no_effect_by_default(prepare):
     ((pair,),) = prepare(a_slice(image("q0.1")))
 
     assert pair.quality == 0.1
@@ -432,7 +432,7 @@ def test_a_pixel_budget_keeps_the_presets_shape():
     assert len(keys) == 4
 
 
-def test_provenance_tells_what_a_model_that_sees_is_shown():
+def test_provenance_names_pixels_and_video_of_a_model_that_supports_images():
     engine = Provenance(
         model="m", revision="", template="", dtype="", attention="", device="", version=""
     )

@@ -36,7 +36,7 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-def told(recorder: Recorder, family) -> dict:
+def counted(recorder: Recorder, family) -> dict:
     """The samples of a family that are not 0."""
     return {labels: value for labels, value in recorder.counts()[family.name].items() if value}
 
@@ -64,7 +64,7 @@ def test_what_is_not_listed_is_not_counted(recorder):
     recorder.add(RETRIES, "boredom")
     recorder.add(RETRIES)
 
-    assert told(recorder, RETRIES) == {}
+    assert counted(recorder, RETRIES) == {}
 
 
 def test_threads_lose_nothing(recorder):
@@ -76,7 +76,7 @@ def test_threads_lose_nothing(recorder):
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
 
-    assert told(recorder, RETRIES) == {("fetch",): 4000}
+    assert counted(recorder, RETRIES) == {("fetch",): 4000}
     assert sum(recorder.counts()[QUEUE_WAIT.name][("bulk",)][:-1]) == 4000
 
 
@@ -94,12 +94,12 @@ def test_a_stage_is_timed_however_it_ends(recorder):
     with pytest.raises(OSError, match="gone"), recorder.timed("fetch"):
         raise OSError("gone")
 
-    ((labels, counts),) = told(recorder, STAGES).items()
+    ((labels, counts),) = counted(recorder, STAGES).items()
     assert labels == ("fetch",)
     assert sum(counts[:-1]) == 1
 
 
-def test_a_pack_tells_its_tokens_and_one_that_did_not_fit_its_split(recorder):
+def test_tokens_of_packs_and_splits_of_those_that_did_not_fit_are_counted(recorder):
     recorder.pack(
         an_observation(text_tokens=10, image_tokens=8, video_tokens=6, shared_tokens=3, pairs=2)
     )
@@ -107,9 +107,9 @@ def test_a_pack_tells_its_tokens_and_one_that_did_not_fit_its_split(recorder):
     recorder.pack(an_observation(oom=True, pairs=1))  # an error: nothing to split
 
     kinds = {("text",): 10, ("image",): 2, ("video",): 6, ("shared",): 3}
-    assert told(recorder, TOKENS) == kinds
-    assert told(recorder, BATCH_SPLITS) == {("oom",): 1}
-    assert sum(told(recorder, STAGES)[("forward",)][:-1]) == 3
+    assert counted(recorder, TOKENS) == kinds
+    assert counted(recorder, BATCH_SPLITS) == {("oom",): 1}
+    assert sum(counted(recorder, STAGES)[("forward",)][:-1]) == 3
 
 
 def test_pairs_are_counted_by_what_they_hold_and_what_became_of_them(recorder):
@@ -138,7 +138,7 @@ def test_pairs_are_counted_by_what_they_hold_and_what_became_of_them(recorder):
     ]
     recorder.pairs(slices, outcomes)
     # then each pair is counted once
-    assert told(recorder, PAIRS) == {
+    assert counted(recorder, PAIRS) == {
         ("text", "ok"): 1,
         ("video", "ok"): 1,
         ("image", "error"): 1,
@@ -152,7 +152,7 @@ def failure(line: int, index: int | None, code: str) -> Failure:
 
 
 def test_every_error_of_an_image_is_a_reason_that_is_counted():
-    """Given each code that stands first in an ItemError of `workers/images`."""
+    """Given each code that comes first in an ItemError of `workers/images`."""
     codes = {
         node.args[0].value
         for path in Path(images.__file__).parent.glob("*.py")

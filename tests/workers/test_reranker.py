@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 import rerankfleet
@@ -12,6 +13,12 @@ from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.profiles import PROFILES
 from rerankfleet.workers.batching.packing import Limit
+from rerankfleet.workers.prompting.prompts import Side
+from rerankfleet.workers.prompting.tokens import Visual
+from tests.support.vl_reference import (
+    INSTRUCTION,
+    TOLERANCE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +97,69 @@ def test_threads_that_share_a_reranker_get_their_own_scores(reranker, passages):
         together = list(threads.map(reranker.margins, requests))
     for one, other in zip(alone, together, strict=True):
         assert other == pytest.approx(one, abs=1e-4)
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def pil_images():
+    from PIL import Image
+
+    rng = np.random.default_rng(4)
+    return [Image.fromarray(rng.integers(0, 256, (96, 128, 3), np.uint8)) for _ in range(3)]
+
+
+@pytest.fixture(scope="session")
+def make_reranker(vl_folder):
+    from rerankfleet import Reranker
+
+    return lambda **options: Reranker(str(vl_folder), engine={"device": "cpu"}, **options)
+
+
+def test_pil_images_score_as_the_pixels_that_prepare_image_gives(
+    make_reranker, pil_images, reference
+):
+    from rerankfleet import prepare_image
+
+    one, two, _ = pil_images
+    got = make_reranker(instruction=INSTRUCTION).margins(
+        {"query": "a gate", "documents": [{"image": one}, {"text": "stone", "image": [two, one]}]}
+    )
+    visuals = [Visual(str(n), (prepare_image(image).pixels,)) for n, image in enumerate((one, two))]
+    want = [
+        reference.margin(Side("a gate"), Side(images=(visuals[0],))),
+        reference.margin(Side("a gate"), Side("stone", (visuals[1], visuals[0]))),
+    ]
+    assert got == pytest.approx(want, abs=TOLERANCE)
+
+
+def test_channels_are_the_margins_of_the_parts(make_reranker, pil_images):
+    plain, explained = make_reranker(), make_reranker(explain=True)
+    one, two, _ = pil_images
+    query = {"text": "a gate", "image": one}
+    request = {"query": query, "documents": [{"text": "stone", "image": two}, {"image": two}, "s"]}
+    both, image, words = explained.results(request)
+
+    assert [r.margin for r in (both, image, words)] == pytest.approx(
+        plain.margins(request), abs=TOLERANCE
+    )
+    assert both.channels is not None
+    for name, margin in both.channels.items():
+        q, d = name.split("-")
+        (want,) = plain.margins(
+            {"query": {q: query[q]}, "documents": [{d: request["documents"][0][d]}]}
+        )
+        assert margin == pytest.approx(want, abs=TOLERANCE), name
+    assert set(both.channels) == {"text-text", "text-image", "image-text", "image-image"}
+    assert set(image.channels) == {"text-image", "image-image"}
+    assert set(words.channels) == {"text-text", "image-text"}
+
+
+def test_swapping_the_image_leaves_the_words_channel(make_reranker, pil_images):
+    reranker = make_reranker(explain=True)
+    one, two, three = pil_images
+    documents = [{"text": "stone", "image": image} for image in (two, three)]
+    a, b = reranker.results({"query": {"text": "gate", "image": one}, "documents": documents})
+    assert a.channels["text-text"] == pytest.approx(b.channels["text-text"], abs=TOLERANCE)
+    assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)

@@ -87,7 +87,7 @@ def test_a_commit_outlives_a_redis_that_is_away(lease, store, hints, monkeypatch
     assert store.jobs.get("j").number("scored") == 1
 
 
-def test_a_commit_that_is_not_wanted_any_more_stops_waiting(lease, store, hints, monkeypatch):
+def test_a_stopped_commit_stops_waiting(lease, store, hints, monkeypatch):
     def away(*_):
         raise redis.ConnectionError("away")
 

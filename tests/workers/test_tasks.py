@@ -1,4 +1,4 @@
-"""The story of a shard in hand: only a process that dies leaves a suspect behind."""
+"""A shard from claim to commit: only a process that dies leaves a suspect behind."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
 
 
 def state(store) -> dict:
-    """What the store knows of the shard; t is its lease, s says that it is a suspect."""
+    """The record of the shard; t is its lease, s says that it is a suspect."""
     return json.loads(store.client.hget(store.keys.job_open("j"), "0-1"))
 
 
@@ -123,7 +123,7 @@ def test_a_committed_shard_is_counted_and_a_late_one_is_not(runtime, job, store)
     [(StorageUnavailable("no answer"), "storage"), (redis.ConnectionError("away"), "redis")],
     ids=repr,
 )
-def test_what_is_given_back_since_something_is_away_is_counted(error, reason, runtime, job):
+def test_shards_released_in_an_outage_are_counted(error, reason, runtime, job):
     runtime.scorer.fails_with = error
 
     tasks.score_shard(runtime, job, "0-1")
@@ -174,7 +174,7 @@ def test_a_job_of_a_newer_version_is_left_to_a_newer_worker(runtime, job, store)
     assert "paused" not in store.client.hgetall(key)
 
 
-def test_what_nobody_foresaw_pauses_the_job_and_blames_no_shard(runtime, job, store):
+def test_an_internal_error_pauses_the_job_and_makes_no_suspect(runtime, job, store):
     runtime.scorer.fails_with = ValueError("odd")
 
     tasks.score_shard(runtime, job, "0-1")
@@ -197,7 +197,7 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
     assert store.jobs.get(job).progress.done == 0
 
 
-def test_a_part_says_what_images_were_brought_to(runtime, job, store, objects):
+def test_a_part_names_the_options_of_images(runtime, job, store, objects):
     tasks.score_shard(runtime, job, "0-1")
 
     ((start, _, part),) = store.jobs.parts(job)
@@ -205,9 +205,7 @@ def test_a_part_says_what_images_were_brought_to(runtime, job, store, objects):
     assert provenance.pixels == "general:1024x768:crop:0.15:bicubic:blur:1843200"
 
 
-def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_images(
-    runtime, job, store, objects
-):
+def test_a_part_of_a_text_model_names_no_options_of_images(runtime, job, store, objects):
     runtime.supports_images = False
     tasks.score_shard(runtime, job, "0-1")
 
@@ -216,7 +214,7 @@ def test_a_part_of_a_model_that_reads_text_only_says_nothing_of_images(
     assert provenance == PROVENANCE
 
 
-def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypatch):
+def test_a_part_that_cannot_be_written_is_reported(runtime, job, store, monkeypatch):
     def refuse(*_, **__):
         raise NotAllowed("the bucket is not allowed")
 
@@ -227,7 +225,7 @@ def test_a_part_that_cannot_be_written_is_said_so(runtime, job, store, monkeypat
     assert "cannot be done: the bucket" in store.jobs.get(job).paused
 
 
-def test_a_job_whose_languages_cannot_be_told_here_is_paused_and_says_why(
+def test_a_job_that_needs_a_missing_language_detector_is_paused_with_the_reason(
     runtime, job, store, monkeypatch
 ):
     # given a worker without the extra
@@ -274,7 +272,7 @@ def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, sto
         assert store.shards.leased_count(MODEL) == 1  # it runs out
 
 
-def test_a_second_signal_ends_the_process_and_blames_no_shard(runtime, job, store, monkeypatch):
+def test_a_second_signal_ends_the_process_and_makes_no_suspect(runtime, job, store, monkeypatch):
     handlers = {}
     monkeypatch.setattr("signal.signal", handlers.__setitem__)
     runtime.settings = runtime.settings.model_copy(update={"drain_s": 1e6})

@@ -16,7 +16,7 @@ INTERACTIVE = model_queue("m", Priority.interactive)
 
 
 class Consumer:
-    """Celery's consumer as far as the gate knows it; `listens` is the order of the queues."""
+    """Celery's consumer as far as the throttle knows it; `listens` is the order of the queues."""
 
     def __init__(self) -> None:
         self.listens = model_queues("m")
@@ -100,7 +100,7 @@ def test_a_slot_that_was_filled_meanwhile_consumes_nothing_more(throttle, consum
 
 
 def test_a_connection_lost_while_listening_again_forgets_no_queue(throttle, consumer):
-    """Given a connection that is lost just when a hand comes free."""
+    """Given a connection that is lost just when a slot becomes free."""
     take(throttle, consumer, BULK[0])
     take(throttle, consumer, BULK[0])
     throttle.done(BULK[0])

@@ -107,14 +107,14 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
 @pytest.mark.parametrize(
     ("idle_s", "held_s", "preparing_s"),
     [
-        (3.0, 10.0, 3.0),  # shards were in hand all the time
+        (3.0, 10.0, 3.0),  # shards were held all the time
         (3.0, 2.5, 2.0),  # they came while the device stood idle; half a second it computed
         (3.0, 0.5, 0.0),  # they came with the pack
         (3.0, 0.0, 0.0),  # they are gone already
         (0.0, 10.0, 0.0),
     ],
 )
-def test_preparing_is_idleness_with_shards_in_hand(
+def test_preparing_is_idle_time_while_shards_are_held(
     agent, batcher, fleet, idle_s, held_s, preparing_s
 ):
     observation = replace(pack(), preparing_s=idle_s, forward_s=0.5)
@@ -142,7 +142,7 @@ def test_the_settings_become_a_policy():
     assert (policy.pairs_max, policy.pairs_low, policy.pairs_high) == (32, 4, 24)
 
 
-def test_no_policy_asks_for_more_than_memory_allows():
+def test_no_policy_exceeds_what_memory_allows():
     assert policy_of(Settings(), tokens_max=5000).tokens_max == 5000
     assert policy_of(Settings(), tokens_max=10).tokens_max == 64
 

@@ -1,4 +1,4 @@
-"""The monitor decides on batch limits: from what was observed, once, whatever workers say."""
+"""The monitor decides on batch limits: from observations, once, whatever false ones there are."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_a_fit_knows_how_slow_its_slow_packs_are():
     assert math.isclose(fit.p95_s(1000.0), 1.2 * seconds(1000.0), rel_tol=0.05)
 
 
-def test_packs_of_one_size_do_not_wash_away_what_others_told():
+def test_packs_of_one_size_do_not_wash_out_what_others_taught():
     fit = Fit.guessed(0.1, 3e-4).learn([(c, seconds(c)) for c in (500.0, 2000.0, 4000.0)] * 5)
     fit = fit.learn([(4000.0, seconds(4000.0))] * 500)
     assert math.isclose(fit.overhead_s, OVERHEAD_S, rel_tol=0.1)

@@ -113,7 +113,7 @@ def test_model_knows_from_two_sizes_how_much_memory_a_third_needs():
     assert state.reason == "memory: a pack of 6,500 tokens needs 8.5 of 10.0 GB"
 
 
-def test_after_out_of_memory_the_memory_that_it_had_tells_the_ceiling():
+def test_after_out_of_memory_the_ceiling_follows_from_the_memory_that_the_pack_had():
     settings = policy()
     state = start(settings, 1000, rates=RATES)
     packs = [pack(c, memory_bytes=int(2e9 + 1e6 * c)) for c in (1000.0, 4000.0)]
@@ -232,7 +232,7 @@ def test_a_device_that_cannot_meet_the_target_gets_packs_of_twice_its_overhead()
     assert state.reason.startswith("latency: a pack of ")
 
 
-def test_nothing_seen_changes_nothing():
+def test_without_observations_nothing_changes():
     settings = policy()
     state = start(settings, 1000, rates=RATES)
     assert decide(settings, state, [], NOW_S) == state

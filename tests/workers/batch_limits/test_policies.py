@@ -73,7 +73,7 @@ def test_a_self_test_without_overhead_leaves_room_for_some():
 
 
 @pytest.mark.parametrize("name", ["model", "thresholds", "aimd", "fixed"])
-def test_memory_survives_json(name):
+def test_a_state_survives_json(name):
     settings = policy(name)
     state = working(settings, start(settings, 64, 8, RATES), 10, interactive=True)
     state = after(settings, state, [pack(500.0, oom=True)])
@@ -87,7 +87,7 @@ def test_memory_survives_json(name):
     "text",
     [None, "", "{}", "[]", "null", "nonsense", '{"tokens": 1}', b"\xff\xfe"],
 )
-def test_nonsense_is_no_memory(text):
+def test_nonsense_is_no_state(text):
     assert PolicyState.from_json(text) is None
 
 
@@ -102,7 +102,7 @@ def test_nonsense_is_no_memory(text):
         ("interactive_at_s", math.nan),
     ],
 )
-def test_a_memory_with_a_wrong_field_is_no_memory(field, value):
+def test_a_state_with_a_wrong_field_is_none(field, value):
     whole = json.loads(start(policy(), 1000, rates=RATES).to_json())
     assert PolicyState.from_json(json.dumps(whole | {field: value})) is None
 

@@ -76,13 +76,13 @@ rates = st.none() | st.tuples(st.floats(0, 10), st.floats(0, 1))
 def history(
     settings: PolicySettings, state: PolicyState, rounds: Sequence[tuple[list[Observation], float]]
 ) -> list[PolicyState]:
-    """The memories after each round, kept as JSON in between."""
+    """The states after each round, stored as JSON in between."""
     states, now_s = [state], 1e6
     for observations, passed_s in rounds:
         now_s += passed_s
-        kept = PolicyState.from_json(states[-1].to_json())
-        assert kept == states[-1]
-        states.append(decide(settings, kept, observations, now_s))
+        stored = PolicyState.from_json(states[-1].to_json())
+        assert stored == states[-1]
+        states.append(decide(settings, stored, observations, now_s))
     return states
 
 

@@ -122,7 +122,7 @@ def test_aimd_adds_while_no_pack_is_late_and_takes_a_part_when_one_is():
     assert after(settings, state, [late]).tokens == 3302
 
 
-def test_fixed_changes_for_out_of_memory_only_and_comes_back():
+def test_fixed_changes_after_out_of_memory_only_and_recovers():
     settings = policy("fixed")
     state = start(settings, 4000, 50)
     assert (state.tokens, state.pairs, state.reason) == (4000, 50, "set")

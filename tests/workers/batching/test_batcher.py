@@ -271,7 +271,7 @@ def test_what_is_observed_of_a_pack(engine, start):
     assert not pack.interactive
 
 
-def test_tokens_of_images_are_told_apart(start):
+def test_tokens_of_images_are_counted_apart(start):
     visual = Visual("drawn", (np.zeros((64, 96, 3), np.uint8),))
     document = Tokens.of([9, *[0] * visual.tokens, 9], [(1, visual)])
     observations = []
@@ -283,7 +283,7 @@ def test_tokens_of_images_are_told_apart(start):
     assert (observations[0].image_tokens, observations[0].text_tokens) == (12, 8)
 
 
-def test_the_first_packs_are_a_warm_up_and_so_is_one_after_memory_was_given_back(engine, start):
+def test_the_first_packs_are_a_warm_up_and_so_is_one_after_memory_was_freed(engine, start):
     engine.fits = 1
     observations = []
     batcher = start(on_pack=observations.append)
@@ -297,7 +297,7 @@ def test_the_first_packs_are_a_warm_up_and_so_is_one_after_memory_was_given_back
     assert marks[WARM_UP_PACKS:] == [(False, False), (True, False), (False, True), (False, False)]
 
 
-def test_a_pack_with_interactive_pairs_is_told_apart(engine, start):
+def test_a_pack_with_interactive_pairs_is_marked(engine, start):
     observations = []
     batcher = start(on_pack=observations.append)
     with held(engine, batcher):
@@ -308,7 +308,7 @@ def test_a_pack_with_interactive_pairs_is_told_apart(engine, start):
     assert [(pack.pairs, pack.interactive) for pack in observations] == [(1, False), (2, True)]
 
 
-def test_a_pack_that_a_limit_did_not_end_is_not_said_to_be_limited(engine, start):
+def test_a_pack_that_the_limit_did_not_bound_is_not_marked_as_limited(engine, start):
     """Given pairs that must not share a pack with others."""
     observations = []
     batcher = start(Limit(12), on_pack=observations.append)
@@ -382,7 +382,7 @@ def test_the_watchdog_sees_progress_and_surrounds_each_pack(engine, start):
     assert inside == ["in", "out"] * 2
 
 
-def test_a_pack_in_flight_when_the_device_thread_dies_is_told_so(engine, start, monkeypatch):
+def test_a_pack_in_flight_fails_when_the_device_thread_dies(engine, start, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     batcher = start()
     assert batcher.alive
@@ -398,7 +398,7 @@ def test_a_pack_in_flight_when_the_device_thread_dies_is_told_so(engine, start, 
     wait_until(lambda: not batcher.alive)
 
 
-def test_memory_that_cannot_be_given_back_does_not_end_the_loop(engine, start, monkeypatch, caplog):
+def test_memory_that_cannot_be_freed_does_not_end_the_loop(engine, start, monkeypatch, caplog):
     def refuse():
         raise RuntimeError("CUDA error")
 
@@ -422,7 +422,7 @@ def test_a_submit_apart_shares_no_pack_with_others(engine, start):
 
 
 def test_a_large_submit_is_not_overtaken_for_ever_by_small_ones(engine, start):
-    """Given much that waits and a submit too large to join it, later ones stand behind it."""
+    """Given a full queue and a submission too large for it, later ones wait behind that one."""
     batcher = start(Limit(6), waiting_tokens_max=40)
     with held(engine, batcher):
         waiting = [batcher.submit([prompt(n)]) for n in (1, 2)]

@@ -135,7 +135,7 @@ def test_an_image_goes_with_all_its_queries():
     assert keys == ["0"] * 4
 
 
-def test_tokens_of_images_and_of_video_frames_are_told_apart():
+def test_tokens_of_images_and_of_video_frames_are_counted_apart():
     pixels = np.zeros((32, 64, 3), np.uint8)
     image, step = Visual("image", (pixels,)), Visual("step", (pixels, pixels))
     document = Tokens.of(range(9), [(0, image), (2, step), (4, step)])
@@ -145,7 +145,7 @@ def test_tokens_of_images_and_of_video_frames_are_told_apart():
     assert pack.tokens(TEXT) == PackTokens(text=5, image=6, video=4, shared=0)
 
 
-def test_a_query_with_an_image_is_computed_once_and_then_kept():
+def test_a_query_with_an_image_is_computed_once_and_then_cached():
     prefix = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
     pack, _ = Pack.of([Prompt(prefix, Tokens.of([]), Tokens.of([3] * n)) for n in (4, 5)])
 
@@ -187,8 +187,8 @@ def test_a_query_with_an_image_is_paid_for_once_a_pack():
     assert pack_cost((i.prompt for i in taken), TEXT) == pytest.approx(14, rel=0.01)
 
 
-def test_an_image_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
-    """Given a tower that costs ten tokens an image, and one of two images that is kept."""
+def test_an_image_that_is_not_cached_costs_the_tower_once_per_pack():
+    """Given a tower that costs ten tokens an image, and one of two images that is cached."""
     new, old = (Visual(name, (np.zeros((32, 32, 3), np.uint8),)) for name in ("new", "old"))
     prices = Prices(tower=lambda tokens: 10.0 * tokens, cached_images={"old"})
 
@@ -207,7 +207,7 @@ def test_an_image_that_the_tower_has_not_seen_is_paid_for_once_a_pack():
     assert len(taken) == 4
 
 
-def test_a_query_with_an_image_is_free_once_it_is_kept():
+def test_a_query_with_an_image_is_free_once_it_is_cached():
     prefix = Tokens.of([1, 2], [(1, Visual("q", (np.zeros((32, 32, 3), np.uint8),)))])
     prompt = Prompt(prefix, Tokens.of([]), Tokens.of([3]))
     before = Prices(tower=lambda tokens: 10.0 * tokens)

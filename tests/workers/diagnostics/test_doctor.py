@@ -1,4 +1,4 @@
-"""`rerank doctor`: what is well is said, what is broken is named with its remedy."""
+"""`rerank doctor`: what works is reported, what is broken comes with a remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def healthy(settings, store, fleet, monkeypatch) -> Settings:
     return settings
 
 
-def found(checks: list[Check], name: str) -> Check:
+def finding(checks: list[Check], name: str) -> Check:
     (check,) = [check for check in checks if check.name == name]
     return check
 
@@ -53,9 +53,9 @@ def test_a_fleet_that_works_has_nothing_broken(healthy):
 
     assert broken(checks) == {}
     for name in ("settings", "storage", "Redis", "clock", "coordinator", "maxmemory-policy"):
-        assert found(checks, name).verdict == "ok", name
-    assert found(checks, "workers").found == f"{MODEL}: 1 ready"
-    assert "jobs are lost" in found(checks, "append-only file").found
+        assert finding(checks, name).verdict == "ok", name
+    assert finding(checks, "workers").found == f"{MODEL}: 1 ready"
+    assert "jobs are lost" in finding(checks, "append-only file").found
     assert all(check.remedy for check in checks if check.verdict != "ok")
 
 
@@ -64,21 +64,21 @@ def test_the_storage_is_left_as_it_was(healthy):
     assert not [p for p in Path(healthy.storage).rglob("*") if p.is_file()]
 
 
-def test_an_append_only_file_is_seen(healthy, tmp_path, monkeypatch):
+def test_an_append_only_file_is_reported(healthy, tmp_path, monkeypatch):
     with valkey(tmp_path, appendonly="yes") as url:
         monkeypatch.setenv("RERANK_REDIS_URL", url)
-        assert found(examine(), "append-only file").verdict == "ok"
+        assert finding(examine(), "append-only file").verdict == "ok"
 
 
 def test_a_server_that_drops_keys_is_broken(healthy, tmp_path, monkeypatch):
     with valkey(tmp_path, maxmemory="64mb", maxmemory_policy="allkeys-lru") as url:
         monkeypatch.setenv("RERANK_REDIS_URL", url)
-        check = found(examine(), "maxmemory-policy")
+        check = finding(examine(), "maxmemory-policy")
     assert (check.verdict, check.found) == ("broken", "allkeys-lru at 64 MiB: keys vanish")
     assert "noeviction" in check.remedy
 
 
-def test_no_redis_is_broken_and_says_where_it_looked(healthy, monkeypatch):
+def test_an_unreachable_redis_is_broken_and_its_address_is_reported(healthy, monkeypatch):
     port = free_port()
     monkeypatch.setenv("RERANK_REDIS_URL", f"redis://me:hush@127.0.0.1:{port}/0")
 
@@ -86,7 +86,7 @@ def test_no_redis_is_broken_and_says_where_it_looked(healthy, monkeypatch):
 
     assert f"Redis at redis://me:***@127.0.0.1:{port}/0 does not answer" in broken(checks)["Redis"]
     assert "hush" not in str(checks)
-    assert found(checks, "storage").verdict == "ok"
+    assert finding(checks, "storage").verdict == "ok"
 
 
 def test_a_wrong_setting_is_broken(healthy, monkeypatch):
@@ -105,13 +105,13 @@ def test_a_storage_that_may_only_be_read_is_broken(healthy, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("rerankfleet.shared.storage.objects.publish_file", refuse)
-    check = found(examine(), "storage")
+    check = finding(examine(), "storage")
     assert (check.verdict, check.remedy) == ("broken", "check permissions")
 
 
 def test_a_root_that_does_not_exist_is_named(healthy):
     healthy.allowed_roots[0].rmdir()
-    check = found(examine(), "allowed roots")
+    check = finding(examine(), "allowed roots")
     assert check.verdict == "warning"
     assert str(healthy.allowed_roots[0]) in check.found
 
@@ -126,8 +126,8 @@ def test_workers_that_differ_are_named(healthy, fleet):
 
     checks = examine()
 
-    assert found(checks, "workers of one model differ").verdict == "warning"
-    assert "of version 0.0.1" in found(checks, "workers").found
+    assert finding(checks, "workers of one model differ").verdict == "warning"
+    assert "of version 0.0.1" in finding(checks, "workers").found
 
 
 def test_shards_without_a_worker_are_broken(healthy, store):
@@ -141,20 +141,20 @@ def test_shards_without_a_worker_are_broken(healthy, store):
 
 def test_no_worker_at_all_is_worth_a_word(healthy, fleet):
     fleet.leave("w1")
-    assert found(examine(), "workers").verdict == "warning"
+    assert finding(examine(), "workers").verdict == "warning"
 
 
 def test_a_clock_that_is_off_is_named(healthy, monkeypatch):
     real = time.time
     monkeypatch.setattr(doctor.time, "time", lambda: real() + 30)
-    assert found(examine(), "clock").found.startswith("+30")
+    assert finding(examine(), "clock").found.startswith("+30")
 
 
 def test_an_old_server_is_named(healthy, monkeypatch):
     monkeypatch.setattr(doctor.Store, "server_info", lambda _: {"redis_version": "6.2.1"})
     checks = examine()
-    assert found(checks, "Redis").verdict == "warning"
-    assert "redis 6.2.1 at" in found(checks, "Redis").found
+    assert finding(checks, "Redis").verdict == "warning"
+    assert "redis 6.2.1 at" in finding(checks, "Redis").found
 
 
 # ---- this machine -------------------------------------------------------------------------------
@@ -165,8 +165,8 @@ def test_a_machine_that_only_submits_is_no_broken_one(healthy, monkeypatch):
 
     checks = examine("pocket-text")
 
-    assert found(checks, "scoring").verdict == "warning"
-    assert "rerankfleet[worker]" in found(checks, "scoring").remedy
+    assert finding(checks, "scoring").verdict == "warning"
+    assert "rerankfleet[worker]" in finding(checks, "scoring").remedy
     assert list(broken(checks)) == ["model"]
 
 
@@ -175,7 +175,7 @@ def test_a_gpu_that_torch_cannot_use_is_broken(healthy, monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda package: "2.10.0+cpu")
     assert "torch 2.10.0+cpu cannot use them" in broken(examine())["GPUs"]
     monkeypatch.setattr(doctor, "_version", lambda package: "2.10.0")
-    assert found(examine(), "GPUs").found == "NVIDIA H200"
+    assert finding(examine(), "GPUs").found == "NVIDIA H200"
 
 
 # ---- a model ------------------------------------------------------------------------------------
@@ -203,13 +203,13 @@ def edit_tokeniser(folder: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["pocket-text", "pocket-vl"])
-def test_the_pocket_models_are_well(name):
+def test_the_pocket_models_are_ok(name):
     checks = list(check_model(name))
     assert {check.verdict for check in checks} == {"ok"}
     assert [check.name for check in checks] == ["model", "tokens", "template", "vocabulary"]
 
 
-def test_models_of_both_kinds_are_well(model_folder, vl_folder):
+def test_models_of_both_kinds_are_ok(model_folder, vl_folder):
     for folder in (model_folder, vl_folder):
         assert {check.verdict for check in check_model(str(folder))} == {"ok"}
 
@@ -247,7 +247,7 @@ def test_token_ids_of_another_model_are_broken(vl_folder, tmp_path):
     folder = shutil.copytree(vl_folder, tmp_path / "wrong")
     change_config(folder, image_token_id=7)
 
-    check = found(list(check_model(str(folder))), "token ids")
+    check = finding(list(check_model(str(folder))), "token ids")
 
     assert check.verdict == "broken"
     assert "image_token_id 7" in check.found
@@ -264,7 +264,7 @@ def test_ids_that_are_not_the_published_ones_are_broken(copy, monkeypatch):
     assert "the assistant turn is" in findings["template"]
 
 
-def test_ids_as_published_are_well(copy, monkeypatch):
+def test_published_ids_are_ok(copy, monkeypatch):
     source = model_check.TokenSource(copy)
     ids = {name: source.token(name) for name in model_check.QWEN_IDS | model_check.QWEN_TEXT_IDS}
     monkeypatch.setattr(model_check, "QWEN_TOKENS", 100)
@@ -313,7 +313,7 @@ def test_damaged_weights_say_so(copy):
     assert check.verdict == "warning"
 
 
-def test_a_hub_model_is_looked_at_only_where_it_is(monkeypatch, tmp_path):
+def test_a_hub_model_is_checked_only_where_it_was_downloaded(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (check,) = check_model("org/never-downloaded")

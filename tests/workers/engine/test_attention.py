@@ -18,7 +18,7 @@ from rerankfleet.workers.engine.weights import Heads
 
 CPU = torch.device("cpu")
 SLOW_SETUP = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-#: (kept, query, document) lengths; equal kept and query lengths make the same part.
+#: (prefix, query, document) lengths; equal prefix and query lengths make the same part.
 shapes = st.lists(
     st.tuples(st.sampled_from([3, 11]), st.sampled_from([0, 1, 6, 17]), st.integers(1, 40)),
     min_size=1,
@@ -121,7 +121,7 @@ def test_memory_of_a_long_document_grows_with_its_length(prompt_of):
     assert max(masks) <= height**2
 
 
-def test_the_kernel_is_the_one_that_was_asked_for():
+def test_the_kernel_is_the_one_that_was_named():
     assert choose_attention("auto", CPU, torch.float32)[0] == "matmul"
     assert choose_attention("auto", CPU, torch.bfloat16)[0] == "sdpa"
     assert choose_attention("flex", CPU, torch.float32)[0] == "flex"

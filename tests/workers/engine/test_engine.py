@@ -170,7 +170,7 @@ def test_a_damaged_model_gives_nan_for_the_pairs_concerned(model_folders, encode
     assert broken != broken
 
 
-def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
+def test_a_cached_tensor_is_reported_as_present(load, model_folders, encode, score):
     engine = load(model_folders["tied"], kept_bytes=1 << 20)
     prompts = encode(engine, [("q", "a"), ("q", "b")], instruction="an instruction of its own")
     hits, misses = engine.lookups["prefix"]
@@ -182,7 +182,7 @@ def test_what_is_kept_is_told_to_be_there(load, model_folders, encode, score):
     assert engine.gpu_bytes() == {}
 
 
-def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score):
+def test_cached_prefixes_stay_within_their_bytes(load, model_folders, encode, score):
     roomy = load(model_folders["tied"])
     need = 200 * roomy.decoder.prefix_bytes_per_token
     tight = load(model_folders["tied"], kept_bytes=need)
@@ -204,7 +204,7 @@ def test_kept_states_stay_within_their_bytes(load, model_folders, encode, score)
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
     ],
 )
-def test_running_out_of_memory_is_told_apart(
+def test_running_out_of_memory_is_an_error_of_its_own(
     error, load, model_folders, encode, monkeypatch, score
 ):
     engine = load(model_folders["tied"])

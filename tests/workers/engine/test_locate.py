@@ -61,7 +61,7 @@ class Response:
         (RevisionNotFoundError("404", response=Response()), "has no revision"),
     ],
 )
-def test_a_hub_name_that_cannot_be_had_says_why(error, sentence, monkeypatch):
+def test_a_hub_name_that_cannot_be_downloaded_has_a_reason(error, sentence, monkeypatch):
     def fail(*_, **__):
         raise error
 

@@ -1,4 +1,4 @@
-"""Free memory, as system and container tell it."""
+"""Free memory of the system and of the container."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_a_container_over_its_limit_has_nothing_free(system):
     assert memory.free_bytes(CPU) == 0
 
 
-def test_a_system_that_does_not_tell_is_unknown(tmp_path, monkeypatch):
+def test_a_system_without_figures_is_unknown(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.free_bytes(CPU) is None
 
 
-def test_what_a_process_holds_is_told_on_a_cpu():
+def test_on_a_cpu_the_resident_memory_counts():
     before = memory.peak_bytes([CPU])
     ballast = bytearray(b"x") * (64 << 20)
 
@@ -59,12 +59,12 @@ def test_what_a_process_holds_is_told_on_a_cpu():
     assert memory.total_bytes([CPU]) == 0
 
 
-def test_a_system_that_does_not_tell_what_a_process_holds(tmp_path, monkeypatch):
+def test_an_unknown_resident_memory_is_zero(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_STATM", tmp_path / "none")
     assert memory.peak_bytes([CPU]) == 0
 
 
-def test_of_several_gpus_the_fullest_is_told(monkeypatch):
+def test_of_several_gpus_the_fullest_is_reported(monkeypatch):
     gpus = [torch.device("cuda", number) for number in range(2)]
     free = {gpus[0]: 900, gpus[1]: 300}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device], 1000))

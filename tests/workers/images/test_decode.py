@@ -97,7 +97,7 @@ def test_an_animation_gives_its_first_frame():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_image_is_looked_at_upright(kind, orientation):
+def test_a_rotated_image_is_turned_upright(kind, orientation):
     upright = Image.new("RGB", (256, 128), "white")
     ImageDraw.Draw(upright).rectangle((0, 0, 63, 31), fill="black")
     back = {
@@ -153,7 +153,7 @@ def test_a_crop_cuts_around_the_centre(leaves):
     assert (prepared.pixels == np.asarray(plain)).all()
 
 
-def test_padding_stands_around_the_whole_image():
+def test_padding_is_around_the_whole_image():
     options = ImageSpec(resize_mode="fit", pad_color=(1, 2, 3))
     prepared = decode(encoded(Image.new("RGB", (1000, 1000), "white"), "PNG"), options)
     assert prepared.size == (1024, 768)
@@ -186,7 +186,7 @@ def test_prepare_image_takes_what_a_program_holds(leaves, jpeg, tmp_path):
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and has none."""
+    """A PNG whose header claims this size, without any pixels."""
     chunks = b"\x89PNG\r\n\x1a\n"
     for name, body in (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),

@@ -48,7 +48,7 @@ def test_sizes_of_well_known_sources(source, options, size, mode):
     assert (plan.size, plan.mode) == (size, mode)
 
 
-def test_a_crop_is_around_the_centre_and_says_what_it_cut_away():
+def test_a_crop_is_around_the_centre_and_its_loss_is_known():
     plan = plan_size(640, 400, GENERAL)  # 8:5: 16:9 loses 10 %, 4:3 would lose 17 %
     assert plan.box == (0, 20, 640, 380)
     assert plan.cropped_share == pytest.approx(0.1)
@@ -86,7 +86,7 @@ def test_any_source_gets_a_size_within_the_rules(width, height, preset, mode):
 
 
 @given(sides, sides, st.integers(4096, 1_000_000), st.sampled_from(["general", "reference"]))
-def test_an_image_has_the_pixels_that_were_asked_for(width, height, pixels, preset):
+def test_an_image_has_the_requested_pixels(width, height, pixels, preset):
     if max(width, height) > 200 * min(width, height):
         return
     mode = "fit" if preset == "general" else "crop"

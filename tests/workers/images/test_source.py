@@ -107,7 +107,7 @@ def test_what_is_done_with_images_is_counted(folder, settings):
     assert counts[SOURCE_BYTES.name][()][-1] == len(png(1))
 
 
-def test_one_image_may_be_wanted_in_two_sizes(source):
+def test_one_image_may_be_requested_in_two_sizes(source):
     small = ImageSpec(preset="reference", max_pixels=4096)
 
     images = source.load([ImageRef("good.png", OPTIONS), ImageRef("good.png", small)])
@@ -326,7 +326,7 @@ def test_an_image_of_the_last_run_is_not_fetched_again(source, folder, monkeypat
     assert fetched == ["good.png", "gone.png", "gone.png"]
 
 
-def test_what_is_kept_of_images_is_bounded(folder):
+def test_the_cache_of_recent_images_is_bounded(folder):
     from rerankfleet.workers.images.source import _Recent
 
     recent = _Recent(max_bytes=3 * 64 * 64 * 3, max_age_s=60)

@@ -43,7 +43,7 @@ PLAIN = "Find passages that answer the question"
 
 
 class Prompter:
-    """Remembers which instructions it was asked for."""
+    """Records the instructions of its requests."""
 
     def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
         self.instructions = [request.instruction for request in requests]
@@ -116,7 +116,7 @@ def test_the_requests_own_instruction_comes_first():
     assert prompter.instructions == ["Mine", "Finde", PLAIN]
 
 
-def test_the_languages_that_may_be_named_are_those_that_can_be_told():
+def test_the_languages_that_may_be_named_are_those_of_the_detector():
     known = {one.iso_code_639_1.name.lower() for one in lingua.Language.all()}
     assert known >= LANGUAGES
     assert ENGLISH in LANGUAGES
@@ -138,7 +138,7 @@ def test_without_a_detector_other_jobs_are_scored(no_detector):
     assert len(Preparer(Prompter()).prepare([piece], spec_of(instruction=PLAIN))) == 1
 
 
-def test_a_process_of_ones_own_says_so_before_it_loads_the_model(
+def test_a_missing_detector_is_reported_before_the_model_is_loaded(
     no_detector, jsonl, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(offline, "load_engine", lambda *_, **__: pytest.fail("loaded"))
@@ -154,7 +154,7 @@ def test_a_process_of_ones_own_says_so_before_it_loads_the_model(
 # ---- the same scores ----------------------------------------------------------------------------
 
 
-def test_margins_are_those_of_the_instruction_given_with_each_request(
+def test_margins_are_those_of_the_instruction_passed_with_each_request(
     load, model_folders, jsonl, tmp_path, monkeypatch, passages
 ):
     """Given queries of seven languages in turn, so that packs mix their instructions."""

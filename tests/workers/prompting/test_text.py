@@ -153,7 +153,7 @@ def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
         ]
 
 
-def test_a_text_model_says_that_it_sees_no_images(prompters):
+def test_a_text_model_refuses_images(prompters):
     image = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
     request = Request(Side("what?"), [Side("a gate", (image,)), Side("a gate")])
     with_image, text_only = prompters["qwen"].encode_all([request], max_length=8192)[0]
