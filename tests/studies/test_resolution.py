@@ -394,7 +394,7 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
         read_images(twice)
     with pytest.raises(UsageError, match=r"not studied, such as unknown\.png"):
         read_images(folder, other)
-    other.write_text("image\n0.png\n")
+    other.write_text("picture\n0.png\n")
     with pytest.raises(UsageError, match="has no column 'image'"):
         read_images(other)
 
