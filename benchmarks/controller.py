@@ -15,7 +15,7 @@ falls every 2 s of the device's time. After 150 decisions the device becomes twi
 
 The yardstick is `fixed` at the best of all fixed limits, found with full knowledge of the device:
 the highest throughput whose p95 meets the latency target and that never runs out of memory. It is
-another one while the device is slow, which `fixed` cannot know: its recovery is not told.
+another one while the device is slow, which `fixed` cannot know: its recovery is not shown.
 
     settled      decisions until within 5 % of the best throughput, with a p95 of at most 1.05 × the
                  target, five in a row; all of the phase (150) when never
@@ -189,8 +189,8 @@ class Worker:
         while self.clock_s < until_s:
             tokens = min(state.tokens, self._ceiling)
             starved = self._rng.random() < self.device.starved_share
-            asked = tokens * self._rng.random() if starved else tokens
-            lengths = self._queue.take(asked, state.pairs)
+            tokens_asked = tokens * self._rng.random() if starved else tokens
+            lengths = self._queue.take(tokens_asked, state.pairs)
             self._score(lengths, "empty" if starved else "limit", state, slow)
         return self.seen
 
@@ -275,9 +275,9 @@ def best(device: Device, slow: float) -> int:
     steps = int(8 * math.log2(TOKENS_MAX / TOKENS_MIN))
     limits = [int(TOKENS_MIN * 2 ** (step / 8)) for step in range(steps + 1)]
     fitting = [limit for limit in limits if limit <= device.memory_tokens] or limits[:1]
-    found = {limit: quality(device, limit, 1 << 20, slow) for limit in fitting}
-    meeting = [limit for limit in fitting if found[limit].late <= ROUGHLY] or fitting[:1]
-    return max(meeting, key=lambda limit: found[limit].tokens_per_s)
+    by_limit = {limit: quality(device, limit, 1 << 20, slow) for limit in fitting}
+    meeting = [limit for limit in fitting if by_limit[limit].late <= ROUGHLY] or fitting[:1]
+    return max(meeting, key=lambda limit: by_limit[limit].tokens_per_s)
 
 
 # ---- one run -------------------------------------------------------------------------------------
@@ -369,8 +369,8 @@ def compare(devices: Sequence[Device]) -> dict[str, dict[str, dict[str, float]]]
         for policy in POLICIES:
             runs[policy].append(judged(run(device, policy)))
     return {
-        policy: {name: _summary([each[name] for each in found]) for name in COLUMNS}
-        for policy, found in runs.items()
+        policy: {name: _summary([each[name] for each in of_devices]) for name in COLUMNS}
+        for policy, of_devices in runs.items()
     }
 
 
@@ -384,10 +384,10 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def print_table(found: dict[str, dict[str, dict[str, float]]]) -> None:
+def print_table(policies: dict[str, dict[str, dict[str, float]]]) -> None:
     """A row for each policy: the mean, and behind it the 90th percentile and the most."""
     table = Table("policy", *COLUMNS, title="mean (90th percentile, most)")
-    for policy, columns in found.items():
+    for policy, columns in policies.items():
         cells = []
         for name, form in COLUMNS.items():
             if policy == "fixed" and name == "recovered":
@@ -435,18 +435,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--plot", type=Path, help="draw the traces of one device to this PNG")
     parser.add_argument("--plot-seed", type=int, default=8, help="which device (8)")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     before = surroundings()
-    first, count = TUNING_SEED if given.tuning else SEED, 3 if given.quick else given.devices
+    first, count = TUNING_SEED if options.tuning else SEED, 3 if options.quick else options.devices
     devices = [Device.drawn(seed) for seed in range(first, first + count)]
-    if given.silent:
+    if options.silent:
         devices = [replace(device, fragments=None) for device in devices]
-    found = compare(devices)
-    print_table(found)
-    if given.plot:
-        draw_plot(Device.drawn(given.plot_seed), given.plot)
-    config = {"seeds": [first, first + count], "silent": given.silent, "decisions": sum(PHASES)}
-    print(json.dumps({"benchmark": "controller", **before, "config": config, "policies": found}))
+    policies = compare(devices)
+    print_table(policies)
+    if options.plot:
+        draw_plot(Device.drawn(options.plot_seed), options.plot)
+    config = {"seeds": [first, first + count], "silent": options.silent, "decisions": sum(PHASES)}
+    print(json.dumps({"benchmark": "controller", **before, "config": config, "policies": policies}))
 
 
 if __name__ == "__main__":

@@ -93,14 +93,14 @@ def resolution(
         reference_size=parse_size(reference),
         seed=seed,
     )
-    listed, asked = read_images(images, categories), read_queries(queries)
+    listed, search = read_images(images, categories), read_queries(queries)
     _refuse_without_libraries()
     resolve_model(model)
     from rerankfleet.studies.resolution.study import study_resolution
 
     facts = study_resolution(
         listed,
-        asked,
+        search,
         output,
         model=model,
         base=(images if images.is_dir() else images.parent).resolve(),

@@ -103,7 +103,7 @@ def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
     """An empty Redis, a key prefix and a storage folder of one's own. Nothing may leak."""
     with redis.Redis.from_url(redis_server, decode_responses=True) as client:
         client.flushall()
-        found = Settings(
+        own = Settings(
             redis_url=redis_server,
             storage=str(tmp_path / "storage"),
             state_dir=tmp_path / "state",
@@ -112,8 +112,8 @@ def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
             lease_s=5,
             hint_grace_s=0,
         )
-        yield found
-        assert leaked_keys(client, found.key_prefix) == []
+        yield own
+        assert leaked_keys(client, own.key_prefix) == []
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def change(settings: Settings) -> Callable[..., Settings]:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[redis.Redis]:
-    with connect(settings) as found:
-        yield found
+    with connect(settings) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ Written in: the module of this package. By: the processes that call it (coord: t
 The module that writes a key also reads it. In addition `shards` reads pulse and amnesty when it
 claims, and `statistics` reads stats.
 
-{p} is RERANK_KEY_PREFIX. Celery's own keys are under {p}:celery: (`shared/queue.py`).
+A test checks that no other key is permanent. {p} is RERANK_KEY_PREFIX. Celery's own keys are under
+{p}:celery: (`shared/queue.py`).
 A shard is named {job}/{start}-{end}: the range of its items in the job's cut order.
 """
 
@@ -40,9 +41,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-
-PERMANENT = frozenset({"jobs", "recent", "sweep", "models", "workers", "pulse", "amnesty"})
-"""The keys without a TTL that stay when no job is unfinished. A test checks that no other does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,11 @@ class Passage:
 
 def passages() -> list[Passage]:
     """All passages, each text once, in an order that depends on the Python release only."""
-    found: dict[str, Passage] = {}
+    passages: dict[str, Passage] = {}
     for topic, text in _sources():
         for piece in cut(text):
-            found.setdefault(_fingerprint(piece), Passage(topic, piece))
-    return list(found.values())
+            passages.setdefault(_fingerprint(piece), Passage(topic, piece))
+    return list(passages.values())
 
 
 def split(items: Iterable[Passage]) -> tuple[list[Passage], list[Passage]]:

@@ -206,7 +206,7 @@ def _faq_questions(path: Path) -> list[Question]:
 
 def manual_passages(folder: Path, letters: re.Pattern[str]) -> list[Passage]:
     """Paragraphs of the manual pages that are mostly written in the script, each once."""
-    found: dict[str, Passage] = {}
+    passages: dict[str, Passage] = {}
     for page in sorted(folder.rglob("*.gz")):
         source = gzip.decompress(page.read_bytes()).decode("utf-8", "replace")
         for text in _paragraphs(source):
@@ -216,8 +216,8 @@ def manual_passages(folder: Path, letters: re.Pattern[str]) -> list[Passage]:
             size = len(text.split()) if spaced else len(text) / 2.5
             foreign = len(letters.findall(solid)) >= FOREIGN_SHARE * max(1, len(solid))
             if foreign and MANUAL_WORDS[0] <= size <= MANUAL_WORDS[1]:
-                found.setdefault(text[:60], Passage(page.name, text))
-    return list(found.values())
+                passages.setdefault(text[:60], Passage(page.name, text))
+    return list(passages.values())
 
 
 def _paragraphs(source: str) -> Iterator[str]:

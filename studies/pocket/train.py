@@ -155,8 +155,8 @@ class Batcher:
         heads = [self.prompt.head(group.query, group.instruction) for group in groups]
         rows = []
         for index, group in enumerate(groups):
-            asked = self.prompt.document(group.query)
-            ngrams = [set(self._ngrams(asked, n)) - {()} for n in NGRAMS]
+            query_tokens = self.prompt.document(group.query)
+            ngrams = [set(self._ngrams(query_tokens, n)) - {()} for n in NGRAMS]
             for place, text in enumerate(group.documents):
                 tokens = self.prompt.document(text)
                 rows.append(self._row(index, place, tokens, ngrams))
@@ -166,14 +166,14 @@ class Batcher:
         head_rows, head_mask = _pad(heads)
         return Batch(head_rows, head_mask, len(groups[0].documents), chunks)
 
-    def _row(self, group: int, place: int, tokens: list[int], wanted: list[set[Ngram]]) -> Row:
+    def _row(self, group: int, place: int, tokens: list[int], ngrams: list[set[Ngram]]) -> Row:
         """A document's labels: for each n, which tokens end a wanted n-gram, and what share of
         the wanted ones it holds."""
         occurs, coverage = [], []
-        for n, grams in zip(NGRAMS, wanted, strict=True):
-            found = self._ngrams(tokens, n)
-            occurs.append([float(gram in grams) for gram in found])
-            coverage.append(len(grams.intersection(found)) / max(1, len(grams)))
+        for n, grams in zip(NGRAMS, ngrams, strict=True):
+            present = self._ngrams(tokens, n)
+            occurs.append([float(gram in grams) for gram in present])
+            coverage.append(len(grams.intersection(present)) / max(1, len(grams)))
         return Row(group, place, tokens, occurs, coverage)
 
     def _ngrams(self, tokens: list[int], n: int) -> list[Ngram]:

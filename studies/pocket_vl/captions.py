@@ -83,8 +83,8 @@ class Claim:
         return all(self._shows(scene, kind) for kind in self.kinds)
 
     def _shows(self, scene: Scene, kind: Kind) -> bool:
-        found = len(self.matches(scene, kind))
-        return found == kind.count if self.topic == "count" else found > 0
+        count = len(self.matches(scene, kind))
+        return count == kind.count if self.topic == "count" else count > 0
 
     def matches(self, scene: Scene, kind: Kind) -> list[Thing]:
         """The things that are meant, where they are meant to be."""

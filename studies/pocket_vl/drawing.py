@@ -205,8 +205,8 @@ def random_background(generator: random.Random, plan: Plan) -> Rgb:
     """A pale, middle or dark colour that every thing of the plan stands out from."""
     while True:
         light = generator.choice((generator.uniform(0.86, 1.0), generator.uniform(0.1, 0.8)))
-        found = colorsys.hsv_to_rgb(generator.random(), generator.uniform(0, 0.22), light)
-        rgb = _clipped(tuple(round(255 * c) for c in found))
+        channels = colorsys.hsv_to_rgb(generator.random(), generator.uniform(0, 0.22), light)
+        rgb = _clipped(tuple(round(255 * c) for c in channels))
         if all(_contrast(COLOURS[kind.colour], rgb) > MIN_CONTRAST for kind in plan.kinds):
             return rgb
 

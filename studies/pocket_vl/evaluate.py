@@ -46,7 +46,7 @@ WAYS_SIZE, WAYS_GROUPS = Size(256, 192), 25
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Figures of one kind of pairs at one size; `first` is absent where it is not asked."""
+    """Figures of one kind of pairs at one size; `first` is absent where it is not measured."""
 
     size: str
     way: str
@@ -83,7 +83,7 @@ class Reranker:
         tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for line, (ids, _) in enumerate(rows):
             tokens[line, : len(ids)] = torch.tensor(ids)
-        images = [image for _, found in rows for image in found]
+        images = [image for _, row_images in rows for image in row_images]
         seen = {}
         if images:
             seen["pixel_values"] = torch.cat([pixels[image.index] for image in images])
@@ -110,7 +110,7 @@ def pixels_of(scene: Scene, size: Size) -> Tensor:
 def measure(
     reranker: Reranker, topic: Topic, way: Way, size: Size, groups: int, questions: int
 ) -> Quality:
-    """Pairs of one topic; questions too if they are asked."""
+    """The quality on pairs of one topic, and on `questions` questions."""
     generator = random.Random(f"{SEED} {topic} {way} {size}")
     margins, labels = [], []
     for _ in range(groups):
@@ -119,15 +119,15 @@ def measure(
         pixels = [pixels_of(scene, size) for scene in scenes]
         margins.append(reranker.margins([(p.query, p.document) for p in pairs], pixels))
         labels += [pair.label for pair in pairs]
-    found, fits = torch.cat(margins) > 0, torch.tensor(labels)
+    positive, fits = torch.cat(margins) > 0, torch.tensor(labels)
     first = [_comes_first(reranker, topic, size, generator) for _ in range(questions)]
     return Quality(
         size=f"{size.width_px}x{size.height_px}",
         way=way,
         topic=topic,
         pairs=len(fits),
-        right=float((found == fits).float().mean()),
-        fit_above_0=float(found[fits].float().mean()),
+        right=float((positive == fits).float().mean()),
+        fit_above_0=float(positive[fits].float().mean()),
         questions=questions,
         first=float(np.mean(first)) if first else None,
     )
@@ -135,11 +135,13 @@ def measure(
 
 def _comes_first(reranker: Reranker, topic: Topic, size: Size, generator: random.Random) -> bool:
     """Whether the one scene of ten that fits a query has the highest margin."""
-    found = rivals(topic, size.aspect, generator)
-    claim, scenes = found.claims[0], list(found.scenes)
+    competing = rivals(topic, size.aspect, generator)
+    claim, scenes = competing.claims[0], list(competing.scenes)
     while len(scenes) < CANDIDATES:
         near = len(scenes) <= NEAR
-        plan = change(found.plans[0], topic, generator) if near else random_plan(topic, generator)
+        plan = (
+            change(competing.plans[0], topic, generator) if near else random_plan(topic, generator)
+        )
         scene = lay_out(plan, generator, size.aspect)
         if not claim.holds(scene):
             scenes.append(scene)
@@ -151,41 +153,41 @@ def _comes_first(reranker: Reranker, topic: Topic, size: Size, generator: random
 
 
 def evaluate(folder: Path, sizes: list[str] | None = None) -> list[Quality]:
-    """All figures, printed as they are done."""
+    """All figures, printed one by one."""
     reranker = Reranker(folder)
     columns = ("size", "pairs are", "topic", "pairs", "right", "fit > 0", "of ten", "first")
     print("{:>9}  {:14} {:13} {:>5} {:>6} {:>7} {:>6} {:>6}".format(*columns), flush=True)
     results: list[Quality] = []
     for size, groups, questions in SIZES:
         if sizes is None or f"{size.width_px}x{size.height_px}" in sizes:
-            found = [
-                _told(measure(reranker, topic, "picture", size, groups, questions))
+            qualities = [
+                _printed(measure(reranker, topic, "picture", size, groups, questions))
                 for topic in TOPICS
             ]
-            results += [*found, _told(_mean(found))]
+            results += [*qualities, _printed(_mean(qualities))]
     for way in list(WAYS)[1:]:
         topics = [t for t in TOPICS if way != "picture query" or t != "position"]
-        found = [_told(measure(reranker, t, way, WAYS_SIZE, WAYS_GROUPS, 0)) for t in topics]
-        results += [*found, _told(_mean(found))]
+        qualities = [_printed(measure(reranker, t, way, WAYS_SIZE, WAYS_GROUPS, 0)) for t in topics]
+        results += [*qualities, _printed(_mean(qualities))]
     return results
 
 
-def _told(quality: Quality) -> Quality:
+def _printed(quality: Quality) -> Quality:
     print(quality.line(), flush=True)
     return quality
 
 
-def _mean(found: list[Quality]) -> Quality:
+def _mean(qualities: list[Quality]) -> Quality:
     """All topics together: each has as many pairs and questions as the others."""
-    firsts = [quality.first for quality in found if quality.first is not None]
+    firsts = [quality.first for quality in qualities if quality.first is not None]
     return Quality(
-        size=found[0].size,
-        way=found[0].way,
+        size=qualities[0].size,
+        way=qualities[0].way,
         topic="all",
-        pairs=sum(quality.pairs for quality in found),
-        right=float(np.mean([quality.right for quality in found])),
-        fit_above_0=float(np.mean([quality.fit_above_0 for quality in found])),
-        questions=sum(quality.questions for quality in found),
+        pairs=sum(quality.pairs for quality in qualities),
+        right=float(np.mean([quality.right for quality in qualities])),
+        fit_above_0=float(np.mean([quality.fit_above_0 for quality in qualities])),
+        questions=sum(quality.questions for quality in qualities),
         first=float(np.mean(firsts)) if firsts else None,
     )
 
@@ -202,12 +204,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     begin = time.monotonic()
     results = evaluate(options.model, options.sizes)
-    told = {
+    card = {
         "study": "pocket-vl",
         "seconds": round(time.monotonic() - begin, 1),
         "quality": [asdict(quality) for quality in results],
     }
-    print(json.dumps(told))
+    print(json.dumps(card))
 
 
 if __name__ == "__main__":

@@ -91,13 +91,13 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One row of a batch. `wanted` is (tokens, 2) of the document's image: is a queried thing in
+    """One row of a batch. `targets` is (tokens, 2) of the document's image: is a queried thing in
     the cell, and the centre of one; none for a document without an image."""
 
     query: Side
     document: Side
     label: bool
-    wanted: Floats | None = None
+    targets: Floats | None = None
     count: int = UNKNOWN
 
 
@@ -164,23 +164,23 @@ def group(
     topic: Topic, way: Way, size: Size, scenes: list[Scene], generator: random.Random
 ) -> list[Pair]:
     """Four pairs of two near scenes, which are added to `scenes`."""
-    found = rivals(topic, size.aspect, generator)
+    competing = rivals(topic, size.aspect, generator)
     if way == "picture query":
-        return _image_queries(found, size, scenes, generator)
+        return _image_queries(competing, size, scenes, generator)
     documents = [
         _document(way, plan, scene, size, scenes, generator)
-        for plan, scene in zip(found.plans, found.scenes, strict=True)
+        for plan, scene in zip(competing.plans, competing.scenes, strict=True)
     ]
     return [
         Pair(
             query=[phrase(claim, generator)],
             document=document,
             label=claim.holds(scene),
-            wanted=None if way == "text" else wanted_cells(claim, scene, size),
+            targets=None if way == "text" else wanted_cells(claim, scene, size),
             count=_count(claim, scene),
         )
-        for claim in found.claims
-        for scene, document in zip(found.scenes, documents, strict=True)
+        for claim in competing.claims
+        for scene, document in zip(competing.scenes, documents, strict=True)
     ]
 
 
@@ -199,21 +199,21 @@ def _document(
 
 
 def _image_queries(
-    found: Rivals, size: Size, scenes: list[Scene], generator: random.Random
+    competing: Rivals, size: Size, scenes: list[Scene], generator: random.Random
 ) -> list[Pair]:
     """The query shows what one of the documents shows, in another arrangement."""
     first = len(scenes)
-    scenes += found.scenes
-    scenes += [lay_out(plan, generator, size.aspect) for plan in found.plans]
+    scenes += competing.scenes
+    scenes += [lay_out(plan, generator, size.aspect) for plan in competing.plans]
     pairs = []
-    for query, claim in enumerate(found.claims):
-        for document, scene in enumerate(found.scenes):
+    for query, claim in enumerate(competing.claims):
+        for document, scene in enumerate(competing.scenes):
             pairs.append(
                 Pair(
                     query=[size.image(first + 2 + query)],
                     document=[size.image(first + document)],
                     label=query == document,
-                    wanted=wanted_cells(claim, scene, size),
+                    targets=wanted_cells(claim, scene, size),
                 )
             )
     return pairs

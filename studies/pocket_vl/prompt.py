@@ -79,10 +79,10 @@ class Prompt:
 
 def token_id(tokenizer: Tokenizer, text: str) -> int:
     """The id of one token; raises ValueError if the vocabulary lacks it."""
-    found = tokenizer.token_to_id(text)
-    if found is None:
+    token_id = tokenizer.token_to_id(text)
+    if token_id is None:
         raise ValueError(f"the vocabulary must hold {text!r} as one token")
-    return found
+    return token_id
 
 
 def _images_first(side: Side) -> list[str | PreparedImage]:

@@ -171,7 +171,7 @@ class Rows:
     positions: Tensor
     images: list[PreparedImage]
     document_cells: Tensor
-    wanted: Tensor
+    targets: Tensor
     labels: Tensor
     counts: Tensor
 
@@ -185,18 +185,18 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
     mask = torch.zeros(len(encoded), width, dtype=torch.long)
     places = torch.zeros(3, len(encoded), width, dtype=torch.long)
     cells = torch.zeros(len(encoded), width, dtype=torch.bool)
-    wanted = []
+    targets = []
     for line, (pair, (ids, images)) in enumerate(zip(batch.pairs, encoded, strict=True)):
         rest = len(ids) - shared
         tokens[line, :rest] = torch.tensor(ids[shared:])
         mask[line, :rest] = 1
-        found = positions(ids, prompt.pad, images)[:, shared:]
-        places[:, line, :rest] = torch.from_numpy(found)
-        if pair.wanted is not None:
+        cells_of = positions(ids, prompt.pad, images)[:, shared:]
+        places[:, line, :rest] = torch.from_numpy(cells_of)
+        if pair.targets is not None:
             # The document's image is the last one of its row.
             pads = torch.nonzero(tokens[line].eq(prompt.pad)).flatten()
-            cells[line, pads[-len(pair.wanted) :]] = True
-            wanted.append(torch.from_numpy(pair.wanted))
+            cells[line, pads[-len(pair.targets) :]] = True
+            targets.append(torch.from_numpy(pair.targets))
     return Rows(
         head=encoded[0][0][:shared],
         tokens=tokens,
@@ -204,7 +204,7 @@ def tensorise(batch: Batch, prompt: Prompt) -> Rows:
         positions=places,
         images=[image for _, images in encoded for image in images],
         document_cells=cells,
-        wanted=torch.cat(wanted) if wanted else torch.zeros(0, 2),
+        targets=torch.cat(targets) if targets else torch.zeros(0, 2),
         labels=torch.tensor([float(pair.label) for pair in batch.pairs]),
         counts=torch.tensor([pair.count for pair in batch.pairs]),
     )
@@ -294,12 +294,12 @@ class Scorer(nn.Module):
 
     def _probe_loss(self, states: tuple[Tensor, ...], rows: Rows) -> Tensor:
         total = torch.zeros(())
-        if not len(rows.wanted):
+        if not len(rows.targets):
             return total
         for layer, probe in zip(PROBED_LAYERS, self.probes, strict=True):
             total = total + F.binary_cross_entropy_with_logits(
                 probe(states[layer][rows.document_cells]),
-                rows.wanted,
+                rows.targets,
                 pos_weight=torch.tensor(POSITIVE_WEIGHT),
             )
         return total / len(PROBED_LAYERS)
@@ -380,27 +380,27 @@ class Trainer:
             optimiser.param_groups[0]["lr"] = rate
             optimiser.zero_grad()
         merged, early, naming = self.scorer.see(batch)
-        loss, told = naming, [naming.item()]
+        loss, figures = naming, [naming.item()]
         if judging:
             rows = tensorise(batch, self.scorer.prompt)
             judged = self.scorer.judge(batch, rows, merged, early)
             right = ((judged.margins > 0) == (rows.labels > 0.5)).float().mean()
             pairs = pair_loss(judged.margins, rows.labels)
             loss = pairs + judged.probe_loss + 0.3 * judged.count_loss + 0.5 * naming
-            told += [judged.probe_loss.item(), pairs.item(), right.item()]
+            figures += [judged.probe_loss.item(), pairs.item(), right.item()]
         loss.backward()
         nn.utils.clip_grad_norm_(self.scorer.parameters(), 1.0)
         for optimiser in groups:
             optimiser.step()
-        self.seen.append(told)
+        self.seen.append(figures)
 
     def _report(self, step: int, share: float) -> None:
         means = [sum(column) / len(self.seen) for column in zip(*self.seen, strict=True)]
         self.seen.clear()
         names = ("naming", "probe", "pairs", "right")
-        told = "  ".join(f"{n} {m:.3f}" for n, m in zip(names, means, strict=False))
+        figures = "  ".join(f"{n} {m:.3f}" for n, m in zip(names, means, strict=False))
         seconds = time.monotonic() - self.started
-        print(f"step {step}  {seconds:5.0f} s  {share:4.0%}  {told}", flush=True)
+        print(f"step {step}  {seconds:5.0f} s  {share:4.0%}  {figures}", flush=True)
 
 
 def _course(stages: tuple[tuple[float, Course], ...], share: float) -> Course:

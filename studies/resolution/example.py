@@ -57,12 +57,12 @@ def write_example(folder: Path) -> Path:
 Paint = Callable[[Draw, random.Random], None]
 
 
-def _shapes(*wanted: tuple[str, str]) -> Paint:
+def _shapes(*shapes: tuple[str, str]) -> Paint:
     """(form, colour) side by side, large."""
 
     def paint(draw: Draw, rng: random.Random) -> None:
-        step = SIZE[0] // len(wanted)
-        for number, (form, colour) in enumerate(wanted):
+        step = SIZE[0] // len(shapes)
+        for number, (form, colour) in enumerate(shapes):
             radius = rng.randint(220, 300)
             centre = step * number + step // 2, SIZE[1] // 2 + rng.randint(-200, 200)
             _form(draw, form, colour, centre, radius)
@@ -70,12 +70,12 @@ def _shapes(*wanted: tuple[str, str]) -> Paint:
     return paint
 
 
-def _words(*wanted: tuple[str, int]) -> Paint:
+def _words(*words: tuple[str, int]) -> Paint:
     """(word, height in pixels) one below the other."""
 
     def paint(draw: Draw, rng: random.Random) -> None:
         top = 160
-        for word, height in wanted:
+        for word, height in words:
             left = rng.randint(100, 500)
             draw.text((left, top), word, "black", ImageFont.load_default(height))
             top += height + 120

@@ -49,7 +49,7 @@ def read_queries(path: Path) -> list[str]:
     """One a line; blank lines are passed over. Raises UsageError."""
     queries = [line.strip() for line in _text(path, "queries").splitlines() if line.strip()]
     if not queries:
-        raise UsageError(f"{path} holds no query", hint="write one query a line")
+        raise UsageError(f"{path} has no queries", hint="write one query per line")
     _refuse_twice(f"{path}: the query", queries)
     return queries
 
@@ -61,20 +61,20 @@ def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
     `categories` is CSV with both columns; its images are named as in the listing, or by their
     path in the folder. Raises UsageError.
     """
-    found = list(_folder(source) if source.is_dir() else _listing(source))
-    if not found:
+    listed = list(_folder(source) if source.is_dir() else _listing(source))
+    if not listed:
         raise UsageError(
             f"{source} names no image",
             hint=f"taken of a folder are names that end with {' '.join(IMAGE_SUFFIXES)}",
         )
-    given = dict(_rows(categories, ("image", "category"))) if categories else {}
-    if unknown := given.keys() - {uri for uri, _ in found}:
+    by_uri = dict(_rows(categories, ("image", "category"))) if categories else {}
+    if unknown := by_uri.keys() - {uri for uri, _ in listed}:
         raise UsageError(
             f"{categories} names {len(unknown)} images that are not studied, such as "
             f"{safe_uri(min(unknown))}",
             hint="name images as the listing does, or by their path in the folder",
         )
-    images = [Listed(safe_uri(uri), uri, given.get(uri, category)) for uri, category in found]
+    images = [Listed(safe_uri(uri), uri, by_uri.get(uri, category)) for uri, category in listed]
     _refuse_twice(f"{source}: the image", [image.name for image in images])
     return images
 

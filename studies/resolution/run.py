@@ -157,22 +157,22 @@ class Run:
         """A block's pairs in mixed packs; the tower sees each image anew."""
         self._engine.feature_cache.clear()
         mixed = [block[at] for at in rng.permutation(len(block))]
-        found: list[Scored] = []
+        scored: list[Scored] = []
         for pack in _packs(mixed, self._limit):
             start_s = time.perf_counter()
             margins = self._margins([pair.prompt for pair in pack])
             each_s = (time.perf_counter() - start_s) / len(pack)
-            found += [
+            scored += [
                 Scored(p.image, p.query, float(margin), p.prepared, p.prepare_s + each_s)
                 for p, margin in zip(pack, margins, strict=True)
             ]
-        return found
+        return scored
 
     def _margins(self, prompts: Sequence[Prompt]) -> NDArray[np.float64]:
         """Margins in the order of the prompts; in halves where memory does not do."""
         pack, order = Pack.of(prompts)
         try:
-            found = self._engine.score(pack)
+            scored = self._engine.score(pack)
         except OutOfDeviceMemory:
             if len(prompts) == 1:
                 raise
@@ -181,7 +181,7 @@ class Run:
             halves = [self._margins(prompts[:middle]), self._margins(prompts[middle:])]
             return np.concatenate(halves)
         margins = np.empty(len(prompts))
-        margins[order] = found
+        margins[order] = scored
         return margins
 
 

@@ -124,14 +124,14 @@ def read_scores(path: Path) -> Scores:
     shape = (cells, int(repeat.max()) + 1, len(images), len(queries))
 
     def of_pairs(column: str) -> Floats:
-        found = np.full(shape, np.nan)
-        found[cell, repeat, image, query] = table[column].to_numpy()
-        return found
+        values = np.full(shape, np.nan)
+        values[cell, repeat, image, query] = table[column].to_numpy()
+        return values
 
     def of_images(*columns: str) -> Integers:
-        found = np.zeros((cells, len(images), len(columns)), np.int64)
-        found[cell, image] = np.stack([table[column].to_numpy() for column in columns], axis=-1)
-        return found
+        values = np.zeros((cells, len(images), len(columns)), np.int64)
+        values[cell, image] = np.stack([table[column].to_numpy() for column in columns], axis=-1)
+        return values
 
     if table.num_rows != math.prod(shape) or np.isnan(of_pairs("seconds")).any():
         raise ValueError(f"{path} does not hold {' x '.join(map(str, shape))} rows")

@@ -53,8 +53,8 @@ def expected(requests: list[dict[str, Any]]) -> list[list[float]]:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A running `rerank up`."""
-    with running_stack(tmp_path_factory.mktemp("stack"), {}) as found:
-        yield found
+    with running_stack(tmp_path_factory.mktemp("stack"), {}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -71,8 +71,8 @@ def check(
         assert [line["id"] for line in lines] == [request["id"] for request in requests]
         for line, margins in zip(lines, expected, strict=True):
             assert line["errors"] == []
-            found = {result["index"]: result["margin"] for result in line["results"]}
-            assert len(found) == len(line["results"]) == DOCUMENTS
-            assert [found[i] for i in range(DOCUMENTS)] == pytest.approx(margins, abs=1e-4)
+            scores = {result["index"]: result["margin"] for result in line["results"]}
+            assert len(scores) == len(line["results"]) == DOCUMENTS
+            assert [scores[i] for i in range(DOCUMENTS)] == pytest.approx(margins, abs=1e-4)
 
     return every_pair_once

@@ -104,12 +104,12 @@ class _Answer(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def front(s3_server: str) -> Iterator[Front]:
     """A host that serves images, in front of the local S3."""
-    found = Front(s3_server)
-    thread = threading.Thread(target=found.serve_forever, daemon=True)
+    server = Front(s3_server)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield found
-    found.shutdown()
-    found.server_close()
+    yield server
+    server.shutdown()
+    server.server_close()
     thread.join()
 
 
@@ -146,8 +146,8 @@ def images(vl_folder: Path, environment: dict[str, str], folder: Path) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)  # the client in this process reads it too
-        with running_stack(folder, environment, str(vl_folder)) as found:
-            yield found
+        with running_stack(folder, environment, str(vl_folder)) as running:
+            yield running
 
 
 @pytest.fixture
@@ -252,10 +252,10 @@ def test_every_kind_of_content_is_scored(
     # when they go through the queue
     source = write(tmp_path / "in.jsonl", requests)
     job_id = images.client.submit(source, model=str(vl_folder), image_preset="reference")
-    found = finished(images, job_id)
+    lines = finished(images, job_id)
     # then all of them have scores, with what was done to their images
-    assert [line["errors"] for line in found] == [[], []]
-    for line in found:
+    assert [line["errors"] for line in lines] == [[], []]
+    for line in lines:
         by_index = {result["index"]: result for result in line["results"]}
         assert sorted(by_index) == list(range(len(documents)))
         assert by_index[0]["images"][0]["used"] == [128, 96]
@@ -266,7 +266,7 @@ def test_every_kind_of_content_is_scored(
     # and a small request that someone waits for gives the same
     line = images.client.rerank("a gate", documents, model=str(vl_folder), image_preset="reference")
     now = {result["index"]: result["margin"] for result in line["results"]}
-    then = {result["index"]: result["margin"] for result in found[0]["results"]}
+    then = {result["index"]: result["margin"] for result in lines[0]["results"]}
     assert now == pytest.approx(then, abs=TOLERANCE)
 
 

@@ -128,10 +128,10 @@ def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> Non
     wait_until(lambda: redis.pubsub_numsub(channel)[0][1], 60, "they watch")
     # when they press Ctrl-C
     watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=20)
+    _, shown = watching.communicate(timeout=20)
     # then they are told how to come back, and the job goes on
     assert watching.returncode == 130
-    assert f"rerank watch {job_id}" in said
+    assert f"rerank watch {job_id}" in shown
     assert stack.client.wait(job_id, timeout_s=120).state == "done"
 
 

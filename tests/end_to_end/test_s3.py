@@ -40,9 +40,9 @@ def test_a_job_from_bucket_to_bucket(
         assert status.state == "done", status
         # then the coordinator wrote output and manifest there
         body = s3.get_object(Bucket=BUCKET, Key="out.jsonl")["Body"].read()
-        found = [json.loads(line) for line in body.splitlines()]
-        assert [line["id"] for line in found] == [request["id"] for request in requests[:LINES]]
-        for line, margins in zip(found, expected[:LINES], strict=True):
+        output = [json.loads(line) for line in body.splitlines()]
+        assert [line["id"] for line in output] == [request["id"] for request in requests[:LINES]]
+        for line, margins in zip(output, expected[:LINES], strict=True):
             scores = {result["index"]: result["margin"] for result in line["results"]}
             assert [scores[i] for i in range(DOCUMENTS)] == pytest.approx(margins, abs=1e-4)
         manifest = json.loads(

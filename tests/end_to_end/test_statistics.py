@@ -19,8 +19,8 @@ LINES = 20
 def of_model(stack: Stack) -> Statistics:
     """What was counted for the model so far."""
     rows = stack.client.store.statistics.rows(24)
-    found = [row for row in rows if (row.kind, row.name) == ("model", MODEL)]
-    return found[0] if found else statistics_of("model", MODEL, [])
+    matching = [row for row in rows if (row.kind, row.name) == ("model", MODEL)]
+    return matching[0] if matching else statistics_of("model", MODEL, [])
 
 
 def test_a_killed_worker_counts_nothing_twice(stack: Stack, source: Path) -> None:
@@ -57,8 +57,8 @@ def test_a_running_stack_has_nothing_broken(stack: Stack) -> None:
     wait_until(stack.ready_workers, 60, "a worker is ready")
     done = rerank(stack, "doctor", "--model", MODEL, "--json")
 
-    found = {check["name"]: check for check in json.loads(done.stdout)}
-    assert done.returncode == 0, found
-    assert found["append-only file"]["verdict"] == "ok"
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0, checks
+    assert checks["append-only file"]["verdict"] == "ok"
     shown = rerank(stack, "stats")
     assert (shown.returncode, MODEL in shown.stdout) == (0, True), shown.stderr

@@ -52,9 +52,9 @@ def test_what_this_version_does_not_know_is_left_out():
         QUEUE_WAIT.name: {("bulk",): [1.0, 2.0], ("normal",): 3.0},
     }
 
-    found = load_counts(dump_counts(counts))
+    loaded = load_counts(dump_counts(counts))
 
-    assert {name: told for name, told in found.items() if told} == {PAIRS.name: known}
+    assert {name: samples for name, samples in loaded.items() if samples} == {PAIRS.name: known}
 
 
 @pytest.mark.parametrize(

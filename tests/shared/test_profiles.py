@@ -32,9 +32,9 @@ def write(tmp_path):
     return written
 
 
-def spec_of(profile: str | None, file: Path | None = None, **given) -> JobSpec:
+def spec_of(profile: str | None, file: Path | None = None, **options) -> JobSpec:
     source = InputRef(uri="", size=0, tag="")
-    return make_spec(model="m", input=source, **resolve(profile, given, file))
+    return make_spec(model="m", input=source, **resolve(profile, options, file))
 
 
 # ---- which value wins ---------------------------------------------------------------------------
@@ -54,9 +54,9 @@ def test_the_default_profile_is_what_a_job_has_without_one():
 
 
 def test_what_is_given_wins_over_the_profile_which_wins_over_the_default():
-    given = {"temperature": 0.9, "max_length": None, "top_n": None, "limit": 7}
+    options = {"temperature": 0.9, "max_length": None, "top_n": None, "limit": 7}
 
-    spec = spec_of("ecommerce", **given)
+    spec = spec_of("ecommerce", **options)
 
     assert spec.temperature == 0.9  # given
     assert (
@@ -166,7 +166,7 @@ def test_a_file_adds_profiles_that_may_build_on_each_other(write):
 
 
 @pytest.mark.parametrize(
-    ("toml", "says"),
+    ("toml", "words"),
     [
         ("[shop]\ntemperature = 5", r"\[shop\] of .*toml: temperature is 5: .* less than or equal"),
         ("[shop]\ntop_p = 0", r"\[shop\].*top_p is 0: .* greater than 0"),
@@ -188,10 +188,10 @@ def test_a_file_adds_profiles_that_may_build_on_each_other(write):
         ("[shop", "are not TOML: "),
     ],
 )
-def test_a_wrong_file_says_where_and_what_was_expected(write, toml, says):
+def test_a_wrong_file_says_where_and_what_was_expected(write, toml, words):
     file = write(toml)
 
-    with pytest.raises(UsageError, match=says) as refused:
+    with pytest.raises(UsageError, match=words) as refused:
         resolve("shop", {}, file)
     assert str(file) in str(refused.value)
 

@@ -17,15 +17,15 @@ MARGINS = st.lists(st.floats(-40, 40), max_size=60)
 
 @given(MARGINS, st.floats(0.1, 2.0))
 def test_the_figures_are_those_of_the_scores(margins, temperature):
-    found = ScoreDistribution.of(margins, temperature)
+    distribution = ScoreDistribution.of(margins, temperature)
 
     scores = [relevance_score(margin, temperature) for margin in margins]
-    assert found.count == sum(found.bins) == len(scores)
-    assert found.above == sum(score > 0.9 for score in scores)
-    assert found.below == sum(score < 0.1 for score in scores)
+    assert distribution.count == sum(distribution.bins) == len(scores)
+    assert distribution.above == sum(score > 0.9 for score in scores)
+    assert distribution.below == sum(score < 0.1 for score in scores)
     if scores:
-        assert found.mean == pytest.approx(statistics.fmean(scores), abs=1e-8)
-        assert found.spread == pytest.approx(statistics.pstdev(scores), abs=1e-4)
+        assert distribution.mean == pytest.approx(statistics.fmean(scores), abs=1e-8)
+        assert distribution.spread == pytest.approx(statistics.pstdev(scores), abs=1e-4)
 
 
 @given(MARGINS, MARGINS)
@@ -40,12 +40,12 @@ def test_parts_add_up_to_the_whole(some, others):
 
 @given(MARGINS)
 def test_flat_fields_and_json_give_it_back(margins):
-    found = ScoreDistribution.of(margins)
-    fields = {name: str(value) for name, value in found.fields().items()}
+    scores = ScoreDistribution.of(margins)
+    fields = {name: str(value) for name, value in scores.fields().items()}
 
     assert "0" not in fields.values()
-    assert ScoreDistribution.from_fields(fields | {"spec": "{}", "scored": "3"}) == found
-    assert ScoreDistribution.model_validate_json(found.model_dump_json()) == found
+    assert ScoreDistribution.from_fields(fields | {"spec": "{}", "scored": "3"}) == scores
+    assert ScoreDistribution.model_validate_json(scores.model_dump_json()) == scores
 
 
 def test_a_small_spread_among_many_scores_is_not_lost():
@@ -58,9 +58,9 @@ def test_a_small_spread_among_many_scores_is_not_lost():
 
 
 def test_the_bounds_are_in_the_first_and_the_last_bin():
-    found = ScoreDistribution.of([-1000.0, 1000.0, 0.0])
+    scores = ScoreDistribution.of([-1000.0, 1000.0, 0.0])
 
-    assert (found.bins[0], found.bins[BINS // 2], found.bins[-1]) == (1, 1, 1)
+    assert (scores.bins[0], scores.bins[BINS // 2], scores.bins[-1]) == (1, 1, 1)
 
 
 def test_without_scores_all_is_zero():
@@ -78,6 +78,6 @@ def test_the_histogram_is_one_line_in_which_the_tallest_is_full():
 
 
 def test_machines_read_the_figures_too():
-    found = json.loads(ScoreDistribution.of([0.0, 9.0]).model_dump_json())
-    assert found["mean"] == pytest.approx(0.75, abs=1e-3)
-    assert found["share_above"] == 0.5
+    figures = json.loads(ScoreDistribution.of([0.0, 9.0]).model_dump_json())
+    assert figures["mean"] == pytest.approx(0.75, abs=1e-3)
+    assert figures["share_above"] == 0.5

@@ -19,12 +19,12 @@ def test_a_percentile_is_at_most_a_tenth_off(share):
         name = f"latency_{math.floor(4 * math.log(latency) / math.log(2))}"
         fields[name] = str(int(fields.get(name, 0)) + 1)
 
-    found = statistics_of("model", "m", [fields]).latency
+    measured = statistics_of("model", "m", [fields]).latency
 
     exact_s = sorted(latencies)[math.ceil(share * len(latencies)) - 1] / 1000
-    assert found.percentile_s(share) == pytest.approx(exact_s, rel=0.1)
-    assert found.mean_s == pytest.approx(sum(latencies) / len(latencies) / 1000)
-    assert found.count == 3000
+    assert measured.percentile_s(share) == pytest.approx(exact_s, rel=0.1)
+    assert measured.mean_s == pytest.approx(sum(latencies) / len(latencies) / 1000)
+    assert measured.count == 3000
 
 
 def test_no_latency_has_no_percentile():

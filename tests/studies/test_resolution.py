@@ -387,7 +387,7 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
     empty.write_text("\n")
     twice.write_text("a.png\na.png\n")
     other.write_text("image,category\nunknown.png,x\n")
-    with pytest.raises(UsageError, match="holds no query"):
+    with pytest.raises(UsageError, match="has no queries"):
         read_queries(empty)
     with pytest.raises(UsageError, match=r"'a\.png' stands twice"):
         read_queries(twice)

@@ -1,10 +1,11 @@
-"""What may stand in Redis after a test: nothing that would stay for ever."""
+"""What may remain in Redis after a test: nothing that would be kept for ever."""
 
 from __future__ import annotations
 
 import redis
 
-from rerankfleet.shared.state.keys import PERMANENT
+PERMANENT = frozenset({"jobs", "recent", "sweep", "models", "workers", "pulse", "amnesty"})
+"""The keys without a TTL that remain when no job is unfinished (shared/state/keys.py)."""
 
 
 def leaked_keys(client: redis.Redis, prefix: str) -> list[str]:

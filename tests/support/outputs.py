@@ -21,10 +21,10 @@ def manifest(control: Control, job_id: str = "j") -> Manifest:
     return Manifest.model_validate_json(control.objects.read(uri))
 
 
-def check(lines: list[Any], found: list[dict[str, Any]]) -> None:
+def check(lines: list[Any], written: list[dict[str, Any]]) -> None:
     """Every line of input has its line of output, and every pair exactly one outcome."""
-    assert len(found) == len(lines)
-    for number, (line, out) in enumerate(zip(lines, found, strict=True), 1):
+    assert len(written) == len(lines)
+    for number, (line, out) in enumerate(zip(lines, written, strict=True), 1):
         if isinstance(line, bytes):
             (error,) = out["errors"]
             assert error["line"] == number

@@ -20,7 +20,7 @@ def control(store, fleet, objects, hints, change) -> Control:
 @pytest.fixture
 def lines() -> list[Any]:
     """Twelve requests of one to five documents, and some that are bad."""
-    found: list[Any] = [
+    requests: list[Any] = [
         {
             "id": f"r{n}",
             "query": f"query {n}",
@@ -28,9 +28,9 @@ def lines() -> list[Any]:
         }
         for n in range(12)
     ]
-    found[3] = b"no json"
-    found[7] = {"id": "r7", "query": "query 7", "documents": ["good", 5, "fails", "good too"]}
-    return found
+    requests[3] = b"no json"
+    requests[7] = {"id": "r7", "query": "query 7", "documents": ["good", 5, "fails", "good too"]}
+    return requests
 
 
 @pytest.fixture

@@ -25,14 +25,14 @@ def test_a_file_goes_in_and_comes_back_ranked(control, submit, lines):
     run(control, Worker(control, fails="fails"), Worker(control, name="w2"))
 
     check(lines, output(control))
-    found = manifest(control)
-    assert found.lines == 12
-    assert found.pairs == pairs_of(lines)
-    assert found.scored + found.errors == found.pairs
-    assert found.errors in (2, 3)  # the worker that fails may not have had that pair
-    assert found.job == "j"
-    assert found.provenance[0].model == MODEL
-    assert control.store.jobs.get("j").progress.total == found.pairs
+    counts = manifest(control)
+    assert counts.lines == 12
+    assert counts.pairs == pairs_of(lines)
+    assert counts.scored + counts.errors == counts.pairs
+    assert counts.errors in (2, 3)  # the worker that fails may not have had that pair
+    assert counts.job == "j"
+    assert counts.provenance[0].model == MODEL
+    assert control.store.jobs.get("j").progress.total == counts.pairs
     assert control.store.jobs.get("j").open_shards == 0
 
 

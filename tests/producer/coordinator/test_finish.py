@@ -27,12 +27,12 @@ def test_a_cancelled_job_ends_with_a_line_for_every_request(control, submit, lin
 
     run(control, Worker(control))
 
-    found = output(control)
-    check(lines, found)
+    written = output(control)
+    check(lines, written)
     counts = manifest(control)
     assert counts.cancelled > 0
     assert counts.scored + counts.errors + counts.cancelled == counts.pairs == pairs_of(lines)
-    codes = [e["code"] for line in found for e in line["errors"]]
+    codes = [e["code"] for line in written for e in line["errors"]]
     assert codes.count("cancelled") == counts.cancelled
 
 

@@ -101,10 +101,10 @@ class World:
 
     def commit(self) -> None:
         """A worker brings its results; a stalled one too, of which nobody expected it."""
-        found = self.stalled if self.stalled and self.draw.random() < 0.5 else self.held
-        if not found:
+        holders = self.stalled if self.stalled and self.draw.random() < 0.5 else self.held
+        if not holders:
             return
-        worker, lease = found.pop(self.draw.randrange(len(found)))
+        worker, lease = holders.pop(self.draw.randrange(len(holders)))
         if lease.poison:
             slices = load_slices(self.control.objects, JOB, lease.file, lease.shard)
             outcomes = [poisoned(piece) for piece in slices]
@@ -139,8 +139,8 @@ class World:
         elif what == "time":
             self.pass_time()
 
-    def _part_with(self, found: tuple[Worker, Lease], what: str) -> None:
-        _, lease = found
+    def _part_with(self, held: tuple[Worker, Lease], what: str) -> None:
+        _, lease = held
         if what == "drain":
             self.store.shards.release(lease)
             return
@@ -148,7 +148,7 @@ class World:
         past = {member: self.store.now_ms() - 1}
         self.store.client.zadd(self.store.keys.open(MODEL), past, xx=True)
         if what == "stall":
-            self.stalled.append(found)
+            self.stalled.append(held)
 
     def pass_time(self) -> None:
         """Long enough that steps of dead coordinators, and jobs nobody touched, are due."""
@@ -201,7 +201,7 @@ class World:
 
 @pytest.fixture
 def lines() -> list:
-    found: list = [
+    requests: list = [
         {
             "id": f"r{n}",
             "query": f"query {n}",
@@ -209,9 +209,9 @@ def lines() -> list:
         }
         for n in range(25)
     ]
-    found[4] = b"no json"
-    found[9] = {"id": "r9", "query": "query 9", "documents": ["good", 5, "fails", "good too"]}
-    return found
+    requests[4] = b"no json"
+    requests[9] = {"id": "r9", "query": "query 9", "documents": ["good", 5, "fails", "good too"]}
+    return requests
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ def world(store, fleet, objects, hints, change, jsonl, lines, client):
     return lambda seed: World(control, random.Random(seed))
 
 
-def died(found: list[dict]) -> int:
-    return sum(e["code"] == "worker_died" for line in found for e in line["errors"])
+def died(output_lines: list[dict]) -> int:
+    return sum(e["code"] == "worker_died" for line in output_lines for e in line["errors"])
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -242,11 +242,11 @@ def test_every_pair_comes_back_exactly_once(world, lines, seed):
     lived.live(turns=150, trouble=0.3)
     lived.calm_down()
 
-    found = output(lived.control)
-    check(lines, found)
+    written = output(lived.control)
+    check(lines, written)
     counts = manifest(lived.control)
     assert counts.pairs == counts.scored + counts.errors == pairs_of(lines)
-    assert counts.errors == 3 + died(found)
+    assert counts.errors == 3 + died(written)
     assert lived.store.shards.backlog(MODEL) == 0
 
 
@@ -265,11 +265,11 @@ def test_a_cancelled_and_retried_job_is_whole_again(world, lines, seed):
         lived.live(turns=100, trouble=0.3)
         lived.calm_down()
 
-    found = output(lived.control)
-    check(lines, found)
+    written = output(lived.control)
+    check(lines, written)
     counts = manifest(lived.control)
     assert counts.cancelled == 0
-    assert counts.errors == 3 + died(found)
+    assert counts.errors == 3 + died(written)
     assert counts.scored + counts.errors == pairs_of(lines)
 
 
@@ -287,8 +287,8 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
     queries = [Document(id=f"q{n}", text=f"query {n}") for n in range(3)]
     objects.write(queries_uri(objects, JOB), dump_queries(queries))
     pinned = InputRef(uri=objects.at("images", ""), size=0, tag="")
-    asked = Catalog(queries=InputRef(uri="", size=99, tag=""), count=3)
-    store.jobs.create(JOB, make_spec(model=MODEL, input=pinned, catalog=asked), "digest")
+    catalog = Catalog(queries=InputRef(uri="", size=99, tag=""), count=3)
+    store.jobs.create(JOB, make_spec(model=MODEL, input=pinned, catalog=catalog), "digest")
     hints.feed(JOB)
     lived = World(control, random.Random(seed))
 

@@ -38,8 +38,8 @@ def test_a_retry_scores_what_failed_and_keeps_the_rest(control, submit, lines, t
     check(lines, after)
     assert len(after[4]["results"]) == 5
     assert [a for n, a in enumerate(after) if n != 4] == [b for n, b in enumerate(before) if n != 4]
-    found = manifest(control)
-    assert (found.round, found.errors, found.pairs) == (1, 2, pairs_of(lines))
+    counts = manifest(control)
+    assert (counts.round, counts.errors, counts.pairs) == (1, 2, pairs_of(lines))
 
 
 def test_images_go_in_and_what_was_rejected_stays_rejected(control, submit):
@@ -77,8 +77,8 @@ def test_a_poor_query_is_one_rejection_of_its_line_and_counts_its_pairs(control,
         (None, POOR_QUERY),
         (2, "invalid_document"),
     ]
-    found = manifest(control)
-    assert (found.rejected, found.errors, found.scored, found.pairs) == (3, 1, 1, 5)
+    counts = manifest(control)
+    assert (counts.rejected, counts.errors, counts.scored, counts.pairs) == (3, 1, 1, 5)
     # and a retry of the rest leaves it so
     assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
     control.hints.feed("j")
@@ -100,10 +100,10 @@ def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, 
     control.hints.feed("j")
     run(control, Worker(control))
 
-    found = output(control)
-    check(lines, found)
+    written = output(control)
+    check(lines, written)
     assert manifest(control).cancelled == 0
-    assert not any(e["code"] == "cancelled" for line in found for e in line["errors"])
+    assert not any(e["code"] == "cancelled" for line in written for e in line["errors"])
     assert manifest(control).scored + manifest(control).errors == pairs_of(lines)
 
 
@@ -151,8 +151,8 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     run(control, Worker(control))
     # then every line is there
     check(lines, output(control))
-    found = manifest(control)
-    assert found.scored + found.errors == pairs_of(lines)
+    counts = manifest(control)
+    assert counts.scored + counts.errors == pairs_of(lines)
 
 
 def test_a_retry_of_errors_alone_leaves_what_was_cancelled(control, submit, lines):

@@ -105,7 +105,7 @@ def test_an_object_in_a_bucket_is_pinned_by_its_etag(s3, change, upload_to):
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "words"),
     [
         (b"", "is empty"),
         (b"\x00\x01\x02", "is not JSON Lines"),
@@ -114,11 +114,11 @@ def test_an_object_in_a_bucket_is_pinned_by_its_etag(s3, change, upload_to):
     ],
 )
 def test_a_bad_local_file_is_refused_and_leaves_nothing(
-    objects, settings, upload_to, tmp_path, data, says
+    objects, settings, upload_to, tmp_path, data, words
 ):
     (tmp_path / "in").write_bytes(data)
 
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=words):
         pin(str(tmp_path / "in"), objects, settings, upload_to)
 
     assert [p for p in (tmp_path / "storage").rglob("*") if p.is_file()] == []
@@ -126,13 +126,13 @@ def test_a_bad_local_file_is_refused_and_leaves_nothing(
 
 def test_a_bad_uri_is_refused(objects, settings, upload_to, allowed, tmp_path):
     (allowed / "csv").write_bytes(b"a,b\n")
-    for uri, error, says in (
+    for uri, error, words in (
         (file_uri(allowed / "csv"), UsageError, "not JSON Lines"),
         (file_uri(allowed / "none"), UsageError, "does not exist"),
         (file_uri(tmp_path / "in"), NotAllowed, "not allowed"),
         ("s3://other/in", NotAllowed, "not allowed"),
     ):
-        with pytest.raises(error, match=says):
+        with pytest.raises(error, match=words):
             pin(uri, objects, settings, upload_to)
 
 
@@ -158,14 +158,14 @@ def ref(objects, settings, upload_to, tmp_path):
 
 def test_reading_goes_on_at_any_line(objects, settings, ref):
     reader = Input(job_of(ref), objects, settings)
-    found = list(reader.reads(ref.uri, Cursor()))
+    all_reads = list(reader.reads(ref.uri, Cursor()))
 
-    assert [read.piece.line for read in found] == [1, 2, 3, 4, 5]
-    assert found[-1].offset == len(DATA)
-    for read in found:
+    assert [read.piece.line for read in all_reads] == [1, 2, 3, 4, 5]
+    assert all_reads[-1].offset == len(DATA)
+    for read in all_reads:
         cursor = Cursor(offset=read.offset, line=read.piece.line)
         rest = list(reader.reads(ref.uri, cursor))
-        assert [r.piece for r in rest] == [r.piece for r in found[read.piece.line :]]
+        assert [r.piece for r in rest] == [r.piece for r in all_reads[read.piece.line :]]
 
 
 def test_a_limit_takes_the_first_requests(objects, settings, ref):

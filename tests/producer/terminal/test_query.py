@@ -127,17 +127,17 @@ def test_standard_input_is_a_file_too(request_, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "words"),
     [
         (b'good\n{"text": ', "line 2 is not valid JSON: write text, or"),
         (b"\xff\xfe", r"is not UTF-8 \(at byte 0\)"),
         (b"x" * 20_001, "has more than 20000 bytes: `rerank submit`"),
     ],
 )
-def test_a_bad_file_is_refused(request_, tmp_path, data, says):
+def test_a_bad_file_is_refused(request_, tmp_path, data, words):
     path = tmp_path / "docs.txt"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=words):
         request_.add_file(str(path))
 
 
@@ -158,8 +158,8 @@ def shown(line: dict[str, Any], request: Request, width: int = 100) -> list[str]
     """The lines of a ranking on a terminal."""
     out = io.StringIO()
     Console(file=out, width=width, highlight=False).print(ranking(line, request.candidates))
-    lines = [found.rstrip() for found in out.getvalue().splitlines()]
-    assert all(cell_len(found) <= width for found in lines)
+    lines = [answer_.rstrip() for answer_ in out.getvalue().splitlines()]
+    assert all(cell_len(answer_) <= width for answer_ in lines)
     return lines
 
 
@@ -274,9 +274,9 @@ def test_machines_get_the_answer_as_json(command):
     )
 
     assert (done.returncode, done.stderr) == (OK, "")
-    found = json.loads(done.stdout)
-    assert len(found["results"]) == 1
-    assert found["provenance"]["model"] == "pocket-vl"
+    answer_ = json.loads(done.stdout)
+    assert len(answer_["results"]) == 1
+    assert answer_["provenance"]["model"] == "pocket-vl"
 
 
 def test_images_may_be_rejected_for_their_quality(command, tmp_path):
@@ -293,7 +293,7 @@ def test_images_may_be_rejected_for_their_quality(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "words"),
     [
         (("query", "q", *MODEL), "there are no candidates: give some with --doc"),
         (("query", "--doc", "a", *MODEL), "the query is empty"),
@@ -301,9 +301,9 @@ def test_images_may_be_rejected_for_their_quality(command, tmp_path):
         (("query", "q", "--image", "/none.png", *MODEL), "/none.png cannot be read"),
     ],
 )
-def test_a_mistake_is_one_sentence(command, arguments, says):
+def test_a_mistake_is_one_sentence(command, arguments, words):
     done = command(*arguments)
 
     assert (done.returncode, done.stdout) == (USAGE, "")
-    assert says in done.stderr
+    assert words in done.stderr
     assert done.stderr.count("\n") == 1

@@ -39,10 +39,10 @@ def files(tmp_path: Path) -> Objects:
 @st.composite
 def slices(draw) -> list[Slice]:
     """Slices of a few items each, some of them failures."""
-    found = []
+    drawn = []
     for line in range(draw(st.integers(1, 5))):
         pairs, failures = draw(st.integers(0, 4)), draw(st.integers(0, 2))
-        found.append(
+        drawn.append(
             Slice(
                 line=line + 1,
                 query="q\u2028\r",
@@ -54,29 +54,29 @@ def slices(draw) -> list[Slice]:
                 ],
             )
         )
-    return [piece for piece in found if piece.items] or draw(slices())
+    return [piece for piece in drawn if piece.items] or draw(slices())
 
 
-def items(found: list[Slice]) -> list[tuple[int, int | None]]:
+def items(pieces: list[Slice]) -> list[tuple[int, int | None]]:
     return [
         (piece.line, index)
-        for piece in found
+        for piece in pieces
         for index in (*piece.indices, *(f.index for f in piece.failures))
     ]
 
 
 @given(slices(), st.integers(0, 1000), st.data())
-def test_halves_of_a_shard_hold_its_items_in_order(files, found, start, data):
-    whole, end = items(found), start + len(items(found))
+def test_halves_of_a_shard_hold_its_items_in_order(files, pieces, start, data):
+    whole, end = items(pieces), start + len(items(pieces))
     file = shard_file(0, start, end, "attempt")
-    files.write(shard_uri(files, "job", file), dump_slices(found))
+    files.write(shard_uri(files, "job", file), dump_slices(pieces))
     cuts = sorted(
         data.draw(
             st.lists(st.integers(start + 1, max(end - 1, start + 1)), unique=True, max_size=3)
         )
     )
 
-    assert load_slices(files, "job", file, shard_name(start, end)) == found
+    assert load_slices(files, "job", file, shard_name(start, end)) == pieces
     bounds = [start, *(c for c in cuts if c < end), end]
     parts = [load_slices(files, "job", file, shard_name(a, b)) for a, b in pairwise(bounds)]
     assert [item for part in parts for item in items(part)] == whole
@@ -88,25 +88,25 @@ def test_halves_of_a_shard_hold_its_items_in_order(files, found, start, data):
 @st.composite
 def catalogs(draw) -> list[Piece]:
     """Images with a run of five queries each, and lines that name none."""
-    found: list[Piece] = []
+    drawn: list[Piece] = []
     for line in range(1, draw(st.integers(2, 5))):
         first = draw(st.integers(0, 4))
         last = draw(st.integers(first + 1, 5))
         document = Document(id=draw(st.none() | st.just(f"i{line}")), image=(f"s3://b/{line}",))
         bad = Slice(line=line, failures=[Failure(line=line, code="bad", message="m")])
         run = ImageRun(run=(first, last), line=line, document=document)
-        found.append(draw(st.sampled_from([run, bad])))
-    return found
+        drawn.append(draw(st.sampled_from([run, bad])))
+    return drawn
 
 
 @given(catalogs(), st.integers(0, 1000), st.data())
-def test_ranges_of_a_catalogs_shard_hold_its_pairs_in_order(files, found, start, data):
+def test_ranges_of_a_catalogs_shard_hold_its_pairs_in_order(files, pieces, start, data):
     queries = [Document(id=f"q{n}", text=f"{n}\u2028") for n in range(5)]
     files.write(queries_uri(files, "job"), dump_queries(queries))
     load_queries.cache_clear()
-    end = start + sum(piece.items for piece in found)
+    end = start + sum(piece.items for piece in pieces)
     file = shard_file(0, start, end, "attempt")
-    files.write(shard_uri(files, "job", file), dump_slices(found))
+    files.write(shard_uri(files, "job", file), dump_slices(pieces))
     middle = data.draw(st.integers(start, end))
 
     whole = load_slices(files, "job", file, shard_name(start, end))
@@ -117,7 +117,7 @@ def test_ranges_of_a_catalogs_shard_hold_its_pairs_in_order(files, found, start,
     ]
     assert [len(half) for half in halves] == [middle - start, end - middle]
     assert [*halves[0], *halves[1]] == whole
-    pairs = [(p, n) for p in found if isinstance(p, ImageRun) for n in range(*p.run)]
+    pairs = [(p, n) for p in pieces if isinstance(p, ImageRun) for n in range(*p.run)]
     scored = [piece for piece in whole if piece.documents]
     for piece, (run, ordinal) in zip(scored, pairs, strict=True):
         assert (piece.line, piece.indices, piece.items) == (run.line, [ordinal], 1)

@@ -114,13 +114,13 @@ def test_standard_input_is_a_dash(monkeypatch):
 
 def test_a_path_that_cannot_be_read_says_why(tmp_path):
     (tmp_path / "file").touch()
-    for name, says in {
+    for name, words in {
         "missing.jsonl": "missing.jsonl does not exist: check the path",
         "file/below": "below does not exist",
         "": "is a folder: name a JSON Lines file",
         "x" * 300: r"cannot be read \(File name too long\)",
     }.items():
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=words):
             open_local(str(tmp_path / name)).__enter__()
 
 

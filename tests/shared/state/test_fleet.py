@@ -21,10 +21,10 @@ def test_a_worker_is_seen_as_it_described_itself(fleet):
     row = worker_row(pairs_per_s=12.5, state="loading")
     fleet.beat(row)
 
-    (found,) = fleet.workers()
+    (past,) = fleet.workers()
 
-    assert found.model_copy(update={"seen_s": 0.0}) == row
-    assert found.seen_s > 0
+    assert past.model_copy(update={"seen_s": 0.0}) == row
+    assert past.seen_s > 0
 
 
 def test_workers_are_listed_by_model_and_in_order(fleet):
@@ -153,11 +153,11 @@ def test_the_history_has_the_last_limits_that_differed(fleet):
         limit = BatchLimit(tokens=tokens, pairs=8, reason="r", at_s=version, version=version)
         assert fleet.set_limit("w1", limit)
 
-    found = fleet.limits("w1")
+    history = fleet.limits("w1")
 
-    assert [past.tokens for past in found] == sorted({past.tokens for past in found})
-    assert len(found) == (LIMITS_KEPT + 50) // 2
-    assert (found[-1].tokens, found[-1].reason) == (limit.tokens, "r")
+    assert [past.tokens for past in history] == sorted({past.tokens for past in history})
+    assert len(history) == (LIMITS_KEPT + 50) // 2
+    assert (history[-1].tokens, history[-1].reason) == (limit.tokens, "r")
     for version in range(limit.version + 1, limit.version + 2 * LIMITS_KEPT):
         fleet.set_limit("w1", BatchLimit(tokens=version, pairs=8, version=version))
     assert len(fleet.limits("w1")) == LIMITS_KEPT

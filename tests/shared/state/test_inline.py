@@ -94,8 +94,8 @@ def test_a_small_request_that_is_there_already_leaves_no_second_payload(store):
     for job_id, digest in (("a", "same"), ("b", "same"), ("c", "other")):
         shards = [OpenShard(0, 1, store.inline.put(job_id, "0-0-1-inline", b"{}", 60))]
         with nullcontext() if digest == "same" else pytest.raises(KeyConflict):
-            found = store.jobs.create(job_id, spec, digest, inline_ttl_ms=90_000, shards=shards)
-            assert found == "a"
+            id_ = store.jobs.create(job_id, spec, digest, inline_ttl_ms=90_000, shards=shards)
+            assert id_ == "a"
 
     assert store.inline.get("redis:a/0-0-1-inline") == b"{}"
     for job_id in ("b", "c"):

@@ -58,14 +58,14 @@ def test_a_commit_is_counted_for_its_worker_model_profile_and_priority(store):
 
     store.shards.commit(claim(store), "p", SUMMARY)
 
-    found = rows(store)
-    assert list(found) == [
+    by_name = rows(store)
+    assert list(by_name) == [
         ("worker", "w1"),
         ("model", MODEL),
         ("profile", "shop"),
         ("priority", "bulk"),
     ]
-    for row in found.values():
+    for row in by_name.values():
         assert (row.requests, row.pairs, row.errors) == (2, 4, 1)
         assert (row.truncated, row.crowded, row.tokens, row.shards) == (2, 1, 50, 1)
         assert row.latency.count == 1
@@ -102,10 +102,10 @@ def test_a_late_commit_adds_nothing_and_the_first_counts_for_who_brought_it(stor
     assert store.shards.commit(zombie, "of-zombie", SUMMARY)[0] == "committed"
     assert store.shards.commit(heir, "of-heir", SUMMARY)[0] == "late"
 
-    found = rows(store)
-    assert found["worker", "w1"].shards == found["model", MODEL].shards == 1
-    assert ("worker", "w2") not in found
-    assert found["worker", "w1"].latency.count == 0  # the claim that counts now is the heir's
+    by_name = rows(store)
+    assert by_name["worker", "w1"].shards == by_name["model", MODEL].shards == 1
+    assert ("worker", "w2") not in by_name
+    assert by_name["worker", "w1"].latency.count == 0  # the claim that counts now is the heir's
 
 
 def test_a_repeated_claim_does_not_begin_the_latency_anew(store, client):
@@ -160,9 +160,9 @@ def test_an_interactive_request_counts_too(store):
     summary = SUMMARY.model_copy(update={"priority": Priority.interactive, "profile": "default"})
     store.shards.commit(claim(store), "p", summary)
 
-    found = rows(store)
-    assert found["priority", "interactive"].requests == 2
-    assert found["profile", "default"].pairs == 4
+    by_name = rows(store)
+    assert by_name["priority", "interactive"].requests == 2
+    assert by_name["profile", "default"].pairs == 4
 
 
 def test_hours_are_added_up_and_older_ones_left_out(store, client):

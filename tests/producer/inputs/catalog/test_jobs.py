@@ -35,12 +35,12 @@ def test_every_image_of_a_prefix_meets_every_query(api, control, bucket):
     do(control, job_id)
 
     assert list(api.results(job_id)) == all_expected(bucket)
-    found = manifest(control, job_id)
-    assert (found.lines, found.pairs, found.scored) == (23, 69, 69)
-    assert [(part.start, part.end) for part in found.parts][:2] == [(0, 5), (5, 10)]
-    assert sum(part.rows for part in found.parts) == 69
-    assert found.ranking is None
-    assert found.options["catalog"]["count"] == 3
+    counts = manifest(control, job_id)
+    assert (counts.lines, counts.pairs, counts.scored) == (23, 69, 69)
+    assert [(part.start, part.end) for part in counts.parts][:2] == [(0, 5), (5, 10)]
+    assert sum(part.rows for part in counts.parts) == 69
+    assert counts.ranking is None
+    assert counts.options["catalog"]["count"] == 3
     assert api.status(job_id).progress.total == 69
 
 
@@ -50,9 +50,9 @@ def test_the_output_goes_where_the_job_says(api, control, bucket, s3):
     do(control, job_id)
 
     listed = s3.list_objects_v2(Bucket="pairs", Prefix="out/")["Contents"]
-    names = [found["Key"].removeprefix("out/") for found in listed]
-    found = manifest(control, job_id)
-    assert sorted([*(p.name for p in found.parts), "manifest.json", "ranking.jsonl"]) == names
+    names = [counts["Key"].removeprefix("out/") for counts in listed]
+    counts = manifest(control, job_id)
+    assert sorted([*(p.name for p in counts.parts), "manifest.json", "ranking.jsonl"]) == names
     assert api.status(job_id).output == "s3://pairs/out/"
     with pytest.raises(OutputExists, match="s3://pairs/out/ is not empty: use --force"):
         api.submit_catalog("s3://pairs/shop/", QUERIES, output="s3://pairs/out/")
@@ -92,7 +92,7 @@ def test_equal_margins_are_ranked_in_the_order_of_the_catalog():
 
     (line,) = ranking.lines([Document(id="q", text="q")], PLAIN)
 
-    assert [found["image_id"] for found in line["results"]] == ["i2", "i4"]
+    assert [result["image_id"] for result in line["results"]] == ["i2", "i4"]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
@@ -108,11 +108,11 @@ def test_scores_are_calibrated_in_rows_and_ranking(api, control, listing, format
 
     rows = list(api.results(job_id))
     ranking = control.objects.read(control.store.jobs.get(job_id).facts["output"] + "ranking.jsonl")
-    ranked = [found for line in ranking.splitlines() for found in json.loads(line)["results"]]
+    ranked = [result for line in ranking.splitlines() for result in json.loads(line)["results"]]
     assert (len(rows), len(ranked)) == (6, 6)
     assert partial
-    for found in (*rows, *ranked, *partial):
-        assert found["relevance_score"] == relevance_score(found["margin"], 0.3, 0.8)
+    for result in (*rows, *ranked, *partial):
+        assert result["relevance_score"] == relevance_score(result["margin"], 0.3, 0.8)
     options = manifest(control, job_id).options
     recorded = ("profile", "temperature", "top_p")
     assert [options[name] for name in recorded] == ["ecommerce", 0.3, 0.8]
@@ -128,8 +128,8 @@ def test_a_folder_is_read_in_one_order_without_what_is_hidden(api, control, tmp_
     job_id = api.submit_catalog(root, QUERIES)
     do(control, job_id)
 
-    found = ["a.png", "b/1.webp", "b/2.jpg", "b.jpg", "c/d/e.JPEG"]
-    assert list(api.results(job_id)) == all_expected([file_uri(root / name) for name in found])
+    images = ["a.png", "b/1.webp", "b/2.jpg", "b.jpg", "c/d/e.JPEG"]
+    assert list(api.results(job_id)) == all_expected([file_uri(root / name) for name in images])
 
 
 def test_a_limit_counts_images(api, control, bucket):
@@ -297,9 +297,9 @@ def test_a_prefix_that_changes_while_it_is_cut_gives_each_image_once_from_where_
 
     # then those behind it are taken as they are now, those before it as they were
     later = [uri for uri in bucket[14:] if uri != bucket[20]]
-    found = [*bucket[:14], f"s3://pairs/{next_to_it}", *later, f"s3://pairs/{last}"]
-    assert list(api.results(job_id)) == all_expected(found)
-    assert api.status(job_id).progress.total == len(found) * len(QUERIES)
+    images = [*bucket[:14], f"s3://pairs/{next_to_it}", *later, f"s3://pairs/{last}"]
+    assert list(api.results(job_id)) == all_expected(images)
+    assert api.status(job_id).progress.total == len(images) * len(QUERIES)
 
 
 def test_a_cancelled_catalog_ends_with_a_row_for_every_pair(api, control, bucket):
@@ -314,12 +314,12 @@ def test_a_cancelled_catalog_ends_with_a_row_for_every_pair(api, control, bucket
     api.cancel(job_id)
     do(control, job_id)
 
-    found = list(api.results(job_id))
-    assert len(found) == 69
-    assert sum("margin" in row for row in found) == 10
-    names = [(row["image_id"], row["query_id"]) for row in found]
+    result_rows = list(api.results(job_id))
+    assert len(result_rows) == 69
+    assert sum("margin" in row for row in result_rows) == 10
+    names = [(row["image_id"], row["query_id"]) for row in result_rows]
     assert names == [(image, query) for image in bucket for query in IDS]
-    assert {row["error"]["code"] for row in found if "error" in row} == {"cancelled"}
+    assert {row["error"]["code"] for row in result_rows if "error" in row} == {"cancelled"}
     with pytest.raises(WrongState, match="is a catalog, which cannot be retried: submit"):
         api.retry(job_id)
 
@@ -353,10 +353,10 @@ def test_an_output_is_fetched_into_a_folder(api, control, bucket, tmp_path):
 
     api.fetch(job_id, tmp_path / "out")
 
-    found = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
+    counts = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_bytes())
     lines = [
         json.loads(line)
-        for part in found.parts
+        for part in counts.parts
         for line in (tmp_path / "out" / part.name).read_text().splitlines()
     ]
     assert lines == all_expected(bucket)

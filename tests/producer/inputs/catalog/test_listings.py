@@ -35,19 +35,19 @@ def test_every_line_of_a_listing_has_its_outcomes(api, control, listing):
 
     do(control, job_id, fails="fails.jpg")
 
-    found = list(api.results(job_id))
-    assert found[:6] == [
+    results = list(api.results(job_id))
+    assert results[:6] == [
         *expected("s3://pairs/a.jpg"),
         *expected("Oak s3://pairs/b.jpg", image_id=7),
     ]
-    bad = found[6:12]
+    bad = results[6:12]
     assert [row["error"]["line"] for row in bad] == [3, 4, 5, 6, 7, 8]
     assert [row["error"]["code"] for row in bad] == [
         *("no_image", "invalid_image", "no_image", "malformed_line", "no_id", "invalid_image")
     ]
     assert [row["image_id"] for row in bad] == [None, None, "no", None, None, None]
     assert all(row["query_id"] is None for row in bad)
-    failed = found[12:]
+    failed = results[12:]
     assert [row["query_id"] for row in failed] == IDS
     assert {row["image_id"] for row in failed} == {"s3://pairs/fails.jpg"}
     assert {row["error"]["code"] for row in failed} == {"failed"}
@@ -76,13 +76,13 @@ def test_csv_is_read_row_by_row(api, control, listing):
 
     do(control, job_id)
 
-    found = list(api.results(job_id))
-    assert found[:3] == expected("Oak,\nround s3://pairs/a.jpg", image_id="a")
-    assert found[3:6] == expected("s3://pairs/b.jpg")
-    assert [row["error"]["code"] for row in found[6:]] == [
+    results = list(api.results(job_id))
+    assert results[:3] == expected("Oak,\nround s3://pairs/a.jpg", image_id="a")
+    assert results[3:6] == expected("s3://pairs/b.jpg")
+    assert [row["error"]["code"] for row in results[6:]] == [
         *("no_image", "malformed_line", "malformed_line", "invalid_image")
     ]
-    assert [row["error"]["message"] for row in found[7:9]] == [
+    assert [row["error"]["message"] for row in results[7:9]] == [
         "2 columns, expected 4, at line 7 of the file",
         "field larger than field limit (131072), near line 8 of the file",
     ]
@@ -104,13 +104,13 @@ def test_parquet_is_read_and_written(api, control, s3, tmp_path, place):
 
     do(control, job_id)
 
-    found = list(api.results(job_id))
-    assert found[:-1] == [
+    results = list(api.results(job_id))
+    assert results[:-1] == [
         row | {"query_id": str(row["query_id"]), "image_id": str(n)}
         for n, image in enumerate(images[:29])
         for row in expected(image)
     ]
-    assert (found[-1]["image_id"], found[-1]["error"]["code"]) == ("29", "no_image")
+    assert (results[-1]["image_id"], results[-1]["error"]["code"]) == ("29", "no_image")
     name = manifest(control, job_id).parts[0].name
     assert name == "part-000000000000.parquet"
     part = control.objects.read(control.store.jobs.get(job_id).facts["output"] + name)
@@ -139,9 +139,9 @@ def test_a_table_that_a_uri_names_stays_there_until_its_turn_comes(
 
     do(control, job_id)
 
-    found = list(api.results(job_id))
+    results = list(api.results(job_id))
     oak = expected("Oak s3://pairs/a.jpg", image_id="s3://pairs/a.jpg")
-    assert found == [*oak, *expected("s3://pairs/b.jpg")]
+    assert results == [*oak, *expected("s3://pairs/b.jpg")]
 
 
 def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp_path):
@@ -194,9 +194,9 @@ def test_parquet_of_one_row_group_is_read_in_little_memory(control, tmp_path, mo
     table = pyarrow.table({"image": ["s3://pairs/a.jpg"] * 3500, "text": text})
     path = tmp_path / "large.parquet"
     parquet.write_table(table, path, use_dictionary=False, write_batch_size=16)
-    found = parquet.ParquetFile(path).metadata
-    assert found.num_row_groups == 1
-    assert found.row_group(0).total_byte_size > tables.PARQUET_MEMORY_BYTES
+    metadata = parquet.ParquetFile(path).metadata
+    assert metadata.num_row_groups == 1
+    assert metadata.row_group(0).total_byte_size > tables.PARQUET_MEMORY_BYTES
 
     with table_lines(str(path), control.objects, 90_000) as lines:
         sizes = [len(line) for line in lines]

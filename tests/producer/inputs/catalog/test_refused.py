@@ -32,16 +32,16 @@ def test_what_cannot_be_a_catalog_is_refused_before_any_work(api, bucket, listin
         str(listing("image", "x" * 500_001, name="long.csv")): "line 2 of .* is too long",
         str(listing("no", name="a.parquet")): "is not Parquet",
     }
-    for source, says in refused.items():
-        with pytest.raises(UsageError, match=says):
+    for source, words in refused.items():
+        with pytest.raises(UsageError, match=words):
             api.submit_catalog(source, QUERIES)
-    for says, queries in {
+    for words, queries in {
         "the queries has no queries": [],
         "the queries, query 2 is empty": ["a", " "],
         "query 2: the id 1 is already used": ["a", {"id": 1, "text": "b"}],
         "query 1: expected s3://": [{"image": "ftp://b"}],
     }.items():
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=words):
             api.submit_catalog(good, queries)
     with pytest.raises(NotAllowed, match="RERANK_ALLOWED_BUCKETS=elsewhere"):
         api.submit_catalog("s3://elsewhere/x/", QUERIES)
@@ -81,9 +81,9 @@ def test_queries_are_read_from_a_file(objects, tmp_path):
     path = tmp_path / "queries.txt"
     path.write_text('\ufeffa chair\n\n  {"id": "x", "image": "a.png"}\r\n{"text": "b"}\n')
 
-    found = read_queries(path, objects)
+    queries = read_queries(path, objects)
 
-    assert found == [
+    assert queries == [
         Document(id=1, text="a chair"),
         Document(id="x", image=("a.png",)),
         Document(id=4, text="b"),
@@ -91,7 +91,7 @@ def test_queries_are_read_from_a_file(objects, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "words"),
     [
         (b'{"text": "a"', "query 1 is not valid JSON"),
         (b"\xff", "is not UTF-8"),
@@ -100,10 +100,10 @@ def test_queries_are_read_from_a_file(objects, tmp_path):
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
     ],
 )
-def test_a_query_file_that_is_wrong_is_refused(objects, tmp_path, monkeypatch, data, says):
+def test_a_query_file_that_is_wrong_is_refused(objects, tmp_path, monkeypatch, data, words):
     monkeypatch.setattr(module, "QUERIES_BYTES", 100)
     path = tmp_path / "queries.txt"
     path.write_bytes(data)
 
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=words):
         read_queries(path, objects)
