@@ -28,6 +28,7 @@ from tests.support.fleet import Worker
 from tests.support.hints import RecordedHints
 from tests.support.leaks import leaked_keys
 from tests.support.server import valkey
+from tests.support.wait import patient
 
 hypothesis_settings.register_profile(
     "rerankfleet",
@@ -207,5 +208,5 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.create_bucket(Bucket=BUCKET)
     yield client
     request = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
-    with urllib.request.urlopen(request, timeout=10):
+    with urllib.request.urlopen(request, timeout=patient(10)):
         pass

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.stack import Stack, running_stack
+from tests.support.wait import patient
 
 REQUESTS = 90
 DOCUMENTS = 20
@@ -64,7 +65,7 @@ def check(
     """`check(job_id)`: wait for the end; every pair came back once, with its undisturbed margin."""
 
     def every_pair_once(job_id: str) -> None:
-        status = stack.client.wait(job_id, timeout_s=120)
+        status = stack.client.wait(job_id, timeout_s=patient(120))
         assert status.state == "done"
         assert status.progress.scored == REQUESTS * DOCUMENTS
         lines = list(stack.client.results(job_id))

@@ -15,6 +15,7 @@ from rerankfleet.shared.state.fleet import Fleet
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.stack import Stack, running_stack
+from tests.support.wait import patient
 
 
 @pytest.fixture
@@ -52,5 +53,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 @pytest.fixture
 def real(stack: Stack) -> Iterator[httpx.Client]:
     """A client of the stack's gateway."""
-    with httpx.Client(base_url=stack.gateway, timeout=60) as client:
+    with httpx.Client(base_url=stack.gateway, timeout=patient(60)) as client:
         yield client

@@ -13,7 +13,7 @@ import pytest
 from tests.support.drawn import png
 from tests.support.gateway import scrape, value
 from tests.support.stack import running_stack
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-vl"
 SIZE = (128, 96)
@@ -26,7 +26,7 @@ def sees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     env = {"RERANK_THREADS": "1", "RERANK_DECODE_PROCESSES": "1"}
     with (
         running_stack(folder, env, MODEL) as stack,
-        httpx.Client(base_url=stack.gateway, timeout=90) as client,
+        httpx.Client(base_url=stack.gateway, timeout=patient(90)) as client,
     ):
         yield client
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.stack import RERANK, Stack, running_stack
+from tests.support.wait import patient
 
 ENVIRONMENT = {"RERANK_DECODE_PROCESSES": "1", "RERANK_THREADS": "1"}
 
@@ -35,7 +36,7 @@ def command(seeing: Stack) -> Command:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patient(120),
         )
 
     return run

@@ -15,14 +15,14 @@ import psutil
 from rerankfleet.producer.client import Client
 from rerankfleet.shared.settings import Settings, load_settings, read_address
 from rerankfleet.shared.state.fleet import WorkerRow
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
 START_S = 90.0
 
 #: Short times, so that tests see in seconds what takes minutes in the field.
 QUICK = {
-    "RERANK_LEASE_S": "3",
+    "RERANK_LEASE_S": str(patient(3)),
     "RERANK_HEARTBEAT_S": "0.5",
     "RERANK_TICK_S": "0.5",
     "RERANK_HINT_GRACE_S": "2",
@@ -87,7 +87,7 @@ def running_stack(
         yield stack
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(40)
+        process.wait(patient(40))
 
 
 @contextmanager
