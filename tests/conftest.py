@@ -7,7 +7,8 @@ import os
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -24,10 +25,12 @@ from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.fleet import Fleet
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
+from tests.support import schedule
 from tests.support.fleet import Worker
 from tests.support.hints import RecordedHints
 from tests.support.leaks import leaked_keys
 from tests.support.server import valkey
+from tests.support.stack import Stack, StartStack, running_stack
 from tests.support.wait import patient
 
 hypothesis_settings.register_profile(
@@ -38,6 +41,15 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("rerankfleet")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a whole stack; in one of several processes, begin with what takes long."""
+    for item in items:
+        schedule.mark(item)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not schedule.is_long(item))
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +162,28 @@ def control(store: Store, objects: Objects, hints: RecordedHints, settings: Sett
 def worker(control: Control) -> Worker:
     """A worker without a model."""
     return Worker(control)
+
+
+# ---- whole stacks -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def start_stack(tmp_path_factory: pytest.TempPathFactory) -> StartStack:
+    """Runs a stack: every fixture of a stack needs this one."""
+
+    def start(
+        model: str, env: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> AbstractContextManager[Stack]:
+        return running_stack(folder or tmp_path_factory.mktemp("stack"), env or {}, model)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def vl_stack(start_stack: StartStack) -> Iterator[Stack]:
+    """A running `rerank up` that serves `pocket-vl`: one for all tests that need images."""
+    with start_stack("pocket-vl", {"RERANK_DECODE_PROCESSES": "1"}) as stack:
+        yield stack
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, StartStack
 from tests.support.wait import patient
 
 REQUESTS = 90
@@ -52,10 +52,10 @@ def expected(requests: list[dict[str, Any]]) -> list[list[float]]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(start_stack: StartStack) -> Iterator[Stack]:
     """A running `rerank up`."""
-    with running_stack(tmp_path_factory.mktemp("stack"), {}) as found:
-        yield found
+    with start_stack("pocket-text") as stack:
+        yield stack
 
 
 @pytest.fixture

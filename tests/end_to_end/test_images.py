@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from tests.support.drawn import drawn, encoded, png
-from tests.support.stack import RERANK, Stack, running_stack
+from tests.support.stack import RERANK, Stack, StartStack
 from tests.support.vl_model import build_vl_model
 from tests.support.wait import patient, wait_until
 
@@ -141,13 +141,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(vl_folder: Path, environment: dict[str, str], folder: Path) -> Iterator[Stack]:
+def images(
+    vl_folder: Path, environment: dict[str, str], start_stack: StartStack, folder: Path
+) -> Iterator[Stack]:
     """A running stack that serves the model."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)  # the client in this process reads it too
-        with running_stack(folder, environment, str(vl_folder)) as found:
-            yield found
+        with start_stack(str(vl_folder), environment, folder) as stack:
+            yield stack
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,8 @@ from tests.support.wait import patient, wait_until
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
 START_S = 90.0
+START_STACK = "start_stack"
+"""The fixture through which other fixtures run a stack: tests that need one are known by it."""
 
 #: Short times, so that tests see in seconds what takes minutes in the field.
 QUICK = {
@@ -28,6 +30,7 @@ QUICK = {
     "RERANK_HINT_GRACE_S": "2",
     "RERANK_SHARD_SECONDS": "0.2",
     "RERANK_BATCH_TOKENS": "2048",
+    "RERANK_THREADS": "1",
     "RERANK_GATEWAY_PORT": "0",
 }
 
@@ -88,6 +91,10 @@ def running_stack(
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(patient(40))
+
+
+StartStack = Callable[..., AbstractContextManager[Stack]]
+"""`start_stack(model, env, folder)` is `running_stack` in a new folder unless one is given."""
 
 
 @contextmanager
