@@ -6,9 +6,6 @@ import pytest
 
 from tests.support.stack import START_STACK
 
-PAGE = {"chromium", "vl_stack"}
-"""Fixtures of one browser and one stack for all tests that need either."""
-
 
 def mark(item: pytest.Item) -> None:
     """Mark a test that needs a whole stack, and name the group that it runs in."""
@@ -20,8 +17,8 @@ def mark(item: pytest.Item) -> None:
 def group_of(item: pytest.Item) -> str:
     """Tests of a group run one after the other in one process."""
     fixtures = fixtures_of(item)
-    if PAGE & fixtures:
-        return "page"
+    if "vl_stack" in fixtures:
+        return "vl_stack"
     if {START_STACK, "stack"} <= fixtures:
         return item.path.parent.name
     return item.nodeid if item.get_closest_marker("slow") else item.location[0]

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from rerankfleet.shared.content.images import PRESETS, PictureOptions
+from rerankfleet.shared.content.images import PRESETS, ImageSpec
 from rerankfleet.workers.images.resize import plan_size
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
@@ -108,7 +108,7 @@ def test_what_crop_cuts_away_is_shaded(
     # given a picture of 320 × 192 under `crop`
     ask_for_hearts(page, pictures)
     crop = f"{card(page, pictures, WIDE_ONE)} .crop"
-    left, top, right, bottom = plan_size(320, 192, PictureOptions()).box
+    left, top, right, bottom = plan_size(320, 192, ImageSpec()).box
     # then the box that is kept is drawn where the worker cuts
     drawn = page.run(
         "const style = document.querySelector(arguments[0]).style;"
@@ -349,7 +349,7 @@ def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
     )
     # then it finds what the worker does
     for (width, height, name, mode), found in zip(cases, planned, strict=True):
-        plan = plan_size(width, height, PictureOptions(name, mode))
+        plan = plan_size(width, height, ImageSpec(name, mode))
         assert found == [*plan.box, *plan.size], (width, height, name, mode)
 
 

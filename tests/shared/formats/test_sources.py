@@ -83,7 +83,7 @@ def test_other_formats_are_refused(data):
         probe(lines, "f")
 
 
-@pytest.mark.parametrize("data", [b"", gzip.compress(b"")])
+@pytest.mark.parametrize("data", [b"", gzip.compress(b"")], ids=["plain", "gzip"])
 def test_an_empty_input_is_refused(data):
     with plain(io.BytesIO(data), "f") as lines, pytest.raises(UsageError, match="f is empty"):
         probe(lines, "f")
