@@ -34,10 +34,10 @@ check: $(STAMP) ## ruff, mypy (strict on the packages), import directions
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 test: $(STAMP) ## all tests; they start the servers that they need
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m 'not browser and not whole_stack and not slow'
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not browser and not whole_stack and not slow"
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py

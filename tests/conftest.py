@@ -7,7 +7,8 @@ import os
 import sys
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -24,10 +25,13 @@ from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.fleet import Fleet
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
+from tests.support import schedule
 from tests.support.fleet import Worker
 from tests.support.hints import RecordedHints
 from tests.support.leaks import leaked_keys
 from tests.support.server import valkey
+from tests.support.stack import Stack, StartStack, running_stack
+from tests.support.wait import patient
 
 hypothesis_settings.register_profile(
     "rerankfleet",
@@ -39,20 +43,13 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("rerankfleet")
 
 
-STACKS = {"stack", "seeing"}
-"""Fixtures that start the whole stack, once for all tests of a folder."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need the whole stack; keep together, in one process, those that share
-    one, and those of a file."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a whole stack; in one of several processes, begin with what takes long."""
     for item in items:
-        folder = item.path.parent.name
-        shares_stack = not STACKS.isdisjoint(getattr(item, "fixturenames", ()))
-        if shares_stack or folder == "end_to_end":
-            item.add_marker(pytest.mark.whole_stack)
-        shared = shares_stack and folder != "web"  # a browser a file, side by side
-        item.add_marker(pytest.mark.xdist_group(folder if shared else str(item.path)))
+        schedule.mark(item)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not schedule.is_long(item))
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +164,28 @@ def worker(control: Control) -> Worker:
     return Worker(control)
 
 
+# ---- whole stacks -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def start_stack(tmp_path_factory: pytest.TempPathFactory) -> StartStack:
+    """Runs a stack: every fixture of a stack needs this one."""
+
+    def start(
+        model: str, env: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> AbstractContextManager[Stack]:
+        return running_stack(folder or tmp_path_factory.mktemp("stack"), env or {}, model)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def vl_stack(start_stack: StartStack) -> Iterator[Stack]:
+    """A running `rerank up` that serves `pocket-vl`: one for all tests that need images."""
+    with start_stack("pocket-vl", {"RERANK_DECODE_PROCESSES": "1"}) as stack:
+        yield stack
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 
@@ -223,5 +242,5 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     client.create_bucket(Bucket=BUCKET)
     yield client
     request = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
-    with urllib.request.urlopen(request, timeout=10):
+    with urllib.request.urlopen(request, timeout=patient(10)):
         pass

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import patient
+
 ROOT = Path(__file__).parent.parent
 SIDES = ("shared", "producer", "workers")
 MODULES = sorted(path.relative_to(ROOT) for side in SIDES for path in (ROOT / side).rglob("*.py"))
@@ -195,7 +197,7 @@ def test_an_entrance_loads_no_torch(entrance):
         f"print(*sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=patient(60)
     )
     assert run.returncode == 0, run.stderr
     assert run.stderr.strip() == ""

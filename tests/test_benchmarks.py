@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.wait import patient
+
 ROOT = Path(__file__).parents[1]
 
 
 def run_quickly(name: str) -> dict[str, Any]:
     """The last line of a benchmark's quick run, which says what was measured, and where."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])
     assert found["benchmark"] == name
@@ -85,7 +87,7 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
     command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick", *of]
     # when it runs
-    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each fixed limit, the best of them, and the policies beside it
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])
@@ -109,7 +111,9 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
     plot = tmp_path / "traces.png"
     command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]
     # when the policies run on them
-    told = subprocess.run([*command, "--plot", plot], capture_output=True, text=True, timeout=300)
+    told = subprocess.run(
+        [*command, "--plot", plot], capture_output=True, text=True, timeout=patient(300)
+    )
     # then its last line has every column of every policy; simulated, so the figures are certain
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])
@@ -128,7 +132,7 @@ def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
     # given the benchmark with few requests
     command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--quick"]
     # when it runs
-    told = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each side's latency, and what a crowd was answered
     assert told.returncode == 0, told.stderr
     found = json.loads(told.stdout.splitlines()[-1])

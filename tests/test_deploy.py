@@ -10,10 +10,8 @@ import json
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +28,8 @@ import yaml
 from rerankfleet.shared.cli import build
 from rerankfleet.shared.processes import Supervisor
 from rerankfleet.shared.settings import Settings, load_settings
+from tests.support.server import free_port
+from tests.support.wait import patient, wait_until
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -521,7 +521,7 @@ def redis_server(folder: Path) -> Iterator[Any]:
     finally:
         client.close()
         server.terminate()
-        server.wait(20)
+        server.wait(patient(20))
         log.close()
 
 
@@ -532,19 +532,6 @@ def answers(client) -> bool:
         return bool(client.ping())
     except redis.RedisError:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(true, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s"
-        time.sleep(0.1)
 
 
 def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
@@ -610,14 +597,14 @@ def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
             shown = next(w for w in examples("docker compose run") if "submit" in w)
             words = shown[shown.index("producer") + 1 :]
             submitted = subprocess.run(
-                [str(RERANK), *words], env=env("producer"), cwd=tmp_path, timeout=120
+                [str(RERANK), *words], env=env("producer"), cwd=tmp_path, timeout=patient(120)
             )
         finally:
             for process in running.values():
                 process.terminate()
             grace_s = float(services()["worker-cpu"]["stop_grace_period"].removesuffix("s"))
             for process in running.values():
-                process.wait(grace_s)
+                process.wait(patient(grace_s))
             s3.stop()
     # then the file is ranked
     assert submitted.returncode == 0

@@ -26,6 +26,7 @@ from rerankfleet.shared.profiles import ProfileOptions, load_profiles
 from rerankfleet.workers.reranker import Reranker
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
+from tests.support.wait import patient
 
 FIELDS = {field.name: field for field in option_fields()}
 COMMANDS = {
@@ -205,7 +206,7 @@ def test_an_option_that_is_declared_shows_everywhere():
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
     )
     assert ran.returncode == 0, ran.stderr
     shown = json.loads(ran.stdout)
@@ -328,7 +329,7 @@ def test_no_results_mean_all_on_the_command_line(rerank, working, jsonl, tmp_pat
 def test_no_results_mean_all_in_python(api, control, working, jsonl):
     for top_n, count in ((0, 3), (None, 3), (2, 2)):
         job_id = api.submit(jsonl(REQUEST), top_n=top_n)
-        api.wait(job_id, timeout_s=20)
+        api.wait(job_id, timeout_s=patient(20))
         assert [kept(line) for line in api.results(job_id)] == [count]
         assert kept(api.rerank("q", ["a", "b", "c"], top_n=top_n)) == count
     same = [api.submit(jsonl(REQUEST), top_n=top_n, key="mine") for top_n in (0, None)]
@@ -339,7 +340,7 @@ def test_no_results_mean_all_in_a_line(api, working, jsonl):
     job_id = api.submit(
         jsonl(*(REQUEST | {"top_n": top_n} for top_n in (0, 2, None)), REQUEST), top_n=1
     )
-    api.wait(job_id, timeout_s=20)
+    api.wait(job_id, timeout_s=patient(20))
 
     # null and nothing leave it to the job
     assert [kept(line) for line in api.results(job_id)] == [3, 2, 1, 1]
@@ -356,7 +357,7 @@ def test_no_results_mean_all_in_a_job_over_http(http, api, working, jsonl):
     uploaded = http.post("/v1/uploads?name=in.jsonl", content=json.dumps(REQUEST)).json()["uri"]
     for top_n, count in ((0, 3), (None, 3), (2, 2)):
         answer = http.post("/v1/jobs", json={"input": uploaded, "top_n": top_n, "model": MODEL})
-        api.wait(answer.json()["id"], timeout_s=20)
+        api.wait(answer.json()["id"], timeout_s=patient(20))
         assert [kept(line) for line in api.results(answer.json()["id"])] == [count]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, StartStack
+from tests.support.wait import patient
 
 REQUESTS = 90
 DOCUMENTS = 20
@@ -51,10 +52,10 @@ def expected(requests: list[dict[str, Any]]) -> list[list[float]]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(start_stack: StartStack) -> Iterator[Stack]:
     """A running `rerank up`."""
-    with running_stack(tmp_path_factory.mktemp("stack"), {}) as running:
-        yield running
+    with start_stack("pocket-text") as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def check(
     """`check(job_id)`: wait for the end; every pair came back once, with its undisturbed margin."""
 
     def every_pair_once(job_id: str) -> None:
-        status = stack.client.wait(job_id, timeout_s=120)
+        status = stack.client.wait(job_id, timeout_s=patient(120))
         assert status.state == "done"
         assert status.progress.scored == REQUESTS * DOCUMENTS
         lines = list(stack.client.results(job_id))

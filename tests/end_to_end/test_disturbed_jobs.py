@@ -16,7 +16,7 @@ from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queues
 from tests.end_to_end.conftest import DOCUMENTS, REQUESTS
 from tests.support.stack import Stack, another_worker, running_module
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-text"
 COORDINATOR = "rerankfleet.producer.coordinator.process"
@@ -155,7 +155,7 @@ def test_a_cancelled_job_keeps_its_scores_and_a_retry_completes_it(
 ) -> None:
     # when it is cancelled
     stack.client.cancel(job)
-    status = stack.client.wait(job, timeout_s=60)
+    status = stack.client.wait(job, timeout_s=patient(60))
     # then every pair is accounted for, in a whole output
     progress = status.progress
     assert status.state == "cancelled"
@@ -183,7 +183,7 @@ def test_a_frozen_worker_comes_back_too_late_and_does_no_harm(
         )
         # when one is frozen for longer than its lease, and then goes on
         other.send_signal(signal.SIGSTOP)
-        stack.client.wait(job_id, timeout_s=120)
+        stack.client.wait(job_id, timeout_s=patient(120))
         other.send_signal(signal.SIGCONT)
         # then its late commits change nothing
         check(job_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stack import QUICK, RERANK, running_stack
+from tests.support.wait import patient
 
 PACKAGES = ("producer", "shared", "studies", "workers")
 SUBMIT = (RERANK, "submit", "--model", "pocket-text", "--wait")
@@ -40,7 +41,7 @@ def test_a_job_is_ranked_in_a_folder_with_modules_of_the_same_names(
             env={**os.environ, **QUICK, "RERANK_STATE_DIR": str(stack.settings.state_dir)},
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=patient(90),
             check=False,
         )
     assert done.returncode == 0, done.stderr
@@ -60,7 +61,7 @@ def test_the_package_is_imported_beside_folders_of_the_same_names(folder: Path, 
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient(60),
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -24,9 +24,9 @@ import pytest
 from PIL import Image
 
 from tests.support.drawn import drawn, encoded, png
-from tests.support.stack import RERANK, Stack, running_stack
+from tests.support.stack import RERANK, Stack, StartStack
 from tests.support.vl_model import build_vl_model
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 BUCKET = "shop"
 LOST = "shop-of-others"
@@ -80,7 +80,7 @@ class _Answer(BaseHTTPRequestHandler):
         headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
         request = urllib.request.Request(self.server.behind + self.path, headers=headers)
         try:
-            answer = urllib.request.urlopen(request, timeout=10)
+            answer = urllib.request.urlopen(request, timeout=patient(10))
         except urllib.error.HTTPError as error:
             answer = error
         with answer:
@@ -141,13 +141,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def images(vl_folder: Path, environment: dict[str, str], folder: Path) -> Iterator[Stack]:
+def images(
+    vl_folder: Path, environment: dict[str, str], start_stack: StartStack, folder: Path
+) -> Iterator[Stack]:
     """A running stack that serves the model."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)  # the client in this process reads it too
-        with running_stack(folder, environment, str(vl_folder)) as running:
-            yield running
+        with start_stack(str(vl_folder), environment, folder) as stack:
+            yield stack
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def rerank(
         env={**os.environ, **stack.settings.environment(), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
         check=False,
     )
 
@@ -213,7 +215,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def finished(stack: Stack, job_id: str) -> list[dict[str, Any]]:
     """The output of a job, once it is done."""
-    status = stack.client.wait(job_id, timeout_s=90)
+    status = stack.client.wait(job_id, timeout_s=patient(90))
     assert status.state == "done", status
     return list(stack.client.results(job_id))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.stack import RERANK, Stack, another_worker
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-text"
 POISON = "this text kills its worker"
@@ -71,7 +71,7 @@ def test_a_small_request_does_not_wait_for_a_large_job(stack: Stack, source: Pat
     assert [result["index"] for result in line["results"]] == [0, 1]
     assert stack.client.status(job_id).state == "running"
     stack.client.cancel(job_id)
-    stack.client.wait(job_id, timeout_s=60)
+    stack.client.wait(job_id, timeout_s=patient(60))
 
 
 def test_submit_wait_writes_the_output_and_its_exit_code_tells_of_errors(
@@ -128,11 +128,11 @@ def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> Non
     wait_until(lambda: redis.pubsub_numsub(channel)[0][1], 60, "they watch")
     # when they press Ctrl-C
     watching.send_signal(signal.SIGINT)
-    _, shown = watching.communicate(timeout=20)
+    _, shown = watching.communicate(timeout=patient(20))
     # then they are told how to come back, and the job goes on
     assert watching.returncode == 130
     assert f"rerank watch {job_id}" in shown
-    assert stack.client.wait(job_id, timeout_s=120).state == "done"
+    assert stack.client.wait(job_id, timeout_s=patient(120)).state == "done"
 
 
 def environment(stack: Stack) -> dict[str, str]:
@@ -147,7 +147,7 @@ def rerank(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment(stack),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=patient(180),
         check=False,
     )
 

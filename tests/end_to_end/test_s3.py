@@ -14,6 +14,7 @@ from rerankfleet.producer.client import Client
 from tests.conftest import BUCKET
 from tests.end_to_end.conftest import DOCUMENTS
 from tests.support.stack import running_stack
+from tests.support.wait import patient
 
 LINES = 8
 
@@ -36,7 +37,7 @@ def test_a_job_from_bucket_to_bucket(
         job_id = client.submit(
             f"s3://{BUCKET}/in.jsonl.gz", output=f"s3://{BUCKET}/out.jsonl", model="pocket-text"
         )
-        status = client.wait(job_id, timeout_s=60)
+        status = client.wait(job_id, timeout_s=patient(60))
         assert status.state == "done", status
         # then the coordinator wrote output and manifest there
         body = s3.get_object(Bucket=BUCKET, Key="out.jsonl")["Body"].read()

@@ -11,7 +11,7 @@ from rerankfleet.shared.statistics import Statistics, statistics_of
 from tests.end_to_end.conftest import DOCUMENTS
 from tests.end_to_end.test_other_stories import MODEL, rerank
 from tests.support.stack import Stack
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 LINES = 20
 
@@ -31,7 +31,7 @@ def test_a_killed_worker_counts_nothing_twice(stack: Stack, source: Path) -> Non
     wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
     stack.kill("-m rerankfleet.workers --model", signal.SIGKILL)
     # when another one has ended it
-    status = stack.client.wait(job_id, timeout_s=120)
+    status = stack.client.wait(job_id, timeout_s=patient(120))
     # then every request, pair and score was counted once
     after, pairs = of_model(stack), LINES * DOCUMENTS
     assert after.requests - before.requests == LINES

@@ -14,7 +14,8 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import Fleet
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack, StartStack
+from tests.support.wait import patient
 
 
 @pytest.fixture
@@ -43,14 +44,14 @@ def working(control: Control) -> Iterator[Worker]:
 
 
 @pytest.fixture(scope="package")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(start_stack: StartStack) -> Iterator[Stack]:
     """A running `rerank up` with its gateway."""
-    with running_stack(tmp_path_factory.mktemp("stack"), {"RERANK_THREADS": "1"}) as found:
-        yield found
+    with start_stack("pocket-text") as stack:
+        yield stack
 
 
 @pytest.fixture
 def real(stack: Stack) -> Iterator[httpx.Client]:
     """A client of the stack's gateway."""
-    with httpx.Client(base_url=stack.gateway, timeout=60) as client:
+    with httpx.Client(base_url=stack.gateway, timeout=patient(60)) as client:
         yield client

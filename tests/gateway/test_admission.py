@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import posted, running_gateway
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 WRONG = {"query": " ", "documents": ["a"]}
@@ -37,7 +37,7 @@ def test_a_gateway_whose_hands_are_full_sends_away(change, fleet, store):
         assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
         # and when the first one is over
         store.jobs.cancel(store.jobs.get(job_id))
-        assert first.result(20).status_code == 504
+        assert first.result(patient(20)).status_code == 504
         # then the hand is free: this one is refused for itself
         assert http.post("/v1/rerank", json=WRONG).status_code == 422
 
@@ -49,7 +49,7 @@ def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change,
         together = threading.Barrier(20)
 
         def ask() -> int:
-            together.wait(20)
+            together.wait(patient(20))
             return http.post("/v1/rerank", json=BODY).status_code
 
         asked = [threads.submit(ask) for _ in range(20)]
@@ -58,7 +58,7 @@ def test_of_many_requests_at_once_no_more_are_taken_than_there_are_hands(change,
         (job_id,) = wait_until(store.jobs.unfinished, what="one is in hand")
         store.jobs.cancel(store.jobs.get(job_id))
         # then one was taken in hand
-        assert sorted(one.result(20) for one in asked) == [429] * 19 + [504]
+        assert sorted(one.result(patient(20)) for one in asked) == [429] * 19 + [504]
 
 
 def test_a_client_that_goes_away_leaves_no_work_behind(change, fleet, store):

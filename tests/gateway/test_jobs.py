@@ -27,7 +27,7 @@ from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.server import free_port, valkey
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 LINES = [{"id": n, "query": f"q{n}", "documents": ["a", 5, f"c{n}"]} for n in range(6)]
 
@@ -267,7 +267,7 @@ def unread(http: httpx.Client, path: str) -> Iterator[socket.socket]:
     """A connection on which something was asked for that its client does not read."""
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.settimeout(20)
+        reader.settimeout(patient(20))
         reader.connect((http.base_url.host, http.base_url.port))
         reader.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         yield reader
@@ -310,17 +310,17 @@ def test_no_more_jobs_are_made_at_once_than_there_are_places(change, fleet, sour
 
     def slow(*args: Any, **options: Any) -> str:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(patient(20))
         return submit(*args, **options)
 
     monkeypatch.setattr(Client, "submit", slow)
     with running_gateway(change(gateway_jobs_max=1)) as http, ThreadPoolExecutor(1) as threads:
         first = threads.submit(submitted, http, source)
-        assert begun.wait(20)
+        assert begun.wait(patient(20))
         second = http.post("/v1/jobs", json={"input": source})
         go_on.set()
         assert (second.status_code, second.headers["Retry-After"]) == (429, "1")
-        assert first.result(20)
+        assert first.result(patient(20))
 
 
 def test_no_more_jobs_are_followed_at_once_than_there_are_places(change, fleet, source):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,22 +11,17 @@ import pytest
 
 from tests.support.drawn import png
 from tests.support.gateway import scrape, value
-from tests.support.stack import running_stack
-from tests.support.wait import wait_until
+from tests.support.stack import Stack
+from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-vl"
 SIZE = (128, 96)
 
 
 @pytest.fixture(scope="module")
-def sees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def sees(vl_stack: Stack) -> Iterator[httpx.Client]:
     """A client of a stack that serves the demonstration model for images."""
-    folder: Path = tmp_path_factory.mktemp("images")
-    env = {"RERANK_THREADS": "1", "RERANK_DECODE_PROCESSES": "1"}
-    with (
-        running_stack(folder, env, MODEL) as stack,
-        httpx.Client(base_url=stack.gateway, timeout=90) as client,
-    ):
+    with httpx.Client(base_url=vl_stack.gateway, timeout=patient(90)) as client:
         yield client
 
 

@@ -17,6 +17,7 @@ from schemathesis.checks import not_a_server_error
 
 from rerankfleet.producer.gateway.formats.tei import TeiBody
 from tests.support.gateway import running_gateway, working_fleet
+from tests.support.wait import patient
 
 EXAMPLES = 8
 OPERATIONS = 20
@@ -42,7 +43,7 @@ def test_no_request_is_an_error_of_the_server(change, control, mode):
             )
             def check(case: Case) -> None:
                 # when it is asked what its own words permit, or forbid, then it answers
-                case.call_and_validate(checks=[not_a_server_error], timeout=30)
+                case.call_and_validate(checks=[not_a_server_error], timeout=patient(30))
 
             with suppress(Unsatisfiable):  # an operation without input has none that is forbidden
                 check()

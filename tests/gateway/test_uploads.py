@@ -20,7 +20,7 @@ from rerankfleet.workers.images.source import ImageSource
 from tests.support.drawn import png
 from tests.support.fleet import worker_row
 from tests.support.gateway import running_gateway
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 
 def stored(settings) -> list[Path]:
@@ -156,7 +156,7 @@ def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch
             b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
             b"Content-Length: 9000000\r\n\r\nx"
         )
-        connection.settimeout(20)
+        connection.settimeout(patient(20))
         assert b" 408 " in connection.recv(100)
     assert stored(settings) == []
 

@@ -42,7 +42,7 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 from tests.support.server import free_port
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 LINES = [{"id": n, "query": f"q{n}", "documents": ["a", "b", f"c{n}"]} for n in range(4)]
 
@@ -268,7 +268,7 @@ def test_a_finished_job_can_be_read_and_fetched(api, source, control, tmp_path):
         api.fetch(job_id, tmp_path / "out.jsonl")
     do(control, job_id)
 
-    status = api.wait(job_id, timeout_s=5)
+    status = api.wait(job_id, timeout_s=patient(5))
     found = list(api.results(job_id))
     api.fetch(job_id, tmp_path / "out.jsonl")
 
@@ -365,7 +365,7 @@ def test_cancelling_twice_is_harmless(api, source, control):
     api.cancel(job_id)
     do(control, job_id)
 
-    status = api.wait(job_id, timeout_s=5)
+    status = api.wait(job_id, timeout_s=patient(5))
     assert (status.state, status.progress.cancelled) == ("cancelled", 12)
 
 
@@ -426,11 +426,11 @@ def served(control):
     thread = serve(control, stop)
     yield
     stop.set()
-    thread.join(5)
+    thread.join(patient(5))
 
 
 def test_a_small_request_takes_a_profile_too(api, served):
-    line = api.rerank("q", ["a", "b"], profile="multilingual", top_p=0.95, timeout_s=20)
+    line = api.rerank("q", ["a", "b"], profile="multilingual", top_p=0.95, timeout_s=patient(20))
 
     for found in line["results"]:
         assert found["relevance_score"] == relevance_score(found["margin"], 0.6, 0.95)
@@ -439,7 +439,7 @@ def test_a_small_request_takes_a_profile_too(api, served):
 def test_a_small_request_is_answered(api, served, store, tmp_path):
     documents = ["a", {"id": "x", "text": "b"}, 5]
 
-    line = api.rerank("q", documents, top_n=2, timeout_s=20)
+    line = api.rerank("q", documents, top_n=2, timeout_s=patient(20))
 
     assert {r["index"]: r["margin"] for r in line["results"]} == {
         0: margin_of("q", "a"),
@@ -455,7 +455,9 @@ def test_a_small_request_is_answered(api, served, store, tmp_path):
 def test_a_small_request_with_a_key_is_answered_once(api, served, store):
     def ask(text: str = "a", **options: Any) -> Answer:
         fields = {"query": "q", "documents": [text]}
-        return api.ask([slice_of(1, fields, max_documents=9)], key="mine", timeout_s=20, **options)
+        return api.ask(
+            [slice_of(1, fields, max_documents=9)], key="mine", timeout_s=patient(20), **options
+        )
 
     first, again = ask(), ask()
     assert first.job.id == again.job.id
@@ -468,7 +470,9 @@ def test_a_small_request_with_a_key_is_answered_once(api, served, store):
 def test_documents_carry_their_id_and_metadata_through_a_small_request(api, served):
     document = {"id": "x", "metadata": {"sku": [1, None]}}
 
-    line = api.rerank("q", [document | {"text": "b"}, document | {"text": 1}], timeout_s=20)
+    line = api.rerank(
+        "q", [document | {"text": "b"}, document | {"text": 1}], timeout_s=patient(20)
+    )
 
     (found,), (failed,) = line["results"], line["errors"]
     assert (found["id"], found["metadata"]) == ("x", document["metadata"])
@@ -480,7 +484,7 @@ def test_a_small_request_may_hold_images(api, served):
         {"text": "q", "image": "s3://b/q.jpg"},
         [{"id": "x", "image": "s3://b/x.jpg"}, {"image": "ftp://b/y.jpg"}],
         image_preset="product",
-        timeout_s=20,
+        timeout_s=patient(20),
     )
 
     assert [(r["id"], r["margin"]) for r in line["results"]] == [
@@ -506,7 +510,7 @@ def test_a_larger_request_is_cut_into_shards(api, served, fleet):
     fleet.beat(worker_row("w2"))
     documents = [f"document {i} " + "x" * 200 for i in range(300)]
 
-    line = api.rerank("q", documents, timeout_s=20)
+    line = api.rerank("q", documents, timeout_s=patient(20))
 
     assert sorted(r["index"] for r in line["results"]) == list(range(300))
 
@@ -523,7 +527,7 @@ def test_a_request_that_the_monitor_ended_is_told_so(api, store):
 
     def ask() -> None:
         try:
-            api.rerank("q", ["a"], timeout_s=20)
+            api.rerank("q", ["a"], timeout_s=patient(20))
         except DeadlineExceeded as error:
             errors.append(error)
 
@@ -531,7 +535,7 @@ def test_a_request_that_the_monitor_ended_is_told_so(api, store):
     asking.start()
     (job_id,) = wait_until(store.jobs.unfinished)
     store.jobs.cancel(store.jobs.get(job_id))
-    asking.join(10)
+    asking.join(patient(10))
 
     assert len(errors) == 1
 

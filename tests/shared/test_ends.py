@@ -15,7 +15,7 @@ from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.notifier import Caller, JobNotifier
 from rerankfleet.shared.state.store import Store
 from tests.support.server import free_port, valkey
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 SPEC = JobSpec(model="m", input=InputRef(uri="", size=0, tag=""))
 
@@ -46,7 +46,7 @@ def test_hundreds_wait_over_one_connection_and_each_is_told_of_its_own(store, cl
         for name in names[::2]:
             end(store, name)
         # then those are told, the others not, and one connection was enough
-        assert all(found[name].result(20) for name in names[::2])
+        assert all(found[name].result(patient(20)) for name in names[::2])
         assert not any(found[name].done() for name in names[1::2])
         assert len(subscribers) == 1
         for name in names[1::2]:
@@ -64,10 +64,10 @@ def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
         wait_until(lambda: len(heard._waiting.get("j1", ())) == 5, 20, "all wait")
         wait_until(heard._listening.is_set, 20, "it listens")
         leaver.leave()
-        assert not left.result(10)
+        assert not left.result(patient(10))
         # when it ends, then all the others are told
         end(store, "j1")
-        assert all(one.result(10) for one in found)
+        assert all(one.result(patient(10)) for one in found)
     assert not heard._waiting
     client.delete(store.keys.job("j1"))
 
@@ -75,7 +75,7 @@ def test_all_who_wait_for_one_job_are_told(store, client, monkeypatch):
 def test_a_job_that_has_ended_is_not_waited_for(store, client):
     end(store, "j1")
     began = time.monotonic()
-    assert JobNotifier(store).wait("j1", 20)
+    assert JobNotifier(store).wait("j1", patient(20))
     assert time.monotonic() - began < 10
     client.delete(store.keys.job("j1"))
 
@@ -91,7 +91,7 @@ def test_a_caller_that_leaves_waits_no_longer(store, monkeypatch):
         waiting = threads.submit(heard.wait, "j1", 25.0, caller)
         wait_until(lambda: heard._waiting)
         caller.leave()
-        assert not waiting.result(10)
+        assert not waiting.result(patient(10))
     assert not heard._waiting
 
 
@@ -102,7 +102,7 @@ def test_an_end_whose_message_was_lost_is_found_by_looking(store, client, monkey
         waiting = threads.submit(heard.wait, "j1", 20.0)
         wait_until(lambda: heard._waiting)
         client.hset(store.keys.job("j1"), "finished_ms", 1)  # and no message
-        assert waiting.result(20)
+        assert waiting.result(patient(20))
     client.delete(store.keys.job("j1"))
 
 
@@ -117,7 +117,7 @@ def test_the_connection_is_given_back_when_nobody_waits(store, client, monkeypat
         waiting = threads.submit(heard.wait, "j2", 20.0)
         wait_until(heard._listening.is_set, 20, "it listens")
         end(store, "j2")
-        assert waiting.result(20)
+        assert waiting.result(patient(20))
     client.delete(store.keys.job("j2"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from rerankfleet.shared import processes
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import REFUSED, RESTART_MAX_S, RESTART_MIN_S, Child, Supervisor
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 SLEEP = "import time; print('up', flush=True); time.sleep(60)"
 
@@ -45,7 +45,7 @@ def test_a_child_that_dies_is_started_again_with_back_off(child, monkeypatch):
     Supervisor([one]).start()
     backoffs = []
     for _ in range(9):
-        one.process.wait(20)
+        one.process.wait(patient(20))
         backoffs.append(one.backoff_s)
         one.revive()
         assert one.process is None
@@ -62,7 +62,7 @@ def test_a_child_that_dies_is_started_again_with_back_off(child, monkeypatch):
 def test_a_child_that_lived_long_begins_anew(child, monkeypatch):
     one = child("raise SystemExit(3)")
     one.start()
-    one.process.wait(20)
+    one.process.wait(patient(20))
     one.backoff_s = RESTART_MAX_S
     one.started_s -= processes.STEADY_S + 1
 
@@ -74,7 +74,7 @@ def test_a_child_that_lived_long_begins_anew(child, monkeypatch):
 def test_a_child_for_which_a_restart_is_no_cure_ends_it_all(child):
     one = child(f"raise SystemExit({REFUSED})", name="worker cpu")
     one.start()
-    one.process.wait(20)
+    one.process.wait(patient(20))
 
     with pytest.raises(UsageError, match="worker cpu cannot run: see its message above"):
         Supervisor([one, child(SLEEP)]).watch()
@@ -87,7 +87,7 @@ def test_one_of_several_that_cannot_run_does_not_stop_the_others(child):
     broken.vital = good.vital = False
     supervisor = Supervisor([broken, good])
     supervisor.start()
-    broken.process.wait(20)
+    broken.process.wait(patient(20))
     # when its process says that a restart is no cure
     supervisor.watch()
     # then it stays down and the other lives
@@ -144,7 +144,7 @@ def test_a_child_gets_its_own_environment_besides_ours(child, monkeypatch):
     monkeypatch.setenv("OURS", "1")
     one = child("import os; print(os.environ['OURS'], os.environ['ITS'])", env={"ITS": "2"})
     one.start()
-    one.process.wait(20)
+    one.process.wait(patient(20))
 
     assert said(one) == "1 2\n"
     assert "ITS" not in os.environ

@@ -9,8 +9,9 @@ from rerankfleet.shared.errors import OutOfDeviceMemory
 from rerankfleet.workers.batching.packing import Pack, Prices
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
+from tests.support.wait import patient
 
-WAIT_S = 10
+WAIT_S = patient(10)
 
 
 def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:

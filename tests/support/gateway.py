@@ -20,7 +20,7 @@ from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.gateway.app import listen, make_app
 from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 LOOK_S = 0.01
 
@@ -37,10 +37,10 @@ def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         wait_until(lambda: server.started, 20, "the gateway listens")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=patient(30)) as client:
             yield client
         server.should_exit = True
-        thread.join(10)
+        thread.join(patient(10))
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
         yield worker
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(patient(10))
 
 
 def families(http: httpx.Client, **parameters: str) -> dict[str, Metric]:
@@ -111,7 +111,7 @@ def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
 def stalled(http: httpx.Client, sent: bytes, path: str = "/v1/rerank") -> Iterator[socket.socket]:
     """A connection on which the first bytes of a body have come, and no more will."""
     with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
-        connection.settimeout(20)
+        connection.settimeout(patient(20))
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 900000\r\n\r\n".encode() + sent)
         yield connection

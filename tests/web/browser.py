@@ -19,7 +19,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 WAIT_S = 30.0
 COLOURS = 256
@@ -62,6 +62,8 @@ class Browser:
             options.add_argument(word)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, Service(which("chromedriver")))
+        self.driver.set_page_load_timeout(patient(WAIT_S))
+        self.driver.set_script_timeout(patient(WAIT_S))
 
     def close(self) -> None:
         """End the browser."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from rerankfleet.producer.gateway.middleware.safe_headers import SAFE_HEADERS
+from tests.support.wait import patient
 
 PAGE = Path(__file__).parents[2] / "producer" / "web"
 RERANK = "POST /v1/rerank"
@@ -140,7 +141,7 @@ def canned_gateway() -> Iterator[CannedGateway]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(patient(5))
 
 
 # ---- what it says -------------------------------------------------------------------------------

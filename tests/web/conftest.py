@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stack import Stack, running_stack
+from tests.support.stack import Stack
 from tests.web.browser import Browser, missing_program, screenshots
 from tests.web.canned import CannedGateway, canned_gateway
 
@@ -47,10 +47,9 @@ def browser(chromium: Browser, allowed_errors: list[str]) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(vl_stack: Stack) -> Stack:
     """Redis, coordinator, gateway and a worker with `pocket-vl`."""
-    with running_stack(tmp_path_factory.mktemp("stack"), {}, "pocket-vl") as found:
-        yield found
+    return vl_stack
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from tests.support.stack import Stack
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 from tests.web.browser import WAIT_S, Browser
 
 pytestmark = pytest.mark.browser
@@ -117,7 +117,7 @@ def test_a_catalog_is_taken_away_as_parquet(
     browser: Browser, stack: Stack, tmp_path: Path, pictures: Files, keep: Callable[[str], None]
 ) -> None:
     # given a listing of uploaded pictures, and of one that may not be read
-    with httpx.Client(base_url=stack.gateway) as http:
+    with httpx.Client(base_url=stack.gateway, timeout=patient(30)) as http:
         uploads = [
             http.post("/v1/uploads", params={"name": name}, content=data).json()["uri"]
             for name, _, data in pictures[:3]

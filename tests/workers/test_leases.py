@@ -19,9 +19,9 @@ from rerankfleet.workers.leases import HeldShard, Leases
 from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import FINGERPRINT, MODEL
 from tests.support.hints import RecordedHints
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
-WAIT_S = 10
+WAIT_S = patient(10)
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from rerankfleet.workers.pipeline import PAIRS_AHEAD, Scorer, Stopped, in_runs, 
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
+from tests.support.wait import patient
 
-WAIT_S = 10
+WAIT_S = patient(10)
 
 
 class Prompter:

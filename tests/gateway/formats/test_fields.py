@@ -20,7 +20,7 @@ from rerankfleet.producer.gateway.formats.vllm import ScoreBody
 from rerankfleet.producer.gateway.jobs import JobBody, RetryBody
 from tests.support.fleet import MODEL, margin_of, worker_row
 from tests.support.gateway import posted, running_gateway, working_fleet
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 BODIES = {
     RerankBody: {"query": "q", "documents": ["a"]},
@@ -326,7 +326,7 @@ def test_a_request_that_is_in_hand_is_not_done_twice(change, fleet, store):
         (job_id,) = store.jobs.unfinished()
         assert store.shards.backlog(MODEL) == 1
         store.jobs.cancel(store.jobs.get(job_id))
-        assert [found.result(20).status_code for found in asked] == [504, 504]
+        assert [found.result(patient(20)).status_code for found in asked] == [504, 504]
 
 
 def test_a_request_with_a_key_goes_on_without_its_client(change, fleet, store, control):

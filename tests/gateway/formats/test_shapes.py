@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from tests.support.stack import Stack
+from tests.support.wait import patient
 
 MODEL = "pocket-text"
 QUERY = "how do I open a file?"
@@ -190,7 +191,7 @@ def test_a_profile_and_top_p_are_obeyed(real):
 
 def test_coheres_own_client(stack: Stack, order):
     # given the package as it is, with our address
-    client = cohere.ClientV2(api_key="any", base_url=stack.gateway)
+    client = cohere.ClientV2(api_key="any", base_url=stack.gateway, timeout=patient(60))
     # when it ranks
     found = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3)
     # then it reads our answer as its own

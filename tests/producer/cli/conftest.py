@@ -11,6 +11,7 @@ import pytest
 
 from rerankfleet.shared import cli
 from tests.support.fleet import Worker, run, worker_row
+from tests.support.wait import patient
 
 LINES = [{"id": f"r{n}", "query": f"q{n}", "documents": ["a", "b"]} for n in range(3)]
 OK, FAILURE, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
@@ -68,7 +69,7 @@ def finish_jobs(control, store):
     thread.start()
     yield
     stop.set()
-    thread.join(5)
+    thread.join(patient(5))
 
 
 def one_sentence(ran: Ran, *says: str) -> None:

@@ -20,7 +20,7 @@ from tests.producer.cli.conftest import (
     Ran,
     one_sentence,
 )
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 
 def test_submit_prints_the_id_on_stdout_and_the_rest_on_stderr(rerank, served, source, store):
@@ -168,7 +168,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, sto
     wait_until(lambda: store.client.pubsub_numsub(channel)[0][1], 20)
 
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=patient(20))
 
     assert process.returncode == INTERRUPTED
     assert out == ""

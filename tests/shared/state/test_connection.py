@@ -15,6 +15,7 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import CONNECTIONS_MAX, connect
 from tests.support.records import spec_of
 from tests.support.server import free_port
+from tests.support.wait import patient
 
 
 def test_more_threads_than_connections_wait_for_one_another(settings):
@@ -23,7 +24,7 @@ def test_more_threads_than_connections_wait_for_one_another(settings):
     begin = threading.Barrier(2 * CONNECTIONS_MAX)
 
     def hold(number: int) -> None:
-        begin.wait(30)
+        begin.wait(patient(30))
         assert client.blpop([f"nothing:{number}"], timeout=0.1) is None
 
     # when all of them ask at once, then all are answered

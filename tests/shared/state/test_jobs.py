@@ -16,7 +16,7 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.store import Store
 from tests.support.records import ALL, MODEL, claim, end_job, spec_of
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -166,7 +166,7 @@ def test_whoever_waits_hears_of_the_end_before_the_next_poll(store, make, client
 
     end_job(store, "a")
 
-    waiter.join(5)
+    waiter.join(patient(5))
     assert heard == [True]
 
 

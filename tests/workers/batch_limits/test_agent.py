@@ -16,7 +16,7 @@ from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit
 from tests.support.fake_engine import WAIT_S, FakeEngine, prompt
 from tests.support.packs import pack
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_limit_that_changes_all_the_time_changes_no_margin(load, model_folders
     engine = load(model_folders["tied"])
     prompts = encode(engine, [(p[:30], d) for p in passages[:6] for d in passages[10:40]])
     alone = Batcher(engine, Limit(1))
-    expected = alone.submit(prompts).result(60)
+    expected = alone.submit(prompts).result(patient(60))
     alone.close()
     # when the limit changes from pack to pack
     done = threading.Event()
@@ -170,7 +170,7 @@ def test_a_limit_that_changes_all_the_time_changes_no_margin(load, model_folders
             done.set()
 
     batcher = Batcher(engine, Limit(700), on_pack=change)
-    margins = batcher.submit(prompts).result(60)
+    margins = batcher.submit(prompts).result(patient(60))
     batcher.close()
     # then no margin does
     wait_until(done.is_set)

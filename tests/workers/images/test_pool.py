@@ -17,10 +17,10 @@ from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.pool import Pool
 from tests.support.drawn import draw_leaves, encoded
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 OPTIONS = ImageSpec(target=(128, 96), resize_mode="fit", pad_color=(9, 9, 9))
-WAIT_S = 30
+WAIT_S = patient(30)
 
 
 @pytest.fixture

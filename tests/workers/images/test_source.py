@@ -38,8 +38,9 @@ from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
 from tests.support.drawn import drawn, encoded, png
 from tests.support.fleet import PROVENANCE
+from tests.support.wait import patient
 
-WAIT_S = 20
+WAIT_S = patient(20)
 OPTIONS = ImageSpec(preset="reference")
 
 
