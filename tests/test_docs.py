@@ -110,6 +110,14 @@ def test_every_setting_that_the_documentation_names_exists() -> None:
         assert named <= settings | compose | {"RERANK_TEST_PATIENCE"}, page
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_every_source_file_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|lua|js|yml))`", (ROOT / page).read_text())
+    folders = [ROOT, ROOT / "docs", *(ROOT / "producer" / "web").glob("js/")]
+    for path in named:
+        assert any((folder / path).exists() for folder in folders), path
+
+
 def test_every_folder_of_the_readme_tree_exists() -> None:
     blocks = README.split("```")[1::2]
     (tree,) = (block for block in blocks if re.search(r"^shared/ ", block, re.MULTILINE))
