@@ -63,7 +63,7 @@ FAR_BEYOND = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TimedPack:
     """A pack, and the tokens of its documents."""
 
     pack: Observation
@@ -103,15 +103,15 @@ def run(
     prompts: Sequence[Prompt],
     limit: Limit,
     seconds: float,
-    steer: Callable[[Batcher, list[Seen]], None] = lambda batcher, seen: None,
+    steer: Callable[[Batcher, list[TimedPack]], None] = lambda batcher, packs: None,
     tick_s: float = 1.0,
-) -> list[Seen]:
-    """Keep a batcher busy for so long; `steer` may set its limit every tick. What was seen."""
+) -> list[TimedPack]:
+    """Keep a batcher busy for so long; `steer` may set its limit every tick. Returns the packs."""
     engine.feature_cache.clear()  # or the images of the run before would cost nothing
-    counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
+    counting, packs, stop = Counting(engine), list[TimedPack](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
-        seen.append(Seen(pack, counting.tokens))
+        packs.append(TimedPack(pack, counting.tokens))
 
     batcher = Batcher(counting, limit, waiting_tokens_max=WAITING_TOKENS, on_pack=on_pack)
 
@@ -125,11 +125,11 @@ def run(
     end_s = time.monotonic() + seconds
     while (left_s := end_s - time.monotonic()) > 0:
         time.sleep(min(tick_s, left_s))
-        steer(batcher, seen)
+        steer(batcher, packs)
     stop.set()
     feeder.join()
     batcher.close(drain=False)
-    return seen
+    return packs
 
 
 def run_policy(
@@ -138,28 +138,28 @@ def run_policy(
     settings: PolicySettings,
     timing: Timing,
     rates: tuple[float, float] | None,
-) -> tuple[list[Seen], list[dict[str, Any]]]:
-    """A policy from the worst limit on: what was seen, and its limits."""
+) -> tuple[list[TimedPack], list[dict[str, Any]]]:
+    """A policy from the worst limit on: its packs and its limits."""
     state = start(settings, TOKENS_MIN, settings.pairs_low, rates)
     if settings.policy != "thresholds":
         state = state.model_copy(update={"pairs": PAIRS_MAX})
-    limits = [_told(state, 0.0)]
+    limits = [_summary(state, 0.0)]
     begin_s, read = time.monotonic(), 0
 
-    def steer(batcher: Batcher, seen: list[Seen]) -> None:
+    def steer(batcher: Batcher, packs: list[TimedPack]) -> None:
         nonlocal state, read
-        new = [each.pack for each in seen[read:]]
+        new = [each.pack for each in packs[read:]]
         read += len(new)
         state = decide(settings, state, new, time.time())
         batcher.limit = Limit(state.tokens, state.pairs)
         if state.changed:
-            limits.append(_told(state, time.monotonic() - begin_s))
+            limits.append(_summary(state, time.monotonic() - begin_s))
 
     limit = Limit(state.tokens, state.pairs)
     return run(engine, prompts, limit, timing.policy_s, steer, timing.tick_s), limits
 
 
-def _told(state: PolicyState, at_s: float) -> dict[str, Any]:
+def _summary(state: PolicyState, at_s: float) -> dict[str, Any]:
     return {
         "at_s": round(at_s, 1),
         "tokens": state.tokens,
@@ -171,11 +171,11 @@ def _told(state: PolicyState, at_s: float) -> dict[str, Any]:
 # ---- figures ------------------------------------------------------------------------------------
 
 
-def figures(seen: Sequence[Seen], target_s: float) -> dict[str, float]:
+def figures(packs: Sequence[TimedPack], target_s: float) -> dict[str, float]:
     """Throughput and latencies of packs; the first one only starts the clock."""
-    first, rest = seen[0].pack, [each for each in seen[1:] if not each.pack.oom]
+    first, rest = packs[0].pack, [each for each in packs[1:] if not each.pack.oom]
     if not rest:  # one pack took all the time
-        rest, since_s = list(seen), first.at_s - first.forward_s
+        rest, since_s = list(packs), first.at_s - first.forward_s
     else:
         since_s = first.at_s
     seconds = rest[-1].pack.at_s - since_s
@@ -187,30 +187,30 @@ def figures(seen: Sequence[Seen], target_s: float) -> dict[str, float]:
         "late_share": round(sum(s > target_s for s in latencies) / len(latencies), 4),
         "device_share": round(sum(latencies) / seconds, 3),
         "packs": len(rest),
-        "ooms": sum(each.pack.oom for each in seen),
+        "ooms": sum(each.pack.oom for each in packs),
     }
 
 
 def mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     """Figure by figure."""
-    return {name: round(fmean(found[name] for found in runs), 4) for name in runs[0]}
+    return {name: round(fmean(run[name] for run in runs), 4) for name in runs[0]}
 
 
-def settled(seen: Sequence[Seen]) -> Sequence[Seen]:
-    """What was seen in the second half of the time."""
-    middle_s = (seen[0].pack.at_s + seen[-1].pack.at_s) / 2
-    return [each for each in seen if each.pack.at_s >= middle_s] or seen
+def settled(packs: Sequence[TimedPack]) -> Sequence[TimedPack]:
+    """The packs of the second half of the time."""
+    middle_s = (packs[0].pack.at_s + packs[-1].pack.at_s) / 2
+    return [each for each in packs if each.pack.at_s >= middle_s] or packs
 
 
-def measure(engine: Any, prompts: Sequence[Prompt], given: argparse.Namespace) -> dict[str, Any]:
+def measure(engine: Any, prompts: Sequence[Prompt], options: argparse.Namespace) -> dict[str, Any]:
     """The fixed limits, and the policies one by one, each with the fixed limits after it."""
-    timing: Timing = given.timing
-    target_s = given.target_ms / 1000
+    timing: Timing = options.timing
+    target_s = options.target_ms / 1000
     tested = engine.self_test()
     common = {
-        "latency_target_ms": given.target_ms,
+        "latency_target_ms": options.target_ms,
         "tokens_min": TOKENS_MIN,
-        "tokens_max": given.tokens_max,
+        "tokens_max": options.tokens_max,
         "pairs_max": PAIRS_MAX,
     }
     sides = {
@@ -219,33 +219,33 @@ def measure(engine: Any, prompts: Sequence[Prompt], given: argparse.Namespace) -
         "thresholds": (PolicySettings(policy="thresholds", **common), None),
     }
     runs: dict[int, list[dict[str, float]]] = {
-        1 << n: [] for n in range(6, given.tokens_max.bit_length())
+        1 << n: [] for n in range(6, options.tokens_max.bit_length())
     }
 
     def sweep() -> None:
         for tokens, earlier in runs.items():
-            if not any(found["p95_s"] > FAR_BEYOND * target_s for found in earlier):
-                seen = run(engine, prompts, Limit(tokens, PAIRS_MAX), timing.fixed_s)
-                earlier.append(figures(seen, target_s))
+            if not any(figure["p95_s"] > FAR_BEYOND * target_s for figure in earlier):
+                packs = run(engine, prompts, Limit(tokens, PAIRS_MAX), timing.fixed_s)
+                earlier.append(figures(packs, target_s))
 
     sweep()
     policies = {}
     for name, (settings, rates) in sides.items():
-        seen, told = run_policy(engine, prompts, settings, timing, rates)
-        overall, late = figures(seen, target_s), figures(settled(seen), target_s)
-        policies[name] = {"overall": overall, "settled": late, "limits": told}
+        packs, limits = run_policy(engine, prompts, settings, timing, rates)
+        overall, late = figures(packs, target_s), figures(settled(packs), target_s)
+        policies[name] = {"overall": overall, "settled": late, "limits": limits}
         sweep()
-    fixed = [{"limit_tokens": tokens, **mean_of(found)} for tokens, found in runs.items()]
-    allowed = [found for found in fixed if found["p95_s"] <= target_s] or fixed[:1]
-    best = max(allowed, key=lambda found: found["tokens_per_s"])
-    for found in policies.values():
+    fixed = [{"limit_tokens": tokens, **mean_of(run)} for tokens, run in runs.items()]
+    allowed = [one for one in fixed if one["p95_s"] <= target_s] or fixed[:1]
+    best = max(allowed, key=lambda one: one["tokens_per_s"])
+    for policy in policies.values():
         for part in ("overall", "settled"):
-            ratio = found[part]["tokens_per_s"] / best["tokens_per_s"]
-            found[part]["of_best"] = round(ratio, 4)
+            ratio = policy[part]["tokens_per_s"] / best["tokens_per_s"]
+            policy[part]["of_best"] = round(ratio, 4)
     return {"fixed": fixed, "best_limit_tokens": best["limit_tokens"], "policies": policies}
 
 
-def table(found: dict[str, Any], target_s: float) -> None:
+def table(results: dict[str, Any], target_s: float) -> None:
     """Print the figures for people."""
     from rich.console import Console
     from rich.table import Table
@@ -267,17 +267,18 @@ def table(found: dict[str, Any], target_s: float) -> None:
             limits,
         )
 
-    for fixed in found["fixed"]:
-        is_best = fixed["limit_tokens"] == found["best_limit_tokens"]
+    for fixed in results["fixed"]:
+        is_best = fixed["limit_tokens"] == results["best_limit_tokens"]
         row(f"{fixed['limit_tokens']:,}{' (best)' if is_best else ''}", fixed)
     shown.add_section()
-    for name, policy in found["policies"].items():
+    for name, policy in results["policies"].items():
         last = policy["limits"][-1]
-        told = f"{len(policy['limits'])}, last {last['tokens']:,} tokens, {last['pairs']:,} pairs"
-        row(f"{name}, settled", policy["settled"], told)
+        tokens, pairs = last["tokens"], last["pairs"]
+        summary = f"{len(policy['limits'])}, last {tokens:,} tokens, {pairs:,} pairs"
+        row(f"{name}, settled", policy["settled"], summary)
         row(f"{name}, whole run", policy["overall"])
     Console(width=110, highlight=False).print(shown)
-    for name, policy in found["policies"].items():
+    for name, policy in results["policies"].items():
         print(f"{name}: {policy['limits'][-1]['reason']}")
     print(f"latency target {target_s * 1000:,.0f} ms at p95")
 
@@ -299,61 +300,61 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tokens-max", type=int, help="largest limit (16,384)")
     parser.add_argument("--seconds", type=float, help="of a run of a fixed limit (8)")
     parser.add_argument("--policy-seconds", type=float, help="of a run of a policy (80)")
-    given = parser.parse_args(arguments)
-    given.shape = given.shape or ("tiny" if given.quick else "small")
-    given.tokens_max = given.tokens_max or (512 if given.quick else 16_384)
-    given.timing = Timing(
-        given.seconds or (0.3 if given.quick else 8.0),
-        given.policy_seconds or (1.5 if given.quick else 80.0),
-        0.1 if given.quick else 2.0,
+    options = parser.parse_args(arguments)
+    options.shape = options.shape or ("tiny" if options.quick else "small")
+    options.tokens_max = options.tokens_max or (512 if options.quick else 16_384)
+    options.timing = Timing(
+        options.seconds or (0.3 if options.quick else 8.0),
+        options.policy_seconds or (1.5 if options.quick else 80.0),
+        0.1 if options.quick else 2.0,
     )
-    return given
+    return options
 
 
-def texts(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
+def texts(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]:
     """A random model, and pairs of 50 documents a query."""
-    in_own_process(build_model, Path(folder), SHAPES[given.shape])
-    requests, _ = make_requests(Work("many documents", 4 if given.quick else 40, 50, 85), folder)
-    engine = load(folder, given)
+    in_own_process(build_model, Path(folder), SHAPES[options.shape])
+    requests, _ = make_requests(Work("many documents", 4 if options.quick else 40, 50, 85), folder)
+    engine = load(folder, options)
     return engine, prompts_of(engine, requests)
 
 
-def images(folder: str, given: argparse.Namespace) -> tuple[Any, list[Prompt]]:
+def images(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]:
     """A random VL model, and a catalog's pairs image by image, as a job has them."""
-    in_own_process(build_vl_model, Path(folder), given.quick)
-    engine = load(folder, given, seen_bytes=SEEN_BYTES)
-    catalog = replace(CATALOG, images=4) if given.quick else CATALOG
+    in_own_process(build_vl_model, Path(folder), options.quick)
+    engine = load(folder, options, seen_bytes=SEEN_BYTES)
+    catalog = replace(CATALOG, images=4) if options.quick else CATALOG
     encoded = engine.prompter.encode_all(catalog_of(catalog), max_length=8192)
     return engine, [p for of_image in zip(*encoded, strict=True) for p in of_image]
 
 
-def load(folder: str, given: argparse.Namespace, **options: Any) -> Any:
+def load(folder: str, settings: argparse.Namespace, **options: Any) -> Any:
     from rerankfleet.workers.engine import load_engine
 
-    where = {"device": given.device, "dtype": given.dtype, "threads": given.threads}
+    where = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
     return load_engine(folder, **where, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parse(arguments)
+    options = parse(arguments)
     before = surroundings()
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
-        engine, prompts = (images if given.images else texts)(folder, given)
-        found = measure(engine, prompts, given)
-    table(found, given.target_ms / 1000)
+        engine, prompts = (images if options.images else texts)(folder, options)
+        results = measure(engine, prompts, options)
+    table(results, options.target_ms / 1000)
     config = {
-        "model": "random VL" if given.images else {"random": asdict(SHAPES[given.shape])},
+        "model": "random VL" if options.images else {"random": asdict(SHAPES[options.shape])},
         "pairs": len(prompts),
-        "dtype": given.dtype,
-        "threads": given.threads,
-        "latency_target_ms": given.target_ms,
+        "dtype": options.dtype,
+        "threads": options.threads,
+        "latency_target_ms": options.target_ms,
         "mean_document_tokens": round(fmean(len(prompt.document) for prompt in prompts), 1),
-        "timing": asdict(given.timing),
-        "quick": given.quick,
+        "timing": asdict(options.timing),
+        "quick": options.quick,
     }
     load = {"load_average_after": surroundings()["load_average"]}
-    told = {"benchmark": "adaptive", "device": engine.device_name, **before, **load}
-    print(json.dumps({**told, "config": config, **found}))
+    header = {"benchmark": "adaptive", "device": engine.device_name, **before, **load}
+    print(json.dumps({**header, "config": config, **results}))
 
 
 if __name__ == "__main__":

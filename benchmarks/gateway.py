@@ -36,7 +36,8 @@ from typing import Any
 import httpx
 import psutil
 from common import cpu_count, passages, surroundings
-from text import Setting, chat_template, fleet, in_own_process
+from peers import Setting, chat_template
+from text import fleet, in_own_process
 
 DOCUMENTS = 10
 CLIENTS, LOAD_S, REQUESTS, WARM_UP = 200, 60.0, 200, 5
@@ -62,12 +63,12 @@ def request(number: int) -> dict[str, Any]:
 def seconds_of(ask: Callable[[dict[str, Any]], Any], count: int) -> list[float]:
     """How long each request took, after a few to warm up."""
     requests = [request(number) for number in range(count + WARM_UP)]
-    found = []
+    times = []
     for body in requests:
         start = time.perf_counter()
         ask(body)
-        found.append(time.perf_counter() - start)
-    return found[WARM_UP:]
+        times.append(time.perf_counter() - start)
+    return times[WARM_UP:]
 
 
 def engine_seconds(setting: Setting, count: int) -> list[float]:
@@ -114,7 +115,7 @@ def _ms(seconds: float) -> float:
 # ---- hundreds at once ---------------------------------------------------------------------------
 
 
-def told(answer: httpx.Response) -> str:
+def outcome_of(answer: httpx.Response) -> str:
     """The status of an answer; of a failure also its code, which says why."""
     if answer.status_code in (200, 429):
         return str(answer.status_code)
@@ -141,7 +142,7 @@ async def load(address: str, model: str, pid: int, clients: int, load_s: float) 
             except httpx.HTTPError as error:
                 statuses[type(error).__name__] += 1
                 continue
-            statuses[told(answer)] += 1
+            statuses[outcome_of(answer)] += 1
             if answer.status_code == 200:
                 seconds.append(time.perf_counter() - start)
             elif "Retry-After" in answer.headers:
@@ -195,10 +196,10 @@ def serve_plain(model: str, port: int, threads: int) -> None:
     app = FastAPI()
 
     @app.post("/v1/rerank")
-    def rerank(asked: dict[str, Any]) -> dict[str, Any]:
-        pairs = [(asked["query"], document) for document in asked["documents"]]
+    def rerank(request: dict[str, Any]) -> dict[str, Any]:
+        pairs = [(request["query"], document) for document in request["documents"]]
         scores = encoder.predict(pairs, show_progress_bar=False)
-        ranked = sorted(enumerate(scores), key=lambda found: -found[1])
+        ranked = sorted(enumerate(scores), key=lambda one: -one[1])
         return {"results": [{"index": at, "relevance_score": float(s)} for at, s in ranked]}
 
     uvicorn.run(app, port=port, log_level="warning", access_log=False)
@@ -268,19 +269,19 @@ def _gateway_pid(pid: int) -> int:
     sys.exit("there is no gateway")
 
 
-def tables(found: dict[str, Any]) -> None:
+def tables(results: dict[str, Any]) -> None:
     """Print the figures for people."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=110, highlight=False)
     shown = Table(f"{DOCUMENTS} documents, one request after the other", "p50 ms", "p99 ms")
-    for side, figures in found["latency"].items():
+    for side, figures in results["latency"].items():
         shown.add_row(side, f"{figures['p50_ms']:.1f}", f"{figures['p99_ms']:.1f}")
     console.print(shown)
     names = ("answers_per_s", "p50_ms", "p99_ms", "busy_429", "failures")
     shown = Table("at once", "clients", *names, "MiB after a quarter", "MiB at the end")
-    for side, figures in found["load"].items():
+    for side, figures in results["load"].items():
         memory = (f"{figures[f'rss_{at}_bytes'] / 2**20:.0f}" for at in ("quarter", "end"))
         shown.add_row(side, str(figures["clients"]), *(str(figures[n]) for n in names), *memory)
     console.print(shown)
@@ -297,24 +298,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="pocket-text", help="a model folder or hub name")
     parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
     parser.add_argument("--serve-plain", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    given.clients = given.clients or (8 if given.quick else CLIENTS)
-    given.seconds = given.seconds or (3.0 if given.quick else LOAD_S)
-    given.requests = given.requests or (10 if given.quick else REQUESTS)
-    return given
+    options = parser.parse_args(arguments)
+    options.clients = options.clients or (8 if options.quick else CLIENTS)
+    options.seconds = options.seconds or (3.0 if options.quick else LOAD_S)
+    options.requests = options.requests or (10 if options.quick else REQUESTS)
+    return options
 
 
 def main() -> None:
-    given = parse()
-    if given.serve_plain:
-        folder, port, threads = given.serve_plain
+    options = parse()
+    if options.serve_plain:
+        folder, port, threads = options.serve_plain
         serve_plain(folder, int(port), int(threads))
         return
-    setting = Setting(given.model, "cpu", "fp32", given.threads)
-    found = measure(setting, given.requests, given.clients, given.seconds)
-    tables(found)
-    config = {"documents": DOCUMENTS, "requests": given.requests, "threads": given.threads}
-    figures = {"benchmark": "gateway", "model": given.model, "config": config, **found}
+    setting = Setting(options.model, "cpu", "fp32", options.threads)
+    results = measure(setting, options.requests, options.clients, options.seconds)
+    tables(results)
+    config = {"documents": DOCUMENTS, "requests": options.requests, "threads": options.threads}
+    figures = {"benchmark": "gateway", "model": options.model, "config": config, **results}
     print(json.dumps(figures | surroundings()))
 
 

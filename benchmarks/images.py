@@ -83,7 +83,7 @@ def in_turn(rounds: int, **sides: Callable[[], Any]) -> dict[str, float]:
             side()
             if counts:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -147,31 +147,31 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="how often each side runs (9)")
     parser.add_argument("--quick", action="store_true", help="one small image, one round")
-    given = parser.parse_args(arguments)
-    given.rounds = given.rounds or (1 if given.quick else 9)
-    return given
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 9)
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    given = parse(arguments)
+    options = parse(arguments)
     before = surroundings()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    results = [measure(size, given.rounds) for size in (QUICK_SIZES if given.quick else SIZES)]
-    blurred = measure_blur(given.rounds)
+    results = [measure(size, options.rounds) for size in (QUICK_SIZES if options.quick else SIZES)]
+    blurred = measure_blur(options.rounds)
     table(results, blurred)
     before["versions"] |= {name: version(name) for name in ("pillow", "numpy")}
     before["versions"]["libjpeg-turbo"] = features.version("libjpeg_turbo")
     config = {
         "target": TARGET,
         "options": ImageSpec().key(),
-        "rounds": given.rounds,
+        "rounds": options.rounds,
         "jpeg_quality": JPEG_QUALITY,
         "seed": SEED,
-        "quick": given.quick,
+        "quick": options.quick,
     }
-    found = {"benchmark": "images", "device": "cpu", **before, "config": config}
-    print(json.dumps({**found, "images": results, "blur": blurred}))
+    header = {"benchmark": "images", "device": "cpu", **before, "config": config}
+    print(json.dumps({**header, "images": results, "blur": blurred}))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def decode_s(source: ImageSource, spec: JobSpec, count: int, turn: int) -> float
     """Seconds to read and decode all images, none of them kept."""
     start = time.perf_counter()
     for run in in_runs(slices_of(count, turn)):
-        found = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
-        assert not any(isinstance(outcome, ItemError) for outcome in found.values())
+        loaded = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
+        assert not any(isinstance(outcome, ItemError) for outcome in loaded.values())
     return time.perf_counter() - start
 
 
@@ -171,16 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--device-share", type=float, default=1.0, help="the device's time over decoding's (1)"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     before = surroundings() | {"cores": cpu_count()}
-    count, size = (16, (1024, 768)) if given.quick else (given.images, (4032, 3024))
+    count, size = (16, (1024, 768)) if options.quick else (options.images, (4032, 3024))
     with tempfile.TemporaryDirectory(prefix="rerank-bench-images-") as folder:
-        found = measure(Path(folder), count, size, given.device_share)
+        results = measure(Path(folder), count, size, options.device_share)
     print(
-        f"{count} images {size[0]}×{size[1]}: decode {found['decode_s']} s, device "
-        f"{found['device_s']} s, job {found['job_s']} s: {found['overlap']} × the longer"
+        f"{count} images {size[0]}×{size[1]}: decode {results['decode_s']} s, device "
+        f"{results['device_s']} s, job {results['job_s']} s: {results['overlap']} × the longer"
     )
-    print(json.dumps({"benchmark": "images_ahead", **before, **found}))
+    print(json.dumps({"benchmark": "images_ahead", **before, **results}))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ def watch(command: Sequence[str]) -> list[int]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     samples = []
     while process.poll() is None:
-        if found := resident_bytes(process.pid):
-            samples.append(found)
+        if resident := resident_bytes(process.pid):
+            samples.append(resident)
         time.sleep(SAMPLE_S)
     if process.returncode:
         raise SystemExit(f"rerank score failed: {process.stderr.read() if process.stderr else ''}")
@@ -98,13 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=1_000_000)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     before = surroundings()
     with tempfile.TemporaryDirectory(prefix="rerank-bench-") as folder:
-        found = measure(given.pairs, Path(folder))
-    for tenth, peak in enumerate(found["peak_bytes_by_tenth"], 1):
+        results = measure(options.pairs, Path(folder))
+    for tenth, peak in enumerate(results["peak_bytes_by_tenth"], 1):
         print(f"{tenth * 10:4} % of the time: at most {peak / 2**20:7.1f} MiB")
-    print(json.dumps({"benchmark": "memory", **before, **found}))
+    print(json.dumps({"benchmark": "memory", **before, **results}))
 
 
 if __name__ == "__main__":

@@ -40,13 +40,13 @@ def margins_by_company(
 
     engine = load_engine(folder, dtype=dtype, device=device)
     rng = random.Random(1)
-    found = [score_all(engine, requests, Limit(1))]
+    margins = [score_all(engine, requests, Limit(1))]
     for tokens in PACKS:
         order = rng.sample(range(len(requests)), len(requests))
         scored = iter(score_all(engine, [requests[i] for i in order], Limit(tokens)))
         by_request = {i: [next(scored) for _ in requests[i]["documents"]] for i in order}
-        found.append([m for i in range(len(requests)) for m in by_request[i]])
-    return found
+        margins.append([m for i in range(len(requests)) for m in by_request[i]])
+    return margins
 
 
 def describe(margins: np.ndarray, exact: np.ndarray) -> dict[str, float]:
@@ -72,23 +72,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", help="a model folder or hub name; a random model by default")
     parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     before = surroundings()
     with tempfile.TemporaryDirectory(prefix="rerank-bench-") as folder:
-        model = given.model or folder
-        if not given.model:
-            in_own_process(build_model, Path(folder), TINY if given.quick else MEASURED)
+        model = options.model or folder
+        if not options.model:
+            in_own_process(build_model, Path(folder), TINY if options.quick else MEASURED)
         requests, _ = make_requests(Work("spread", QUERIES, DOCUMENTS, 85), model)
-        exact, found = None, {}
-        for dtype in dict.fromkeys(["fp32", *given.dtypes]):
-            run = in_own_process(margins_by_company, model, requests, dtype, given.device)
+        exact, results = None, {}
+        for dtype in dict.fromkeys(["fp32", *options.dtypes]):
+            run = in_own_process(margins_by_company, model, requests, dtype, options.device)
             margins = np.array(run)
             exact = margins[0] if exact is None else exact
-            if dtype in given.dtypes:
-                found[dtype] = describe(margins, exact)
-    for dtype, figures in found.items():
+            if dtype in options.dtypes:
+                results[dtype] = describe(margins, exact)
+    for dtype, figures in results.items():
         print(f"{dtype}: " + "  ".join(f"{name} {value:g}" for name, value in figures.items()))
-    print(json.dumps({"benchmark": "spread", "device": given.device, **before, "dtypes": found}))
+    header = {"benchmark": "spread", "device": options.device, **before}
+    print(json.dumps({**header, "dtypes": results}))
 
 
 if __name__ == "__main__":

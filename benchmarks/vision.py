@@ -167,7 +167,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
 def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
     """Margins by request, in packs of at most `limit` tokens cut image by image."""
     encoded = engine.prompter.encode_all(requests, max_length=8192)
-    pairs = [(q, d, p) for q, found in enumerate(encoded) for d, p in enumerate(found)]
+    pairs = [(q, d, p) for q, prompts in enumerate(encoded) for d, p in enumerate(prompts)]
     pairs.sort(key=lambda pair: pair[1])
     margins: dict[tuple[int, int], float] = {}
     while pairs:
@@ -200,12 +200,12 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     )
     model = model.to(setting.device).eval()
     encoded = prompter.encode_all(requests_of(work), max_length=8192)
-    prompts = [p for found in encoded for p in found if isinstance(p, Prompt)]
+    prompts = [p for inputs in encoded for p in inputs if isinstance(p, Prompt)]
 
     def inputs_of(prompt: Prompt) -> dict[str, Any]:
         tokens = torch.tensor([[*prompt.prefix, *prompt.query, *prompt.document]])
-        found = {"input_ids": tokens, **pixel_inputs(prompt, tokens)}
-        return {name: value.to(setting.device) for name, value in found.items()}
+        inputs = {"input_ids": tokens, **pixel_inputs(prompt, tokens)}
+        return {name: value.to(setting.device) for name, value in inputs.items()}
 
     @torch.inference_mode()
     def margin(inputs: dict[str, Any]) -> float:
@@ -273,13 +273,13 @@ def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
     }
 
 
-def show(found: dict[str, Any]) -> None:
+def show(row: dict[str, Any]) -> None:
     """One shape of work, for people."""
     print(
-        f"{found['work']:8} {found['size'][0]:5}×{found['size'][1]:<5}"
-        f"engine {found['engine_pairs_per_s']:7.2f}  authors {found['authors_pairs_per_s']:7.2f} "
-        f"pairs/s  {found['times']:5.2f} ×  bound {found['bound']:5.2f} ×  "
-        f"share {found['share_of_bound']:.2f}  margins within {found['largest_difference']:.1e}"
+        f"{row['work']:8} {row['size'][0]:5}×{row['size'][1]:<5}"
+        f"engine {row['engine_pairs_per_s']:7.2f}  authors {row['authors_pairs_per_s']:7.2f} "
+        f"pairs/s  {row['times']:5.2f} ×  bound {row['bound']:5.2f} ×  "
+        f"share {row['share_of_bound']:.2f}  margins within {row['largest_difference']:.1e}"
     )
 
 
@@ -301,19 +301,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
     parser.add_argument("--sizes", nargs="+", type=size_of, help="such as 640x480 (three sizes)")
     parser.add_argument("--limit", type=int, default=4096, help="tokens of a pack")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     before = surroundings()
-    sizes = given.sizes or (((64, 96),) if given.quick else SIZES)
-    shapes = {"catalog": (2, 2)} if given.quick else {"ranking": (1, 20), "catalog": (10, 10)}
+    sizes = options.sizes or (((64, 96),) if options.quick else SIZES)
+    shapes = {"catalog": (2, 2)} if options.quick else {"ranking": (1, 20), "catalog": (10, 10)}
     results = []
     with tempfile.TemporaryDirectory(prefix="rerank-bench-model-") as folder:
-        in_own_process(build_vl_model, Path(folder), given.quick)
-        setting = Setting(folder, given.device, given.dtype, given.threads)
+        in_own_process(build_vl_model, Path(folder), options.quick)
+        setting = Setting(folder, options.device, options.dtype, options.threads)
         for size in sizes:
             for name, (queries, images) in shapes.items():
-                results.append(measure(Work(name, queries, images, size), setting, given.limit))
+                results.append(measure(Work(name, queries, images, size), setting, options.limit))
                 show(results[-1])
-    print(json.dumps({"benchmark": "vision", "device": given.device, **before, "works": results}))
+    print(json.dumps({"benchmark": "vision", "device": options.device, **before, "works": results}))
 
 
 if __name__ == "__main__":
