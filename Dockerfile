@@ -3,8 +3,10 @@
 #
 #   docker build --target producer -t rerankfleet-producer .
 #   docker build --target worker   -t rerankfleet-worker:cpu .
-#   docker build --target worker   -t rerankfleet-worker:cuda . \
-#     --build-arg TORCH_INDEX=https://pypi.org/simple --build-arg APT_PACKAGES="gcc libc6-dev"
+#   docker build --target worker   -t rerankfleet-worker:cuda . --build-arg APT_PACKAGES="gcc libc6-dev"
+#
+# Where packages come from is pip's own configuration. On Linux its default torch is the CUDA build, which also
+# runs on a CPU; a smaller CPU image is made with TORCH_PIP_OPTIONS, the options of pip that lead to a CPU build.
 #
 # `producer` submits, watches, coordinates and is the gateway, Parquet included, and has no torch; `worker` scores.
 
@@ -32,10 +34,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt '.[gateway,parquet]' && pip check
 
 FROM build AS build-worker
-# the default is the CPU build; PyPI's own wheel for Linux is the CUDA build
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_PIP_OPTIONS=
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
+    pip install --no-deps $TORCH_PIP_OPTIONS "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY rerankfleet rerankfleet
 COPY shared shared

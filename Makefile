@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test bench clean
+.PHONY: help setup demo up check test test-fast docs bench clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## make a virtual environment with everything that demo and tests need
 
@@ -33,7 +34,13 @@ check: $(STAMP) ## ruff, mypy (strict on the packages), import directions
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 test: $(STAMP) ## all tests; they start the servers that they need
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+
+test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup -m 'not browser and not whole_stack and not slow'
+
+docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
+	$(BIN)/python tools/reference.py
 
 bench: $(STAMP) ## pairs per second beside the peers: same weights, same pairs, one run
 	$(BIN)/python benchmarks/text.py

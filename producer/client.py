@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.producer.coordinator.cut import cut
-from rerankfleet.producer.coordinator.feed import Control
 from rerankfleet.producer.coordinator.finish import committed_parts, merged_lines
 from rerankfleet.producer.coordinator.rows import parse_rows, refuse_large_ranking, rows_of
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.jsonl import pin, refuse_changed
 from rerankfleet.producer.queue_position import QueuePosition, QueuePositions
 from rerankfleet.producer.shard_size import image_tokens, shard_size, slice_tokens
 from rerankfleet.producer.status import describe
-from rerankfleet.shared.content.options import CALIBRATION_OPTIONS, IMAGE_OPTIONS, LENGTH_OPTIONS
+from rerankfleet.shared.content.options import OF_JOBS, ScoringOptions
 from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.content.requests import Slice
@@ -151,11 +151,8 @@ class Client:
 
         `input` is a path (uploaded to the storage), `-` for standard input, s3:// or file://.
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
-        Options are the fields of JobSpec: instruction, instructions (by language), max_length,
-        max_tokens_per_doc, top_n, limit, priority, temperature, top_p, adaptive_temperature, name,
-        and those of images and videos (image_preset, resize_mode, max_crop, min_pixels, max_pixels,
-        video_fps, video_max_frames, video_total_pixels, quality_threshold, quality_action,
-        max_error_rate).
+        Options are `priority`, `name` and the fields of
+        `rerankfleet.shared.content.options.ScoringOptions`, which docs/options.md lists.
         What is not given, or None, is as the `profile` has it, else the default. The same key with
         the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
@@ -490,9 +487,8 @@ class Client:
     ) -> dict[str, Any]:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
-        Query and documents are texts or contents as in a line of input. Options are max_length,
-        max_tokens_per_doc, instructions, temperature, top_p and those of images and videos, as in
-        `submit`.
+        Query and documents are texts or contents as in a line of input. Options are those of
+        `submit`, but for the ones that are about jobs.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -674,7 +670,7 @@ def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:
 
 
 def _refuse_unknown(options: Mapping[str, Any]) -> None:
-    known = {"instructions"} | LENGTH_OPTIONS | CALIBRATION_OPTIONS | IMAGE_OPTIONS
+    known = set(ScoringOptions.model_fields) - OF_JOBS - {"instruction", "top_n"}
     if unknown := set(options) - known:
         raise UsageError(
             f"there is no option {min(unknown)!r} here", hint=f"known: {', '.join(sorted(known))}"

@@ -1,7 +1,7 @@
-"""`rerank demo`: the main jobs once, with a stack of its own.
+"""`rerank demo`: the two main kinds of job, on a stack of its own.
 
-A file of text, from questions to ranked passages; and a catalog of images in a local S3, from
-queries to ranked images.
+A file of questions becomes ranked passages; queries over a catalog of images in a local S3 become
+ranked images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN = 5
 
 EXAMPLE = Path(__file__).parent / "example" / "python-faq.jsonl"
 SCENES = Path(__file__).parent / "example" / "scenes"
-"""Drawn scenes, `queries.txt` with a query a line, and `labels.json` with what each is to find."""
+"""Drawn scenes, `queries.txt` with a query per line, and `labels.json` with the relevant images."""
 BUCKET = "scenes"
 
 
@@ -72,13 +72,13 @@ def run_demo() -> None:
 
 @contextmanager
 def _storage(folder: Path) -> Iterator[dict[str, str]]:
-    """A local S3 with the scenes in its bucket. Yields what makes a process find it."""
+    """A local S3 with the scenes in its bucket. Yields the environment to access it."""
     if find_spec("moto") is None:
         raise UsageError(
             "the local S3 server is not installed", hint="pip install 'rerankfleet[embedded]'"
         )
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = Child("storage", command, log_file=str(folder / "storage.log"))
     server.start()
     try:
@@ -109,7 +109,7 @@ def _wait_for_storage(endpoint: str) -> None:
 
 
 def _put(url: str, data: bytes) -> None:
-    """Make a bucket or an object; this server asks for no signature."""
+    """Create a bucket or an object; this server requires no signature."""
     request = urllib.request.Request(url, data, {"Content-Type": "image/jpeg"}, method="PUT")
     with urllib.request.urlopen(request, timeout=10):
         pass
@@ -139,7 +139,7 @@ def _rank_text(client: Client, worker: WorkerRow, output: Path) -> None:
         f"[bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
         f"batch size {worker.batch_tokens:,} tokens ({worker.batch_reason}), "
         f"{worker.latency_s * 1000:,.0f} ms a pack on {worker.device}\n"
-        f"a relevant passage is first for {_found(requests, lines):.0%} of the questions"
+        f"a relevant passage is first for {_share_right(requests, lines):.0%} of the questions"
     )
 
 
@@ -151,7 +151,7 @@ def _show(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> None:
         tables.console().print(tables.ranked_table(request["query"], line, texts))
 
 
-def _found(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
+def _share_right(requests: list[dict[str, Any]], lines: list[dict[str, Any]]) -> float:
     """Share of the questions whose first result is a passage of their own answer."""
     first = [
         line["results"][0].get("id") in request["metadata"]["relevant"]
@@ -179,33 +179,37 @@ def _rank_images(client: Client, folder: Path) -> None:
     client.fetch(job_id, output)
     manifest = Manifest.model_validate_json(Path(manifest_uri(f"{output}/")).read_text())
     ranking = (output / str(manifest.ranking)).read_text().splitlines()
-    found = [[result | {"index": names.index(result["image_id"])} for result in line["results"]]
-             for line in map(json.loads, ranking)]  # fmt: skip
-    _show_images(labels, found, names)
+    rankings = [
+        [result | {"index": names.index(result["image_id"])} for result in line["results"]]
+        for line in map(json.loads, ranking)
+    ]
+    _show_images(labels, rankings, names)
     tables.console().print(
         f"\n{manifest.scored:,} pairs of {len(names)} images scored, {manifest.errors} errors, "
         f"{manifest.seconds:.1f} s: [bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
-        f"a right image is first for {_found_images(labels, found):.0%} of the queries"
+        f"a relevant image is first for {_share_right_images(labels, rankings):.0%} of the queries"
     )
 
 
 def _show_images(
     labels: Sequence[dict[str, Any]],
-    found: Sequence[list[dict[str, Any]]],
+    rankings: Sequence[list[dict[str, Any]]],
     names: Sequence[str],
 ) -> None:
-    """Print a sample of the ranking, the right images marked."""
+    """Print a sample of the ranking, with the relevant images marked."""
     step = max(len(labels) // SHOWN, 1)
-    for label, results in list(zip(labels, found, strict=True))[::step][:SHOWN]:
+    for label, results in list(zip(labels, rankings, strict=True))[::step][:SHOWN]:
         texts = [f"{name}  ✓" if name in label["relevant"] else name for name in names]
         tables.console().print(tables.ranked_table(label["query"], {"results": results}, texts))
 
 
-def _found_images(labels: Sequence[dict[str, Any]], found: Sequence[list[dict[str, Any]]]) -> float:
-    """Share of the queries whose first image is a right one."""
+def _share_right_images(
+    labels: Sequence[dict[str, Any]], rankings: Sequence[list[dict[str, Any]]]
+) -> float:
+    """Share of the queries whose first image is relevant."""
     first = [
         bool(results) and results[0]["image_id"] in label["relevant"]
-        for label, results in zip(labels, found, strict=True)
+        for label, results in zip(labels, rankings, strict=True)
     ]
     return sum(first) / len(first)
 
@@ -214,7 +218,7 @@ def _found_images(labels: Sequence[dict[str, Any]], found: Sequence[list[dict[st
 
 
 def _wait_for_workers(client: Client, local: Local) -> list[WorkerRow]:
-    """The workers of both models, once they serve."""
+    """The workers of both models, once they are ready."""
     deadline = time.monotonic() + WORKER_START_S
     models = [canonical_model(model) for model in (MODEL, IMAGE_MODEL)]
     while time.monotonic() < deadline:

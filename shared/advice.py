@@ -1,6 +1,6 @@
-"""Symptoms of a fleet or a job, what shows them, and what helps. Pure: figures in, sentences out.
+"""Symptoms of a fleet or a job, their evidence, and the remedy. Pure: figures in, sentences out.
 
-Each `of_…` looks at one kind of fact and says nothing where nothing is wrong.
+Each `of_…` checks one kind of fact and yields nothing where nothing is wrong.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from rerankfleet.shared.score_distribution import HIGH, LOW, ScoreDistribution
 from rerankfleet.shared.state.fleet import WorkerRow
 
 SCORES_MIN = 100
-"""Fewer scores say nothing."""
+"""Fewer scores allow no conclusion."""
 SPREAD_MIN = 0.02
-"""Scores with less of a spread are all alike."""
+"""Scores with a smaller standard deviation are all alike."""
 MEAN_LOW, MEAN_HIGH = 0.3, 0.9
 TRUNCATED_SHARE = 0.01
 PREPARING_SHARE = 0.1
-"""A device that waits for less than this is not worth a word."""
+"""A device that waits for less than this is not reported."""
 
 
 class Advice(BaseModel):
@@ -30,10 +30,10 @@ class Advice(BaseModel):
 
     symptom: str
     evidence: str
-    """The figures that show it, and whose they are."""
+    """The figures that show it, and what they belong to."""
     remedy: str
     harmless: bool = False
-    """Said so that nobody takes it for a fault."""
+    """Reported so that it is not mistaken for a fault."""
 
 
 def silent_limit_s(tick_s: float) -> float:
@@ -42,7 +42,7 @@ def silent_limit_s(tick_s: float) -> float:
 
 
 def of_scores(of: str, scores: ScoreDistribution) -> Iterator[Advice]:
-    """Scores that are all alike, all high, or mostly low. `of` names whose they are."""
+    """Scores that are all alike, all high, or mostly low. `of` names what they belong to."""
     if scores.count < SCORES_MIN:
         return
     evidence = f"{of}: {scores.count:,} scores, {scores.describe()}"
@@ -52,8 +52,8 @@ def of_scores(of: str, scores: ScoreDistribution) -> Iterator[Advice]:
         yield Advice(
             symptom="nearly every score is high",
             evidence=evidence,
-            remedy="say in the instruction more strictly what counts as relevant; a higher "
-            "temperature, or adaptive_temperature, pulls such scores apart",
+            remedy="define relevance more strictly in the instruction; a higher "
+            "temperature, or adaptive_temperature, separates such scores",
         )
     elif scores.mean < MEAN_LOW:
         yield Advice(
@@ -66,12 +66,12 @@ def of_scores(of: str, scores: ScoreDistribution) -> Iterator[Advice]:
 
 
 def _spread_out(scores: ScoreDistribution) -> str:
-    """Which way the temperature moves scores apart depends on where they are."""
-    strict = "say in the instruction more strictly what counts as relevant"
+    """The direction in which the temperature separates scores depends on where they are."""
+    strict = "define relevance more strictly in the instruction"
     if LOW <= scores.mean <= HIGH:
-        return f"a lower temperature moves them apart (the order stays); {strict}"
+        return f"a lower temperature separates them (the order stays); {strict}"
     return (
-        f"a higher temperature moves them apart (the order stays); {strict}; and see with "
+        f"a higher temperature separates them (the order stays); {strict}; and check with "
         "`rerank doctor --model M` that the model's template and token ids are right"
     )
 
@@ -99,7 +99,7 @@ def of_worker(worker: WorkerRow) -> Iterator[Advice]:
         yield Advice(
             symptom="the device ran out of memory",
             evidence=f"worker {worker.id}: {worker.ooms:,} packs did not fit; they were halved",
-            remedy="nothing is lost, only time: set RERANK_BATCH_TOKENS_MAX lower, "
+            remedy="no results are lost, only time: set RERANK_BATCH_TOKENS_MAX lower, "
             "RERANK_DTYPE=bf16, or RERANK_KEPT_BYTES and RERANK_SEEN_BYTES lower",
         )
     if worker.preparing_share > max(worker.busy_share, PREPARING_SHARE):
@@ -107,8 +107,8 @@ def of_worker(worker: WorkerRow) -> Iterator[Advice]:
             symptom="the device waits for its input",
             evidence=f"worker {worker.id}: {worker.preparing_share:.0%} of the last seconds "
             f"waiting, {worker.busy_share:.0%} computing",
-            remedy="more RERANK_DECODE_PROCESSES for images, more RERANK_SHARDS_IN_HAND, or a "
-            "storage that is nearer",
+            remedy="more RERANK_DECODE_PROCESSES for images, more RERANK_SHARDS_IN_HAND, or "
+            "closer storage",
         )
 
 
@@ -118,18 +118,18 @@ def of_models(workers: Sequence[WorkerRow], backlog: Mapping[str, int]) -> Itera
     for model, rows in by_model.items():
         prints = sorted({row.fingerprint for row in rows if row.fingerprint})
         if len(prints) > 1:
-            found = "; ".join(f"{p}: {', '.join(_ids(rows, p))}" for p in prints)
+            groups = "; ".join(f"{p}: {', '.join(_ids(rows, p))}" for p in prints)
             yield Advice(
                 symptom="workers of one model differ",
-                evidence=f"{model} is served with {len(prints)} fingerprints ({found})",
-                remedy="serve the same weights, number type and version everywhere: a job goes on "
-                "only with the fingerprint that began it",
+                evidence=f"{model} is served with {len(prints)} fingerprints ({groups})",
+                remedy="serve the same weights, dtype and version everywhere: a job continues only "
+                "with the fingerprint that it began with",
             )
     for model, shards in sorted(backlog.items()):
         if shards and model not in by_model:
             yield Advice(
                 symptom="no worker",
-                evidence=f"{shards:,} shards of {model} wait, and nobody serves it",
+                evidence=f"{shards:,} shards of {model} wait, and no worker serves it",
                 remedy=f"start one: rerank worker --model {model}",
             )
 
@@ -145,9 +145,9 @@ def _ids(workers: Iterable[WorkerRow], fingerprint: str) -> list[str]:
 def of_coordinator(silent_s: float, tick_s: float) -> Iterator[Advice]:
     """A monitor that does not tick: nothing is fed, finished or adjusted."""
     if silent_s > silent_limit_s(tick_s):
-        since = f"for {silent_s:,.0f} s" if silent_s != float("inf") else "so far"
+        since = f"for {silent_s:,.0f} s" if silent_s != float("inf") else "yet"
         yield Advice(
             symptom="no coordinator",
-            evidence=f"the monitor gave no sign of life {since}",
+            evidence=f"the monitor has not ticked {since}",
             remedy="start one: rerank coordinator",
         )

@@ -1,7 +1,7 @@
 """From the margin, which ranks, to the relevance_score, which people read.
 
-Here and not with the engine because the finished output is assembled by the side that never loads
-a model. Pure arithmetic.
+Not in the engine, because the output is assembled by processes that never load a model. Pure
+arithmetic.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 
 MEAN_HIGH, MEAN_LOW = 0.9, 0.6
-"""Mean scores beyond which a profile's temperature is adapted, if that is asked for."""
+"""Mean scores beyond which a profile's temperature is adapted, if that option is set."""
 
 
 def relevance_score(margin: float, temperature: float = 1.0, top_p: float = 1.0) -> float:
     """Return sigmoid(margin / temperature) in 0..1, after the two-way nucleus `top_p`.
 
-    Temperature spreads or squeezes scores and never changes an order. With top_p < 1 the less
+    Temperature never changes an order. With top_p < 1 the less
     likely of the two answers is dropped when the other alone reaches top_p, so the score becomes
     0 or 1. Raises ValueError for a temperature that is not positive.
     """
@@ -34,8 +34,8 @@ def adapted_temperature(temperature: float, mean: float) -> float:
     """The temperature for later jobs of a profile, from the mean score of one at `temperature`.
 
     Above MEAN_HIGH it rises by a tenth up to 1.0, below MEAN_LOW it falls by a tenth down to 0.3;
-    one that is beyond such a bound already stays. A low mean may only say that most candidates are
-    irrelevant: so this is off unless asked for.
+    one already beyond such a bound stays. A low mean may only say that most candidates are
+    irrelevant: so this is off by default.
     """
     if mean > MEAN_HIGH:
         return max(temperature, min(round(temperature * 1.1, 4), 1.0))

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 
 def configure_logs(level: str = "INFO") -> None:
-    """Log lines to stderr, short, with time and fields."""
+    """Log to stderr in short lines with time and fields."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -36,7 +36,7 @@ def configure_logs(level: str = "INFO") -> None:
 
 
 def build() -> typer.Typer:
-    """The whole command, without anything heavy imported."""
+    """The whole command; nothing heavy is imported."""
     app = typer.Typer(
         name="rerank",
         no_args_is_help=True,
@@ -57,7 +57,7 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run `rerank`; a known error is one sentence on stderr, never a traceback."""
+    """Run `rerank`; an expected error is one sentence on stderr, without a traceback."""
     try:
         build()()
     except RerankError as error:
@@ -72,9 +72,9 @@ def main() -> None:
         sys.stderr.write(f"rerank: {error.filename or ''}: {error.strerror or error}\n")
         sys.exit(1)
     except Exception as error:
-        if not type(error).__module__.startswith("redis."):  # not imported: most never need it
+        if not type(error).__module__.startswith("redis."):  # most commands never import it
             raise
-        sys.stderr.write(f"rerank: Redis went away ({error}): jobs go on when it is back\n")
+        sys.stderr.write(f"rerank: Redis is unavailable ({error}): jobs continue when it is back\n")
         sys.exit(1)
 
 

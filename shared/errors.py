@@ -1,7 +1,12 @@
 """Everything that can go wrong, as one tree.
 
-Each class knows its code (a word for machines), its HTTP status and whether trying again can help.
-A message says what was wrong and what was expected; the hint says what to do.
+Each class knows its code (a word for machines), its HTTP status and whether a retry may succeed.
+A message says what was wrong and what was expected; the hint says what to do. The path leads to the
+field that is wrong; how it is written is decided where the error is shown: `documents.3.image.0` on
+the command line and in lines of output, `documents[3].image[0]` over HTTP.
+
+Codes are from fixed lists: a class's own, or for an ItemError one of ITEM_CODES. docs/errors.md
+says what each means.
 
     RerankError
     ├── UsageError                422  the caller must change something, before any work starts
@@ -15,36 +20,100 @@ A message says what was wrong and what was expected; the hint says what to do.
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
     │   ├── InputChanged          409  the input is not the one that the job was made from
-    │   └── WrongState            409  a verb that the job's state does not permit
-    ├── ItemError                 422  a line or a pair cannot be scored: an outcome, no crash
+    │   └── WrongState            409  not possible in the job's state
+    ├── ItemError                 422  a line or a pair cannot be scored: an outcome
     ├── Overloaded                429  the interactive queue is over its limit; retry later
     ├── Unavailable               503  infrastructure: retried with back-off, never blamed on items
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
-    │   └── NoWorker                   nobody serves this model
-    │       └── ModelLoading           its workers are not there yet
-    ├── CallerLeft                499  whoever asked went away: nobody reads this
+    │   └── NoWorker                   no worker serves this model
+    │       └── ModelLoading           its workers are still loading it
+    ├── CallerLeft                499  the client closed its connection
     ├── DeadlineExceeded          504  an interactive request ran out of time
     └── EngineError               500  the device or the model
-        ├── OutOfDeviceMemory          a pack did not fit; answered by halving it
-        ├── DeviceBroken               it fails on any pair: the process must end
+        ├── OutOfDeviceMemory          a pack did not fit: it is halved
+        ├── DeviceBroken               it fails on any pair: the process must exit
         └── ModelRefused               the model is not a Qwen3 reranker, or failed its self-test
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+ITEM_CODES = {
+    # requests and lines of input
+    "malformed_line": "the line is not a JSON object in UTF-8",
+    "line_too_long": "the line is longer than `RERANK_MAX_LINE_BYTES`",
+    "invalid_request": "a field of the request is wrong",
+    "invalid_document": "a field of the document is wrong",
+    "invalid_text": "a text holds half a surrogate pair",
+    "empty_query": "the query has neither text nor images",
+    "no_documents": "the request has no documents",
+    "too_many_documents": "more documents than `RERANK_MAX_DOCUMENTS_PER_REQUEST`",
+    # images of a catalog
+    "no_image": "the row has no image",
+    "no_id": "a `data:` URI in a catalog needs an id",
+    # images
+    "not_found": "there is no such file or object",
+    "refused_source": "the settings do not permit reading this address",
+    "fetch_failed": "the image could not be read; a retry may succeed",
+    "timeout": "the image was not read in time; a retry may succeed",
+    "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",
+    "invalid_image": "the file is empty, truncated or damaged, or the row of a catalog is wrong",
+    "unsupported_image": "not an image format that is read",
+    "image_too_large": "too many pixels",
+    "decode_timeout": "the image was not decoded in time; a retry may succeed",
+    "decode_crashed": "the process that decoded the image died",
+    "too_many_images": "more images in one query or document than are read",
+    "frames_differ": "the frames of a video have different shapes",
+    "low_quality": "rejected: the image's quality is below the job's threshold",
+    "low_quality_query": "rejected: so is that of the query's image, and with it the whole request",
+    # prompts and scores
+    "pictures_not_read": "the model reads text only",
+    "max_length_too_small": "`max_length` leaves no room beside the template",
+    "out_of_memory": "this pair alone does not fit into the device's memory",
+    "non_finite_score": "the model's score is not a number",
+    "no_such_part": "the pair has no such part to score by itself",
+    "engine_error": "the model failed on this pair",
+    "worker_died": "the worker died twice while it scored this pair alone",
+    "cancelled": "the job was cancelled before; a retry scores it",
+}
+"""Codes of what cannot be scored, each with its meaning. No other code is ever used."""
+
+Path = tuple[str | int, ...]
+"""Where a value is in a request: `("documents", 3, "image", 0)`."""
+
+
+def dotted(path: Path) -> str:
+    """A path as lines of output and the command line show it: `documents.3.image.0`."""
+    return ".".join(map(str, path))
+
 
 class RerankError(Exception):
-    """Root of all errors raised on purpose. `str(error)` is the message and what to do."""
+    """Root of all errors raised on purpose. `str(error)` is its text and what to do."""
 
     code = "error"
     http_status = 500
     retryable = False
+    path: Path = ()
+    """The field that is wrong, where there is one."""
+    names_field = False
+    """Whether the message names the field already: then no path is shown before it."""
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(f"{message}: {hint}" if hint else message)
+    def __init__(self, message: str, *, hint: str = "", path: Path | None = None) -> None:
+        super().__init__(message)
         self.message = message
         self.hint = hint
+        if path is not None:
+            self.path = path
+
+    def text(self, render: Callable[[Path], str] = dotted) -> str:
+        """The message, after the field that it is about."""
+        named = self.names_field or not self.path
+        return self.message if named else f"{render(self.path)}: {self.message}"
+
+    def __str__(self) -> str:
+        return f"{self.text()}: {self.hint}" if self.hint else self.text()
 
 
 class UsageError(RerankError):
@@ -55,11 +124,12 @@ class UsageError(RerankError):
 
 
 class InvalidOption(UsageError):
-    """An option of a job is wrong; `option` is its name."""
+    """An option of a job is wrong: the one that is named, or a value `inside` it."""
 
-    def __init__(self, option: str, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.option = option
+    names_field = True
+
+    def __init__(self, option: str, message: str, *, hint: str = "", inside: Path = ()) -> None:
+        super().__init__(message, hint=hint, path=(option, *inside))
 
 
 class TooLarge(UsageError):
@@ -74,6 +144,8 @@ class UnknownModel(UsageError):
 
     code = "unknown_model"
     http_status = 404
+    path = ("model",)
+    names_field = True
 
 
 class UnknownJob(UsageError):
@@ -126,7 +198,7 @@ class InputChanged(UsageError):
 
 
 class WrongState(UsageError):
-    """The job's state does not permit this verb."""
+    """Not possible in the job's state."""
 
     code = "wrong_state"
     http_status = 409
@@ -135,17 +207,29 @@ class WrongState(UsageError):
 class ItemError(RerankError):
     """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores.
 
-    `quality`, 0 to 1, is that of the image that was too poor.
+    `code` is one of ITEM_CODES. `quality`, 0 to 1, is that of the image that was too poor.
     """
 
     http_status = 422
 
     def __init__(
-        self, code: str, message: str, *, hint: str = "", quality: float | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        hint: str = "",
+        path: Path = (),
+        names_field: bool = False,
+        quality: float | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, path=path)
         self.code = code
+        self.names_field = names_field
         self.quality = quality
+
+    def at(self, *path: str | int) -> ItemError:
+        """The same error of a request in which the field has another path."""
+        return ItemError(self.code, self.message, hint=self.hint, path=path, quality=self.quality)
 
 
 class Overloaded(RerankError):
@@ -177,7 +261,7 @@ class StorageUnavailable(Unavailable):
 
 
 class NoWorker(Unavailable):
-    """Nobody serves this model now."""
+    """No worker serves this model now."""
 
     code = "no_worker"
 
@@ -189,7 +273,7 @@ class ModelLoading(NoWorker):
 
 
 class CallerLeft(RerankError):
-    """Whoever asked went away before the answer: nobody reads this."""
+    """The client closed its connection before the answer."""
 
     code = "caller_left"
     http_status = 499
@@ -217,7 +301,7 @@ class OutOfDeviceMemory(EngineError):
 
 
 class DeviceBroken(EngineError):
-    """The device fails on any pair, on one that it scored before too: no pair is to blame."""
+    """The device fails on any pair, even on one that it scored before: no pair is to blame."""
 
     code = "device_broken"
     retryable = True

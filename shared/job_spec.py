@@ -5,33 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.base import Frozen
-from rerankfleet.shared.content.images import (
-    FRAMES_MAX,
-    MIN_PIXELS,
-    VIDEO_PIXELS,
-    ImageSpec,
-    ResizeMode,
-    target_within,
-)
-from rerankfleet.shared.content.options import (
-    SCORING_OPTIONS,
-    ImagePreset,
-    Instructions,
-    MaxLength,
-    MaxTokensPerDoc,
-    Pixels,
-    QualityAction,
-    Temperature,
-    TopP,
-    VideoFps,
-    VideoFrames,
-    VideoPixels,
-)
-from rerankfleet.shared.errors import InvalidOption
+from rerankfleet.shared.content.images import ImageSpec, target_within
+from rerankfleet.shared.content.options import PLAIN_OPTIONS, ScoringOptions
+from rerankfleet.shared.content.validation import first_error
+from rerankfleet.shared.errors import InvalidOption, dotted
 
 
 class Priority(StrEnum):
@@ -66,8 +47,8 @@ class Catalog(Frozen):
     format: OutputFormat = "jsonl"
 
 
-class JobSpec(Frozen):
-    """A job's options: validated once, never changed."""
+class JobSpec(ScoringOptions):
+    """A job: its input, output and options. Validated once, never changed."""
 
     model: str
     input: InputRef
@@ -78,48 +59,21 @@ class JobSpec(Frozen):
     Of a catalog it ends with a slash."""
     profile: str | None = None
     """The profile that was named: its values stand in the other fields, as the client found it."""
-    instruction: str | None = None
-    instructions: Instructions = Field(default_factory=dict)
-    """Instead of `instruction`, for queries in these languages."""
-    max_length: MaxLength = 8192
-    max_tokens_per_doc: MaxTokensPerDoc | None = None
-    """A document's text is cut to so many tokens; its images are never cut."""
-    top_n: int | None = Field(default=None, ge=1)
-    limit: int | None = Field(default=None, ge=1)
     priority: Priority = Priority.normal
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    adaptive_temperature: bool = False
-    """Whether this job's scores may change the temperature of later jobs of its profile."""
-    profile_temperature: float = 1.0
+    profile_temperature: float = PLAIN_OPTIONS.temperature
     """The profile's own, from which `temperature` may have been adapted."""
-    image_preset: ImagePreset = "general"
-    resize_mode: ResizeMode = "crop"
-    max_crop: float = Field(default=0.15, ge=0, le=1)
-    """A crop that would lose more than this share of the image becomes `fit`."""
-    pad_color: tuple[int, int, int] | None = None
-    """What `fit` pads with to the preset's shape, as red, green, blue; None: no padding."""
-    min_pixels: Pixels = MIN_PIXELS
-    """An image with fewer is enlarged to about so many."""
-    max_pixels: Pixels | None = None
-    """Instead of the pixels of the preset's target, whose shape stays."""
-    video_fps: VideoFps | None = None
-    """How many frames stand for a second in videos that do not say."""
-    video_max_frames: VideoFrames = FRAMES_MAX
-    """Of a longer video so many are read, spread evenly."""
-    video_total_pixels: VideoPixels = VIDEO_PIXELS
-    """Of all frames of a video together; each has 4 tokens at the least."""
-    quality_threshold: float = Field(default=0.65, ge=0, le=1)
-    quality_action: QualityAction = "off"
-    explain: bool = False
-    """Score each pair again with parts left out, for its sub-scores."""
-    max_error_rate: float = Field(default=0.5, ge=0, le=1)
-    """The share of failed fetches that pauses the job."""
     key: str | None = None
     force: bool = False
     name: str = ""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself."""
+
+    @field_validator("instruction", "top_n", "max_tokens_per_doc")
+    @classmethod
+    def _none_for_no_choice(cls, value: str | int | None) -> str | int | None:
+        """An empty instruction is the model's own, 0 results are all, 0 tokens are no limit: the
+        profile has no say any more, and equal jobs have equal specifications."""
+        return value or None
 
     @model_validator(mode="after")
     def _has_an_image_spec(self) -> JobSpec:
@@ -151,7 +105,11 @@ class JobSpec(Frozen):
     @property
     def scoring_options(self) -> dict[str, Any]:
         """What the output depends on besides input and model, as a manifest records it."""
-        return self.model_dump(mode="json", include=SCORING_OPTIONS)
+        return self.model_dump(mode="json", include=_RECORDED)
+
+
+_RECORDED = {"profile", *ScoringOptions.model_fields} - {"adaptive_temperature"}
+"""Not the last: it is about the jobs that come later."""
 
 
 def make_spec(**fields: Any) -> JobSpec:
@@ -159,6 +117,6 @@ def make_spec(**fields: Any) -> JobSpec:
     try:
         return JobSpec(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidOption(field, f"{field} is wrong: {first['msg']}") from error
+        path, message = first_error(error.errors())
+        text = f"{dotted(path)} is wrong: {message}"
+        raise InvalidOption(str(path[0]), text, inside=path[1:]) from error

@@ -1,4 +1,4 @@
-"""What is known of a job: counts, state, progress."""
+"""The state of a job: counts and progress."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class ShardSummary(Frozen):
 
     @property
     def counts(self) -> dict[str, int]:
-        """What is added up, by name; without what is 0."""
+        """The counts by name, without those that are 0."""
         named = self.model_dump(exclude={"scores", "profile", "priority"}) | self.scores.fields()
         return {name: count for name, count in named.items() if count}
 
 
 class Progress(Frozen):
-    """A job's counts. `total` is known once the whole input was read."""
+    """A job's counts. `total` is known once the whole input has been read."""
 
     lines: int = 0
     fed: int = 0
@@ -57,12 +57,12 @@ JobState = Literal["running", "paused", "finishing", "done", "cancelled"]
 
 
 class JobStatus(Frozen):
-    """What `rerank status` shows: facts from Redis and what they mean."""
+    """What `rerank status` shows."""
 
     id: str
     state: JobState
     reason: str = ""
-    """What holds the job back now, in words."""
+    """What the job waits for, in words."""
     model: str
     priority: Priority
     progress: Progress
@@ -76,4 +76,4 @@ class JobStatus(Frozen):
     round: int = 0
     output: str | None = None
     scores: ScoreDistribution = ScoreDistribution()
-    """Of its scores so far: sigmoid(margin / temperature), before top_p."""
+    """The distribution of its scores so far: sigmoid(margin / temperature), before top_p."""

@@ -1,8 +1,8 @@
 """What workers count for Prometheus: names, labels, buckets, and how counts travel.
 
-A worker adds up from its start, and sends all with its heartbeat as one small JSON text; whoever is
-scraped tells it with the worker's name, so that the counts of a worker that is gone end, and
-none ever goes backwards. Every label's values are listed here: what is not listed is not told.
+A worker counts from its start, and sends all counts with its heartbeat as one small JSON text. The
+gateway exports them under the worker's name, so that the counts of a worker that is gone end, and
+none ever decreases. All values of each label are listed here; others are not exported.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PRIORITIES = tuple(priority.value for priority in Priority)
 Labels = tuple[str, ...]
 """The values of a family's labels, in its order."""
 Value = float | list[float]
-"""A number; of a histogram how many fell into each bucket, above the last one, and their sum."""
+"""A number; for a histogram the count of each bucket, of all above the last one, and the sum."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric of a worker. A counter's name stands without the `_total` of its samples."""
+    """A metric of a worker. A counter's name is written without the `_total` of its samples."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -49,13 +49,13 @@ class Family:
         return list(itertools.product(*self.labels.values()))
 
     def fits(self, labels: Labels, value: Value) -> bool:
-        """Whether these can be a sample of it."""
+        """Whether these make a valid sample."""
         if isinstance(value, list):
-            right = len(value) == len(self.buckets) + 2 and self.kind == "histogram"
+            valid = len(value) == len(self.buckets) + 2 and self.kind == "histogram"
         else:
-            right = self.kind != "histogram"
+            valid = self.kind != "histogram"
         named = len(labels) == len(self.labels)
-        return right and named and all(map(_is_in, labels, self.labels.values()))
+        return valid and named and all(map(_is_in, labels, self.labels.values()))
 
 
 def _is_in(value: str, values: Labels) -> bool:
@@ -74,7 +74,7 @@ PAIRS = Family(
 TOKENS = Family(
     "rerank_tokens",
     "counter",
-    "Tokens computed; `shared` were not, since pairs share them",
+    "Tokens computed; `shared` ones were not, since pairs share them",
     {"kind": ("text", "image", "video", "shared")},
 )
 QUEUE_WAIT = Family(
@@ -87,13 +87,13 @@ QUEUE_WAIT = Family(
 BATCH_SPLITS = Family(
     "rerank_batch_splits",
     "counter",
-    "What was halved: packs that did not fit, and what failed or killed its worker",
+    "Packs and shards that were halved: they did not fit, failed or killed their worker",
     {"reason": ("oom", "poison")},
 )
 RETRIES = Family(
     "rerank_retries",
     "counter",
-    "What was tried again",
+    "Operations that were retried",
     {"reason": ("fetch", "pack_failed", "worker_died", "storage", "redis")},
 )
 STAGES = Family(
@@ -120,14 +120,14 @@ SOURCE_BYTES = Family(
 PIXELS = Family(
     "rerank_image_pixels",
     "histogram",
-    "Pixels of an image: its own, and those that the model sees",
+    "Pixels of an image: the original, and what the model reads",
     {"when": ("orig", "used")},
     IMAGE_PIXELS,
 )
 IMAGES_REJECTED = Family(
     "rerank_images_rejected",
     "counter",
-    "Images that could not be had or used",
+    "Images that could not be fetched or used",
     {
         "reason": (
             "refused_source",
@@ -147,13 +147,13 @@ IMAGES_REJECTED = Family(
 CACHE_LOOKUPS = Family(
     "rerank_cache_lookups",
     "counter",
-    "What was asked of what a worker keeps",
+    "Lookups in the caches of a worker",
     {"cache": ("prefix", "vision", "picture"), "result": ("hit", "miss")},
 )
 GPU_MEMORY = Family(
     "rerank_gpu_memory_bytes",
     "gauge",
-    "Memory of the worker's GPU, of several the fullest one",
+    "Memory of the worker's GPU; of several, of the fullest one",
     {"kind": ("used", "reserved", "peak", "free", "total")},
 )
 LOAD_SECONDS = Family(
@@ -186,22 +186,22 @@ _TEXT = TypeAdapter(dict[str, dict[str, FiniteFloat | list[FiniteFloat]]])
 
 def dump_counts(counts: Counts) -> str:
     """The text that `load_counts` reads: {family: {"label,label": value}}."""
-    found = {
+    families = {
         name: {",".join(labels): value for labels, value in samples.items()}
         for name, samples in counts.items()
     }
-    return json.dumps(found, separators=(",", ":"))
+    return json.dumps(families, separators=(",", ":"))
 
 
 def load_counts(text: str | None) -> Counts:
-    """What a worker sent; without what this version does not know. Raises nothing."""
+    """What a worker sent, without what this version does not know. Never raises."""
     try:
-        found = _TEXT.validate_json(text or "{}")
+        families = _TEXT.validate_json(text or "{}")
     except ValidationError:
         return {}
-    return {family.name: _samples(family, found.get(family.name, {})) for family in FAMILIES}
+    return {family.name: _samples(family, families.get(family.name, {})) for family in FAMILIES}
 
 
-def _samples(family: Family, found: Mapping[str, Value]) -> dict[Labels, Value]:
-    samples = {tuple(key.split(",")) if key else (): value for key, value in found.items()}
+def _samples(family: Family, values: Mapping[str, Value]) -> dict[Labels, Value]:
+    samples = {tuple(key.split(",")) if key else (): value for key, value in values.items()}
     return {labels: value for labels, value in samples.items() if family.fits(labels, value)}

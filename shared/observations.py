@@ -1,4 +1,4 @@
-"""What a worker saw of one pack: what batch-size policies learn from."""
+"""What a worker measured of one pack: the input of batch policies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Observation:
     """One pack. Times in seconds, sizes in bytes.
 
-    Written by workers, kept as JSON, read by the monitor: a reader trusts no field of it.
+    Written by workers as JSON, read by the monitor, which trusts none of its values.
     """
 
     at_s: float
@@ -26,9 +26,9 @@ class Observation:
     waiting_s: float
     """How long its oldest pair waited, prepared, for the device."""
     preparing_s: float
-    """How long the device stood idle before it with shards in hand, but nothing prepared."""
+    """How long the device was idle before it while the worker prepared shards."""
     forward_s: float
-    """Seconds of the device's thread: planning, layout and the forward pass, synchronised."""
+    """Seconds of the device's thread: planning, layout and the synchronised forward pass."""
     memory_bytes: int
     """Peak device memory of the pass; resident memory on a CPU; 0 when unknown."""
     limited_by: str
@@ -41,4 +41,4 @@ class Observation:
     limit_pairs: int = 0
     warm_up: bool = False
     video_tokens: int = 0
-    """Those of the image tokens that stand for video frames."""
+    """Those of the image tokens that are of video frames."""

@@ -1,4 +1,4 @@
-"""Child processes that are kept alive: started, restarted with back-off, stopped together.
+"""Supervised child processes: started, restarted with back-off, stopped together.
 
 Used by `rerank up`, `rerank coordinator` and `rerank worker`. Knows nothing of what they do.
 """
@@ -22,11 +22,11 @@ from rerankfleet.shared.errors import UsageError
 RESTART_MIN_S = 0.5
 RESTART_MAX_S = 30.0
 STEADY_S = 60.0
-"""A child that lived this long starts its back-off anew."""
+"""The back-off of a child that ran this long starts again."""
 REFUSED = 78
-"""Exit status (EX_CONFIG) of a child for which a restart is no cure."""
+"""Exit status (EX_CONFIG) of a child that a restart would not help."""
 HOPELESS = (2, REFUSED)
-"""A usage error is no better the second time."""
+"""Statuses after which a child is not restarted: a usage error would only repeat."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 def _die_with_parent() -> None:
-    """Linux: a child whose supervisor is killed gets SIGTERM, so that nothing is left running."""
+    """Linux: a child whose supervisor is killed gets SIGTERM, so that none is left running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -61,16 +61,16 @@ def spawn(
 
 @dataclass(slots=True)
 class Child:
-    """One command that is kept alive."""
+    """One supervised command."""
 
     name: str
     command: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     log_file: str | None = None
     last: bool = False
-    """Stopped when all others have ended: what they need to end well."""
+    """Stopped after all others: they need it in order to end cleanly."""
     vital: bool = True
-    """Without it the others are of no use: when it cannot run, all are stopped."""
+    """The others need it: when it cannot run, all are stopped."""
     refused: bool = False
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
@@ -83,8 +83,8 @@ class Child:
         self.started_s = time.monotonic()
 
     def revive(self) -> None:
-        """Start it again when it has ended and its back-off is over, unless it said that a restart
-        is no cure."""
+        """Start it again when it has ended and its back-off is over, unless its exit status says
+        that a restart would not help."""
         now = time.monotonic()
         if self.process is not None:
             status = self.process.poll()
@@ -104,7 +104,7 @@ class Child:
 
 
 class Supervisor:
-    """Keeps children alive until it is told to stop."""
+    """Keeps children running until it is stopped."""
 
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = list(children)
@@ -117,14 +117,14 @@ class Supervisor:
                 child.start()
 
     def watch(self) -> None:
-        """Revive whoever died; one turn of the loop. Raises UsageError when a child without which
-        the rest is of no use cannot run, or none can."""
+        """Restart children that ended; one turn of the loop. Raises UsageError when a vital child
+        cannot run, or none can."""
         for child in self.children:
             child.revive()
         refused = [child for child in self.children if child.refused]
         for child in refused:
             if child.vital or len(refused) == len(self.children):
-                raise UsageError(f"{child.name} cannot run", hint="its message stands above")
+                raise UsageError(f"{child.name} cannot run", hint="see its message above")
 
     def run(self) -> None:
         """Start, watch and, on SIGTERM or SIGINT, stop."""
@@ -135,14 +135,14 @@ class Supervisor:
             self.stop()
 
     def wait(self) -> None:
-        """Watch over the children until SIGTERM or SIGINT."""
+        """Watch the children until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         while not self._stop.wait(0.2):
             self.watch()
 
     def stop(self, timeout_s: float = 25.0) -> None:
-        """Ask all children to end; kill those that do not in time."""
+        """Terminate all children; kill those that do not end in time."""
         deadline = time.monotonic() + timeout_s
         for last in (False, True):
             self._stop_children([c for c in self.children if c.last == last], deadline)

@@ -7,8 +7,8 @@ Your own stand as tables in a TOML file, which RERANK_PROFILES names:
     temperature = 0.5
     instructions = {de = "…"}   # for queries in a language
 
-A profile only stands for options that were not given: they are looked up where a job is made, and
-the job remembers the values and the name.
+A profile has values for the options of a job that are not given. It is looked up where a job is
+made, and the job remembers the values and the name.
 """
 
 from __future__ import annotations
@@ -19,52 +19,36 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from rerankfleet.shared.content.options import (
-    ImagePreset,
-    Instructions,
-    MaxLength,
-    Temperature,
-    TopP,
+    AdaptationOptions,
+    ImageOptions,
+    PairOptions,
+    VideoOptions,
 )
 from rerankfleet.shared.errors import InvalidOption, UsageError
 
-JOB_OPTIONS = {
-    "instruction",
-    "instructions",
-    "temperature",
-    "top_p",
-    "max_length",
-    "image_preset",
-    "adaptive_temperature",
-}
-"""Fields of a profile that are options of a job; the others are for people and workers."""
+
+class ProfileOptions(PairOptions, AdaptationOptions, ImageOptions, VideoOptions):
+    """The options that a profile may have values for: how pairs are scored, not which."""
 
 
-class Profile(BaseModel):
+class Profile(ProfileOptions):
     """Options that go together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     about: str = ""
     base: str | None = None
     """The profile that it begins with."""
-    instruction: str | None = Field(default=None, min_length=1)
-    """None: the model's default."""
-    instructions: Instructions = Field(default_factory=dict)
-    temperature: Temperature = 1.0
-    top_p: TopP = 1.0
-    max_length: MaxLength = 8192
-    image_preset: ImagePreset = "general"
-    adaptive_temperature: bool = False
     batch_pairs: int | None = Field(default=None, ge=1)
     """Pairs of a pack, for a worker whose policy starts from a number of pairs."""
 
     @property
     def options(self) -> dict[str, Any]:
         """Its fields of a JobSpec."""
-        return self.model_dump(include=JOB_OPTIONS)
+        return self.model_dump(include=set(ProfileOptions.model_fields))
 
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
@@ -96,7 +80,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         ),
     }
 )
-"""The built-in profiles. Instructions are in English: the models know them best so."""
+"""The built-in profiles. Their instructions are in English, which the models know best."""
 
 
 def load_profiles(file: Path | None) -> dict[str, Profile]:
@@ -109,7 +93,7 @@ def load_profiles(file: Path | None) -> dict[str, Profile]:
 
 
 def find_profile(name: str, file: Path | None) -> Profile:
-    """A profile by name. Raises UsageError listing those that there are."""
+    """A profile by name. Raises UsageError listing the known ones."""
     known = load_profiles(file)
     if name not in known:
         raise InvalidOption(
@@ -121,35 +105,35 @@ def find_profile(name: str, file: Path | None) -> Profile:
     return known[name]
 
 
-def resolve(profile: str | None, given: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
-    """A job's options: what was given, else what the profile says; the rest is JobSpec's defaults.
+def resolve(profile: str | None, options: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    """A job's options: those given, over those of the profile; JobSpec has defaults for the rest.
 
-    None in `given` is not given. Raises UsageError for a profile that cannot be had.
+    None is not given. Raises UsageError for a profile that is unknown or wrong.
     """
-    asked = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in options.items() if value is not None}
     if profile is None:
-        return asked
-    found = find_profile(profile, file)
-    named = {"profile": profile, "profile_temperature": found.temperature}
-    return _over(found.options, asked) | named
+        return chosen
+    values = find_profile(profile, file)
+    named = {"profile": profile, "profile_temperature": values.temperature}
+    return _over(values.options, chosen) | named
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Options over others. An instruction stands for all languages, unless it brings theirs."""
+    """Options over others. An instruction replaces those by language, unless it brings its own."""
     covered: dict[str, Any] = {"instructions": {}} if "instruction" in above else {}
     return {**below, **covered, **above}
 
 
 def _read_tables(file: Path) -> dict[str, Any]:
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"the profiles {file} cannot be read: {error.strerror}", hint="correct RERANK_PROFILES"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the profiles {file} are not TOML: {error}") from error
-    for name, table in found.items():
+    for name, table in tables.items():
         if not isinstance(table, dict):
             raise UsageError(
                 f"the profiles {file} have the value {name!r} outside of a table",
@@ -160,7 +144,7 @@ def _read_tables(file: Path) -> dict[str, Any]:
                 f"the table [{name}] of {file} has the name of a built-in profile",
                 hint=f'choose another name, and begin it with base = "{name}"',
             )
-    return found
+    return tables
 
 
 def _build(
@@ -193,5 +177,11 @@ def _checked(name: str, fields: Mapping[str, Any], file: Path | None) -> Profile
         raise UsageError(
             f"[{name}] of {file}: {field} is "
             + ("no field of a profile" if unknown else f"{first['input']!r}"),
-            hint=f"expected {', '.join(Profile.model_fields)}" if unknown else first["msg"],
+            hint=f"expected {', '.join(_fields())}" if unknown else first["msg"],
         ) from error
+
+
+def _fields() -> list[str]:
+    """The fields of a profile, its own before the options."""
+    options = list(ProfileOptions.model_fields)
+    return sorted(set(Profile.model_fields) - set(options)) + options

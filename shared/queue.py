@@ -1,7 +1,7 @@
 """The Celery app, the names of tasks and queues, and how hints are published.
 
-A message is only a hint that something waits; losing, doubling or reordering it is harmless, since
-`store.py` holds the truth. So: early acknowledgement, no results, no backend, JSON only.
+A message is only a hint that something waits. Losing, doubling or reordering it is harmless, since
+the records in Redis are the source of truth. So: early acknowledgement, no results, JSON only.
 The only file that names tasks and queues.
 """
 
@@ -30,7 +30,7 @@ TICK = "rerank.tick"
 CONTROL_QUEUE = "control"
 """Feed and finish steps."""
 MONITOR_QUEUE = "monitor"
-"""Ticks, apart from the steps so that they never wait for them."""
+"""Ticks: in a queue of their own, so that they never wait for steps."""
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ def make_app(settings: Settings) -> Celery:
             "global_keyprefix": f"{settings.key_prefix}:celery:",
             "queue_order_strategy": "priority",
             "priority_steps": [0],  # priorities are queues of their own
-            "polling_interval": 0.25,  # how soon a queue that was taken up again is listened to
+            "polling_interval": 0.25,  # how soon a resumed queue is read
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -73,7 +73,7 @@ def make_app(settings: Settings) -> Celery:
 def serve(app: Celery, *, name: str, queues: Sequence[str], concurrency: int) -> int:
     """Work on these queues with threads until a signal ends it. Returns the exit status.
 
-    SIGTERM is a warm shutdown: tasks in hand end, nothing new is begun.
+    SIGTERM is a warm shutdown: running tasks end, no new one begins.
     """
     app.conf.task_queues = as_queues(queues)
     # Celery warns about root because of pickle, which this app refuses
@@ -99,7 +99,7 @@ def model_queue(model: str, priority: Priority) -> str:
 
 
 def model_queues(model: str) -> list[str]:
-    """A model's queues, the most urgent first: the order in which they are listened to."""
+    """A model's queues, the most urgent first: the order in which they are read."""
     return [model_queue(model, priority) for priority in Priority]
 
 
@@ -138,7 +138,7 @@ class Hints:
         self._send(FINISH, [job_id], CONTROL_QUEUE)
 
     def tick(self, expires_s: float) -> None:
-        """Time to look around."""
+        """The monitor is due to look at all jobs."""
         self._send(TICK, [], MONITOR_QUEUE, expires=expires_s)
 
     def _send(self, task: str, args: list[str], queue: str, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""How the scores of a job, a profile or a model are spread: counts that can be added up.
+"""The distribution of the scores of a job, a profile or a model: counts that can be added up.
 
 A score is sigmoid(margin / T) as users read it, before top_p, which would make it 0 or 1. Sums are
 integers of 1 / UNITS, so that shards add up to the same in any order. Pure arithmetic.
@@ -18,7 +18,7 @@ BINS = 20
 HIGH, LOW = 0.9, 0.1
 """A score above HIGH says yes, one below LOW says no."""
 UNITS = 10**9
-"""What 1 is in the integer sums."""
+"""The value of a score of 1 in the integer sums."""
 
 _COUNTS = ("scores", "score_sum", "score_squares", "score_above", "score_below")
 _BIN_FIELDS = tuple(f"score_bin_{number}" for number in range(BINS))
@@ -26,7 +26,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 class ScoreDistribution(BaseModel):
-    """Counts of scores, exact; mean and spread to 1e-6 or better."""
+    """Exact counts of scores; mean and standard deviation to 1e-6 or better."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -59,7 +59,7 @@ class ScoreDistribution(BaseModel):
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, str | int]) -> ScoreDistribution:
-        """What `fields` wrote, among others, added up by whoever."""
+        """The distribution whose `fields`, possibly added up, are among these."""
         count, total, squares, above, below = (int(fields.get(name, 0)) for name in _COUNTS)
         return cls(
             count=count,
@@ -71,7 +71,7 @@ class ScoreDistribution(BaseModel):
         )
 
     def fields(self) -> dict[str, int]:
-        """Flat counters that are added up by name; without those that are 0."""
+        """Flat counters that can be added up by name, without those that are 0."""
         counts = (self.count, self.sum_units, self.squares_units, self.above, self.below)
         named = zip(_COUNTS + _BIN_FIELDS, counts + self.bins, strict=True)
         return {name: value for name, value in named if value}
@@ -91,10 +91,10 @@ class ScoreDistribution(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def spread(self) -> float:
-        """Standard deviation of the scores, of all of them and not of a sample."""
+        """Standard deviation of the scores (of the population, not of a sample)."""
         if not self.count:
             return 0.0
-        # in integers: the difference of two large sums must not lose what is small
+        # in integers: the difference of two large sums must stay exact
         squared = self.count * self.squares_units * UNITS - self.sum_units**2
         return math.sqrt(max(squared, 0)) / UNITS / self.count
 
@@ -111,7 +111,7 @@ class ScoreDistribution(BaseModel):
         return self.below / self.count if self.count else 0.0
 
     def bars(self) -> str:
-        """The histogram as one line of BINS characters: a blank is none, the tallest is full."""
+        """The histogram as BINS characters: blank for an empty bin, full for the largest."""
         most = max(self.bins)
         return "".join(_bar(count, most) for count in self.bins)
 
@@ -124,5 +124,5 @@ class ScoreDistribution(BaseModel):
 
 
 def _bar(count: int, most: int) -> str:
-    """A count as a character; what is there at all is seen."""
+    """A count as a character; any count above 0 is visible."""
     return _BARS[min(count * len(_BARS) // (most + 1), len(_BARS) - 1)] if count else " "

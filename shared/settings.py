@@ -1,6 +1,6 @@
 """All settings: one frozen value with the prefix RERANK_, read at an entry point and passed down.
 
-No other module reads the environment. The README's table of settings is checked against this file.
+No other module reads the environment. docs/settings.md is made from this file by `make docs`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,20 @@ def _default_state_dir() -> Path:
     return Path(base) / "rerankfleet"
 
 
+SECTIONS = {
+    "redis_url": "Redis, storage, access",
+    "batch_policy": "Batch sizes",
+    "dtype": "Model and device",
+    "shards_in_hand": "Work that a worker holds",
+    "image_bytes_max": "Images",
+    "shard_seconds": "Jobs and requests",
+    "gateway_host": "Gateway",
+    "lease_s": "Times",
+    "log_level": "Logs",
+}
+"""The headings of docs/settings.md, by the first setting under each."""
+
+
 class Settings(BaseSettings):
     """Where things are and how they behave. Times in seconds, sizes in bytes unless named."""
 
@@ -30,131 +44,181 @@ class Settings(BaseSettings):
         env_prefix="RERANK_", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
-    redis_url: SecretStr | None = Field(None, description="Redis or Valkey, redis:// or rediss://")
+    redis_url: SecretStr | None = Field(
+        None, description="URL of Redis or Valkey, `redis://` or `rediss://`"
+    )
     state_dir: Path = Field(
         default_factory=_default_state_dir, description="data and address of `rerank up`"
     )
     storage: str | None = Field(
-        None, description="folder or s3://bucket/prefix for the files of running jobs"
+        None, description="folder or `s3://bucket/prefix` for the files of running jobs"
     )
     key_prefix: str = Field("rerank", description="first part of every Redis key")
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="buckets that s3:// inputs, outputs and images may be in, comma-separated"
+        (), description="buckets that inputs, outputs and images may be in, comma-separated"
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="folders that file:// inputs, outputs and images may be in, comma-separated"
+        (), description="folders that inputs, outputs and images may be in, comma-separated"
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="hosts that http(s):// images may come from, host or host:port"
+        (),
+        description="hosts that images may be fetched from, `host` or `host:port`, comma-separated",
     )
-    profiles: Path | None = Field(None, description="TOML file with profiles of your own")
+    profiles: Path | None = Field(None, description="TOML file with your own profiles")
 
     batch_policy: Literal["model", "thresholds", "aimd", "fixed"] = Field(
-        "model", description="how a worker's pack limit follows what is observed; fixed: not at all"
+        "model",
+        description="how a worker's pack limit follows the observed latency; `fixed`: it does not",
     )
     batch_tokens: int | None = Field(
         None,
         ge=64,
-        description="pack limit in tokens to start with; measured at start when not set",
+        description="initial pack limit in tokens; measured at start when not set",
     )
     batch_pairs: int = Field(
         1024,
         ge=1,
-        description="pack limit in pairs; under policy thresholds the one to start with",
+        description="pack limit in pairs; the initial one under the policy `thresholds`",
     )
-    batch_tokens_min: int = Field(64, ge=64, description="no policy sets less")
+    batch_tokens_min: int = Field(
+        64, ge=64, description="lower bound of the pack limit under every policy"
+    )
     batch_tokens_max: int = Field(
-        131_072, ge=64, description="no policy sets more, nor more than fits into a CPU's memory"
+        131_072,
+        ge=64,
+        description="upper bound of the pack limit under every policy; a CPU's memory may lower it",
     )
-    latency_target_ms: float = Field(
-        1000.0, gt=0, description="95 of 100 packs are to take no longer"
-    )
+    latency_target_ms: float = Field(1000.0, gt=0, description="target p95 latency of a pack")
     interactive_latency_target_ms: float = Field(
         200.0,
         gt=0,
-        description="while interactive requests come, of the pack in hand and their own together",
+        description="target p95 of a pack and the interactive pack after it, while "
+        "interactive requests arrive",
     )
     threshold_low_ms: float = Field(
-        200.0, gt=0, description="policy thresholds: packs that are faster on average double"
+        200.0,
+        gt=0,
+        description="policy `thresholds`: the limit doubles below this mean pack latency",
     )
     threshold_high_ms: float = Field(
-        1000.0, gt=0, description="policy thresholds: packs that are slower on average halve"
+        1000.0,
+        gt=0,
+        description="policy `thresholds`: the limit halves above this mean pack latency",
     )
-    threshold_pairs_min: int = Field(4, ge=1, description="policy thresholds: no fewer pairs")
-    threshold_pairs_max: int = Field(16, ge=1, description="policy thresholds: no more pairs")
-    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number type")
-    attention: str = Field("auto", description="attention kernel; auto chooses and reports")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    threshold_pairs_min: int = Field(
+        4, ge=1, description="policy `thresholds`: lower bound of the limit"
+    )
+    threshold_pairs_max: int = Field(
+        16, ge=1, description="policy `thresholds`: upper bound of the limit"
+    )
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="number type of the weights"
+    )
+    attention: str = Field(
+        "auto", description="attention kernel; `auto` chooses the best available"
+    )
+    device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
     gpus_per_worker: int = Field(
-        1, ge=1, description="GPUs that one copy of the model is spread over, layer by layer"
+        1, ge=1, description="GPUs that one copy of the model is split over, layer by layer"
     )
-    deterministic: bool = Field(False, description="fixed pack shapes: equal runs, equal bits")
-    kept_bytes: int = Field(
-        256 << 20, ge=0, description="device memory for keys and values of shared prefixes"
+    deterministic: bool = Field(
+        False, description="fixed pack shapes, so that equal runs give equal bits"
     )
+    kept_bytes: int = Field(256 << 20, ge=0, description="device memory of the prefix cache")
     seen_bytes: int = Field(
-        512 << 20, ge=0, description="device memory for features of images seen last"
+        512 << 20, ge=0, description="device memory of the cache of visual features"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of one worker")
-    shards_in_hand: int = Field(3, ge=1, description="bulk shards one worker holds at once")
-    interactive_slots: int = Field(8, ge=1, description="interactive shards one worker holds")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a worker; chosen by torch when not set"
+    )
+    shards_in_hand: int = Field(3, ge=1, description="bulk shards that a worker holds at once")
+    interactive_slots: int = Field(
+        8, ge=1, description="interactive shards that a worker holds at once"
+    )
 
-    image_bytes_max: int = Field(32 << 20, ge=1024, description="a larger image is an error")
-    image_timeout_s: float = Field(10.0, gt=0, description="time to fetch one image")
+    image_bytes_max: int = Field(32 << 20, ge=1024, description="maximum size of an image")
+    image_timeout_s: float = Field(10.0, gt=0, description="timeout for fetching one image")
     decode_processes: int | None = Field(
         None, ge=1, description="processes that decode images; half the cores when not set"
     )
 
-    shard_seconds: float = Field(5.0, gt=0, description="device time a shard is cut to")
-    shard_pairs_max: int = Field(4096, ge=1, description="pairs in one shard at the most")
-    window_min: int = Field(16, ge=1, description="open shards of a model at the least")
-    max_documents_per_request: int = Field(10_000, ge=1, description="more is an error outcome")
-    max_line_bytes: int = Field(64 << 20, ge=1024, description="a longer line is an error outcome")
-    inline_bytes_max: int = Field(4 << 20, ge=1, description="payload of one interactive request")
-    interactive_queue_max: int = Field(256, ge=1, description="open interactive shards; then 429")
-    interactive_deadline_s: float = Field(60.0, gt=0, description="when a rerank() call gives up")
+    shard_seconds: float = Field(5.0, gt=0, description="device time that a shard is sized for")
+    shard_pairs_max: int = Field(4096, ge=1, description="maximum number of pairs in a shard")
+    window_min: int = Field(16, ge=1, description="minimum number of open shards per model")
+    max_documents_per_request: int = Field(
+        10_000, ge=1, description="maximum number of documents in a request"
+    )
+    max_line_bytes: int = Field(64 << 20, ge=1024, description="maximum length of a line of input")
+    inline_bytes_max: int = Field(
+        4 << 20, ge=1, description="maximum payload of an interactive request"
+    )
+    interactive_queue_max: int = Field(
+        256,
+        ge=1,
+        description="maximum number of waiting interactive shards; beyond it requests get 429",
+    )
+    interactive_deadline_s: float = Field(
+        60.0, gt=0, description="default deadline of an interactive request"
+    )
 
     gateway_host: str = Field("127.0.0.1", description="address that `rerank gateway` listens on")
     gateway_port: int = Field(
-        8080, ge=0, le=65535, description="its port; of `rerank up` the next free one from there"
+        8080,
+        ge=0,
+        le=65535,
+        description="port of the gateway; `rerank up` takes the next free one from here",
     )
     gateway_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="names that a gateway without keys is reached by, comma-separated; "
-        "localhost, this host's own and all IP addresses are",
+        description="host names that a gateway without keys accepts besides localhost, its "
+        "own and IP addresses, comma-separated",
     )
     gateway_requests_max: int = Field(
-        512, ge=1, description="rerank requests that one gateway has in hand; then 429"
+        512, ge=1, description="concurrent rerank requests per gateway; beyond it 429"
     )
     gateway_streams_max: int = Field(
-        64, ge=1, description="results being read, per gateway; then 429"
+        64, ge=1, description="results being read per gateway; beyond it 429"
     )
-    gateway_jobs_max: int = Field(64, ge=1, description="jobs being made, per gateway; then 429")
+    gateway_jobs_max: int = Field(
+        64, ge=1, description="jobs being submitted per gateway; beyond it 429"
+    )
     gateway_events_max: int = Field(
-        128, ge=1, description="jobs being followed by events, per gateway; then 429"
+        128, ge=1, description="jobs being followed by events per gateway; beyond it 429"
     )
     gateway_uploads_max: int = Field(
-        16, ge=1, description="uploads that one gateway has in hand, up to 33 MiB each; then 429"
+        16,
+        ge=1,
+        description="concurrent uploads per gateway, up to 33 MiB of memory each; beyond it 429",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys of the gateway, comma-separated; without any it is open"
     )
-    upload_bytes_max: int = Field(1 << 30, ge=1, description="a larger upload is refused")
-    upload_ttl_s: float = Field(
-        86_400.0, gt=0, description="how long an upload is kept that does not say"
-    )
-    upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="how long one may ask for")
+    upload_bytes_max: int = Field(1 << 30, ge=1, description="maximum size of an upload")
+    upload_ttl_s: float = Field(86_400.0, gt=0, description="default lifetime of an upload")
+    upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="maximum lifetime of an upload")
 
-    lease_s: float = Field(15.0, ge=1, description="how long a claim holds without renewal")
-    heartbeat_s: float = Field(2.0, gt=0, description="how often a worker reports")
-    tick_s: float = Field(2.0, gt=0, le=3, description="how often the coordinator reconciles")
-    hint_grace_s: float = Field(5.0, ge=0, description="how long a hint may be missing")
-    drain_s: float = Field(18.0, gt=0, description="how long a worker may take to stop")
-    stall_timeout_s: float = Field(300.0, gt=0, description="a pack that takes longer: restart")
+    lease_s: float = Field(
+        15.0, ge=1, description="how long a claimed shard stays claimed without renewal"
+    )
+    heartbeat_s: float = Field(2.0, gt=0, description="interval of a worker's reports")
+    tick_s: float = Field(
+        2.0, gt=0, le=3, description="interval of the coordinator's reconciliation"
+    )
+    hint_grace_s: float = Field(
+        5.0,
+        ge=0,
+        description="how long a hint may be missing from the queue before it is sent again",
+    )
+    drain_s: float = Field(18.0, gt=0, description="time that a worker has to shut down")
+    stall_timeout_s: float = Field(
+        300.0, gt=0, description="a worker whose pack takes longer than this is restarted"
+    )
     result_ttl_s: float = Field(7 * 86_400, gt=0, description="how long a finished job is kept")
-    parts_ttl_s: float = Field(3600.0, ge=0, description="how long its part files are kept")
+    parts_ttl_s: float = Field(
+        3600.0, ge=0, description="how long the part files of a finished job are kept"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="DEBUG, INFO, WARNING or ERROR"
+        "INFO", description="minimum level of log lines"
     )
 
     @field_validator(

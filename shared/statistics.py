@@ -1,8 +1,8 @@
-"""What workers, models, profiles and priorities did, hour by hour: counters that are added up.
+"""What workers, models, profiles and priorities did, hour by hour: counters that can be added up.
 
 `commit.lua` adds each committed shard once. Latency is that of a shard, from its claim to its
 commit, counted in buckets of which each is a factor 2^(1/4) wide: a percentile is the middle of its
-bucket, at most 9.1 % from the exact one. Pure: who reads them from Redis is `store.py`.
+bucket, at most 9.1 % from the exact one. Pure: `state/statistics.py` reads them from Redis.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HOURS_KEPT = 24
 TTL_MS = (HOURS_KEPT + 1) * 3_600_000
-"""How long an hour's counters stay after their last commit."""
+"""How long an hour's counters are kept after their last commit."""
 BUCKETS_PER_OCTAVE = 4
-"""Latency buckets per doubling; the same number stands in `commit.lua`."""
+"""Latency buckets per doubling; `commit.lua` has the same number."""
 
 _LATENCY = "latency_"
 _COUNTS = ("requests", "scored", "errors", "rejected", "truncated", "crowded", "tokens", "shards")
@@ -40,7 +40,7 @@ class Latency(_Frozen):
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many latencies there are."""
         return sum(self.buckets.values())
 
     @computed_field  # type: ignore[prop-decorator]
@@ -77,13 +77,13 @@ class Statistics(_Frozen):
     kind: Kind
     name: str
     requests: int = 0
-    """Requests begun; of a catalog, images. What is tried again in a retry counts again."""
+    """Requests that began; of a catalog, images. Those of a retry count again."""
     scored: int = 0
     errors: int = 0
-    """Pairs that got an error then, also those that a later retry scored."""
+    """Pairs with an error, including those that a later retry scored."""
     rejected: int = 0
     truncated: int = 0
-    """Scored pairs of which max_length cut something off."""
+    """Scored pairs that max_length truncated."""
     crowded: int = 0
     """Scored pairs whose query left no room for the document."""
     tokens: int = 0
@@ -118,13 +118,13 @@ def statistics_of(kind: Kind, name: str, hours: Iterable[Mapping[str, str]]) -> 
 
 
 class TemperatureChange(_Frozen):
-    """A profile's temperature that a job's scores changed, for later jobs."""
+    """A change of a profile's temperature by a job's scores, for later jobs."""
 
     at_s: float
     job: str
     mean: float
     """Mean score of the job."""
     base: float | None = None
-    """The profile's own then: a change counts for as long as the profile still has it."""
+    """The profile's configured temperature then: the change is valid while it is the same."""
     before: float
     to: float

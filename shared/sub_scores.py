@@ -1,4 +1,4 @@
-"""Sub-scores of a pair of images and text, from scoring it again with parts left out.
+"""Sub-scores of a pair of images and text, by scoring its parts separately.
 
 A channel is one part of the query against one part of the document, by the same model:
 
@@ -8,8 +8,8 @@ visual match     the document's image against the query's image, else its text
 text alignment   the words against the words; where a side has none, its image
 consistency      1 - (largest - smallest) of the channels' scores: do image and words agree?
 
-None where a pair has no such thing: never an invented number. With one channel only, all there is
-is the score itself. Both parts irrelevant is consistent too. Pure arithmetic.
+None where a pair has no such part. With a single channel, the score is all there is. A pair whose
+parts are both irrelevant is consistent too. Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _WORDS = ("text-text", "text-image", "image-text")
 
 
 def explain(channels: Mapping[str, float], calibration: Calibration = PLAIN) -> dict[str, Any]:
-    """Sub-scores from the channels' margins; and these, for those who want to look closer."""
+    """Sub-scores from the channels' margins, and the margins themselves."""
     scores = {name: calibration.score(m) for name, m in channels.items()}
-    spread = max(scores.values(), default=0) - min(scores.values(), default=0)
+    difference = max(scores.values(), default=0) - min(scores.values(), default=0)
     return {
         "visual_match": _first(scores, _VISUAL),
         "text_alignment": _first(scores, _WORDS),
-        "consistency": 1 - spread if len(scores) > 1 else None,
+        "consistency": 1 - difference if len(scores) > 1 else None,
         "channels": dict(channels),
     }
 

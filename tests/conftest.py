@@ -17,7 +17,7 @@ import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import connect
@@ -37,6 +37,22 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("rerankfleet")
+
+
+STACKS = {"stack", "seeing"}
+"""Fixtures that start the whole stack, once for all tests of a folder."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need the whole stack; keep together, in one process, those that share
+    one, and those of a file."""
+    for item in items:
+        folder = item.path.parent.name
+        shares_stack = not STACKS.isdisjoint(getattr(item, "fixturenames", ()))
+        if shares_stack or folder == "end_to_end":
+            item.add_marker(pytest.mark.whole_stack)
+        shared = shares_stack and folder != "web"  # a browser a file, side by side
+        item.add_marker(pytest.mark.xdist_group(folder if shared else str(item.path)))
 
 
 @pytest.fixture(autouse=True)

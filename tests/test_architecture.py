@@ -46,8 +46,9 @@ ROOMS = {
 
 SPEAKS = {
     "redis": {"shared/state", "producer/local.py"},  # local: is the server up yet?
-    "boto3": {"shared/storage", "workers/images/fetch.py"},  # fetch: many small reads
-    "botocore": {"shared/storage", "workers/images/fetch.py"},
+    "boto3": {"shared/storage"},
+    "botocore": {"shared/storage"},
+    "urllib3": {"workers/images"},
     "kombu": {"shared/queue.py"},
     "lingua": {"workers/prompting/languages.py"},
     "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process

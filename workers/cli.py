@@ -6,33 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rerankfleet.shared.cli import PARTIAL
-from rerankfleet.shared.content.command_options import (
-    ExplainOption,
-    ForceOption,
-    ImagePresetOption,
-    InstructionForOption,
-    InstructionOption,
-    MaxCropOption,
-    MaxLengthOption,
-    MaxPixelsOption,
-    MaxTokensPerDocOption,
-    MinPixelsOption,
-    ProfileOption,
-    QualityActionOption,
-    QualityThresholdOption,
-    ResizeModeOption,
-    TemperatureOption,
-    TopPOption,
-    VideoFpsOption,
-    VideoMaxFramesOption,
-    VideoTotalPixelsOption,
-    by_language,
-)
+from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 
 if TYPE_CHECKING:
     from rerankfleet.shared.settings import Settings
@@ -73,19 +52,19 @@ def worker(
     from rerankfleet.workers.engine import resolve_model
     from rerankfleet.workers.launcher import launch
 
-    given = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
-    settings = starting_at(profile, load_settings(**given))
+    overrides = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
+    settings = starting_at(profile, load_settings(**overrides))
     connect(settings).close()
     resolve_model(model)
     launch(settings, model)
 
 
 def starting_at(profile: str | None, settings: Settings) -> Settings:
-    """The settings with a profile's number of pairs, unless they were given another one, or the
-    worker's policy steers tokens: then it is no more than a hint.
+    """The settings with a profile's number of pairs, unless they set one themselves, or the
+    worker's policy limits packs by tokens.
 
-    Only the jobs say how their scores are made: packs mix the pairs of all of them. Raises
-    UsageError for a profile that there is not.
+    A profile's other options have no effect here: packs mix the pairs of all jobs. Raises
+    UsageError for an unknown profile.
     """
     from rerankfleet.shared.profiles import find_profile
 
@@ -96,32 +75,16 @@ def starting_at(profile: str | None, settings: Settings) -> Settings:
     return settings.model_copy(update={"batch_pairs": pairs})
 
 
+# what cannot be fetched is an outcome of its own, and no profile's temperature is changed
+@with_scoring_options(without={"adaptive_temperature", "max_error_rate"})
 def score(
     input: InputArgument,
     output: OutputOption,
     model: ModelOption,
     profile: ProfileOption = None,
-    instruction: InstructionOption = None,
-    instruction_for: InstructionForOption = None,
-    temperature: TemperatureOption = None,
-    top_p: TopPOption = None,
-    max_length: MaxLengthOption = None,
-    max_tokens_per_doc: MaxTokensPerDocOption = None,
-    top_n: Annotated[int | None, typer.Option(help="results kept per request")] = None,
-    limit: Annotated[int | None, typer.Option(help="take the first N requests")] = None,
-    image_preset: ImagePresetOption = None,
-    resize_mode: ResizeModeOption = "crop",
-    max_crop: MaxCropOption = 0.15,
-    min_pixels: MinPixelsOption = None,
-    max_pixels: MaxPixelsOption = None,
-    video_fps: VideoFpsOption = None,
-    video_max_frames: VideoMaxFramesOption = None,
-    video_total_pixels: VideoTotalPixelsOption = None,
-    quality_threshold: QualityThresholdOption = 0.65,
-    quality_action: QualityActionOption = "off",
-    explain: ExplainOption = False,
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+    **options: Any,
 ) -> None:
     """Score a file in this process, without a queue.
 
@@ -135,31 +98,10 @@ def score(
     from rerankfleet.workers.offline import score_file
 
     settings = load_settings()
-    given = {
-        "instruction": instruction,
-        "instructions": by_language(instruction_for),
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_length": max_length,
-        "max_tokens_per_doc": max_tokens_per_doc,
-        "top_n": top_n,
-        "limit": limit,
-        "image_preset": image_preset,
-        "resize_mode": resize_mode,
-        "max_crop": max_crop,
-        "min_pixels": min_pixels,
-        "max_pixels": max_pixels,
-        "video_fps": video_fps,
-        "video_max_frames": video_max_frames,
-        "video_total_pixels": video_total_pixels,
-        "quality_threshold": quality_threshold,
-        "quality_action": quality_action,
-        "explain": explain,
-    }
     spec = make_spec(
         model=canonical_model(model),
         input=InputRef(uri=input, size=0, tag=""),
-        **resolve(profile, given, settings.profiles),
+        **resolve(profile, options, settings.profiles),
     )
     resolve_model(model)
     with ExitStack() as stack:
@@ -218,22 +160,22 @@ def doctor(
     """
     from rerankfleet.workers.diagnostics.doctor import examine
 
-    found = examine(model)
+    checks = examine(model)
     if as_json:
-        sys.stdout.write(json.dumps([check.model_dump() for check in found]) + "\n")
+        sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
     else:
-        _print_checks(found)
-    if any(check.verdict == "broken" for check in found):
+        _print_checks(checks)
+    if any(check.verdict == "broken" for check in checks):
         raise typer.Exit(1)
 
 
-def _print_checks(found: Sequence[Check]) -> None:
+def _print_checks(checks: Sequence[Check]) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, show_header=False)
-    for check in found:
+    for check in checks:
         table.add_row(MARKS[check.verdict], check.name, escape(check.found))
         if check.remedy:
             table.add_row("", "", f"[dim]→ {escape(check.remedy)}[/]")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import structlog
 
 from rerankfleet.shared.content.content import Document
-from rerankfleet.shared.content.options import NO_PROFILE
+from rerankfleet.shared.content.options import NO_PROFILE, PLAIN_OPTIONS
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import DeviceBroken, EngineError, ItemError, RerankError
@@ -101,7 +101,7 @@ class Scorer:
         self._recorder = recorder or Recorder()
         self._preparer = Preparer(prompter, images, self._recorder)
         self._batcher = batcher
-        (encoded,) = prompter.encode_all([CANARY], max_length=8192)
+        (encoded,) = prompter.encode_all([CANARY], max_length=PLAIN_OPTIONS.max_length)
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
 
     def score(

@@ -36,10 +36,8 @@ _NO_BOUND = 1 << 40
 class Reranker:
     """One loaded model. Threads may share it; they are served one after another.
 
-    options    those of a job: instruction, instructions (by language), max_length,
-               max_tokens_per_doc, temperature, top_p, image_preset, resize_mode, max_crop,
-               min_pixels, max_pixels, video_fps, video_max_frames, video_total_pixels,
-               quality_action, quality_threshold
+    options    fields of `rerankfleet.shared.content.options.ScoringOptions`, which
+               docs/options.md lists; those about results and jobs have no effect here
     profile    has values for the options that are not given
     folder     where images may be read from, and relative paths start; images in S3 or on other
                hosts need `settings` that allow them

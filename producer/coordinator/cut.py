@@ -1,9 +1,4 @@
-"""Requests -> shards: how much work one shard holds. Pure arithmetic.
-
-The feeder has no tokenizer, so cost is estimated from characters, and of images from their target
-resolution; a shard need not be exact, only short enough that a lost one costs little and long
-enough that its bookkeeping is nothing.
-"""
+"""Requests -> shards of about equal cost, by the estimates of `producer/shard_size.py`. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +10,21 @@ from rerankfleet.producer.shard_size import ShardSize, costs
 from rerankfleet.shared.content.requests import Piece
 
 LINES_PER_CUT = 20_000
-"""A shard is closed after this many lines, even when a retry found nothing in them to score: the
-cursor moves, and so the step that reads them can be short."""
+"""A shard is closed after this many lines, even when a retry has nothing in them to score: the
+cursor moves, so that steps stay short."""
 SLIVER = 0.25
-"""A request is cut when what is left of the shard's room is more than this share of it."""
+"""A request is split only if more than this share of the shard is still free."""
 
 
 def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]:
-    """Cut requests into shards of about `size`, from where `cursor` stands."""
+    """Cut requests into shards of about `size`, from `cursor` on."""
     draft = Draft(size, start=cursor.item)
     for count, read in enumerate(reads, 1):
         skip, items = cursor.skip, read.piece.items
         while skip < items:
             taken = draft.take(read.piece.cut(skip, items))
             skip += taken
-            begun = read.key if skip else cursor.key  # none of it taken: it is still to come
+            begun = read.key if skip else cursor.key  # nothing taken: it comes again
             cursor = replace(cursor, item=cursor.item + taken, skip=skip, key=begun)
             if skip < items:
                 yield draft.close(cursor)
@@ -43,7 +38,7 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A shard: its slices, the range of its items, and the cursor behind it."""
+    """A shard: its slices, the range of its items, and the cursor after it."""
 
     slices: list[Piece]
     start: int
@@ -51,7 +46,7 @@ class Cut:
 
     @property
     def end(self) -> int:
-        """One past its last item."""
+        """The index after its last item."""
         return self.cursor.item
 
 
@@ -67,13 +62,13 @@ class Draft:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is worth adding."""
+        """Whether the shard should be closed."""
         return self._tokens >= self._size.tokens or self._items >= self._size.pairs
 
     def take(self, piece: Piece) -> int:
-        """Add as much of a piece as fits, and say how many items that was.
+        """Add as much of a piece as fits. Returns how many items that was.
 
-        A request that nearly fits is not cut: its query would be computed twice. An empty draft
+        A request that nearly fits is not split: its query would be computed twice. An empty draft
         always takes something, so cutting makes progress whatever the sizes are.
         """
         tokens_left = self._size.tokens - self._tokens

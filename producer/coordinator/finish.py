@@ -1,9 +1,9 @@
-"""Finish: put the committed parts of a job together into its output. A step of the coordinator.
+"""Finish: assemble the committed parts of a job into its output. A step of the coordinator.
 
 Parts are read in the order of the input, one request in memory at a time; a retry merges them into
-the previous output. The output appears whole, by rename or multipart completion. A catalog's is a
-file of rows per part, listed in the manifest, which comes last. A step that is killed is simply
-done again.
+the previous output. The output appears whole, by rename or multipart completion. That of a catalog
+is a file of rows per part, listed in the manifest, which is written last. A step that is killed is
+repeated.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import structlog
 
-from rerankfleet.producer.coordinator.feed import Control, every
 from rerankfleet.producer.coordinator.rows import Ranking, Row, dump_rows, part_name, rows_of
+from rerankfleet.producer.coordinator.step import Control, delay, lease_keeper
 from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
@@ -31,7 +31,7 @@ from rerankfleet.shared.storage.objects import Objects
 RANKING = "ranking.jsonl"
 """The best images of each query of a catalog, beside its parts."""
 SCORES_TO_ADAPT = 100
-"""Fewer scores say nothing about a profile's temperature."""
+"""With fewer scores a profile's temperature is not adapted."""
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ Merged = tuple[SliceOutcome, Provenance | None]
 
 
 def finish(job_id: str, control: Control) -> None:
-    """Assemble and publish a job's output, if all of it is there and nobody else does."""
+    """Write a job's output, if all of its parts exist and no other step of it is running."""
     store, token = control.store, uuid.uuid4().hex
     if store.jobs.begin_step(job_id, token) != "yes":
         return
@@ -52,16 +52,14 @@ def finish(job_id: str, control: Control) -> None:
         _adapt_temperature(job, control)
         store.jobs.finish(job, token, output)
     except Unavailable as error:
-        log.warning("finishing is delayed", job=job_id, error=str(error))
-        store.jobs.set_facts(job_id, waiting_for=str(error))
-        store.jobs.end_step(job_id, token, due_ms=5000)
+        delay(job_id, token, control, error)
     except UsageError as error:  # the output may not be written there: a person must look
         store.jobs.pause(job, str(error), even_cancelled=True)
         store.jobs.end_step(job_id, token)
 
 
 def _adapt_temperature(job: Job, control: Control) -> None:
-    """Let a whole job's scores choose the temperature of its profile's later jobs, if asked."""
+    """Adapt the temperature of the profile's later jobs to the scores of a job that asks for it."""
     spec, scores = job.spec, job.scores
     if not (spec.adaptive_temperature and spec.profile) or job.cancelled:
         return
@@ -73,7 +71,7 @@ def _adapt_temperature(job: Job, control: Control) -> None:
 
 
 def output_uri(job: Job, objects: Objects) -> str:
-    """Where a job's output of this round goes; a catalog's is a folder."""
+    """The URI of a job's output of this round; that of a catalog is a folder."""
     name = "output/" if job.spec.catalog else f"output-{job.round}.jsonl"
     return job.spec.output or job_uri(objects, job.id, name)
 
@@ -81,9 +79,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 def _publish(job: Job, control: Control, token: str) -> str:
     """Write the output and its manifest. Returns the output's URI."""
     uri = output_uri(job, control.objects)
-    renew = every(
-        control.settings.lease_s / 4, lambda: control.store.jobs.begin_step(job.id, token)
-    )
+    renew = lease_keeper(job.id, token, control)
     write = _write_parts if job.spec.catalog else _write_lines
     counted = write(job, control, uri, renew)
     manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
@@ -92,7 +88,7 @@ def _publish(job: Job, control: Control, token: str) -> str:
 
 
 def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
-    """A line per request, in one file. Returns what the manifest says of them."""
+    """A line per request, in one file. Returns the manifest's fields about them."""
     spec, lines = job.spec, 0
     provenances: list[Provenance] = []
     with control.objects.writer(uri) as out:
@@ -107,7 +103,7 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
 
 
 def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
-    """A file of rows per committed shard, and a ranking. Returns what the manifest says of them."""
+    """A file of rows per shard, and a ranking. Returns the manifest's fields about them."""
     spec, objects = job.spec, control.objects
     assert spec.catalog
     ranking = Ranking(spec.catalog.count, spec.top_n) if spec.top_n else None
@@ -125,18 +121,18 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
         objects.write(f"{uri}{name}", dump_rows(rows, spec.catalog.format))
         parts.append(Part(name=name, rows=len(rows), start=start, end=end))
         renew()
-    found = {"lines": job.progress.lines, "provenance": provenances, "parts": parts}
+    fields = {"lines": job.progress.lines, "provenance": provenances, "parts": parts}
     if ranking is None:
-        return found
+        return fields
     with objects.writer(f"{uri}{RANKING}") as out:
         for line in ranking.lines(load_queries(objects, job.id), spec.calibration):
             out.write(dump_line(line))
-    return found | {"ranking": RANKING}
+    return fields | {"ranking": RANKING}
 
 
 def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[Merged]:
     """A job's lines in the order of its input; in a retry, merged into the old ones. Without
-    `whole` it is what there is so far, where a line may lack documents."""
+    `whole`, those committed so far, in which documents may be missing."""
     fresh = _committed_lines(job, control, whole=whole)
     if not job.round:
         yield from fresh
@@ -154,20 +150,20 @@ def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[
 
 
 def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
-    """Everything of the old line that was not tried again, and the new outcomes. The old line may
-    hold them already: when a finish was killed after it had published."""
-    tried = {r.index for r in new.results} | {e.index for e in new.errors}
-    results = [r for r in old.results if r.index not in tried]
+    """The old line without what was retried, and the new outcomes. The old line may
+    have them already, if a finish was killed after it had published."""
+    retried = {r.index for r in new.results} | {e.index for e in new.errors}
+    results = [r for r in old.results if r.index not in retried]
     kept = (e for e in old.errors if e.index is not None or e.rejected)
-    errors = [e for e in kept if e.index not in tried]
+    errors = [e for e in kept if e.index not in retried]
     merged = merge([new, old.model_copy(update={"results": results, "errors": errors})])
     return merged.model_copy(update={"top_n": new.top_n})
 
 
 def _committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Merged]:
-    """The outcomes of committed shards, joined line by line; all of the job with `whole`."""
-    outcomes = (found for *_, part in committed_parts(job, control, whole=whole) for found in part)
-    for _, group in groupby(outcomes, key=lambda found: found[0].line):
+    """The outcomes of committed shards, joined line by line; with `whole`, of all shards."""
+    slices = (one for *_, part in committed_parts(job, control, whole=whole) for one in part)
+    for _, group in groupby(slices, key=lambda one: one[0].line):
         pieces = list(group)
         provenance = next((p for _, p in pieces if p is not None), None)
         yield merge([outcome for outcome, _ in pieces]), provenance
@@ -176,8 +172,8 @@ def _committed_lines(job: Job, control: Control, *, whole: bool) -> Iterator[Mer
 def committed_parts(
     job: Job, control: Control, *, whole: bool = True
 ) -> Iterator[tuple[int, int, Iterator[Merged]]]:
-    """The committed shards of a job in order: their first item, one past their last, and their
-    slices' outcomes. With `whole` they must make up all of the job."""
+    """The committed shards of a job in order: start and end of their items, and the outcomes of
+    their slices. With `whole` they must cover the job."""
     at = 0
     for start, end, part in control.store.jobs.parts(job.id):
         if whole and start != at:

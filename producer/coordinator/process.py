@@ -17,8 +17,9 @@ from contextlib import suppress
 
 import structlog
 
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.cli import configure_logs
 from rerankfleet.shared.errors import RerankError
 from rerankfleet.shared.processes import Child
@@ -34,16 +35,15 @@ STEPS_AT_ONCE = 4
 log = structlog.get_logger()
 
 
+Step = Callable[[str, Control], None]
+
+
 def children(settings: Settings) -> list[Child]:
     """The processes of one coordinator."""
     env = settings.environment()
     python = (sys.executable, "-P", "-m")  # -P: the working folder shadows no module
     return [
-        Child(
-            "coordinator",
-            [*python, __name__],
-            env,
-        ),
+        Child("coordinator", [*python, __name__], env),
         Child("monitor", [*python, "rerankfleet.workers.monitor"], env),
     ]
 
@@ -53,34 +53,35 @@ def main() -> int:
     settings = load_settings()
     configure_logs(settings.log_level)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
-    redis = connect(settings)
-    store = Store(redis, settings)
+    store = Store(connect(settings), settings)
     app = make_app(settings)
     objects = Objects(settings, inline=store.inline.get)
     control = Control(store, objects, Hints(app), settings)
-
-    def step(act: Callable[[str, Control], None]) -> Callable[[str], None]:
-        def run(job_id: str) -> None:
-            try:
-                act(job_id, control)
-            except (RerankError, *REDIS_ERRORS) as error:
-                log.warning("a step failed", job=job_id, step=act.__name__, error=str(error))
-            except Exception as error:
-                log.exception("a step failed unforeseen", job=job_id, step=act.__name__)
-                reason = f"{act.__name__} failed unforeseen: {type(error).__name__}: {error}"
-                with suppress(RerankError, *REDIS_ERRORS):
-                    store.jobs.pause(
-                        store.jobs.get(job_id),
-                        f"{reason}. This is a bug; resume tries again",
-                        even_cancelled=True,
-                    )
-
-        return run
-
-    app.task(name=FEED)(step(feed))
-    app.task(name=FINISH)(step(finish))
+    app.task(name=FEED)(_task(feed, control))
+    app.task(name=FINISH)(_task(finish, control))
     name = f"coordinator-{os.getpid()}@{socket.gethostname()}"
     return serve(app, name=name, queues=[CONTROL_QUEUE], concurrency=STEPS_AT_ONCE)
+
+
+def _task(step: Step, control: Control) -> Callable[[str], None]:
+    """A step as a task that never fails: the monitor hints it again, or the job is paused."""
+
+    def run(job_id: str) -> None:
+        try:
+            step(job_id, control)
+        except (RerankError, *REDIS_ERRORS) as error:
+            log.warning("a step failed", job=job_id, step=step.__name__, error=str(error))
+        except Exception as error:
+            log.exception("internal error in a step", job=job_id, step=step.__name__)
+            reason = f"internal error in {step.__name__}: {type(error).__name__}: {error}"
+            with suppress(RerankError, *REDIS_ERRORS):
+                control.store.jobs.pause(
+                    control.store.jobs.get(job_id),
+                    f"{reason}. This is a bug; resume tries again",
+                    even_cancelled=True,
+                )
+
+    return run
 
 
 if __name__ == "__main__":

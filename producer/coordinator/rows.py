@@ -1,6 +1,6 @@
 """The output of a catalog: flat rows, a file of them per shard, and the best images of each query.
 
-One part is in memory at a time, and what a ranking keeps: `top_n` entries a query.
+In memory are one part, and the `top_n` entries of each query in the ranking.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.sub_scores import explain
 
 RANKING_ENTRIES_MAX = 2_000_000
-"""Entries of a ranking held at once: about 215 bytes each, so 430 MB at the most."""
+"""Entries of a ranking held in memory: about 215 bytes each, so at most 430 MB."""
 
 PART = "part-"
-"""How the name of a part begins."""
+"""The prefix of a part's name."""
 
 Row = dict[str, Any]
 """query_id, image_id, and either margin and relevance_score or an error."""
 
 SUB_SCORES = ("visual_match", "text_alignment", "consistency")
-"""Columns of Parquet for what `explain` holds."""
-FACTS = ("quality", "plain_margin")
-"""What is said of a scored image where it is known."""
+"""Columns of Parquet for the values of `explain`."""
+OPTIONAL = ("quality", "plain_margin")
+"""Columns of scored images that may be unknown."""
 
 
 # ---- rows ---------------------------------------------------------------------------------------
@@ -44,37 +44,37 @@ def rows_of(outcome: SliceOutcome, calibration: Calibration) -> Iterator[Row]:
         "query_id": outcome.id,
         "image_id": (outcome.metadata or {}).get("image_id"),
     }
-    for found in outcome.results:
-        yield name | _scores(found, calibration)
+    for result in outcome.results:
+        yield name | _scores(result, calibration)
     for error in outcome.errors:
         yield name | {"error": error.model_dump(include={"line", "code", "message", "hint"})}
 
 
-def _scores(found: Scored, calibration: Calibration) -> Row:
+def _scores(result: Scored, calibration: Calibration) -> Row:
     row: Row = {
-        "margin": found.margin,
-        "relevance_score": calibration.score(found.margin),
+        "margin": result.margin,
+        "relevance_score": calibration.score(result.margin),
     }
-    for fact in FACTS:
-        if (value := getattr(found, fact)) is not None:
-            row[fact] = value
-    if found.channels is not None:
-        row["explain"] = explain(found.channels, calibration)
+    for name in OPTIONAL:
+        if (value := getattr(result, name)) is not None:
+            row[name] = value
+    if result.channels is not None:
+        row["explain"] = explain(result.channels, calibration)
     return row
 
 
 def part_name(start: int, format: OutputFormat) -> str:
-    """The name of the file whose first item is `start`: names sort as items do."""
+    """The name of the file whose first item is `start`; names sort in the order of the items."""
     return f"{PART}{start:012}.{format}"
 
 
 def dump_rows(rows: Sequence[Row], format: OutputFormat) -> bytes:
-    """The bytes of a part. Raises UsageError where Parquet is wanted and cannot be written."""
+    """The bytes of a part. Raises UsageError if pyarrow is needed and missing."""
     return b"".join(map(dump_line, rows)) if format == "jsonl" else _dump_parquet(rows)
 
 
 def parse_rows(data: bytes, format: OutputFormat) -> Iterator[Row]:
-    """What `dump_rows` wrote; the ids in Parquet are text."""
+    """The inverse of `dump_rows`, except that ids in Parquet are text."""
     if format == "jsonl":
         yield from map(json.loads, data.splitlines())
         return
@@ -99,7 +99,7 @@ def _dump_parquet(rows: Sequence[Row]) -> bytes:
         raise no_pyarrow("to write Parquet") from error
     number, text = pyarrow.float64(), pyarrow.string()
     types = {"query_id": text, "image_id": text, "margin": number, "relevance_score": number}
-    types |= dict.fromkeys((*FACTS, *SUB_SCORES), number)
+    types |= dict.fromkeys((*OPTIONAL, *SUB_SCORES), number)
     types |= {"error_line": pyarrow.int64()}
     types |= {f"error_{name}": text for name in ("code", "message", "hint")}
     columns = {name: [row.get(name) for row in rows] for name in types}
@@ -126,10 +126,10 @@ class Ranking:
         self._best: list[list[tuple[float, int, str | int]]] = [[] for _ in range(queries)]
 
     def add(self, outcome: SliceOutcome) -> None:
-        """Take note of what was scored."""
-        for found in outcome.results:
-            heap = self._best[found.index]
-            entry = (found.margin, -outcome.line, (outcome.metadata or {})["image_id"])
+        """Add the results of a slice."""
+        for result in outcome.results:
+            heap = self._best[result.index]
+            entry = (result.margin, -outcome.line, (outcome.metadata or {})["image_id"])
             if len(heap) < self._top_n:
                 heapq.heappush(heap, entry)
             elif entry > heap[0]:
@@ -154,7 +154,7 @@ class Ranking:
 
 
 def refuse_large_ranking(queries: int, top_n: int | None) -> None:
-    """Raise UsageError when a ranking would not fit into the coordinator's memory."""
+    """Raise UsageError if a ranking would not fit into the coordinator's memory."""
     if top_n is not None and queries * top_n > RANKING_ENTRIES_MAX:
         raise UsageError(
             f"a ranking of {queries:,} queries with {top_n:,} images each is held in memory: at "

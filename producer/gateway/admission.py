@@ -9,7 +9,6 @@ import asyncio
 import functools
 import json
 import math
-import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from fastapi import Request
 from starlette.responses import Response
 
 from rerankfleet.producer.client import Answer, Client
-from rerankfleet.producer.gateway.errors import MODEL, OF_QUERIES, InvalidField, NotScored, position
+from rerankfleet.producer.gateway.errors import MODEL, InvalidField, NotScored
 from rerankfleet.producer.gateway.history import History
-from rerankfleet.shared.content.outcomes import Failure, SliceOutcome
+from rerankfleet.shared.content.outcomes import SliceOutcome
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.errors import ItemError, Overloaded
+from rerankfleet.shared.errors import ItemError, Overloaded, Path, RerankError
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.state.notifier import Caller
 
@@ -126,12 +125,12 @@ class Asked:
     documents: Sequence[Any]
     instruction: str | None = None
     top_n: int | None = None
-    query_name: str = "query"
-    """What the client calls it: `queries.3`."""
-    documents_name: str = "documents"
-    """What the client calls them."""
+    query_path: Path = ("query",)
+    """Where the client wrote it: `("queries", 3)`."""
+    documents_field: str = "documents"
+    """The client's name of their list."""
     first: int = 0
-    """The place of the first of them in the client's list."""
+    """The index of the first of them in that list."""
 
     @property
     def line(self) -> dict[str, Any]:
@@ -146,25 +145,19 @@ class Asked:
     def piece(self, number: int, max_documents: int) -> Slice:
         """Validate it. Raises InvalidField, or ItemError, naming the field that is wrong."""
         try:
-            piece = slice_of(number, self.line, max_documents=max_documents)
+            return slice_of(number, self.line, max_documents=max_documents, strict=True)
         except ItemError as error:
-            raise self._of_query(error) from error
-        for failure in piece.failures:
-            raise self._invalid(failure)
-        return piece
+            raise self._as_written(error) from error
 
-    def _of_query(self, error: ItemError) -> ItemError:
-        """An error of the request; one in its query has the client's name of it."""
-        message = re.sub(r"^query(?=[.:])", self.query_name, error.message)
-        if error.code in OF_QUERIES and self.query_name != "query":
-            message = f"{self.query_name}: {message}"
-        return ItemError(error.code, message, hint=error.hint)
-
-    def _invalid(self, failure: Failure) -> InvalidField:
-        path, message = position(failure.message, "")
-        inside = re.sub(r"^documents\[\d+\]", "", path or "")
-        shown = f"{self.documents_name}[{self.first + (failure.index or 0)}]{inside}"
-        return InvalidField(shown, message.removeprefix(f"{path}: "), hint=failure.hint)
+    def _as_written(self, error: ItemError) -> RerankError:
+        """The error with the path of the field in the client's own request."""
+        match error.path:
+            case ("documents", int(index), *inside):
+                path = (self.documents_field, self.first + index, *inside)
+                return InvalidField(path, error.message, hint=error.hint)
+            case ("query", *inside) if self.query_path != ("query",):
+                return error.at(*self.query_path, *inside)
+        return error
 
 
 def gateway_of(request: Request) -> Gateway:

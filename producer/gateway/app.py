@@ -1,4 +1,4 @@
-"""The gateway's application: routes, the door before them, the page behind them.
+"""The gateway's application: middleware, routes, the page.
 
 `rerank gateway` runs it under uvicorn. One process; any number of gateways may run.
 """
@@ -14,6 +14,7 @@ import anyio
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
 from rerankfleet import __version__
@@ -23,13 +24,20 @@ from rerankfleet.producer.gateway.admission import Gateway
 from rerankfleet.producer.gateway.errors import handle_errors
 from rerankfleet.producer.gateway.formats import cohere, native, vllm
 from rerankfleet.producer.gateway.history import History
-from rerankfleet.producer.gateway.middleware import door
-from rerankfleet.producer.gateway.middleware.door import LOCAL, Door
+from rerankfleet.producer.gateway.middleware import slow_clients
+from rerankfleet.producer.gateway.middleware.body_limits import BodyLimits
+from rerankfleet.producer.gateway.middleware.internal_errors import InternalErrors
+from rerankfleet.producer.gateway.middleware.keys import Keys
+from rerankfleet.producer.gateway.middleware.names import LOCAL, Names
+from rerankfleet.producer.gateway.middleware.request_count import RequestCount
+from rerankfleet.producer.gateway.middleware.request_id import RequestId
+from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
+from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
 SHUTDOWN_S = 5
-"""How long answers under way may take when the gateway is told to stop."""
+"""How long open requests may take when the gateway is stopped."""
 
 log = structlog.get_logger()
 
@@ -40,6 +48,7 @@ def make_app(client: Client) -> FastAPI:
     """The application over a fleet's client."""
     history = History(client)
     settings = client.settings
+    exposition = metrics.Exposition(client)
     most = (
         settings.gateway_requests_max,
         settings.gateway_streams_max,
@@ -63,10 +72,9 @@ def make_app(client: Client) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        middleware=_middleware(settings, exposition),
     )
-    app.state.metrics = metrics.Exposition(client)
-    counted = app.state.metrics.requests
-    app.add_middleware(Door, settings=settings, count=counted.count)
+    app.state.metrics = exposition
     handle_errors(app)
     for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, openapi_page):
         app.include_router(part.routes)
@@ -74,10 +82,27 @@ def make_app(client: Client) -> FastAPI:
     return app
 
 
+def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Middleware]:
+    """What every request passes, outermost first: see `middleware/__init__.py` for the order."""
+    if settings.api_keys:
+        guard = Middleware(Keys, keys=settings.api_keys)
+    else:
+        guard = Middleware(Names, names=(settings.gateway_host, *settings.gateway_names))
+    return [
+        Middleware(RequestId),
+        Middleware(SafeHeaders),
+        Middleware(RequestCount, count=exposition.requests.count),
+        Middleware(InternalErrors),
+        Middleware(SlowClients),
+        Middleware(BodyLimits, payload_max=settings.inline_bytes_max),
+        guard,
+    ]
+
+
 def serve(settings: Settings) -> None:
     """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer."""
     if not settings.api_keys and settings.gateway_host not in LOCAL:
-        log.warning("no RERANK_API_KEYS: whoever reaches this gateway may use it")
+        log.warning("no RERANK_API_KEYS: anyone who reaches this gateway may use it")
     listening = listen(settings.gateway_host, settings.gateway_port)
     config = uvicorn.Config(
         make_app(Client(settings)),
@@ -93,14 +118,14 @@ def serve(settings: Settings) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the address is taken or none of this host's."""
+    """A listening socket. Raises UsageError when the address is taken or not one of this host."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # the protocol is named, or asyncio would not set TCP_NODELAY: 40 ms with each answer
+    # with the protocol given asyncio sets TCP_NODELAY: 40 ms less for each response
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # what nobody takes is not kept for ever
-            unread_ms = int(door.UNREAD_S * 1000)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that is not read is not kept for ever
+            unread_ms = int(slow_clients.UNREAD_S * 1000)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
         listening.bind((host, port))
         listening.listen()

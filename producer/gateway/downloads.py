@@ -1,6 +1,6 @@
-"""The files of a job's output, listed and streamed to whoever downloads them.
+"""The files of a job's output: listed, and streamed.
 
-A name is only ever looked up among those of its job, never made into a path.
+A name is only looked up among those of its job, never made into a path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rerankfleet.shared.formats.sources import COPY_BYTES
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 ERRORS = "errors.jsonl"
-"""Is no file of the storage, but made of the results when it is asked for."""
+"""Not a file of the storage: it is made from the results when it is requested."""
 KINDS = {
     "json": "application/json",
     "jsonl": "application/x-ndjson",
@@ -46,7 +46,7 @@ class UnknownFile(UsageError):
 async def listing(
     request: Request, job_id: JobId, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
 ) -> Response:
-    """The first of them, and how many there are. Of an unfinished job only what failed so far."""
+    """The first of them, and their number. Of an unfinished job only the errors so far."""
     return as_json(await in_thread(_listing, gateway_of(request).client, job_id, limit))
 
 
@@ -56,8 +56,8 @@ def _listing(client: Client, job_id: str, limit: int) -> dict[str, Any]:
     if job.progress.errors or job.progress.rejected:
         files.append(OutputFile(ERRORS, ""))
     files.sort(key=lambda file: file.name.startswith(PART))  # last: there may be very many
-    told = [{"name": file.name, "rows": file.rows} for file in islice(files, limit)]
-    return {"data": told, "count": len(files)}
+    rows = [{"name": file.name, "rows": file.rows} for file in islice(files, limit)]
+    return {"data": rows, "count": len(files)}
 
 
 _BYTES = {"content": {"application/octet-stream": {}}, "description": "the file's bytes"}
@@ -65,7 +65,7 @@ _BYTES = {"content": {"application/octet-stream": {}}, "description": "the file'
 
 @routes.get("/{job_id}/files/{name}", summary="Download a file", responses={200: _BYTES})
 async def download(request: Request, job_id: JobId, name: FileName) -> Response:
-    """Streamed as it lies in the storage."""
+    """Streamed as it is in the storage."""
     gateway = gateway_of(request)
     job = await in_thread(gateway.client.store.jobs.get, job_id)
     saved_as = _saved_as(job.spec.name or job_id, name)
@@ -79,12 +79,12 @@ async def download(request: Request, job_id: JobId, name: FileName) -> Response:
 
 def _streamed(gateway: Gateway, job_id: str, name: str) -> Streamed:
     client = gateway.client
-    found = next((file for file in client.files(job_id) if file.name == name), None)
-    if found is None:
-        raise UnknownFile(f"job {job_id} has no file {name!r}", hint="list them: …/files")
-    size = client.objects.stat(found.uri).size
+    file = next((file for file in client.files(job_id) if file.name == name), None)
+    if file is None:
+        raise UnknownFile(f"job {job_id} has no file {name!r}", hint="GET …/files lists them")
+    size = client.objects.stat(file.uri).size
     kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
-    blocks = _blocks(client.objects.open(found.uri))
+    blocks = _blocks(client.objects.open(file.uri))
     return Streamed(gateway, blocks, kind, {"Content-Length": str(size)})
 
 
@@ -95,6 +95,6 @@ def _blocks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _saved_as(job_name: str, name: str) -> str:
-    """What a browser calls the download: plain letters of the job's name, and the file's."""
+    """The file name of the download: plain letters of the job's name, and the file's own name."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", job_name).strip("-.")[:80]
     return f"{plain}-{name}" if plain else name

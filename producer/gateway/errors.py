@@ -1,14 +1,13 @@
-"""Errors as answers: one body for our own routes, and what Cohere's and TEI's clients expect.
+"""Errors as HTTP responses: one body for our own routes, others for Cohere's and TEI's clients.
 
 {"error": {"message", "type", "param", "code", "hint"}}          ours, as OpenAI has it
-{"message", "error": {...}}                                      /v2: Cohere
-{"error": "...", "error_type": "Validation"}                     TEI
+{"message", "error": {...}}                                      /v2, as Cohere has it
+{"error": "...", "error_type": "Validation"}                     as TEI has it
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from rerankfleet.shared.content.options import ImageOptions, OptionGroup, VideoOptions
+from rerankfleet.shared.content.validation import first_error
 from rerankfleet.shared.errors import (
     InvalidOption,
     ItemError,
+    Path,
     QueueUnavailable,
     RerankError,
     UsageError,
@@ -28,14 +30,26 @@ from rerankfleet.shared.errors import (
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 
 SHAPE = "rerank_shape"
-"""Where a request's scope says how its errors look: "tei" or "cohere"; ours otherwise."""
+"""Key of the scope: the shape of the request's errors, "tei" or "cohere"; ours if unset."""
 
 MODEL = "rerank_model"
-"""Where a request's scope says which model it was for, or at least which one its body named."""
+"""Key of the scope: the model of the request, or at least the one that its body named."""
 STATUS = "rerank_status"
-"""Where a request's scope says how it ended, when its answer had begun before that was known."""
+"""Key of the scope: the status that a request ended with, when its response had begun before."""
 
 TOO_LARGE = ("too_many_documents", "too_large")
+"""Codes of an ItemError that is answered with 413."""
+STATUS_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "too_large",
+    429: "overloaded",
+}
+"""Codes of errors of HTTP itself, by status."""
+LOC_SHOWN = 4
+"""Parts of a field's path in an error of a body."""
 _RETRY_AFTER_S = {429: 1, 503: 5}
 _TYPES = {
     401: "authentication_error",
@@ -50,32 +64,30 @@ _TEI_TYPES = {424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy
 
 
 class InvalidField(UsageError):
-    """A field of the request that is wrong; `param` says which, as `documents[3].image`."""
+    """A field of a request that is wrong."""
 
-    def __init__(self, param: str, message: str, *, hint: str = "") -> None:
-        super().__init__(f"{param}: {message}", hint=hint)
-        self.param = param
+    def __init__(self, path: Path, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint, path=path)
 
 
-_IMAGE = ("resize_mode", "max_crop", "pad_color", "min_pixels", "max_pixels")
-_QUALITY = ("quality_threshold", "quality_action")
-PARAMS_OF_OPTIONS = {
-    **{name: f"image.{name}" for name in ("preset", *_IMAGE, *_QUALITY)},
-    **{f"video_{name}": f"video.{name}" for name in ("fps", "max_frames", "total_pixels")},
-    "image_preset": "image.preset",
-}
+_PARTS: dict[str, type[OptionGroup]] = {"image": ImageOptions, "video": VideoOptions}
+FIELDS_OF_OPTIONS: Mapping[str, Path] = {
+    name: (part, name.removeprefix(f"{part}_"))
+    for part, group in _PARTS.items()
+    for name in group.model_fields
+} | {"preset": ("image", "preset")}  # as `ImageSpec` calls it
 """Options of a job -> the fields of a request that have other names."""
 
 
 class KeyRefused(RerankError):
-    """No key, or one that is not known."""
+    """The API key is missing or unknown."""
 
     code = "invalid_api_key"
     http_status = 401
 
 
 class NotScored(RerankError):
-    """A pair that could not be scored, where the client's format has no place for that."""
+    """A pair could not be scored, and the client's format has no field to say so."""
 
     code = "not_scored"
     http_status = 424
@@ -83,7 +95,7 @@ class NotScored(RerankError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is told of an error."""
+    """What a client learns of an error."""
 
     status: int
     message: str
@@ -92,14 +104,14 @@ class Problem:
     hint: str = ""
 
     def body(self, shape: str = "") -> dict[str, Any]:
-        """The answer's body in a family's shape."""
+        """The body in a shape."""
         if shape == "tei":
             kind = _TEI_TYPES.get(self.status, "Validation")
             return {"error": self.message, "error_type": kind}
-        known = "server_error" if self.status >= 500 else "invalid_request_error"
+        other = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
             "message": self.message,
-            "type": _TYPES.get(self.status, known),
+            "type": _TYPES.get(self.status, other),
             "param": self.param,
             "code": self.code,
             "hint": self.hint,
@@ -107,7 +119,7 @@ class Problem:
         return {"message": self.message, "error": error} if shape == "cohere" else {"error": error}
 
     def answer(self, shape: str = "") -> Response:
-        """The whole answer. ASCII: what is told of a request may be no text at all."""
+        """The response. In ASCII: what it quotes of a request may hold half a surrogate pair."""
         headers = {}
         if self.status in _RETRY_AFTER_S:
             headers["Retry-After"] = str(_RETRY_AFTER_S[self.status])
@@ -118,87 +130,73 @@ class Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """What is told of an error of ours; of any other one nothing but that it happened."""
-    if isinstance(error, ItemError):
-        status = 413 if error.code in TOO_LARGE else error.http_status
-        param, message = position(error.message, _PARAMS.get(error.code))
-        return Problem(status, message, error.code, param, error.hint)
+    """What a client learns of an error: of one that is not ours nothing but that it happened."""
     if isinstance(error, RerankError):
-        return Problem(error.http_status, error.message, error.code, _param(error), error.hint)
+        return _of_ours(error)
     if isinstance(error, RequestValidationError):
-        return _of_validation([{**e, "loc": e["loc"][1:] or e["loc"]} for e in error.errors()])
+        return _of_validation(error.errors())
     if isinstance(error, REDIS_ERRORS):
-        return problem_of(QueueUnavailable("Redis does not answer", hint="try again in a moment"))
+        return _of_ours(QueueUnavailable("Redis does not answer", hint="try again in a moment"))
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, str(error.detail), _slug(str(error.detail)))
-    return Problem(500, "an error that was not foreseen", "internal", hint="its log line has more")
+        code = STATUS_CODES.get(error.status_code, "http_error")
+        return Problem(error.status_code, str(error.detail), code)
+    return Problem(500, "internal error", "internal", hint="see the gateway's log")
 
 
-def _param(error: RerankError) -> str | None:
-    """Which field of the request an error is about, where that is known."""
-    if isinstance(error, InvalidField):
-        return error.param
+def _of_ours(error: RerankError) -> Problem:
+    too_large = isinstance(error, ItemError) and error.code in TOO_LARGE
+    return Problem(
+        status=413 if too_large else error.http_status,
+        message=error.text(as_param),
+        code=error.code,
+        param=as_param(_field_of(error)) or None,
+        hint=error.hint,
+    )
+
+
+def _field_of(error: RerankError) -> Path:
+    """The path of the field that is wrong, as a request has it."""
     if isinstance(error, InvalidOption):
-        return PARAMS_OF_OPTIONS.get(error.option, as_path(error.option.split(".")))
-    return _PARAMS.get(error.code)
+        option, *inside = error.path
+        return (*FIELDS_OF_OPTIONS.get(str(option), (option,)), *inside)
+    return error.path
 
 
-OF_QUERIES = ("empty_query", "invalid_text")
-"""Codes of errors in a query that do not say so."""
-_PARAMS = {
-    **dict.fromkeys(OF_QUERIES, "query"),
-    "unknown_model": "model",
-    "no_documents": "documents",
-    "too_many_documents": "documents",
-}
-
-
-def position(message: str, param: str | None = None) -> tuple[str | None, str]:
-    """Which field a message begins with, as a path, and the message with it in front."""
-    field, separator, rest = message.partition(": ")
-    if not separator or not re.fullmatch(r"\w+(\.\w+)*", field):
-        return param, message
-    path = as_path(field.split("."))
-    return path, f"{path}: {rest}"
-
-
-def as_path(parts: Sequence[str | int]) -> str:
-    """documents, 3, image -> documents[3].image"""
-    path = ""
-    for part in map(str, parts):
-        path += f"[{part}]" if part.isdigit() else f".{part}" if path else part
-    return path
+def as_param(path: Path) -> str:
+    """A path as HTTP shows it: documents[3].image[0]"""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return "".join(parts).removeprefix(".")
 
 
 def _of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """The first field that is wrong, with its place."""
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return Problem(422, f"the body is not JSON (at byte {first['loc'][-1]})", "invalid_json")
-    param = as_path(first["loc"][:4]) or None
-    said = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
-    return Problem(422, f"{param}: {said}" if param else said, "invalid", param)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"\W+", "_", text.lower()).strip("_")
+    """The first field that is wrong, with its path in the body, query or path of the URL."""
+    if errors[0]["type"] == "json_invalid":
+        position = errors[0]["loc"][-1]
+        return Problem(422, f"the body is not JSON (at byte {position})", "invalid_json")
+    path, message = first_error(errors)
+    return _of_ours(InvalidField((path[1:] or path)[:LOC_SHOWN], message))
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Answer every error that is known in the shape that its client knows; the door does others."""
+    """Answer every error that is known in its client's shape. The middleware answers others."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        body = getattr(error, "body", None)  # of one that was found to be wrong
+        body = getattr(error, "body", None)  # of a request that failed its validation
         if isinstance(body, dict):
             request.scope.setdefault(MODEL, body.get("model"))
-        return problem_of(error).answer(shape_of(request.scope))
+        return answer_error(error, request.scope)
 
     kinds = (RerankError, RequestValidationError, HTTPException, *REDIS_ERRORS)
     for kind in kinds:
         app.add_exception_handler(kind, answer)
 
 
+def answer_error(error: Exception, scope: Mapping[str, Any]) -> Response:
+    """The response to a request that failed, in its client's shape."""
+    return problem_of(error).answer(shape_of(scope))
+
+
 def shape_of(scope: Mapping[str, Any]) -> str:
-    """How errors of a request look."""
+    """The shape of a request's errors."""
     fixed = scope.get(SHAPE)
     return str(fixed) if fixed else "cohere" if scope["path"].startswith("/v2/") else ""

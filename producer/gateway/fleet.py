@@ -14,9 +14,9 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread
 from rerankfleet.producer.gateway.history import History
 from rerankfleet.shared.content.images import PRESETS
-from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
+from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION, PLAIN_OPTIONS
 from rerankfleet.shared.errors import Unavailable
-from rerankfleet.shared.job_spec import JobSpec, Priority
+from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.metrics import STAGES, Counts
 from rerankfleet.shared.profiles import load_profiles
 from rerankfleet.shared.queue import broker_keys, model_queue
@@ -40,11 +40,6 @@ PACKS = 100
 
 SKEW_S = 30.0
 """So far the clocks of hosts may lie apart: what was told since is told with so much before it."""
-
-DEFAULTS = (
-    *("temperature", "top_p", "max_length", "image_preset", "resize_mode", "max_crop"),
-    *("quality_threshold", "quality_action", "explain"),
-)
 
 
 @routes.get("/v1/models", summary="List the models that are served")
@@ -96,7 +91,6 @@ def _depth(client: Client, model: str, priority: Priority) -> int:
 @routes.get("/v1/presets", summary="List what can be chosen")
 async def presets(request: Request) -> Response:
     """Instructions to begin with, profiles, presets of images, and the defaults."""
-    fields = JobSpec.model_fields
     known = await in_thread(load_profiles, gateway_of(request).client.settings.profiles)
     profiles = [{"name": name, **one.model_dump(mode="json")} for name, one in known.items()]
     return as_json(
@@ -112,7 +106,7 @@ async def presets(request: Request) -> Response:
                 }
                 for name, preset in PRESETS.items()
             ],
-            "defaults": {name: fields[name].default for name in DEFAULTS if name in fields},
+            "defaults": PLAIN_OPTIONS.model_dump(mode="json"),
         }
     )
 

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: made, listed, followed, steered, and their results streamed."""
+"""Jobs over HTTP: make, list, follow, control them, and stream their results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Query, Request
+from fastapi import Path as PathParam
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
@@ -14,10 +15,11 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread, taken
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key
-from rerankfleet.producer.gateway.formats.native import Options
+from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
-from rerankfleet.shared.errors import Unavailable, UnknownJob
+from rerankfleet.shared.content.options import AdaptationOptions, JobOptions, ResultOptions
+from rerankfleet.shared.errors import Path, Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
 from rerankfleet.shared.job_spec import OutputFormat, Priority
 from rerankfleet.shared.job_status import JobStatus
@@ -26,13 +28,13 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 EVENT_S = 1.0
-"""How often a job's status is told."""
+"""How often a `status` event is sent."""
 
-JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+JobId = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class CatalogBody(Fields):
-    """What makes a job a catalog: every query meets every image of the input."""
+    """Makes a job a catalog: every query is scored with every image of the input."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,8 +42,10 @@ class CatalogBody(Fields):
     format: OutputFormat = "jsonl"
 
 
-class JobBody(Options):
-    """A job's input and options; all but `input` may be left out."""
+class JobBody(Options, ResultOptions, AdaptationOptions, JobOptions):
+    """A job's input and options; only `input` is required."""
+
+    model_config = ConfigDict(extra="forbid")
 
     input: str = Field(min_length=1, description="s3://, file:// or the uri of an upload")
     output: str | None = Field(default=None, description="s3:// or file://; unset: fetch /results")
@@ -50,24 +54,15 @@ class JobBody(Options):
     key: str | None = Field(default=None, min_length=1, max_length=200)
     force: bool = False
     priority: Literal["normal", "bulk"] = "normal"
-    top_n: int | None = Field(default=None, ge=1, le=1 << 31)
-    limit: int | None = Field(default=None, ge=1, le=1 << 62)
-    max_error_rate: float | None = Field(default=None, ge=0, le=1)
-    adaptive_temperature: bool | None = None
 
     def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        named = (
-            *("instruction", "name", "top_n", "limit"),
-            *("max_error_rate", "adaptive_temperature"),
-        )
-        given = {name: getattr(self, name) for name in named}
-        found = {name: value for name, value in given.items() if value is not None}
-        return super().options() | found | {"priority": Priority(self.priority)}
+        """Those that were given, as options of a job."""
+        name = {} if self.name is None else {"name": self.name}
+        return super().options() | name | {"priority": Priority(self.priority)}
 
 
 class RetryBody(Fields):
-    """What is to be scored again."""
+    """Which errors to score again."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,28 +74,33 @@ class RetryBody(Fields):
 
 @routes.post("", status_code=201, summary="Make a job", openapi_extra=IDEMPOTENT)
 async def submit(request: Request, body: JobBody) -> Response:
-    """A job of a file of requests, or with `catalog` of images that every query meets."""
+    """A job of a file of requests, or with `catalog` of images that are scored with every query."""
     gateway = gateway_of(request)
     client = gateway.client
     _refuse_local(body, client)
     key = idempotency_key(request, body.key)
     with taken(gateway.jobs, "new jobs"):
         job_id = await gateway.in_thread(_submit, client, body, key)
-    return as_json(await in_thread(_told, client, job_id), 201)
+    return as_json(await in_thread(_job, client, job_id), 201)
 
 
 def _refuse_local(body: JobBody, client: Client) -> None:
-    """Raise InvalidField for a path: it would be one of this server's own files."""
+    """Raise InvalidField for a local path: it would be one of this server's own files."""
     queries = body.catalog.queries if body.catalog else None
-    uris = {"input": body.input, "output": body.output, "catalog.queries": queries}
-    for param, uri in uris.items():
+    uris: dict[Path, Any] = {
+        ("input",): body.input,
+        ("output",): body.output,
+        ("catalog", "queries"): queries,
+    }
+    for path, uri in uris.items():
         if isinstance(uri, str) and (not is_uri(uri) or "\0" in uri):
-            raise InvalidField(param, "expected s3://… or file:///…, or an upload's uri")
+            raise InvalidField(path, "expected s3://… or file:///…, or an upload's uri")
     if body.output and client.objects.is_in_storage(body.output):
-        raise InvalidField("output", "the storage keeps the files of running jobs", hint=_OUTPUT)
+        message = "the storage keeps the files of running jobs"
+        raise InvalidField(("output",), message, hint=_OUTPUT)
 
 
-_OUTPUT = "name another place, or none and fetch the results"
+_OUTPUT = "choose another place, or leave it out and fetch the results"
 
 
 def _submit(client: Client, body: JobBody, key: str | None) -> str:
@@ -120,26 +120,26 @@ def _submit(client: Client, body: JobBody, key: str | None) -> str:
 @routes.get("", summary="List the newest jobs")
 async def listing(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """The newest first."""
-    found = await in_thread(gateway_of(request).client.jobs, limit)
-    return as_json({"data": [_as_told(status) for status in found]})
+    statuses = await in_thread(gateway_of(request).client.jobs, limit)
+    return as_json({"data": [_fields_of(status) for status in statuses]})
 
 
 @routes.get("/{job_id}", summary="Look at a job")
 async def status(request: Request, job_id: JobId) -> Response:
     """Its progress, what holds it back, and its options."""
-    return as_json(await in_thread(_told, gateway_of(request).client, job_id, whole=True))
+    return as_json(await in_thread(_job, gateway_of(request).client, job_id, with_options=True))
 
 
-def _told(client: Client, job_id: str, *, whole: bool = False) -> dict[str, Any]:
-    told = _as_told(client.status(job_id))
-    if whole:
+def _job(client: Client, job_id: str, *, with_options: bool = False) -> dict[str, Any]:
+    fields = _fields_of(client.status(job_id))
+    if with_options:
         spec = client.store.jobs.get(job_id).spec
         catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
-        told |= {"options": spec.scoring_options, "catalog": catalog}
-    return told
+        fields |= {"options": spec.scoring_options, "catalog": catalog}
+    return fields
 
 
-def _as_told(status: JobStatus) -> dict[str, Any]:
+def _fields_of(status: JobStatus) -> dict[str, Any]:
     return status.model_dump(mode="json")
 
 
@@ -148,17 +148,17 @@ def _as_told(status: JobStatus) -> dict[str, Any]:
 
 @routes.post("/{job_id}/cancel", summary="Stop a job")
 async def cancel(request: Request, job_id: JobId) -> Response:
-    """What was scored is kept and published."""
+    """What was scored is published."""
     return await _do(request, job_id, Client.cancel)
 
 
-@routes.post("/{job_id}/pause", summary="Hold a job")
+@routes.post("/{job_id}/pause", summary="Pause a job")
 async def pause(request: Request, job_id: JobId) -> Response:
-    """Shards in hand are finished."""
+    """Shards that workers hold are finished."""
     return await _do(request, job_id, Client.pause)
 
 
-@routes.post("/{job_id}/resume", summary="Let a paused job go on")
+@routes.post("/{job_id}/resume", summary="Resume a paused job")
 async def resume(request: Request, job_id: JobId) -> Response:
     """Its shards go back into the queue."""
     return await _do(request, job_id, Client.resume)
@@ -168,13 +168,13 @@ async def resume(request: Request, job_id: JobId) -> Response:
 async def retry(request: Request, job_id: JobId, body: RetryBody | None = None) -> Response:
     """Merged into the same output; `only` "errors" leaves out what was cancelled."""
     only = (body or RetryBody()).only
-    return await _do(request, job_id, lambda client, found: client.retry(found, only))
+    return await _do(request, job_id, lambda client, job_id: client.retry(job_id, only))
 
 
 async def _do(request: Request, job_id: str, verb: Callable[[Client, str], None]) -> Response:
     client = gateway_of(request).client
     await in_thread(verb, client, job_id)
-    return as_json(await in_thread(_told, client, job_id))
+    return as_json(await in_thread(_job, client, job_id))
 
 
 # ---- results ------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ _NDJSON = {"content": {"application/x-ndjson": {}}, "description": "JSON Lines"}
 
 @routes.get("/{job_id}/results", summary="Stream the output", responses={200: _NDJSON})
 async def results(request: Request, job_id: JobId, partial: bool = False) -> Response:
-    """A line per line of input, in order; with `partial` what was scored so far."""
+    """A line per line of input, in order; with `partial` those that have been scored so far."""
     gateway = gateway_of(request)
     return stream_lines(gateway, gateway.client.results(job_id, partial=partial))
 
@@ -202,18 +202,18 @@ async def errors(
     after: Cursor = "",
 ) -> Response:
     """The lines in which something was rejected or failed, without their results. Of a finished
-    job each has a `cursor`: `after` it the next ones are read, and nothing twice."""
+    job each has a `cursor`: pass the last one as `after` to continue behind it."""
     gateway = gateway_of(request)
     return stream_lines(gateway, failed_lines(gateway.client, job_id, after), limit)
 
 
 def failed_lines(client: Client, job_id: str, after: str = "") -> Iterator[dict[str, Any] | None]:
-    """The lines of which something failed; None for any other."""
+    """The lines in which something failed; None for any other."""
     for cursor, line in client.results_after(job_id, after):
-        told = {name: line[name] for name in line if name not in ("results", "provenance")}
+        failed = {name: line[name] for name in line if name not in ("results", "provenance")}
         if cursor:
-            told["cursor"] = cursor
-        yield told if line.get("errors") or "error" in line else None
+            failed["cursor"] = cursor
+        yield failed if line.get("errors") or "error" in line else None
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -223,29 +223,29 @@ _EVENTS = {"content": {"text/event-stream": {}}, "description": "server-sent eve
 
 @routes.get("/{job_id}/events", summary="Follow a job to its end", responses={200: _EVENTS})
 async def events(request: Request, job_id: JobId) -> Response:
-    """`status` about once a second, with what GET of the job tells; `end` is the last."""
+    """`status` about once a second, with the fields of GET for the job; `end` is the last."""
     gateway = gateway_of(request)
     first = await in_thread(gateway.client.status, job_id)
     return Events(_follow(gateway.client, first), gateway.events)
 
 
-async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:
+async def _follow(client: Client, first: JobStatus) -> AsyncIterator[str]:
     """The job's events. While Redis is away comments keep the connection alive."""
-    assert found is not None
-    job_id, last = found.id, found
+    last: JobStatus = first
+    status: JobStatus | None = first
     while True:
-        if found is None:
+        if status is None:
             yield KEEP_ALIVE
         else:
-            last = found
-            yield event("status", _as_told(found))
-            if found.state in ("done", "cancelled"):
+            last = status
+            yield event("status", _fields_of(status))
+            if status.state in ("done", "cancelled"):
                 break
         await asyncio.sleep(EVENT_S)
         try:
-            found = await in_thread(client.status, job_id)
-        except UnknownJob:  # its time was over
+            status = await in_thread(client.status, first.id)
+        except UnknownJob:  # it was deleted at the end of its lifetime
             break
         except (Unavailable, *REDIS_ERRORS):
-            found = None
-    yield event("end", {"id": job_id, "state": last.state})
+            status = None
+    yield event("end", {"id": first.id, "state": last.state})

@@ -1,4 +1,4 @@
-"""/docs: the OpenAPI document as a plain page, rendered here, without any foreign host."""
+"""/docs: the OpenAPI document as a plain page, rendered here, without any other host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def docs(request: Request) -> Response:
 
 @routes.get("/docs/style.css")
 async def style() -> Response:
-    """How it looks."""
+    """Its style sheet."""
     return Response(STYLE, media_type="text/css")
 
 

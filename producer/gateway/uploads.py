@@ -1,4 +1,4 @@
-"""POST /v1/uploads: bytes streamed into the storage, where they stay for a while."""
+"""POST /v1/uploads: files streamed into the storage, where they are kept for a limited time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 routes = APIRouter(tags=["uploads"])
 
 BLOCK_BYTES = 1 << 20
-"""What is written at once. S3 takes parts of 16 MiB: there an upload holds one, and while it is
-sent a copy."""
+"""Bytes of one write. S3 takes parts of 16 MiB: there an upload holds one, and a copy while it is
+sent."""
 
 SUFFIXES = {
     ".png": "image/png",
@@ -41,7 +41,7 @@ SUFFIXES = {
     ".parquet": "application/vnd.apache.parquet",
     ".gz": "application/gzip",
 }
-"""What may be uploaded, by the end of its name."""
+"""What may be uploaded, by the end of its name -> its type."""
 OTHER_NAMES = {
     "application/json": "application/x-ndjson",
     "application/jsonl": "application/x-ndjson",
@@ -51,8 +51,8 @@ OTHER_NAMES = {
     "application/x-gzip": "application/gzip",
     "image/jpg": "image/jpeg",
 }
-UNSAID = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Types that say nothing: the name decides. The last is what curl says without being asked."""
+UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+"""With these types the name decides. The last is what curl sends by default."""
 
 _BODY = {
     "requestBody": {
@@ -69,16 +69,16 @@ _BODY = {
 async def upload(
     request: Request,
     name: Annotated[str, Query(max_length=500)] = "",
-    ttl_s: Annotated[float | None, Query(gt=0, description="how long it is kept")] = None,
+    ttl_s: Annotated[float | None, Query(gt=0, description="lifetime in seconds")] = None,
 ) -> Response:
     """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body. A job
-    copies its input, but not the images that its lines name: let these live as long as it runs."""
+    copies its input, but not the images that its lines name: keep these as long as it runs."""
     gateway = gateway_of(request)
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
     ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
     with taken(gateway.uploads, "uploads"):
         upload_id, expires_s, uri, size = await _keep(request, gateway, suffix, ttl_s)
-    told = {
+    fields = {
         "id": upload_id,
         "uri": uri,
         "name": name,
@@ -86,25 +86,25 @@ async def upload(
         "content_type": kind,
         "expires_s": expires_s,
     }
-    return as_json(told, 201)
+    return as_json(fields, 201)
 
 
-def _allowed_ttl_s(asked_s: float | None, settings: Settings) -> float:
-    """How long an upload is kept. Raises InvalidField when that is longer than allowed."""
+def _allowed_ttl_s(requested_s: float | None, settings: Settings) -> float:
+    """The lifetime of an upload. Raises InvalidField for one over the limit."""
     most_s = max(settings.upload_ttl_max_s, settings.upload_ttl_s)
-    if asked_s is not None and not asked_s <= most_s:
+    if requested_s is not None and not requested_s <= most_s:
         raise InvalidField(
-            "ttl_s",
+            ("ttl_s",),
             f"an upload is kept for {most_s:.0f} s at the most",
-            hint="put what must live longer into S3, or raise RERANK_UPLOAD_TTL_MAX_S",
+            hint="put files that must live longer into S3, or raise RERANK_UPLOAD_TTL_MAX_S",
         )
-    return asked_s or settings.upload_ttl_s
+    return requested_s or settings.upload_ttl_s
 
 
 async def _keep(
     request: Request, gateway: Gateway, suffix: str, ttl_s: float
 ) -> tuple[str, int, str, int]:
-    """Stream an upload into the storage. Returns its id, when it may go, its URI and its size."""
+    """Stream an upload into the storage. Returns its id, when it expires, its URI and its size."""
     settings, objects = gateway.client.settings, gateway.client.objects
     upload_id, expires_s = new_upload(ttl_s)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
@@ -120,22 +120,22 @@ async def _keep(
 
 
 def _kind_of(content_type: str, name: str) -> tuple[str, str]:
-    """The type of an upload, and how its name ends. Raises InvalidField for any other."""
-    said = content_type.partition(";")[0].strip().lower()
-    said = OTHER_NAMES.get(said, said)
+    """The type of an upload, and the suffix of its name. Raises InvalidField for any other type."""
+    declared = content_type.partition(";")[0].strip().lower()
+    declared = OTHER_NAMES.get(declared, declared)
     *_, inner, suffix = "", "", *PurePosixPath(name.lower()).suffixes
     kind = SUFFIXES.get(suffix, "")
-    if suffix == ".gz" and inner in SUFFIXES:  # nothing else of a name gets into a URI
+    if suffix == ".gz" and inner in SUFFIXES:  # no other part of a name gets into a URI
         suffix = f"{inner}{suffix}"
-    if kind and said in (kind, "text/plain", *UNSAID):
+    if kind and declared in (kind, "text/plain", *UNSPECIFIC):
         return kind, suffix
     for known, its_kind in SUFFIXES.items():
-        if said == its_kind:
+        if declared == its_kind:
             return its_kind, known
     raise InvalidField(
-        "Content-Type",
+        ("Content-Type",),
         "expected an image, JSON Lines, text, CSV or Parquet",
-        hint="say so in the header Content-Type, or end the name as such files do",
+        hint="set the header Content-Type, or give the name the suffix of such files",
     )
 
 
@@ -151,7 +151,7 @@ async def _copy(request: Request, write: Write, bytes_max: int) -> int:
             await write(bytes(block))
             block.clear()
     if not size:
-        raise InvalidField("body", "the upload is empty", hint="send the file as the body")
+        raise InvalidField(("body",), "the upload is empty", hint="send the file as the body")
     await write(bytes(block))
     return size
 
@@ -160,12 +160,12 @@ Write = Callable[[bytes], Awaitable[int]]
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises UsageError when it stops to come."""
+    """The body as it comes. Raises UsageError when the client disconnects."""
     try:
         async for chunk in request.stream():
             yield chunk
     except ClientDisconnect:
-        raise UsageError("the upload was broken off") from None
+        raise UsageError("the upload was interrupted") from None
 
 
 _LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"
@@ -175,10 +175,10 @@ _LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"
 async def _in_threads(
     gateway: Gateway, opened: AbstractContextManager[IO[bytes]]
 ) -> AsyncIterator[IO[bytes]]:
-    """A blocking context, entered and left beside the event loop."""
-    found = await gateway.in_thread(opened.__enter__)
+    """A blocking context, entered and left in threads."""
+    stream = await gateway.in_thread(opened.__enter__)
     try:
-        yield found
+        yield stream
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await gateway.in_thread(opened.__exit__, type(error), error, error.__traceback__)

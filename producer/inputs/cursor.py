@@ -1,4 +1,4 @@
-"""Where a job's reading stands, and what one read yields."""
+"""The position of a job in its input, and what one read yields."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from rerankfleet.shared.content.requests import Piece
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a job's cutting stands: what lets it resume where it was.
+    """The position up to which a job was cut, from which it can resume.
 
     `offset` is the byte at which line `line + 1` begins, of which `skip` items are cut already;
     `item` is the next ordinal of the cut order. `previous` is the byte offset in the previous
-    round's output, which a retry reads beside the input. In a folder, `key` is the image read last,
-    which is the one begun when some of its items are cut.
+    round's output, which a retry reads in parallel. In a folder, `key` is the last image read; it
+    is only partly cut while `skip` is not 0.
     """
 
     offset: int = 0
@@ -27,7 +27,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Read what `str(cursor)` wrote; the empty text is the beginning."""
+        """The inverse of `str(cursor)`; the empty text is the beginning."""
         return cls(**json.loads(text)) if text else cls()
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One line of input, or one image of a folder, and the places behind it."""
+    """One line of input, or one image of a folder, and the positions after it."""
 
     piece: Piece
     offset: int = 0

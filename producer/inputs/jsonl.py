@@ -1,4 +1,4 @@
-"""A job's input: pinned before any work starts, then read as a stream from any place in it.
+"""A job's input: pinned before any work starts, then read as a stream from any position.
 
 Memory holds one line, or one page of a listing. Invalid lines become slices with a failure, so that
 nothing is counted twice.
@@ -40,13 +40,13 @@ from rerankfleet.shared.storage.objects import Objects, local_path
 from rerankfleet.shared.storage.uploads import is_upload
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""What is taken of a prefix or folder; everything else there is passed over."""
+"""What is read of a prefix or folder; other files are ignored."""
 HEAD_BYTES = 256 << 10
-"""So much of an input is read to estimate the cost of all of it."""
+"""How much of an input is read to estimate the cost of all of it."""
 
 
 Probe = Callable[[io.BufferedReader, str], None]
-"""Refuses what is no input by its first bytes, without consuming them; is told its name."""
+"""Refuses an input by its first bytes, without consuming them; the text is its name."""
 
 
 def is_folder(uri: str) -> bool:
@@ -55,7 +55,7 @@ def is_folder(uri: str) -> bool:
 
 
 def is_image(uri: str) -> bool:
-    """Whether something in a listing is an image, by its name."""
+    """Whether a name in a listing is that of an image."""
     return uri.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -72,8 +72,8 @@ def pin(
     """Check an input and pin its bytes.
 
     A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
-    upload has a time to live: the job takes a copy of its own, packed as it is.
-    Raises UsageError when it is missing, not allowed, empty or not what `probe` lets through.
+    upload expires, so the job copies it, packed as it is.
+    Raises UsageError when it is missing, not allowed, empty or refused by `probe`.
     """
     if is_upload(source, settings):
         return _pin_upload(source, objects, upload_to, probe)
@@ -119,15 +119,15 @@ def _probe_uri(uri: str, objects: Objects, probe: Probe) -> None:
 
 
 def refuse_changed(pinned: InputRef, objects: Objects) -> None:
-    """Raise InputChanged when an input is no longer the one that was pinned. A folder never is:
-    it is read as it stands when its turn comes."""
+    """Raise InputChanged when an input is no longer the one that was pinned. A folder is not
+    pinned: it is listed while the job is cut."""
     if is_folder(pinned.uri):
         return
     stat = objects.stat(pinned.uri)
     if (stat.size, stat.tag) != (pinned.size, pinned.tag):
         raise InputChanged(
             f"the input {pinned.uri} changed since the job was made",
-            hint="put the same bytes back and resume, or cancel and submit it as a new job",
+            hint="restore the same bytes and resume, or cancel and submit it as a new job",
         )
 
 
@@ -144,9 +144,9 @@ class Input:
 
     def make_seekable(self, renew: Callable[[], object]) -> str:
         """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
-        which can take long: `renew` is called as it goes on."""
-        if made := self._job.facts.get("plain_uri"):
-            return made
+        which can take long: `renew` is called meanwhile."""
+        if uri := self._job.facts.get("plain_uri"):
+            return uri
         uri, objects = self._job.spec.input.uri, self._objects
         if is_folder(uri):
             return uri
@@ -173,9 +173,8 @@ class Input:
         return target
 
     def tokens(self, uri: str) -> float:
-        """Estimated tokens of all the plain lines at `uri`, by the first of them: a short line may
-        name much to be seen. Infinite for a catalog, which is not read to its end before it is cut.
-        """
+        """Estimated tokens of all the plain lines at `uri`, by the first of them: short lines may
+        name large images. Infinite for a catalog, which is not read before it is cut."""
         if self._job.spec.catalog:
             return math.inf
         spec, tokens, offset = self._job.spec, 0.0, 0
@@ -189,8 +188,8 @@ class Input:
     def reads(
         self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
     ) -> Iterator[Read]:
-        """Yield the lines of the plain input, or the images of the folder, at `uri` from where
-        `cursor` stands. A folder may hold much else: `renew` is called as it is passed over."""
+        """Yield the lines of the plain input, or the images of the folder, at `uri` from `cursor`
+        on. A folder may hold many other files: `renew` is called while they are skipped."""
         if self._job.round:
             yield from self._failed(uri, cursor)
             return
@@ -206,15 +205,15 @@ class Input:
             yield Read(self._parse(*line), offset)
 
     def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
-        """The images of a folder. One that is cut already in part comes first, even when it is
-        gone by now: no other takes its place."""
+        """The images of a folder. One that is partly cut comes first, even if it no longer exists:
+        no other may take its place."""
         begun = [cursor.key] if cursor.skip else []
         number = cursor.line
-        for found in chain(begun, self._objects.listing(uri, cursor.key)):
+        for key in chain(begun, self._objects.listing(uri, cursor.key)):
             renew()
-            if is_image(found):
+            if is_image(key):
                 number += 1
-                yield Read(self._parse(number, json.dumps({"image": found}).encode()), key=found)
+                yield Read(self._parse(number, json.dumps({"image": key}).encode()), key=key)
 
     def _lines(
         self, uri: str, offset: int, number: int
@@ -233,7 +232,7 @@ class Input:
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
     def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
-        """Read the input beside the previous output, which has a line for each of its lines."""
+        """Read the input and the previous output, which has a line for each of its lines."""
         before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
         lines = self._lines(uri, cursor.offset, cursor.line)
         only = self._job.facts.get("only", "")
@@ -242,16 +241,15 @@ class Input:
             if limit is not None and line[0] > limit:
                 return
             piece, old = self._parse(*line), next(before, None)
-            if old is not None and isinstance(
-                piece, Slice
-            ):  # else the old output was cut short: the whole line is due
+            # where the previous output was cut short, the whole line is due
+            if old is not None and isinstance(piece, Slice):
                 piece, previous = only_failed(piece, old.outcome, only), old.offset
             yield Read(piece, offset, previous)
 
 
 @dataclass(frozen=True, slots=True)
 class Previous:
-    """A line of the previous round's output, and the offset behind it."""
+    """A line of the previous round's output, and the offset after it."""
 
     outcome: SliceOutcome
     provenance: Provenance | None
@@ -271,7 +269,7 @@ def previous_outcomes(
 
 
 def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
-    """The pairs of a line that had no score; with `only` "errors" not those that were cancelled."""
+    """The pairs of a line that have no score; with `only` "errors", without the cancelled ones."""
     failed = {
         e.index
         for e in before.errors

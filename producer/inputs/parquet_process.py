@@ -2,8 +2,9 @@
 
     python -m rerankfleet.producer.inputs.parquet_process NAME LINE_BYTES MEMORY_BYTES
 
-A file on stdin, its rows as lines of a listing on stdout, and on stderr why it ended with 1. It is
-a process of its own since a file may claim more than memory holds, or break what reads it.
+It reads a file on stdin and writes its rows as lines of a listing to stdout; after exit status 1
+the reason is on stderr. It is a separate process since a file may exhaust the memory or crash the
+reader.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from rerankfleet.producer.inputs.tables import COLUMNS, refuse_columns, row_line
 from rerankfleet.shared.errors import UsageError
 
 BATCH_BYTES = 16 << 20
-"""What rows turned into lines at a time may hold, by what the file says of itself."""
+"""Size of the rows that are converted at a time, by the file's metadata."""
 BATCH_ROWS = 4096
 
 
 def lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
-    """The rows as lines; of a row group no more than a few pages are in memory."""
+    """The rows as lines; only a few pages of a row group are in memory."""
     from pyarrow import parquet
 
     file = parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
@@ -35,7 +36,7 @@ def lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
 
 
 def _rows_at_once(metadata: object, columns: list[str]) -> int:
-    """How many rows of the widest row group make a batch."""
+    """Rows per batch, for the row group with the widest rows."""
     widest = 1.0
     for number in range(metadata.num_row_groups):  # type: ignore[attr-defined]
         group = metadata.row_group(number)  # type: ignore[attr-defined]
@@ -50,7 +51,7 @@ def _rows_at_once(metadata: object, columns: list[str]) -> int:
 
 
 def main(name: str, max_line_bytes: int, memory_bytes: int) -> None:
-    """Write the lines of stdin. Raises SystemExit with what was wrong."""
+    """Write the lines of stdin. Raises SystemExit with what is wrong."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     try:
         with open(0, "rb", closefd=False) as stream:
@@ -59,16 +60,16 @@ def main(name: str, max_line_bytes: int, memory_bytes: int) -> None:
         sys.stdout.buffer.flush()
     except MemoryError:
         raise SystemExit(
-            f"{name} takes more than {memory_bytes >> 20} MiB of memory to be read: "
+            f"{name} takes more than {memory_bytes >> 20} MiB of memory to read: "
             "write it as JSON Lines, or with shorter cells"
         ) from None
     except UsageError as error:
         raise SystemExit(str(error)) from None
-    except BrokenPipeError:  # nobody wants more of it
+    except BrokenPipeError:  # the parent stopped reading
         sys.stderr.close()
-    except Exception as error:  # damaged in one of a hundred ways
-        said = " ".join(str(error).split())[:200]
-        raise SystemExit(f"{name} is no Parquet, or damaged ({said})") from None
+    except Exception as error:  # pyarrow raises many kinds for damaged files
+        why = " ".join(str(error).split())[:200]
+        raise SystemExit(f"{name} is not Parquet, or damaged ({why})") from None
 
 
 if __name__ == "__main__":

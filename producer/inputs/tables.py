@@ -1,4 +1,4 @@
-"""CSV and Parquet as the lines of a listing: a row at a time, whatever the file claims to hold."""
+"""CSV and Parquet as the lines of a listing: row by row, whatever sizes the file claims."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, p
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
-"""The columns that are read; `image` is needed, others are passed over."""
+"""The columns that are read; `image` is required, others are ignored."""
 CSV_ROW_BYTES = 4 << 20
-"""A row of CSV may be many lines, and its cells cost more memory than their bytes."""
+"""Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
 PARQUET_MEMORY_BYTES = 2 << 30
-"""What reading Parquet may take: a few bytes of it can claim to be any number of long cells."""
+"""Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
 
 _TABLES = (".csv", ".csv.gz", ".parquet")
 
 
 def table_suffix(name: str) -> str:
-    """How the name of a table ends; empty for what is none."""
+    """The suffix of a table's name; empty for other files."""
     return next((suffix for suffix in _TABLES if name.lower().endswith(suffix)), "")
 
 
 @contextmanager
 def table_lines(source: str, objects: Objects, max_line_bytes: int) -> Iterator[Iterator[bytes]]:
-    """The rows of a table as lines of a listing. Raises UsageError for what is none."""
+    """The rows of a table as lines of a listing. Raises UsageError for other files."""
     with opened(source, objects) as raw:
         if table_suffix(source) != ".parquet":
             with plain(raw, source) as stream:
@@ -58,7 +58,8 @@ def opened(source: str, objects: Objects) -> Iterator[BinaryIO]:
 
 
 def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
-    """The rows of CSV as lines; the first row names the columns. A malformed row is a line too."""
+    """The rows of CSV as lines; the first row names the columns. A malformed row becomes a line
+    with an error."""
     text = _RowText(stream, name, max_line_bytes)
     rows = csv.reader(text)
     header: list[str] = []
@@ -76,21 +77,21 @@ def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[byte
             refuse_columns(header, name)
         elif len(row) == len(header):
             yield row_line(dict(zip(header, row, strict=True)))
-        elif row:  # blank lines are none
+        elif row:  # blank lines are skipped
             yield _malformed(
                 f"{len(row)} columns, expected {len(header)}, at line {rows.line_num} of the file"
             )
 
 
 class _RowText:
-    """Lines as text, no more than a row may have; what is no UTF-8 becomes half surrogates, for
-    which its row is refused."""
+    """Lines as text, up to the limit of a row. Bytes that are not UTF-8 become half surrogates, for
+    which the row is refused."""
 
     def __init__(self, stream: BinaryIO, name: str, max_line_bytes: int) -> None:
         self._lines = enumerate(raw_lines(stream, min(max_line_bytes, CSV_ROW_BYTES)), 1)
         self._name = name
         self.row_bytes = 0
-        """Of the row that is being read."""
+        """Size of the row that is being read."""
 
     def __iter__(self) -> _RowText:
         return self
@@ -100,7 +101,7 @@ class _RowText:
         self.row_bytes += consumed
         if raw is None or self.row_bytes > CSV_ROW_BYTES:
             raise UsageError(
-                f"line {number} of {self._name} is too long, or its row is",
+                f"line {number} of {self._name} is too long, or its row",
                 hint=f"a row may have {CSV_ROW_BYTES >> 20} MiB and no more than "
                 "RERANK_MAX_LINE_BYTES: is a quotation mark missing?",
             )
@@ -112,7 +113,7 @@ class _RowText:
 
 @contextmanager
 def _on_disk(stream: BinaryIO) -> Iterator[BinaryIO]:
-    """A file that can be sought, as Parquet must be: an object of S3 is copied onto the disk."""
+    """A seekable file, which Parquet needs: an object of S3 is copied to the disk."""
     if isinstance(getattr(stream, "raw", None), io.FileIO) and stream.seekable():
         yield stream
         return
@@ -123,10 +124,10 @@ def _on_disk(stream: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _parquet_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
-    """The rows of Parquet as lines, read by a process of its own with a bound on its memory."""
+    """The rows of Parquet as lines, read by a separate process with a limit on its memory."""
     if find_spec("pyarrow") is None:
         raise no_pyarrow("to read Parquet")
-    # other pools of memory reserve a gigabyte at once, of which the bound knows no better
+    # other memory pools reserve a gigabyte at once, which would count towards the limit
     command = [
         "env",
         "ARROW_DEFAULT_MEMORY_POOL=system",
@@ -146,16 +147,16 @@ def _parquet_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator
     with reader:
         try:
             yield from reader.stdout
-            said = reader.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+            message = reader.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             if status := reader.wait():
-                broke = f"{name} broke what reads Parquet (status {status})"
-                raise UsageError(said if status == 1 else broke)
+                crash = f"{name} crashed the Parquet reader (status {status})"
+                raise UsageError(message if status == 1 else crash)
         finally:
             reader.kill()
 
 
 def no_pyarrow(purpose: str) -> UsageError:
-    """What is said where pyarrow is not installed."""
+    """The error where pyarrow is not installed."""
     return UsageError(
         f"pyarrow is needed {purpose}", hint="pip install 'rerankfleet[parquet]', or use JSON Lines"
     )
@@ -174,7 +175,7 @@ def refuse_columns(columns: Sequence[str], name: str) -> None:
 
 
 def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
-    """A row as a line of a listing; an empty cell is none."""
+    """A row as a line of a listing, without its empty cells."""
     fields = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     for name, value in fields.items():
         if not isinstance(value, str | int | list):
@@ -183,7 +184,7 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     try:
         line = json.dumps(fields).encode() + b"\n"
     except TypeError:
-        return _malformed("image is a list of something else than text")
+        return _malformed("image is a list of values that are not text")
     if max_bytes is not None and len(line) > max_bytes:
         return _malformed(f"the row is longer than {max_bytes} bytes")
     return line

@@ -1,7 +1,7 @@
-"""`rerank query`: a query and a few candidates, ranked on the spot and shown as a table.
+"""`rerank query`: a query and a few candidates, ranked at once and shown as a table.
 
-Images in local files travel inside the request, since workers may be on other hosts; everything
-else is `Client.rerank`.
+Images in local files are sent in the request, since workers may be on other hosts; the rest is
+`Client.rerank`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rerankfleet.shared.formats.sources import open_local
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
 NAME_SHOWN = 200
-"""Characters of a text that are given to the table, which cuts them to its width."""
+"""Characters of a text that are passed to the table, which truncates them to its width."""
 
 IMAGE_SHOWN = 40
 """Characters of an image's name."""
@@ -35,7 +35,7 @@ IMAGE_SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document as it is sent, and how it is shown."""
+    """A document as it is sent, and the name under which it is shown."""
 
     document: Mapping[str, Any]
     name: str
@@ -43,35 +43,35 @@ class Candidate:
 
 @dataclass(slots=True)
 class Request:
-    """Collects a query and its candidates. Images of local files may have `bytes_max` in all, as
-    the text that they become."""
+    """Collects a query and its candidates. Images of local files may have `bytes_max` in all, in
+    base64."""
 
     bytes_max: int
     candidates: list[Candidate] = field(default_factory=list)
     _bytes: int = 0
 
     def query(self, text: str | None, images: Sequence[str]) -> dict[str, Any]:
-        """The query's content. Raises UsageError when it holds nothing."""
+        """The query's content. Raises UsageError when it is empty."""
         content: dict[str, Any] = {"text": text} if text and text.strip() else {}
         if images:
             content["image"] = [self._image(image) for image in images]
         if not content:
             raise UsageError(
-                "the query is empty", hint='say what is looked for: rerank query "a red chair" …'
+                "the query is empty", hint='write what to search for: rerank query "a red chair" …'
             )
         return content
 
     def add_text(self, text: str) -> None:
-        """A candidate of text."""
+        """Add a candidate of text."""
         self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN])))
 
     def add_image(self, image: str) -> None:
-        """A candidate of one image, whose id is its name. Raises UsageError."""
+        """Add a candidate of one image, whose id is its name. Raises UsageError."""
         document = {"id": _unsigned(image), "image": self._image(image)}
         self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
-        """A candidate a line, text or a JSON content; `-` is standard input. Raises UsageError."""
+        """Add a candidate per line, text or a JSON content; `-` is stdin. Raises UsageError."""
         for number, line in enumerate(_lines(path, self.bytes_max), 1):
             if not line.startswith("{"):
                 self.add_text(line)
@@ -80,7 +80,7 @@ class Request:
                 content = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise UsageError(
-                    f"{path}, line {number} begins like JSON but is none",
+                    f"{path}, line {number} is not valid JSON",
                     hint='write text, or {"text"?, "image"?, "id"?}',
                 ) from error
             self.candidates.append(Candidate(content, _content_name(content)))
@@ -100,20 +100,24 @@ class Request:
                 f"the image {image} cannot be read ({error.strerror})", hint="check the path"
             ) from None
         kind = mimetypes.guess_type(path.name)[0] or ""
-        kind = kind if kind.startswith("image/") else "image/unknown"  # the bytes tell
+        kind = (
+            kind if kind.startswith("image/") else "image/unknown"
+        )  # workers detect it by the bytes
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
     def _refuse_large(self, image: str, size: int) -> None:
-        """Raise UsageError for an image, or all of them together, that no request can carry."""
+        """Raise UsageError if an image, or all of them together, are too large for a request."""
         one_max = min(DATA_URI_BYTES, self.bytes_max)
         if size > one_max:
-            said = f"the image {image} has {_mib(size)}, at most {_mib(one_max)} fit into a query"
+            problem = (
+                f"the image {image} has {_mib(size)}, at most {_mib(one_max)} fit into a query"
+            )
         elif self._bytes > self.bytes_max:
-            said = f"at most {_mib(self.bytes_max)} of images fit into a query, {image} is beyond"
+            problem = f"a query takes {_mib(self.bytes_max)} of images at most, too few for {image}"
         else:
             return
         raise UsageError(
-            said,
+            problem,
             hint="make them smaller, name them as s3:// or https:// where workers may fetch them, "
             "or rank many with `rerank submit --catalog`",
         )
@@ -141,20 +145,20 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
 
 
 def _unsigned(image: str) -> str:
-    """A path as it is; a URI without what may sign it; of a data: URI no more than its kind."""
+    """A path as it is; a URI without its query, which may sign it; the kind of a data: URI."""
     if image.startswith("data:"):
         return image.partition(";")[0][:IMAGE_SHOWN]
     return one_line(image.partition("?")[0] if "://" in image else image)
 
 
 def _image_name(image: str) -> str:
-    """The end of its name, in which images differ."""
+    """The end of an image's name, where names differ."""
     name = _unsigned(image)
     return name if len(name) <= IMAGE_SHOWN else f"…{name[1 - IMAGE_SHOWN :]}"
 
 
 def _content_name(content: Mapping[str, Any]) -> str:
-    """What a content shows of itself, whatever it holds."""
+    """The name under which a content is shown, whatever it holds."""
     images = content.get("image") or []
     names = [_image_name(str(i)) for i in (images if isinstance(images, list) else [images])]
     words = one_line(str(content.get("text") or "")[:NAME_SHOWN])
@@ -166,42 +170,42 @@ def _content_name(content: Mapping[str, Any]) -> str:
 
 
 def ranking(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> RenderableType:
-    """A line of output for people: what was scored by rank; what was not apart, and why."""
+    """A line of output for people: scored candidates by rank, then the others with the reason."""
     results, errors = line["results"], line["errors"]
     parts: list[RenderableType] = [_ranked(results, candidates)] if results else []
     rejected = [error for error in errors if error["code"] in REJECTIONS]
     failed = [error for error in errors if error["code"] not in REJECTIONS]
-    for title, style, found in (("Rejected", "yellow", rejected), ("Failed", "red", failed)):
-        if found:
-            parts += [Text(), Text(f"{title}: {len(found)}", f"bold {style}")]
-            parts.append(_refused(found, candidates))
+    for title, style, group in (("Rejected", "yellow", rejected), ("Failed", "red", failed)):
+        if group:
+            parts += [Text(), Text(f"{title}: {len(group)}", f"bold {style}")]
+            parts.append(_refused(group, candidates))
     hidden = len(candidates) - len(results) - len(errors)
     more = f"{hidden} more with a lower score · " if hidden > 0 else ""
     by = line["provenance"] or {}
-    said = f"{more}{by.get('model', 'no model')} · {by.get('dtype', '')} · {by.get('device', '')}"
-    return Group(*parts, Text(), Text(one_line(said.rstrip(" ·")), "dim"))
+    last = f"{more}{by.get('model', 'no model')} · {by.get('dtype', '')} · {by.get('device', '')}"
+    return Group(*parts, Text(), Text(one_line(last.rstrip(" ·")), "dim"))
 
 
 def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:
     subs = {key: name for key, name in SUB_SCORES.items() if "explain" in results[0]}
-    facts = [_facts(found) for found in results]
+    notes = [_notes(result) for result in results]
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0), expand=True)
     table.add_column("", justify="right")
     table.add_column("SCORE", no_wrap=True)
     for name in ("MARGIN", *subs.values()):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("CANDIDATE", overflow="ellipsis", no_wrap=True, ratio=1)
-    if any(facts):
+    if any(notes):
         table.add_column("", style="dim", no_wrap=True)
-    for rank, (found, said) in enumerate(zip(results, facts, strict=True), 1):
-        score = found["relevance_score"]
+    for rank, (result, note) in enumerate(zip(results, notes, strict=True), 1):
+        score = result["relevance_score"]
         table.add_row(
             str(rank),
             Text(f"{bar(score, 8)} ", "cyan").append(f"{score:.3f}", "bold"),
-            f"{found['margin']:+.2f}",
-            *(_sub_score(found["explain"].get(key)) for key in subs),
-            Text(candidates[found["index"]].name),
-            *([said] if any(facts) else []),
+            f"{result['margin']:+.2f}",
+            *(_sub_score(result["explain"].get(key)) for key in subs),
+            Text(candidates[result["index"]].name),
+            *([note] if any(notes) else []),
         )
     return table
 
@@ -210,13 +214,13 @@ def _sub_score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _facts(found: Mapping[str, Any]) -> str:
-    """What is said of a candidate beside its name: its images' sizes, and what was done."""
-    sizes = [" × ".join(map(str, image["original"])) for image in found.get("images") or []]
+def _notes(result: Mapping[str, Any]) -> str:
+    """Remarks about a candidate: the sizes of its images, a lower margin, truncation."""
+    sizes = [" × ".join(map(str, image["original"])) for image in result.get("images") or []]
     parts = [", ".join(sizes[:3]) + " px" if sizes else ""]
-    if found.get("plain_margin") is not None and found["plain_margin"] != found["margin"]:
-        parts.append(f"lowered for quality {found['quality']:.2f}")
-    if cut := found.get("truncated_tokens"):
+    if result.get("plain_margin") is not None and result["plain_margin"] != result["margin"]:
+        parts.append(f"lowered for quality {result['quality']:.2f}")
+    if cut := result.get("truncated_tokens"):
         parts.append(f"{cut:,} tokens cut off")
     return ", ".join(filter(None, parts))
 

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: tables, a progress line, and the words for numbers."""
+"""Output for people in the terminal: tables, a progress line, and formatted numbers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from rerankfleet.shared.content.option_fields import option_fields
 from rerankfleet.shared.job_status import JobStatus
-from rerankfleet.shared.profiles import Profile
+from rerankfleet.shared.profiles import Profile, ProfileOptions
 from rerankfleet.shared.state.fleet import WorkerRow
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -37,18 +38,18 @@ def console() -> Console:
 def as_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
     """Print for machines: one JSON document."""
     if isinstance(value, BaseModel):
-        found: Any = value.model_dump(mode="json")
+        data: Any = value.model_dump(mode="json")
     elif isinstance(value, dict):
-        found = value
+        data = value
     else:
-        found = [one.model_dump(mode="json") for one in value]
-    sys.stdout.write(json.dumps(found) + "\n")
+        data = [one.model_dump(mode="json") for one in value]
+    sys.stdout.write(json.dumps(data) + "\n")
 
 
 def listing(
     rows: Sequence[Row], table: Callable[[Sequence[Row]], Table], *, none: str, json: bool
 ) -> None:
-    """Rows as a table for people or JSON for machines; `none` is said when there are none."""
+    """Print rows as a table for people or JSON for machines; `none` is printed without rows."""
     if json:
         as_json(rows)
     elif rows:
@@ -70,7 +71,7 @@ def duration(seconds: float | None) -> str:
 
 
 def figure(number: float) -> str:
-    """In six characters at the most: 12.34 -> 12.3; 1234 -> 1,234; 98765 -> 98.8k; 1e8 -> 100M."""
+    """In at most 6 characters: 12.34 -> 12.3; 1234 -> 1,234; 98765 -> 98.8k; 1e8 -> 100M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= 10_000 and number >= 0.9995 * size:
             return f"{number / size:.3g}{unit}"
@@ -180,25 +181,35 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
 
 
 def profiles_table(profiles: Mapping[str, Profile]) -> Table:
-    """A row per profile, and its instructions below."""
+    """A row per profile, with the options that any of them changes and its instructions."""
+    changed = [
+        field.name
+        for field in option_fields()
+        if field.name in ProfileOptions.model_fields
+        and not field.name.startswith("instruction")
+        and any(getattr(profile, field.name) != field.default for profile in profiles.values())
+    ]
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for title in ("profile", "T", "top-p", "length", "images", "pairs", "adaptive"):
-        table.add_column(title, no_wrap=True)
+    for title in ("profile", *changed, "pairs"):
+        table.add_column(title.replace("_", " "), no_wrap=True)
     table.add_column("instruction", overflow="fold")
-    for name, found in profiles.items():
-        by_language = [f"{code}: {text}" for code, text in found.instructions.items()]
-        instructions = "\n".join([found.instruction or "the model's own", *by_language])
+    for name, profile in profiles.items():
+        by_language = [f"{code}: {text}" for code, text in profile.instructions.items()]
+        instructions = "\n".join([profile.instruction or "the model's own", *by_language])
         table.add_row(
             escape(name),
-            f"{found.temperature:g}",
-            f"{found.top_p:g}",
-            str(found.max_length),
-            found.image_preset,
-            str(found.batch_pairs or ""),
-            "yes" if found.adaptive_temperature else "",
+            *(_shown(getattr(profile, option)) for option in changed),
+            str(profile.batch_pairs or ""),
             escape(instructions),
         )
     return table
+
+
+def _shown(value: Any) -> str:
+    """An option's value: a word for what is on or off, nothing for what is not set."""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return "" if value is None else escape(str(value))
 
 
 def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: int = 3) -> Table:
@@ -213,16 +224,16 @@ def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: 
     )
     table.add_column(justify="right", style="cyan", min_width=7)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
-    for found in line["results"][:count]:
-        table.add_row(f"{found['relevance_score']:.3f}", texts[found["index"]])
+    for result in line["results"][:count]:
+        table.add_row(f"{result['relevance_score']:.3f}", texts[result["index"]])
     return table
 
 
 @contextmanager
 def live_progress() -> Iterator[Callable[[JobStatus], None]]:
-    """A progress bar on stderr when it is a terminal; else a line when the job is paused."""
+    """A progress bar on stderr if it is a terminal; else a line whenever the job is paused."""
     if not sys.stderr.isatty():
-        yield _tell_pauses()
+        yield _report_pauses()
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -252,15 +263,15 @@ def live_progress() -> Iterator[Callable[[JobStatus], None]]:
         yield show
 
 
-def _tell_pauses() -> Callable[[JobStatus], None]:
-    """One line each time a job is paused: else its waiter would not know why nothing happens."""
-    told = ""
+def _report_pauses() -> Callable[[JobStatus], None]:
+    """Print a line each time a job is paused, so that whoever waits knows why nothing happens."""
+    reported = ""
 
-    def tell(status: JobStatus) -> None:
-        nonlocal told
+    def report(status: JobStatus) -> None:
+        nonlocal reported
         reason = status.reason if status.state == "paused" else ""
-        if reason and reason != told:
+        if reason and reason != reported:
             sys.stderr.write(f"job {status.id} is paused: {reason}\n")
-        told = reason
+        reported = reason
 
-    return tell
+    return report

@@ -1,4 +1,4 @@
-"""The two kinds of data models: ours, checked strictly, and what another process wrote."""
+"""Two kinds of data models: checked strictly, or read from what another process wrote."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """Validated once, at the border; frozen from there on; an unknown field is refused."""
+    """Validated once, where it enters, and immutable from then on; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Reported(Frozen):
-    """What a worker told of its work: what a newer one tells beside it is passed over."""
+    """Written by a worker; fields that only a newer version knows are ignored."""
 
     model_config = ConfigDict(extra="ignore")

@@ -12,11 +12,11 @@ from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.uris import Uris
 
 FIELDS_MAX = 64
-"""Of an object with more fields so many are looked at: none has as many that are right."""
+"""So many fields of an object are read: no valid one has more."""
 
 
 class Video(Frozen):
-    """Frames of a video, in order; `fps` says how many of them stand for a second."""
+    """Frames of a video, in order; `fps` is how many of them cover a second."""
 
     model_config = ConfigDict(strict=True)
 
@@ -58,12 +58,12 @@ class Document(Content):
 
     id: str | int | None = None
     metadata: dict[str, Any] | None = None
-    """Handed back with its result or failure; nothing looks into it."""
+    """Returned with its result or failure; nothing else reads it."""
 
 
 def content_fields(value: Any) -> Any:
-    """A content as its fields: a bare string is its text, `frames` is short for `video`. What is
-    neither stays as it is, for the validation to refuse."""
+    """A content as its fields: a bare string is its text, `frames` is short for `video`. Anything
+    else stays as it is, for the validation to refuse."""
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, dict):
@@ -73,18 +73,18 @@ def content_fields(value: Any) -> Any:
         return {**value, "video": few_fields(value["video"])}
     if "frames" not in value or value.get("video") is not None:
         return value
-    rest = {name: found for name, found in value.items() if name not in ("frames", "video")}
+    rest = {name: field for name, field in value.items() if name not in ("frames", "video")}
     frames = value["frames"]
     return rest if frames is None else {**rest, "video": {"frames": frames}}
 
 
 def few_fields(value: dict[str, Any]) -> dict[str, Any]:
-    """No more of them than it takes to say that one is wrong: each wrong one costs memory."""
+    """The first fields, enough to report that one is wrong: each wrong one costs memory."""
     return value if len(value) <= FIELDS_MAX else dict(islice(value.items(), FIELDS_MAX))
 
 
 def _as_bare(content: Content) -> str | dict[str, Any]:
-    """Plain text as a bare string: files of text stay as small as text is."""
+    """Plain text as a bare string, which keeps files of text small."""
     if content.plain and content.text is not None:
         return content.text
     return content.model_dump(exclude_defaults=True)

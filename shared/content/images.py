@@ -33,6 +33,11 @@ MAX_ASPECT = 200
 ResizeMode = Literal["crop", "fit"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
+PRESET = "general"
+RESIZE_MODE: ResizeMode = "crop"
+MAX_CROP = 0.15
+"""What is done to images unless something else is asked for."""
+
 RATIOS = ((4, 3), (16, 9), (1, 1))
 """What `crop` cuts to, as width : height of a landscape; a portrait uses them turned."""
 
@@ -66,9 +71,9 @@ class ImageSpec:
     but `min_pixels` and `max_pixels`, which is less for a frame of a video.
     """
 
-    preset: str = "general"
-    resize_mode: ResizeMode = "crop"
-    max_crop: float = 0.15
+    preset: str = PRESET
+    resize_mode: ResizeMode = RESIZE_MODE
+    max_crop: float = MAX_CROP
     """A crop that would lose a larger share of the image becomes `fit`."""
     pad_color: tuple[int, int, int] | None = None
     """`fit` pads to the target's shape with this colour; None: no padding."""

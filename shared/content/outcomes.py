@@ -1,4 +1,4 @@
-"""What becomes of a pair: a score or a failure, and where a score comes from."""
+"""The outcome of a pair, a score or a failure, and what produced it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pydantic import Field
 from rerankfleet.shared.content.base import Reported
 
 POOR_QUERY = "low_quality_query"
-"""Rejects a whole request: each of its pairs has this code, its line of output says it once."""
+"""Rejects a whole request: each of its pairs has this code, its line of output has it once."""
 REJECTIONS = frozenset({"low_quality", POOR_QUERY})
 """Codes of failures that are decisions by the job's own options, not errors."""
 RETRYABLE = frozenset({"cancelled", "fetch_failed", "timeout", "decode_timeout"})
-"""Codes of failures that may be gone when the same is asked again. All others need a change."""
+"""Codes of failures for which a retry may succeed. All others need a change."""
 
 
 class Failure(Reported):
@@ -38,7 +38,7 @@ class Failure(Reported):
 
     @property
     def retryable(self) -> bool:
-        """Whether asking the same again may help."""
+        """Whether a retry may succeed."""
         return self.code in RETRYABLE
 
 
@@ -53,9 +53,9 @@ class Provenance(Reported):
     device: str
     version: str
     pixels: str | None = None
-    """What images were brought to, preset first; None for a model that reads text only."""
+    """How images were resized, preset first; None for a model that reads text only."""
     video: str | None = None
-    """Frames of a video at the most, their pixels in all, and the frames per second assumed."""
+    """Most frames of a video, their pixels in total, and the frames per second assumed."""
 
 
 class ImageFacts(Reported):
@@ -97,7 +97,7 @@ class Scored(Reported):
 
 
 class SliceOutcome(Reported):
-    """What became of a slice: each of its items is in `results` or in `errors`."""
+    """The outcome of a slice: each of its items is in `results` or in `errors`."""
 
     line: int
     id: str | int | None = None

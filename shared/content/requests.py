@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.content import Content, Document, QueryContent
+from rerankfleet.shared.content.options import Instruction, TopN
 from rerankfleet.shared.content.outcomes import Failure
 
 
@@ -20,8 +21,9 @@ class RerankRequest(Frozen):
     id: str | int | None = None
     query: QueryContent
     documents: list[Any]
-    instruction: str | None = None
-    top_n: int | None = Field(default=None, ge=1)
+    instruction: Instruction | None = None
+    top_n: TopN | None = None
+    """None: as the job has it."""
     metadata: dict[str, Any] | None = None
 
 
@@ -29,7 +31,7 @@ class Slice(Frozen):
     """A contiguous run of one request's items in the job's cut order: what a shard file holds.
 
     Each pair is one item, and so is each line without pairs. Items to be scored come first
-    (`documents`, with their `indices` in the request), then those decided at the door (`failures`).
+    (`documents`, with their `indices` in the request), then those refused already (`failures`).
     """
 
     line: int

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 from pydantic_core import PydanticCustomError
 
 URI_CHARACTERS = 8 << 10
-"""Length of an image's URI or path at the most; data: URIs carry the image and have their own."""
+"""Longest URI or path of an image; data: URIs carry the image and have a limit of their own."""
 DATA_URI_BYTES = 8 << 20
 URIS_MAX = 10_000
-"""Images or frames of one query or document."""
+"""Most images or frames of one query or document."""
 
 
 def _image_uri(value: str) -> str:
@@ -58,7 +58,7 @@ def _refuse_surrogates(value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise PydanticCustomError("uri", "holds half a surrogate pair, which is no text") from None
+        raise PydanticCustomError("uri", "holds half a surrogate pair, which is not text") from None
 
 
 def _one_or_many(value: Any) -> Any:

@@ -1,23 +1,22 @@
-"""A line of input -> a slice of pairs; the outcomes of slices -> a line of output.
+"""A line of input -> a slice of pairs, or an image of a catalog.
 
-The text formats that users see. A malformed line is a slice with one failure, so that every
-line of input gives one line of output, in order.
+A malformed line is a slice with one failure, so that every line of input gives one line of output,
+in order.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 from pydantic import ValidationError
 
-from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.content import Document, content_fields, few_fields
-from rerankfleet.shared.content.outcomes import POOR_QUERY, Failure, Scored
+from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
-from rerankfleet.shared.errors import ItemError, UsageError
-from rerankfleet.shared.sub_scores import explain
+from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
+from rerankfleet.shared.errors import ItemError, Path, UsageError
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
@@ -31,10 +30,8 @@ LISTING_HINT = (
     'write one image a line: a URI or path, or {"image": URI, "id"?, "text"?}; or CSV or Parquet '
     "with the columns image, id, text"
 )
-
-
-FIELD_SHOWN = 100
-"""Characters of a field's name in a message: names come from the input too."""
+ENCODING_HINT = "repair the text's encoding"
+JSON_HINT = "use finite numbers, text as keys, and fewer levels"
 
 
 def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
@@ -73,40 +70,27 @@ def _is_object(line: bytes) -> bool:
 def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
     """Turn line `number` (from 1) into a slice; what is wrong with it becomes its failure."""
     try:
-        return _parse(number, raw, max_documents)
+        return slice_of(number, _decode(_not_too_long(raw)), max_documents=max_documents)
     except ItemError as error:
-        failure = Failure(line=number, code=error.code, message=error.message, hint=error.hint)
-        return Slice(line=number, id=_salvage_id(raw), failures=[failure])
+        return Slice(line=number, id=_salvage_id(raw), failures=[_failure(error, number)])
 
 
-def _parse(number: int, raw: bytes | None, max_documents: int) -> Slice:
-    if raw is None:
-        raise ItemError("line_too_long", "the line is too long", hint="RERANK_MAX_LINE_BYTES")
-    return slice_of(number, _decode(raw), max_documents=max_documents)
-
-
-def slice_of(number: int, fields: Mapping[str, Any], *, max_documents: int) -> Slice:
+def slice_of(
+    number: int, fields: Mapping[str, Any], *, max_documents: int, strict: bool = False
+) -> Slice:
     """Validate a request and return it as one slice. Raises ItemError when it cannot be scored;
-    a document that cannot is a failure in the slice."""
-    request = _validate(fields)
-    if request.query.plain and not (request.query.text or "").strip():
-        raise ItemError("empty_query", "the query is empty", hint="say what is looked for")
-    if not request.documents:
-        raise ItemError("no_documents", "there are no documents", hint="give at least one")
-    if len(request.documents) > max_documents:
-        raise ItemError(
-            "too_many_documents",
-            f"{len(request.documents)} documents in one request, at most {max_documents} allowed",
-            hint="split it, or raise RERANK_MAX_DOCUMENTS_PER_REQUEST",
-        )
+    a document that cannot is a failure in the slice, or raised too if `strict`."""
+    request = _request(fields)
+    _require_documents(request, max_documents)
     documents, indices, failures = [], [], []
     for index, value in enumerate(request.documents):
-        found = _document(number, index, value)
-        if isinstance(found, Document):
-            documents.append(found)
+        try:
+            documents.append(valid_document(value, path=("documents", index)))
             indices.append(index)
-        else:
-            failures.append(found)
+        except ItemError as error:
+            if strict:
+                raise
+            failures.append(_failure(error, number, index=index, id=_id_of(value)))
     return Slice(
         line=number,
         documents=documents,
@@ -116,13 +100,24 @@ def slice_of(number: int, fields: Mapping[str, Any], *, max_documents: int) -> S
     )
 
 
+def _failure(error: ItemError, number: int, **pair: Any) -> Failure:
+    return Failure(line=number, code=error.code, message=error.text(), hint=error.hint, **pair)
+
+
+def _not_too_long(raw: bytes | None) -> bytes:
+    if raw is None:
+        raise ItemError("line_too_long", "the line is too long", hint="RERANK_MAX_LINE_BYTES")
+    return raw
+
+
 def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     try:
         fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ItemError("malformed_line", f"not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
-        raise ItemError("malformed_line", f"not JSON: {str(error)[:200]}", hint=hint) from error
+        message = f"not JSON: {str(error)[:200]}"
+        raise ItemError("malformed_line", message, hint=hint) from error
     if not isinstance(fields, dict):
         kind = type(fields).__name__
         raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=hint)
@@ -130,36 +125,67 @@ def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
-def _validate(fields: Mapping[str, Any]) -> RerankRequest:
+def _request(fields: Mapping[str, Any]) -> RerankRequest:
+    """Validate all of a request but its documents."""
     try:
         request = RerankRequest.model_validate(few_fields(dict(fields)))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])[:FIELD_SHOWN]
-        message = first["msg"]
-        if first["type"] == "extra_forbidden":
-            message = "there is no such field"
-        hint = CONTENT_HINT if first["loc"][:1] == ("query",) else FORMAT_HINT
-        raise ItemError("invalid_request", f"{field}: {message}", hint=hint) from error
-    _refuse_unwritable(request.model_copy(update={"documents": []}), "invalid_request")
+        path, message = first_error(error.errors())
+        hint = CONTENT_HINT if path[:1] == ("query",) else FORMAT_HINT
+        raise ItemError("invalid_request", message, hint=hint, path=path) from error
+    own = (
+        (("id",), request.id),
+        (("query",), request.query.text),
+        (("instruction",), request.instruction),
+        (("top_n",), request.top_n),
+        (("metadata",), request.metadata),
+    )
+    _require_json(own, NESTING_MAX - _LEVELS_ABOVE_REQUEST, "invalid_request", ())
     return request
 
 
-def _refuse_unwritable(found: RerankRequest | Document, code: str, where: str = "") -> None:
-    """Raise ItemError for what no shard file can hold: it would stop the whole job."""
-    try:
-        again = type(found).model_validate_json(found.model_dump_json())
-    except ValueError as error:
-        if "surrogates" in str(error):
-            what = where.rstrip(".") or "the request"
-            raise ItemError("invalid_text", f"{what} holds half a surrogate pair") from error
-        raise ItemError(code, f"{where}metadata: nested too deeply") from error
-    if again != found:
-        said = "a number is out of range or a key is no text"
-        raise ItemError(code, f"{where}metadata: {said}")
+def _require_documents(request: RerankRequest, max_documents: int) -> None:
+    """Raise ItemError for a request without a query or documents, or with too many of these."""
+    if request.query.plain and not (request.query.text or "").strip():
+        raise _about("query", "empty_query", "the query is empty", "give a text or an image")
+    if not request.documents:
+        raise _about("documents", "no_documents", "there are no documents", "give at least one")
+    if len(request.documents) > max_documents:
+        raise _about(
+            "documents",
+            "too_many_documents",
+            f"{len(request.documents)} documents in one request, at most {max_documents} allowed",
+            "split it, or raise RERANK_MAX_DOCUMENTS_PER_REQUEST",
+        )
+
+
+def _about(field: str, code: str, message: str, hint: str) -> ItemError:
+    return ItemError(code, message, hint=hint, path=(field,), names_field=True)
+
+
+_LEVELS_ABOVE_REQUEST = 1
+"""Levels of JSON around a request's fields in a shard file."""
+_LEVELS_ABOVE_DOCUMENT = 3
+"""And around a document's: the slice, its list of documents, the document."""
+
+
+def _require_json(values: Iterable[tuple[Path, Any]], levels: int, code: str, path: Path) -> None:
+    """Raise ItemError for what no shard file can hold: it would stop the whole job. Each value has
+    its path below `path`."""
+    for inside, value in values:
+        if value is None:
+            continue
+        try:
+            require_json(value, levels)
+        except UnicodeEncodeError:
+            message, where = "holds half a surrogate pair, which is not text", (*path, *inside)
+            raise ItemError("invalid_text", message, hint=ENCODING_HINT, path=where) from None
+        except ValueError as error:
+            where = (*path, *inside)
+            raise ItemError(code, str(error), hint=JSON_HINT, path=where) from error
 
 
 def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
@@ -168,10 +194,9 @@ def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
     try:
         return ImageRun(run=(0, queries), line=number, document=_image(raw))
     except ItemError as error:
-        failure = Failure(line=number, code=error.code, message=error.message, hint=error.hint)
-        salvaged = _salvage_id(raw)
-        metadata = None if salvaged is None else {"image_id": salvaged}
-        return Slice(line=number, metadata=metadata, failures=[failure])
+        own_id = _salvage_id(raw)
+        metadata = None if own_id is None else {"image_id": own_id}
+        return Slice(line=number, metadata=metadata, failures=[_failure(error, number)])
 
 
 def image_id(document: Document) -> str | int:
@@ -184,73 +209,55 @@ def image_id(document: Document) -> str | int:
 
 
 def _image(raw: bytes | None) -> Document:
-    if raw is None:
-        raise ItemError("line_too_long", "the line is too long", hint="RERANK_MAX_LINE_BYTES")
-    if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
-        fields = _decode(raw, hint=LISTING_HINT)
-    else:
-        fields = {"image": raw.decode("utf-8-sig", "surrogateescape").strip()}
+    fields = _listed(_not_too_long(raw))
     if MALFORMED in fields:
         raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
     if fields.get("image") in (None, [], ""):
         raise ItemError("no_image", "there is no image", hint=LISTING_HINT)
-    try:
-        document = valid_document(fields)
-    except ValidationError as error:
-        raise ItemError("invalid_image", _first(error), hint=LISTING_HINT) from error
-    except UnicodeEncodeError as error:
-        raise ItemError("invalid_text", "the line holds half a surrogate pair") from error
+    document = valid_document(fields, code="invalid_image", hint=LISTING_HINT)
     if document.metadata is not None:
-        raise ItemError("invalid_image", "metadata: a row has no place for it", hint=LISTING_HINT)
+        message = "a row has no place for it"
+        raise ItemError("invalid_image", message, hint=LISTING_HINT, path=("metadata",))
     if document.id is None and document.image[0].startswith("data:"):
         raise ItemError("no_id", "a data: URI needs an id", hint=LISTING_HINT)
     return document
+
+
+def _listed(raw: bytes) -> dict[str, Any]:
+    """The fields of a row of a catalog: a JSON object, or a URI alone."""
+    if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+        return _decode(raw, hint=LISTING_HINT)
+    return {"image": raw.decode("utf-8-sig", "surrogateescape").strip()}
 
 
 MALFORMED = "malformed"
 """The field in which a row of another format, made a line, says what is wrong with it."""
 
 
-def valid_document(fields: Any) -> Document:
-    """Validate a document. Raises ValidationError, or UnicodeEncodeError for what is no text."""
-    document = Document.model_validate(content_fields(fields))
-    if isinstance(document.id, str):
-        document.id.encode()
-    if document.text is not None and not document.text.isascii():
-        document.text.encode()  # half a surrogate pair is no text
-    return document
-
-
-def _first(error: ValidationError, *before: str) -> str:
-    """What is wrong first, with the name of the field."""
-    first = error.errors()[0]
-    field = ".".join([*before, *map(str, first["loc"])])[:FIELD_SHOWN]
-    return f"{field}: {first['msg']}" if field else str(first["msg"])
-
-
-def _document(number: int, index: int, value: Any) -> Document | Failure:
-    def failure(code: str, message: str, hint: str) -> Failure:
-        own = _id_of(value)
-        return Failure(line=number, index=index, id=own, code=code, message=message, hint=hint)
-
+def valid_document(
+    value: Any,
+    *,
+    path: Path = (),
+    code: str = "invalid_document",
+    hint: str = CONTENT_HINT,
+) -> Document:
+    """Validate the document at a path. Raises ItemError of this code and hint."""
     try:
-        document = valid_document(value)
-        if document.metadata is not None:
-            alone = Document(text="", metadata=document.metadata)
-            _refuse_unwritable(alone, "invalid_document", f"documents.{index}.")
+        document = Document.model_validate(content_fields(value))
     except ValidationError as error:
-        said = _first(error, "documents", str(index))
-        return failure("invalid_document", said, CONTENT_HINT)
-    except UnicodeEncodeError:
-        said = f"documents.{index} holds half a surrogate pair, which is no text"
-        return failure("invalid_text", said, "repair the text's encoding")
-    except ItemError as error:
-        return failure(error.code, error.message, CONTENT_HINT)
+        inside, message = first_error(error.errors())
+        raise ItemError(code, message, hint=hint, path=(*path, *inside)) from error
+    own = (
+        (("id",), document.id),
+        (() if isinstance(value, str) else ("text",), document.text),
+        (("metadata",), document.metadata),
+    )
+    _require_json(own, NESTING_MAX - _LEVELS_ABOVE_DOCUMENT, code, path)
     return document
 
 
 def _salvage_id(raw: bytes | None) -> str | int | None:
-    """The id of a line that is wrong elsewhere, so that its error can be told to its owner."""
+    """The id of a line that is wrong elsewhere, so that its error can be matched with it."""
     try:
         return _id_of(json.loads(raw or b"null"))
     except (ValueError, RecursionError):
@@ -259,54 +266,11 @@ def _salvage_id(raw: bytes | None) -> str | int | None:
 
 def _id_of(fields: Any) -> str | int | None:
     """The id of what is wrong elsewhere, or None where that is wrong too."""
-    found = fields.get("id") if isinstance(fields, dict) else None
-    if isinstance(found, bool) or not isinstance(found, str | int):
+    own_id = fields.get("id") if isinstance(fields, dict) else None
+    if isinstance(own_id, bool) or not isinstance(own_id, str | int):
         return None
     try:
-        json.dumps(found, ensure_ascii=False).encode()
-    except ValueError:  # half a surrogate pair, or a number of too many digits
+        require_json(own_id)
+    except ValueError:
         return None
-    return found
-
-
-def _told_once(errors: Sequence[Failure]) -> Iterator[Failure]:
-    """The errors of a line; what rejects its whole request is one, without an index."""
-    whole = next((e for e in errors if e.code == POOR_QUERY), None)
-    if whole:
-        yield whole.model_copy(update={"index": None, "id": None, "metadata": None})
-    yield from (e for e in errors if e.code != POOR_QUERY)
-
-
-def _error(found: Failure) -> dict[str, Any]:
-    return found.model_dump(exclude_none=True) | {"retryable": found.retryable}
-
-
-_IMAGE_FIELDS = {"quality", "tokens", "plain_margin", "images"}
-
-
-def _result(found: Scored, calibration: Calibration) -> dict[str, Any]:
-    result: dict[str, Any] = {"index": found.index}
-    if found.id is not None:
-        result["id"] = found.id
-    result["relevance_score"] = calibration.score(found.margin)
-    result["margin"] = found.margin
-    if found.truncated_tokens:
-        result["truncated_tokens"] = found.truncated_tokens
-    if found.crowded:
-        result["crowded"] = True
-    if found.images or found.tokens is not None or found.quality is not None:
-        result |= found.model_dump(mode="json", include=_IMAGE_FIELDS, exclude_none=True)
-    if found.channels is not None:
-        result["explain"] = explain(found.channels, calibration)
-    if found.metadata is not None:
-        result["metadata"] = found.metadata
-    return result
-
-
-def _scored_of(found: Mapping[str, Any]) -> Scored:
-    channels = found.get("explain", {}).get("channels")
-    return Scored(**_known(found, Scored), channels=channels)
-
-
-def _known(found: Mapping[str, Any], kind: type[Scored] | type[Failure]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name in kind.model_fields}
+    return own_id

@@ -1,4 +1,4 @@
-"""OUTPUT.manifest.json: what a finished output holds and how it came about."""
+"""OUTPUT.manifest.json: what a finished output holds and how it was made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Part(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Counts are of the whole job; `provenance` lists every way in which its scores were made."""
+    """The counts of a whole job; `provenance` lists all models and settings that scored it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,11 +44,11 @@ class Manifest(BaseModel):
     pairs_per_s: float = 0.0
     provenance: list[Provenance] = Field(default_factory=list)
     parts: list[Part] = Field(default_factory=list)
-    """A catalog's files, in the order of its images. What else lies in the folder is not its."""
+    """A catalog's files, in the order of its images; the folder may hold others too."""
     ranking: str | None = None
     """The file with the best images of each query."""
 
 
 def manifest_uri(output: str) -> str:
-    """Where the manifest of an output stands: beside a file, in a folder (which ends with /)."""
+    """The URI of an output's manifest: beside a file, or in a folder (which ends with /)."""
     return f"{output}manifest.json" if output.endswith("/") else f"{output}.manifest.json"

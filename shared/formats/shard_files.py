@@ -1,8 +1,8 @@
-"""Shard files and part files: what the feeder hands to a worker, and what a worker hands back.
+"""Shard files and part files: the input of a worker, written by the feeder, and its output.
 
-Both are JSON Lines. A catalog's shard names each image once, with a run of its queries, which stand
-once per job beside the shards. A part is written whole, under a name of its attempt, before its
-commit.
+Both are JSON Lines. A catalog's shard names each image once, with a run of its queries, which are
+stored once per job beside the shards. A part is written whole, under a name of its attempt, before
+its commit.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from rerankfleet.shared.formats.lines import image_id
 from rerankfleet.shared.storage.objects import Objects
 
 QUERY_SETS_KEPT = 4
-"""Catalogs whose queries one process keeps at hand."""
+"""How many catalogs' queries one process caches."""
 
 
 def job_uri(objects: Objects, job_id: str, *parts: str) -> str:
-    """Where something of a job stands in the storage."""
+    """The URI of a file of a job in the storage."""
     return objects.at("jobs", job_id, *parts)
 
 
 def shard_file(round_: int, start: int, end: int, attempt: str) -> str:
-    """The name of a shard file: its range, and who wrote it."""
+    """The name of a shard file: its round and range, and which attempt wrote it."""
     return f"{round_}-{start}-{end}-{attempt}"
 
 
 def shard_uri(objects: Objects, job_id: str, file: str) -> str:
-    """Where a shard file stands; an inline one says so itself."""
+    """The URI of a shard file; an inline one is a URI already."""
     return file if file.startswith("redis:") else job_uri(objects, job_id, "shards", file)
 
 
 def dump_slices(pieces: Sequence[Piece]) -> bytes:
-    """The bytes of a shard file: one slice, or one image with a run of queries, a line."""
+    """The bytes of a shard file: per line a slice, or an image with a run of queries."""
     return b"".join(p.model_dump_json(exclude_defaults=True).encode() + b"\n" for p in pieces)
 
 
 def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Slice]:
-    """The slices of a shard, which is all of its file or, after a split, a range of it.
+    """The slices of a shard: all of its file or, after a split, a range of it.
 
     An image of a catalog becomes one slice per query, the image being its only document and the
     query's ordinal that document's index; `metadata` names the image.
@@ -53,11 +53,11 @@ def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Sl
     for line in objects.read(shard_uri(objects, job_id, file)).splitlines():
         piece = _piece(line)
         if at < last and at + piece.items > first:
-            wanted = piece.cut(first - at, last - at)
-            if isinstance(wanted, ImageRun):
-                slices += _pairs(wanted, load_queries(objects, job_id))
+            part = piece.cut(first - at, last - at)
+            if isinstance(part, ImageRun):
+                slices += _pairs(part, load_queries(objects, job_id))
             else:
-                slices.append(wanted)
+                slices.append(part)
         at += piece.items
     return slices
 
@@ -67,53 +67,53 @@ def _piece(line: bytes) -> Piece:
     return kind.model_validate_json(line)
 
 
-def _pairs(found: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
-    name = {"image_id": image_id(found.document)}
-    for ordinal in range(*found.run):
+def _pairs(image: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
+    name = {"image_id": image_id(image.document)}
+    for ordinal in range(*image.run):
         query = queries[ordinal]
         yield Slice(
-            line=found.line,
+            line=image.line,
             id=query.id,
             query=Content(text=query.text, image=query.image, video=query.video),
             metadata=name,
-            documents=[found.document],
+            documents=[image.document],
             indices=[ordinal],
             continued=ordinal > 0,
         )
 
 
 def count_requests(slices: Iterable[Slice]) -> int:
-    """How many requests begin in these slices. In a catalog an image is one, with all its queries;
-    in a retry, a request of which something is tried again."""
+    """How many requests begin in these slices. In a catalog an image with all its queries is one;
+    in a retry, a request of which anything is retried."""
     return sum(not piece.continued for piece in slices)
 
 
 def queries_uri(objects: Objects, job_id: str) -> str:
-    """Where a catalog's queries stand."""
+    """The URI of a catalog's queries."""
     return job_uri(objects, job_id, "queries.jsonl")
 
 
 def dump_queries(queries: Sequence[Document]) -> bytes:
-    """The bytes of a catalog's queries: one content with its id a line."""
+    """The bytes of a catalog's queries: a content with its id per line."""
     return b"".join(q.model_dump_json(exclude_defaults=True).encode() + b"\n" for q in queries)
 
 
 @lru_cache(maxsize=QUERY_SETS_KEPT)
 def load_queries(objects: Objects, job_id: str) -> tuple[Document, ...]:
-    """A catalog's queries, by ordinal. Read once: they never change."""
+    """A catalog's queries, by ordinal. Cached: they never change."""
     lines = objects.read(queries_uri(objects, job_id)).splitlines()
     return tuple(Document.model_validate_json(line) for line in lines)
 
 
 def part_uri(objects: Objects, job_id: str, start: int, part: str) -> str:
-    """Where a part file stands; an inline one says so itself."""
+    """The URI of a part file; an inline one is a URI already."""
     if part.startswith("redis:"):
         return part
     return job_uri(objects, job_id, "parts", f"{start}-{part}")
 
 
 def dump_part(outcomes: Sequence[SliceOutcome], provenance: Provenance) -> bytes:
-    """The bytes of a part file: who scored it, then one slice's outcome a line."""
+    """The bytes of a part file: its provenance, then the outcome of a slice per line."""
     head = provenance.model_dump_json(exclude_defaults=True).encode() + b"\n"
     return head + b"".join(
         o.model_dump_json(exclude_defaults=True).encode() + b"\n" for o in outcomes
@@ -123,8 +123,8 @@ def dump_part(outcomes: Sequence[SliceOutcome], provenance: Provenance) -> bytes
 def load_part(
     objects: Objects, job_id: str, start: int, part: str
 ) -> Iterator[tuple[SliceOutcome, Provenance]]:
-    """The outcomes of a part, each with who scored it. A part is as small as its shard: it is read
-    whole, so that a storage that falters is asked again for this part alone."""
+    """The outcomes of a part, each with its provenance. A part is as small as its shard, so it is
+    read whole: a failing storage is retried for this part alone."""
     outcomes, provenance = parse_part(objects.read(part_uri(objects, job_id, start, part)))
     for outcome in outcomes:
         yield outcome, provenance

@@ -1,4 +1,4 @@
-"""Where lines come from: a path, standard input or a URI, plain or gzip; and what is refused."""
+"""Sources of lines: a path, standard input or a URI, plain or gzip; and what is refused."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 UNPACKED_FREE_BYTES = 256 << 20
 UNPACKED_RATIO_MAX = 100
-"""What is packed may unpack to so many bytes whatever it is, and beyond to so many times its size:
-lines pack ten or thirty times, what is made to fill a disk a thousand times."""
+"""A gzip file may unpack to so many bytes in any case, and to so many times its size: text packs
+ten or thirty times, a decompression bomb a thousand times."""
 PROBE_LINES = 20
-"""A file none of whose first lines is a JSON object is refused as a whole."""
+"""A file is refused as a whole if none of its first lines is a JSON object."""
 
 
 def is_uri(text: str) -> bool:
-    """Whether the coordinator reads or writes it itself, rather than the client."""
+    """Whether the coordinator reads or writes it, rather than the client."""
     return text.startswith(("s3://", "file://"))
 
 
 @contextmanager
 def open_local(source: str) -> Iterator[BinaryIO]:
-    """The bytes of a path, or of standard input for `-`. Raises UsageError in clear words."""
+    """The bytes of a path, or of standard input for `-`. Raises UsageError if it cannot be read."""
     if source == "-":
         yield sys.stdin.buffer
         return
@@ -52,7 +52,7 @@ def open_local(source: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a stream, unpacked when it is gzip."""
+    """The bytes of a stream, unpacked if it is gzip."""
     counted = _Counted(raw)
     buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, counted), COPY_BYTES)
     if not buffered.peek(2).startswith(GZIP_MAGIC):
@@ -63,11 +63,11 @@ def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader
 
 
 def refuse_bomb(name: str, packed: int, unpacked: int) -> None:
-    """Raise UsageError when so many bytes became far too many."""
+    """Raise UsageError when a file unpacks to far more bytes than text would."""
     if unpacked > UNPACKED_FREE_BYTES + UNPACKED_RATIO_MAX * packed:
         raise UsageError(
             f"{name} unpacks to more than {UNPACKED_RATIO_MAX} times its size",
-            hint="if it is what it should be, submit it unpacked, as JSON Lines",
+            hint="if that is intended, submit it unpacked, as JSON Lines",
         )
 
 
@@ -88,7 +88,7 @@ class _Counted(io.RawIOBase):
 
 
 class _Unpacked(io.RawIOBase):
-    """Gzip as a raw stream that says at once, in our words, when it is damaged or a bomb."""
+    """Gzip as a raw stream that raises UsageError as soon as it is damaged or a bomb."""
 
     def __init__(self, packed: io.BufferedReader, counted: _Counted, name: str) -> None:
         self._stream = gzip.GzipFile(fileobj=packed)
@@ -104,7 +104,7 @@ class _Unpacked(io.RawIOBase):
             data = self._stream.read(len(buffer))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UsageError(
-                f"{self._name} is damaged gzip ({error})", hint="make it anew"
+                f"{self._name} is damaged gzip ({error})", hint="create it again"
             ) from error
         buffer[: len(data)] = data
         self._size += len(data)
@@ -117,7 +117,7 @@ def probe(plain: io.BufferedReader, name: str) -> None:
     head = plain.peek(COPY_BYTES)
     lines = [line for _, line in islice(raw_lines(io.BytesIO(head), len(head)), PROBE_LINES)]
     if len(lines) == 1 and len(head) >= COPY_BYTES - 1:
-        return  # one very long line: it is parsed when its turn comes
+        return  # one very long line: it is checked when it is read
     refuse_other_formats(lines, name)
 
 
@@ -145,13 +145,13 @@ class Hashing(io.RawIOBase):
 
 
 def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
-    """Raise before any work when an output cannot be written, or exists and `force` is not set."""
+    """Raise before any work if an output cannot be written, or exists and `force` is not set."""
     if is_uri(output):
         objects.check(output)
-        taken = objects.exists(output)
+        exists = objects.exists(output)
     elif Path(output).is_dir():
         raise UsageError(f"the output {output} is a folder", hint="name a file in it")
     else:
-        taken = Path(output).exists()
-    if taken and not force:
+        exists = Path(output).exists()
+    if exists and not force:
         raise OutputExists(f"the output {output} exists", hint="use --force to replace it")

@@ -1,1 +1,1 @@
-"""The rooms that speak Redis: the state of jobs and shards, heartbeats, counters."""
+"""Everything that is kept in Redis: jobs, shards, heartbeats, counters. No other room uses it."""

@@ -1,4 +1,4 @@
-"""The broker's lists: which hints wait in them. Celery writes them; they are only read here."""
+"""The lists of Celery's queues: which hints wait in them. They are only read here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Broker:
     def hint_positions(self, list_key: str) -> tuple[int, dict[str, int]]:
         """How many messages wait in a broker's list, and how many of them are taken before the
         first hint of each job."""
-        waiting = self._redis.lrange(list_key, 0, -1)  # the next one to be taken stands last
+        waiting = self._redis.lrange(list_key, 0, -1)  # the next one to be taken is the last
         positions: dict[str, int] = {}
         for position, message in enumerate(reversed(waiting)):
             job_id = json.loads(message)["headers"]["id"].partition("/")[0]

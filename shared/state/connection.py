@@ -1,4 +1,4 @@
-"""The connection to Redis, and what every room here shares: keys, scripts, the server's clock."""
+"""The connection to Redis, and what all modules here share: keys, scripts, the server's clock."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rerankfleet.shared.settings import Settings, mask
 from rerankfleet.shared.state.keys import Keys
 
 CONNECTIONS_MAX = 64
-"""Connections of one process. A thread that finds none free waits for one."""
+"""Connections of one process. A thread waits while none is free."""
 CONNECTION_WAIT_S = 30.0
-"""How long it waits at the most."""
+"""How long it waits at most."""
 
 REDIS_ERRORS = (redis.RedisError,)
-"""What a call raises while Redis is away: worth trying again, nobody's fault."""
+"""What a call raises while Redis is unavailable: a retry may succeed."""
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _INCLUDE = "-- include "
@@ -48,7 +48,7 @@ def connect(settings: Settings) -> redis.Redis:
         client.ping()
     except ValueError as error:
         raise UsageError(
-            f"RERANK_REDIS_URL is wrong: {mask(address)} is no address of a Redis",
+            f"RERANK_REDIS_URL is wrong: {mask(address)} is not the address of a Redis",
             hint="write redis://host:6379/0, or rediss:// for TLS",
         ) from error
     except redis.RedisError as error:
@@ -60,13 +60,13 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def now_ms(client: redis.Redis) -> int:
-    """The server's clock, which all leases go by."""
+    """The time in ms by the server's clock, which all leases use."""
     seconds, micros = client.time()
     return seconds * 1000 + micros // 1000
 
 
 class Scripts:
-    """The Lua scripts beside this module, each one atomic step, by the name of its file."""
+    """The Lua scripts in `scripts/`, each an atomic operation, by the name of its file."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._scripts = {
@@ -79,7 +79,7 @@ class Scripts:
 
 
 def _source(path: Path) -> str:
-    """A script's text, behind that of the file it includes."""
+    """A script's text, preceded by that of the file it includes."""
     text = path.read_text()
     first = text.partition("\n")[0]
     if not first.startswith(_INCLUDE):
@@ -89,7 +89,7 @@ def _source(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """What every room of the state works with."""
+    """What the classes of this package work with."""
 
     redis: redis.Redis
     keys: Keys

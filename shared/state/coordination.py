@@ -1,4 +1,4 @@
-"""What coordinators agree on: who leads, whether one lives, and what the monitor had to do."""
+"""What coordinators share: leadership, a sign of life, and counts of what the monitor repaired."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rerankfleet.shared.state.shards import OUTAGE_MS
 
 
 class Coordination:
-    """Leadership, the coordinators' sign of life, and counted events."""
+    """Leadership, the coordinators' pulse, and counted events."""
 
     def __init__(self, connection: Connection) -> None:
         self._redis = connection.redis
@@ -18,23 +18,23 @@ class Coordination:
         self._settings = connection.settings
 
     def pulse(self) -> bool:
-        """Note that the coordinator lives. Returns whether it had been silent."""
+        """Record that a coordinator lives. Returns whether all had been silent."""
         keys = [self._keys.pulse, self._keys.amnesty]
         return bool(self._scripts.run("pulse", keys, [OUTAGE_MS, self._settings.lease_ms]))
 
     def silent_s(self) -> float:
-        """How long ago the coordinator last gave a sign of life."""
+        """Seconds since the last pulse; infinite if there was none."""
         last = cast("str | None", self._redis.get(self._keys.pulse))
         return (now_ms(self._redis) - int(last)) / 1000 if last else float("inf")
 
     def lead(self, role: str, token: str, ttl_s: float) -> bool:
-        """Take or keep a role."""
+        """Take or keep a role. Returns whether the caller has it."""
         return bool(
             self._scripts.run("lead", [self._keys.leader(role)], [token, int(ttl_s * 1000)])
         )
 
     def count_event(self, kind: str, count: int = 1) -> None:
-        """Count something that the monitor had to do, for an hour from the first on."""
+        """Count an event; the counter ends an hour after its first event."""
         key = self._keys.seen(kind)
         pipe = self._redis.pipeline()
         pipe.incrby(key, count)
@@ -42,5 +42,5 @@ class Coordination:
         pipe.execute()
 
     def event_count(self, kind: str) -> int:
-        """How often it happened, within the last hour."""
+        """How often an event was counted, within the last hour."""
         return int(cast("str | None", self._redis.get(self._keys.seen(kind))) or 0)

@@ -1,7 +1,4 @@
-"""Who works: heartbeats of workers in Redis, what they observe, and their batch limits.
-
-What they do with their shards is in `shards.py`.
-"""
+"""The fleet: heartbeats of workers, what they observe, and their batch limits."""
 
 from __future__ import annotations
 
@@ -16,20 +13,20 @@ from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.state.connection import Connection
 
 HEARTBEATS_MISSED = 3
-"""A worker that missed this many heartbeats is gone."""
+"""A worker that missed this many heartbeats no longer counts."""
 
 HEARTBEATS_REMEMBERED = 30
-"""For so many heartbeats it is kept what was observed and decided of a worker: longer than a
-Redis or a monitor is away."""
+"""For so many heartbeats, what was observed and decided of a worker is kept: longer than an outage
+of Redis or of the monitor lasts."""
 
 PACKS_KEPT = 2048
-"""Observations of a worker that wait for a monitor, at the most about."""
+"""About how many observations of a worker are kept for the monitor."""
 
 LIMITS_KEPT = 200
-"""Limits of a worker in its history."""
+"""How many limits the history of a worker holds."""
 
 SERVED_TTL_S = 30 * 86_400
-"""How long a model counts as one of this fleet's after its last worker stopped."""
+"""How long the fleet counts as serving a model after its last worker stopped."""
 
 _OBSERVATION = TypeAdapter(Observation)
 
@@ -76,25 +73,25 @@ class WorkerRow(BaseModel):
     slots: int = 0
     pairs_per_s: float = 0.0
     tokens_per_s: float = 0.0
-    """Measured rate of the device, for cutting shards; from the self-test until packs ran."""
+    """Measured rate of the device, for cutting shards; from the self-test until packs have run."""
     busy_share: float = 0.0
     """Share of the last seconds in which the device computed."""
     preparing_share: float = 0.0
-    """Share of the last seconds in which shards were in hand but the device had nothing."""
+    """Share of the last seconds in which it held shards but the device had nothing to compute."""
     pairs: int = 0
     latency_s: float = 0.0
-    """Device seconds of a pack, lately."""
+    """Mean device seconds of its last packs."""
     latency_p50_s: float = 0.0
     latency_p95_s: float = 0.0
     waiting_share: float = 0.0
-    """Of the time from prepared to scored of its packs' oldest pairs: the share in which they
-    waited for the device. Near 1 where the device is the bottleneck."""
+    """Of the time from prepared to scored of its packs' oldest pairs, the share spent waiting for
+    the device. Near 1 where the device is the bottleneck."""
     version: str = ""
     seen_s: float = 0.0
 
 
 class BatchLimit(BaseModel):
-    """A worker's batch limit as decided. Of two with the same version the first one counts."""
+    """A worker's batch limit as decided. Of two with the same version the first one wins."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -102,12 +99,12 @@ class BatchLimit(BaseModel):
     pairs: int
     reason: str = ""
     at_s: float = 0.0
-    """When tokens or pairs changed last (time.time)."""
+    """When tokens or pairs last changed (time.time)."""
     version: int = 1
     cursor: str = ""
     """The last observation it is based on."""
     memory: str = ""
-    """What the policy remembers, as JSON."""
+    """The state of the policy, as JSON."""
 
 
 class PastLimit(BaseModel):
@@ -133,7 +130,7 @@ class Fleet:
         self._remembered_ms = int(HEARTBEATS_REMEMBERED * settings.heartbeat_s * 1000)
 
     def beat(self, row: WorkerRow, counts: Counts | None = None) -> None:
-        """Say that a worker lives and what it does, and what it counted so far."""
+        """Write a worker's heartbeat: what it does, and what it has counted so far."""
         now = time.time()
         fields = row.model_dump() | {"supports_images": int(row.supports_images), "seen_s": now}
         key = self._keys.worker(row.id)
@@ -148,7 +145,7 @@ class Fleet:
         pipe.execute()
 
     def leave(self, worker_id: str) -> None:
-        """Say that a worker stopped on purpose."""
+        """Deregister a worker that stops on purpose."""
         pipe = self._redis.pipeline()
         keys = self._keys
         pipe.delete(keys.worker(worker_id), keys.counts(worker_id), *self._learned(worker_id))
@@ -156,7 +153,7 @@ class Fleet:
         pipe.execute()
 
     def knows(self, model: str) -> bool:
-        """Whether this model is served, or was lately (a fleet may be scaled down to nothing)."""
+        """Whether this model is served, or was recently (a fleet may be scaled down to nothing)."""
         return bool(self._redis.exists(self._keys.served(model)))
 
     def workers(self, model: str | None = None) -> list[WorkerRow]:
@@ -165,25 +162,25 @@ class Fleet:
         pipe = self._redis.pipeline(transaction=False)
         for worker_id in ids:
             pipe.hgetall(self._keys.worker(worker_id))
-        rows = [_row(found) for found in pipe.execute() if found]
+        rows = [_row(fields) for fields in pipe.execute() if fields]
         return [row for row in rows if row and model in (None, row.model)]
 
     def counts(self, worker_ids: Sequence[str]) -> list[Counts]:
-        """What each of these workers counted; nothing where one tells nothing that we can read."""
+        """What each of these workers counted; empty for one that wrote nothing readable."""
         if not worker_ids:
             return []
-        found = self._redis.mget([self._keys.counts(worker_id) for worker_id in worker_ids])
-        return [load_counts(text) for text in cast("list[str | None]", found)]
+        texts = self._redis.mget([self._keys.counts(worker_id) for worker_id in worker_ids])
+        return [load_counts(text) for text in cast("list[str | None]", texts)]
 
     # ---- batch limits ---------------------------------------------------------------------------
 
     def forget(self, worker_id: str) -> None:
-        """Drop what was learned of a worker: its process is a new one of the same name."""
+        """Drop what was learned of a worker whose name a new process has taken."""
         self._redis.delete(*self._learned(worker_id))
 
     def push(self, worker_id: str, observations: Sequence[Observation] = ()) -> BatchLimit | None:
-        """Add what a worker observed, keep what is known of it alive, and return its limit, if
-        there is one. One round trip, however many packs."""
+        """Add what a worker observed, extend the life of what was learned of it, and return its
+        limit, if there is one. One round trip, however many packs."""
         pipe = self._redis.pipeline()  # a transaction: no stream without its TTL
         packs = self._keys.packs(worker_id)
         for observation in observations:
@@ -197,7 +194,7 @@ class Fleet:
     def observations(self, worker_id: str, after: str = "") -> tuple[str, list[Observation]]:
         """What a worker observed after a cursor ("" for the beginning), and the new cursor.
 
-        An entry that is no observation is left out; what its numbers say is not judged here.
+        Entries that are not observations are left out; implausible numbers are not judged here.
         """
         least = f"({after}" if after else "-"
         entries = cast("list[Any]", self._redis.xrange(self._keys.packs(worker_id), min=least))
@@ -205,20 +202,20 @@ class Fleet:
         return cursor, list(_observations(fields for _, fields in entries))
 
     def last_packs(self, worker_id: str, count: int, since_ms: int = 0) -> list[Observation]:
-        """What a worker observed of its last packs, the oldest first; with `since_ms`, the server's
-        time, only what it was told of from then on."""
+        """What a worker observed of its last packs, the oldest first; with `since_ms`, in the
+        server's time, only what was added from then on."""
         packs = self._keys.packs(worker_id)
         entries = cast("list[Any]", self._redis.xrevrange(packs, min=since_ms, count=count))
         return list(_observations(fields for _, fields in reversed(entries)))
 
     def limit(self, worker_id: str) -> BatchLimit | None:
-        """A worker's limit as decided last; None before the first decision."""
+        """A worker's limit as last decided; None before the first decision."""
         return _limit(self._redis.hgetall(self._keys.limit(worker_id)))
 
     def set_limit(self, worker_id: str, limit: BatchLimit) -> bool:
-        """Write a limit that is based on the one of the version before it.
+        """Write a limit that is based on the previous version.
 
-        False when another monitor was first: nothing is changed then.
+        False when another monitor was first; then nothing is changed.
         """
         entry = PastLimit(**limit.model_dump())
         fields = limit.model_dump(exclude={"version", "tokens", "pairs"})
@@ -235,7 +232,7 @@ class Fleet:
         return bool(self._scripts.run("limit", keys, arguments))
 
     def limits(self, worker_id: str) -> list[PastLimit]:
-        """The last limits that a worker was given, the oldest first."""
+        """The last limits of a worker, the oldest first."""
         entries = cast("list[str]", self._redis.lrange(self._keys.limits(worker_id), 0, -1))
         return [PastLimit.model_validate_json(entry) for entry in reversed(entries)]
 
@@ -244,17 +241,17 @@ class Fleet:
         return keys.packs(worker_id), keys.limit(worker_id), keys.limits(worker_id)
 
 
-def _row(found: Any) -> WorkerRow | None:
-    """A heartbeat; None for one of another version that we cannot read."""
+def _row(fields: Any) -> WorkerRow | None:
+    """A heartbeat; None for one that another version wrote and that cannot be read."""
     try:
-        return WorkerRow.model_validate(found)
+        return WorkerRow.model_validate(fields)
     except ValidationError:
         return None
 
 
-def _limit(found: Any) -> BatchLimit | None:
+def _limit(fields: Any) -> BatchLimit | None:
     try:
-        return BatchLimit.model_validate(found) if found else None
+        return BatchLimit.model_validate(fields) if fields else None
     except ValidationError:
         return None
 

@@ -1,4 +1,4 @@
-"""Small payloads and results that live in Redis itself, under a TTL."""
+"""Small payloads and results that are kept in Redis itself, under a TTL."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Inline:
         return f"redis:{job_id}/{name}"
 
     def get(self, uri: str) -> bytes | None:
-        """Read what `put` kept; None once it has expired."""
+        """The payload at a URI; None once it has expired."""
         job_id, _, name = uri.removeprefix("redis:").partition("/")
         payload = cast("str | None", self._redis.get(self._keys.inline(job_id, name)))
         return None if payload is None else payload.encode()
 
     def drop(self, uris: Sequence[str]) -> None:
-        """Forget payloads that nobody reads again; should this be lost, they expire."""
+        """Remove payloads that are no longer read; if this fails, they expire."""
         if names := [uri.removeprefix("redis:").partition("/") for uri in uris]:
             self._redis.delete(*(self._keys.inline(job_id, name) for job_id, _, name in names))

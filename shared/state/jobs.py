@@ -1,7 +1,7 @@
-"""Jobs in Redis: made, paused, resumed, cancelled, retried, finished, and when to look again.
+"""Jobs in Redis: created, paused, resumed, cancelled, retried, finished, and when to look again.
 
-Each script says in its head which keys it touches and what it answers; each gives the same answer
-when it is repeated, so a lost reply does no harm.
+The head of each script says which keys it uses and what it answers. Each gives the same answer when
+it is repeated, so that a lost reply does no harm.
 """
 
 from __future__ import annotations
@@ -20,18 +20,16 @@ from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, Us
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
-from rerankfleet.shared.state.records import Job, Lease, OpenShard
+from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
 
-LOOK_AGAIN_MS = 10_000
-"""When the monitor looks at a job in motion that nothing touched meanwhile."""
 SWEEP_MS = 600_000
-"""How long the removal of a job's files may take, at the most."""
+"""How long the removal of a job's files may take at most."""
 
 log = structlog.get_logger()
 
 
 class Jobs:
-    """The life of jobs, one atomic step per method."""
+    """The life of jobs, one atomic operation per method."""
 
     def __init__(self, connection: Connection, inline: Inline) -> None:
         self._redis = connection.redis
@@ -51,16 +49,16 @@ class Jobs:
         inline_ttl_ms: int = 0,
         shards: Sequence[OpenShard] = (),
     ) -> str:
-        """Make a job; an inline one is born sealed, with its shards open and a deadline.
+        """Create a job; an inline one is sealed from the start, with open shards and a deadline.
 
         Returns its id, or that of the job which already has this key, input and options.
-        Raises KeyConflict when the key stands for another input or other options.
+        Raises KeyConflict when the key belongs to another input or other options.
         """
         keys = self._keys
         inline: list[str | int] = [shards[-1].end] if shards else []
         for shard in shards:
             inline += [shard_name(shard.start, shard.end), shard.file]
-        answer, found = self._scripts.run(
+        answer, id_ = self._scripts.run(
             "create",
             [
                 keys.job(job_id),
@@ -73,7 +71,7 @@ class Jobs:
             ],
             [
                 job_id,
-                spec.model_dump_json(exclude_defaults=True),  # an older reader knows no new field
+                spec.model_dump_json(exclude_defaults=True),  # an older version rejects new fields
                 digest,
                 spec.model,
                 deadline_ms or LOOK_AGAIN_MS,
@@ -85,10 +83,10 @@ class Jobs:
             self._inline.drop([shard.file for shard in shards])
         if answer == "conflict":
             raise KeyConflict(
-                f"the key {spec.key!r} belongs to job {found}, made from another input or options",
+                f"the key {spec.key!r} belongs to job {id_}, made from another input or options",
                 hint="choose another key, or submit the same input and options",
             )
-        return cast(str, found)
+        return cast(str, id_)
 
     def with_key(self, key: str) -> Job | None:
         """The job that has this key."""
@@ -99,12 +97,12 @@ class Jobs:
             return None
 
     def wait_persisted(self) -> None:
-        """Wait until the append-only file has what was written, where the server can tell."""
+        """Wait until what was written is in the append-only file, where the server has one."""
         with suppress(redis.ResponseError):
             self._redis.execute_command("WAITAOF", 1, 0, 2000)  # type: ignore[no-untyped-call]
 
     def get(self, job_id: str) -> Job:
-        """Read a job. Raises UnknownJob, or UnreadableJob, which is one."""
+        """Read a job. Raises UnknownJob, or its subclass UnreadableJob."""
         if jobs := self.get_many([job_id]):
             return jobs[0]
         if self._redis.exists(self._keys.job(job_id)):
@@ -114,8 +112,8 @@ class Jobs:
         raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job]:
-        """Read many jobs at once; those that are gone are left out, and those that another version
-        wrote, so that one of them hides no other job."""
+        """Read many jobs at once, without those that are gone or that another version wrote: one of
+        them must not hide the others."""
         pipe = self._redis.pipeline(transaction=False)
         for job_id in job_ids:
             pipe.hgetall(self._keys.job(job_id))
@@ -128,7 +126,7 @@ class Jobs:
         ]
 
     def _spec(self, job_id: str, facts: dict[str, str]) -> JobSpec | None:
-        """A job's spec; None for one that cannot be read, which is told once."""
+        """A job's spec; None for one that cannot be read, which is logged once."""
         if "spec" not in facts:
             return None
         try:
@@ -151,8 +149,8 @@ class Jobs:
         even_cancelled: bool = False,
         lease: Lease | None = None,
     ) -> str:
-        """Take a job's shards out of the open set; for what went wrong under a `lease` only while
-        that is held. Answers as `pause.lua` says."""
+        """Take a job's shards out of the open set; with a `lease`, under which something failed,
+        only while that is held. Returns the answer of `pause.lua`."""
         keys = [
             self._keys.job(job.id),
             self._keys.job_open(job.id),
@@ -171,7 +169,7 @@ class Jobs:
         return answer, shards
 
     def cancel(self, job: Job) -> str:
-        """Stop a job and keep what was scored. Answers as `cancel.lua` says."""
+        """Stop a job and keep what was scored. Returns the answer of `cancel.lua`."""
         k = self._keys
         keys = [
             k.job(job.id),
@@ -186,7 +184,7 @@ class Jobs:
         return cast(str, answer)
 
     def retry(self, job: Job, only: str) -> str:
-        """Open a finished job again for what failed. Answers as `retry.lua` says."""
+        """Reopen a finished job for what failed. Returns the answer of `retry.lua`."""
         k = self._keys
         keys = [
             k.job(job.id),
@@ -204,11 +202,11 @@ class Jobs:
         return cast(str, self._scripts.run("begin", keys, [job_id, token, self._settings.lease_ms]))
 
     def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
-        """Give a step's lease back."""
+        """Release a step's lease."""
         self._scripts.run("end", [self._keys.job(job_id), self._keys.jobs], [job_id, token, due_ms])
 
     def active_count(self, model: str) -> int:
-        """How many jobs of a model still have input to be cut: they share its window."""
+        """How many jobs of a model still have input to cut: they share its window."""
         pipe = self._redis.pipeline(transaction=False)
         for job_id in self.unfinished():
             pipe.hmget(self._keys.job(job_id), "model", "sealed", "paused")
@@ -219,7 +217,7 @@ class Jobs:
         self._redis.hset(self._keys.job(job_id), mapping=cast("dict[Any, Any]", facts))
 
     def parts(self, job_id: str) -> list[tuple[int, int, str]]:
-        """Committed ranges in order: (start, end, part); a part beginning with ! is cancelled."""
+        """Committed ranges in order: (start, end, part); a cancelled one has a part with a !."""
         ranges = set()
         for start, record in self._redis.hscan_iter(self._keys.job_parts(job_id), count=1000):
             end, _, part = record.partition(" ")
@@ -241,14 +239,14 @@ class Jobs:
         return cast("list[str]", self._redis.zrange(self._keys.jobs, 0, -1))
 
     def due(self, count: int = 100) -> list[str]:
-        """Unfinished jobs that nobody touched for a while."""
+        """Unfinished jobs that the monitor must look at now."""
         due = self._redis.zrange(
             self._keys.jobs, 0, now_ms(self._redis), byscore=True, offset=0, num=count
         )
         return cast("list[str]", due)
 
     def look_again(self, job_id: str, after_ms: int = LOOK_AGAIN_MS) -> None:
-        """Say when to look at an unfinished job again."""
+        """Set when the monitor looks at an unfinished job again."""
         self._redis.zadd(self._keys.jobs, {job_id: now_ms(self._redis) + after_ms}, xx=True)
 
     def models(self) -> list[str]:
@@ -256,7 +254,7 @@ class Jobs:
         return sorted(cast("set[str]", self._redis.smembers(self._keys.models)))
 
     def sweepable(self) -> list[str]:
-        """Finished jobs whose files may go."""
+        """Finished jobs whose files may be removed."""
         return cast(
             "list[str]",
             self._redis.zrange(
@@ -265,13 +263,13 @@ class Jobs:
         )
 
     def begin_sweep(self, job_id: str) -> int:
-        """Begin to remove a finished job's files, during which it cannot be retried. Returns the
-        ms that the job is still kept; 0 when it is gone, -1 when it was opened again."""
+        """Begin to remove a finished job's files; meanwhile it cannot be retried. Returns for how
+        many ms the job is still kept; 0 when it is gone, -1 when it was reopened."""
         keys = [self._keys.job(job_id), self._keys.sweep]
         return cast(int, self._scripts.run("sweep", keys, [job_id, SWEEP_MS]))
 
     def end_sweep(self, job_id: str, again_ms: int = 0) -> None:
-        """End the removal, and say after how long to come again; 0: never."""
+        """End the removal, and set after how long it is repeated; 0: never."""
         self._scripts.run("swept", [self._keys.job(job_id), self._keys.sweep], [job_id, again_ms])
 
     def has_ended(self, job_id: str) -> bool:
@@ -279,7 +277,7 @@ class Jobs:
         return bool(self._redis.hexists(self._keys.job(job_id), "finished_ms"))
 
     def wait_done(self, job_id: str, timeout_s: float) -> bool:
-        """Wait until a job's end is told, polling slowly beside. Returns whether it ended."""
+        """Wait until a job's end is announced, and poll slowly too. Returns whether it ended."""
         deadline = time.monotonic() + timeout_s
         with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe(self._keys.done_channel(job_id))

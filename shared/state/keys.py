@@ -1,32 +1,38 @@
 """Every Redis key: how it is built, what it is, how long it lives, who writes and who reads it.
 
-    key                   type    lives                    written by             read by
-    {p}:jobs              zset    permanent                client, feeder, commit monitor
-    {p}:recent            zset    permanent, trimmed       client                 client
-    {p}:sweep             zset    permanent, emptied       feeder (finish)        monitor
-    {p}:models            set     permanent, one per model client                 monitor
-    {p}:open:{model}      zset    gone when empty          feeder, worker         monitor, worker
-    {p}:job:{id}          hash    result_ttl after the end client, feeder, worker all
-    {p}:job:{id}:open     hash    gone when empty          feeder, worker         worker, monitor
-    {p}:job:{id}:parts    hash    parts_ttl after the end  commit                 feeder (finish)
-    {p}:key:{digest}      string  with its job, or answer  client                 client
-    {p}:inline:{id}:{name}string  TTL from the beginning   client, worker         worker, client
-    {p}:worker:{id}       hash    3 heartbeats             worker                 all
-    {p}:worker:{id}:counts string 3 heartbeats             worker                 gateway
-    {p}:worker:{id}:packs stream  30 heartbeats, trimmed   worker                 monitor
-    {p}:worker:{id}:limit hash    30 heartbeats            monitor                worker, monitor
-    {p}:worker:{id}:limits list   30 heartbeats, trimmed   monitor                status
-    {p}:workers           zset    permanent, trimmed       worker                 all
-    {p}:served:{model}    string  30 days                  worker                 client
-    {p}:pulse             string  permanent                monitor                claim
-    {p}:amnesty           string  permanent                monitor                claim
-    {p}:leader:{role}     string  a few ticks              monitor                monitor
-    {p}:seen:{kind}       string  1 h                      monitor, worker        gateway, tests
-    {p}:stats             zset    25 h after a commit      commit                 statistics
-    {p}:stats:{kind}:{name}:{hour} hash 25 h after a commit commit                statistics
-    {p}:profile:{name}    list    90 days after a change   finish                 client
+Written in: the module of this package. By: the processes that call it (coord: the coordinator).
 
-{p} is RERANK_KEY_PREFIX. Celery's own keys stand under {p}:celery: (`shared/queue.py`).
+    key                    type   lives                    written in            by
+    {p}:jobs               zset   permanent                jobs, shards          all
+    {p}:recent             zset   permanent, trimmed       jobs                  client
+    {p}:sweep              zset   permanent, emptied       jobs                  coord, monitor
+    {p}:models             set    permanent, one per model jobs                  client
+    {p}:open:{model}       zset   gone when empty          jobs, shards          coord, worker
+    {p}:job:{id}           hash   result_ttl after the end jobs, shards          all
+    {p}:job:{id}:open      hash   gone when empty          jobs, shards          coord, worker
+    {p}:job:{id}:parts     hash   parts_ttl after the end  shards, jobs (cancel) worker
+    {p}:key:{digest}       string with its job, or answer  jobs                  client
+    {p}:inline:{id}:{name} string TTL from the beginning   inline                client, worker
+    {p}:worker:{id}        hash   3 heartbeats             fleet                 worker
+    {p}:worker:{id}:counts string 3 heartbeats             fleet                 worker
+    {p}:worker:{id}:packs  stream 30 heartbeats, trimmed   fleet                 worker
+    {p}:worker:{id}:limit  hash   30 heartbeats            fleet                 monitor
+    {p}:worker:{id}:limits list   30 heartbeats, trimmed   fleet                 monitor
+    {p}:workers            zset   permanent, trimmed       fleet                 worker
+    {p}:served:{model}     string 30 days                  fleet                 worker
+    {p}:pulse              string permanent                coordination          monitor
+    {p}:amnesty            string permanent                coordination          monitor
+    {p}:leader:{role}      string a few ticks              coordination          monitor
+    {p}:seen:{kind}        string 1 h                      coordination, shards  monitor, worker
+    {p}:stats              zset   25 h after a commit      shards                worker
+    {p}:stats:{kind}:{name}:{hour}
+                           hash   25 h after a commit      shards                worker
+    {p}:profile:{name}     list   90 days after a change   statistics            coord, client
+
+The module that writes a key also reads it. In addition `shards` reads pulse and amnesty when it
+claims, and `statistics` reads stats.
+
+{p} is RERANK_KEY_PREFIX. Celery's own keys are under {p}:celery: (`shared/queue.py`).
 A shard is named {job}/{start}-{end}: the range of its items in the job's cut order.
 """
 
@@ -36,7 +42,7 @@ import hashlib
 from dataclasses import dataclass
 
 PERMANENT = frozenset({"jobs", "recent", "sweep", "models", "workers", "pulse", "amnesty"})
-"""The keys without a TTL that stay when no job is unfinished. A test proves that no other does."""
+"""The keys without a TTL that stay when no job is unfinished. A test checks that no other does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class Keys:
 
     @property
     def jobs(self) -> str:
-        """Unfinished jobs by the time, in ms, when to look at them again."""
+        """Unfinished jobs by the time, in ms, when the monitor looks at them again."""
         return f"{self.prefix}:jobs"
 
     @property
@@ -57,7 +63,7 @@ class Keys:
 
     @property
     def sweep(self) -> str:
-        """Finished jobs by the time when their files may go."""
+        """Finished jobs by the time when their files may be removed."""
         return f"{self.prefix}:sweep"
 
     @property
@@ -72,16 +78,16 @@ class Keys:
 
     @property
     def pulse(self) -> str:
-        """When the monitor last ticked: a gap means an outage, for which nobody is blamed."""
+        """When the monitor last ticked: a gap means an outage, which no shard is blamed for."""
         return f"{self.prefix}:pulse"
 
     @property
     def amnesty(self) -> str:
-        """Leases that expired before this time blame nobody."""
+        """Leases that expired before this time blame no shard."""
         return f"{self.prefix}:amnesty"
 
     def open(self, model: str) -> str:
-        """The open set of a model: shards by the time when someone must look at them again."""
+        """The open set of a model: shards by the time when they are free, or their lease ends."""
         return f"{self.prefix}:open:{model}"
 
     def job(self, job_id: str) -> str:
@@ -89,7 +95,7 @@ class Keys:
         return f"{self.prefix}:job:{job_id}"
 
     def job_open(self, job_id: str) -> str:
-        """Uncommitted shards of a job: range -> JSON of file, lease and blame."""
+        """Uncommitted shards of a job: range -> record (scripts/include/shard_record.lua)."""
         return f"{self.prefix}:job:{job_id}:open"
 
     def job_parts(self, job_id: str) -> str:
@@ -97,7 +103,7 @@ class Keys:
         return f"{self.prefix}:job:{job_id}:parts"
 
     def job_key(self, key: str) -> str:
-        """The user's key of a job -> its id."""
+        """The user's key of a job -> digest of its input and options, and its id."""
         return f"{self.prefix}:key:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
     def inline(self, job_id: str, name: str) -> str:
@@ -117,7 +123,7 @@ class Keys:
         return f"{self.prefix}:worker:{worker_id}:packs"
 
     def limit(self, worker_id: str) -> str:
-        """A worker's batch limit, why it is so, and what its policy remembers."""
+        """A worker's batch limit, its reason, and the state of its policy."""
         return f"{self.prefix}:worker:{worker_id}:limit"
 
     def limits(self, worker_id: str) -> str:
@@ -125,25 +131,25 @@ class Keys:
         return f"{self.prefix}:worker:{worker_id}:limits"
 
     def served(self, model: str) -> str:
-        """Set while a worker served this model lately."""
+        """Set if a worker served this model recently."""
         return f"{self.prefix}:served:{model}"
 
     def leader(self, role: str) -> str:
-        """Who may act in a role now."""
+        """The process that holds a role now."""
         return f"{self.prefix}:leader:{role}"
 
     def seen(self, kind: str) -> str:
-        """A counter of disturbances, such as hints sent again: 0 in an undisturbed run."""
+        """A counter of events, such as hints sent again: 0 in an undisturbed run."""
         return f"{self.prefix}:seen:{kind}"
 
     @property
     def stats(self) -> str:
-        """Whose statistics there are, each by the hour of its last commit."""
+        """The statistics that exist, each by the hour of its last commit."""
         return f"{self.prefix}:stats"
 
     def stats_of(self, kind: str, name: str, hour: int | None = None) -> str:
-        """Counters of a worker, model, profile or priority in an hour since 1970; without it the
-        key's beginning, to which `commit.lua` adds the hour of the server's clock."""
+        """Counters of a worker, model, profile or priority in an hour since 1970; without the hour,
+        the prefix to which `commit.lua` appends the hour of the server's clock."""
         return f"{self.prefix}:stats:{kind}:{name}:{'' if hour is None else hour}"
 
     def profile(self, name: str) -> str:
@@ -151,5 +157,5 @@ class Keys:
         return f"{self.prefix}:profile:{name}"
 
     def done_channel(self, job_id: str) -> str:
-        """Pub/sub channel on which the end of a job is told. Not a key."""
+        """Pub/sub channel on which the end of a job is announced. Not a key."""
         return f"{self.prefix}:done:{job_id}"

@@ -1,22 +1,30 @@
-"""What the state hands out: a job, an open shard, a lease."""
+"""The records of the state: a job, an open shard, a lease."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.job_status import Progress
 from rerankfleet.shared.score_distribution import ScoreDistribution
 
+LOOK_AGAIN_MS = 10_000
+"""After this time without a change, the monitor looks at an unfinished job."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as Redis has it: the spec and the raw facts."""
+    """A job as Redis has it: its spec, and its facts as text."""
 
     id: str
     spec: JobSpec
     facts: dict[str, str]
     open_shards: int
+
+    def with_facts(self, facts: Mapping[str, str]) -> Job:
+        """The job with facts that were written after it was read."""
+        return replace(self, facts={**self.facts, **facts})
 
     def number(self, name: str) -> int:
         """A count among the facts; 0 when absent."""
@@ -34,7 +42,7 @@ class Job:
 
     @property
     def paused(self) -> str | None:
-        """Why it stands still, or None."""
+        """Why it is paused, or None."""
         return self.facts.get("paused")
 
     @property
@@ -69,13 +77,13 @@ class Job:
 
     @property
     def scores(self) -> ScoreDistribution:
-        """How its scores are spread."""
+        """The distribution of its scores."""
         return ScoreDistribution.from_fields(self.facts)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenShard:
-    """A shard that one feed step cut: items [start, end) described in `file`."""
+    """A shard that a feed step cut: items [start, end), which `file` describes."""
 
     start: int
     end: int

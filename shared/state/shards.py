@@ -1,7 +1,7 @@
 """Shards in Redis: opened, claimed under a lease, renewed, committed, released, split.
 
-Celery messages are only hints; what is written here is the truth. Knows nothing of storage,
-Celery, models or devices.
+Celery messages are only hints; Redis is the source of truth. Knows nothing of storage, Celery,
+models or devices.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
-from rerankfleet.shared.state.records import Job, Lease, OpenShard
+from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
 from rerankfleet.shared.statistics import KINDS, TTL_MS
 
 OUTAGE_MS = 10_000
-"""A coordinator silent for this long means an outage: leases that ran out in it blame nobody."""
+"""A coordinator silent for this long means an outage: leases that expire in it blame no shard."""
 LEFT = "left"
-"""What is counted where a shard's lease ran out, since its worker died or hung."""
-LOOK_AGAIN_MS = 10_000
-"""When the monitor looks at a job in motion that nothing touched meanwhile."""
+"""The event counted when a shard's lease expires because its worker died or hung."""
 
 
 class Shards:
-    """The open shards of all jobs, one atomic step per method."""
+    """The open shards of all jobs, one atomic operation per method."""
 
     def __init__(self, connection: Connection, inline: Inline) -> None:
         self._redis = connection.redis
@@ -43,26 +41,21 @@ class Shards:
         sealed: bool,
         lines: int,
         low_water: int,
-    ) -> str:
-        """Open shards and move the cursor from cursor[0] to cursor[1], if it still stands there."""
+    ) -> tuple[str, int]:
+        """Open shards and move the job's cursor from cursor[0] to cursor[1], if it is still there.
+        Returns the answer of `open.lua` and how many shards of the job are open then."""
         k = self._keys
-        flat: list[str | int] = [
-            x for shard in shards for x in (shard.start, shard.end, shard.file)
+        keys = [
+            k.job(job.id),
+            k.job_open(job.id),
+            k.open(job.spec.model),
+            k.job_parts(job.id),
+            k.jobs,
         ]
-        return cast(
-            str,
-            self._scripts.run(
-                "open",
-                [
-                    k.job(job.id),
-                    k.job_open(job.id),
-                    k.open(job.spec.model),
-                    k.job_parts(job.id),
-                    k.jobs,
-                ],
-                [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat],
-            ),
-        )
+        flat = [part for shard in shards for part in (shard.start, shard.end, shard.file)]
+        args = [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat]
+        answer, open_shards = self._scripts.run("open", keys, args)
+        return answer, open_shards
 
     def claim(
         self,
@@ -99,7 +92,7 @@ class Shards:
         return cast(str, answer)
 
     def renew(self, leases: Sequence[Lease]) -> list[str]:
-        """Prolong leases in one call; per lease ok, lost, cancelled or paused."""
+        """Renew leases in one call. Returns for each: ok, lost, cancelled or paused."""
         if not leases:
             return []
         k = self._keys
@@ -112,7 +105,8 @@ class Shards:
         return cast("list[str]", self._scripts.run("renew", keys, [self._settings.lease_ms, *args]))
 
     def commit(self, lease: Lease, part: str, summary: ShardSummary) -> tuple[str, bool, bool]:
-        """Record a shard's part. Returns (committed or late, feed wanted, finish wanted)."""
+        """Record a shard's part. Returns "committed" or "late", and whether a feed and a finish are
+        due."""
         k = self._keys
         start, _, end = lease.shard.partition("-")
         job_id = lease.job_id
@@ -146,7 +140,7 @@ class Shards:
         return answer, bool(feed), bool(finish)
 
     def release(self, lease: Lease) -> bool:
-        """Give a shard back at once, blaming nobody. Returns whether it is free again."""
+        """Release a shard, which is not blamed for it. Returns whether it is free again."""
         keys = [self._keys.job_open(lease.job_id), self._keys.open(lease.model)]
         return bool(self._scripts.run("release", keys, [lease.job_id, lease.shard, lease.token]))
 
@@ -160,18 +154,18 @@ class Shards:
         return [shard_name(start, middle), shard_name(middle, end)]
 
     def backlog(self, model: str) -> int:
-        """How many shards of a model are open, claimed or not: what an autoscaler reads."""
+        """How many shards of a model are open, claimed or not: the metric for an autoscaler."""
         return self._redis.zcard(self._keys.open(model))
 
     def due(self, model: str, count: int) -> list[tuple[str, str]]:
-        """Shards that nobody holds: (job, range), longest waiting first."""
+        """Shards that no worker holds: (job, range), the longest waiting first."""
         due = self._redis.zrange(
             self._keys.open(model), 0, now_ms(self._redis), byscore=True, offset=0, num=count
         )
         return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
 
     def oldest_due_s(self, model: str) -> float:
-        """For how long the shard that waits longest has been waiting for a worker; 0: none does."""
+        """For how long the oldest shard without a worker has been waiting; 0: none is."""
         key = self._keys.open(model)
         first = cast("list[tuple[str, float]]", self._redis.zrange(key, 0, 0, withscores=True))
         return max(0.0, (now_ms(self._redis) - first[0][1]) / 1000) if first else 0.0

@@ -1,4 +1,4 @@
-"""Statistics by the hour, and the temperatures that jobs gave their profiles."""
+"""Statistics by the hour, and the temperatures that profiles got from their jobs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from rerankfleet.shared.statistics import (
 )
 
 CHANGES_KEPT = 100
-"""Changes of a profile's temperature that are remembered."""
+"""How many changes of a profile's temperature are kept."""
 CHANGES_TTL_MS = 90 * 86_400_000
-"""How long a profile's temperature stands after its last change."""
+"""How long a profile's adapted temperature is kept after its last change."""
 
 
 class StatisticsRecords:
@@ -47,8 +47,8 @@ class StatisticsRecords:
         return sorted(rows, key=lambda row: (KINDS.index(row.kind), row.name))
 
     def adapt_temperature(self, job: Job, to: float) -> bool:
-        """Let a job's scores change the temperature of its profile's later jobs. Once per job, and
-        only from the temperature that the profile has now. Returns whether it changed."""
+        """Change the temperature of later jobs of a job's profile: once per job, and only if it ran
+        with the present one. Returns whether it changed."""
         change = TemperatureChange(
             at_s=now_ms(self._redis) / 1000,
             job=job.id,
@@ -62,18 +62,18 @@ class StatisticsRecords:
         return bool(self._scripts.run("adapt", keys, args))
 
     def profile_temperature(self, profile: str, base: float) -> float:
-        """The temperature that a profile has now: what earlier jobs gave it, or its own, `base`,
-        when there is nothing, or only from when it was another one."""
+        """A profile's present temperature: the adapted one, or the configured one, `base`, if there
+        is none or it was adapted from another base."""
         newest = self.temperature_changes(profile, 1)
         return newest[0].to if newest and newest[0].base == base else base
 
     def temperature_changes(
         self, profile: str, count: int = CHANGES_KEPT
     ) -> list[TemperatureChange]:
-        """How a profile's temperature was changed, newest first."""
+        """The changes of a profile's temperature, newest first."""
         changes = cast("list[str]", self._redis.lrange(self._keys.profile(profile), 0, count - 1))
         return [TemperatureChange.model_validate_json(change) for change in changes]
 
     def forget_temperature(self, profile: str) -> None:
-        """Let a profile have its own temperature again."""
+        """Reset a profile to its configured temperature."""
         self._redis.delete(self._keys.profile(profile))

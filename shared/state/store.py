@@ -1,11 +1,11 @@
-"""All state of the fleet over one Redis: a room for each kind of record.
+"""The state of the fleet in one Redis, by kind of record.
 
-store.jobs          made, paused, cancelled, retried, finished
+store.jobs          created, paused, cancelled, retried, finished
 store.shards        opened, claimed, renewed, committed, released, split
 store.inline        small payloads and results
 store.fleet         heartbeats, observations, batch limits
 store.statistics    counters by the hour, temperatures of profiles
-store.coordination  who leads, whether a coordinator lives
+store.coordination  leadership, the coordinators' pulse, counted events
 store.broker        hints that wait in Celery's lists
 """
 
@@ -28,7 +28,7 @@ from rerankfleet.shared.state.statistics import StatisticsRecords
 
 
 class Store:
-    """The rooms of the state over one Redis."""
+    """All records in one Redis."""
 
     def __init__(self, client: redis.Redis, settings: Settings) -> None:
         self.client = client
@@ -43,9 +43,9 @@ class Store:
         self.broker = Broker(connection)
 
     def now_ms(self) -> int:
-        """The server's clock, which all leases go by."""
+        """The time in ms by the server's clock, which all leases use."""
         return now_ms(self.client)
 
     def server_info(self) -> dict[str, Any]:
-        """What the server says of itself (INFO)."""
+        """The server's INFO."""
         return self.client.info()

@@ -7,7 +7,6 @@ Knows nothing of what the bytes mean.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import shutil
@@ -24,22 +23,22 @@ import stamina
 
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
-
-S3_PART_BYTES = 16 << 20
-"""Multipart uploads: 10,000 parts of this size make 160 GB, the largest output of one job."""
+from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.s3 import new_client
+from rerankfleet.shared.storage.s3_streams import S3Body, multipart
 
 KEYS_PER_PAGE = 1000
-"""Keys of a listing held at once: what S3 gives at the most."""
+"""Keys of a listing held at once: the most that S3 returns."""
 
 NAME_BYTES_MAX = 255
-"""Of a file or folder: no common file system takes more."""
+"""Of a file or folder: the limit of common file systems."""
 
 retry_storage = stamina.retry(on=StorageUnavailable, attempts=5, timeout=60)
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What pins an object: its size and a tag that changes with its bytes."""
+    """Identifies a version of an object: its size and a tag that changes with its bytes."""
 
     size: int
     tag: str
@@ -56,18 +55,21 @@ def local_path(uri: str) -> Path:
 
 
 def _resolved(uri: str) -> Path:
-    """The path of a file: URI without links and detours. Raises UsageError for what is no path, or
-    one that begins nowhere: it would be a place of this process."""
+    """The path of a file: URI, with links and `..` resolved.
+
+    Raises UsageError where it is not a path, or a relative one: that would depend on the working
+    folder of this process.
+    """
     try:
         path = local_path(uri)
         if not path.is_absolute():
-            raise ValueError("it begins at no root")
+            raise ValueError("it is not absolute")
         if max(len(os.fsencode(name)) for name in path.parts) > NAME_BYTES_MAX:
             raise ValueError(f"a name in it is longer than {NAME_BYTES_MAX} bytes")
         return path.resolve()
     except (ValueError, OSError) as error:  # also a NUL, or half a character
         raise UsageError(
-            f"{uri!r} is no path ({error})", hint="write file:///folder/name"
+            f"{uri!r} is not a path ({error})", hint="write file:///folder/name"
         ) from error
 
 
@@ -102,7 +104,7 @@ class Objects:
             )
 
     def is_in_storage(self, uri: str) -> bool:
-        """Whether a URI names something in the storage of running jobs, by whatever detour."""
+        """Whether a URI names something in the storage of running jobs, `..` and links resolved."""
         storage = self._settings.storage_uri
         if uri.startswith("file://") and storage.startswith("file://"):
             return _resolved(uri).is_relative_to(_resolved(storage))
@@ -122,7 +124,7 @@ class Objects:
             )
 
     def _check_folder(self, uri: str) -> None:
-        path = _resolved(uri)  # follows links: a link out of a root is not in the root
+        path = _resolved(uri)  # a link that leads out of a root is not in the root
         roots = list(self._settings.allowed_roots)
         if self._settings.storage_uri.startswith("file://"):
             roots.append(local_path(self._settings.storage_uri))
@@ -134,24 +136,14 @@ class Objects:
 
     @cached_property
     def _s3(self) -> Any:
-        import boto3  # half a second of import that only s3:// users pay
-        from botocore.config import Config
-
-        config = Config(
-            retries={"mode": "standard", "max_attempts": 4},
-            max_pool_connections=32,
-            connect_timeout=5,
-            read_timeout=60,
-        )
-        # a session of its own: the default one keeps the credentials it found first
-        return boto3.Session().client("s3", config=config)
+        return new_client(attempts=5, connect_timeout_s=5, read_timeout_s=60, connections=32)
 
     @contextmanager
     def _clear_errors(self, uri: str) -> Iterator[None]:
-        """As the function does; and when the credentials were refused, the next call reads them
-        anew: whoever renews them need not start anything again."""
+        """`clear_errors`; once credentials were refused, the next call reads them anew, so that
+        renewed ones are used without a restart."""
         try:
-            with _clear_errors(uri):
+            with clear_errors(uri):
                 yield
         except CredentialsRefused:
             vars(self).pop("_s3", None)
@@ -168,8 +160,8 @@ class Objects:
                 bucket, key = _bucket_and_key(uri)
                 head = self._s3.head_object(Bucket=bucket, Key=key)
                 return Stat(head["ContentLength"], head["ETag"].strip('"'))
-            found = local_path(uri).stat()
-            return Stat(found.st_size, str(found.st_mtime_ns))
+            file = local_path(uri).stat()
+            return Stat(file.st_size, str(file.st_mtime_ns))
 
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""
@@ -185,10 +177,10 @@ class Objects:
     def read(self, uri: str) -> bytes:
         """The whole object."""
         if uri.startswith("redis:") and self._inline:
-            found = self._inline(uri)
-            if found is None:
-                raise UsageError(f"{uri} is over its time")
-            return found
+            payload = self._inline(uri)
+            if payload is None:
+                raise UsageError(f"{uri} has expired")
+            return payload
         with self.open(uri) as stream:
             return stream.read()
 
@@ -202,7 +194,7 @@ class Objects:
                 if offset >= self.stat(uri).size:
                     return io.BytesIO()
                 answer = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")
-                return cast(BinaryIO, io.BufferedReader(_Body(answer["Body"], uri), 1 << 20))
+                return cast(BinaryIO, io.BufferedReader(S3Body(answer["Body"], uri), 1 << 20))
             stream = local_path(uri).open("rb")
             stream.seek(offset)
             return cast(BinaryIO, stream)
@@ -210,8 +202,8 @@ class Objects:
     # ---- listing --------------------------------------------------------------------------------
 
     def listing(self, uri: str, after: str = "") -> Iterator[str]:
-        """Yield the URIs of all objects under a prefix, or of all files in a folder and in those
-        inside it, in one order that never changes, from behind `after` on.
+        """Yield the URIs of all objects under a prefix, or of all files in a folder and its
+        subfolders, in a stable order, starting after the URI `after`.
 
         Memory holds one page of keys, or the names of one folder. `uri` ends with a slash.
         Raises UsageError when it may not be listed.
@@ -222,24 +214,24 @@ class Objects:
             return
         self.check(uri)
         root = local_path(uri).resolve()
-        behind = local_path(after).relative_to(root).parts if after else ()
-        for path in _walk(root, behind):
+        after_parts = local_path(after).relative_to(root).parts if after else ()
+        for path in _walk(root, after_parts):
             yield f"file://{str(path).replace('%', '%25')}"
 
     @retry_storage
     def folders(self, uri: str, count: int = KEYS_PER_PAGE) -> list[str]:
-        """The names of the first folders right under a prefix or folder, in order; `uri` ends with
-        a slash. Where there is no such folder there are none."""
+        """The names of the first folders directly under a prefix or folder, in order; none where it
+        does not exist. `uri` ends with a slash."""
         if not uri.startswith("s3:"):
             self.check(uri)
             path = local_path(uri)
             if not path.is_dir():
                 return []
-            with _clear_errors(uri), os.scandir(path) as found:
-                return sorted(e.name for e in found if e.is_dir(follow_symlinks=False))[:count]
+            with clear_errors(uri), os.scandir(path) as entries:
+                return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))[:count]
         self._check_bucket(uri, listing=True)
         bucket, prefix = _bucket_and_key(uri)
-        with _clear_errors(uri):
+        with self._clear_errors(uri):
             page = self._s3.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=min(count, KEYS_PER_PAGE)
             )
@@ -257,12 +249,12 @@ class Objects:
 
     @retry_storage
     def _page(self, uri: str, bucket: str, prefix: str, after: str) -> tuple[list[str], bool]:
-        """One page of keys behind a key, and whether there are more."""
+        """One page of keys after a key, and whether there are more."""
         with self._clear_errors(uri):
             page = self._s3.list_objects_v2(
                 Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=KEYS_PER_PAGE
             )
-        return [found["Key"] for found in page.get("Contents", ())], page["IsTruncated"]
+        return [entry["Key"] for entry in page.get("Contents", ())], page["IsTruncated"]
 
     # ---- writing --------------------------------------------------------------------------------
 
@@ -274,11 +266,11 @@ class Objects:
 
     @contextmanager
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
-        """A stream into a new object, published when the block ends well, dropped otherwise."""
+        """A stream into a new object, published when the block ends well, discarded otherwise."""
         self.check(uri)
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
-                with _multipart(self._s3, *_bucket_and_key(uri)) as stream:
+                with multipart(self._s3, *_bucket_and_key(uri)) as stream:
                     yield stream
             else:
                 with publish_file(local_path(uri)) as stream:
@@ -286,9 +278,9 @@ class Objects:
 
     @retry_storage
     def delete_tree(self, uri: str) -> None:
-        """Remove everything under a URI of the storage; nothing there is no error."""
+        """Remove everything under a URI of the storage, if there is anything."""
         if not uri.startswith(self._settings.storage_uri + "/"):
-            raise NotAllowed(f"{uri} is not in the storage", hint="only the storage is cleaned")
+            raise NotAllowed(f"{uri} is not in the storage", hint="only the storage can be cleaned")
         with self._clear_errors(uri):
             if not uri.startswith("s3:"):
                 path = local_path(uri)
@@ -300,16 +292,16 @@ class Objects:
                 Bucket=bucket, Prefix=f"{prefix}/"
             )
             for page in pages:
-                keys = [{"Key": found["Key"]} for found in page.get("Contents", ())]
+                keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
                     self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
 
 
 def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
-    """The files of a folder and of those in it, by name, behind the one whose path has the parts
+    """The files of a folder and its subfolders, by name, after the one whose path has the parts
     `after`. Hidden ones and links to folders are left out."""
-    with _clear_errors(str(folder)), os.scandir(folder) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    with clear_errors(str(folder)), os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
         edge = after[0] if after else ""
         if entry.name < edge or entry.name.startswith("."):
@@ -327,128 +319,16 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 
 @contextmanager
 def publish_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a local file beside its place and rename it there when the block ends well."""
+    """Write a local file under a temporary name; it is renamed when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")  # any name that fits has one that does
+    draft = path.with_name(f".{uuid.uuid4().hex}.draft")  # short, however long the name is
     try:
         with draft.open("wb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())  # a commit must never outlive the part that it names
+            os.fsync(stream.fileno())  # a commit must never outlive the part file that it names
         draft.replace(path)
     except BaseException:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _multipart(s3: Any, bucket: str, key: str) -> Iterator[IO[bytes]]:
-    stream = _Multipart(s3, bucket, key)
-    try:
-        yield cast("IO[bytes]", stream)
-        stream.complete()
-    except BaseException:
-        stream.abort()
-        raise
-
-
-class _Multipart(io.RawIOBase):
-    """Collects bytes into parts; a small object goes up in one call at the end."""
-
-    def __init__(self, s3: Any, bucket: str, key: str) -> None:
-        self._s3, self._at = s3, {"Bucket": bucket, "Key": key}
-        self._buffer = bytearray()
-        self._upload: str | None = None
-        self._parts: list[dict[str, Any]] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._buffer += data
-        if len(self._buffer) >= S3_PART_BYTES:
-            self._send()
-        return len(data)
-
-    def _send(self) -> None:
-        if self._upload is None:
-            self._upload = self._s3.create_multipart_upload(**self._at)["UploadId"]
-        number = len(self._parts) + 1
-        answer = self._s3.upload_part(
-            **self._at, UploadId=self._upload, PartNumber=number, Body=bytes(self._buffer)
-        )
-        self._parts.append({"ETag": answer["ETag"], "PartNumber": number})
-        self._buffer.clear()
-
-    def complete(self) -> None:
-        """Make the object appear."""
-        if self._upload is None:
-            self._s3.put_object(**self._at, Body=bytes(self._buffer))
-            return
-        if self._buffer:
-            self._send()
-        self._s3.complete_multipart_upload(
-            **self._at, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
-        )
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-        if self._upload is not None:
-            with suppress(Exception):
-                self._s3.abort_multipart_upload(**self._at, UploadId=self._upload)
-
-
-class _Body(io.RawIOBase):
-    """An S3 answer as a raw stream whose errors are ours."""
-
-    def __init__(self, body: Any, uri: str) -> None:
-        self._body, self._uri = body, uri
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        with _clear_errors(self._uri):
-            data = self._body.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-@contextmanager
-def _clear_errors(uri: str) -> Iterator[None]:
-    """Turn what the disk or S3 raises into an error that says what to do."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{uri} does not exist", hint="check the path") from error
-    except (IsADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{uri} is a folder, or one is needed", hint="name a file") from error
-    except PermissionError as error:
-        raise UsageError(f"{uri} may not be read or written", hint="check permissions") from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # trying again would not help
-            raise UsageError(f"{uri} is no path ({error.strerror})", hint="shorten it") from error
-        raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
-    except Exception as error:
-        if not type(error).__module__.startswith(("botocore", "boto3", "urllib3")):
-            raise
-        raise _s3_error(uri, error) from error
-
-
-_REFUSED = ("400", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-"""The numbers are what a request for a head is told, also of an expired token."""
-
-
-def _s3_error(uri: str, error: Exception) -> Exception:
-    code = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
-    if code in ("404", "NoSuchKey", "NoSuchBucket"):
-        return UsageError(f"{uri} does not exist ({code})", hint="check bucket and key")
-    if code in ("AccessDenied", *_REFUSED):
-        refused = CredentialsRefused if code in _REFUSED else UsageError
-        return refused(f"{uri} was refused ({code})", hint="check the AWS credentials")
-    if code in ("NoCredentialsError", "PartialCredentialsError", "ExpiredToken", "InvalidToken"):
-        return CredentialsRefused(
-            f"no valid AWS credentials for {uri} ({code})", hint="set them anew"
-        )
-    return StorageUnavailable(f"{uri}: {code}")

@@ -1,7 +1,7 @@
-"""What is uploaded through the gateway: where it lies, and for how long.
+"""Files uploaded through the gateway: where they are stored, and for how long.
 
-An upload is a folder of the storage, uploads/{when it may go}-{random}/, with one file in it. So
-what is over its time is known from names alone, oldest first, and nothing else remembers it.
+An upload is a folder of the storage, uploads/{expiry}-{random}/, with one file in it. Which uploads
+have expired is known from the names alone, oldest first; no other record is kept.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ def uploads_uri(settings: Settings) -> str:
 
 
 def is_upload(uri: str, settings: Settings) -> bool:
-    """Whether a URI names something uploaded, and nothing else by a detour."""
+    """Whether a URI names an upload, and does not leave the folder of uploads by `..`."""
     return uri.startswith(uploads_uri(settings)) and "/../" not in unquote(uri)
 
 
 def new_upload(ttl_s: float) -> tuple[str, int]:
-    """The id of a new upload, which nobody can guess, and when it may go, in Unix time."""
+    """The id of a new upload, which cannot be guessed, and when it expires, in Unix time."""
     expires_s = int(time.time() + ttl_s)
     return f"{expires_s:010d}-{secrets.token_hex(16)}", expires_s
 
 
 def upload_uri(objects: Objects, upload_id: str, *name: str) -> str:
-    """Where an upload lies, or the file `name` in it."""
+    """The URI of an upload, or of the file `name` in it."""
     return objects.at(UPLOADS, upload_id, *name)
 
 
 def sweep_uploads(objects: Objects) -> int:
-    """Remove uploads that are over their time; returns how many. Repeatable."""
+    """Remove expired uploads; returns how many. Repeatable."""
     now_s = time.time()
     swept = 0
     for upload_id in objects.folders(objects.at(UPLOADS) + "/", SWEPT_AT_ONCE):

@@ -12,8 +12,9 @@ from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_image
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.studies.resolution.plan import Cell
+from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.decode import prepare_image
-from rerankfleet.workers.images.fetch import Fetcher, safe_uri
+from rerankfleet.workers.images.fetch import Fetcher
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,9 @@ def test_the_demo_ranks_text_and_images(
     # when it is run
     demo.run_demo()
     # then it shows both rankings, and how good they are
-    said = capsys.readouterr().out
-    assert "a relevant passage is first for" in said
-    assert "a red heart" in said
-    assert "scene-1.jpg  ✓" in said
-    assert "8 pairs of 4 images scored, 0 errors" in said
-    assert "a right image is first for" in said
+    shown = capsys.readouterr().out
+    assert "a relevant passage is first for" in shown
+    assert "a red heart" in shown
+    assert "scene-1.jpg  ✓" in shown
+    assert "8 pairs of 4 images scored, 0 errors" in shown
+    assert "a relevant image is first for" in shown

@@ -29,7 +29,7 @@ def test_a_killed_worker_counts_nothing_twice(stack: Stack, source: Path) -> Non
     before = of_model(stack)
     job_id = stack.client.submit(source, model=MODEL, limit=LINES)
     wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
-    stack.kill("-m workers --model", signal.SIGKILL)
+    stack.kill("-m rerankfleet.workers --model", signal.SIGKILL)
     # when another one has ended it
     status = stack.client.wait(job_id, timeout_s=120)
     # then every request, pair and score was counted once

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.settings import Settings

@@ -20,7 +20,7 @@ import redis
 from pydantic import SecretStr
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.producer.gateway.middleware import slow_clients
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.job_status import JobStatus
 from rerankfleet.shared.storage.objects import file_uri
@@ -279,7 +279,7 @@ def callers_ports() -> set[int]:
 
 
 def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless, monkeypatch):
-    monkeypatch.setattr(door, "UNREAD_S", 1.0)
+    monkeypatch.setattr(slow_clients, "UNREAD_S", 1.0)
     with running_gateway(change(gateway_streams_max=1)) as http:
         status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
         # given a client that reads nothing, and stays

@@ -232,7 +232,7 @@ def test_the_page_names_every_metric_with_its_labels(http, busy, counted, workin
 
 def test_the_page_names_every_value_of_a_label():
     lines = PAGE.splitlines()
-    table = takewhile(str.strip, lines[lines.index("| stage | is |") :])
+    table = takewhile(str.strip, lines[lines.index("| stage | one observation |") :])
     stages = " ".join(line.split("|")[1] for line in table)
     for family in FAMILIES:
         (row,) = (line for line in lines if line.startswith(f"| `{family.name}"))

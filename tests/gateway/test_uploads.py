@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rerankfleet.producer.gateway.middleware import door
+from rerankfleet.producer.gateway.middleware import slow_clients
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.storage import uploads as module
 from rerankfleet.shared.storage.objects import Objects, local_path
@@ -150,7 +150,7 @@ def test_no_more_uploads_are_taken_than_memory_is_meant_for(change):
 
 
 def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch):
-    monkeypatch.setattr(door, "SILENCE_S", 0.2)
+    monkeypatch.setattr(slow_clients, "SILENCE_S", 0.2)
     with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
         connection.sendall(
             b"POST /v1/uploads?name=a.csv HTTP/1.1\r\nHost: localhost\r\n"
@@ -162,7 +162,7 @@ def test_an_upload_of_which_nothing_comes_makes_room(http, settings, monkeypatch
 
 
 def test_an_upload_that_comes_drop_by_drop_makes_room(change, monkeypatch):
-    monkeypatch.setattr(door, "SILENCE_S", 0.5)
+    monkeypatch.setattr(slow_clients, "SILENCE_S", 0.5)
     with running_gateway(change(gateway_uploads_max=1)) as http:
         # given one that is never silent for long
         with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:

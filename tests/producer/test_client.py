@@ -11,9 +11,10 @@ import pytest
 import redis
 
 from rerankfleet.producer.client import Answer, Client
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.process import children
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.calibration import relevance_score
 from rerankfleet.shared.errors import (
     DeadlineExceeded,
@@ -149,7 +150,7 @@ def test_the_same_key_with_other_input_or_options_is_refused(api, source, jsonl,
     ("options", "error", "says"),
     [
         ({"model": "other"}, UnknownModel, "never served"),
-        ({"top_n": 0}, UsageError, "top_n is wrong"),
+        ({"top_n": -1}, UsageError, "top_n is wrong"),
         ({"max_length": 5}, UsageError, "max_length is wrong"),
         ({"temperature": 9}, UsageError, "temperature is wrong"),
         ({"top_p": 0}, UsageError, "top_p is wrong"),

@@ -14,11 +14,11 @@ from rerankfleet.shared.settings import Settings
 
 
 def listener(host: str) -> socket.socket:
-    """Someone who listens on an address already, on a port of the system's choice."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    found.bind((host, 0))
-    found.listen()
-    return found
+    """A socket that listens on an address, on a port of the system's choice."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.bind((host, 0))
+    sock.listen()
+    return sock
 
 
 def has_ipv6() -> bool:
@@ -33,7 +33,7 @@ IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this host has no IPv6")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", pytest.param("::1", marks=IPV6)])
-def test_a_port_is_free_when_it_is_so_on_the_address_that_is_meant(host):
+def test_a_port_must_be_free_on_the_given_address(host):
     with closing(listener(host)) as taken:
         port = taken.getsockname()[1]
         assert free_port(port, host=host) != port
@@ -49,7 +49,7 @@ def test_an_address_of_another_host_is_refused_with_what_to_do():
     ("host", "shown"),
     [("127.0.0.1", "http://127.0.0.1:"), pytest.param("::1", "http://[::1]:", marks=IPV6)],
 )
-def test_the_address_that_is_told_can_be_opened(tmp_path, host, shown):
+def test_the_address_that_is_shown_can_be_opened(tmp_path, host, shown):
     pytest.importorskip("fastapi")
     url, (child,) = local._gateway(Settings(gateway_host=host, state_dir=tmp_path))
     assert url is not None

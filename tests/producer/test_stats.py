@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.coordinator.feed import Control
 from rerankfleet.producer.coordinator.finish import SCORES_TO_ADAPT, finish
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.terminal import stats
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import DeadlineExceeded, UnknownJob, UsageError

@@ -13,8 +13,8 @@ def scores(*margins: float, times: int = 100) -> ScoreDistribution:
     return ScoreDistribution.of(list(margins) * times)
 
 
-def only(found):
-    (one,) = found
+def only(advices):
+    (one,) = advices
     return one
 
 
@@ -25,25 +25,25 @@ def only(found):
     ("margin", "direction"), [(0.01, "lower"), (9.0, "higher"), (-9.0, "higher")]
 )
 def test_scores_that_are_all_alike_are_moved_apart_by_the_right_temperature(margin, direction):
-    found = only(advice.of_scores("job j", scores(margin, margin + 0.001)))
+    advised = only(advice.of_scores("job j", scores(margin, margin + 0.001)))
 
-    assert found.symptom == "scores all alike"
-    assert "job j: 200 scores, mean" in found.evidence
-    assert f"a {direction} temperature" in found.remedy
-    assert "instruction more strictly" in found.remedy
+    assert advised.symptom == "scores all alike"
+    assert "job j: 200 scores, mean" in advised.evidence
+    assert f"a {direction} temperature" in advised.remedy
+    assert "more strictly in the instruction" in advised.remedy
 
 
 def test_scores_that_are_nearly_all_high_are_named():
-    found = only(advice.of_scores("job j", scores(1.0, *[5.0] * 19)))
-    assert found.symptom == "nearly every score is high"
-    assert "temperature" in found.remedy
+    advised = only(advice.of_scores("job j", scores(1.0, *[5.0] * 19)))
+    assert advised.symptom == "nearly every score is high"
+    assert "temperature" in advised.remedy
 
 
 def test_a_low_mean_is_said_to_be_normal():
-    found = only(advice.of_scores("job j", scores(4.0, *[-4.0] * 9)))
-    assert found.symptom == "the mean score is low"
-    assert "normal where most candidates are irrelevant" in found.remedy
-    assert found.harmless
+    advised = only(advice.of_scores("job j", scores(4.0, *[-4.0] * 9)))
+    assert advised.symptom == "the mean score is low"
+    assert "normal where most candidates are irrelevant" in advised.remedy
+    assert advised.harmless
 
 
 def test_healthy_or_few_scores_need_no_word():
@@ -55,13 +55,13 @@ def test_healthy_or_few_scores_need_no_word():
 
 
 def test_pairs_that_are_cut_and_queries_that_crowd_out_are_named():
-    found = {
+    advised = {
         one.symptom: one for one in advice.of_pairs("job j", scored=100, truncated=2, crowded=1)
     }
 
-    assert "2 of 100 pairs" in found["pairs are truncated"].evidence
-    assert "max_length" in found["pairs are truncated"].remedy
-    assert "shorten the queries" in found["queries crowd out their documents"].remedy
+    assert "2 of 100 pairs" in advised["pairs are truncated"].evidence
+    assert "max_length" in advised["pairs are truncated"].remedy
+    assert "shorten the queries" in advised["queries crowd out their documents"].remedy
 
 
 def test_a_pair_in_a_hundred_may_be_cut():
@@ -72,20 +72,20 @@ def test_a_pair_in_a_hundred_may_be_cut():
 
 
 def test_a_device_that_ran_out_of_memory_is_named():
-    found = only(advice.of_worker(worker_row("w7", ooms=3)))
-    assert (found.symptom, "worker w7: 3 packs" in found.evidence) == (
+    advised = only(advice.of_worker(worker_row("w7", ooms=3)))
+    assert (advised.symptom, "worker w7: 3 packs" in advised.evidence) == (
         "the device ran out of memory",
         True,
     )
-    assert "RERANK_BATCH_TOKENS" in found.remedy
-    assert "RERANK_DTYPE" in found.remedy
+    assert "RERANK_BATCH_TOKENS" in advised.remedy
+    assert "RERANK_DTYPE" in advised.remedy
 
 
 def test_a_device_that_waits_more_than_it_computes_is_named():
-    found = only(advice.of_worker(worker_row(preparing_share=0.6, busy_share=0.3)))
-    assert found.symptom == "the device waits for its input"
+    advised = only(advice.of_worker(worker_row(preparing_share=0.6, busy_share=0.3)))
+    assert advised.symptom == "the device waits for its input"
     for remedy in ("RERANK_DECODE_PROCESSES", "RERANK_SHARDS_IN_HAND", "storage"):
-        assert remedy in found.remedy
+        assert remedy in advised.remedy
 
 
 @pytest.mark.parametrize(("preparing", "busy"), [(0.0, 0.0), (0.05, 0.0), (0.4, 0.5)])
@@ -100,19 +100,19 @@ def test_workers_of_one_model_that_differ_are_named():
         worker_row("w3", fingerprint=""),  # it loads still
         worker_row("w4", model="org/else", fingerprint="else"),
     ]
-    found = only(advice.of_models(rows, {}))
-    assert found.symptom == "workers of one model differ"
-    assert "other: w2; weights-1: w1" in found.evidence
+    advised = only(advice.of_models(rows, {}))
+    assert advised.symptom == "workers of one model differ"
+    assert "other: w2; weights-1: w1" in advised.evidence
 
 
 def test_shards_that_nobody_can_score_are_named():
-    found = only(advice.of_models([worker_row()], {MODEL: 4, "org/empty": 0, "org/new": 2}))
-    assert found.symptom == "no worker"
-    assert "2 shards of org/new wait" in found.evidence
-    assert "rerank worker --model org/new" in found.remedy
+    advised = only(advice.of_models([worker_row()], {MODEL: 4, "org/empty": 0, "org/new": 2}))
+    assert advised.symptom == "no worker"
+    assert "2 shards of org/new wait" in advised.evidence
+    assert "rerank worker --model org/new" in advised.remedy
 
 
 def test_a_coordinator_that_is_silent_is_named():
     assert not list(advice.of_coordinator(5, tick_s=2))
-    assert "no sign of life for 11 s" in only(advice.of_coordinator(11, tick_s=2)).evidence
-    assert "so far" in only(advice.of_coordinator(float("inf"), tick_s=2)).evidence
+    assert "has not ticked for 11 s" in only(advice.of_coordinator(11, tick_s=2)).evidence
+    assert "has not ticked yet" in only(advice.of_coordinator(float("inf"), tick_s=2)).evidence

@@ -76,7 +76,7 @@ def test_a_child_for_which_a_restart_is_no_cure_ends_it_all(child):
     one.start()
     one.process.wait(20)
 
-    with pytest.raises(UsageError, match="worker cpu cannot run: its message stands above"):
+    with pytest.raises(UsageError, match="worker cpu cannot run: see its message above"):
         Supervisor([one, child(SLEEP)]).watch()
 
 

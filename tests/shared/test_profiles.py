@@ -9,13 +9,15 @@ import pytest
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
 from rerankfleet.shared.profiles import (
-    JOB_OPTIONS,
     PROFILES,
     Profile,
+    ProfileOptions,
     find_profile,
     load_profiles,
     resolve,
 )
+
+JOB_OPTIONS = set(ProfileOptions.model_fields)
 
 
 @pytest.fixture
@@ -75,6 +77,18 @@ def test_every_field_can_be_overridden(option):
         "max_length": 333,
         "image_preset": "art",
         "adaptive_temperature": True,
+        "max_tokens_per_doc": 40,
+        "explain": True,
+        "resize_mode": "fit",
+        "max_crop": 0.3,
+        "pad_color": (1, 2, 3),
+        "min_pixels": 5000,
+        "max_pixels": 90_000,
+        "quality_threshold": 0.1,
+        "quality_action": "reject",
+        "video_fps": 4.0,
+        "video_max_frames": 3,
+        "video_total_pixels": 80_000,
     }
 
     spec = spec_of("academic", **{option: other[option]})
@@ -92,6 +106,16 @@ def test_an_instruction_that_is_given_stands_for_all_languages(write):
     assert spec_of("shop", file, instruction="Sell").instructions == {}
     both = spec_of("shop", file, instruction="Sell", instructions={"fr": "Vends"})
     assert (both.instruction, both.instructions) == ("Sell", {"fr": "Vends"})
+
+
+def test_an_option_may_be_reset_to_what_it_is_without_a_profile(write):
+    file = write('[shop]\ninstruction = "Find"\nmax_tokens_per_doc = 9\npad_color = [1, 2, 3]')
+
+    assert spec_of("shop", file).pad_color == (1, 2, 3)
+    reset = spec_of("shop", file, instruction="", max_tokens_per_doc=0)
+    assert (reset.instruction, reset.max_tokens_per_doc) == (None, None)
+    own = write('[shop]\nbase = "ecommerce"\ninstruction = ""')
+    assert spec_of("shop", own).instruction is None
 
 
 def test_built_in_profiles_leave_the_nucleus_and_adaptation_off():
@@ -150,7 +174,8 @@ def test_a_file_adds_profiles_that_may_build_on_each_other(write):
         ("[shop]\nimage_preset = 'huge'", "image_preset is 'huge': expected one of general,"),
         ("[shop]\nbatch_pairs = 0", "batch_pairs is 0: .* greater than or equal to 1"),
         ("[shop]\nadaptive_temperature = 'no'", "adaptive_temperature is 'no': .* boolean"),
-        ("[shop]\ninstruction = ''", "instruction is '': .* at least 1 character"),
+        ("[shop]\ninstructions = {de = ''}", "instructions.de is '': .* at least 1 character"),
+        ("[shop]\npad_color = [1, 2]", r"pad_color.2 is \[1, 2\]: Field required"),
         ("[shop]\ntemprature = 1", "temprature is no field of a profile: expected about, base"),
         ("[shop.instructions]\nxx = 'a'", "'xx' is no known language: expected a code such as de"),
         ("[shop.instructions]\nen = 'a'", "the instruction itself is the English one"),

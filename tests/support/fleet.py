@@ -7,8 +7,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from rerankfleet.producer.coordinator.feed import Control, feed
+from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.content.content import Content
 from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_range

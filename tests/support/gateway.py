@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.gateway.app import listen, make_app
 from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row
@@ -105,3 +105,18 @@ def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
     """The value of the one sample of this name that has these labels."""
     (sample,) = [s for s in found[name] if labels.items() <= s.labels.items()]
     return sample.value
+
+
+@contextmanager
+def stalled(http: httpx.Client, sent: bytes, path: str = "/v1/rerank") -> Iterator[socket.socket]:
+    """A connection on which the first bytes of a body have come, and no more will."""
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+        connection.settimeout(20)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: 900000\r\n\r\n".encode() + sent)
+        yield connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes the connection."""
+    return b"".join(iter(lambda: connection.recv(1 << 16), b""))

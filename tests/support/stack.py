@@ -1,4 +1,4 @@
-"""A whole `rerank up` as a user runs it, and the processes in it, to be killed."""
+"""A whole `rerank up` as a user runs it, and its processes, which tests kill."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ class Stack:
         return str(read_address(self.settings.state_dir)["gateway"])
 
     def processes(self, words: str) -> list[psutil.Process]:
-        """The living processes of this stack whose command line holds `words`."""
-        found = psutil.Process(self._process.pid).children(recursive=True)
-        return [p for p in found if p.is_running() and words in " ".join(_command(p))]
+        """The running processes of this stack whose command line holds `words`."""
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        return [p for p in children if p.is_running() and words in " ".join(_command(p))]
 
     def kill(self, words: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to one process of this stack."""
         os.kill(self.processes(words)[0].pid, number)
 
     def ready_workers(self) -> list[WorkerRow]:
-        """Workers that serve."""
+        """The workers that are ready."""
         return [w for w in self.client.workers() if w.state == "ready"]
 
 
@@ -68,13 +68,14 @@ def _command(process: psutil.Process) -> list[str]:
 
 @contextmanager
 def running_stack(
-    folder: Path, env: Mapping[str, str], model: str = "pocket-text"
+    folder: Path, env: Mapping[str, str], model: str = "pocket-text", cwd: Path | None = None
 ) -> Iterator[Stack]:
     """Run `rerank up` with a model on a fresh state folder; its log is `up.log`. Ctrl-C ends it."""
     state = folder / "state"
     with (folder / "up.log").open("wb") as log:
         process = subprocess.Popen(
             [RERANK, "up", "--model", model],
+            cwd=cwd,
             env={**os.environ, **QUICK, "RERANK_STATE_DIR": str(state), **env},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -91,8 +92,8 @@ def running_stack(
 
 @contextmanager
 def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One more process beside the stack, not supervised: `python -m MODULE ...` or a script."""
-    first = ["-m"] if not command[0].endswith(".py") else []
+    """One more process beside the stack, unsupervised: `python -m MODULE ...` or a script."""
+    first = ["-P", "-m"] if not command[0].endswith(".py") else []
     with (folder / "process.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *first, *command],
@@ -109,7 +110,7 @@ def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subpro
 
 @contextmanager
 def another_worker(
-    stack: Stack, folder: Path, script: str = "workers"
+    stack: Stack, folder: Path, script: str = "rerankfleet.workers"
 ) -> Iterator[subprocess.Popen[bytes]]:
     """One more worker, once it is ready (or dead)."""
     with running_module(stack, folder, script, "--model", "pocket-text") as process:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from rerankfleet.producer.gateway.middleware.door import SAFE_HEADERS
+from rerankfleet.producer.gateway.middleware.safe_headers import SAFE_HEADERS
 
 PAGE = Path(__file__).parents[2] / "producer" / "web"
 RERANK = "POST /v1/rerank"

@@ -77,7 +77,7 @@ def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
     keep("job-running")
     # when the worker is killed while somebody watches
     before = pairs_done(browser)
-    stack.kill("-m workers ")
+    stack.kill("-m rerankfleet.workers ")
     # then the page says so while nobody works, unless another one was quicker
     wait_until(
         lambda: re.search("no worker|loading|^$", browser.text(".reason")),
@@ -160,5 +160,5 @@ def test_the_fleet_is_shown(browser: Browser, stack: Stack) -> None:
     browser.open(f"{stack.gateway}/#/fleet")
     browser.wait_text(".worker", f"pid {worker.pid}")
     assert "1,024 pairs" in browser.text(".worker")
-    assert "Because" in browser.text(".worker")
+    assert "Reason" in browser.text(".worker")
     assert browser.wait(".chart .line")

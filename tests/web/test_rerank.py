@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from rerankfleet.shared.content.images import PRESETS, PictureOptions
+from rerankfleet.shared.content.images import PRESETS, ImageSpec
 from rerankfleet.workers.images.resize import plan_size
 from tests.support.stack import Stack
 from tests.support.wait import wait_until
@@ -59,13 +59,13 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
 ) -> None:
     # given a picture dropped on the query and ten on the candidates
     page.drop("#query", [file for file in pictures if file[0] == "red-heart.jpg"])
-    page.wait(".query-picture .quality")
+    page.wait(".query-image .quality")
     page.drop("#candidate-drop", pictures)
     wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are judged")
     # then each card says what the picture is and what the model will see
     said = page.texts(f"{card(page, pictures, WIDE_ONE)} .facts p")
-    assert said[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model sees 320 × 192"]
-    assert said[2:] == ["60 tokens · 6 % cut away", "quality 1.00"]
+    assert said[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model input 320 × 192"]
+    assert said[2:] == ["60 tokens · 6% cropped", "quality 1.00"]
     # when they are ranked
     run_and_wait(page)
     # then the list is sorted, and nothing is missing
@@ -108,7 +108,7 @@ def test_what_crop_cuts_away_is_shaded(
     # given a picture of 320 × 192 under `crop`
     ask_for_hearts(page, pictures)
     crop = f"{card(page, pictures, WIDE_ONE)} .crop"
-    left, top, right, bottom = plan_size(320, 192, PictureOptions()).box
+    left, top, right, bottom = plan_size(320, 192, ImageSpec()).box
     # then the box that is kept is drawn where the worker cuts
     drawn = page.run(
         "const style = document.querySelector(arguments[0]).style;"
@@ -139,14 +139,14 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     # when they are ranked
     run_and_wait(page)
     # then the blurred one stands apart, with a hint
-    assert BLURRED in page.text(".left-over.rejected")
-    assert "below the threshold 0.65" in page.text(".left-over.rejected")
+    assert BLURRED in page.text(".unscored.rejected")
+    assert "below the threshold of 0.65" in page.text(".unscored.rejected")
     assert BLURRED not in page.text(".ranking")
     keep("rejected")
     # when it is scored anyway
-    page.click(".left-over.rejected .again")
+    page.click(".unscored.rejected .again")
     # then it is in the ranking, and said to be
-    page.wait_gone(".left-over.rejected")
+    page.wait_gone(".unscored.rejected")
     (item,) = [text for text in page.texts(".result .name") if BLURRED in text]
     assert "scored anyway" in item
     scores = [float(score) for score in page.texts(".result .score")]
@@ -160,17 +160,17 @@ def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
 ) -> None:
     # given a blurred picture as query
     page.drop("#query", [file for file in pictures if file[0] == BLURRED])
-    page.wait(".query-picture .quality.poor")
+    page.wait(".query-image .quality.poor")
     page.drop("#candidate-drop", pictures[:2])
     wait_until(lambda: len(page.all(".card .quality")) == 2, WAIT_S, "all are judged")
     page.wait_text("#threshold-effect", "nothing would be scored")
     # when it is run, then it is rejected, and nothing is scored
     page.press(Keys.CONTROL, Keys.ENTER)
-    page.wait_text(".left-over.rejected", "2 rejected")
-    assert page.texts(".left-over .name") == ["The query"]
+    page.wait_text(".unscored.rejected", "2 rejected")
+    assert page.texts(".unscored .name") == ["The query"]
     # when it is scored anyway, then both are ranked
-    page.click(".left-over.rejected .again")
-    page.wait_gone(".left-over.rejected")
+    page.click(".unscored.rejected .again")
+    page.wait_gone(".unscored.rejected")
     assert len(page.all(".result")) == 2
 
 
@@ -213,7 +213,7 @@ def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: 
     page.click("#add-lines")
     # then there are five, of which the second is a copy and the third has its caption
     wait_until(lambda: len(page.all(".card")) == 5, WAIT_S, "five cards")
-    assert page.text(".card:nth-child(2) .duplicate") == "Same as 1"
+    assert page.text(".card:nth-child(2) .duplicate") == "Duplicate of 1"
     values = page.run("return [...document.querySelectorAll('.card .words')].map(e => e.value)")
     assert values == ["", "", "triangles, all green", "a red heart", "a blue ring"]
     # when one is replaced, then its card shows the other
@@ -250,7 +250,7 @@ def test_frames_of_a_video_are_a_candidate(
     names = page.run("return [...document.querySelectorAll('.frame-item img')].map(i => i.alt)")
     assert names == [name for name, *_ in frames]
     assert "6 frames · 256 × 192 · 4:3" in page.text(".with-video .facts")
-    assert "Model sees" in page.text(".with-video .facts")
+    assert "Model input" in page.text(".with-video .facts")
     assert "3 s" in page.text(".with-video .facts")
     # when one is taken out by the keyboard, and the pace is set
     page.run("document.querySelector('.frame-item:nth-child(5) button').focus()")
@@ -300,7 +300,7 @@ def test_a_run_is_copied_and_saved(page: Browser) -> None:
         "HTMLAnchorElement.prototype.click = () => {};"
     )
     for action in ("copy.curl", "copy.python", "copy.line", "export.json", "export.csv"):
-        page.click("#share")
+        page.click("#export")
         page.click(f"[data-action='{action}']")
     wait_until(lambda: page.run("return window.taken.length") == 5, WAIT_S, "all are taken")
     curl, python, line, saved, table = page.run("return window.taken")
@@ -349,7 +349,7 @@ def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
     )
     # then it finds what the worker does
     for (width, height, name, mode), found in zip(cases, planned, strict=True):
-        plan = plan_size(width, height, PictureOptions(name, mode))
+        plan = plan_size(width, height, ImageSpec(name, mode))
         assert found == [*plan.box, *plan.size], (width, height, name, mode)
 
 

@@ -62,7 +62,7 @@ def test_empty_with_examples(browser: Browser, gateway: CannedGateway, keep: Kee
     browser.wait(".offer img")
     keep("empty")
     # then it says what is missing, and cannot be run
-    assert "Write a query first." in browser.text("#run-status")
+    assert "Enter a query first." in browser.text("#run-status")
     assert not browser.wait("#run-button").is_enabled()
 
 
@@ -87,7 +87,7 @@ def test_no_worker(browser: Browser, gateway: CannedGateway, keep: Keep) -> None
 def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
     gateway.say("GET /v1/models", {"data": [{**MODEL, "state": "loading"}]})
     browser.open(gateway.address)
-    browser.wait_text("[data-state=loading]", "pocket-vl is being loaded")
+    browser.wait_text("[data-state=loading]", "pocket-vl is loading")
     browser.wait(".fleet-chip .lamp.warn")
     keep("loading")
 
@@ -103,9 +103,9 @@ def test_a_model_that_reads_text_only(
     browser.choose("#model", "pocket-text")
     browser.drop("#candidate-drop", pictures[:1])
     # when the one that sees is taken instead
-    browser.click("[data-state=blind] button")
+    browser.click("[data-state=text-only] button")
     # then all is well
-    browser.wait_gone("[data-state=blind]")
+    browser.wait_gone("[data-state=text-only]")
     browser.wait(".card .quality")
 
 
@@ -120,7 +120,7 @@ def test_a_full_queue_is_waited_for(
     # when it is run
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it says when it tries again
-    browser.wait_text("#run-status", "trying again in")
+    browser.wait_text("#run-status", "retrying in")
     keep("busy")
     # and does
     gateway.answers["POST /v1/rerank"] = rerank()
@@ -143,11 +143,11 @@ def test_progress_is_staged(browser: Browser, gateway: CannedGateway, keep: Keep
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it says so, stage by stage
-    browser.wait_text("#run-status", "In the queue, 4 pieces of work ahead")
+    browser.wait_text("#run-status", "Queued: 4 shards ahead")
     assert browser.text(".steps .now") == "Queue"
     keep("queued")
     go_on.append("queued")
-    browser.wait_text("#run-status", "A worker has it: 2 of 3 scored")
+    browser.wait_text("#run-status", "Scoring: 2 of 3 pairs done")
     assert browser.text(".steps .past") == "Upload\nQueue"
     keep("scoring")
     go_on.append("scoring")
@@ -170,11 +170,11 @@ def test_a_run_is_broken_off(browser: Browser, gateway: CannedGateway) -> None:
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait_text("#run-status", "1 piece of work ahead")
+    browser.wait_text("#run-status", "1 shard ahead")
     # when it is cancelled, then the page has left the connection, and is ready
     browser.click("#cancel-run")
     wait_until(lambda: left, WAIT_S, "the connection is left")
-    browser.wait_text("#run-status", "3 ready to be ranked")
+    browser.wait_text("#run-status", "Ready to rank 3 candidates")
 
 
 @browsed
@@ -185,7 +185,7 @@ def test_what_goes_wrong_while_it_is_scored(browser: Browser, gateway: CannedGat
     gateway.answers["POST /v1/rerank"] = lambda asked: Reply(ends.pop())
     browser.open(gateway.address)
     fill_in(browser)
-    for said in ("no answer within 60 s", "The connection is lost."):
+    for said in ("no answer within 60 s", "Connection lost."):
         browser.press(Keys.CONTROL, Keys.ENTER)
         browser.wait_text("#run-status", said)
 
@@ -204,14 +204,14 @@ def test_partial_failure(browser: Browser, gateway: CannedGateway, keep: Keep) -
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it stands apart, with its hint
-    browser.wait_text(".left-over.errors", "the host closed the connection")
-    assert "upload the picture" in browser.text(".left-over.errors")
+    browser.wait_text(".unscored.errors", "the host closed the connection")
+    assert "upload the picture" in browser.text(".unscored.errors")
     assert len(browser.all(".result")) == 2
     keep("partial-failure")
     # when it is tried again and works, then it is ranked
     gateway.answers["POST /v1/rerank"] = rerank()
-    browser.click(".left-over.errors .again")
-    browser.wait_gone(".left-over.errors")
+    browser.click(".unscored.errors .again")
+    browser.wait_gone(".unscored.errors")
     assert len(browser.all(".result")) == 3
     # and only that one was sent
     assert len(gateway.asked[-1][1]["documents"]) == 1 or gateway.asked[-1][0].startswith("GET")
@@ -234,19 +234,19 @@ def test_trying_again_before_a_full_queue_can_be_cancelled(
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".left-over.errors")
+    browser.wait(".unscored.errors")
     gateway.say("POST /v1/rerank", error("the queue is full"), 429, Retry_After="60")
     # when that one is tried again, and cancelled while it waits
-    browser.click(".left-over.errors .again")
-    browser.wait_text("#run-status", "trying again in")
+    browser.click(".unscored.errors .again")
+    browser.wait_text("#run-status", "retrying in")
     browser.click("#cancel-run")
     # then nothing is in hand, and it stands where it was
-    browser.wait_text("#run-status", "3 ready to be ranked")
-    assert "lost 2" in browser.text(".left-over.errors")
+    browser.wait_text("#run-status", "Ready to rank 3 candidates")
+    assert "lost 2" in browser.text(".unscored.errors")
     # and can be tried once more
     gateway.answers["POST /v1/rerank"] = rerank()
-    browser.click(".left-over.errors .again")
-    browser.wait_gone(".left-over.errors")
+    browser.click(".unscored.errors .again")
+    browser.wait_gone(".unscored.errors")
     assert len(browser.all(".result")) == 3
 
 
@@ -259,12 +259,12 @@ def test_two_tried_again_at_once_are_both_ranked(browser: Browser, gateway: Cann
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".left-over.errors")
+    browser.wait(".unscored.errors")
     # when both are tried again before either is answered
     gateway.answers["POST /v1/rerank"] = rerank()
-    browser.run("document.querySelectorAll('.left-over.errors .again').forEach(b => b.click())")
+    browser.run("document.querySelectorAll('.unscored.errors .again').forEach(b => b.click())")
     # then both are in the ranking
-    browser.wait_gone(".left-over.errors")
+    browser.wait_gone(".unscored.errors")
     assert len(browser.all(".result")) == 3
 
 
@@ -295,24 +295,24 @@ def test_a_poor_query_is_told_before_and_scored_anyway(
     gateway.answers["POST /v1/rerank"] = poor_query
     browser.open(gateway.address)
     browser.drop("#query", pictures[6:7])
-    browser.wait(".query-picture .quality")
+    browser.wait(".query-image .quality")
     browser.drop("#candidate-drop", pictures[:2])
     # then the settings say what it would do
-    browser.wait_text("#threshold-effect", "The query’s picture is below it: nothing")
+    browser.wait_text("#threshold-effect", "The query image is below the threshold: nothing")
     # when it is run all the same
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then the query stands apart, with its picture, and the way on beside it
-    browser.wait_text(".left-over.rejected", "2 rejected")
-    told = browser.texts(".left-over .why p")
-    assert told[:2] == ["The query", "Quality 0.41 is below the threshold 0.65"]
-    assert browser.wait(".left-over img.thumb")
-    assert browser.run("return document.querySelector('.left-over .why').clientWidth") > 300
+    browser.wait_text(".unscored.rejected", "2 rejected")
+    told = browser.texts(".unscored .why p")
+    assert told[:2] == ["The query", "Quality 0.41 is below the threshold of 0.65"]
+    assert browser.wait(".unscored img.thumb")
+    assert browser.run("return document.querySelector('.unscored .why').clientWidth") > 300
     browser.resize((WIDE[0], 1200))
     browser.run("scrollTo(0, 0)")
     keep("poor-query")
     # when it is scored anyway, then all are
-    browser.click(".left-over.rejected .again")
-    browser.wait_gone(".left-over.rejected")
+    browser.click(".unscored.rejected .again")
+    browser.wait_gone(".unscored.rejected")
     assert len(browser.all(".result")) == 2
     assert browser.text(".result .name").count("scored anyway") == 2
 
@@ -328,17 +328,17 @@ def test_a_damaged_query_is_told_once(
     )
     browser.open(gateway.address)
     browser.drop("#query", pictures[:1])
-    browser.wait(".query-picture .facts")
+    browser.wait(".query-image .facts")
     browser.drop("#candidate-drop", pictures[1:3])
     browser.wait(".card")
     browser.press(Keys.CONTROL, Keys.ENTER)
     # then it is told once, of the query
-    browser.wait_text(".left-over.errors", "2 failed")
-    assert browser.texts(".left-over .name") == ["The query"]
+    browser.wait_text(".unscored.errors", "2 failed")
+    assert browser.texts(".unscored .name") == ["The query"]
     # when it is tried again and works, then all are ranked
     gateway.answers["POST /v1/rerank"] = rerank()
-    browser.click(".left-over.errors .again")
-    browser.wait_gone(".left-over.errors")
+    browser.click(".unscored.errors .again")
+    browser.wait_gone(".unscored.errors")
     assert len(browser.all(".result")) == 2
     assert "scored anyway" not in browser.text(".result")
 
@@ -375,7 +375,7 @@ def test_an_upload_that_expired_is_sent_again(
     browser.press(Keys.CONTROL, Keys.ENTER)
     browser.wait_text("#run-status", "Ranked in")
     assert len(browser.all(".result")) == 3
-    assert not browser.all(".left-over")
+    assert not browser.all(".unscored")
     # and the same is done where it is found out when they are judged anew
     browser.run("const now = Date.now; Date.now = () => now() + 86_400_000")
     gateway.answers["POST /v1/rerank"] = expired({"upload:u4", "upload:u5", "upload:u6"})
@@ -385,7 +385,7 @@ def test_an_upload_that_expired_is_sent_again(
     # but what is gone again at once is an error
     gateway.answers["POST /v1/rerank"] = expired({"upload:u7", "upload:u8", "upload:u9"})
     browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait_text(".left-over.errors", "does not exist")
+    browser.wait_text(".unscored.errors", "does not exist")
 
 
 @browsed
@@ -405,13 +405,13 @@ def test_an_error_of_frames_goes_with_the_frame_that_caused_it(
     browser.open(gateway.address)
     browser.drop("#video-drop", pictures[:3])
     browser.wait_text(".with-video .facts", "frames of different shapes")
-    browser.wait_gone_text("#threshold-effect", "not judged")
+    browser.wait_gone_text("#threshold-effect", "not assessed")
     # when one is taken out, then no more is said of it
     browser.click(".frame-item:nth-child(3) button")
     browser.wait(".with-video .quality")
     browser.wait_gone_text(".with-video .facts", "different shapes")
     # and how many frames the worker read
-    browser.wait_text(".with-video .facts", "1 of 2 frames are read")
+    browser.wait_text(".with-video .facts", "uses 1 of 2 frames")
 
 
 @browsed
@@ -434,7 +434,7 @@ def test_an_upload_that_is_not_answered_can_be_cancelled(
     browser.wait_text("#run-status", "Uploading")
     # when the run is cancelled, then it is over at once
     browser.click("#cancel-run")
-    browser.wait_text("#run-status", "1 ready to be ranked")
+    browser.wait_text("#run-status", "Ready to rank 1 candidate")
     # and the upload goes on for the next one
     let_through.append(True)
     browser.press(Keys.CONTROL, Keys.ENTER)
@@ -483,7 +483,7 @@ def test_a_lost_connection_is_taken_up_again(
     answers = dict(gateway.answers)
     gateway.answers.update(dict.fromkeys(answers, hang_up))
     # then a banner says so, and nothing is lost
-    browser.wait_text("[data-state=unreachable]", "The connection is lost.")
+    browser.wait_text("[data-state=unreachable]", "Connection lost.")
     assert len(browser.all(".card")) == 3
     keep("connection-lost")
     # when it is back, then the banner goes by itself
@@ -510,7 +510,7 @@ def test_a_gateway_that_hangs_is_noticed(browser: Browser, gateway: CannedGatewa
     )
     gateway.answers["GET /v1/models"] = hang
     # then the banner says so
-    browser.wait_text("[data-state=unreachable]", "The connection is lost.")
+    browser.wait_text("[data-state=unreachable]", "Connection lost.")
     # when it goes on, then the banner goes
     let_through.append(True)
     browser.wait_gone("[data-state=unreachable]")
@@ -769,10 +769,11 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
     browser.open(gateway.address)
     script = """
     const [answers] = arguments;
-    return import("/js/watch.js").then(async ({FleetWatch}) => {
+    return import("/js/fleet_history.js").then(async ({FleetHistory}) => {
       const asked = [], looks = [];
-      const watch = new FleetWatch({fleet: async (since) => (asked.push(since), answers.shift())});
-      while (answers.length) looks.push(await watch.look());
+      const api = {fleet: async (since) => (asked.push(since), answers.shift())};
+      const fleet = new FleetHistory(api);
+      while (answers.length) looks.push(await fleet.refresh());
       return [asked, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
     });
     """
@@ -800,13 +801,13 @@ def test_what_is_wrong_with_a_query_is_said_beside_it(
     browser.open(gateway.address)
     # given a film, then a broken picture, dropped on the query
     browser.drop("#query", [("film.mp4", "video/mp4", b"film")])
-    browser.wait_text(".query .unreadable", "Could not be read: film.mp4. Video files")
+    browser.wait_text(".query .unreadable", "Cannot read film.mp4. Video files")
     browser.drop("#query", [("broken.jpg", "image/jpeg", b"no picture")])
-    browser.wait_text(".query .unreadable", "Could not be read: broken.jpg.")
+    browser.wait_text(".query .unreadable", "Cannot read broken.jpg.")
     # when two pictures are, then the first is taken, and that is said
     browser.drop("#query", pictures[:2])
-    browser.wait_text(".query .unreadable", f"{pictures[0][0]} was taken")
-    assert len(browser.all(".query .picture-card")) == 1
+    browser.wait_text(".query .unreadable", f"{pictures[0][0]} is used")
+    assert len(browser.all(".query .image-card")) == 1
     assert not browser.all(".candidates .unreadable:not(:empty)")
 
 
@@ -822,7 +823,7 @@ def test_a_picture_is_not_replaced_by_a_broken_one(
     broken.write_bytes(b"no picture")
     browser.all(".card input[type=file]")[0].send_keys(str(broken))
     # then it stays, and the file is named
-    browser.wait_text(".candidates .unreadable", "Could not be read: broken.jpg.")
+    browser.wait_text(".candidates .unreadable", "Cannot read broken.jpg.")
     assert browser.all(f".card img[alt='{pictures[0][0]}']")
 
 
@@ -875,7 +876,7 @@ def test_a_job_that_is_refused_names_the_file(
     browser.wait("#job-file").send_keys(str(source))
     browser.write("#job-uri", "s3://bucket/pairs.jsonl")
     browser.click("#start-job")
-    browser.wait_text("#job-dialog .form-message", "one of both")
+    browser.wait_text("#job-dialog .form-message", "not both")
     browser.write("#job-uri", " ")
     # and what is said of the file names it
     browser.click("#start-job")
@@ -888,7 +889,7 @@ def test_a_filter_without_jobs_says_so(browser: Browser, gateway: CannedGateway)
     browser.open(f"{gateway.address}#/jobs")
     browser.wait("[data-job=j1]")
     browser.click(".segments [data-state=paused]")
-    browser.wait_text(".jobs-page > .empty", "No such job.")
+    browser.wait_text(".jobs-page > .empty", "No jobs in this state.")
 
 
 @browsed
@@ -921,7 +922,7 @@ def test_more_errors_than_are_shown(
     gateway.say("GET /v1/jobs/j1/errors", FAILED_LINE | {"errors": [failure] * 200})
     browser.click(".job-errors button")
     # then the first are there, and that they are not all
-    browser.wait_text(".job-errors", "The first 100; the results have them all.")
+    browser.wait_text(".job-errors", "Only the first 100 are shown")
     assert len(browser.all(".error-list li")) == 100
 
 
@@ -955,11 +956,11 @@ def test_files_that_cannot_be_read_are_named(
     # given a picture, a broken one and a film, dropped together
     broken = ("broken.jpg", "image/jpeg", b"no picture")
     browser.drop("#candidate-drop", [("pairs.csv", "text/csv", b"query,text")])
-    browser.wait_text(".unreadable", "Could not be read: pairs.csv. Tables and JSON Lines are")
+    browser.wait_text(".unreadable", "Cannot read pairs.csv. Tables and JSON Lines are")
     browser.drop("#video-drop", [pictures[0], broken, ("film.mp4", "video/mp4", b"film")])
     # then the good one is taken, and the others are named, with what to do
     browser.wait(".with-video")
-    browser.wait_text(".unreadable", "Could not be read: film.mp4, broken.jpg. Video files")
+    browser.wait_text(".unreadable", "Cannot read film.mp4, broken.jpg. Video files")
     # and no more of them is said when the next ones are well
     browser.drop("#candidate-drop", pictures[1:2])
     browser.wait_gone(".unreadable")
@@ -1002,7 +1003,7 @@ def test_hundreds_of_pictures_are_taken_in_a_few_at_a_time(
     assert same == browser.all(".card")[-1].get_attribute("data-id")
     # and all are judged
     browser.wait_text("#threshold-effect", f"0 of {count} would be rejected.")
-    browser.wait_gone_text("#threshold-effect", "not judged")
+    browser.wait_gone_text("#threshold-effect", "not assessed")
     # and those are drawn that are near the window, no others
     wait_until(lambda: browser.run("return urls.live") == 0, WAIT_S, "no URL is held")
     assert browser.wait(".card:first-child img").get_property("naturalWidth") == 48
@@ -1039,7 +1040,7 @@ window.walked = new Set();
 window.ringless = [];
 addEventListener("focusin", ({target}) => {
   walked.add(target);
-  const shown = target.classList.contains("unseen") ? target.nextElementSibling : target;
+  const shown = target.classList.contains("visually-hidden") ? target.nextElementSibling : target;
   const {outlineStyle, outlineWidth} = getComputedStyle(shown);
   if (outlineStyle === "none" || parseFloat(outlineWidth) < 2) ringless.push(shown.outerHTML);
 });
@@ -1091,7 +1092,7 @@ def test_the_focus_outlives_what_is_drawn_anew(browser: Browser, gateway: Canned
         results=lambda whole: whole["results"][:1], errors=lambda whole: failed(1, 2)
     )
     browser.press(Keys.CONTROL, Keys.ENTER)
-    browser.wait(".left-over.errors")
+    browser.wait(".unscored.errors")
     # when the view is changed, and another run is put beside it
     for control in ("#view-grid", "#view-list"):
         browser.run(f"document.querySelector('{control}').focus()")
@@ -1105,7 +1106,7 @@ def test_the_focus_outlives_what_is_drawn_anew(browser: Browser, gateway: Canned
     browser.choose("#compare", "0")
     # and when one is tried again, then the focus goes to what became of it
     gateway.answers["POST /v1/rerank"] = rerank()
-    browser.run("document.querySelector('.left-over .again').focus()")
+    browser.run("document.querySelector('.unscored .again').focus()")
     browser.press(Keys.ENTER)
     wait_until(lambda: len(browser.all(".result")) == 2, WAIT_S, "it is ranked")
     wait_until(lambda: browser.run(FOCUSED).startswith("head-"), WAIT_S, "the result has it")

@@ -122,6 +122,14 @@ def test_max_length_of_ones_own_profile_cuts_documents(ranked, monkeypatch, tmp_
     assert max(r.get("truncated_tokens", 0) for r in short[1]) > 0
 
 
+def test_no_results_mean_all(ranked):
+    (every, _), recorded = ranked("--top-n", 0)
+    (best, _), _ = ranked("--top-n", 2)
+
+    assert (len(every), len(best)) == (3, 2)
+    assert recorded["top_n"] is None
+
+
 def test_documents_are_cut_where_the_command_line_says_so(ranked):
     whole, cut = ranked()[0], ranked("--max-tokens-per-doc", 3)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused, UnknownModel
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
 from rerankfleet.workers.engine.locate import read_config, resolve_model
@@ -116,7 +117,9 @@ def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]
     )
     instruction, query, document = prompter.default_instruction, "what is a list?", "A sequence."
     whole = source.encode_template(SYSTEM_TURN + body.format(instruction, query, document) + suffix)
-    ((pair,),) = prompter.encode_all([Request.of(query, [document])], max_length=8192)
+    ((pair,),) = prompter.encode_all(
+        [Request.of(query, [document])], max_length=PLAIN_OPTIONS.max_length
+    )
     assert isinstance(pair, Prompt)
     pieces = [*pair.prefix, *pair.query, *pair.document]
     turn_ids = source.encode_template(suffix)

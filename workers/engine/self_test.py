@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused
 from rerankfleet.workers.batching.packing import Limit, Pack, Prices, pack_cost
 from rerankfleet.workers.engine.decoder import Decoder
@@ -75,7 +76,7 @@ def self_test_prompts(prompter: Prompter) -> list[Prompt]:
     requests = [Request.of(query, _DOCUMENTS) for query in _QUERIES]
     if isinstance(prompter, VLPrompter):
         requests.append(Request(Side(_QUERIES[0], _ramps(2, 3)), [Side(images=_ramps(3, 2))]))
-    encoded = prompter.encode_all(requests, max_length=8192)
+    encoded = prompter.encode_all(requests, max_length=PLAIN_OPTIONS.max_length)
     return [p for of_request in encoded for p in of_request if isinstance(p, Prompt)]
 
 

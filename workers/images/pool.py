@@ -30,7 +30,7 @@ START_S = 60.0
 MEMORY_BYTES = 4 << 30
 IN_FLIGHT_BYTES = 256 << 20
 
-#: Nothing up to `serve` depends on the environment or the working folder of the parent.
+#: The child imports from the parent's path, and nothing from its working folder.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[3]);"
     "from rerankfleet.workers.images.child import serve;"
@@ -191,9 +191,10 @@ class _Decoder:
         if self.child and self.child.poll() is None:
             return self.child
         self.end()
-        command = [sys.executable, "-c", _START, str(self._timeout_s), str(self._memory_bytes)]
+        limits = (str(self._timeout_s), str(self._memory_bytes))
+        command = [sys.executable, "-P", "-c", _START, *limits, json.dumps(sys.path)]
         self.child = child = subprocess.Popen(
-            [*command, json.dumps(sys.path)],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

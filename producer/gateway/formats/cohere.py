@@ -10,25 +10,26 @@ from starlette.responses import Response
 
 from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
+from rerankfleet.shared.content.options import TOKENS_MAX, PairOptions, ResultOptions
 
 routes = APIRouter(tags=["rerank"])
 
-TOKENS_MAX = 40_960
-"""More tokens of a document than this no model reads."""
 SEARCH_UNIT = 100
 """Documents of one search unit."""
 
 
-class CohereBody(Fields):
-    """One query with its documents. What Cohere adds in later versions is ignored, and told."""
+class CohereBody(Fields, ResultOptions):
+    """One query with its documents. Fields of later versions are ignored, with a warning."""
 
     model_config = ConfigDict(extra="allow")
 
     model: str | None = Field(default=None, max_length=512)
     query: str
     documents: Annotated[list[str], FailFast()]
-    top_n: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = None
+    max_tokens_per_doc: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description=PairOptions.model_fields["max_tokens_per_doc"].description
+    )
+    """Cohere's models read more tokens than ours: any number is taken."""
     priority: int | None = None
 
 
@@ -37,16 +38,16 @@ async def rerank(request: Request, body: CohereBody) -> Response:
     """Texts by relevance, best first; one that could not be scored is left out with a warning."""
     asked = Asked(body.query, body.documents, top_n=body.top_n)
     warnings = ignored(body, {"priority": body.priority})
-    found = await gateway_of(request).ask(
+    answer = await gateway_of(request).ask(
         request,
         [asked],
         model=body.model,
         max_tokens_per_doc=body.max_tokens_per_doc and min(body.max_tokens_per_doc, TOKENS_MAX),
         key=idempotency_key(request),
     )
-    line = found.line(0)
-    told: dict[str, Any] = {
-        "id": found.job.id,
+    line = answer.line(0)
+    reply: dict[str, Any] = {
+        "id": answer.job.id,
         "results": [
             {"index": result["index"], "relevance_score": result["relevance_score"]}
             for result in line["results"]
@@ -54,10 +55,10 @@ async def rerank(request: Request, body: CohereBody) -> Response:
         "meta": {
             "api_version": {"version": "2"},
             "billed_units": {"search_units": -(-len(body.documents) // SEARCH_UNIT)},
-            "tokens": {"input_tokens": found.job.progress.tokens},
+            "tokens": {"input_tokens": answer.job.progress.tokens},
         },
     }
     warnings += [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
     if warnings:
-        told["meta"]["warnings"] = warnings
-    return as_json(told)
+        reply["meta"]["warnings"] = warnings
+    return as_json(reply)

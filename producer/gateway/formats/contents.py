@@ -1,4 +1,4 @@
-"""Queries and documents of all shapes, as contents that a line of input may have.
+"""Queries and documents of every client's shape -> contents as in a line of input.
 
     "text"
     {"text"?, "image"?: URI or list, "video"?: {"frames": [URI], "fps"?}, "frames"?}   native, Jina
@@ -6,7 +6,7 @@
 
 A document may also have `id` and `metadata`.
 
-Only the shape is changed here; what a content may hold is checked by `shared.formats.lines`.
+Only the shape is changed here; `shared.formats.lines` checks what a content holds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 
 from rerankfleet.producer.gateway.errors import InvalidField
-from rerankfleet.producer.gateway.formats.fields import FIELD_SHOWN
+from rerankfleet.shared.content.validation import FIELD_SHOWN
+from rerankfleet.shared.errors import Path, dotted
 
 PARTS = ("text", "image_url", "image", "video_url", "video")
 
@@ -51,7 +52,10 @@ _SHAPES = {
                     "description": "short for video: {frames}",
                 },
                 "content": {"type": "array", "items": {"type": "object"}},
-                "metadata": {"type": "object", "description": "a document's: handed back as it is"},
+                "metadata": {
+                    "type": "object",
+                    "description": "returned with the document",
+                },
             },
         },
     ]
@@ -63,57 +67,61 @@ AnyContents = Annotated[Any, WithJsonSchema({"type": "array", "items": _SHAPES, 
 
 
 def documents_of(value: Any, most: int) -> list[Any]:
-    """The documents of a request. Raises InvalidField saying where one is wrong. More than `most`
-    come back unread: whoever counts them refuses them."""
+    """The documents of a request. Raises InvalidField for one that is wrong. More than `most` are
+    returned as they are: they are refused later, for their number."""
     if not isinstance(value, list):
         hint = 'write a list; one document of several parts is [{"content": [...]}]'
-        raise InvalidField("documents", "expected a list of documents", hint=hint)
+        raise InvalidField(("documents",), "expected a list of documents", hint=hint)
     if len(value) > most:
         return value
-    return [content_of(found, f"documents[{at}]") for at, found in enumerate(value)]
+    return [content_of(one, ("documents", at)) for at, one in enumerate(value)]
 
 
-def content_of(value: Any, where: str) -> Any:
-    """A content as a line of input has it, without what is null. Raises InvalidField saying where
-    it is wrong."""
+def content_of(value: Any, path: Path) -> Any:
+    """The content at a path as a line of input has it, without nulls. Raises InvalidField."""
     if not isinstance(value, Mapping):
         return value
-    value = {name: found for name, found in value.items() if found is not None}
+    value = {name: field for name, field in value.items() if field is not None}
     if "content" in value:
-        own = {name: value[name] for name in ("id", "metadata") if name in value}
-        if len(value) > len(own) + 1:
-            raise InvalidField(where, "`content` stands alone", hint="put all into its parts")
-        found = _of_parts(value["content"], f"{where}.content")
-        if not own:
-            return found
-        return {**own, **({"text": found} if isinstance(found, str) else found)}
+        return _of_content(value, path)
     return {**value, "image": _with_schemes(value["image"])} if "image" in value else value
 
 
-def _of_parts(parts: Any, where: str) -> Any:
+def _of_content(value: Mapping[str, Any], path: Path) -> Any:
+    """A content in parts, with its id and metadata."""
+    own = {name: value[name] for name in ("id", "metadata") if name in value}
+    if len(value) > len(own) + 1:
+        raise InvalidField(path, "`content` stands alone", hint="put everything into its parts")
+    content = _of_parts(value["content"], (*path, "content"))
+    if not own:
+        return content
+    return {**own, **({"text": content} if isinstance(content, str) else content)}
+
+
+def _of_parts(parts: Any, path: Path) -> Any:
     if isinstance(parts, str):
         return parts
     if not isinstance(parts, list) or not parts:
-        raise InvalidField(where, "expected a list of parts", hint=_PARTS_HINT)
+        raise InvalidField(path, "expected a list of parts", hint=_PARTS_HINT)
     texts: list[str] = []
     images: list[str] = []
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for at, part in enumerate(parts):
-        kind, value = _part(part, where, at)
+        kind, value = _part(part, (*path, at))
         if kind == "text":
             texts.append(value)
         elif kind == "image":
             images.append(_with_scheme(value))
-        elif "video" in found:
-            raise InvalidField(f"{where}[{at}]", "a content has one video", hint=_ONE_VIDEO)
+        elif "video" in content:
+            raise InvalidField((*path, at), "a content has one video", hint=_ONE_VIDEO)
         else:
             fps = part.get("fps")
-            found["video"] = {"frames": value} | ({} if fps is None else {"fps": fps})
+            content["video"] = {"frames": value} | ({} if fps is None else {"fps": fps})
     if texts:
-        found["text"] = "\n".join(texts)
+        content["text"] = "\n".join(texts)
     if images:
-        found["image"] = images
-    return found
+        content["image"] = images
+    return content
 
 
 _PARTS_HINT = (
@@ -122,39 +130,41 @@ _PARTS_HINT = (
 )
 
 
-def _part(part: Any, where: str, at: int) -> tuple[str, Any]:
-    """What a part is, text, image or video, and its text, URI or frames."""
+def _part(part: Any, path: Path) -> tuple[str, Any]:
+    """The kind of a part, text, image or video, and its text, URI or frames."""
 
-    def wrong(said: str, hint: str = _PARTS_HINT, field: str = "") -> InvalidField:
-        return InvalidField(f"{where}[{at}]{field}", said, hint=hint)
+    def wrong(message: str, hint: str = _PARTS_HINT, field: Path = ()) -> InvalidField:
+        return InvalidField((*path, *field), message, hint=hint)
 
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in PARTS:
         raise wrong(f"expected a part of type {', '.join(PARTS)}")
     name, value = kind.removesuffix("_url"), part.get(kind)
-    unknown = _given(part, "type", kind, *(["fps"] if name == "video" else []))
+    unknown: list[Path] = [
+        (field,) for field in _unread(part, "type", kind, *(["fps"] if name == "video" else []))
+    ]
     if isinstance(value, Mapping):
-        unknown += [f"{kind}.{inside}" for inside in _given(value, "url")]
+        unknown += [(kind, field) for field in _unread(value, "url")]
         value = value.get("url")
     if name == "video" and not _are_texts(value):
         raise wrong("video files are not read, only their frames", _FRAMES)
     if name != "video" and not isinstance(value, str):
         raise wrong(f"its {kind} is missing")
     if unknown:
-        raise wrong("there is no such field", field=f".{min(unknown)[:FIELD_SHOWN]}")
+        raise wrong("there is no such field", field=min(unknown, key=dotted))
     return name, value
 
 
 _FRAMES = 'give the frames as images: {"type": "video", "video": ["…", "…"]}'
 _ONE_VIDEO = "put all frames into one part, or each video into a document of its own"
 _UNUSED = ("detail", "uuid")
-"""Fields of a part that clients of other servers send, and that change no score."""
+"""Fields of a part that clients of other servers send and that do not affect a score."""
 
 
-def _given(part: Mapping[str, Any], *known: str) -> list[str]:
-    """Fields of a part that have a value and would be read by nobody."""
+def _unread(part: Mapping[str, Any], *known: str) -> list[str]:
+    """Fields of a part that have a value but are not known."""
     unknown = part.keys() - {*known, *_UNUSED}
-    return [name for name in unknown if part[name] is not None]
+    return [name[:FIELD_SHOWN] for name in unknown if part[name] is not None]
 
 
 def _are_texts(value: Any) -> bool:
@@ -162,11 +172,11 @@ def _are_texts(value: Any) -> bool:
 
 
 _BASE64 = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
-"""How the base64 of an image begins."""
+"""The first characters of an image's base64 -> its format."""
 
 
 def _with_schemes(images: Any) -> Any:
-    """An image, or a list of them, as URIs. What is neither stays as it is, to be refused."""
+    """An image, or a list of them, as URIs. Anything else stays as it is, to be refused later."""
     if isinstance(images, list):
         return [_with_scheme(one) if isinstance(one, str) else one for one in images]
     return _with_scheme(images) if isinstance(images, str) else images

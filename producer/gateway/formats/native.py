@@ -13,17 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    WithJsonSchema,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
 from rerankfleet.producer.client import Answer, Client
@@ -39,19 +29,12 @@ from rerankfleet.producer.gateway.formats.contents import (
 from rerankfleet.producer.gateway.formats.fields import (
     IDEMPOTENT,
     KEY_CHARACTERS,
-    Fields,
     idempotency_key,
     ignored,
-    refuse_many,
 )
+from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.streaming import staged
-from rerankfleet.shared.content.options import (
-    MaxTokensPerDoc,
-    Pixels,
-    VideoFps,
-    VideoFrames,
-    VideoPixels,
-)
+from rerankfleet.shared.content.options import ResultOptions
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
@@ -61,130 +44,19 @@ routes = APIRouter(tags=["rerank"])
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 
-INSTRUCTION_CHARACTERS = 64 << 10
-"""Of an instruction at the most."""
 
-_IMAGE_FIELDS = {"preset": "image_preset"}
-"""Fields of `image` whose option has another name."""
-
-
-class ImageOptions(Fields):
-    """How images are prepared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    preset: str | None = None
-    resize_mode: Literal["crop", "fit"] | None = None
-    max_crop: float | None = Field(default=None, ge=0, le=1)
-    quality_threshold: float | None = Field(default=None, ge=0, le=1)
-    quality_action: Literal["off", "reject", "downweight"] | None = None
-    pad_color: tuple[Level, Level, Level] | None = None
-    min_pixels: Pixels | None = Field(default=None, description="smaller ones are enlarged to it")
-    max_pixels: Pixels | None = Field(
-        default=None, description="instead of the pixels of the preset's target"
-    )
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        found = self.model_dump(exclude_none=True)
-        return {_IMAGE_FIELDS.get(name, name): value for name, value in found.items()}
-
-
-Level = Annotated[int, Field(ge=0, le=255)]
-
-
-class VideoOptions(Fields):
-    """How the frames of videos are prepared."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    fps: VideoFps | None = Field(
-        default=None, description="frames that stand for a second, of videos that do not say"
-    )
-    max_frames: VideoFrames | None = Field(default=None, description="read of each, spread evenly")
-    total_pixels: VideoPixels | None = Field(default=None, description="of all frames together")
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        return {f"video_{name}": v for name, v in self.model_dump(exclude_none=True).items()}
-
-
-class Options(Fields):
-    """What a request and a job both take."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: str | None = Field(default=None, max_length=512)
-    instruction: str | None = Field(
-        default=None,
-        max_length=INSTRUCTION_CHARACTERS,
-        validation_alias=AliasChoices("instruction", "instruct"),
-    )
-    instructions: Annotated[dict[str, str], BeforeValidator(refuse_many)] | None = Field(
-        default=None, description="ISO 639-1 code -> the instruction of queries in that language"
-    )
-    temperature: float | None = Field(default=None, ge=0.1, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_length: int | None = Field(default=None, ge=128, le=40_960)
-    max_tokens_per_doc: MaxTokensPerDoc | Literal[0] | None = Field(
-        default=None, description="a document's text is cut to it; images never are; 0: no limit"
-    )
-    profile: str | None = Field(default=None, max_length=200)
-    explain: bool | Literal["none", "contributions"] | None = None
-    image: ImageOptions | None = None
-    video: VideoOptions | None = None
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job; what was not said is left out."""
-        named = ("instructions", "temperature", "top_p", "max_length", "profile")
-        found = {name: getattr(self, name) for name in named}
-        found["max_tokens_per_doc"] = self.max_tokens_per_doc or None
-        if self.explain is not None:
-            found["explain"] = self.explain in (True, "contributions")
-        given = {name: value for name, value in found.items() if value is not None}
-        for images in (self.image, self.video):
-            given |= images.options() if images else {}
-        return given
-
-
-def _of_a_pair(tokens: int) -> int:
-    """Tokens as max_length has them, or none at all."""
-    if tokens not in (-1, 0) and not 128 <= tokens <= 40_960:
-        raise PydanticCustomError("tokens", "Input should be 128 to 40960, or -1")
-    return tokens
-
-
-PromptTokens = Annotated[int, AfterValidator(_of_a_pair)]
-
-
-class RequestOptions(Options):
-    """What requests take. Fields that other servers know are ignored, and told."""
+class RerankBody(RequestOptions, ResultOptions):
+    """One query with its documents."""
 
     model_config = ConfigDict(extra="allow")
 
-    truncate_prompt_tokens: PromptTokens | None = Field(
-        default=None, description="vLLM's word for max_length; -1: the default"
-    )
-
-    def options(self) -> dict[str, Any]:
-        """As options of a job."""
-        found = super().options()
-        if "max_length" not in found and (self.truncate_prompt_tokens or -1) > 0:
-            found["max_length"] = self.truncate_prompt_tokens
-        return found
-
-
-class RerankBody(RequestOptions):
-    """One query with its documents."""
-
     query: AnyContent
     documents: AnyContents
-    top_n: int | None = Field(default=None, ge=0, le=1 << 31, description="0: all")
     return_documents: bool | None = Field(
         default=None, description="unset: without the bytes of data: URIs"
     )
     raw_scores: bool | None = Field(default=None, description="relevance_score is the margin")
-    use_activation: bool | None = Field(default=None, description="vLLM's word for the opposite")
+    use_activation: bool | None = Field(default=None, description="vLLM's name for the opposite")
     mode: Literal["sync", "async"] | None = Field(
         default=None, description="async: a job, answered with 202 at once"
     )
@@ -202,7 +74,7 @@ class RerankBody(RequestOptions):
 
     @property
     def of_the_answer(self) -> dict[str, Any]:
-        """Fields that are about an answer alone, where they were given."""
+        """Fields that only concern an answer, where they are set."""
         named = ("return_documents", "raw_scores", "use_activation")
         return {name: getattr(self, name) for name in named if name in self.model_fields_set}
 
@@ -219,9 +91,9 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
     openapi_extra=IDEMPOTENT,
 )
 async def rerank(request: Request, body: RerankBody) -> Response:
-    """Documents by relevance, best first. A bad image costs only its own document.
+    """Documents by relevance, best first. A bad image fails only its own document.
 
-    With `Accept: text/event-stream` the request's stages are told as events: `queued`, `scoring`,
+    With `Accept: text/event-stream` the request's stages are sent as events: `queued`, `scoring`,
     then `answer` or `error`.
     """
     return await answer(gateway_of(request), request, body)
@@ -239,7 +111,7 @@ _EITHER = {"anyOf": [tei.TeiBody.model_json_schema(), {"$ref": "#/components/sch
 async def rerank_either(
     request: Request, body: Annotated[dict[str, Any], WithJsonSchema(_EITHER), Body()]
 ) -> Response:
-    """`texts` in the body says that TEI's bare list is expected."""
+    """With `texts` in the body the response is TEI's bare list."""
     if "texts" in body:
         request.scope[SHAPE] = "tei"
         return await tei.answer(gateway_of(request), request, body_of(tei.TeiBody, body))
@@ -247,19 +119,19 @@ async def rerank_either(
 
 
 def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
-    """A body of a shape that its own fields tell. Raises RequestValidationError."""
+    """The fields as a body of this kind. Raises RequestValidationError."""
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
-        raise RequestValidationError(found, body=fields) from None
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(errors, body=fields) from None
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
-    """Score a request and tell it in the superset of all shapes, with its stages if asked to."""
+    """Score a request and answer in the superset of all shapes, with its stages if requested."""
     most = gateway.client.settings.max_documents_per_request
     asked = Asked(
-        content_of(body.query, "query"),
+        content_of(body.query, ("query",)),
         documents_of(body.documents, most),
         body.instruction,
         body.top_n,
@@ -282,7 +154,7 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
 async def _accept(
     gateway: Gateway, request: Request, body: RerankBody, asked: Asked, key: str | None
 ) -> Response:
-    """Make a job of a request, and tell where its results will be."""
+    """Make a job of a request, and answer where its results will be."""
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
     with taken(gateway.jobs, "new jobs"):
@@ -332,23 +204,23 @@ def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
     }
 
 
-def usage(found: Answer) -> dict[str, int]:
-    """What a request cost, rejected and cut-off documents included."""
-    tokens = found.job.progress.tokens
+def usage(answer: Answer) -> dict[str, int]:
+    """What a request cost, including rejected documents and those cut off by top_n."""
+    tokens = answer.job.progress.tokens
     return {
         "prompt_tokens": tokens,
         "total_tokens": tokens,
-        "image_tokens": sum(scored.tokens or 0 for scored in found.scored),
-        "images": sum(len(scored.images or ()) for scored in found.scored),
+        "image_tokens": sum(scored.tokens or 0 for scored in answer.scored),
+        "images": sum(len(scored.images or ()) for scored in answer.scored),
     }
 
 
 def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[str, Any]:
-    told = {**result, "logit": result["margin"]}
+    ranked = {**result, "logit": result["margin"]}
     if body.wants_margins:
-        told["relevance_score"] = result["margin"]
+        ranked["relevance_score"] = result["margin"]
     if explained := result.get("explain"):
-        told["explain"] = {
+        ranked["explain"] = {
             "visual_match": explained["visual_match"],
             "text_alignment": explained["text_alignment"],
             "cross_modal_consistency": explained["consistency"],
@@ -356,21 +228,21 @@ def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[s
         }
     if body.return_documents is not False:
         document = asked.documents[result["index"]]
-        told["document"] = _document(document, whole=bool(body.return_documents))
-    return told
+        ranked["document"] = _document(document, whole=bool(body.return_documents))
+    return ranked
 
 
 def _document(document: Any, *, whole: bool) -> dict[str, Any]:
-    """A document as Jina and vLLM return it; the bytes of data: URIs only where asked for."""
+    """A document as Jina and vLLM return it; the bytes of data: URIs only if `whole`."""
     fields = {"text": document} if isinstance(document, str) else dict(document)
     images = fields.get("image") or []
     uris = [images] if isinstance(images, str) else images
     kept = [uri for uri in uris if whole or not uri.startswith("data:")]
     parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in kept]
-    told = {"text": fields.get("text"), "multi_modal": parts or None}
-    return {**told, "image": kept[0] if len(kept) == 1 else kept} if kept else told
+    returned = {"text": fields.get("text"), "multi_modal": parts or None}
+    return {**returned, "image": kept[0] if len(kept) == 1 else kept} if kept else returned
 
 
 def _outcome(error: Mapping[str, Any]) -> dict[str, Any]:
-    """A document without a score. Its line is always the first: not worth telling."""
+    """A document without a score. Its line is left out: it is always the first."""
     return {"index": error.get("index")} | {k: v for k, v in error.items() if k != "line"}

@@ -15,7 +15,7 @@ from rerankfleet.shared.errors import TooLarge
 
 
 class TeiBody(Fields):
-    """One query with its texts. Other fields are ignored; a bare list has no place to tell so."""
+    """One query with its texts. Other fields are ignored; a bare list cannot say so."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -29,26 +29,27 @@ class TeiBody(Fields):
 
 
 async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
-    """Score a request and tell it as TEI does. Texts are cut at their end, unless `truncate` is
-    false or they were to be cut at the other one: then a text that is too long is an error."""
-    asked = Asked(body.query, body.texts, documents_name="texts")
+    """Score a request and answer as TEI does. Texts are cut at their end; a longer one is an
+    error if `truncate` is false or `truncation_direction` is left."""
+    asked = Asked(body.query, body.texts, documents_field="texts")
     ignored(body)
-    found = await gateway.ask(request, [asked], model=body.model, key=idempotency_key(request))
-    refuse_unscored(found.outcomes[0])
-    results = found.line(0)["results"]
+    scored = await gateway.ask(request, [asked], model=body.model, key=idempotency_key(request))
+    refuse_unscored(scored.outcomes[0])
+    results = scored.line(0)["results"]
     if cut := [result for result in results if result.get("truncated_tokens")]:
         _refuse_cut(body, f"texts[{cut[0]['index']}] is too long")
     return as_json([_rank(result, body) for result in results])
 
 
-def _refuse_cut(body: TeiBody, said: str) -> None:
+def _refuse_cut(body: TeiBody, message: str) -> None:
     if body.truncate is False:
-        raise TooLarge(said, hint="set truncate to true")
+        raise TooLarge(message, hint="set truncate to true")
     if body.truncation_direction in ("left", "Left"):
-        raise InvalidField("truncation_direction", f"{said}, and texts are cut at their end only")
+        message += ", and texts are cut at their end only"
+        raise InvalidField(("truncation_direction",), message)
 
 
 def _rank(result: dict[str, Any], body: TeiBody) -> dict[str, Any]:
     score = result["margin" if body.raw_scores else "relevance_score"]
-    told = {"index": result["index"], "score": score}
-    return {**told, "text": body.texts[result["index"]]} if body.return_text else told
+    rank = {"index": result["index"], "score": score}
+    return {**rank, "text": body.texts[result["index"]]} if body.return_text else rank

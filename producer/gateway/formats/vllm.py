@@ -15,8 +15,9 @@ from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of, r
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
-from rerankfleet.producer.gateway.formats.native import RequestOptions, usage
-from rerankfleet.shared.errors import TooLarge
+from rerankfleet.producer.gateway.formats.native import usage
+from rerankfleet.producer.gateway.formats.scoring import RequestOptions
+from rerankfleet.shared.errors import Path, TooLarge
 
 routes = APIRouter(tags=["rerank"])
 
@@ -40,35 +41,36 @@ async def score(request: Request, body: ScoreBody) -> Response:
     documents = _contents(body.documents, "documents")
     asked = _pairs(body, queries, documents)
     warnings, key = ignored(body), idempotency_key(request)
-    found = await gateway_of(request).ask(
+    answer = await gateway_of(request).ask(
         request, asked, model=body.model, key=key, **body.options()
     )
     scores = []
-    for number, outcome in enumerate(found.outcomes):
+    score_field = "margin" if body.use_activation is False else "relevance_score"
+    for number, outcome in enumerate(answer.outcomes):
         refuse_unscored(outcome)
-        results = sorted(found.line(number)["results"], key=lambda result: result["index"])
-        told = "margin" if body.use_activation is False else "relevance_score"
-        scores += [result[told] for result in results]
-    answer = {
-        "id": f"score-{found.job.id}",
-        "object": "list",
-        "created": found.job.number("created_ms") // 1000,
-        "model": found.job.spec.model,
-        "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
-        "usage": usage(found),
-        "warnings": warnings,
-    }
-    return as_json(answer)
+        results = sorted(answer.line(number)["results"], key=lambda result: result["index"])
+        scores += [result[score_field] for result in results]
+    return as_json(
+        {
+            "id": f"score-{answer.job.id}",
+            "object": "list",
+            "created": answer.job.number("created_ms") // 1000,
+            "model": answer.job.spec.model,
+            "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
+            "usage": usage(answer),
+            "warnings": warnings,
+        }
+    )
 
 
-def _contents(value: Any, where: str) -> list[Any]:
+def _contents(value: Any, field: str) -> list[Any]:
     if isinstance(value, list):
-        return [content_of(found, f"{where}[{at}]") for at, found in enumerate(value)]
+        return [content_of(one, (field, at)) for at, one in enumerate(value)]
     if isinstance(value, dict) and isinstance(value.get("content"), list):
         # vLLM takes it for many contents, others for one
         hint = 'write [{"content": [...]}] for one of several parts, a list for many'
-        raise InvalidField(where, "a bare {content: [...]} can be read in two ways", hint=hint)
-    return [content_of(value, where)]
+        raise InvalidField((field,), "a bare {content: [...]} can be read in two ways", hint=hint)
+    return [content_of(value, (field,))]
 
 
 def _refuse_many(request: Request, body: ScoreBody) -> None:
@@ -79,20 +81,20 @@ def _refuse_many(request: Request, body: ScoreBody) -> None:
 
 
 def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[Asked]:
-    """One request for one query, else one per pair. Each knows its query's place."""
+    """One request for one query, else one per pair."""
     if not queries:
-        raise InvalidField("queries", "there is none", hint="give at least one")
+        raise InvalidField(("queries",), "there is none", hint="give at least one")
     if len(queries) == 1:
-        name = "queries.0" if isinstance(body.queries, list) else "queries"
-        return [Asked(queries[0], documents, body.instruction, query_name=name)]
+        path: Path = ("queries", 0) if isinstance(body.queries, list) else ("queries",)
+        return [Asked(queries[0], documents, body.instruction, query_path=path)]
     if len(queries) != len(documents):
         raise InvalidField(
-            "documents",
-            f"{len(queries)} queries and {len(documents)} documents make no pairs",
+            ("documents",),
+            f"{len(queries)} queries and {len(documents)} documents do not make pairs",
             hint="give one query, or as many queries as documents",
         )
     pairs = zip(queries, documents, strict=True)
     return [
-        Asked(query, [document], body.instruction, query_name=f"queries.{at}", first=at)
+        Asked(query, [document], body.instruction, query_path=("queries", at), first=at)
         for at, (query, document) in enumerate(pairs)
     ]

@@ -1,20 +1,20 @@
-/** The gateway, as functions. Everything that speaks HTTP is here. */
+/** The client of the gateway: all HTTP requests of the page are made here. */
 
 import { Value } from "./value.js";
 
 const KEY = "rerankfleet.key";
-const SILENT_MS = 15_000; // so long a question waits for its answer
-const QUIET_MS = 30_000; // a stream of which nothing comes for so long is dead: a live one says that it is
-const STALLED_MS = 60_000; // an upload of which nothing is heard for so long has failed
+const ANSWER_TIMEOUT_MS = 15_000; // for an answer to a GET
+const STREAM_TIMEOUT_MS = 30_000; // without data on an event stream; live ones send keep-alive comments
+const UPLOAD_TIMEOUT_MS = 60_000; // without progress of an upload
 
 const EVENT_STREAM = "text/event-stream";
 
 /**
- * Where a request stands: `ahead` shards wait before it, or a worker has it and `done` of `total` pairs are scored.
+ * Progress of a request: queued behind `ahead` shards, or on a worker with `done` of `total` pairs scored.
  * @typedef {{stage: "queued", ahead: number} | {stage: "scoring", done: number, total: number}} Stage
  */
 
-/** What went wrong, as the gateway says it. `status` 0: it could not be reached. */
+/** An error as the gateway reports it. `status` 0: it was not reached; -1: the page itself failed. */
 export class ApiError extends Error {
   /**
    * @param {number} status
@@ -32,21 +32,21 @@ export class ApiError extends Error {
   }
 }
 
-/** One gateway, which is where the page came from. */
+/** The gateway that served the page. */
 export class Api {
   constructor() {
-    /** Whether the gateway answers at all. @type {Value<boolean>} */
+    /** Whether the gateway answers. @type {Value<boolean>} */
     this.reachable = new Value(true);
-    /** Whether it refused for want of a key. @type {Value<boolean>} */
+    /** Whether it refused a request for lack of a valid key. @type {Value<boolean>} */
     this.locked = new Value(false);
   }
 
-  /** Whether a key is in use. */
+  /** Whether a key is set. */
   get keyed() {
     return sessionStorage.getItem(KEY) !== null;
   }
 
-  /** Use a key until the visit ends. @param {string} key */
+  /** Use a key until the tab is closed. @param {string} key */
   unlock(key) {
     sessionStorage.setItem(KEY, key);
     this.locked.set(false);
@@ -62,21 +62,21 @@ export class Api {
     return (await this.json("GET", "/v1/models")).data;
   }
 
-  /** Of the past what came since an earlier answer's `at_s`. @param {number} since @returns {Promise<any>} */
+  /** The fleet now, and its history since an earlier answer's `at_s`. @param {number} since @returns {Promise<any>} */
   fleet(since) {
     return this.json("GET", `/v1/fleet${since ? `?since=${since}` : ""}`);
   }
 
-  /** Score at once. @param {object} body @returns {Promise<any>} */
+  /** Score interactively. @param {object} body @returns {Promise<any>} */
   rerank(body) {
     return this.json("POST", "/v1/rerank", body);
   }
 
   /**
-   * Score at once, and be told meanwhile where the request stands.
+   * Score interactively, with progress while it waits.
    * @param {object} body
    * @param {(stage: Stage) => void} onStage
-   * @param {AbortSignal} signal breaks it off: the gateway cancels it
+   * @param {AbortSignal} signal aborts it: the gateway cancels the request
    * @returns {Promise<any>}
    */
   async rerankStaged(body, onStage, signal) {
@@ -86,7 +86,7 @@ export class Api {
       if (event === "error") throw new ApiError(data.status, data.error, about(response.headers));
       onStage({ stage: event, ...data });
     }
-    throw this.unreachable(); // it ended without either
+    throw this.unreachable(); // the stream ended without either
   }
 
   /** @param {number} limit @returns {Promise<any[]>} */
@@ -109,7 +109,7 @@ export class Api {
     return this.json("POST", `${jobPath(id)}/${action}`);
   }
 
-  /** Lines with errors only. @param {string} id @param {number} limit @returns {Promise<any[]>} */
+  /** The first lines of results that have errors. @param {string} id @param {number} limit @returns {Promise<any[]>} */
   async errors(id, limit) {
     const response = await this.request("GET", `${jobPath(id)}/errors?limit=${limit}`);
     const text = await response.text();
@@ -119,23 +119,28 @@ export class Api {
       .map((line) => JSON.parse(line));
   }
 
-  /** Where the results are. @param {string} id @param {boolean} partial */
+  /** The address of the results. @param {string} id @param {boolean} partial */
   resultsAddress(id, partial) {
     return `${jobPath(id)}/results${partial ? "?partial=true" : ""}`;
   }
 
-  /** The first files of a job's output, and how many there are. @param {string} id @param {number} limit @returns {Promise<any>} */
+  /**
+   * The first files of a job's output, and how many there are.
+   * @param {string} id
+   * @param {number} limit
+   * @returns {Promise<any>}
+   */
   files(id, limit) {
     return this.json("GET", `${jobPath(id)}/files?limit=${limit}`);
   }
 
-  /** Where a file of a job's output is. @param {string} id @param {string} name */
+  /** The address of a file of a job's output. @param {string} id @param {string} name */
   fileAddress(id, name) {
     return `${jobPath(id)}/files/${encodeURIComponent(name)}`;
   }
 
   /**
-   * Upload a file; `onProgress` gets the share that is sent. Fails when it stands still.
+   * Upload a file; `onProgress` gets the share that is sent. Fails when it stalls.
    * @param {File} file
    * @param {(share: number) => void} [onProgress]
    * @param {AbortSignal} [signal]
@@ -143,18 +148,19 @@ export class Api {
    */
   upload(file, onProgress, signal) {
     return new Promise((resolve, reject) => {
-      const request = new XMLHttpRequest(); // fetch does not say how much is sent
+      const request = new XMLHttpRequest(); // fetch does not report upload progress
       request.open("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`);
       for (const [name, value] of Object.entries(this.headers())) request.setRequestHeader(name, value);
       request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
       const beganMs = performance.now();
-      const heard = () => (request.timeout = performance.now() - beganMs + STALLED_MS); // counts from the start
-      heard();
+      // a request's timeout counts from its start
+      const extendTimeout = () => (request.timeout = performance.now() - beganMs + UPLOAD_TIMEOUT_MS);
+      extendTimeout();
       request.upload.onprogress = (event) => {
-        heard();
+        extendTimeout();
         if (event.lengthComputable) onProgress?.(event.loaded / event.total);
       };
-      request.ontimeout = () => reject(new ApiError(-1, { message: "the upload stands still" }));
+      request.ontimeout = () => reject(new ApiError(-1, { message: "the upload stalled" }));
       request.onload = () => {
         this.reachable.set(true);
         if (request.status < 300) resolve(JSON.parse(request.responseText));
@@ -171,8 +177,8 @@ export class Api {
   }
 
   /**
-   * A job's status about once a second, until its end. Ends with an error when the connection does.
-   * Read by fetch, since an EventSource cannot send a key.
+   * A job's status about once a second, until it ends. Throws when the connection is lost.
+   * Uses fetch, since an EventSource cannot send a key.
    * @param {string} id
    * @param {AbortSignal} signal
    * @returns {AsyncGenerator<{event: string, data: any}>}
@@ -182,13 +188,13 @@ export class Api {
     yield* this.readEvents(response, signal);
   }
 
-  /** The events of an answer, as they come. @param {Response} response @param {AbortSignal} signal */
+  /** The events of a response, as they arrive. @param {Response} response @param {AbortSignal} signal */
   async *readEvents(response, signal) {
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     while (true) {
-      const quiet = setTimeout(() => reader.cancel(), QUIET_MS);
-      const read = reader.read().finally(() => clearTimeout(quiet));
+      const timeout = setTimeout(() => reader.cancel(), STREAM_TIMEOUT_MS);
+      const read = reader.read().finally(() => clearTimeout(timeout));
       const { value, done } = await read.catch((error) => {
         throw signal.aborted ? error : this.unreachable();
       });
@@ -204,13 +210,13 @@ export class Api {
 
   /** @returns {Promise<any>} */
   async json(method, path, body) {
-    const silence = new AbortController();
-    const timer = method === "GET" && setTimeout(() => silence.abort(), SILENT_MS);
+    const timeout = new AbortController();
+    const timer = method === "GET" && setTimeout(() => timeout.abort(), ANSWER_TIMEOUT_MS);
     try {
-      const response = await this.request(method, path, body, silence.signal);
+      const response = await this.request(method, path, body, timeout.signal);
       return await response.json();
     } catch (error) {
-      throw silence.signal.aborted ? this.unreachable() : error;
+      throw timeout.signal.aborted ? this.unreachable() : error;
     } finally {
       clearTimeout(timer);
     }
@@ -244,7 +250,7 @@ export class Api {
 
   unreachable() {
     this.reachable.set(false);
-    return new ApiError(0, { message: "the gateway does not answer" });
+    return new ApiError(0, { message: "the gateway does not respond" });
   }
 
   refusal(status, text, headers) {
@@ -253,7 +259,7 @@ export class Api {
   }
 }
 
-/** What the headers of an answer say of it. @param {{get: (name: string) => string | null}} headers */
+/** What the headers of a response tell about an error. @param {{get: (name: string) => string | null}} headers */
 function about(headers) {
   return { requestId: headers.get("X-Request-Id") ?? "", retryAfterS: Number(headers.get("Retry-After") ?? 0) };
 }
@@ -271,7 +277,7 @@ function readError(text, status) {
   }
 }
 
-/** One block of a stream of server-sent events; null for a comment. */
+/** One server-sent event; null for a comment. */
 function readEvent(block) {
   let event = "message";
   const data = [];

@@ -1,4 +1,4 @@
-/** Small charts in SVG, drawn at the size they have. Each says its latest value as text, too. */
+/** Small SVG charts, drawn to fit their element. Each shows its latest value as text, too. */
 
 import { fill, h, s } from "./dom.js";
 import * as format from "./format.js";
@@ -16,14 +16,14 @@ const STEPS = [1.2, 1.5, 2.4, 3, 4.5, 6, 7.5, 9, 12];
  */
 
 /**
- * @typedef {object} Mark something that happened at a time
+ * @typedef {object} Mark an event on the time axis
  * @property {number} at_s
  * @property {number} value
  * @property {string} label
  * @property {number} series
  */
 
-/** What all charts share: a frame with a title, and drawing anew when the size changes. */
+/** What all charts share: a frame with a title, and redrawing when the size changes. */
 class Chart {
   /** @param {string} title @param {string} about @param {AbortSignal} signal */
   constructor(title, about, signal) {
@@ -40,30 +40,30 @@ class Chart {
     );
     const observer = new ResizeObserver(() => this.draw());
     observer.observe(this.plot);
-    /** Whether there is news that somebody who looks closely was spared. */
-    this.late = false;
-    const catchUp = () => this.late && this.refresh();
+    /** Whether newer data waits to be drawn. */
+    this.stale = false;
+    const catchUp = () => this.stale && this.refresh();
     this.plot.addEventListener("pointerleave", catchUp);
-    this.plot.addEventListener("focusout", () => setTimeout(catchUp)); // when the focus has moved on
+    this.plot.addEventListener("focusout", () => setTimeout(catchUp)); // once the focus has moved
     signal.addEventListener("abort", () => observer.disconnect(), { once: true });
   }
 
-  /** Draw the news; not under somebody's pointer or focus, but once that is gone. */
+  /** Draw new data, but not while the chart has the pointer or the focus: then draw it once they have left. */
   refresh() {
-    this.late = this.plot.matches(":hover, :focus-within") && this.plot.querySelector("svg") !== null;
-    if (!this.late) this.draw();
+    this.stale = this.plot.matches(":hover, :focus-within") && this.plot.querySelector("svg") !== null;
+    if (!this.stale) this.draw();
   }
 
-  /** Draw, if there is room. */
+  /** Draw, unless the chart has no size yet. */
   draw() {
     const width = this.plot.clientWidth;
     if (!width) return;
-    fill(this.plot, this.picture(width) ?? h("p", { class: "empty" }, t("chart.empty")), this.tip);
+    fill(this.plot, this.drawing(width) ?? h("p", { class: "empty" }, t("chart.empty")), this.tip);
     this.tip.hidden = true;
   }
 
-  /** The drawing; null where there is nothing to draw. @param {number} _width @returns {SVGElement | null} */
-  picture(_width) {
+  /** The drawing; null if there is nothing to draw. @param {number} _width @returns {SVGElement | null} */
+  drawing(_width) {
     return null;
   }
 
@@ -110,7 +110,7 @@ export class LineChart extends Chart {
     super(title, about, signal);
     this.unit = unit;
     this.step = step;
-    this.say = show;
+    this.format = show;
     /** @type {Series[]} */
     this.series = [];
     /** @type {Mark[]} */
@@ -123,12 +123,12 @@ export class LineChart extends Chart {
     this.marks = marks;
     this.names(this.series.map(({ name }) => name));
     const last = this.series.map(({ points }) => points[points.length - 1][1]);
-    fill(this.summary, last.length ? `${last.map(this.say).join(" · ")} ${this.unit}` : "");
+    fill(this.summary, last.length ? `${last.map(this.format).join(" · ")} ${this.unit}` : "");
     this.refresh();
   }
 
   /** @param {number} width @returns {SVGElement | null} */
-  picture(width) {
+  drawing(width) {
     if (!this.series.length) return null;
     const all = this.series.flatMap(({ points }) => points);
     const from = Math.min(...all.map(([at]) => at));
@@ -203,7 +203,7 @@ export class LineChart extends Chart {
     const at = from + ((left - PAD.left) / (width - PAD.left - PAD.right)) * (to - from);
     const values = this.series.map(({ name, points }) => {
       const [, value] = points.findLast(([time]) => time <= at) ?? points[0];
-      return `${this.series.length > 1 ? `${name}: ` : ""}${this.say(value)} ${this.unit}`;
+      return `${this.series.length > 1 ? `${name}: ` : ""}${this.format(value)} ${this.unit}`;
     });
     const inside = Math.min(Math.max(at, from), to);
     guide.setAttribute("visibility", "visible");
@@ -213,7 +213,7 @@ export class LineChart extends Chart {
   }
 }
 
-/** Columns of one or more stacked parts. */
+/** Stacked columns. */
 export class ColumnChart extends Chart {
   /**
    * @param {{title: string, about?: string, names: string[], ends: [string, string], show?: (value: number) => string}} options
@@ -223,7 +223,7 @@ export class ColumnChart extends Chart {
     super(title, about, signal);
     this.parts = names;
     this.ends = ends;
-    this.say = show;
+    this.format = show;
     /** @type {{values: number[], label: string}[]} */
     this.columns = [];
     this.names(names);
@@ -237,11 +237,11 @@ export class ColumnChart extends Chart {
   }
 
   axis(level) {
-    return this.say(level);
+    return this.format(level);
   }
 
   /** @param {number} width @returns {SVGElement | null} */
-  picture(width) {
+  drawing(width) {
     if (!this.columns.some(({ values }) => sum(values) > 0)) return null;
     const top = niceTop(Math.max(...this.columns.map(({ values }) => sum(values))));
     const { y, parts } = this.frame(width, top, this.ends);
@@ -294,7 +294,7 @@ function sum(values) {
   return values.reduce((total, value) => total + value, 0);
 }
 
-/** The least round number that is not below and gives round thirds. */
+/** The smallest round number that is not below the value and has round thirds. */
 function niceTop(value) {
   if (value <= 0) return 3;
   const power = 10 ** Math.floor(Math.log10(value));

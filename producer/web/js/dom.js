@@ -1,4 +1,4 @@
-/** Elements from plain function calls. Text is always text: nothing here parses HTML. */
+/** Builds elements from function calls. Text is always inserted as text; nothing here parses HTML. */
 
 /** @typedef {Node | string | number | null | undefined | false} Child */
 /** @typedef {Record<string, any>} Props */
@@ -6,8 +6,8 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Make an element. `on*` are listeners, `vars` are CSS custom properties, `class` may be a list
- * with falsy members, and a prop that is null, undefined or false is left out.
+ * Create an element. `on*` are listeners, `vars` are CSS custom properties, `class` may be a list
+ * with falsy members, and props that are null, undefined or false are ignored.
  * @template {keyof HTMLElementTagNameMap} Tag
  * @param {Tag} tag
  * @param {Props} [props]
@@ -19,7 +19,7 @@ export function h(tag, props = {}, ...children) {
 }
 
 /**
- * Make an SVG element.
+ * Create an SVG element.
  * @template {keyof SVGElementTagNameMap} Tag
  * @param {Tag} tag
  * @param {Props} [props]
@@ -53,7 +53,7 @@ function append(element, children) {
 }
 
 /**
- * Replace what an element holds. What has the keyboard's focus keeps it, by its id.
+ * Replace the content of an element. If the focused child has an id, its replacement gets the focus.
  * @param {Element} element
  * @param {...(Child | Child[])} children
  */
@@ -64,12 +64,12 @@ export function fill(element, ...children) {
   if (focused) focusOn(focused);
 }
 
-/** Give the keyboard's focus to an element, if it is there. @param {string} id */
+/** Focus an element, if it exists. @param {string} id */
 export function focusOn(id) {
   document.getElementById(id)?.focus({ preventScroll: true });
 }
 
-/** An icon of those below, of the size of the text. @param {string} name */
+/** One of the icons below, at the size of the text. @param {string} name */
 export function icon(name) {
   return s("svg", { class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true" }, s("path", { d: ICONS[name] }));
 }
@@ -79,8 +79,8 @@ const ICONS = {
   remove: "M4 4l8 8M12 4l-8 8",
   replace: "M3 8a5 5 0 0 1 8.5-3.5L13 6M13 3v3h-3M13 8a5 5 0 0 1-8.5 3.5L3 10M3 13v-3h3",
   add: "M8 3v10M3 8h10",
-  picture: "M2.5 3.5h11v9h-11zM2.5 11l3-3 2.5 2.5 2-2 3.5 3M10.5 6.2h.01",
-  film: "M2.5 3.5h11v9h-11zM5 3.5v9M11 3.5v9M2.5 6.5H5M2.5 9.5H5M11 6.5h2.5M11 9.5h2.5",
+  image: "M2.5 3.5h11v9h-11zM2.5 11l3-3 2.5 2.5 2-2 3.5 3M10.5 6.2h.01",
+  video: "M2.5 3.5h11v9h-11zM5 3.5v9M11 3.5v9M2.5 6.5H5M2.5 9.5H5M11 6.5h2.5M11 9.5h2.5",
   down: "M4 6l4 4 4-4",
   download: "M8 2.5v7.5M5 7.5l3 3 3-3M3 13h10",
   copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
@@ -97,16 +97,16 @@ const ICONS = {
 };
 
 /**
- * Say something to those who listen to the page.
+ * Announce a text to screen readers.
  * @param {string} text
  */
 export function announce(text) {
-  const place = document.getElementById("announcer");
-  if (place && place.textContent !== text) place.textContent = text;
+  const announcer = document.getElementById("announcer");
+  if (announcer && announcer.textContent !== text) announcer.textContent = text;
 }
 
 /**
- * Offer bytes as a file.
+ * Start the download of a file made in the page.
  * @param {string} name
  * @param {string} type
  * @param {BlobPart} content
@@ -118,12 +118,12 @@ export function offerFile(name, type, content) {
 }
 
 /**
- * Put text on the clipboard, also where the page is not served over https.
+ * Copy text to the clipboard, even if the page is not served over https.
  * @param {string} text
  */
 export async function copyText(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
-  const field = h("textarea", { class: "unseen", value: text });
+  const field = h("textarea", { class: "visually-hidden", value: text });
   document.body.append(field);
   field.select();
   document.execCommand("copy");

@@ -1,4 +1,4 @@
-/** The Fleet tab: who works, how large their batches are and why, and what waits. */
+/** The Fleet tab: workers, their batch sizes and the reasons for them, and the queues. */
 
 import { ColumnChart, LineChart } from "./charts.js";
 import { fill, h } from "./dom.js";
@@ -7,7 +7,7 @@ import { counted, t } from "./i18n.js";
 import { noWorker } from "./notices.js";
 import { poll } from "./poll.js";
 
-const LOOK_MS = 2_000;
+const POLL_MS = 2_000;
 const PACKS_SHOWN = 60;
 const STAGES = ["forward_s", "waiting_s", "preparing_s"];
 
@@ -45,7 +45,7 @@ export function showFleet(root, app, signal) {
   );
   poll(
     async () => {
-      const fleet = await app.fleet.look();
+      const fleet = await app.fleet.refresh();
       fill(totals, totalFigures(fleet));
       const cards = fleet.workers.map((worker) => workerCard(worker, fleet.steps?.[worker.id]));
       fill(workers, cards.length ? cards : noWorker(app.model()?.id));
@@ -55,7 +55,7 @@ export function showFleet(root, app, signal) {
       batch.show(fleet.limits, fleet.workers);
       latency.show(fleet.packs, fleet.workers);
     },
-    LOOK_MS,
+    POLL_MS,
     signal,
   );
 }
@@ -94,25 +94,25 @@ function workerCard(worker, steps = {}) {
         `${format.number(worker.batch_tokens)} ${t("unit.tokens")} · ${format.number(worker.batch_pairs)} ${t("pairs")}`,
       ),
       worker.batch_reason && row("worker.reason", worker.batch_reason),
-      row("worker.numbers", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
+      row("worker.precision", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
       row("worker.latency", packTimes(worker)),
       Object.keys(steps).length > 0 && row("worker.steps", stepTimes(steps)),
       worker.memory_bytes > 0 && row("worker.memory", format.bytes(worker.memory_bytes)),
       worker.ooms > 0 && row("worker.ooms", format.number(worker.ooms)),
-      row("worker.hands", `${worker.shards} / ${worker.slots}`),
+      row("worker.shards", `${worker.shards} / ${worker.slots}`),
     ),
     shareLine("worker.busy", worker.busy_share, "busy"),
     shareLine("worker.preparing", worker.preparing_share, "preparing"),
   );
 }
 
-/** The median and the 95th percentile of its packs; the mean where a worker does not say. */
-function packTimes({ latency_s: mean, latency_p50_s: median, latency_p95_s: most }) {
+/** Median and 95th percentile of the pack latency; the mean if a worker reports nothing else. */
+function packTimes({ latency_s: mean, latency_p50_s: median, latency_p95_s: p95 }) {
   if (!median) return format.duration(mean);
-  return `p50 ${format.duration(median)} · p95 ${format.duration(most)}`;
+  return `p50 ${format.duration(median)} · p95 ${format.duration(p95)}`;
 }
 
-/** The mean time of each of its steps, in the order of the work. */
+/** The mean time of each step, in processing order. */
 function stepTimes(steps) {
   return Object.entries(steps)
     .map(([step, seconds]) => `${t(`step.${step}`)} ${format.duration(seconds)}`)
@@ -160,13 +160,13 @@ function queueTable(queues) {
   );
 }
 
-// ---- charts that a job's page shows, too --------------------------------------------------------
+// ---- charts that the page of a job shows, too --------------------------------------------------------
 
 function seriesOf(history, field) {
   return [{ name: "", points: history.map((sample) => [sample.at_s, sample[field] ?? 0]) }];
 }
 
-/** What waits over time. @param {AbortSignal} signal */
+/** The queue depth over time. @param {AbortSignal} signal */
 export function queueChart(signal) {
   const chart = new LineChart(
     { title: t("chart.queue"), about: t("chart.queue.about"), unit: t("unit.shards") },
@@ -175,7 +175,7 @@ export function queueChart(signal) {
   return { element: chart.element, show: (history) => chart.show(seriesOf(history, "queue")) };
 }
 
-/** The batch size of each worker over time, each change with its reason. @param {AbortSignal} signal */
+/** The batch size of each worker over time; each change is marked with its reason. @param {AbortSignal} signal */
 export function batchChart(signal) {
   const chart = new LineChart(
     { title: t("chart.batch"), about: t("chart.batch.about"), unit: t("unit.tokens"), step: true },
@@ -185,18 +185,18 @@ export function batchChart(signal) {
   chart.element.append(reasons);
   const show = (limits, workers) => {
     const now = Date.now() / 1000;
-    const sized = workers.filter(({ batch_tokens: tokens }) => tokens > 0); // the others still load
+    const sized = workers.filter(({ batch_tokens: tokens }) => tokens > 0); // others are still loading
     fill(
       reasons,
       sized.map((worker) => batchReason(worker, sized.length > 1)),
     );
-    const known = sized.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
+    const rows = sized.map((worker) => ({ worker, steps: limits[worker.id] ?? [] }));
     chart.show(
-      known.map(({ worker, steps }) => ({
+      rows.map(({ worker, steps }) => ({
         name: deviceName(worker),
         points: batchPoints(worker, steps, now),
       })),
-      known.flatMap(({ steps }, series) =>
+      rows.flatMap(({ steps }, series) =>
         steps.map((step) => ({
           at_s: step.at_s,
           value: step.tokens,
@@ -219,14 +219,14 @@ function deviceName({ device, pid }) {
   return `${device} · ${pid}`;
 }
 
-/** The steps, drawn on to now; a worker without steps has had the same size all along. */
+/** The changes, extended to now; a worker without changes has had the same size all along. */
 function batchPoints(worker, steps, now) {
   const last = steps.at(-1)?.tokens ?? worker.batch_tokens;
   const first = steps.length ? [] : [[now - 60, last]];
   return [...first, ...steps.map(({ at_s, tokens }) => [at_s, tokens]), [now, last]];
 }
 
-/** Where the time of the last packs went. @param {AbortSignal} signal */
+/** How the time of the latest packs was spent. @param {AbortSignal} signal */
 export function latencyChart(signal) {
   const chart = new ColumnChart(
     {

@@ -1,4 +1,4 @@
-/** Numbers as people read them. */
+/** Numbers, sizes and times as text. */
 
 import { language, t } from "./i18n.js";
 
@@ -7,7 +7,7 @@ export function number(value, digits = 0) {
   return value.toLocaleString(language.now, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A rate or size with as many digits as matter. @param {number} value */
+/** A number with one decimal if it is small and not whole. @param {number} value */
 export function short(value) {
   return number(value, Math.abs(value) < 10 && !Number.isInteger(value) ? 1 : 0);
 }
@@ -19,7 +19,7 @@ export function score(value) {
 
 /** @param {number} value 0..1 */
 export function percent(value) {
-  return `${number(value * 100, value > 0 && value < 0.01 ? 1 : 0)} %`;
+  return `${number(value * 100, value > 0 && value < 0.01 ? 1 : 0)}%`;
 }
 
 /** @param {number} bytes */
@@ -40,7 +40,7 @@ export function duration(seconds) {
   return minutes < 2880 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.round(minutes / 1440)} d`;
 }
 
-/** A moment, in seconds since 1970, as a time of day; with the date when it was not today. @param {number} at_s */
+/** A moment, in seconds since 1970, as a time of day; with the date if it is not today. @param {number} at_s */
 export function moment(at_s) {
   const at = new Date(at_s * 1000);
   const today = at.toDateString() === new Date().toDateString();
@@ -57,10 +57,10 @@ export function size([width, height]) {
   return `${width} × ${height}`;
 }
 
-/** The nearest usual shape, or a ratio to two digits. @param {number} width @param {number} height */
+/** The nearest common aspect ratio, or the exact one to two digits. @param {number} width @param {number} height */
 export function aspect(width, height) {
   const ratio = width / height;
-  const usual = [
+  const common = [
     [1, 1],
     [4, 3],
     [3, 2],
@@ -70,7 +70,7 @@ export function aspect(width, height) {
     [2, 1],
     [21, 9],
   ];
-  for (const [long, short] of usual) {
+  for (const [long, short] of common) {
     if (Math.abs((ratio * short) / long - 1) < 0.01) return `${long}:${short}`;
     if (Math.abs((ratio * long) / short - 1) < 0.01) return `${short}:${long}`;
   }

@@ -1,4 +1,4 @@
-/** The words of the page in the reader's language. */
+/** The texts of the page in the chosen language. */
 
 import { remembered } from "./value.js";
 import { en } from "./words/en.js";
@@ -6,11 +6,11 @@ import { zh } from "./words/zh.js";
 
 const DICTIONARIES = { en, zh };
 
-/** Code of the language in use: "en" or "zh". */
+/** The current language: "en" or "zh". */
 export const language = remembered("language", navigator.language.startsWith("zh") ? "zh" : "en");
 
 /**
- * The text of a key, with {name} replaced.
+ * The text of a key, with its {placeholders} filled in.
  * @param {string} key
  * @param {Record<string, string | number>} [values]
  * @returns {string}
@@ -21,7 +21,7 @@ export function t(key, values = {}) {
 }
 
 /**
- * A count with its noun: the key with `.one` for 1.
+ * A text with a count; for 1, the key with `.one`, if there is one.
  * @param {string} key
  * @param {number} count
  */

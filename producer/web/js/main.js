@@ -1,4 +1,4 @@
-/** The page: its frame, its tabs, and what it knows of the gateway. */
+/** The entry point: the frame of the page, its tabs, and the state they share. */
 
 import { Api } from "./api.js";
 import { h, fill, icon } from "./dom.js";
@@ -7,36 +7,36 @@ import { showFleet } from "./fleet.js";
 import { counted, language, t } from "./i18n.js";
 import { showJob } from "./jobs/detail.js";
 import { showJobs } from "./jobs/list.js";
-import { Intake } from "./rerank/pictures.js";
+import { Intake } from "./rerank/images.js";
 import { Runner } from "./rerank/run.js";
 import { Session } from "./rerank/session.js";
 import { showRerank } from "./rerank/view.js";
-import { addressOf, place, shareSettings, TABS } from "./router.js";
+import { addressOf, route, syncSettings, TABS } from "./router.js";
 import { remembered, Value } from "./value.js";
-import { FleetWatch } from "./watch.js";
+import { FleetHistory } from "./fleet_history.js";
 
-const LOOK_MS = 5_000;
-const LOOK_SOON_MS = 2_000;
-const SENDABLE = /^[\x21-\x7e]+$/; // what a header can hold
+const POLL_MS = 5_000;
+const POLL_SOON_MS = 2_000;
+const SENDABLE = /^[\x21-\x7e]+$/; // what an HTTP header can carry
 
-/** What all parts of the page share. */
+/** The state that all parts of the page share. */
 export class App {
   constructor() {
     this.api = new Api();
     this.session = new Session();
-    /** What is served, as the gateway last said; null before it has spoken. @type {Value<any[] | null>} */
+    /** The served models as last reported; null before the first answer. @type {Value<any[] | null>} */
     this.models = new Value(null);
     /** The model chosen in the header. */
     this.modelId = remembered("model", "");
     this.intake = new Intake(this.api, this.session, () => this.model());
     this.runner = new Runner(this.api, this.session, this.intake, () => this.model());
-    /** Samples of each job's rate, kept while the page is open. @type {Map<string, [number, number][]>} */
+    /** Throughput samples of each job, kept while the page is open. @type {Map<string, [number, number][]>} */
     this.rates = new Map();
-    this.fleet = new FleetWatch(this.api);
+    this.fleet = new FleetHistory(this.api);
     this.timer = 0;
   }
 
-  /** The model in use: the chosen one, or the first that can see and works. */
+  /** The model in use: the chosen one, or the first that has workers, preferring those that read images. */
   model() {
     const models = this.models.now ?? [];
     const able = models.filter(({ workers }) => workers > 0);
@@ -45,22 +45,22 @@ export class App {
     );
   }
 
-  /** Ask the gateway what it serves, now and from then on. */
-  async look() {
+  /** Fetch what the gateway serves, now and periodically. */
+  async refresh() {
     clearTimeout(this.timer);
     try {
       if (!this.session.offers.image_presets.length) {
         this.session.offers = { ...this.session.offers, ...(await this.api.presets()) };
-        this.session.configure({}); // a link may have said what is not offered
-        place.set({ ...place.now }); // what is shown already lacks them
+        this.session.configure({}); // a link may have named a preset that is not offered
+        route.set({ ...route.now }); // draw the tab again, with the presets
       }
       this.models.set(await this.api.models());
       this.intake.examineSoon();
     } catch {
-      // the banner or the dialog about the key says it
+      // the banner or the key dialog shows it
     }
-    const well = this.api.reachable.now && this.model()?.state === "ready";
-    this.timer = window.setTimeout(() => this.look(), well ? LOOK_MS : LOOK_SOON_MS);
+    const ready = this.api.reachable.now && this.model()?.state === "ready";
+    this.timer = window.setTimeout(() => this.refresh(), ready ? POLL_MS : POLL_SOON_MS);
   }
 }
 
@@ -127,7 +127,7 @@ function header(app, signal) {
 
 function tabs(signal) {
   const links = TABS.map((name) => h("a", { href: addressOf(name), id: `tab-${name}` }, t(`tab.${name}`)));
-  place.watch(({ tab }) => {
+  route.watch(({ tab }) => {
     TABS.forEach((name, at) =>
       name === tab ? links[at].setAttribute("aria-current", "page") : links[at].removeAttribute("aria-current"),
     );
@@ -155,7 +155,7 @@ function modelChoice(app, signal) {
   return select;
 }
 
-/** A folder's last part; a hub name as it is. */
+/** The last part of a folder; a hub name unchanged. */
 function shortName(model) {
   return model.startsWith("/") ? model.split("/").at(-1) : model;
 }
@@ -210,12 +210,12 @@ function banner(app, signal) {
         t("unreachable.about"),
       ],
     );
-    if (!reachable) app.timer = (clearTimeout(app.timer), window.setTimeout(() => app.look(), LOOK_SOON_MS));
+    if (!reachable) app.timer = (clearTimeout(app.timer), window.setTimeout(() => app.refresh(), POLL_SOON_MS));
   }, signal);
   return element;
 }
 
-/** Ask for the key while the gateway refuses without one. */
+/** The dialog that asks for a key while the gateway requires one. */
 function keyDialog(app, signal) {
   const field = h("input", {
     id: "key",
@@ -224,15 +224,15 @@ function keyDialog(app, signal) {
     required: true,
     "aria-describedby": "key-about",
   });
-  const refused = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
-  const wrong = h("p", { class: "bad", role: "alert", hidden: true }, t("key.wrong"));
+  const refusedMessage = h("p", { class: "bad", role: "alert", hidden: true }, t("key.refused"));
+  const invalidMessage = h("p", { class: "bad", role: "alert", hidden: true }, t("key.invalid"));
   const dialog = h(
     "dialog",
     {
       id: "key-dialog",
       "data-state": "unauthorised",
       oncancel: (event) => event.preventDefault(),
-      onclose: () => ask(), // browsers let a second Escape close it all the same
+      onclose: () => open(), // browsers let a second Escape close it nevertheless
     },
     h(
       "form",
@@ -240,28 +240,28 @@ function keyDialog(app, signal) {
         method: "dialog",
         onsubmit: (event) => {
           const key = field.value.trim();
-          wrong.hidden = SENDABLE.test(key);
-          if (!wrong.hidden) return event.preventDefault();
+          invalidMessage.hidden = SENDABLE.test(key);
+          if (!invalidMessage.hidden) return event.preventDefault();
           app.api.unlock(key);
           field.value = "";
-          app.look();
+          app.refresh();
         },
       },
       h("h2", {}, icon("key"), t("key")),
       h("p", { id: "key-about" }, t("key.about")),
       h("label", { class: "label", for: "key" }, t("key.label")),
       field,
-      refused,
-      wrong,
+      refusedMessage,
+      invalidMessage,
       h("div", { class: "buttons" }, h("button", { class: "button primary" }, t("key.use"))),
     ),
   );
-  const ask = () => {
+  const open = () => {
     if (app.api.locked.now && dialog.isConnected && !dialog.open) dialog.showModal();
   };
   app.api.locked.watch(() => {
-    refused.hidden = !app.api.keyed;
-    ask();
+    refusedMessage.hidden = !app.api.keyed;
+    open();
   }, signal);
   return dialog;
 }
@@ -269,8 +269,8 @@ function keyDialog(app, signal) {
 // ---- start --------------------------------------------------------------------------------------
 
 /** @param {App} app @param {HTMLElement} view @param {AbortSignal} signal */
-function showPlace(app, view, signal) {
-  const { tab, job } = place.now;
+function showRoute(app, view, signal) {
+  const { tab, job } = route.now;
   if (tab === "jobs" && job) showJob(view, app, job, signal);
   else if (tab === "jobs") showJobs(view, app, signal);
   else if (tab === "fleet") showFleet(view, app, signal);
@@ -279,25 +279,25 @@ function showPlace(app, view, signal) {
 
 function start() {
   const app = new App();
-  shareSettings(app.session);
+  syncSettings(app.session);
   const always = new AbortController().signal;
   const root = document.getElementById("app");
-  let words = new AbortController(); // of the frame, which a change of language builds anew
-  let tab = new AbortController();
+  let frameLife = new AbortController(); // a change of language rebuilds the frame
+  let tabLife = new AbortController();
   const showAll = () => {
-    words.abort();
-    tab.abort();
-    words = new AbortController();
+    frameLife.abort();
+    tabLife.abort();
+    frameLife = new AbortController();
     document.documentElement.lang = language.now === "zh" ? "zh-Hans" : "en";
-    const { page, view } = frame(app, words.signal);
-    const dialog = keyDialog(app, words.signal);
+    const { page, view } = frame(app, frameLife.signal);
+    const dialog = keyDialog(app, frameLife.signal);
     fill(root, page, dialog);
     if (app.api.locked.now) dialog.showModal();
-    place.watch(() => {
-      tab.abort();
-      tab = new AbortController();
-      showPlace(app, view, tab.signal);
-    }, words.signal);
+    route.watch(() => {
+      tabLife.abort();
+      tabLife = new AbortController();
+      showRoute(app, view, tabLife.signal);
+    }, frameLife.signal);
   };
   theme.watch(
     (name) => (name ? (document.documentElement.dataset.theme = name) : delete document.documentElement.dataset.theme),
@@ -307,7 +307,7 @@ function start() {
     showAll();
     document.getElementById("language")?.focus();
   }, always);
-  app.look().finally(showAll);
+  app.refresh().finally(showAll);
 }
 
 start();

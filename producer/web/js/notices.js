@@ -1,4 +1,4 @@
-/** What stands in the way, and what to do: no worker, a model that loads, a model that reads text only. */
+/** Notices about the model, and what to do: no worker, still loading, reads text only. */
 
 import { fill, h, icon } from "./dom.js";
 import { t } from "./i18n.js";
@@ -6,24 +6,24 @@ import { t } from "./i18n.js";
 /** @typedef {import("./main.js").App} App */
 
 /**
- * A notice about the model in use; empty while all is well.
+ * A notice about the model in use; empty while it is ready.
  * @param {App} app
  * @param {AbortSignal} signal
  */
 export function modelNotice(app, signal) {
   const holder = h("div", { class: "notice-holder", "aria-live": "polite" });
-  let before = "";
+  let shown = "";
   const show = () => {
-    const found = noticeOf(app);
-    if (found.key === before) return; // what is read aloud is said once
-    before = found.key;
-    fill(holder, found.element);
+    const notice = noticeOf(app);
+    if (notice.key === shown) return; // screen readers announce each notice once
+    shown = notice.key;
+    fill(holder, notice.element);
   };
   for (const value of [
     app.models,
     app.modelId,
     app.session.candidates,
-    app.session.queryPictures,
+    app.session.queryImages,
     app.session.queryKind,
     app.api.locked,
   ]) {
@@ -38,11 +38,12 @@ function noticeOf(app) {
   if (app.models.now === null || app.api.locked.now) return { key: "", element: null };
   if (!model || model.workers === 0) return { key: `none ${model?.id}`, element: noWorker(model?.id) };
   if (model.state === "loading") return { key: "loading", element: loading(model.id) };
-  if (!model.sees && app.session.pictures.length) return { key: `blind ${model.id}`, element: blind(app, model.id) };
+  if (!model.sees && app.session.images.length)
+    return { key: `text_only ${model.id}`, element: textOnly(app, model.id) };
   return { key: "", element: null };
 }
 
-/** What to run where nobody works. @param {string} [model] */
+/** That no worker is running, and the command that starts one. @param {string} [model] */
 export function noWorker(model = "pocket-vl") {
   return h(
     "div",
@@ -67,23 +68,23 @@ function loading(model) {
   );
 }
 
-function blind(app, model) {
-  const seeing = app.models.now.find(({ sees, workers }) => sees && workers > 0);
+function textOnly(app, model) {
+  const imageModel = app.models.now.find(({ sees, workers }) => sees && workers > 0);
   return h(
     "div",
-    { class: "notice warn", "data-state": "blind" },
+    { class: "notice warn", "data-state": "text-only" },
     icon("warning"),
     h(
       "div",
       {},
-      h("h3", {}, t("blind", { model })),
-      seeing
+      h("h3", {}, t("text_only", { model })),
+      imageModel
         ? h(
             "button",
-            { type: "button", class: "button", onclick: () => app.modelId.set(seeing.id) },
-            t("blind.use", { model: seeing.id }),
+            { type: "button", class: "button", onclick: () => app.modelId.set(imageModel.id) },
+            t("text_only.use", { model: imageModel.id }),
           )
-        : h("p", {}, t("blind.about")),
+        : h("p", {}, t("text_only.about")),
     ),
   );
 }

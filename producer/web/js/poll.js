@@ -1,18 +1,18 @@
-/** Asking again and again while somebody looks. */
+/** Repeated requests while the page is visible. */
 
 /**
- * Call `ask` now and `everyMs` after each answer until the signal is aborted, not while the page is
- * hidden. What it throws is left to those who watch the connection.
- * @param {() => Promise<void>} ask
+ * Call `task` now and `everyMs` after each completion until the signal is aborted, but not while the
+ * page is hidden. Errors are ignored: `Api.reachable` shows that the connection is lost.
+ * @param {() => Promise<void>} task
  * @param {number} everyMs
  * @param {AbortSignal} signal
  */
-export function poll(ask, everyMs, signal) {
+export function poll(task, everyMs, signal) {
   let timer = 0;
-  const turn = async () => {
-    if (!document.hidden) await ask().catch(() => {});
-    if (!signal.aborted) timer = window.setTimeout(turn, everyMs);
+  const step = async () => {
+    if (!document.hidden) await task().catch(() => {});
+    if (!signal.aborted) timer = window.setTimeout(step, everyMs);
   };
   signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
-  turn();
+  step();
 }

@@ -1,7 +1,6 @@
 /**
- * What the worker will make of a picture, by its own rule: the crop around the centre and the size
- * in multiples of 32 pixels. The worker has the last word; this draws the overlay and fills the
- * card until it has spoken.
+ * The worker's rule for cropping and resizing: the centred crop and the size in multiples of 32
+ * pixels. It draws the overlay and fills the card until the worker has reported its facts.
  */
 
 const SIDE_PX = 32;
@@ -12,22 +11,22 @@ const RATIOS = [
   [16, 9],
   [1, 1],
 ];
-const LOSS_WEIGHT = 0.25; // of losing pixels, beside stretching
+const LOSS_WEIGHT = 0.25; // weight of lost pixels against distortion
 
 /**
  * @typedef {object} SizePlan
  * @property {[number, number, number, number]} box left, top, right, bottom in the source
- * @property {[number, number]} used what the model sees
- * @property {number} cropped share of the area that is cut away
+ * @property {[number, number]} used size that the model gets
+ * @property {number} cropped share of the area that is cropped
  * @property {number} tokens
  */
 
 /**
- * Plan a picture's size.
+ * Plan an image's crop and size.
  * @param {number} width
  * @param {number} height
  * @param {{target: [number, number] | null, mode: string, maxCrop: number}} options
- *   target null: the model authors' own sizes
+ *   target null: the model authors' sizes
  * @returns {SizePlan}
  */
 export function planSize(width, height, { target, mode, maxCrop }) {
@@ -44,7 +43,7 @@ function plan(box, used, cropped) {
   return { box, used, cropped, tokens: (used[0] / SIDE_PX) * (used[1] / SIDE_PX) };
 }
 
-/** The box around the centre with the nearest usual shape, and the share that it cuts away. */
+/** The centred box with the nearest common aspect ratio, and the share that it crops. */
 function cropBox(width, height) {
   const boxes = RATIOS.map((ratio) => inside(width, height, ratio));
   const [across, down] = boxes.reduce((best, box) => (box[0] * box[1] > best[0] * best[1] ? box : best));
@@ -59,7 +58,7 @@ function inside(width, height, ratio) {
   return [width, Math.max(1, roundEven((width * down) / across))];
 }
 
-/** Multiples of 32 within the target's pixel count, close to the picture's shape. */
+/** Multiples of 32 within the target's pixel count, close to the image's aspect ratio. */
 function sizeWithin(width, height, target) {
   const budget = Math.min(roundSide(target[0]) * roundSide(target[1]), MAX_PIXELS);
   const area = Math.min(target[0] * target[1], budget, Math.max(width * height, MIN_PIXELS));
@@ -76,22 +75,22 @@ function sizeWithin(width, height, target) {
 /** @returns {[number, number][]} */
 function rounded(width, height, budget) {
   /** @type {[number, number][]} */
-  const found = [];
+  const sizes = [];
   for (const w of neighbours(width)) {
     for (const h of neighbours(height)) {
       const short = Math.min(w, h);
       const long = Math.min(Math.max(w, h), Math.floor(Math.floor(budget / short) / SIDE_PX) * SIDE_PX);
-      if (long >= SIDE_PX) found.push(w >= h ? [long, short] : [short, long]);
+      if (long >= SIDE_PX) sizes.push(w >= h ? [long, short] : [short, long]);
     }
   }
-  return found;
+  return sizes;
 }
 
 function neighbours(side) {
   return [Math.floor, Math.ceil].map((round) => Math.max(SIDE_PX, round(side / SIDE_PX) * SIDE_PX));
 }
 
-/** Each side to a multiple of 32, between the authors' least and largest number of pixels. */
+/** Each side rounded to a multiple of 32, within the authors' minimum and maximum number of pixels. */
 function authorsSize(width, height) {
   const wide = roundSide(width);
   const high = roundSide(height);
@@ -110,7 +109,7 @@ function roundSide(side) {
   return Math.max(SIDE_PX, roundEven(side / SIDE_PX) * SIDE_PX);
 }
 
-/** Halves go to the even neighbour, as in Python. */
+/** Rounds halves to even, like Python. */
 function roundEven(value) {
   const below = Math.floor(value);
   if (value - below !== 0.5) return Math.round(value);

@@ -1,4 +1,4 @@
-/** A value that can be watched, and what is kept from visit to visit. */
+/** Observable values, and values that persist in localStorage. */
 
 /**
  * One observable value.
@@ -14,7 +14,7 @@ export class Value {
   }
 
   /**
-   * Set the value and tell the watchers. An object that was changed in place counts as new.
+   * Set the value and notify the watchers. Setting an object always notifies, as it may have been changed in place.
    * @param {T} value
    */
   set(value) {
@@ -24,7 +24,7 @@ export class Value {
   }
 
   /**
-   * Set a value computed from the present one.
+   * Set a value computed from the current one.
    * @param {(value: T) => T} change
    */
   change(change) {
@@ -32,7 +32,7 @@ export class Value {
   }
 
   /**
-   * Call `watcher` now and at each change, until the signal is aborted.
+   * Call `watcher` now and on each change, until the signal is aborted.
    * @param {(value: T) => void} watcher
    * @param {AbortSignal} signal
    */
@@ -42,7 +42,7 @@ export class Value {
   }
 
   /**
-   * Call `watcher` at each change, but not now.
+   * Call `watcher` on each change, but not now.
    * @param {(value: T) => void} watcher
    * @param {AbortSignal} signal
    */
@@ -54,7 +54,7 @@ export class Value {
 }
 
 /**
- * A value that outlives the visit, in localStorage under `name`.
+ * A value that persists in localStorage under `name`.
  * @param {string} name
  * @param {string} initial
  * @returns {Value<string>}
@@ -69,7 +69,7 @@ function read(name) {
   try {
     return localStorage.getItem(`rerankfleet.${name}`);
   } catch {
-    return null; // storage may be forbidden
+    return null; // storage may be blocked
   }
 }
 
@@ -77,6 +77,6 @@ function write(name, text) {
   try {
     localStorage.setItem(`rerankfleet.${name}`, text);
   } catch {
-    // then it is forgotten at the end of the visit
+    // storage is blocked: the value lasts as long as the page
   }
 }

@@ -1,6 +1,6 @@
--- Note that a job's scores changed its profile's temperature: once per job, and only from the temperature
--- that the profile has now, since a job's scores say nothing about another one. That is the newest change's,
--- unless the profile itself was changed since: then its own. Repeatable.
+-- Record that a job's scores changed its profile's temperature: once per job, and only if the job ran with
+-- the temperature that the profile has now, since its scores say nothing about another one. That is the one
+-- of the newest change, or the configured one if that differs from the base of the change. Repeatable.
 -- KEYS job, profile
 -- ARGV change (JSON with "base", the profile's own; "before"; "to"), changes kept, ttl_ms
 -- -> 1 when the temperature was changed now

@@ -1,5 +1,5 @@
 -- include include/shard_record.lua
--- Stop a job: what was scored is kept, all else ends as cancelled. Repeatable.
+-- Stop a job: what was scored is kept, the rest is recorded as cancelled. Repeatable.
 -- KEYS job, job_open, open, parts, jobs, key ('' without one)
 -- ARGV id
 -- -> {'cancelled' | 'finished' | 'gone', sealed, payloads of an inline job that ended with it}
@@ -18,12 +18,12 @@ for i = 1, #all, 2 do
   redis.call('ZREM', KEYS[3], ARGV[1] .. '/' .. all[i])
 end
 redis.call('DEL', KEYS[2])
-if job[4] then  -- nobody assembles an inline job: it ends here
+if job[4] then  -- an inline job has no finish step: it ends here
   redis.call('HSET', KEYS[1], 'finished_ms', now)
   redis.call('ZREM', KEYS[5], ARGV[1])
   redis.call('PEXPIRE', KEYS[1], job[4])
   redis.call('PEXPIRE', KEYS[4], job[4])
-  -- it has no answer: whoever repeats it starts anew
+  -- it has no answer: a repeated request starts anew
   local own = KEYS[6] ~= '' and redis.call('GET', KEYS[6])
   if own and string.sub(own, -#ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[6]) end
 else

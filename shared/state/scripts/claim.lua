@@ -1,6 +1,6 @@
 -- include include/shard_record.lua
--- Lease a shard. A lease that ran out makes it a suspect, which only a worker that holds nothing else
--- may claim; dying with it alone blames the shard. Outages blame nobody.
+-- Lease a shard. A lease that expired makes it a suspect, which only a worker that holds nothing else may
+-- claim; a death of such a worker is blamed on the shard. During outages nothing is blamed.
 -- Repeatable: the same token gets the same answer.
 -- KEYS job, job_open, open, pulse, amnesty, seen (leases that a death left)
 -- ARGV id, range, token, worker, alone (1 | 0), lease_ms, fingerprint, outage_ms
@@ -19,7 +19,7 @@ if job[2] then return {'paused'} end
 local member = id .. '/' .. shard
 local record = read_record(text)
 local due = tonumber(redis.call('ZSCORE', KEYS[3], member) or now)
-if job[3] and job[3] ~= ARGV[7] then  -- asked about again later: who can serve it may come
+if job[3] and job[3] ~= ARGV[7] then  -- due again later: a worker with the right weights may come
   if due <= now then redis.call('ZADD', KEYS[3], now + ARGV[6], member) end
   redis.call('HSET', KEYS[1], 'newer_ms', now)
   return {'newer'}

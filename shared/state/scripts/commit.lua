@@ -1,10 +1,10 @@
 -- include include/shard_record.lua
--- Record a shard's part and add its counts. The first commit wins, whoever brings it; for a shard that is
--- not open, or whose file is another one (it was scored before a retry), nothing changes. Repeatable.
--- The counts go to the job and to the hour's statistics of all that the keys from the 7th on begin.
+-- Record a shard's part and add its counts. The first commit wins, whichever worker sends it; for a shard
+-- that is not open, or whose file is another one (it was scored before a retry), nothing changes. Repeatable.
+-- The counts are added to the job and to the present hour of the statistics whose keys begin as KEYS[7] on.
 -- KEYS job, job_open, open, parts, jobs, stats, then stats:{kind}:{name}: of each kind
 -- ARGV id, start, end, part, file, due_ms, channel, token, stats_ttl_ms, then per count: name, amount
--- -> {'committed' | 'late', feed wanted, finish wanted, payloads of an inline job that ended with it}
+-- -> {'committed' | 'late', feed is due, finish is due, payloads of an inline job that ended with it}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, first, last, part = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -25,7 +25,7 @@ if record and record.file == ARGV[5] then
   for _, total in ipairs(redis.call('HMGET', KEYS[1], 'scored', 'errors', 'rejected', 'cancelled')) do
     done = done + tonumber(total or 0)
   end
-  -- two samples of (time, done), at least ten seconds apart, tell the present rate
+  -- two samples of (time, done), at least ten seconds apart, give the present rate
   local sample = redis.call('HMGET', KEYS[1], 't1', 'd1')
   if now - tonumber(sample[1] or now) > 10000 then
     redis.call('HSET', KEYS[1], 't0', sample[1], 'd0', sample[2], 't1', now, 'd1', done)
@@ -35,7 +35,7 @@ if record and record.file == ARGV[5] then
   if redis.call('HEXISTS', KEYS[1], 'inline') == 0 then  -- an inline job keeps its deadline
     redis.call('ZADD', KEYS[5], 'XX', now + ARGV[6], id)
   end
-  -- from claim to commit, where the one who claimed it commits: buckets as in shared/statistics.py
+  -- latency from claim to commit, if the lease is still the same: buckets as in shared/statistics.py
   local latency_ms = record.token == ARGV[8] and record.claimed_ms
                      and math.max(now - record.claimed_ms, 1)
   local hour = math.floor(now / 3600000)
@@ -60,7 +60,7 @@ local waiting = redis.call('HLEN', KEYS[2])
 local finish = job[1] == '1' and waiting == 0 and not job[4]
 local feed = job[1] == '0' and waiting <= tonumber(job[2] or 0)
 local payloads = ''
-if finish and job[3] then  -- an inline job ends here: its waiter assembles the answer
+if finish and job[3] then  -- an inline job ends here: the client that waits assembles the answer
   redis.call('HSET', KEYS[1], 'finished_ms', now)
   redis.call('ZREM', KEYS[5], id)
   redis.call('PEXPIRE', KEYS[1], job[3])

@@ -1,6 +1,6 @@
 -- include include/shard_record.lua
--- Make a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
--- inline job lives as long as its answer may.
+-- Create a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
+-- inline job lives as long as its answer.
 -- KEYS job, jobs, recent, models, key ('' without one), open, job_open
 -- ARGV id, spec, digest, model, due_ms, inline_ttl_ms (0: not inline), then for an inline job
 --      sealed items, and per shard: range, file

@@ -1,4 +1,4 @@
--- Give a step's lease back, and say when to look at the job again.
+-- Release a step's lease, and set when the monitor looks at the job again.
 -- KEYS job, jobs
 -- ARGV id, token, due_ms
 -- -> 1 when it was held

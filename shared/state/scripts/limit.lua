@@ -1,8 +1,8 @@
--- Set a worker's batch limit: a compare-and-set by version, so that of two monitors one acts. A limit
--- that differs from the last is also put before the history.
+-- Set a worker's batch limit: a compare-and-set by version, so that only one of two monitors acts. A limit
+-- that differs from the last is also added to the history.
 -- KEYS limit, limits
 -- ARGV version, ttl_ms, entry of the history, entries kept, tokens, pairs, then more fields and values
--- -> 1, or 0 when another was first
+-- -> 1, or 0 when another monitor was first
 local version = tonumber(ARGV[1])
 local last = redis.call('HMGET', KEYS[1], 'version', 'tokens', 'pairs')
 if (tonumber(last[1]) or 0) ~= version - 1 then return 0 end

@@ -1,16 +1,16 @@
 -- include include/shard_record.lua
 -- Open the shards that one feed step cut, and move the job's cursor: a compare-and-set, so two feeders
--- cannot both win. A cancelled job's shards are recorded as cancelled at once.
+-- cannot both succeed. A cancelled job's shards are recorded as cancelled at once.
 -- KEYS job, job_open, open, parts, jobs
 -- ARGV id, old cursor, new cursor, sealed, lines, due_ms, low_water, then per shard: start, end, file
--- -> 'opened' | 'stale' | 'paused'
+-- -> {'opened', open shards of the job} | {'stale' | 'paused', 0}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id = ARGV[1]
-if redis.call('HGET', KEYS[1], 'cursor') ~= ARGV[2] then return 'stale' end
-if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return 'stale' end
-if redis.call('HGET', KEYS[1], 'sealed') == '1' then return 'stale' end
-if redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return 'paused' end
+if redis.call('HGET', KEYS[1], 'cursor') ~= ARGV[2] then return {'stale', 0} end
+if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return {'stale', 0} end
+if redis.call('HGET', KEYS[1], 'sealed') == '1' then return {'stale', 0} end
+if redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return {'paused', 0} end
 local cancelled = redis.call('HEXISTS', KEYS[1], 'cancel') == 1
 local items = 0
 for i = 8, #ARGV, 3 do
@@ -31,4 +31,4 @@ redis.call('HINCRBY', KEYS[1], 'lines', ARGV[5])
 local fed = redis.call('HINCRBY', KEYS[1], 'fed', items)
 if ARGV[4] == '1' then redis.call('HSET', KEYS[1], 'total', fed) end
 redis.call('ZADD', KEYS[5], now + ARGV[6], id)
-return 'opened'
+return {'opened', redis.call('HLEN', KEYS[2])}

@@ -1,9 +1,9 @@
 -- include include/shard_record.lua
--- Take a job's shards out of the open set. Shards in hand may still be committed. A cancelled job is
--- paused only where its last step says so: when its output cannot be written.
+-- Take a job's shards out of the open set. Leased shards may still be committed. A cancelled job is paused
+-- only by its last step, when its output cannot be written.
 -- KEYS job, job_open, open
--- ARGV id, reason, even_cancelled (1 | 0), range and token of the lease that it is done by, or ''
--- -> 'paused' | 'finished' | 'gone' | 'cancelled' | 'lost' (the lease: what failed is of the past)
+-- ARGV id, reason, even_cancelled (1 | 0), range and token of the caller's lease, or ''
+-- -> 'paused' | 'finished' | 'gone' | 'cancelled' | 'lost' (the lease is over: what failed there no longer matters)
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'cancel')

@@ -1,5 +1,5 @@
--- Note that the coordinator lives. After a silence, everyone gets an amnesty: leases that ran out in it
--- blame nobody, and get one more lease's time to be renewed.
+-- Record that a coordinator lives. After a silence there is an amnesty: leases that expired in it blame no
+-- shard, and have the time of one more lease to be renewed.
 -- KEYS pulse, amnesty
 -- ARGV outage_ms, lease_ms
 -- -> 1 when there was a silence

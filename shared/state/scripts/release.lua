@@ -1,5 +1,5 @@
 -- include include/shard_record.lua
--- Give a shard back at once: drain and preemption blame nobody.
+-- Release a shard at once: it is not blamed for a drain or a preemption.
 -- KEYS job_open, open
 -- ARGV id, range, token
 -- -> 1 when it is free again

@@ -1,5 +1,5 @@
 -- include include/shard_record.lua
--- Prolong all leases of one worker in one call.
+-- Renew all leases of one worker in one call.
 -- KEYS per lease: job, job_open, open
 -- ARGV lease_ms, then per lease: id, range, token
 -- -> per lease 'ok' | 'lost' | 'cancelled' | 'paused'

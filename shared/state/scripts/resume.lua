@@ -1,5 +1,5 @@
 -- include include/shard_record.lua
--- Put a paused job's shards back; leases from before the pause are void and blame nobody.
+-- Put a paused job's shards back; leases from before the pause are void and blame no shard.
 -- KEYS job, job_open, open, jobs
 -- ARGV id
 -- -> {'resumed' | 'running' | 'finished' | 'gone', range...}

@@ -1,4 +1,4 @@
--- Open a finished job again for what failed. Its scores stay; its failures are fed anew.
+-- Reopen a finished job for what failed. Its scores stay; its failures are fed again.
 -- KEYS job, jobs, parts, sweep, recent, key
 -- ARGV id, only
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'

@@ -1,7 +1,7 @@
 -- Begin to remove a finished job's files; meanwhile it cannot be retried.
 -- KEYS job, sweep
 -- ARGV id, lease_ms
--- -> ms that the job is still kept, or 0: it is gone, or -1: it was opened again
+-- -> for how many ms the job is still kept, or 0: it is gone, or -1: it was reopened
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end

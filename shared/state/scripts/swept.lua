@@ -1,4 +1,4 @@
--- End the removal of a job's files, and say when to come again (never: 0).
+-- End the removal of a job's files, and set when it is repeated (0: never).
 -- KEYS job, sweep
 -- ARGV id, again_ms
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HDEL', KEYS[1], 'sweeping_until') end

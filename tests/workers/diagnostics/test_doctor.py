@@ -118,7 +118,7 @@ def test_a_root_that_does_not_exist_is_named(healthy):
 
 def test_a_silent_coordinator_is_broken(healthy, client, store):
     client.set(store.keys.pulse, store.now_ms() - 60_000)
-    assert "no sign of life for 60 s" in broken(examine())["coordinator"]
+    assert "has not ticked for 60 s" in broken(examine())["coordinator"]
 
 
 def test_workers_that_differ_are_named(healthy, fleet):

@@ -1,4 +1,4 @@
-"""Bytes by URI: only from where it was allowed, within bytes and time, and no secret is told."""
+"""Bytes by URI: only from where it was allowed, within bytes and time, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ import pytest
 import stamina
 
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
-from rerankfleet.workers.images import fetch as module
-from rerankfleet.workers.images.fetch import Fetcher, safe_uri
+from rerankfleet.workers.images import http as module
+from rerankfleet.workers.images.budget import safe_uri
+from rerankfleet.workers.images.fetch import Fetcher
 
 BODY = b"bytes of an image" * 1000
 SECRET = "X-Amz-Signature=very-secret"
 
 
 class Site(ThreadingHTTPServer):
-    """A web server that behaves as its paths say, and counts what it was asked."""
+    """A web server that behaves as its paths say, and records which were requested."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Page)
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.redirect_to = ""
         self.over = threading.Event()
 
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self.server_address[1]}"
+
+    def first_request(self, path: str) -> bool:
+        return self.requested.count(path) == 1
 
     def uri(self, path: str) -> str:
         return f"http://{self.host}/{path}?{SECRET}"
@@ -48,12 +52,14 @@ class Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].strip("/")
-        self.server.asked.append(path)
+        self.server.requested.append(path)
         name, _, argument = path.rpartition("/")[2].partition("-")
         answers: dict[str, Callable[[str], None]] = {
             "ok": lambda _: self._send(200, BODY),
             "status": lambda status: self._send(int(status), b"a body with secrets"),
-            "once": lambda _: self._send(503 if self.server.asked.count(path) == 1 else 200, BODY),
+            "once": lambda _: self._send(
+                503 if self.server.requested.count(path) == 1 else 200, BODY
+            ),
             "redirect": lambda _: self._redirect(self.server.redirect_to),
             "hops": lambda left: self._redirect(f"/hops-{int(left) - 1}" if int(left) else "/ok"),
             "cut": lambda _: self._send(200, BODY[:100], length=len(BODY)),
@@ -103,12 +109,12 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with Site() as found:
-        thread = threading.Thread(target=found.serve_forever, args=(0.02,))
+    with Site() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield found
-        found.over.set()
-        found.shutdown()
+        yield server
+        server.over.set()
+        server.shutdown()
         thread.join()
 
 
@@ -126,7 +132,7 @@ def _at_once() -> Iterator[None]:
 
 
 def error_of(fetcher: Fetcher, uri: str) -> ItemError:
-    """The outcome of a URI that cannot be read, which tells what to do and nothing secret."""
+    """The outcome of a URI that cannot be read, which says what to do and shows no secret."""
     with pytest.raises(ItemError) as caught:
         fetcher.fetch(uri)
     assert "secret" not in str(caught.value)
@@ -144,9 +150,9 @@ def test_an_allowed_host_is_read_under_its_own_name(fetcher, site):
     assert named.fetch(f"http://localhost:{port}/host") == f"localhost:{port}".encode()
 
 
-def test_what_an_address_holds_unquoted_is_quoted(fetcher, site):
+def test_unquoted_characters_of_an_address_are_quoted(fetcher, site):
     assert fetcher.fetch(f"http://{site.host}/ok-ä b%20c.jpg?size=1 2") == BODY
-    assert site.asked == ["ok-%C3%A4%20b%20c.jpg"]
+    assert site.requested == ["ok-%C3%A4%20b%20c.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -170,26 +176,26 @@ def test_each_failure_has_its_outcome(fetcher, site, path, code, words):
     assert site.host in str(error)
 
 
-def test_only_what_may_pass_is_tried_again(fetcher, site):
+def test_only_transient_failures_are_retried(fetcher, site):
     assert fetcher.fetch(site.uri("once")) == BODY
-    assert site.asked == ["once", "once"]
+    assert site.requested == ["once", "once"]
     error_of(fetcher, site.uri("status-404"))
-    assert site.asked.count("status-404") == 1
+    assert site.requested.count("status-404") == 1
 
 
-def test_further_attempts_are_told(site):
-    told = []
-    fetcher = Fetcher(allowed_hosts=(site.host,), on_retry=lambda: told.append("again"))
+def test_further_attempts_are_reported(site):
+    retries = []
+    fetcher = Fetcher(allowed_hosts=(site.host,), on_retry=lambda: retries.append("again"))
 
     for path in ("ok", "once", "status-404"):
         with suppress(ItemError):
             fetcher.fetch(site.uri(path))
 
-    assert told == ["again"]
+    assert retries == ["again"]
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])
-def test_a_slow_host_costs_its_time_and_no_more(site, path):
+def test_a_slow_host_costs_the_time_limit_and_no_more(site, path):
     fetcher = Fetcher(allowed_hosts=(site.host,), timeout_s=0.4)
     start = time.monotonic()
     assert error_of(fetcher, site.uri(path)).code == "timeout"
@@ -206,8 +212,8 @@ def test_redirects_are_followed_where_they_are_allowed(fetcher, site):
         ("http://localhost/?secret", "private address"),  # allowed as a public host only
         ("http://169.254.169.254/latest/meta-data/?secret", "not allowed"),
         ("http://127.0.0.1:1/?secret", "not allowed"),
-        ("file:///etc/passwd?secret", "no valid URL"),
-        ("s3://bucket/key?secret", "no valid URL"),
+        ("file:///etc/passwd?secret", "not a valid URL"),
+        ("s3://bucket/key?secret", "not a valid URL"),
     ],
 )
 def test_a_redirect_is_checked_like_the_first_address(fetcher, site, to, words):
@@ -231,7 +237,7 @@ def test_a_redirect_is_checked_like_the_first_address(fetcher, site, to, words):
         "gopher://localhost/",
     ],
 )
-def test_hosts_that_are_not_allowed_are_not_asked(fetcher, uri):
+def test_hosts_that_are_not_allowed_are_not_contacted(fetcher, uri):
     assert error_of(fetcher, uri).code == "refused_source"
 
 
@@ -244,24 +250,24 @@ def test_hosts_that_are_not_allowed_are_not_asked(fetcher, uri):
     ],
 )
 def test_a_name_that_leads_to_a_private_address_is_refused(monkeypatch, address):
-    found = [(0, 0, 0, "", ("93.184.215.14", 443)), (0, 0, 0, "", (address, 443))]
-    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_, **__: found)
+    entries = [(0, 0, 0, "", ("93.184.215.14", 443)), (0, 0, 0, "", (address, 443))]
+    monkeypatch.setattr(module.socket, "getaddrinfo", lambda *_, **__: entries)
     error = error_of(Fetcher(allowed_hosts=("example.com",)), "https://example.com/a")
     assert (error.code, "private address" in str(error)) == ("refused_source", True)
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(site, monkeypatch):
-    """Given a name that means something else each time it is asked for."""
-    port, asked = site.server_address[1], []
+    """Given a name that resolves to something else each time."""
+    port, resolved = site.server_address[1], []
 
     def resolve(host, *_, **__):
-        asked.append(host)
+        resolved.append(host)
         return [(module.socket.AF_INET, 1, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(module, "_resolved", lambda uri, host, *_, **__: resolve(host)[0][4][0])
     fetcher = Fetcher(allowed_hosts=(f"images.test:{port}",))
     assert fetcher.fetch(f"http://images.test:{port}/host") == f"images.test:{port}".encode()
-    assert asked == ["images.test"]
+    assert resolved == ["images.test"]
 
 
 def test_a_host_that_is_down_is_a_failure_of_its_items(site):
@@ -303,7 +309,7 @@ def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, 
     site.socket = context.wrap_socket(site.socket, server_side=True)
     port = site.server_address[1]
     fetcher = Fetcher(allowed_hosts=(f"localhost:{port}", f"127.0.0.1:{port}"))
-    # when nobody vouches for it, nothing is read
+    # when it is not trusted, nothing is read
     assert "not trusted" in str(error_of(fetcher, f"https://localhost:{port}/ok?secret"))
     # when it is trusted, it is read under its name, and under no other
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -316,11 +322,11 @@ def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    found = tmp_path / "images"
-    found.mkdir()
-    (found / "a b.jpg").write_bytes(BODY)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a b.jpg").write_bytes(BODY)
     (tmp_path / "outside.jpg").write_bytes(BODY)
-    return found
+    return images
 
 
 @pytest.fixture
@@ -348,7 +354,7 @@ def test_files_elsewhere_are_refused_before_one_knows_whether_they_exist(files, 
     assert error_of(Fetcher(allowed_roots=(folder,)), "a b.jpg").code == "refused_source"
 
 
-def test_what_is_no_file_of_a_right_size_has_its_outcome(files, folder):
+def test_what_is_not_a_file_or_too_large_has_its_outcome(files, folder):
     os.mkfifo(folder / "pipe.jpg")
     (folder / "big.jpg").write_bytes(BODY + b"x")
     for name, code in {
@@ -422,14 +428,14 @@ def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])
-def test_an_s3_that_drips_bytes_costs_its_time_and_no_more(s3, site, monkeypatch, path):
+def test_an_s3_that_drips_bytes_costs_the_time_limit_and_no_more(s3, site, monkeypatch, path):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{site.host}")
     fetcher = Fetcher(allowed_buckets=("pairs",), timeout_s=0.4)
     patience = threading.Timer(5, site.over.set)
     patience.start()
-    # when an object comes so slowly that no wait for a byte is too long
+    # when an object comes slowly, but no single wait for a byte is too long
     error = error_of(fetcher, f"s3://pairs/{path}")
-    # then the fetch ends while the host still speaks
+    # then the fetch ends while the host still sends
     assert (error.code, site.over.is_set()) == ("timeout", False)
     patience.cancel()
     # and the next object is read as ever
@@ -437,7 +443,7 @@ def test_an_s3_that_drips_bytes_costs_its_time_and_no_more(s3, site, monkeypatch
     assert fetcher.fetch("s3://pairs/ok") == BODY
 
 
-def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
+def test_missing_credentials_are_reported(s3, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setattr("boto3.DEFAULT_SESSION", None)
@@ -446,7 +452,7 @@ def test_missing_credentials_are_told(s3, monkeypatch, tmp_path):
     fetcher = Fetcher(allowed_buckets=("pairs",))
     with pytest.raises(CredentialsRefused, match="renew"):
         fetcher.fetch("s3://pairs/a.jpg")
-    # and once they are there, they are seen without a restart
+    # and once they exist, they are used without a restart
     keys = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n"
     (tmp_path / "none").write_text(keys)
     assert error_of(fetcher, "s3://pairs/a.jpg").code == "not_found"

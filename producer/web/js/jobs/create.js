@@ -1,4 +1,4 @@
-/** A new job, from a file or a URI. */
+/** The dialog that starts a job from a file or a URI. */
 
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
@@ -6,7 +6,7 @@ import { t } from "../i18n.js";
 import { addressOf } from "../router.js";
 
 /**
- * The dialog; `showModal` opens it, and so does a file that is dropped on the page.
+ * The dialog. `showModal` opens it, and so does dropping a file on the page.
  * @param {import("../main.js").App} app
  * @param {AbortSignal} signal
  * @returns {HTMLDialogElement}
@@ -61,7 +61,7 @@ export function newJobDialog(app, signal) {
   return dialog;
 }
 
-/** The fields of the form and what they make. */
+/** The fields of the form and the request that they make. */
 class JobForm {
   constructor(app) {
     this.app = app;
@@ -126,23 +126,23 @@ class JobForm {
     ];
   }
 
-  /** Upload the file, if there is one, and make the job. @param {(text: string) => void} say */
-  async submit(say) {
+  /** Upload the file, if there is one, and create the job. @param {(text: string) => void} report */
+  async submit(report) {
     const [file] = this.file.files;
     const uri = this.uri.value.trim();
     if (Boolean(file) === Boolean(uri)) throw new Error(t("job.need.input"));
     this.stop = new AbortController();
-    const input = file ? await this.upload(file, say) : uri;
+    const input = file ? await this.upload(file, report) : uri;
     return this.app.api.createJob(this.body(input, file?.name ?? "")).catch((error) => {
-      if (file) error.message = error.message.replaceAll(input, file.name); // nobody knows its address
+      if (file) error.message = error.message.replaceAll(input, file.name); // users do not know upload addresses
       throw error;
     });
   }
 
-  async upload(file, say) {
+  async upload(file, report) {
     const { uri } = await this.app.api.upload(
       file,
-      (share) => say(t("picture.sent", { share: format.percent(share) })),
+      (share) => report(t("image.sent", { share: format.percent(share) })),
       this.stop.signal,
     );
     return uri;
@@ -150,7 +150,7 @@ class JobForm {
 
   body(input, fileName) {
     const image = {
-      ...(this.preset.value !== "general" && { preset: this.preset.value }), // unsaid, a profile says it
+      ...(this.preset.value !== "general" && { preset: this.preset.value }), // unset, the profile decides
       ...(this.action.value !== "off" && { quality_action: this.action.value }),
     };
     const queries = this.queries.value
@@ -173,11 +173,11 @@ class JobForm {
   }
 }
 
-function choice(id, options, chosen = "") {
+function choice(id, options, selected = "") {
   return h(
     "select",
     { id },
-    options.map(([value, label]) => h("option", { value, selected: value === chosen }, label)),
+    options.map(([value, label]) => h("option", { value, selected: value === selected }, label)),
   );
 }
 

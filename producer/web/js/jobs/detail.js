@@ -1,4 +1,4 @@
-/** One job, watched live to its end. */
+/** The page of one job, updated live until it ends. */
 
 import { ApiError } from "../api.js";
 import { ColumnChart, LineChart } from "../charts.js";
@@ -12,7 +12,7 @@ import { Downloads, downloadLink } from "./downloads.js";
 import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
 
 const FLEET_MS = 2_000;
-const AGAIN_MS = 1_500;
+const RECONNECT_MS = 1_500;
 const ERRORS_SHOWN = 100;
 const ERRORS_MS = 10_000;
 const SAMPLES = 900;
@@ -30,10 +30,10 @@ export function showJob(root, app, id, signal) {
   const page = new JobPage(app, id, signal);
   fill(root, page.element);
   page.follow();
-  const look = async () => {
-    if (!page.over) page.showFleet(await app.fleet.look());
+  const refresh = async () => {
+    if (!page.over) page.showFleet(await app.fleet.refresh());
   };
-  poll(look, FLEET_MS, signal);
+  poll(refresh, FLEET_MS, signal);
 }
 
 class JobPage {
@@ -58,7 +58,7 @@ class JobPage {
       signal,
     );
     this.scores.element.hidden = true;
-    /** What happens while somebody watches; of a job that was over before there is nothing to show. */
+    /** Live charts; hidden for a job that had ended before the page was opened. */
     this.charts = h(
       "div",
       { class: "charts", hidden: true },
@@ -77,20 +77,20 @@ class JobPage {
       this.errors,
       this.downloads.element,
     );
-    /** What the buttons and the title were made for. */
-    this.headOf = "";
-    /** How many errors the list was asked for, and whether the job was over then. */
-    this.toldErrors = "";
-    this.askingErrors = false;
+    /** The state that the title and the buttons were built for. */
+    this.headVersion = "";
+    /** The number of errors when the list was fetched, and whether the job was over then. */
+    this.listedErrors = "";
+    this.loadingErrors = false;
     this.following = false;
-    /** Whether an action of the user is in hand: a second click does nothing. */
+    /** Whether an action is running; further clicks are ignored. */
     this.acting = false;
     this.errorsDueMs = 0;
     /** @type {any} */
     this.fleet = null;
   }
 
-  /** Follow the job to its end, once at a time. */
+  /** Follow the job to its end, unless it is being followed. */
   async follow() {
     if (this.following) return;
     this.following = true;
@@ -98,7 +98,7 @@ class JobPage {
     this.following = false;
   }
 
-  /** Its events; where the connection is lost, take it up again. */
+  /** Read the job's events; reconnect when the connection is lost. */
   async followEvents() {
     while (!this.signal.aborted) {
       try {
@@ -111,7 +111,7 @@ class JobPage {
         if (this.signal.aborted) return;
         if (error instanceof ApiError && error.status === 404) return this.unknown(error);
       }
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
     }
   }
 
@@ -136,7 +136,7 @@ class JobPage {
   show(job) {
     const first = this.job === null;
     this.job = { ...this.job, ...job };
-    if (first && this.fleet) this.showFleet(this.fleet); // it may have come before
+    if (first && this.fleet) this.showFleet(this.fleet); // it may have arrived first
     if (!this.over) this.charts.hidden = false;
     this.showHead();
     fill(this.reason, job.reason && h("p", { class: "reason" }, job.reason));
@@ -155,11 +155,11 @@ class JobPage {
     this.app.rates.set(this.id, [...this.samples, [Date.now() / 1000, rate]].slice(-SAMPLES));
   }
 
-  /** The title and the buttons; not made anew under somebody's fingers without need. */
+  /** The title and the buttons; rebuilt only when they change, so that clicks are not lost. */
   showHead() {
-    const of = `${this.job.state} ${this.canRetry}`;
-    if (of === this.headOf) return;
-    this.headOf = of;
+    const version = `${this.job.state} ${this.canRetry}`;
+    if (version === this.headVersion) return;
+    this.headVersion = version;
     fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
   }
 
@@ -200,7 +200,7 @@ class JobPage {
         "button",
         {
           type: "button",
-          id: name === "resume" ? "job-pause" : `job-${name}`, // one takes the other's place, and its focus
+          id: name === "resume" ? "job-pause" : `job-${name}`, // each replaces the other and takes its focus
           class: "button",
           "data-action": name,
           onclick: () => this.act(name),
@@ -217,7 +217,7 @@ class JobPage {
     ];
   }
 
-  /** Whether something has no score, in a job that can be tried again: a catalog cannot. */
+  /** Whether there is something to retry; catalog jobs cannot be retried. */
   get canRetry() {
     const { progress, catalog } = this.job;
     return isOver(this.job) && !catalog && progress.errors + progress.rejected + progress.cancelled > 0;
@@ -238,7 +238,7 @@ class JobPage {
     fill(this.notice);
     try {
       this.show(await this.app.api.act(this.id, name));
-      this.follow(); // after a retry it goes on
+      this.follow(); // a retry continues the job
     } catch (error) {
       fill(
         this.notice,
@@ -249,15 +249,15 @@ class JobPage {
     }
   }
 
-  /** Whether the job is known to be over: then its charts end. */
+  /** Whether the job is known to be over. */
   get over() {
     return this.job !== null && isOver(this.job);
   }
 
   showFleet(fleet) {
     this.fleet = fleet;
-    const of = (row) => row.model === this.job?.model;
-    const workers = fleet.workers.filter(of);
+    const isOfJob = (row) => row.model === this.job?.model;
+    const workers = fleet.workers.filter(isOfJob);
     this.queue.show(fleet.history);
     this.batch.show(fleet.limits, workers);
     this.latency.show(fleet.packs, workers);
@@ -273,23 +273,27 @@ class JobPage {
         values: [count],
         label: `${(at * width).toFixed(2)}–${((at + 1) * width).toFixed(2)}: ${format.number(count)}`,
       })),
-      `⌀ ${format.score(scores.mean)} · > 0.9: ${format.percent(scores.share_above)} · < 0.1: ${format.percent(scores.share_below)}`,
+      t("chart.scores.summary", {
+        mean: format.score(scores.mean),
+        above: format.percent(scores.share_above),
+        below: format.percent(scores.share_below),
+      }),
     );
   }
 
-  /** Show what failed. Asks one question at a time, every ERRORS_MS at most, and once at the end. */
+  /** Show what failed. Fetches one list at a time, at most every ERRORS_MS, and once more at the end. */
   async showErrors() {
     const count = this.job.progress.errors + this.job.progress.rejected;
     const over = isOver(this.job);
-    const news = `${count} ${over}`;
+    const version = `${count} ${over}`;
     this.errors.hidden = count === 0;
-    if (count === 0 || news === this.toldErrors || this.askingErrors) return;
+    if (count === 0 || version === this.listedErrors || this.loadingErrors) return;
     if (!over && Date.now() < this.errorsDueMs) return;
-    this.toldErrors = news;
-    this.askingErrors = true;
+    this.listedErrors = version;
+    this.loadingErrors = true;
     this.errorsDueMs = Date.now() + ERRORS_MS;
     const lines = await this.app.api.errors(this.id, ERRORS_SHOWN).catch(() => null);
-    this.askingErrors = false;
+    this.loadingErrors = false;
     const title = h("h2", { class: "panel-title" }, t("errors.list", { n: format.number(count) }));
     if (!lines) return fill(this.errors, title, this.errorsAgain());
     const failures = lines.flatMap(failuresOf).slice(0, ERRORS_SHOWN);
@@ -301,13 +305,13 @@ class JobPage {
         count > ERRORS_SHOWN &&
         h("p", { class: "hint" }, t("errors.first", { n: ERRORS_SHOWN })),
     );
-    if (isOver(this.job)) this.showErrors(); // no event will ask for what came meanwhile
+    if (isOver(this.job)) this.showErrors(); // no later event would fetch what arrived meanwhile
   }
 
-  /** That the errors could not be had, and the way to ask again. */
+  /** A message that the errors could not be loaded, with a button to retry. */
   errorsAgain() {
-    const ask = () => {
-      this.toldErrors = "";
+    const retry = () => {
+      this.listedErrors = "";
       this.errorsDueMs = 0;
       this.showErrors();
     };
@@ -315,12 +319,12 @@ class JobPage {
       "p",
       { class: "hint" },
       `${t("errors.missing")} `,
-      h("button", { type: "button", class: "button", onclick: ask }, t("again")),
+      h("button", { type: "button", class: "button", onclick: retry }, t("again")),
     );
   }
 }
 
-/** The failures of a line of results; a line of a catalog has one. */
+/** The failures of a line of results; a catalog's line has at most one. */
 function failuresOf(line) {
   const failures = line.errors ?? (line.error ? [line.error] : []);
   const of = line.id ?? [line.query_id, line.image_id].filter((id) => id !== undefined && id !== null).join(" · ");

@@ -1,4 +1,4 @@
-/** What a job has to be taken away: its results, its parts, its manifest, what failed. */
+/** The files of a finished job: results, parts, manifest, errors. */
 
 import { announce, fill, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
@@ -9,10 +9,10 @@ const SHOWN = 24;
 /** @typedef {import("../api.js").Api} Api */
 
 /**
- * A link to a file that the browser streams to the disk. With a key, which a link cannot send, a
- * button that writes it there where the browser lets a page do so, and else goes by way of memory.
+ * A link that downloads a file. If a key is set, which a link cannot send, a button instead: it
+ * streams to disk if the browser lets pages write files, and otherwise buffers in memory.
  * @param {Api} api
- * @param {{address: string, file: string, label: string, props?: import("../dom.js").Props}} what
+ * @param {{address: string, file: string, label: string, props?: import("../dom.js").Props}} options
  */
 export function downloadLink(api, { address, file, label, props = {} }) {
   if (!api.keyed) return h("a", { ...props, href: address, download: file }, icon("download"), label);
@@ -27,7 +27,7 @@ async function saveFile(api, address, file) {
   else offerFile(file, response.headers.get("Content-Type") ?? "", await response.blob());
 }
 
-/** The panel of a job's files; hidden while there are none. */
+/** The panel with a job's files; hidden while there are none. */
 export class Downloads {
   /** @param {Api} api @param {string} id the job's */
   constructor(api, id) {
@@ -41,7 +41,7 @@ export class Downloads {
     });
   }
 
-  /** Ask what there is, and show it. */
+  /** Fetch the list of files and show it. */
   async show() {
     const { data, count } = await this.api.files(this.id, SHOWN).catch(() => ({ data: [], count: 0 }));
     this.element.hidden = data.length === 0;

@@ -1,8 +1,8 @@
-/** The Jobs tab: all jobs, the newest first, and the way to a new one. */
+/** The Jobs tab: all jobs, newest first, and the button for a new one. */
 
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
-import { t } from "../i18n.js";
+import { counted, t } from "../i18n.js";
 import { modelNotice } from "../notices.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
@@ -10,7 +10,7 @@ import { newJobDialog } from "./create.js";
 import { done, jobName, progressBar, stateChip } from "./parts.js";
 
 const SHOWN = 100;
-const LOOK_MS = 2_000;
+const POLL_MS = 2_000;
 const STATES = ["all", "running", "paused", "done", "cancelled"];
 
 /**
@@ -21,38 +21,7 @@ const STATES = ["all", "running", "paused", "done", "cancelled"];
  */
 export function showJobs(root, app, signal) {
   const dialog = newJobDialog(app, signal);
-  const body = h("tbody");
-  const empty = h(
-    "div",
-    { class: "empty", hidden: true },
-    h("p", {}, t("jobs.none")),
-    h("pre", {}, h("code", {}, "rerank submit pairs.jsonl --name monday")),
-  );
-  const table = h(
-    "div",
-    { class: "table-holder", tabindex: "0", role: "region", "aria-label": t("tab.jobs") },
-    h("table", { class: "jobs", "aria-label": t("tab.jobs") }, tableHead(), body),
-  );
-  const none = h("p", { class: "empty", hidden: true }, t("jobs.none.such"));
-  /** @type {Map<string, HTMLTableRowElement>} by job, kept as long as it is shown */
-  let rows = new Map();
-  let jobs = [];
-  let wanted = "all";
-  const show = () => {
-    const shown = jobs.filter(
-      ({ state }) => wanted === "all" || state === wanted || (wanted === "running" && state === "finishing"),
-    );
-    rows = new Map(shown.map((job) => [job.id, rows.get(job.id) ?? emptyRow(job)]));
-    for (const row of [...body.children]) if (rows.get(row.dataset.job) !== row) row.remove();
-    shown.forEach((job, at) => {
-      const row = rows.get(job.id);
-      if (body.children[at] !== row) body.insertBefore(row, body.children[at] ?? null);
-      fillRow(row, job);
-    });
-    empty.hidden = jobs.length > 0;
-    none.hidden = jobs.length === 0 || shown.length > 0;
-    table.hidden = shown.length === 0;
-  };
+  const list = new JobList();
   fill(
     root,
     h(
@@ -62,10 +31,7 @@ export function showJobs(root, app, signal) {
         "div",
         { class: "page-head" },
         h("h1", {}, t("tab.jobs")),
-        stateFilter((state) => {
-          wanted = state;
-          show();
-        }),
+        stateFilter((state) => list.filter(state)),
         h(
           "button",
           { type: "button", class: "button primary", id: "new-job", onclick: () => dialog.showModal() },
@@ -74,20 +40,64 @@ export function showJobs(root, app, signal) {
         ),
       ),
       modelNotice(app, signal),
-      table,
-      none,
-      empty,
+      list.elements,
       dialog,
     ),
   );
-  poll(
-    async () => {
-      jobs = await app.api.jobs(SHOWN);
-      show();
-    },
-    LOOK_MS,
-    signal,
-  );
+  poll(async () => list.show(await app.api.jobs(SHOWN)), POLL_MS, signal);
+}
+
+/** The table of jobs, and the message shown instead while it has no rows. */
+class JobList {
+  constructor() {
+    this.jobs = [];
+    this.state = "all";
+    /** @type {Map<string, HTMLTableRowElement>} by job, kept as long as it is shown */
+    this.rows = new Map();
+    this.body = h("tbody");
+    this.table = h(
+      "div",
+      { class: "table-holder", tabindex: "0", role: "region", "aria-label": t("tab.jobs") },
+      h("table", { class: "jobs", "aria-label": t("tab.jobs") }, tableHead(), this.body),
+    );
+    this.noMatch = h("p", { class: "empty", hidden: true }, t("jobs.none.state"));
+    this.empty = h(
+      "div",
+      { class: "empty", hidden: true },
+      h("p", {}, t("jobs.none")),
+      h("pre", {}, h("code", {}, "rerank submit pairs.jsonl --name monday")),
+    );
+  }
+
+  get elements() {
+    return [this.table, this.noMatch, this.empty];
+  }
+
+  /** Show only jobs in a state, or "all". @param {string} state */
+  filter(state) {
+    this.state = state;
+    this.show(this.jobs);
+  }
+
+  /** @param {any[]} jobs */
+  show(jobs) {
+    this.jobs = jobs;
+    const shown = jobs.filter((job) => this.matches(job));
+    this.rows = new Map(shown.map((job) => [job.id, this.rows.get(job.id) ?? emptyRow(job)]));
+    for (const row of [...this.body.children]) if (this.rows.get(row.dataset.job) !== row) row.remove();
+    shown.forEach((job, at) => {
+      const row = this.rows.get(job.id);
+      if (this.body.children[at] !== row) this.body.insertBefore(row, this.body.children[at] ?? null);
+      fillRow(row, job);
+    });
+    this.empty.hidden = jobs.length > 0;
+    this.noMatch.hidden = jobs.length === 0 || shown.length > 0;
+    this.table.hidden = shown.length === 0;
+  }
+
+  matches({ state }) {
+    return this.state === "all" || state === this.state || (this.state === "running" && state === "finishing");
+  }
 }
 
 function tableHead() {
@@ -122,7 +132,7 @@ function stateFilter(choose) {
   return h("div", { class: "segments", role: "group", "aria-label": t("job.state") }, buttons);
 }
 
-/** The row of a job with its link, which stays while the cells beside it change. */
+/** A job's row with its link; the link stays while the other cells change. */
 function emptyRow(job) {
   return h(
     "tr",
@@ -158,7 +168,7 @@ function jobCells(job) {
         { class: "hint" },
         counts,
         progress.errors > 0 &&
-          h("span", { class: "bad" }, ` · ${t("job.errors.n", { n: format.number(progress.errors) })}`),
+          h("span", { class: "bad" }, ` · ${counted("job.errors.n", progress.errors)}`),
         progress.rejected > 0 &&
           h("span", { class: "warn" }, ` · ${t("job.rejected.n", { n: format.number(progress.rejected) })}`),
       ),
@@ -169,7 +179,7 @@ function jobCells(job) {
   ];
 }
 
-/** A cell that says what it is where the columns have no heads. */
+/** A cell with its label, shown where the table has no header row. */
 function figure(key, value) {
   return h("td", { class: "numeric", "data-label": t(key) }, value);
 }

@@ -1,11 +1,11 @@
-/** What the list of jobs and the page of one job both show. */
+/** Elements that the list of jobs and the page of a job share. */
 
 import { h } from "../dom.js";
 import { t } from "../i18n.js";
 
 const OUTCOMES = ["scored", "rejected", "errors", "cancelled"];
 
-/** Items that were worked on: what was cancelled was not. @param {any} progress */
+/** Number of pairs that were processed; cancelled ones were not. @param {any} progress */
 export function done({ scored, rejected, errors }) {
   return scored + rejected + errors;
 }
@@ -20,12 +20,12 @@ export function isOver({ state }) {
   return state === "done" || state === "cancelled";
 }
 
-/** A chip of a job's state. @param {string} state */
+/** A job's state as a chip. @param {string} state */
 export function stateChip(state) {
   return h("span", { class: ["chip", "state", state], "data-state": state }, t(`state.${state}`));
 }
 
-/** A bar of outcomes; the rest is what is left. @param {any} job */
+/** The progress bar, divided by outcome. @param {any} job */
 export function progressBar(job) {
   const { progress } = job;
   const over = done(progress) + progress.cancelled;

@@ -1,8 +1,8 @@
-/** The candidates: dropped in by the dozen, pasted, browsed for, or typed as lines. */
+/** The candidates: dropped, pasted, chosen from disk, or typed as lines. */
 
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
-import { pictureFigure } from "./card.js";
+import { imageFigure } from "./card.js";
 import {
   acceptDrops,
   browseButton,
@@ -12,33 +12,82 @@ import {
   sortFiles,
   unreadableLines,
 } from "./drop.js";
-import { takeQuery } from "./query.js";
+import { addToQuery } from "./query.js";
 import { videoFigure } from "./video.js";
 
-const TAKEN_TOGETHER = 24; // cards come in such groups while hundreds are read
+const GROUP_SIZE = 24; // cards appear in groups of this size while hundreds of images are read
 
 /** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Session} Session */
-/** @typedef {import("./pictures.js").Intake} Intake */
+/** @typedef {import("./images.js").Intake} Intake */
 
 /**
  * The section with all candidates.
  * @param {Session} session
  * @param {Intake} intake
- * @param {HTMLElement} examples what is offered while there are none
+ * @param {HTMLElement} examples shown while there are no candidates
  * @param {AbortSignal} signal
  */
 export function candidatesBox(session, intake, examples, signal) {
   const cards = new Cards(session, intake, signal);
+  const lines = linesBox(session);
+  const unreadable = h("p", { class: "unreadable" });
+  session.unreadable.watch((files) => fill(unreadable, unreadableLines(files).join(" ")), signal);
+  session.candidates.watch((candidates) => {
+    examples.hidden = candidates.length > 0;
+    cards.show(candidates);
+  }, signal);
+  const take = (incoming) => addCandidates(session, intake, incoming);
+  acceptDrops(document.body, take, signal); // anywhere on the page; the query and the video take their own
+  document.addEventListener("paste", (event) => paste(event, session, intake), { signal });
+  return h(
+    "section",
+    { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
+    candidatesHead(session, signal),
+    h(
+      "div",
+      { class: "drops" },
+      candidateZone(take, lines),
+      videoZone((incoming) => addVideo(session, intake, incoming), signal),
+    ),
+    unreadable,
+    lines.element,
+    examples,
+    cards.element,
+  );
+}
+
+/** The title, how many candidates there are, and the button that removes them. */
+function candidatesHead(session, signal) {
   const count = h("span", { class: "count" });
   const clear = h(
     "button",
     { type: "button", class: "button quiet", onclick: () => session.candidates.set([]) },
     t("candidates.clear"),
   );
-  const lines = linesBox(session);
-  const take = (brought) => takeCandidates(session, intake, brought);
-  const bring = h(
+  const show = () => {
+    const [ready, reading] = [session.candidates.now.length, session.reading.now];
+    const parts = [
+      ready > 0 && counted("candidates.count", ready),
+      reading > 0 && counted("candidates.reading", reading),
+    ];
+    fill(count, parts.filter(Boolean).join(" · "));
+    clear.hidden = ready === 0;
+  };
+  session.candidates.watch(show, signal);
+  session.reading.listen(show, signal);
+  return h(
+    "div",
+    { class: "panel-head" },
+    h("h2", { class: "panel-title", id: "candidates-label" }, t("candidates")),
+    count,
+    clear,
+  );
+}
+
+/** The drop zone for candidates, with the buttons that choose files and open the field for lines. */
+function candidateZone(take, lines) {
+  return h(
     "div",
     { class: "drop", id: "candidate-drop" },
     icon("add"),
@@ -64,121 +113,84 @@ export function candidatesBox(session, intake, examples, signal) {
       ),
     ),
   );
-  const film = videoDrop((brought) => takeVideo(session, intake, brought), signal);
-  const unreadable = h("p", { class: "unreadable" });
-  const section = h(
-    "section",
-    { class: "panel candidates", id: "candidates", "aria-labelledby": "candidates-label" },
-    h(
-      "div",
-      { class: "panel-head" },
-      h("h2", { class: "panel-title", id: "candidates-label" }, t("candidates")),
-      count,
-      clear,
-    ),
-    h("div", { class: "drops" }, bring, film),
-    unreadable,
-    lines.element,
-    examples,
-    cards.element,
-  );
-  const showCount = () => {
-    const [ready, reading] = [session.candidates.now.length, session.reading.now];
-    const said = [
-      ready > 0 && counted("candidates.count", ready),
-      reading > 0 && counted("candidates.reading", reading),
-    ];
-    fill(count, said.filter(Boolean).join(" · "));
-  };
-  session.candidates.watch((candidates) => {
-    showCount();
-    clear.hidden = candidates.length === 0;
-    examples.hidden = candidates.length > 0;
-    cards.show(candidates);
-  }, signal);
-  session.reading.listen(showCount, signal);
-  session.unreadable.watch((files) => fill(unreadable, unreadableLines(files).join(" ")), signal);
-  acceptDrops(document.body, take, signal); // wherever it falls, but for the query
-  document.addEventListener("paste", (event) => paste(event, session, intake), { signal });
-  return section;
 }
 
-/** Pasted pictures go to the query when it has the focus, else they are candidates, as is pasted text. */
+/** Pasted images go to the query if it has the focus; otherwise they, and pasted text, become candidates. */
 async function paste(event, session, intake) {
   const inField = event.target.closest?.("input, textarea");
   const files = event.clipboardData?.files.length;
   if (!files && inField) return;
   event.preventDefault();
   const toQuery = event.target.closest?.("#query");
-  const brought = await fromTransfer(event.clipboardData);
-  if (toQuery) takeQuery(session, intake, brought);
-  else takeCandidates(session, intake, brought);
+  const incoming = await fromTransfer(event.clipboardData);
+  if (toQuery) addToQuery(session, intake, incoming);
+  else addCandidates(session, intake, incoming);
 }
 
 /**
- * Add what was brought, in its order; of many pictures a group at a time.
+ * Add lines and images as candidates, in their order; many images are added group by group.
  * @param {Session} session
  * @param {Intake} intake
- * @param {import("./drop.js").Brought} brought
+ * @param {import("./drop.js").Incoming} incoming
  */
-export async function takeCandidates(session, intake, { pictures, lines, unknown }) {
+export async function addCandidates(session, intake, { images, lines, unknown }) {
   const failed = [...unknown];
   let added = lines.length;
   session.add(lines.map((text) => ({ text })));
-  for await (const { taken, unread } of takeInGroups(session, intake, pictures)) {
-    session.add(taken.map(({ picture, caption }) => ({ picture, text: caption })));
-    added += taken.length;
-    failed.push(...unread);
+  for await (const { read, unreadable } of readInGroups(session, intake, images)) {
+    session.add(read.map(({ image, caption }) => ({ image, text: caption })));
+    added += read.length;
+    failed.push(...unreadable);
   }
-  tellTaken(session, counted("announce.candidates", added), failed);
+  reportAdded(session, counted("announce.candidates", added), failed);
 }
 
 /**
- * Make the pictures that were brought into one candidate, a video, in the order of their names.
+ * Add images as the frames of one video candidate, in the order of their names.
  * @param {Session} session
  * @param {Intake} intake
- * @param {import("./drop.js").Brought} brought
+ * @param {import("./drop.js").Incoming} incoming
  */
-export async function takeVideo(session, intake, { pictures, unknown }) {
+export async function addVideo(session, intake, { images, unknown }) {
   const failed = [...unknown];
   const frames = [];
-  for await (const { taken, unread } of takeInGroups(session, intake, inFrameOrder(pictures))) {
-    frames.push(...taken.map(({ picture }) => picture));
-    failed.push(...unread);
+  for await (const { read, unreadable } of readInGroups(session, intake, inFrameOrder(images))) {
+    frames.push(...read.map(({ image }) => image));
+    failed.push(...unreadable);
   }
   if (frames.length) session.add([{ video: { frames, fps: null } }]);
-  tellTaken(session, counted("announce.video", frames.length), failed);
+  reportAdded(session, counted("announce.video", frames.length), failed);
 }
 
-/** Pictures that were taken in with their captions, and the files that cannot be read, group by group. */
-async function* takeInGroups(session, intake, pictures) {
-  session.reading.change((count) => count + pictures.length);
-  for (let at = 0; at < pictures.length; at += TAKEN_TOGETHER) {
-    const group = pictures.slice(at, at + TAKEN_TOGETHER);
-    const settled = await Promise.allSettled(group.map(({ file }) => intake.take(file)));
-    const all = settled.map((result, n) => ({ ...group[n], picture: result.value }));
+/** Read images group by group: those that were read, with their captions, and the files that could not be. */
+async function* readInGroups(session, intake, images) {
+  session.reading.change((count) => count + images.length);
+  for (let at = 0; at < images.length; at += GROUP_SIZE) {
+    const group = images.slice(at, at + GROUP_SIZE);
+    const settled = await Promise.allSettled(group.map(({ file }) => intake.add(file)));
+    const all = settled.map((result, n) => ({ ...group[n], image: result.value }));
     session.reading.change((count) => count - group.length);
     yield {
-      taken: all.filter(({ picture }) => picture),
-      unread: all.filter(({ picture }) => !picture).map(({ file }) => file),
+      read: all.filter(({ image }) => image),
+      unreadable: all.filter(({ image }) => !image).map(({ file }) => file),
     };
   }
 }
 
-function tellTaken(session, said, failed) {
+function reportAdded(session, text, failed) {
   session.unreadable.set(failed);
-  announce([said, ...unreadableLines(failed)].filter(Boolean).join(" "));
+  announce([text, ...unreadableLines(failed)].filter(Boolean).join(" "));
 }
 
-/** Where frames are dropped that become one candidate. */
-function videoDrop(take, signal) {
+/** The drop zone for the frames of one video. */
+function videoZone(take, signal) {
   const browse = browseButton(t("candidates.frames"), { multiple: true, id: "video-files" }, async (files) =>
     take(await sortFiles(files)),
   );
   const element = h(
     "div",
     { class: "drop", id: "video-drop", title: t("candidates.video.about") },
-    icon("film"),
+    icon("video"),
     h("span", {}, t("candidates.video")),
     browse,
   );
@@ -218,14 +230,17 @@ function linesBox(session) {
   return { element, open };
 }
 
-/** The grid of cards: one element per candidate, kept as long as it is there. */
+/** The grid of cards: one element per candidate, kept as long as the candidate exists. */
 class Cards {
   constructor(session, intake, signal) {
     this.session = session;
     this.intake = intake;
     this.signal = signal;
     this.element = h("ul", { class: "cards" });
-    /** @type {Map<Candidate, {element: HTMLElement, stop: AbortController, refresh: (at: number, first: number) => void}>} */
+    /**
+     * @type {Map<Candidate,
+     *   {element: HTMLElement, stop: AbortController, refresh: (at: number, first: number) => void}>}
+     */
     this.cards = new Map();
     session.examined.listen(() => this.refresh(), signal);
     session.settings.listen(() => this.refresh(), signal);
@@ -249,7 +264,7 @@ class Cards {
     if (focused >= 0 && !this.element.contains(document.activeElement)) this.focusNear(focused);
   }
 
-  /** What had the keyboard's focus is gone: it goes to what took its place. */
+  /** The focused card is gone: move the focus to the one that took its place. */
   focusNear(at) {
     const card = this.element.children[Math.min(at, this.element.children.length - 1)];
     const next = card?.querySelector("button, textarea") ?? document.querySelector("#candidate-drop button");
@@ -272,7 +287,7 @@ class Cards {
       "li",
       { class: ["card", kindOf(candidate)], "data-id": candidate.id },
       position,
-      candidate.picture && pictureFigure(this.session, candidate.picture, stop.signal),
+      candidate.image && imageFigure(this.session, candidate.image, stop.signal),
       candidate.video && videoFigure(this.session, candidate, stop.signal),
       this.words(candidate),
       badges,
@@ -289,11 +304,11 @@ class Cards {
   }
 
   words(candidate) {
-    const seen = kindOf(candidate) !== "with-text";
-    const label = t(seen ? "caption" : "candidate.text");
+    const isCaption = kindOf(candidate) !== "with-text";
+    const label = t(isCaption ? "caption" : "candidate.text");
     return h("textarea", {
       class: "words",
-      rows: seen ? 1 : 3,
+      rows: isCaption ? 1 : 3,
       "aria-label": label,
       placeholder: label,
       value: candidate.text,
@@ -304,21 +319,21 @@ class Cards {
     });
   }
 
-  /** Put another picture in a candidate's place; where it cannot be read the old one stays. */
+  /** Replace a candidate's image; if the new file cannot be read, the old image stays. */
   async replace(candidate, file) {
-    const picture = await this.intake.take(file).catch(() => null);
-    if (picture) this.session.replace(candidate.id, { picture });
-    tellTaken(this.session, "", picture ? [] : [file]);
+    const image = await this.intake.add(file).catch(() => null);
+    if (image) this.session.replace(candidate.id, { image });
+    reportAdded(this.session, "", image ? [] : [file]);
   }
 
   tools(candidate) {
-    const name = candidate.picture?.file.name ?? (candidate.video ? t("video") : candidate.text.slice(0, 30));
+    const name = candidate.image?.file.name ?? (candidate.video ? t("video") : candidate.text.slice(0, 30));
     const remove = t("remove.candidate", { name });
     const replace = t("replace.candidate", { name });
     const input = h("input", {
       type: "file",
       accept: "image/*",
-      class: "unseen",
+      class: "visually-hidden",
       tabindex: "-1",
       "aria-hidden": "true",
       onchange: () => this.replace(candidate, input.files[0]),
@@ -326,13 +341,13 @@ class Cards {
     return h(
       "div",
       { class: "card-tools" },
-      candidate.picture &&
+      candidate.image &&
         h(
           "button",
           { type: "button", class: "tool", "aria-label": replace, title: replace, onclick: () => input.click() },
           icon("replace"),
         ),
-      candidate.picture && input,
+      candidate.image && input,
       h(
         "button",
         {
@@ -348,6 +363,6 @@ class Cards {
   }
 }
 
-function kindOf({ picture, video }) {
-  return picture ? "with-picture" : video ? "with-video" : "with-text";
+function kindOf({ image, video }) {
+  return image ? "with-image" : video ? "with-video" : "with-text";
 }

@@ -1,15 +1,16 @@
-/** Two runs side by side, with a line from each candidate's rank to its other rank. */
+/** Two runs side by side, with a line between the two ranks of each candidate. */
 
 import { h, s } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
-import { labelOf, runLabel, thumbnail } from "./results.js";
-import { picturesOf } from "./session.js";
+import { labelOf, runLabel } from "./labels.js";
+import { imagesOf } from "./session.js";
+import { thumbnail } from "./thumbnail.js";
 
 const ROW_PX = 44;
 
 /**
- * The comparison.
+ * The comparison of two runs.
  * @param {import("./session.js").Run} before
  * @param {import("./session.js").Run} after
  */
@@ -36,7 +37,7 @@ export function comparison(before, after) {
   );
 }
 
-/** Ranks from 1 by candidate. */
+/** Each candidate's rank, counted from 1, by its id. */
 function ranks(run) {
   return new Map(run.answer.results.map((result, at) => [run.candidates[result.index].id, at + 1]));
 }
@@ -66,7 +67,7 @@ function column(run, others) {
           "li",
           { title: other ? t("compare.other", { rank: other }) : t("compare.absent") },
           h("span", { class: "rank" }, at + 1),
-          thumbnail(picturesOf(candidate)),
+          thumbnail(imagesOf(candidate)),
           h("span", { class: "name" }, labelOf(candidate)),
           h("span", { class: "score" }, format.score(result.relevance_score)),
         );

@@ -1,25 +1,25 @@
-/** Files and text that are dropped, pasted or browsed for. */
+/** Files and text that are dropped, pasted or chosen. */
 
 import { h } from "../dom.js";
 import { t } from "../i18n.js";
-import { isPicture } from "./pictures.js";
+import { isImage } from "./images.js";
 
 /**
- * What was brought: pictures, each perhaps with a caption, and lines of text.
- * @typedef {object} Brought
- * @property {{file: File, caption: string}[]} pictures
+ * What was dropped, pasted or chosen: images, possibly with captions, and lines of text.
+ * @typedef {object} Incoming
+ * @property {{file: File, caption: string}[]} images
  * @property {string[]} lines
- * @property {File[]} unknown files that are neither
+ * @property {File[]} unknown files that are neither images nor text
  */
 
 /**
- * Let things be dropped on an element.
+ * Make an element a drop target.
  * @param {HTMLElement} element
- * @param {(brought: Brought) => void} take
+ * @param {(incoming: Incoming) => void} take
  * @param {AbortSignal} signal
  */
 export function acceptDrops(element, take, signal) {
-  let inside = 0; // enter and leave come for each child, too
+  let inside = 0; // dragenter and dragleave fire for each child, too
   const mark = (step) => {
     inside = Math.max(0, inside + step);
     element.classList.toggle("dropping", inside > 0);
@@ -31,7 +31,7 @@ export function acceptDrops(element, take, signal) {
     "drop",
     async (event) => {
       mark(-inside);
-      if (event.defaultPrevented) return; // an element inside took it
+      if (event.defaultPrevented) return; // a nested drop target took it
       event.preventDefault();
       take(await fromTransfer(event.dataTransfer));
     },
@@ -41,45 +41,45 @@ export function acceptDrops(element, take, signal) {
 }
 
 /**
- * What a drop or a paste holds.
+ * The content of a drop or a paste.
  * @param {DataTransfer | null} transfer
- * @returns {Promise<Brought>}
+ * @returns {Promise<Incoming>}
  */
 export async function fromTransfer(transfer) {
   const files = [...(transfer?.files ?? [])];
   if (files.length) return sortFiles(files);
-  return { pictures: [], lines: linesOf(transfer?.getData("text/plain") ?? ""), unknown: [] };
+  return { images: [], lines: linesOf(transfer?.getData("text/plain") ?? ""), unknown: [] };
 }
 
 /**
- * Pictures, and the lines of text files. A text file with a picture's name is its caption.
+ * Sort files into images and lines of text. A text file named like an image is its caption.
  * @param {File[]} files
- * @returns {Promise<Brought>}
+ * @returns {Promise<Incoming>}
  */
 export async function sortFiles(files) {
-  const pictures = files.filter(isPicture).map((file) => ({ file, caption: "" }));
+  const images = files.filter(isImage).map((file) => ({ file, caption: "" }));
   const lines = [];
   const unknown = [];
-  for (const file of files.filter((file) => !isPicture(file))) {
-    const owner = pictures.find((picture) => stem(picture.file) === stem(file));
+  for (const file of files.filter((file) => !isImage(file))) {
+    const owner = images.find((image) => stem(image.file) === stem(file));
     if (!isText(file)) unknown.push(file);
     else if (owner) owner.caption = (await file.text()).trim();
     else lines.push(...linesOf(await file.text()));
   }
-  return { pictures, lines, unknown };
+  return { images, lines, unknown };
 }
 
 /**
- * Pictures as frames follow each other: by name, where 2 comes before 10.
+ * Images in the order of frames: by name, with 2 before 10.
  * @template {{file: File}} T
- * @param {T[]} pictures
+ * @param {T[]} images
  */
-export function inFrameOrder(pictures) {
+export function inFrameOrder(images) {
   const { compare } = new Intl.Collator("en", { numeric: true });
-  return [...pictures].sort((a, b) => compare(a.file.name, b.file.name));
+  return [...images].sort((a, b) => compare(a.file.name, b.file.name));
 }
 
-/** What is said of files that cannot be read. @param {File[]} files */
+/** The messages about files that cannot be read. @param {File[]} files */
 export function unreadableLines(files) {
   if (!files.length) return [];
   return [
@@ -98,7 +98,7 @@ export function linesOf(text) {
 }
 
 /**
- * A button that opens the browser's choice of files.
+ * A button that opens the file picker.
  * @param {string} label
  * @param {{multiple?: boolean, accept?: string, id?: string, class?: string}} options
  * @param {(files: File[]) => void} take
@@ -109,9 +109,9 @@ export function browseButton(label, { multiple = false, accept = "image/*", id, 
     id,
     accept,
     multiple,
-    class: "unseen",
+    class: "visually-hidden",
     tabindex: "-1",
-    "aria-hidden": "true", // the button beside it speaks for it
+    "aria-hidden": "true", // the visible button acts for it
     onchange: (event) => {
       const files = [...event.target.files];
       event.target.value = "";
@@ -134,7 +134,7 @@ function isText(file) {
   return !isTable(file) && (file.type.startsWith("text/") || /\.(txt|md)$/i.test(file.name));
 }
 
-/** Whether a file is rather a job's input. */
+/** Whether a file looks like the input of a job. */
 function isTable(file) {
   return /\.(csv|tsv|jsonl|ndjson|parquet|gz)$/i.test(file.name);
 }

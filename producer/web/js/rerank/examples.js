@@ -1,9 +1,9 @@
-/** Something to click on while there is nothing here. */
+/** Examples to start from while the page is empty. */
 
 import { h } from "../dom.js";
 import { language, t } from "../i18n.js";
-import { takeCandidates } from "./candidates.js";
-import { takeQuery } from "./query.js";
+import { addCandidates } from "./candidates.js";
+import { addToQuery } from "./query.js";
 
 const FOLDER = "example";
 const SHOWN = 4;
@@ -19,7 +19,7 @@ const SHOWN = 4;
 /**
  * The empty state: a few examples as buttons.
  * @param {import("./session.js").Session} session
- * @param {import("./pictures.js").Intake} intake
+ * @param {import("./images.js").Intake} intake
  * @param {AbortSignal} signal
  */
 export function exampleOffers(session, intake, signal) {
@@ -38,15 +38,15 @@ async function loadExamples() {
 }
 
 function offer(example, at, onclick) {
-  const pictures = example.documents.flatMap(({ image }) => image ?? []).slice(0, SHOWN);
+  const images = example.documents.flatMap(({ image }) => image ?? []).slice(0, SHOWN);
   return h(
     "button",
     { type: "button", class: "offer", "data-example": at, onclick },
-    pictures.length
+    images.length
       ? h(
           "span",
           { class: "strip" },
-          pictures.map((name) => h("img", { src: `${FOLDER}/${name}`, alt: "" })),
+          images.map((name) => h("img", { src: `${FOLDER}/${name}`, alt: "" })),
         )
       : h(
           "span",
@@ -60,23 +60,23 @@ function offer(example, at, onclick) {
 
 async function use(example, session, intake) {
   session.instruction.set(example.instruction);
-  session.queryPictures.set([]);
+  session.queryImages.set([]);
   session.queryKind.set("text");
   session.queryText.set(example.query.text);
   if (example.query.image) {
-    await takeQuery(session, intake, {
-      pictures: [{ file: await fileOf(example.query.image), caption: "" }],
+    await addToQuery(session, intake, {
+      images: [{ file: await fileOf(example.query.image), caption: "" }],
       lines: [],
       unknown: [],
     });
   }
-  const pictures = await Promise.all(
+  const images = await Promise.all(
     example.documents
       .filter(({ image }) => image)
       .map(async ({ image, text }) => ({ file: await fileOf(image), caption: text ?? "" })),
   );
   const lines = example.documents.filter(({ image }) => !image).map(({ text }) => text ?? "");
-  await takeCandidates(session, intake, { pictures, lines, unknown: [] });
+  await addCandidates(session, intake, { images, lines, unknown: [] });
   document.getElementById("run-button")?.focus({ preventScroll: true });
 }
 

@@ -1,4 +1,4 @@
-/** What is behind one score: its parts, what the model saw, and where it came from. */
+/** The details of one score: its sub-scores, what the model got, and its provenance. */
 
 import { h } from "../dom.js";
 import * as format from "../format.js";
@@ -27,8 +27,8 @@ export function scorePanel(run, result) {
   );
 }
 
-function part(name, value, notAsked = false) {
-  const missing = t(notAsked ? "part.not_asked" : `${name}.missing`);
+function part(name, value, notRequested = false) {
+  const missing = t(notRequested ? "part.not_requested" : `${name}.missing`);
   const known = value !== null;
   return h(
     "div",
@@ -40,7 +40,7 @@ function part(name, value, notAsked = false) {
 }
 
 /**
- * A bar of a score.
+ * A score as a bar.
  * @param {number} value 0..1
  */
 export function bar(value) {
@@ -48,13 +48,13 @@ export function bar(value) {
 }
 
 function detailRows(run, result) {
-  const [seen] = result.images ?? [];
+  const [image] = result.images ?? [];
   return [
     row("margin", format.number(result.margin, 3)),
-    seen && row("detail.original", result.images.map(({ original }) => format.size(original)).join(", ")),
-    seen && row("detail.used", result.images.map(({ used }) => format.size(used)).join(", ")),
-    seen && row("detail.cropped", result.images.map(({ cropped }) => format.percent(cropped)).join(", ")),
-    seen && row("detail.tokens", result.images.map(({ tokens }) => format.number(tokens)).join(", ")),
+    image && row("detail.original", result.images.map(({ original }) => format.size(original)).join(", ")),
+    image && row("detail.used", result.images.map(({ used }) => format.size(used)).join(", ")),
+    image && row("detail.cropped", result.images.map(({ cropped }) => format.percent(cropped)).join(", ")),
+    image && row("detail.tokens", result.images.map(({ tokens }) => format.number(tokens)).join(", ")),
     typeof result.quality === "number" && row("detail.quality", quality(result.quality, run.settings.threshold)),
     typeof result.plain_margin === "number" && row("detail.plain_margin", format.number(result.plain_margin, 3)),
     result.truncated_tokens > 0 && row("detail.truncated", format.number(result.truncated_tokens)),

@@ -1,8 +1,8 @@
-/** The left side: instruction and query. */
+/** The instruction and the query. */
 
 import { announce, fill, h, icon } from "../dom.js";
 import { counted, t } from "../i18n.js";
-import { pictureFigure } from "./card.js";
+import { imageFigure } from "./card.js";
 import { acceptDrops, browseButton, inFrameOrder, sortFiles, unreadableLines } from "./drop.js";
 import { fpsField } from "./video.js";
 
@@ -10,7 +10,7 @@ import { fpsField } from "./video.js";
 const KINDS = ["text", "image", "both", "video"];
 
 /** @typedef {import("./session.js").Session} Session */
-/** @typedef {import("./pictures.js").Intake} Intake */
+/** @typedef {import("./images.js").Intake} Intake */
 
 /**
  * The instruction with its presets.
@@ -66,10 +66,10 @@ function optionGroup(kind, offers) {
   );
 }
 
-/** An instruction of those offered, or a profile: instruction, temperature and size of pictures together. */
-function usePreset(session, chosen) {
-  const instruction = session.offers.instructions.find(({ name }) => chosen === `instruction/${name}`);
-  const profile = session.offers.profiles.find(({ name }) => chosen === `profiles/${name}`);
+/** Apply an offered instruction, or a profile: instruction, temperature and image size together. */
+function usePreset(session, choice) {
+  const instruction = session.offers.instructions.find(({ name }) => choice === `instruction/${name}`);
+  const profile = session.offers.profiles.find(({ name }) => choice === `profiles/${name}`);
   if (instruction) session.instruction.set(instruction.text);
   if (!profile) return;
   session.instruction.set(profile.instruction ?? "");
@@ -77,14 +77,14 @@ function usePreset(session, chosen) {
 }
 
 /**
- * The query: text, a picture, both, or the frames of a video.
+ * The query: text, an image, both, or the frames of a video.
  * @param {Session} session
  * @param {Intake} intake
  * @param {AbortSignal} signal
  */
 export function queryBox(session, intake, signal) {
   const body = h("div", { class: "query-body" });
-  const said = h("p", { class: "unreadable" });
+  const message = h("p", { class: "unreadable" });
   const kinds = h(
     "div",
     { class: "segments", role: "radiogroup", "aria-label": t("query.kind") },
@@ -96,7 +96,7 @@ export function queryBox(session, intake, signal) {
           type: "radio",
           name: "query-kind",
           value: kind,
-          class: "unseen",
+          class: "visually-hidden",
           onchange: () => session.queryKind.set(kind),
         }),
         h("span", {}, t(`query.${kind}`)),
@@ -109,18 +109,18 @@ export function queryBox(session, intake, signal) {
     h("div", { class: "panel-head" }, h("h2", { class: "panel-title", id: "query-label" }, t("query"))),
     kinds,
     body,
-    said,
+    message,
   );
-  session.querySaid.watch((text) => fill(said, text), signal);
+  session.queryMessage.watch((text) => fill(message, text), signal);
   session.queryKind.watch((kind) => {
     for (const input of kinds.querySelectorAll("input")) input.checked = input.value === kind;
     fill(
       body,
-      kind !== "text" && pictureInput(session, intake, kind, signal),
+      kind !== "text" && imageInput(session, intake, kind, signal),
       (kind === "text" || kind === "both") && textInput(session, signal),
     );
   }, signal);
-  acceptDrops(section, (brought) => takeQuery(session, intake, brought), signal);
+  acceptDrops(section, (incoming) => addToQuery(session, intake, incoming), signal);
   return section;
 }
 
@@ -137,43 +137,43 @@ function textInput(session, signal) {
   return field;
 }
 
-function pictureInput(session, intake, kind, signal) {
-  const film = kind === "video";
-  const holder = h("div", { class: film ? "frames" : "query-picture" });
+function imageInput(session, intake, kind, signal) {
+  const isVideo = kind === "video";
+  const holder = h("div", { class: isVideo ? "frames" : "query-image" });
   const browse = browseButton(
-    t(film ? "query.add.frames" : "query.add.picture"),
-    { multiple: film, id: "query-files" },
-    async (files) => takeQuery(session, intake, await sortFiles(files)),
+    t(isVideo ? "query.add.frames" : "query.add.image"),
+    { multiple: isVideo, id: "query-files" },
+    async (files) => addToQuery(session, intake, await sortFiles(files)),
   );
-  session.queryPictures.watch((pictures) => {
-    const shown = film ? pictures : pictures.slice(0, 1);
+  session.queryImages.watch((images) => {
+    const shown = isVideo ? images : images.slice(0, 1);
     fill(
       holder,
-      shown.map((picture, at) => queryPicture(session, picture, film ? at + 1 : 0, signal)),
+      shown.map((image, at) => queryImage(session, image, isVideo ? at + 1 : 0, signal)),
     );
   }, signal);
   return h(
     "div",
-    { class: "query-pictures" },
+    { class: "query-images" },
     holder,
     h(
       "div",
       { class: "drop small" },
-      icon("picture"),
-      h("span", {}, t(film ? "query.drop.frames" : "query.drop.picture")),
+      icon("image"),
+      h("span", {}, t(isVideo ? "query.drop.frames" : "query.drop.image")),
       browse,
     ),
-    film && fpsField("query-fps", session.queryFps.now, (fps) => session.queryFps.set(fps)),
+    isVideo && fpsField("query-fps", session.queryFps.now, (fps) => session.queryFps.set(fps)),
   );
 }
 
-function queryPicture(session, picture, position, signal) {
-  const label = t("remove.picture", { name: picture.file.name });
+function queryImage(session, image, position, signal) {
+  const label = t("remove.image", { name: image.file.name });
   return h(
     "div",
-    { class: "picture-card" },
+    { class: "image-card" },
     position > 0 && h("span", { class: "position" }, position),
-    pictureFigure(session, picture, signal),
+    imageFigure(session, image, signal),
     h(
       "div",
       { class: "card-tools" },
@@ -184,7 +184,7 @@ function queryPicture(session, picture, position, signal) {
           class: "tool",
           "aria-label": label,
           title: label,
-          onclick: () => session.queryPictures.set(session.queryPictures.now.filter((other) => other !== picture)),
+          onclick: () => session.queryImages.set(session.queryImages.now.filter((other) => other !== image)),
         },
         icon("remove"),
       ),
@@ -193,23 +193,23 @@ function queryPicture(session, picture, position, signal) {
 }
 
 /**
- * Take what was brought as the query. A picture turns a text query into picture and text.
+ * Use what was dropped, pasted or chosen as the query. Adding an image to a text query makes it image and text.
  * @param {Session} session
  * @param {Intake} intake
- * @param {import("./drop.js").Brought} brought
+ * @param {import("./drop.js").Incoming} incoming
  */
-export async function takeQuery(session, intake, { pictures, lines, unknown }) {
+export async function addToQuery(session, intake, { images, lines, unknown }) {
   if (lines.length) session.queryText.set(lines.join(" "));
-  const film = session.queryKind.now === "video";
-  const ordered = film ? inFrameOrder(pictures) : pictures.slice(0, 1);
-  const taken = await Promise.allSettled(ordered.map(({ file }) => intake.take(file)));
-  const good = taken.filter((result) => result.status === "fulfilled").map((result) => result.value);
-  const failed = ordered.filter((_, at) => taken[at].status === "rejected").map(({ file }) => file);
-  const said = unreadableLines([...unknown, ...failed]);
-  if (pictures.length > ordered.length) said.push(t("query.first", { name: ordered[0].file.name }));
-  session.querySaid.set(said.join(" "));
-  if (good.length) session.queryPictures.set(film ? [...session.queryPictures.now, ...good] : good);
-  if (good.length && session.queryKind.now === "text")
+  const isVideo = session.queryKind.now === "video";
+  const ordered = isVideo ? inFrameOrder(images) : images.slice(0, 1);
+  const settled = await Promise.allSettled(ordered.map(({ file }) => intake.add(file)));
+  const added = settled.filter((result) => result.status === "fulfilled").map((result) => result.value);
+  const failed = ordered.filter((_, at) => settled[at].status === "rejected").map(({ file }) => file);
+  const messages = unreadableLines([...unknown, ...failed]);
+  if (images.length > ordered.length) messages.push(t("query.first", { name: ordered[0].file.name }));
+  session.queryMessage.set(messages.join(" "));
+  if (added.length) session.queryImages.set(isVideo ? [...session.queryImages.now, ...added] : added);
+  if (added.length && session.queryKind.now === "text")
     session.queryKind.set(session.queryText.now.trim() ? "both" : "image");
-  announce([good.length && counted("announce.pictures", good.length), ...said].filter(Boolean).join(" "));
+  announce([added.length && counted("announce.images", added.length), ...messages].filter(Boolean).join(" "));
 }

@@ -1,28 +1,27 @@
-/** What came of a run: the ranking, what has no score and why, and what can be done with it. */
+/** The results of a run: the ranking, what has no score and why, and the export menu. */
 
 import { announce, copyText, fill, focusOn, h, icon, offerFile } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
 import { quality } from "./card.js";
 import { comparison } from "./compare.js";
+import { fileLabel, labelOf, runLabel } from "./labels.js";
 import { bar, scorePanel } from "./panel.js";
-import { picturesOf } from "./session.js";
-import * as share from "./share.js";
-import { imageOf } from "./thumbnail.js";
+import { imagesOf } from "./session.js";
+import { asCsv, asCurl, asJson, asLine, asPython } from "./export.js";
+import { thumbnail } from "./thumbnail.js";
 
 const COPIED_MS = 2_000;
-const QUERY_SHOWN = 24; // letters of it in a run's label
 
-/** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Run} Run */
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./run.js").Runner} Runner */
 
 /**
- * The section of results; empty before the first run.
+ * The results section; hidden before the first run.
  * @param {Session} session
  * @param {Runner} runner
- * @param {boolean} keyed whether the gateway wants a key
+ * @param {boolean} keyed whether the gateway requires a key
  * @param {AbortSignal} signal
  */
 export function resultsBox(session, runner, keyed, signal) {
@@ -32,43 +31,43 @@ export function resultsBox(session, runner, keyed, signal) {
     tabindex: "-1",
     "aria-labelledby": "results-label",
   });
-  const { shown, beside } = session;
-  let known = session.runs.now.length;
+  const { shown, compared } = session;
+  let count = session.runs.now.length;
   /** @type {Set<number>} candidates whose panels are open */
   const open = new Set();
   const show = () => {
     const run = session.runs.now[shown.now - 1];
     section.hidden = !run;
     if (!run) return;
-    const other = session.runs.now[beside.now - 1];
+    const other = session.runs.now[compared.now - 1];
     fill(
       section,
-      toolbar(session, run, shown, beside, keyed),
+      toolbar(session, run, shown, compared, keyed),
       other ? comparison(other, run) : ranking(session, run, session.runs.now[shown.now - 2], open),
-      leftOver(run, "rejected", (index) => runner.again(run, index, true)),
-      leftOver(run, "errors", (index) => runner.again(run, index, false)),
+      unscoredSection(run, "rejected", (index) => runner.again(run, index, true)),
+      unscoredSection(run, "errors", (index) => runner.again(run, index, false)),
     );
   };
   session.runs.listen((runs) => {
     show();
-    if (runs.length > known) section.scrollIntoView({ block: "start" });
-    known = runs.length;
+    if (runs.length > count) section.scrollIntoView({ block: "start" });
+    count = runs.length;
   }, signal);
   session.view.listen(show, signal);
   shown.listen(show, signal);
-  beside.watch(show, signal);
+  compared.watch(show, signal);
   return section;
 }
 
-// ---- the line above -----------------------------------------------------------------------------
+// ---- the toolbar --------------------------------------------------------------------------------
 
-function toolbar(session, run, shown, beside, keyed) {
+function toolbar(session, run, shown, compared, keyed) {
   return h(
     "div",
     { class: "panel-head" },
     h("h2", { class: "panel-title", id: "results-label" }, t("results")),
     h("span", { class: "count" }, counted("results.count", run.answer.results.length)),
-    h("div", { class: "tools" }, viewSwitch(session), runChoice(session, shown, beside), takeAway(run, keyed)),
+    h("div", { class: "tools" }, viewSwitch(session), runChoice(session, shown, compared), exportMenu(run, keyed)),
   );
 }
 
@@ -93,7 +92,7 @@ function viewSwitch(session) {
   );
 }
 
-function runChoice(session, shown, beside) {
+function runChoice(session, shown, compared) {
   const runs = session.runs.now;
   if (runs.length < 2) return null;
   const choice = (id, label, value, extra = []) =>
@@ -105,28 +104,28 @@ function runChoice(session, shown, beside) {
     );
   return [
     choice("run", t("run.shown"), shown),
-    choice("compare", t("run.compare"), beside, [h("option", { value: 0 }, t("run.compare.none"))]),
+    choice("compare", t("run.compare"), compared, [h("option", { value: 0 }, t("run.compare.none"))]),
   ];
 }
 
-function takeAway(run, keyed) {
+function exportMenu(run, keyed) {
   const copy = (make) => async () => {
     await copyText(make(run, keyed));
     announce(t("announce.copied"));
-    fill(label, t("announce.copied"));
-    setTimeout(() => fill(label, t("share")), COPIED_MS);
+    fill(label, t("copied"));
+    setTimeout(() => fill(label, t("export")), COPIED_MS);
   };
   const save = (name, type, make) => () => offerFile(`rerank-${run.number}.${name}`, type, make(run));
   /** @type {[string, string, () => void][]} */
   const items = [
-    ["copy", "copy.curl", copy(share.asCurl)],
-    ["copy", "copy.python", copy(share.asPython)],
-    ["copy", "copy.line", copy(share.asLine)],
-    ["download", "export.json", save("json", "application/json", share.asJson)],
-    ["download", "export.csv", save("csv", "text/csv", share.asCsv)],
+    ["copy", "copy.curl", copy(asCurl)],
+    ["copy", "copy.python", copy(asPython)],
+    ["copy", "copy.line", copy(asLine)],
+    ["download", "export.json", save("json", "application/json", asJson)],
+    ["download", "export.csv", save("csv", "text/csv", asCsv)],
   ];
-  const label = h("span", {}, t("share"));
-  const seen = [...run.queryPictures, ...run.candidates.flatMap(picturesOf)].length > 0;
+  const label = h("span", {}, t("export"));
+  const hasImages = [...run.queryImages, ...run.candidates.flatMap(imagesOf)].length > 0;
   const menu = h(
     "details",
     {
@@ -134,7 +133,7 @@ function takeAway(run, keyed) {
       onkeydown: (event) => event.key === "Escape" && (menu.open = false),
       onfocusout: (event) => !menu.contains(event.relatedTarget) && (menu.open = false),
     },
-    h("summary", { class: "button", id: "share" }, icon("copy"), label),
+    h("summary", { class: "button", id: "export" }, icon("copy"), label),
     h(
       "div",
       { class: "menu-items" },
@@ -153,17 +152,10 @@ function takeAway(run, keyed) {
           h("span", {}, t(key), key === "copy.line" && h("span", { class: "hint" }, t("copy.line.about"))),
         ),
       ),
-      seen && h("p", { class: "hint" }, t("share.uploads")),
+      hasImages && h("p", { class: "hint" }, t("export.uploads")),
     ),
   );
   return menu;
-}
-
-/** A run in a few words. @param {Run} run */
-export function runLabel({ number, query, settings }) {
-  const short = query.length > QUERY_SHOWN ? `${query.slice(0, QUERY_SHOWN).trim()}…` : query;
-  const parts = [t(`preset.${settings.preset}`), t(`mode.${settings.mode}`), `T ${settings.temperature.toFixed(1)}`];
-  return [t("run", { n: number }), short, ...parts].join(" · ");
 }
 
 // ---- the ranking --------------------------------------------------------------------------------
@@ -199,7 +191,7 @@ function resultItem(run, result, rank, before, open) {
       onclick: () => toggle(panel.hidden),
     },
     h("span", { class: "rank" }, rank, before && rankChange(before.get(candidate.id), rank)),
-    thumbnail(picturesOf(candidate)),
+    thumbnail(imagesOf(candidate)),
     h(
       "span",
       { class: "name" },
@@ -224,7 +216,7 @@ function resultItem(run, result, rank, before, open) {
   return item;
 }
 
-/** How a rank changed since the run before. */
+/** How a rank changed since the previous run. */
 function rankChange(before, now) {
   if (before === undefined) return h("span", { class: "change new" }, t("rank.new"));
   const up = before - now;
@@ -233,62 +225,41 @@ function rankChange(before, now) {
   return h("span", { class: ["change", up > 0 && "up", up < 0 && "down"], title: label, "aria-label": label }, sign);
 }
 
-/**
- * A picture or the first frame, small; where there is none the sign of text.
- * @param {import("./session.js").Picture[]} pictures
- */
-export function thumbnail([picture]) {
-  if (picture) return imageOf(picture.file, { class: "thumb", alt: "" });
-  return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
-}
-
-/** What a candidate is called. @param {Candidate} candidate */
-export function labelOf(candidate) {
-  return candidate.text.trim() || fileLabel(candidate);
-}
-
-/** Its file, or the first of its frames' and how many there are. @param {Candidate} candidate */
-export function fileLabel(candidate) {
-  const [first, ...others] = picturesOf(candidate);
-  if (!first) return "";
-  return others.length ? `${first.file.name} · ${counted("frames.count", others.length + 1)}` : first.file.name;
-}
-
 // ---- what has no score --------------------------------------------------------------------------
 
-function leftOver(run, kind, again) {
+function unscoredSection(run, kind, again) {
   const entries = entriesOf(run, kind);
   if (!entries.length) return null;
   const count = entries.some(isOfQuery) ? run.candidates.length : entries.length;
   return h(
     "section",
-    { class: ["left-over", kind], "aria-label": t(kind) },
+    { class: ["unscored", kind], "aria-label": t(kind) },
     h("h3", {}, icon("warning"), counted(`${kind}.count`, count)),
     h(
       "ul",
       {},
-      entries.map((entry) => leftOverItem(run, kind, entry, again)),
+      entries.map((entry) => unscoredItem(run, kind, entry, again)),
     ),
   );
 }
 
-/** What has no score. Where each failed in the same way, with a query that is seen, the query did. */
+/** What has no score. If all failed with one message and the query has images, the query is to blame. */
 function entriesOf(run, kind) {
   const entries = run.answer[kind];
   const same = entries.length > 1 && entries.every(({ message }) => message === entries[0].message);
-  const ofQuery = same && entries.length === run.candidates.length && run.queryPictures.length > 0;
+  const ofQuery = same && entries.length === run.candidates.length && run.queryImages.length > 0;
   return ofQuery ? [{ ...entries[0], index: null }] : entries;
 }
 
-/** Whether an entry is of no candidate, but of the query, and so of all. */
+/** Whether an entry is about the query, and so about all candidates. */
 function isOfQuery({ index }) {
   return typeof index !== "number";
 }
 
-function leftOverItem(run, kind, entry, again) {
+function unscoredItem(run, kind, entry, again) {
   const ofQuery = isOfQuery(entry);
   const candidate = run.candidates[entry.index];
-  const pictures = ofQuery ? run.queryPictures : picturesOf(candidate);
+  const images = ofQuery ? run.queryImages : imagesOf(candidate);
   const button = h(
     "button",
     {
@@ -296,27 +267,27 @@ function leftOverItem(run, kind, entry, again) {
       id: `again-${kind}-${entry.index}`,
       class: ["button", "again"],
       onclick: async () => {
-        if (button.ariaBusy) return; // disabled, it would lose the focus
+        if (button.ariaBusy) return; // a disabled button would lose the focus
         button.ariaBusy = "true";
         await again(ofQuery ? null : entry.index).catch((error) => fill(message, error.message));
         button.ariaBusy = null;
-        if (!button.isConnected && candidate) focusOn(headId(candidate)); // what became of it
+        if (!button.isConnected && candidate) focusOn(headId(candidate)); // its result
       },
     },
     t(kind === "rejected" ? "anyway" : "again"),
   );
-  const known = pictures.flatMap(({ facts }) => [...facts.values()].at(-1) ?? []);
-  const value = entry.quality ?? (known.length ? Math.min(...known.map((facts) => facts.quality)) : null);
+  const facts = images.flatMap((image) => [...image.facts.values()].at(-1) ?? []);
+  const value = entry.quality ?? (facts.length ? Math.min(...facts.map((fact) => fact.quality)) : null);
   const poor = entry.code.startsWith("low_quality") && typeof value === "number" && value < run.settings.threshold;
-  const said = poor
+  const text = poor
     ? t("quality.below", { value: value.toFixed(2), threshold: run.settings.threshold.toFixed(2) })
     : entry.message;
   const hint = poor ? t("quality.hint") : entry.hint;
-  const message = h("p", { class: "message" }, said);
+  const message = h("p", { class: "message" }, text);
   return h(
     "li",
     { "data-id": candidate?.id },
-    thumbnail(pictures),
+    thumbnail(images),
     h(
       "div",
       { class: "why" },

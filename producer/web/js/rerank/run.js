@@ -1,25 +1,25 @@
-/** One run: upload what is not there yet, send the request, wait where the queue is full. */
+/** One run: upload what is missing, send the request, wait while the queue is full. */
 
 import { ApiError } from "../api.js";
 import { announce } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
-import { imageOptions } from "./pictures.js";
-import { picturesOf } from "./session.js";
+import { imageOptions } from "./images.js";
+import { imagesOf } from "./session.js";
 
-const BUSY_S = 5; // where the gateway does not say how long
+const BUSY_S = 5; // if the gateway names no Retry-After
 
 /** @typedef {import("./session.js").Session} Session */
 /** @typedef {import("./session.js").Run} Run */
 /** @typedef {import("./session.js").Candidate} Candidate */
 
-/** Runs the session, and single documents of a run again. */
+/** Runs the session, and reruns single documents of a run. */
 export class Runner {
   /**
    * @param {import("../api.js").Api} api
    * @param {Session} session
-   * @param {import("./pictures.js").Intake} intake
-   * @param {() => {id: string, sees: boolean} | null} model the one in use
+   * @param {import("./images.js").Intake} intake
+   * @param {() => {id: string, sees: boolean} | null} model the model in use
    */
   constructor(api, session, intake, model) {
     this.api = api;
@@ -28,7 +28,7 @@ export class Runner {
     this.model = model;
     /** @type {AbortController | null} */
     this.current = null;
-    /** Settles when all that was begun is over. @type {Promise<unknown>} */
+    /** Settles when all work started so far is done. @type {Promise<unknown>} */
     this.last = Promise.resolve();
   }
 
@@ -36,18 +36,18 @@ export class Runner {
     return this.current !== null;
   }
 
-  /** Stop what is in hand and what waits for its turn. */
+  /** Cancel the work that is running or waiting. */
   cancel() {
     this.current?.abort();
   }
 
   /**
-   * Do `work` once all that was begun before is over. Errors end up in the session's progress too.
+   * Run `work` once all earlier work is done. Errors are shown in the session's progress, too.
    * @template T
    * @param {(signal: AbortSignal) => Promise<T>} work
-   * @returns {Promise<T | undefined>} nothing where it was cancelled
+   * @returns {Promise<T | undefined>} undefined if it was cancelled
    */
-  async inTurn(work) {
+  async enqueue(work) {
     const { progress } = this.session;
     const { signal } = (this.current ??= new AbortController());
     const turn = this.last.then(() => {
@@ -66,60 +66,60 @@ export class Runner {
     }
   }
 
-  /** Run what the session holds, where nothing else is in hand. Errors end up in its progress. */
+  /** Run the session, unless something is running. Errors are shown in its progress. */
   async run() {
     if (this.running || this.session.missing) return;
-    await this.inTurn((signal) => this.rank(signal)).catch(() => {});
+    await this.enqueue((signal) => this.rank(signal)).catch(() => {});
   }
 
   async rank(signal) {
     const { progress, runs } = this.session;
     await this.upload(signal);
-    const candidates = this.session.candidates.now.filter(isSomething).map((candidate) => ({ ...candidate }));
-    const queryPictures = this.session.usedQueryPictures;
-    const asked = requestBody(this.session, this.model()?.id, candidates);
-    const pictures = [...queryPictures, ...candidates.flatMap(picturesOf)];
-    const { body, answer } = await this.ask(asked, pictures, signal);
+    const candidates = this.session.candidates.now.filter(hasContent).map((candidate) => ({ ...candidate }));
+    const queryImages = this.session.usedQueryImages;
+    const request = requestBody(this.session, this.model()?.id, candidates);
+    const images = [...queryImages, ...candidates.flatMap(imagesOf)];
+    const { body, answer } = await this.sendAndRenew(request, images, signal);
     this.session.shown.now = runs.now.length + 1;
-    this.session.beside.now = 0;
-    runs.set([...runs.now, { ...this.record(body, answer, candidates), queryPictures }]);
+    this.session.compared.now = 0;
+    runs.set([...runs.now, { ...this.record(body, answer, candidates), queryImages }]);
     progress.set({ stage: "done", seconds: answer.timings?.total_s ?? 0 });
     announce(t("announce.done", { scored: answer.results.length, seconds: format.duration(answer.timings?.total_s) }));
   }
 
   async upload(signal) {
-    const pictures = this.session.pictures;
-    const pending = pictures.filter((picture) => !picture.uri);
-    let done = pictures.length - pending.length;
-    for (const picture of pending) {
-      this.session.progress.set({ stage: "uploading", done, total: pictures.length });
+    const images = this.session.images;
+    const pending = images.filter((image) => !image.uri);
+    let done = images.length - pending.length;
+    for (const image of pending) {
+      this.session.progress.set({ stage: "uploading", done, total: images.length });
       try {
-        const uploaded = picture.error ? this.intake.uploadAgain(picture) : picture.uploaded;
-        picture.uri = await unlessAborted(uploaded, signal);
+        const uploaded = image.error ? this.intake.uploadAgain(image) : image.uploaded;
+        image.uri = await unlessAborted(uploaded, signal);
       } catch (error) {
         if (signal.aborted) throw error;
-        throw Object.assign(error, { message: `${picture.file.name}: ${error.message}` });
+        throw Object.assign(error, { message: `${image.file.name}: ${error.message}` });
       }
       done += 1;
     }
   }
 
   /**
-   * Send a request. Pictures of it that the storage has no more are uploaded anew, and it is sent again.
-   * @returns {Promise<{body: object, answer: any}>} as it was sent last
+   * Send a request. If images of it are gone from the storage, upload them again and send it once more.
+   * @returns {Promise<{body: object, answer: any}>} body: as it was sent last
    */
-  async ask(request, pictures, signal) {
+  async sendAndRenew(request, images, signal) {
     const body = this.intake.addressed(request);
     const answer = await this.send(body, signal);
-    const lost = lostOf(body, answer, pictures).filter((picture) => this.intake.canRenew(picture));
+    const lost = lostOf(body, answer, images).filter((image) => this.intake.canRenew(image));
     if (!lost.length) return { body, answer };
-    this.session.progress.set({ stage: "uploading", done: pictures.length - lost.length, total: pictures.length });
-    await unlessAborted(Promise.all(lost.map((picture) => this.intake.renew(picture))), signal);
+    this.session.progress.set({ stage: "uploading", done: images.length - lost.length, total: images.length });
+    await unlessAborted(Promise.all(lost.map((image) => this.intake.renew(image))), signal);
     const renewed = this.intake.addressed(body);
     return { body: renewed, answer: await this.send(renewed, signal) };
   }
 
-  /** Send the request; where the queue is full wait as long as told and send it again. */
+  /** Send the request; while the queue is full, wait as long as the gateway says and send it again. */
   async send(body, signal) {
     while (true) {
       this.session.progress.set({ stage: "sent" });
@@ -127,12 +127,12 @@ export class Runner {
         return await this.api.rerankStaged(body, (stage) => this.session.progress.set(stage), signal);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status !== 429) throw error;
-        await this.waitOutBusy(error.retryAfterS || BUSY_S, signal);
+        await this.waitForQueue(error.retryAfterS || BUSY_S, signal);
       }
     }
   }
 
-  async waitOutBusy(seconds, signal) {
+  async waitForQueue(seconds, signal) {
     const untilMs = Date.now() + seconds * 1000;
     while (Date.now() < untilMs) {
       this.session.progress.set({ stage: "busy", untilMs });
@@ -153,22 +153,22 @@ export class Runner {
   }
 
   /**
-   * Score one document of a run again, and put what comes of it into the run's answer, as that is
-   * by then. Waits for what is in hand.
+   * Score one document of a run again, and merge the outcome into the run's answer as it is by then.
+   * Waits for earlier work.
    * @param {Run} run
-   * @param {number | null} index null: all of it, since it failed for its query
-   * @param {boolean} anyway whether quality is left out of account
+   * @param {number | null} index null: all documents, since the query caused the failure
+   * @param {boolean} anyway whether to ignore the quality
    */
   async again(run, index, anyway) {
-    const image = run.body.image && { ...run.body.image, ...(anyway && { quality_action: "off" }) };
-    const { top_n, ...one } = { ...run.body, image };
+    const options = run.body.image && { ...run.body.image, ...(anyway && { quality_action: "off" }) };
+    const { top_n, ...one } = { ...run.body, image: options };
     const request = index === null ? { ...one, top_n } : { ...one, documents: [one.documents[index]] };
-    const pictures = [...run.queryPictures, ...run.candidates.flatMap(picturesOf)];
-    await this.inTurn(async (signal) => {
-      const { answer } = await this.ask(request, pictures, signal);
+    const images = [...run.queryImages, ...run.candidates.flatMap(imagesOf)];
+    await this.enqueue(async (signal) => {
+      const { answer } = await this.sendAndRenew(request, images, signal);
       const marked = { ...answer, results: answer.results.map((result) => ({ ...result, anyway })) };
-      const put = (now) => ({ ...now, answer: index === null ? marked : merged(now.answer, marked, index) });
-      this.session.runs.change((runs) => runs.map((now) => (now.number === run.number ? put(now) : now)));
+      const updated = (now) => ({ ...now, answer: index === null ? marked : merged(now.answer, marked, index) });
+      this.session.runs.change((runs) => runs.map((now) => (now.number === run.number ? updated(now) : now)));
       this.session.progress.set({ stage: "idle" });
       announce(t(answer.results.length ? "announce.anyway" : "announce.failed"));
     });
@@ -176,7 +176,7 @@ export class Runner {
 }
 
 /**
- * The request of a session, as the gateway takes it. Pictures must be uploaded.
+ * The body of the session's request. All images must be uploaded.
  * @param {Session} session
  * @param {string | undefined} model
  * @param {Candidate[]} candidates
@@ -189,39 +189,39 @@ export function requestBody(session, model, candidates) {
   if (settings.topN !== null) body.top_n = settings.topN;
   if (settings.temperature !== 1) body.temperature = settings.temperature;
   if (settings.explain) body.explain = true;
-  if (session.pictures.length) {
+  if (session.images.length) {
     body.image = { ...imageOptions(settings), quality_threshold: settings.threshold, quality_action: settings.action };
   }
   return body;
 }
 
-/** A run's answer with a new one about the document at `index`. */
-function merged(whole, about, index) {
+/** A run's answer, updated with a new answer about the document at `index`. */
+function merged(whole, update, index) {
   const others = (entries) => entries.filter((entry) => entry.index !== index);
   const place = (entries) => entries.map((entry) => ({ ...entry, index }));
   return {
     ...whole,
-    results: [...others(whole.results), ...place(about.results)].sort((a, b) => b.margin - a.margin),
-    rejected: [...others(whole.rejected), ...place(about.rejected)],
-    errors: [...others(whole.errors), ...place(about.errors)],
+    results: [...others(whole.results), ...place(update.results)].sort((a, b) => b.margin - a.margin),
+    rejected: [...others(whole.rejected), ...place(update.rejected)],
+    errors: [...others(whole.errors), ...place(update.errors)],
   };
 }
 
-/** Pictures of the documents that were not found, and of the query they were asked with. */
-function lostOf(body, answer, pictures) {
+/** Images of the query and of the documents that the storage did not have. */
+function lostOf(body, answer, images) {
   const missing = answer.errors.filter(({ code }) => code === "not_found");
   if (!missing.length) return [];
-  const asked = JSON.stringify([body.query, ...missing.map(({ index }) => body.documents[index])]);
-  return pictures.filter(({ uri }) => uri && asked.includes(JSON.stringify(uri)));
+  const affected = JSON.stringify([body.query, ...missing.map(({ index }) => body.documents[index])]);
+  return images.filter(({ uri }) => uri && affected.includes(JSON.stringify(uri)));
 }
 
-function isSomething(candidate) {
-  return picturesOf(candidate).length > 0 || candidate.text.trim() !== "";
+function hasContent(candidate) {
+  return imagesOf(candidate).length > 0 || candidate.text.trim() !== "";
 }
 
 function queryContent(session) {
   const text = session.queryText.now.trim();
-  const uris = session.usedQueryPictures.map((picture) => picture.uri);
+  const uris = session.usedQueryImages.map((image) => image.uri);
   switch (session.queryKind.now) {
     case "text":
       return text;
@@ -234,18 +234,18 @@ function queryContent(session) {
   }
 }
 
-function documentContent({ text, picture, video }) {
+function documentContent({ text, image, video }) {
   const words = text.trim();
-  if (!picture && !video) return words;
-  const seen = picture
-    ? { image: picture.uri }
+  if (!image && !video) return words;
+  const visual = image
+    ? { image: image.uri }
     : {
         video: videoContent(
           video.frames.map(({ uri }) => uri),
           video.fps,
         ),
       };
-  return words ? { text: words, ...seen } : seen;
+  return words ? { text: words, ...visual } : visual;
 }
 
 function videoContent(frames, fps) {
@@ -253,16 +253,16 @@ function videoContent(frames, fps) {
 }
 
 function queryLabel(session) {
-  const [picture] = session.usedQueryPictures;
+  const [image] = session.usedQueryImages;
   const text = session.queryKind.now === "text" || session.queryKind.now === "both" ? session.queryText.now.trim() : "";
-  return [picture?.file.name, text].filter(Boolean).join(" + ");
+  return [image?.file.name, text].filter(Boolean).join(" + ");
 }
 
 function asApiError(error) {
   return error instanceof ApiError ? error : new ApiError(-1, { message: String(error?.message ?? error) });
 }
 
-/** What the promise comes to; rejects as soon as the signal is aborted. */
+/** The promise's value; rejects as soon as the signal is aborted. */
 function unlessAborted(promise, signal) {
   return new Promise((resolve, reject) => {
     promise.then(resolve, reject);
@@ -271,7 +271,7 @@ function unlessAborted(promise, signal) {
   });
 }
 
-/** Resolves to true after a while, to false as soon as the signal is aborted. */
+/** Resolves to true after the time, to false as soon as the signal is aborted. */
 function pause(ms, signal) {
   return new Promise((resolve) => {
     if (signal.aborted) return resolve(false);

@@ -1,10 +1,10 @@
-/** What the Rerank tab works on: query, candidates, settings, runs. Plain data that can be watched. */
+/** The state of the Rerank tab: query, candidates, settings, runs. Observable data without any elements. */
 
 import { planSize } from "../sizes.js";
 import { Value } from "../value.js";
 
 /**
- * What the worker found out about a picture.
+ * What a worker reports about an image.
  * @typedef {object} Facts
  * @property {[number, number]} original
  * @property {[number, number]} used
@@ -14,41 +14,41 @@ import { Value } from "../value.js";
  */
 
 /**
- * @typedef {object} Picture
+ * @typedef {object} ImageFile an image, its upload, and what is known about it
  * @property {number} id
  * @property {File} file
  * @property {number} width
  * @property {number} height
  * @property {string} hash equal for equal bytes
- * @property {Promise<string>} uploaded its URI
+ * @property {Promise<string>} uploaded resolves to its URI
  * @property {string} uri "" until it is uploaded
- * @property {number} sent share 0..1 of the upload
+ * @property {number} sent share of the upload that is sent, 0..1
  * @property {Map<string, Facts>} facts by `Session.factsKey`
- * @property {string} error why it could not be uploaded, or ""
- * @property {Map<string, Refusal>} refusals by `Session.factsKey`: why the worker told nothing of it
- * @property {number} renewedMs when it was uploaded anew, as the storage had it no more; 0: never
- * @property {Value<number>} touched changes with every news of it
+ * @property {string} error why the upload failed, or ""
+ * @property {Map<string, Refusal>} refusals by `Session.factsKey`: why there are no facts
+ * @property {number} renewedMs when it was last uploaded again because it was gone from the storage; 0: never
+ * @property {Value<number>} touched changes with every update of it
  */
 
 /**
- * What the worker said instead of facts.
+ * Why a worker reported no facts about an image.
  * @typedef {object} Refusal
- * @property {Picture[] | null} film the frames among which the picture stood: of others nothing is said
- * @property {string} message "" where it said nothing at all
- * @property {number} againMs when it may be asked again
+ * @property {ImageFile[] | null} frames of the video it was part of; void once they change
+ * @property {string} message "" if no reason is known
+ * @property {number} retryMs when to ask again
  */
 
 /**
  * @typedef {object} Video
- * @property {Picture[]} frames in order, at least one
- * @property {number | null} fps how many of them stand for a second; null: as the authors have it
+ * @property {ImageFile[]} frames in order, at least one
+ * @property {number | null} fps frame rate; null: the model authors' default
  */
 
 /**
  * @typedef {object} Candidate
  * @property {number} id
- * @property {string} text its caption, if it has a picture or is a video
- * @property {Picture | null} picture
+ * @property {string} text its caption, if it has an image or is a video
+ * @property {ImageFile | null} image
  * @property {Video | null} video
  */
 
@@ -69,12 +69,12 @@ import { Value } from "../value.js";
  * @typedef {object} Run
  * @property {number} number from 1
  * @property {Date} at
- * @property {object} body the request as it was sent
+ * @property {object} body the request as sent
  * @property {any} answer
- * @property {Candidate[]} candidates as they were
+ * @property {Candidate[]} candidates as they were then
  * @property {Settings} settings
- * @property {string} query in a few words
- * @property {Picture[]} queryPictures
+ * @property {string} query its text or the name of its image
+ * @property {ImageFile[]} queryImages
  */
 
 /**
@@ -85,7 +85,7 @@ import { Value } from "../value.js";
 
 export const QUALITY_THRESHOLD = 0.65;
 export const MAX_CROP = 0.15;
-const USUAL_TARGET = { width: 1024, height: 768 }; // of "general", until the gateway has told
+const DEFAULT_TARGET = { width: 1024, height: 768 }; // of "general", until the gateway has answered
 
 /** @type {Settings} */
 export const DEFAULTS = {
@@ -98,40 +98,40 @@ export const DEFAULTS = {
   explain: true,
 };
 
-/** The least and the most of settings that are numbers. @type {Record<string, [number, number]>} */
+/** Minimum and maximum of the numeric settings. @type {Record<string, [number, number]>} */
 export const RANGES = { threshold: [0, 1], temperature: [0.1, 2] };
 
-/** Everything that the tab holds. It outlives a change of tab or language. */
+/** Everything the tab holds. It survives a change of tab or language. */
 export class Session {
   constructor() {
     this.instruction = new Value("");
     /** @type {Value<QueryKind>} */
     this.queryKind = new Value("text");
     this.queryText = new Value("");
-    /** @type {Value<Picture[]>} */
-    this.queryPictures = new Value([]);
-    /** Of a query of video frames. @type {Value<number | null>} */
+    /** @type {Value<ImageFile[]>} */
+    this.queryImages = new Value([]);
+    /** Frame rate of a video query. @type {Value<number | null>} */
     this.queryFps = new Value(null);
     /** @type {Value<Candidate[]>} */
     this.candidates = new Value([]);
-    /** Files of the last ones that were brought which cannot be read. @type {Value<File[]>} */
+    /** Unreadable files among those added last. @type {Value<File[]>} */
     this.unreadable = new Value([]);
-    /** What is wrong with what was last brought as query, or "". */
-    this.querySaid = new Value("");
-    /** Pictures that were brought and are not among the candidates yet. */
+    /** What is wrong with the query's last files, or "". */
+    this.queryMessage = new Value("");
+    /** Number of images that are still being read before they become candidates. */
     this.reading = new Value(0);
     /** @type {Value<Settings>} */
     this.settings = new Value({ ...DEFAULTS });
     /** @type {Value<Run[]>} */
     this.runs = new Value([]);
-    /** Number of the run that is shown, and of the one beside it; 0: none. */
+    /** Numbers of the run that is shown and of the one it is compared with; 0: none. */
     this.shown = new Value(0);
-    this.beside = new Value(0);
-    /** Lines that were typed and not added yet. */
+    this.compared = new Value(0);
+    /** Typed lines that are not added yet. */
     this.draft = "";
     /** @type {Value<Progress>} */
     this.progress = new Value({ stage: "idle" });
-    /** Changes when the worker has told of pictures. */
+    /** Changes when new facts about images have arrived. */
     this.examined = new Value(0);
     /** @type {Value<string>} */
     this.view = new Value("list");
@@ -145,31 +145,31 @@ export class Session {
     return this.lastId;
   }
 
-  /** Pictures of the query that its kind uses. @returns {Picture[]} */
-  get usedQueryPictures() {
+  /** The images that a query of the present kind uses. @returns {ImageFile[]} */
+  get usedQueryImages() {
     const kind = this.queryKind.now;
     if (kind === "text") return [];
-    return kind === "video" ? this.queryPictures.now : this.queryPictures.now.slice(0, 1);
+    return kind === "video" ? this.queryImages.now : this.queryImages.now.slice(0, 1);
   }
 
-  /** @returns {Picture[]} */
-  get pictures() {
-    return [...this.usedQueryPictures, ...this.candidates.now.flatMap(picturesOf)];
+  /** @returns {ImageFile[]} */
+  get images() {
+    return [...this.usedQueryImages, ...this.candidates.now.flatMap(imagesOf)];
   }
 
-  /** The frames of each video, of the query's first. @returns {Picture[][]} */
-  get films() {
+  /** The frames of each video, the query's first. @returns {ImageFile[][]} */
+  get videos() {
     const own = this.candidates.now.flatMap(({ video }) => (video ? [video.frames] : []));
-    return this.queryKind.now === "video" ? [this.queryPictures.now, ...own] : own;
+    return this.queryKind.now === "video" ? [this.queryImages.now, ...own] : own;
   }
 
-  /** The frames that a picture stands among; null for a still one. @param {Picture} picture */
-  filmOf(picture) {
-    if (this.queryKind.now === "video" && this.queryPictures.now.includes(picture)) return this.queryPictures.now;
-    return this.candidates.now.find(({ video }) => video?.frames.includes(picture))?.video?.frames ?? null;
+  /** All frames of the video that an image is part of; null for a still image. @param {ImageFile} image */
+  framesWith(image) {
+    if (this.queryKind.now === "video" && this.queryImages.now.includes(image)) return this.queryImages.now;
+    return this.candidates.now.find(({ video }) => video?.frames.includes(image))?.video?.frames ?? null;
   }
 
-  /** Change settings; a preset that is not offered becomes the usual one. @param {Partial<Settings>} changes */
+  /** Change settings; a preset that is not offered becomes the default. @param {Partial<Settings>} changes */
   configure(changes) {
     const settings = { ...this.settings.now, ...changes };
     const { image_presets: offered } = this.offers;
@@ -177,15 +177,15 @@ export class Session {
     this.settings.set(settings);
   }
 
-  /** @param {{text?: string, picture?: Picture, video?: Video}[]} added */
+  /** @param {{text?: string, image?: ImageFile, video?: Video}[]} added */
   add(added) {
-    const made = added.map(({ text = "", picture = null, video = null }) => ({
+    const candidates = added.map(({ text = "", image = null, video = null }) => ({
       id: this.nextId(),
       text,
-      picture,
+      image,
       video,
     }));
-    this.candidates.set([...this.candidates.now, ...made]);
+    this.candidates.set([...this.candidates.now, ...candidates]);
   }
 
   /** @param {number} id */
@@ -193,91 +193,94 @@ export class Session {
     this.candidates.set(this.candidates.now.filter((candidate) => candidate.id !== id));
   }
 
-  /** Change a candidate, where it is still there. @param {number} id @param {Partial<Candidate>} changes */
+  /** Change a candidate, if it still exists. @param {number} id @param {Partial<Candidate>} changes */
   replace(id, changes) {
     this.candidates.set(
       this.candidates.now.map((candidate) => (candidate.id === id ? { ...candidate, ...changes } : candidate)),
     );
   }
 
-  /** What a picture's facts depend on. @param {Picture} picture */
-  factsKey(picture) {
+  /** What an image's facts depend on. @param {ImageFile} image */
+  factsKey(image) {
     const { preset, mode } = this.settings.now;
-    return [preset, preset === "reference" ? "" : mode, this.filmOf(picture)?.length ?? ""].join("|");
+    return [preset, preset === "reference" ? "" : mode, this.framesWith(image)?.length ?? ""].join("|");
   }
 
-  /** What the worker said of a picture under the present settings. @param {Picture} picture */
-  facts(picture) {
-    return picture.facts.get(this.factsKey(picture)) ?? null;
+  /** What a worker reported about an image under the present settings. @param {ImageFile} image */
+  facts(image) {
+    return image.facts.get(this.factsKey(image)) ?? null;
   }
 
-  /** Why the worker told nothing of a picture as it is used now. @param {Picture} picture @returns {Refusal | null} */
-  refusal(picture) {
-    const found = picture.refusals.get(this.factsKey(picture));
-    return found?.film === this.filmOf(picture) ? found : null;
+  /** Why there are no facts about an image as it is used now. @param {ImageFile} image @returns {Refusal | null} */
+  refusal(image) {
+    const refusal = image.refusals.get(this.factsKey(image));
+    return refusal?.frames === this.framesWith(image) ? refusal : null;
   }
 
-  /** Why a picture cannot be used as it is, or "". @param {Picture} picture */
-  error(picture) {
-    return picture.error || (this.refusal(picture)?.message ?? "");
+  /** Why an image cannot be used as it is, or "". @param {ImageFile} image */
+  error(image) {
+    return image.error || (this.refusal(image)?.message ?? "");
   }
 
-  /** What the worker will make of a picture, by its rule. @param {Picture} picture */
-  plan(picture) {
+  /** How a worker will crop and resize an image. @param {ImageFile} image */
+  plan(image) {
     const { preset, mode } = this.settings.now;
-    const found = this.offers.image_presets.find((offer) => offer.name === preset);
-    const { width, height } = found?.width ? found : USUAL_TARGET;
+    const offer = this.offers.image_presets.find(({ name }) => name === preset);
+    const { width, height } = offer?.width ? offer : DEFAULT_TARGET;
     /** @type {[number, number] | null} */
     const target = preset === "reference" ? null : [width, height];
-    return planSize(picture.width, picture.height, { target, mode, maxCrop: MAX_CROP });
+    return planSize(image.width, image.height, { target, mode, maxCrop: MAX_CROP });
   }
 
-  /** Whether a picture's quality is known to lie below the threshold. @param {Picture} picture */
-  poor(picture) {
-    const facts = this.facts(picture);
+  /** Whether an image's quality is known to be below the threshold. @param {ImageFile} image */
+  poor(image) {
+    const facts = this.facts(image);
     return facts !== null && facts.quality < this.settings.now.threshold;
   }
 
-  /** Whether the query has such a picture: then no candidate is scored as it would be. */
+  /** Whether the query has such an image; this affects every candidate. */
   get poorQuery() {
-    return this.usedQueryPictures.some((picture) => this.poor(picture));
+    return this.usedQueryImages.some((image) => this.poor(image));
   }
 
-  /** Whether a candidate has such a picture. @param {Candidate} candidate */
+  /** Whether a candidate has such an image. @param {Candidate} candidate */
   poorCandidate(candidate) {
-    return picturesOf(candidate).some((picture) => this.poor(picture));
+    return imagesOf(candidate).some((image) => this.poor(image));
   }
 
-  /** Candidates with the content of one before them: its position from 1, by id. @returns {Map<number, number>} */
+  /**
+   * For each candidate with the same content as an earlier one, by id: that one's position from 1.
+   * @returns {Map<number, number>}
+   */
   get duplicates() {
     /** @type {Map<string, number>} */
     const firsts = new Map();
-    const found = new Map();
+    const duplicates = new Map();
     this.candidates.now.forEach((candidate, at) => {
       const key = contentKey(candidate);
       if (!key) return;
-      if (firsts.has(key)) found.set(candidate.id, firsts.get(key));
+      if (firsts.has(key)) duplicates.set(candidate.id, firsts.get(key));
       else firsts.set(key, at + 1);
     });
-    return found;
+    return duplicates;
   }
 
-  /** What is missing before it can run, as a key of the dictionary; or "". */
+  /** What is missing before a run can start, as a dictionary key; or "". */
   get missing() {
     const kind = this.queryKind.now;
-    if (kind !== "text" && !this.queryPictures.now.length) return kind === "video" ? "need.frames" : "need.picture";
+    if (kind !== "text" && !this.queryImages.now.length) return kind === "video" ? "need.frames" : "need.image";
     if ((kind === "text" || kind === "both") && !this.queryText.now.trim()) return "need.query";
     return this.candidates.now.length ? "" : "need.candidates";
   }
 }
 
-/** What is seen of a candidate: its picture, or its frames. @param {Candidate} candidate @returns {Picture[]} */
-export function picturesOf({ picture, video }) {
-  return picture ? [picture] : (video?.frames ?? []);
+/** A candidate's image, or its frames. @param {Candidate} candidate @returns {ImageFile[]} */
+export function imagesOf({ image, video }) {
+  return image ? [image] : (video?.frames ?? []);
 }
 
 function contentKey(candidate) {
   const words = candidate.text.trim();
-  const seen = picturesOf(candidate).map(({ hash }) => hash);
-  return seen.length || words ? [...seen, candidate.video?.fps ?? "", words].join("|") : "";
+  const hashes = imagesOf(candidate).map(({ hash }) => hash);
+  return hashes.length || words ? [...hashes, candidate.video?.fps ?? "", words].join("|") : "";
 }

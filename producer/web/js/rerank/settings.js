@@ -1,8 +1,8 @@
-/** The settings of a run. */
+/** The settings of the next run. */
 
 import { fill, h } from "../dom.js";
 import { counted, t } from "../i18n.js";
-import { picturesOf, RANGES } from "./session.js";
+import { imagesOf, RANGES } from "./session.js";
 
 /** @typedef {import("./session.js").Session} Session */
 
@@ -50,7 +50,7 @@ function mode(session, signal) {
           type: "radio",
           name: "mode",
           value: name,
-          class: "unseen",
+          class: "visually-hidden",
           onchange: () => session.configure({ mode: name }),
         }),
         h("span", {}, t(`mode.${name}`)),
@@ -90,24 +90,24 @@ function threshold(session, signal) {
   session.settings.watch(show, signal);
   session.examined.listen(show, signal);
   session.candidates.listen(show, signal);
-  session.queryPictures.listen(show, signal);
+  session.queryImages.listen(show, signal);
   session.queryKind.listen(show, signal);
   slider.append(action, effect);
   return slider;
 }
 
-/** What the threshold does to the pictures that are here, in words: a poor query concerns all candidates. */
+/** What the threshold does to the present images, in words. A query below it affects every candidate. */
 function effectOf(session) {
   const { action } = session.settings.now;
   if (session.poorQuery) return t(`threshold.query.${action}`);
-  const seen = session.candidates.now.filter((candidate) => picturesOf(candidate).length);
-  const groups = [session.usedQueryPictures, ...seen.map(picturesOf)].filter(({ length }) => length);
+  const visual = session.candidates.now.filter((candidate) => imagesOf(candidate).length);
+  const groups = [session.usedQueryImages, ...visual.map(imagesOf)].filter(({ length }) => length);
   if (!groups.length) return t("threshold.none");
-  const poor = seen.filter((candidate) => session.poorCandidate(candidate)).length;
-  const isKnown = (picture) => session.facts(picture) || session.refusal(picture) || picture.error;
-  const unknown = groups.filter((pictures) => !pictures.some(isKnown)).length;
-  const said = t(`threshold.${action}`, { poor, all: seen.length });
-  return unknown ? `${said} ${counted("threshold.unknown", unknown)}` : said;
+  const poor = visual.filter((candidate) => session.poorCandidate(candidate)).length;
+  const isAssessed = (image) => session.facts(image) || session.refusal(image) || image.error;
+  const unknown = groups.filter((images) => !images.some(isAssessed)).length;
+  const effect = t(`threshold.${action}`, { poor, all: visual.length });
+  return unknown ? `${effect} ${counted("threshold.unknown", unknown)}` : effect;
 }
 
 function temperature(session, signal) {
@@ -121,11 +121,11 @@ function temperature(session, signal) {
 }
 
 /**
- * A setting that is a number in a range: its name, its value, and a slider that is moved by mouse or arrows.
+ * A numeric setting: its name, its value, and a slider.
  * @param {Session} session
  * @param {AbortSignal} signal
  * @param {{name: string, range: [number, number], step: number, show: (value: number) => string, about?: string,
- *   describedBy?: string}} options range: least and most
+ *   describedBy?: string}} options range: minimum and maximum
  */
 function rangeField(session, signal, { name, range: [min, max], step, show, about, describedBy }) {
   const slider = h("input", {

@@ -1,15 +1,15 @@
 /**
- * Pictures on the page. An image is loaded once it comes near the window, a few at a time, and its
- * object URL lives only while it is loaded: hundreds of pictures cost what is seen of them.
+ * Images on the page. An image is loaded when it scrolls near the viewport, a few at a time, and its
+ * object URL exists only while it loads, so that hundreds of images cost no more than those on screen.
  */
 
 import { h } from "../dom.js";
-import { Turns } from "../turns.js";
+import { Semaphore } from "../semaphore.js";
 
 const NEAR = "400px";
 const LOADED_AT_A_TIME = 8;
 
-const turns = new Turns(LOADED_AT_A_TIME);
+const loads = new Semaphore(LOADED_AT_A_TIME);
 /** @type {WeakMap<Element, File>} */
 const files = new WeakMap();
 
@@ -18,30 +18,39 @@ const near = new IntersectionObserver(
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting) continue;
       near.unobserve(target);
-      turns.take(() => load(/** @type {HTMLImageElement} */ (target)));
+      loads.run(() => load(/** @type {HTMLImageElement} */ (target)));
     }
   },
   { rootMargin: NEAR },
 );
 
 /**
- * An image of a file, loaded when it is about to be seen.
+ * An `<img>` of a file, loaded when it scrolls near the viewport.
  * @param {File} file
  * @param {import("../dom.js").Props} props
  */
-export function imageOf(file, props) {
+export function lazyImage(file, props) {
   const image = h("img", { decoding: "async", ...props });
   files.set(image, file);
   near.observe(image);
   return image;
 }
 
+/**
+ * The first of the images (of a video, its first frame) as a thumbnail; a paragraph sign if there is none.
+ * @param {import("./session.js").ImageFile[]} images
+ */
+export function thumbnail([image]) {
+  if (image) return lazyImage(image.file, { class: "thumb", alt: "" });
+  return h("span", { class: "thumb text", "aria-hidden": "true" }, "¶");
+}
+
 async function load(image) {
-  if (!image.isConnected) return; // it was taken away before its turn came
+  if (!image.isConnected) return; // removed while it waited
   await withUrl(files.get(image), (url) => shown(image, url));
 }
 
-/** Resolves once the image has loaded or failed; that it cannot be read was said when it was taken in. */
+/** Resolves once the image has loaded or failed; unreadable files were reported when they were added. */
 function shown(image, url) {
   return new Promise((resolve) => {
     image.onload = image.onerror = resolve;
@@ -50,7 +59,7 @@ function shown(image, url) {
 }
 
 /**
- * Width and height of a picture as they are shown, with the orientation applied. Rejects when it cannot be read.
+ * Width and height of an image as displayed, with its orientation applied. Rejects if it cannot be decoded.
  * @param {File} file
  * @returns {Promise<{width: number, height: number}>}
  */
@@ -64,7 +73,7 @@ export async function measure(file) {
 }
 
 /**
- * Lend an object URL of a file for as long as `use` takes.
+ * Create an object URL for the duration of `use`.
  * @template T
  * @param {File} file
  * @param {(url: string) => Promise<T>} use

@@ -1,18 +1,18 @@
-/** A candidate that is a video: its frames in order, how fast they follow each other, what the model sees. */
+/** A candidate that is a video: its frames in order, its frame rate, and what the model gets. */
 
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
 import { quality, qualityChip } from "./card.js";
-import { imageOf } from "./thumbnail.js";
+import { lazyImage } from "./thumbnail.js";
 
-const FPS = 2; // what the authors assume where nobody says
+const FPS = 2; // the model authors' default
 
 /** @typedef {import("./session.js").Candidate} Candidate */
 /** @typedef {import("./session.js").Session} Session */
 
 /**
- * The frames of a candidate with their facts. A frame can be taken out; without any the candidate goes.
+ * The frames of a candidate with their facts. Frames can be removed; removing the last one removes the candidate.
  * @param {Session} session
  * @param {Candidate} candidate
  * @param {AbortSignal} signal
@@ -21,7 +21,7 @@ export function videoFigure(session, candidate, signal) {
   const { frames, fps } = candidate.video;
   const facts = h("div", { class: "facts" });
   const show = () => fill(facts, factLines(session, candidate.video));
-  const pace = (value) => {
+  const setFps = (value) => {
     candidate.video = { frames, fps: value };
     show();
     session.candidates.change((all) => [...all]);
@@ -37,7 +37,7 @@ export function videoFigure(session, candidate, signal) {
       frames.map((frame, at) => frameItem(session, candidate, frame, at)),
     ),
     facts,
-    fpsField(`fps-${candidate.id}`, fps, pace),
+    fpsField(`fps-${candidate.id}`, fps, setFps),
   );
 }
 
@@ -52,7 +52,7 @@ function frameItem(session, candidate, frame, at) {
   return h(
     "li",
     { class: "frame-item" },
-    imageOf(frame.file, { alt: frame.file.name, title: frame.file.name }),
+    lazyImage(frame.file, { alt: frame.file.name, title: frame.file.name }),
     h("span", { class: "frame-number", "aria-hidden": "true" }, at + 1),
     h("button", { type: "button", class: "tool", "aria-label": label, title: label, onclick: remove }, icon("remove")),
   );
@@ -76,9 +76,9 @@ function factLines(session, { frames, fps }) {
     ),
   ];
   if (!known.length) {
-    // of a long video not every frame is read, so some stay unknown
-    const news = frames.find((frame) => session.error(frame) || !frame.uri) ?? first;
-    return [...lines, h("p", { class: "quality-line" }, qualityChip(session, news))];
+    // the worker samples long videos, so the facts of some frames stay unknown
+    const pending = frames.find((frame) => session.error(frame) || !frame.uri) ?? first;
+    return [...lines, h("p", { class: "quality-line" }, qualityChip(session, pending))];
   }
   const tokens = known.reduce((total, facts) => total + facts.tokens, 0);
   const worst = Math.min(...known.map((facts) => facts.quality));
@@ -86,17 +86,17 @@ function factLines(session, { frames, fps }) {
     ...lines,
     h(
       "p",
-      { class: "seen", title: t("picture.seen.about") },
-      `${t("picture.seen", { size: format.size(known[0].used) })} · ${counted("tokens", tokens)}`,
+      { class: "input-size", title: t("image.input.about") },
+      `${t("image.input", { size: format.size(known[0].used) })} · ${counted("tokens", tokens)}`,
     ),
     known.length < frames.length &&
-      h("p", { class: "seen" }, t("frames.read", { n: known.length, all: frames.length })),
+      h("p", { class: "input-size" }, t("frames.used", { n: known.length, all: frames.length })),
     h("p", { class: "quality-line" }, quality(worst, session.settings.now.threshold)),
   ];
 }
 
 /**
- * A field of how many frames stand for a second.
+ * The field for the frame rate.
  * @param {string} id
  * @param {number | null} fps
  * @param {(fps: number | null) => void} change

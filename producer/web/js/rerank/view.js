@@ -1,4 +1,4 @@
-/** The Rerank tab: ask on the left, candidates and results on the right. */
+/** The Rerank tab: the query on the left, candidates and results on the right. */
 
 import { announce, fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
@@ -29,14 +29,14 @@ export function showRerank(root, app, signal) {
       { class: "rerank" },
       h(
         "div",
-        { class: "ask" },
+        { class: "inputs" },
         instructionBox(session, signal),
         queryBox(session, intake, signal),
         settingsBox(session, signal),
       ),
       h(
         "div",
-        { class: "answer" },
+        { class: "outputs" },
         modelNotice(app, signal),
         candidatesBox(session, intake, exampleOffers(session, intake, signal), signal),
         runBar(app, signal),
@@ -57,7 +57,7 @@ export function showRerank(root, app, signal) {
 
 function runBar(app, signal) {
   const { session, runner } = app;
-  const said = h("div", { class: "said", id: "run-status" });
+  const status = h("div", { class: "status", id: "run-status" });
   const steps = h("ol", { class: "steps", "aria-label": t("steps") });
   const cancel = h(
     "button",
@@ -84,9 +84,9 @@ function runBar(app, signal) {
     cancel.hidden = !running;
     steps.hidden = !running;
     fill(steps, stepItems(progress.stage));
-    fill(said, progressLine(progress, session));
-    said.classList.toggle("failed", progress.stage === "failed");
-    if (stage !== progress.stage && !["idle", "done"].includes(progress.stage)) announce(said.textContent ?? "");
+    fill(status, progressLine(progress, session));
+    status.classList.toggle("failed", progress.stage === "failed");
+    if (stage !== progress.stage && !["idle", "done"].includes(progress.stage)) announce(status.textContent ?? "");
     stage = progress.stage;
   };
   for (const value of [
@@ -94,12 +94,12 @@ function runBar(app, signal) {
     session.candidates,
     session.queryText,
     session.queryKind,
-    session.queryPictures,
+    session.queryImages,
   ]) {
     value.listen(show, signal);
   }
   show();
-  return h("div", { class: "run-bar" }, steps, said, cancel, run);
+  return h("div", { class: "run-bar" }, steps, status, cancel, run);
 }
 
 function stepItems(stage) {
@@ -130,7 +130,7 @@ function progressLine(progress, session) {
     case "done":
       return t("progress.done", { seconds: format.duration(progress.seconds) });
     default:
-      return session.missing ? t(session.missing) : t("progress.ready", { n: session.candidates.now.length });
+      return session.missing ? t(session.missing) : counted("progress.ready", session.candidates.now.length);
   }
 }
 

@@ -1,0 +1,172 @@
+"""The commands that look at jobs, follow and steer them, and read their output."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerankfleet.producer.cli.common import JobArgument, JsonOption, connected
+from rerankfleet.shared.cli import INTERRUPTED, PARTIAL
+from rerankfleet.shared.command_options import ForceOption
+from rerankfleet.shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerankfleet.producer.client import Client
+    from rerankfleet.shared.job_status import JobStatus
+
+
+class Only(StrEnum):
+    """What `rerank retry` scores again."""
+
+    all = "all"
+    errors = "errors"
+
+
+def status(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Show a job's progress, and what holds it back.
+
+    Example: rerank status 1f2e3d4c5b6a
+    """
+    _show(connected().status(job), as_json=as_json)
+
+
+def watch(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Follow a job to its end; Ctrl-C leaves it running. Writes the output that submit named.
+
+    Example: rerank watch 1f2e3d4c5b6a
+    """
+    follow(connected(), job, as_json=as_json)
+
+
+def results(
+    job: JobArgument,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="a path, or a folder; stdout else")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="what was scored so far of an unfinished job")
+    ] = False,
+    force: ForceOption = False,
+) -> None:
+    """Print a job's output, or write it to a file.
+
+    Example: rerank results 1f2e3d4c5b6a -o ranked.jsonl
+    """
+    from rerankfleet.shared.formats.output import dump_line
+    from rerankfleet.shared.storage.objects import publish_file
+
+    client = connected()
+    if output is None:
+        for line in client.results(job, partial=partial):
+            sys.stdout.buffer.write(dump_line(line))
+        return
+    if Path(output).exists() and not force:
+        raise UsageError(f"the output {output} exists", hint="use --force to replace it")
+    if not partial:
+        client.fetch(job, output)
+        return
+    with publish_file(Path(output)) as out:
+        for line in client.results(job, partial=True):
+            out.write(dump_line(line))
+
+
+def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Stop a job. What was scored is kept and published.
+
+    Example: rerank cancel 1f2e3d4c5b6a
+    """
+    client = connected()
+    client.cancel(job)
+    _report(client, job, f"cancelled; what was scored:  rerank results {job}", as_json=as_json)
+
+
+def pause(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Hold a job; shards that workers hold are finished.
+
+    Example: rerank pause 1f2e3d4c5b6a
+    """
+    client = connected()
+    client.pause(job)
+    _report(client, job, f"paused; go on with:  rerank resume {job}", as_json=as_json)
+
+
+def resume(job: JobArgument, as_json: JsonOption = False) -> None:
+    """Let a paused job go on.
+
+    Example: rerank resume 1f2e3d4c5b6a
+    """
+    client = connected()
+    client.resume(job)
+    _report(client, job, f"resumed:  rerank watch {job}", as_json=as_json)
+
+
+def retry(
+    job: JobArgument,
+    only: Annotated[
+        Only, typer.Option(help="all that has no score, or errors: not what was cancelled")
+    ] = Only.all,
+    as_json: JsonOption = False,
+) -> None:
+    """Score again what has no score, and merge it into the same output.
+
+    Example: rerank retry 1f2e3d4c5b6a --only errors
+    """
+    client = connected()
+    client.retry(job, only.value)
+    _report(client, job, f"retrying:  rerank watch {job}", as_json=as_json)
+
+
+def _report(client: Client, job_id: str, text: str, *, as_json: bool) -> None:
+    """What a verb did: a line for people, the job's status for machines."""
+    if as_json:
+        from rerankfleet.producer.terminal import tables
+
+        tables.as_json(client.status(job_id))
+    else:
+        sys.stderr.write(f"{text}\n")
+
+
+def jobs(
+    count: Annotated[int, typer.Option("-n", help="how many, newest first")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List the newest jobs.
+
+    Example: rerank jobs --json
+    """
+    from rerankfleet.producer.terminal import tables
+
+    none = "no jobs yet:  rerank submit pairs.jsonl -o ranked.jsonl"
+    tables.listing(connected().jobs(count), tables.jobs_table, none=none, json=as_json)
+
+
+def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = None) -> None:
+    """Wait with live progress, write a local output, and end with the job's exit code."""
+    from rerankfleet.producer.terminal import tables
+
+    try:
+        with tables.live_progress() as show:
+            status = client.wait(job_id, on_progress=show)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
+        raise typer.Exit(INTERRUPTED) from None
+    target = client.store.jobs.get(job_id).spec.local_output
+    if output is not None and "://" not in output:
+        target = str(Path(output).resolve())
+    if target:
+        client.fetch(job_id, target)
+        status = status.model_copy(update={"output": target})
+    _show(status, as_json=as_json)
+    progress = status.progress
+    if progress.errors or progress.rejected or progress.cancelled:
+        raise typer.Exit(PARTIAL)
+
+
+def _show(status: JobStatus, *, as_json: bool) -> None:
+    from rerankfleet.producer.terminal import tables
+
+    tables.as_json(status) if as_json else tables.console().print(tables.job_panel(status))

@@ -1,0 +1,100 @@
+"""`rerank submit`: a job of a file, or of a catalog of images."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerankfleet.producer.cli.common import JsonOption, connected
+from rerankfleet.producer.cli.jobs import follow
+from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
+from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.job_spec import OutputFormat, Priority
+
+if TYPE_CHECKING:
+    from rerankfleet.producer.client import Client
+
+
+@with_scoring_options()
+def submit(
+    input: Annotated[
+        str | None,
+        typer.Argument(help="JSON Lines, also gzip; a path, - for stdin, file:// or s3://"),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="a path, or file:// or s3:// for the coordinator; or a folder"
+        ),
+    ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            help="instead of a file: images that each query meets. s3://bucket/prefix/, a folder, "
+            "or a listing: URIs one a line, CSV or Parquet with the columns image, id, text"
+        ),
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="of a catalog: one query a line, text or JSON content")
+    ] = None,
+    format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
+    model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
+    profile: ProfileOption = None,
+    priority: Annotated[Priority, typer.Option(help="whose turn comes first")] = Priority.normal,
+    key: Annotated[
+        str | None, typer.Option(help="your name for this job: submitting it twice is harmless")
+    ] = None,
+    force: ForceOption = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait for the end; write the output")
+    ] = False,
+    as_json: JsonOption = False,
+    **options: Any,
+) -> None:
+    """Make a job of a file, or of a catalog of images, and print its id.
+
+    Example: rerank submit pairs.jsonl -o ranked.jsonl --model Qwen/Qwen3-Reranker-0.6B --wait
+
+    Example: rerank submit --catalog s3://shop/images/ --queries queries.txt -o s3://shop/ranked/
+    """
+    client = connected()
+    make = _what_to_make(client, input, catalog, queries, format)
+    job_id = make(
+        output=output,
+        model=model,
+        profile=profile,
+        priority=priority,
+        key=key,
+        force=force,
+        **options,
+    )
+    if wait:
+        follow(client, job_id, as_json=as_json, output=output)
+    elif as_json:
+        sys.stdout.write(json.dumps({"id": job_id}) + "\n")
+    else:
+        sys.stdout.write(f"{job_id}\n")
+        sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+
+
+def _what_to_make(
+    client: Client,
+    input: str | None,
+    catalog: str | None,
+    queries: str | None,
+    format: OutputFormat,
+) -> Callable[..., str]:
+    """A job of a file or of a catalog. Raises UsageError when it is not clear which."""
+    if input is not None and catalog is None and queries is None:
+        return functools.partial(client.submit, input)
+    if input is None and catalog is not None and queries is not None:
+        return functools.partial(client.submit_catalog, catalog, queries, format=format)
+    raise UsageError(
+        "a job is made of a file, or of a catalog and its queries",
+        hint="rerank submit FILE, or rerank submit --catalog IMAGES --queries FILE",
+    )

@@ -1,0 +1,13 @@
+"""Which paths are guarded by a key or by this host's names."""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+GUARDED = ("/v1", "/v2", "/rerank", "/score", "/info", "/metrics")
+"""The beginnings of guarded paths. Health, documentation and the page are open."""
+
+
+def is_guarded(scope: Scope) -> bool:
+    """Whether a request is to a guarded path."""
+    return scope["type"] == "http" and str(scope["path"]).startswith(GUARDED)

@@ -1,0 +1,36 @@
+"""Errors that no handler answers: logged, and answered with status 500."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rerankfleet.producer.gateway.errors import answer_error
+
+log = structlog.get_logger()
+
+
+class InternalErrors:
+    """Answers any error that reaches it. A response that has begun can only be broken off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = has_begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as error:
+            log.exception("internal error", path=scope["path"])
+            if has_begun:
+                raise
+            await answer_error(error, scope)(scope, receive, send)

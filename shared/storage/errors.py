@@ -1,0 +1,46 @@
+"""What a disk or S3 raises -> our errors, which say what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rerankfleet.shared.errors import CredentialsRefused, StorageUnavailable, UsageError
+from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error
+
+
+@contextmanager
+def clear_errors(uri: str) -> Iterator[None]:
+    """Turn what the disk or S3 raises while it works on `uri` into our errors."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{uri} does not exist", hint="check the path") from error
+    except (IsADirectoryError, FileExistsError) as error:
+        raise UsageError(f"{uri} is a folder, or one is needed", hint="name a file") from error
+    except PermissionError as error:
+        raise UsageError(f"{uri} may not be read or written", hint="check permissions") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # a retry would not help
+            raise UsageError(
+                f"{uri} is not a path ({error.strerror})", hint="shorten it"
+            ) from error
+        raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
+    except Exception as error:
+        if not is_s3_error(error):
+            raise
+        raise _s3_error(uri, error) from error
+
+
+def _s3_error(uri: str, error: Exception) -> Exception:
+    failure, code = classify(error)
+    if failure is S3Failure.MISSING:
+        return UsageError(f"{uri} does not exist ({code})", hint="check bucket and key")
+    if failure is S3Failure.REFUSED:
+        return UsageError(f"{uri} was refused ({code})", hint="check the AWS credentials")
+    if failure is S3Failure.CREDENTIALS:
+        return CredentialsRefused(
+            f"S3 refused the credentials for {uri} ({code})", hint="check the AWS credentials"
+        )
+    return StorageUnavailable(f"{uri}: {code}")

@@ -1,0 +1,87 @@
+"""Objects of S3 as streams: one to read, and one that uploads what is written in parts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
+
+from rerankfleet.shared.storage.errors import clear_errors
+
+S3_PART_BYTES = 16 << 20
+"""Multipart uploads: 10,000 parts of this size make 160 GB, the largest output of one job."""
+
+
+@contextmanager
+def multipart(s3: Any, bucket: str, key: str) -> Iterator[IO[bytes]]:
+    """A stream into an object, which appears when the block ends well and not at all otherwise."""
+    stream = _Multipart(s3, bucket, key)
+    try:
+        yield cast("IO[bytes]", stream)
+        stream.complete()
+    except BaseException:
+        stream.abort()
+        raise
+
+
+class _Multipart(io.RawIOBase):
+    """Collects bytes into parts; a small object goes up in one call at the end."""
+
+    def __init__(self, s3: Any, bucket: str, key: str) -> None:
+        self._s3, self._object = s3, {"Bucket": bucket, "Key": key}
+        self._buffer = bytearray()
+        self._upload: str | None = None
+        self._parts: list[dict[str, Any]] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._buffer += data
+        if len(self._buffer) >= S3_PART_BYTES:
+            self._send()
+        return len(data)
+
+    def _send(self) -> None:
+        if self._upload is None:
+            self._upload = self._s3.create_multipart_upload(**self._object)["UploadId"]
+        number = len(self._parts) + 1
+        answer = self._s3.upload_part(
+            **self._object, UploadId=self._upload, PartNumber=number, Body=bytes(self._buffer)
+        )
+        self._parts.append({"ETag": answer["ETag"], "PartNumber": number})
+        self._buffer.clear()
+
+    def complete(self) -> None:
+        """Make the object appear."""
+        if self._upload is None:
+            self._s3.put_object(**self._object, Body=bytes(self._buffer))
+            return
+        if self._buffer:
+            self._send()
+        self._s3.complete_multipart_upload(
+            **self._object, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+        )
+
+    def abort(self) -> None:
+        """Remove the parts that were uploaded."""
+        if self._upload is not None:
+            with suppress(Exception):
+                self._s3.abort_multipart_upload(**self._object, UploadId=self._upload)
+
+
+class S3Body(io.RawIOBase):
+    """The body of an answer of S3 as a raw stream that raises our errors."""
+
+    def __init__(self, body: Any, uri: str) -> None:
+        self._body, self._uri = body, uri
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with clear_errors(self._uri):
+            data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

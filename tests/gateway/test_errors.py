@@ -1,0 +1,105 @@
+"""What errors look like over HTTP."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import SecretStr
+
+from tests.support.fleet import MODEL, worker_row
+from tests.support.gateway import running_gateway
+from tests.support.server import valkey
+
+BODY = {"query": "q", "documents": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"documents": ["a"]}, "query", "query: Field required"),
+        ({"query": "q"}, "documents", "documents: Field required"),
+        ({"query": "q", "documents": "a"}, "documents", "expected a list of documents"),
+        ({"query": "q", "documents": []}, "documents", "there are no documents"),
+        ({"query": " ", "documents": ["a"]}, "query", "the query is empty"),
+        ({"query": {"id": 1}, "documents": ["a"]}, "query.id", "there is no such field"),
+        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "valid dictionary"),
+        ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "there is no such"),
+        (
+            {"query": "q", "documents": ["a", {"image": ["s3://b/c", "ftp://x"]}]},
+            "documents[1].image[1]",
+            "expected s3://",
+        ),
+        ({"query": "q", "documents": ["\ud800"]}, "documents[0]", "half a surrogate pair"),
+        ({**BODY, "top_n": -1}, "top_n", "greater than or equal to 0"),
+        ({**BODY, "temperature": 3}, "temperature", "less than or equal to 2"),
+        ({**BODY, "image": {"preset": "huge"}}, "image.preset", "expected one of general"),
+        ({**BODY, "image": {"max_crop": 2}}, "image.max_crop", "less than or equal to 1"),
+        ({**BODY, "instuction": "x"}, "instuction", "there is no such field"),
+        ([], "body", "valid dictionary"),
+    ],
+)
+def test_what_is_wrong_is_told_with_field_and_place(http, fleet, body, param, says):
+    fleet.beat(worker_row())
+    kind = {"Content-Type": "application/json"}
+    answer = http.post("/v1/rerank", content=json.dumps(body), headers=kind)
+    error = answer.json()["error"]
+    assert answer.status_code == 422
+    assert error["param"] == param
+    assert says in error["message"]
+    assert set(error) == {"message", "type", "param", "code", "hint"}
+
+
+def test_too_many_or_too_large_is_413(change, fleet):
+    fleet.beat(worker_row())
+    small = change(max_documents_per_request=2, inline_bytes_max=1000)
+    with running_gateway(small) as http:
+        many = http.post("/v1/rerank", json={"query": "q", "documents": ["a"] * 3})
+        large = http.post("/v1/rerank", json={"query": "q", "documents": ["a" * 1500]})
+    assert (many.status_code, many.json()["error"]["param"]) == (413, "documents")
+    assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_a_model_that_nobody_knows_is_404_and_one_that_nobody_serves_now_503(http, fleet):
+    fleet.beat(worker_row())
+    unknown = http.post("/v1/rerank", json={**BODY, "model": "none"})
+    fleet.leave("w1")
+    away = http.post("/v1/rerank", json={**BODY, "model": MODEL})
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_model")
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "no_worker")
+    assert away.headers["Retry-After"] == "5"
+
+
+def test_a_model_that_is_being_loaded_is_503_at_once(http, fleet):
+    fleet.beat(worker_row(state="loading"))
+    answer = http.post("/v1/rerank", json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_without_redis_the_answer_is_503(change, tmp_path):
+    with valkey(tmp_path) as url:
+        settings = change(redis_url=SecretStr(url))
+        gateway = running_gateway(settings)
+        http = gateway.__enter__()
+    try:
+        assert http.get("/health/live").status_code == 200
+        ready = http.get("/health/ready")
+        assert (ready.status_code, ready.json()) == (503, {"redis": False, "workers": 0})
+        answer = http.get("/v1/models")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "queue_unavailable")
+        assert "rerank_redis_up 0.0" in http.get("/metrics").text
+    finally:
+        gateway.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/nothing", 404, "not_found"),
+        ("DELETE", "/v1/rerank", 405, "method_not_allowed"),
+    ],
+)
+def test_errors_of_http_itself_have_codes_too(http, method, path, status, code):
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

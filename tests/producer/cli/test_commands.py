@@ -1,0 +1,130 @@
+"""The command `rerank` as a whole: help, exit codes, and one sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import typer
+from click.testing import CliRunner
+
+from rerankfleet.producer.client import Client
+from rerankfleet.shared import cli
+from rerankfleet.shared.errors import RerankError
+from tests.producer.cli.conftest import (
+    FAILURE,
+    OK,
+    USAGE,
+    one_sentence,
+)
+from tests.support.fleet import MODEL
+from tests.support.server import free_port
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    return dict(typer.main.get_command(cli.build()).commands)
+
+
+def test_both_sides_bring_their_commands():
+    assert set(commands()) == {
+        *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
+        *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
+        *("doctor", "study"),
+        *("query", "top", "gateway"),
+    }
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_explains_itself_with_an_example(name):
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), [name, "--help"])
+
+    assert shown.exit_code == OK
+    assert "Example:" in shown.output
+    assert f"rerank {name}" in shown.output
+    for parameter in commands()[name].params:
+        assert parameter.name == "help" or parameter.help, parameter.name
+
+
+def test_without_arguments_there_is_help(rerank):
+    ran = rerank()
+    assert ran.code in (OK, USAGE)
+    assert "submit" in ran.out + ran.err
+
+
+def test_a_wrong_option_is_a_usage_error(rerank):
+    for arguments in (["submit"], ["submit", "x", "--colour"], ["nonsense"]):
+        assert rerank(*arguments).code == USAGE
+
+
+def test_what_goes_wrong_is_one_sentence(rerank, served, source, tmp_path, jsonl):
+    (tmp_path / "taken").write_text("mine")
+    for arguments, says in {
+        ("submit", tmp_path / "none"): "does not exist: check the path",
+        ("submit", jsonl(b"a,b", name="csv")): "is not JSON Lines: write one JSON object a line",
+        ("submit", source, "--model", "other"): "never served the model 'other'",
+        ("submit", source, "-o", tmp_path / "taken"): "exists: use --force",
+        ("submit", source, "-o", "s3://b/k"): "RERANK_ALLOWED_BUCKETS=b",
+        ("submit", "file:///etc/passwd"): "RERANK_ALLOWED_ROOTS=/etc",
+        ("submit", source, "--max-length", 5): "max_length is wrong",
+        ("submit", source, "--image-preset", "huge"): "expected one of general, product, art",
+        ("submit", source, "--max-crop", 1.5): "max_crop is wrong",
+        ("status", "nope"): "there is no job nope: `rerank jobs` lists them",
+        ("watch", "nope"): "there is no job nope",
+        ("results", "nope"): "there is no job nope",
+    }.items():
+        ran = rerank(*arguments)
+        assert ran.code == USAGE, arguments
+        one_sentence(ran, says)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_a_redis_that_does_not_answer_is_one_sentence(rerank, source, monkeypatch):
+    monkeypatch.setenv("RERANK_REDIS_URL", f"redis://:pw@127.0.0.1:{free_port()}/0")
+    ran = rerank("submit", source)
+    assert ran.code == FAILURE
+    one_sentence(ran, "does not answer", "RERANK_REDIS_URL")
+    assert "pw" not in ran.err.replace("rerank up", "")
+
+
+def test_no_redis_at_all_is_one_sentence(rerank, source, monkeypatch, tmp_path):
+    monkeypatch.delenv("RERANK_REDIS_URL")
+    monkeypatch.setenv("RERANK_STATE_DIR", str(tmp_path / "none"))
+    ran = rerank("submit", source)
+    assert ran.code == USAGE
+    one_sentence(ran, "no Redis is known", "rerank up")
+
+
+@pytest.mark.parametrize(
+    "command", [("jobs",), ("up",), ("coordinator",), ("worker", "--model", "m")]
+)
+def test_a_wrong_setting_is_one_sentence(rerank, monkeypatch, command):
+    monkeypatch.setenv("RERANK_LEASE_S", "soon")
+    ran = rerank(*command)
+    assert ran.code == USAGE
+    one_sentence(ran, "RERANK_LEASE_S is wrong")
+
+
+def test_a_redis_that_goes_away_meanwhile_is_one_sentence(rerank, monkeypatch):
+    import redis
+
+    def away(*_, **__):
+        raise redis.ConnectionError("Connection refused")
+
+    monkeypatch.setattr(Client, "workers", away)
+    ran = rerank("workers")
+    assert ran.code == FAILURE
+    one_sentence(ran, "Redis")
+
+
+def test_errors_know_what_they_mean():
+    def tree(kind: type[RerankError]) -> list[type[RerankError]]:
+        return [kind, *(found for sub in kind.__subclasses__() for found in tree(sub))]
+
+    drawn = sys.modules["rerankfleet.shared.errors"].__doc__
+    for kind in tree(RerankError):
+        # the gateway has a few of its own, which no other room meets
+        assert kind.__name__ in drawn or kind.__module__.startswith("rerankfleet.producer.gateway.")
+        assert kind.__doc__
+        assert 400 <= kind.http_status < 600
+    assert str(RerankError("what", hint="do")) == "what: do"
+    assert MODEL

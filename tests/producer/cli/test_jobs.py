@@ -1,0 +1,81 @@
+"""The commands on a job: followed, read, steered."""
+
+from __future__ import annotations
+
+import json
+
+from rerankfleet.shared.job_status import Progress
+from tests.producer.cli.conftest import (
+    FAILURE,
+    OK,
+    USAGE,
+    one_sentence,
+)
+from tests.support.fleet import Worker, run
+from tests.support.wait import wait_until
+
+
+def test_watch_writes_the_output_that_submit_named(rerank, served, source, finish_jobs, tmp_path):
+    job_id = rerank("submit", source, "-o", tmp_path / "out.jsonl").out.strip()
+
+    ran = rerank("watch", job_id)
+
+    assert ran.code == OK
+    assert (tmp_path / "out.jsonl").exists()
+
+
+def test_results_go_to_stdout_or_a_file(rerank, served, source, control, tmp_path):
+    job_id = rerank("submit", source).out.strip()
+    one_sentence(rerank("results", job_id), "is not finished", "ask for partial")
+    partial = rerank("results", job_id, "--partial")
+    assert (partial.code, partial.out) == (OK, "")
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+
+    lines = rerank("results", job_id).out.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["r0", "r1", "r2"]
+    assert rerank("results", job_id, "-o", tmp_path / "out").code == OK
+    assert (tmp_path / "out").read_text().splitlines() == lines
+    again = rerank("results", job_id, "-o", tmp_path / "out")
+    assert again.code == USAGE
+    one_sentence(again, "exists", "--force")
+    assert rerank("results", job_id, "-o", tmp_path / "out", "--force").code == OK
+
+
+def test_the_verbs_on_a_job(rerank, served, source, finish_jobs, store):
+    job_id = rerank("submit", source).out.strip()
+    wait_until(lambda: store.jobs.get(job_id).finished)
+    for verb in ("cancel", "pause", "resume", "retry"):
+        ran = rerank(verb, job_id)
+        assert ran.code == USAGE
+        one_sentence(ran, f"job {job_id}")
+    shown = rerank("status", job_id)
+    assert "done" in shown.out
+    assert json.loads(rerank("status", job_id, "--json").out)["state"] == "done"
+    assert json.loads(rerank("jobs", "--json").out)[0]["id"] == job_id
+    assert job_id in rerank("jobs").out
+
+
+def test_pause_resume_and_cancel_say_what_comes_next(rerank, served, source):
+    job_id = rerank("submit", source).out.strip()
+    assert rerank("pause", job_id).err == f"paused; go on with:  rerank resume {job_id}\n"
+    assert rerank("resume", job_id).err == f"resumed:  rerank watch {job_id}\n"
+    assert rerank("cancel", job_id).code == OK
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(
+    rerank, served, source, control, tmp_path
+):
+    job_id = rerank("submit", source).out.strip()
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+    (tmp_path / "file").touch()
+
+    ran = rerank("results", job_id, "-o", tmp_path / "file" / "out")
+
+    assert ran.code in (FAILURE, USAGE)
+    one_sentence(ran, str(tmp_path / "file"))
+
+
+def test_progress_counts_every_kind_of_outcome():
+    assert Progress(scored=1, errors=2, rejected=3, cancelled=4).done == 10

@@ -1,0 +1,177 @@
+"""`rerank submit`: its options reach the job; with --wait the output is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rerankfleet.shared.profiles import PROFILES
+from tests.producer.cli.conftest import (
+    INTERRUPTED,
+    LINES,
+    OK,
+    PARTIAL,
+    USAGE,
+    Ran,
+    one_sentence,
+)
+from tests.support.wait import wait_until
+
+
+def test_submit_prints_the_id_on_stdout_and_the_rest_on_stderr(rerank, served, source, store):
+    ran = rerank("submit", source)
+
+    (job_id,) = store.jobs.unfinished()
+    assert ran == Ran(OK, f"{job_id}\n", f"watch it:  rerank watch {job_id}\n")
+    again = rerank("submit", source, "--json")
+    assert set(json.loads(again.out)) == {"id"}
+    assert again.err == ""
+
+
+def test_options_of_images_reach_the_job(rerank, served, source, store):
+    options = {
+        "image_preset": "art-detail",
+        "resize_mode": "fit",
+        "max_crop": 0.3,
+        "min_pixels": 5000,
+        "max_pixels": 500_000,
+        "video_fps": 4.0,
+        "video_max_frames": 8,
+        "video_total_pixels": 1_000_000,
+        "max_tokens_per_doc": 300,
+        "quality_threshold": 0.5,
+        "quality_action": "downweight",
+        "max_error_rate": 0.1,
+    }
+    flags = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+
+    job_id = rerank("submit", source, *(part for flag in flags for part in flag)).out.strip()
+
+    assert options.items() <= store.jobs.get(job_id).spec.scoring_options.items()
+
+
+def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, served, source, store):
+    def spec(*options: object):
+        return store.jobs.get(rerank("submit", source, *options).out.strip()).spec
+
+    ecommerce = PROFILES["ecommerce"].options
+    assert {**ecommerce, "profile": "ecommerce"}.items() <= dict(
+        spec("--profile", "ecommerce")
+    ).items()
+
+    flags = ["--temperature", "0.9", "--top-p", "0.8", "--max-length", "700", "--image-preset"]
+    flags += ["art", "--instruction", "Sell", "--profile", "ecommerce"]
+    changed = spec(*flags, "--instruction-for", "de=Verkaufe", "--instruction-for", "fr=Vends = 1")
+    found = {name: getattr(changed, name) for name in ecommerce}
+    assert found == ecommerce | {
+        "temperature": 0.9,
+        "top_p": 0.8,
+        "max_length": 700,
+        "image_preset": "art",
+        "adaptive_temperature": False,
+        "instruction": "Sell",
+        "instructions": {"de": "Verkaufe", "fr": "Vends = 1"},
+    }
+    assert spec("--profile", "ecommerce", "--adaptive-temperature").adaptive_temperature
+    assert spec().profile is None
+
+
+def test_wrong_profiles_and_languages_are_one_sentence(rerank, served, source, store):
+    one_sentence(rerank("submit", source, "--profile", "x"), "no profile 'x'", "academic, default")
+    ran = rerank("submit", source, "--instruction-for", "Finde")
+    one_sentence(ran, "--instruction-for 'Finde' names no language")
+    ran = rerank("submit", source, "--instruction-for", "xx=Finde")
+    one_sentence(ran, "instructions is wrong: 'xx' is no known language")
+    assert rerank("submit", source, "--top-p", "1.5").code == USAGE
+    assert store.jobs.unfinished() == []
+
+
+def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, tmp_path):
+    ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--wait", "--json")
+
+    assert ran.code == OK
+    assert ran.err == ""  # no progress where no terminal is
+    found = json.loads(ran.out)
+    assert (found["state"], found["progress"]["scored"]) == ("done", 6)
+    assert found["output"] == str(tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["r0", "r1", "r2"]
+    assert (tmp_path / "out.jsonl.manifest.json").exists()
+
+
+def test_a_catalog_goes_from_a_folder_to_a_folder(rerank, served, finish_jobs, tmp_path):
+    images, out = tmp_path / "allowed", tmp_path / "out"
+    images.mkdir()
+    for name in ("a.png", "b.jpg"):
+        (images / name).touch()
+    queries = tmp_path / "queries.txt"
+    queries.write_text("red\nblue\n")
+
+    ran = rerank(
+        *("submit", "--catalog", images, "--queries", queries, "-o", out),
+        *("--top-n", 1, "--wait", "--json"),
+    )
+
+    assert ran.code == OK
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("manifest.json", "part-000000000000.jsonl", "ranking.jsonl")
+    ]
+    job_id = json.loads(ran.out)["id"]
+    printed = rerank("results", job_id)
+    assert printed.out == (out / "part-000000000000.jsonl").read_text()
+    assert rerank("results", job_id, "-o", tmp_path / "again").code == OK
+    assert (tmp_path / "again" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("input", "--queries", "q"), ("--catalog", "c"), ("--queries", "q"), ()]
+)
+def test_a_job_is_of_a_file_or_of_a_catalog(rerank, served, arguments):
+    ran = rerank("submit", *arguments)
+
+    assert ran.code == USAGE
+    one_sentence(ran, "a job is made of a file, or of a catalog and its queries")
+
+
+def test_bad_lines_end_in_partial_failure(rerank, served, jsonl, finish_jobs, tmp_path):
+    source = jsonl(LINES[0], b"no json", {"query": "q", "documents": ["bad"]})
+
+    ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--wait")
+
+    assert ran.code == PARTIAL
+    assert "2 scored, 2 errors" in ran.out
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
+def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, store):
+    """Given the real command in a process of its own."""
+    environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "rerankfleet.shared.cli",
+        "submit",
+        str(source),
+        "--wait",
+    ]
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    (job_id,) = wait_until(store.jobs.unfinished, 20)
+    channel = store.keys.done_channel(job_id)
+    wait_until(lambda: store.client.pubsub_numsub(channel)[0][1], 20)
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == INTERRUPTED
+    assert out == ""
+    assert f"The job goes on. Come back with:  rerank watch {job_id}" in err
+    assert "Traceback" not in err
+    assert store.jobs.unfinished() == [job_id]

@@ -1,0 +1,222 @@
+"""Retries: what failed is scored again, and the rest is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.shared.content.outcomes import POOR_QUERY
+from rerankfleet.shared.storage.objects import file_uri
+from tests.support.fleet import Worker, margin_of, run
+from tests.support.hints import RecordedHints
+from tests.support.outputs import check, manifest, output, pairs_of
+
+
+@pytest.fixture(params=["storage", "uri"])
+def target(request, tmp_path) -> str | None:
+    """Where the output goes: to the storage, anew in each round, or to one place."""
+    return None if request.param == "storage" else file_uri(tmp_path / "allowed" / "out.jsonl")
+
+
+def test_a_retry_scores_what_failed_and_keeps_the_rest(control, submit, lines, target):
+    submit(lines, output=target)
+    control.hints.feed("j")
+    run(control, Worker(control, fails="doc 4"))
+    before = output(control)
+    assert manifest(control).errors == 2 + 5
+
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    after = output(control)
+    check(lines, after)
+    assert len(after[4]["results"]) == 5
+    assert [a for n, a in enumerate(after) if n != 4] == [b for n, b in enumerate(before) if n != 4]
+    found = manifest(control)
+    assert (found.round, found.errors, found.pairs) == (1, 2, pairs_of(lines))
+
+
+def test_images_go_in_and_what_was_rejected_stays_rejected(control, submit):
+    """Given a job of images in which one is poor and one line is malformed."""
+    images = [{"id": n, "image": f"s3://shop/{n}.jpg"} for n in ("good", "poor", "fine")]
+    lines = [{"query": {"image": "s3://shop/q.jpg"}, "documents": images}, b"no json"]
+    submit(lines, quality_action="reject")
+    control.hints.feed("j")
+    run(control, Worker(control, fails="poor", code="low_quality"))
+
+    progress = control.store.jobs.get("j").progress
+    assert (progress.scored, progress.rejected, progress.errors) == (2, 1, 1)
+    assert manifest(control).options["quality_action"] == "reject"
+    before = output(control)
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    assert output(control) == before
+    progress = control.store.jobs.get("j").progress
+    assert (progress.done, progress.rejected, progress.total) == (4, 1, 4)
+    margins = {r["id"]: r["margin"] for r in before[0]["results"]}
+    assert margins["good"] == margin_of("s3://shop/q.jpg", "s3://shop/good.jpg")
+
+
+def test_a_poor_query_is_one_rejection_of_its_line_and_counts_its_pairs(control, submit):
+    """Given a request whose query image is poor, with a document that is none, and a good one."""
+    poor = {"query": {"image": "s3://shop/q.jpg"}, "documents": ["poor a", "poor b", 5, "poor c"]}
+    submit([poor, {"query": "q", "documents": ["good"]}], quality_action="reject")
+    control.hints.feed("j")
+    run(control, Worker(control, fails="poor", code=POOR_QUERY))
+    # then the line says it once, and the counts are of pairs
+    before = output(control)
+    assert [(e.get("index"), e["code"]) for e in before[0]["errors"]] == [
+        (None, POOR_QUERY),
+        (2, "invalid_document"),
+    ]
+    found = manifest(control)
+    assert (found.rejected, found.errors, found.scored, found.pairs) == (3, 1, 1, 5)
+    # and a retry of the rest leaves it so
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+    assert output(control) == before
+    assert manifest(control).rejected == 3
+
+
+def test_a_retry_after_a_cancellation_scores_everything(control, submit, lines, target):
+    lines = lines * 3
+    submit(lines, output=target)
+    feed("j", control)
+    Worker(control).work(2)
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    control.hints.feed("j")
+    run(control)
+
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    found = output(control)
+    check(lines, found)
+    assert manifest(control).cancelled == 0
+    assert not any(e["code"] == "cancelled" for line in found for e in line["errors"])
+    assert manifest(control).scored + manifest(control).errors == pairs_of(lines)
+
+
+def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, submit):
+    # given requests that keep more results than the job does, and one that fails
+    lines = [
+        {"id": n, "query": "q", "documents": ["a", "b", "c", text], "top_n": 3}
+        for n, text in enumerate(["d", "fails"])
+    ]
+    submit(lines, top_n=1)
+    control.hints.feed("j")
+    run(control, Worker(control, fails="fails"))
+    before = output(control)
+    assert [len(line["results"]) for line in before] == [3, 3]
+    # when the failure is retried
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    # then the other line is as it was
+    after = output(control)
+    assert after[0] == before[0]
+    assert [len(line["results"]) for line in after] == [3, 3]
+    assert after[1]["errors"] == []
+
+
+def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit, lines, tmp_path):
+    # given a cancelled job that ended early since its input was away
+    lines = lines * 3
+    submit(lines)
+    feed("j", control)
+    Worker(control).work(1)
+    uri = control.store.jobs.get("j").spec.input.uri
+    path = Path(uri.removeprefix("file://"))
+    kept = path.read_bytes(), path.stat()
+    path.unlink()
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    control.hints.feed("j")
+    run(control)
+    assert len(output(control)) < len(lines)
+    # when its input is back and it is retried
+    path.write_bytes(kept[0])
+    os.utime(path, ns=(kept[1].st_atime_ns, kept[1].st_mtime_ns))
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    # then every line is there
+    check(lines, output(control))
+    found = manifest(control)
+    assert found.scored + found.errors == pairs_of(lines)
+
+
+def test_a_retry_of_errors_alone_leaves_what_was_cancelled(control, submit, lines):
+    lines = lines * 3
+    submit(lines)
+    feed("j", control)
+    Worker(control, fails="doc").work(2)
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    control.hints.feed("j")
+    run(control)
+    cancelled = manifest(control).cancelled
+
+    control.store.jobs.retry(control.store.jobs.get("j"), "errors")
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    check(lines, output(control))
+    assert manifest(control).cancelled == cancelled > 0
+    assert manifest(control).scored > 0
+
+
+def test_a_retry_whose_finish_died_after_publishing_merges_once(
+    control, submit, lines, target, monkeypatch
+):
+    submit(lines, output=target)
+    control.hints.feed("j")
+    run(control, Worker(control, fails="doc 4"))
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(control.store.jobs, "finish", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(control, Worker(control))
+    monkeypatch.undo()
+    control.store.client.hdel(control.store.keys.job("j"), "step_token")
+
+    finish("j", control)
+
+    check(lines, output(control))
+
+
+def test_a_job_can_be_retried_again_and_again(control, submit, lines, target):
+    submit(lines, output=target)
+    for fails in ("doc", "doc 4", "doc 8", None):
+        control.hints.feed("j")
+        run(control, Worker(control, fails=fails))
+        check(lines, output(control))
+        assert manifest(control).pairs == pairs_of(lines)
+        control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    check(lines, output(control))
+
+
+def test_the_client_reads_what_was_committed_so_far(control, submit, lines, settings):
+    submit(lines)
+    feed("j", control)
+    Worker(control).work(2)
+    client = Client(settings)
+
+    partial = list(client.results("j", partial=True))
+
+    assert 0 < sum(len(line["results"]) for line in partial) <= 6
+    assert isinstance(control.hints, RecordedHints)

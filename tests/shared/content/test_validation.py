@@ -1,0 +1,109 @@
+"""What JSON can hold is found by walking a value, as strictly as by writing and reading it."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
+
+text = st.text(st.characters(exclude_categories=()), max_size=6)
+keys = text | st.integers() | st.booleans() | st.none()
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | text
+    | st.binary(max_size=3)
+    | st.dates()
+    | st.decimals()
+    | st.tuples(st.integers())
+    | st.sets(st.integers(), max_size=2)
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+class Word(enum.StrEnum):
+    good = "good"
+
+
+class Number(enum.Enum):
+    one = 1
+
+
+def comes_back(value: Any) -> bool:
+    """Whether pydantic writes and reads it, as metadata of a document, as it is."""
+    document = Document(text="", metadata={"a": value})
+    try:
+        return Document.model_validate_json(document.model_dump_json()) == document
+    except ValueError:
+        return False
+
+
+def is_json(value: Any, levels: int = NESTING_MAX) -> bool:
+    try:
+        require_json(value, levels)
+    except ValueError:
+        return False
+    return True
+
+
+def nested(depth: int, leaf: Any = 1) -> Any:
+    for level in range(depth):
+        leaf = [leaf] if level % 2 else {"a": leaf}
+    return leaf
+
+
+@given(values)
+@example(float("nan"))
+@example(float("-inf"))
+@example(1e308)
+@example(-0.0)
+@example(10**4300 - 1)
+@example(1 - 10**4300)
+@example(10**4300)
+@example(-(10**4300))
+@example({1: 2})
+@example({"\ud800": 1})
+@example({"a": "\udfff"})
+@example([("a",)])
+@example(Word.good)
+@example({Word.good: Word.good})
+@example(Number.one)
+@example(datetime.date(2026, 1, 1))
+@example(object())
+def test_a_walk_is_as_strict_as_writing_and_reading(value):
+    assert is_json(value) == comes_back(value)
+
+
+@pytest.mark.parametrize("depth", range(195, 203))
+def test_a_walk_is_as_strict_about_nesting(depth):
+    value = nested(depth)
+    assert is_json(value, NESTING_MAX - 2) == comes_back(value)  # the document, its metadata
+
+
+def test_what_holds_itself_is_nested_too_deeply():
+    value: list[Any] = []
+    value.append(value)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        require_json(value)
+
+
+def test_the_first_error_is_told_with_its_path_cut_to_a_length_that_can_be_shown():
+    errors = [
+        {"loc": ("documents", 3, "x" * 999), "type": "extra_forbidden", "msg": "Extra inputs"},
+        {"loc": ("query",), "type": "missing", "msg": "Field required"},
+    ]
+    assert first_error(errors) == (("documents", 3, "x" * 100), "there is no such field")
+    assert first_error(errors[1:]) == (("query",), "Field required")

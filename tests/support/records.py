@@ -1,0 +1,59 @@
+"""Jobs, shards and leases for tests of the state."""
+
+from __future__ import annotations
+
+import uuid
+
+from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
+from rerankfleet.shared.job_status import ShardSummary
+from rerankfleet.shared.state.records import Lease, OpenShard
+from rerankfleet.shared.state.store import Store
+
+MODEL = "org/model"
+
+ALL = ShardSummary(scored=10)
+
+
+def spec_of(**options) -> JobSpec:
+    return make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"), **options)
+
+
+def open_(store: Store, job_id, old, new, shards=(), *, sealed=False, lines=1, low_water=1) -> str:
+    answer, _ = store.shards.open(
+        store.jobs.get(job_id), (old, new), shards, sealed=sealed, lines=lines, low_water=low_water
+    )
+    return answer
+
+
+def claim(store: Store, job_id="a", shard="0-10", token="t1", *, alone=False, fingerprint="fp"):
+    return store.shards.claim(
+        job_id, MODEL, shard, token=token, worker="w", alone=alone, fingerprint=fingerprint
+    )
+
+
+def run_out(store: Store, lease: Lease) -> None:
+    """Let a lease expire now."""
+    member = f"{lease.job_id}/{lease.shard}"
+    store.client.zadd(store.keys.open(MODEL), {member: store.now_ms() - 1}, xx=True)
+
+
+def die_with(store: Store, job_id: str, shard: str, *, alone: bool) -> None:
+    """A worker claims a shard and is never heard of again."""
+    lease = claim(store, job_id, shard, uuid.uuid4().hex, alone=alone)
+    assert isinstance(lease, Lease), lease
+    run_out(store, lease)
+
+
+def inline(store: Store, job_id: str, *ranges: tuple[int, int], deadline_ms=60_000) -> None:
+    shards = [
+        OpenShard(a, b, store.inline.put(job_id, f"0-{a}-{b}-inline", b"{}", 60)) for a, b in ranges
+    ]
+    store.jobs.create(
+        job_id, spec_of(), "", deadline_ms=deadline_ms, inline_ttl_ms=90_000, shards=shards
+    )
+
+
+def end_job(store: Store, job_id: str) -> None:
+    """Finish a job as the coordinator does."""
+    assert store.jobs.begin_step(job_id, "finisher") == "yes"
+    assert store.jobs.finish(store.jobs.get(job_id), "finisher", "file:///out")

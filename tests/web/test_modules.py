@@ -1,0 +1,85 @@
+"""The modules of the page: what they import exists, and no import leads back to where it began."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "producer" / "web" / "js"
+MODULES = sorted(SCRIPTS.rglob("*.js"))
+
+COMMENTS = re.compile(r"(?<!\w)/\*.*?\*/", re.DOTALL)  # "image/*" begins none
+IMPORT = re.compile(r'^import\s+(?:([^"]*?)\s+from\s+)?"([^"]+)";', re.MULTILINE)
+DYNAMIC_IMPORT = re.compile(r"\bimport\(")
+EXPORT = re.compile(
+    r"^export\s+(?:async\s+)?(?:function\s*\*?|class|const|let)\s+([\w$]+)", re.MULTILINE
+)
+
+
+class Import(NamedTuple):
+    """One import statement: the module it names, and the names it takes from there."""
+
+    module: Path
+    names: frozenset[str]
+
+
+def source(path: Path) -> str:
+    """The code of a module; types in comments import other modules as well, and don't count."""
+    return COMMENTS.sub("", path.read_text())
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """What a module imports. `import * as name` takes no name in particular."""
+    for clause, module in IMPORT.findall(source(path)):
+        listed = re.search(r"{([^}]*)}", clause)
+        names = [name.split(" as ")[0].strip() for name in listed[1].split(",")] if listed else []
+        yield Import((path.parent / module).resolve(), frozenset(filter(None, names)))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SCRIPTS).as_posix()
+
+
+def circle(
+    graph: dict[Path, list[Path]], at: Path, path: tuple[Path, ...], checked: set[Path]
+) -> tuple[Path, ...]:
+    """The first circle that imports lead into from `at`, reached over `path`; empty if none."""
+    if at in path:
+        return (*path[path.index(at) :], at)
+    if at in checked:
+        return ()
+    for module in graph.get(at, []):
+        if closed := circle(graph, module, (*path, at), checked):
+            return closed
+    checked.add(at)
+    return ()
+
+
+def test_no_import_leads_back_to_where_it_began() -> None:
+    graph = {path: [module for module, _ in imports(path)] for path in MODULES}
+    checked: set[Path] = set()
+    for path in MODULES:
+        assert [name_of(module) for module in circle(graph, path, (), checked)] == []
+
+
+def test_a_circle_is_seen() -> None:
+    one, two, three = (SCRIPTS / f"{name}.js" for name in "abc")
+    assert circle({one: [two], two: [three], three: [two]}, one, (), set()) == (two, three, two)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_name_that_is_imported_is_exported(path: Path) -> None:
+    for module, names in imports(path):
+        assert module.is_file(), module
+        assert names - set(EXPORT.findall(source(module))) == set(), name_of(module)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_are_written_so_that_these_tests_read_them(path: Path) -> None:
+    code = source(path)
+    assert len(re.findall(r"^import\b", code, re.MULTILINE)) == len(IMPORT.findall(code))
+    assert not DYNAMIC_IMPORT.search(code)

@@ -1,0 +1,204 @@
+"""GET of an image over HTTP or HTTPS, from allowed hosts only.
+
+An address is resolved once and the connection goes to what was checked; each redirect is checked
+like the first address. Nothing of a query string reaches a message: signed URLs hold secrets there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import cast
+from urllib.parse import quote, urljoin, urlsplit
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import TimeoutError as HTTPTimeoutError
+from urllib3.response import BaseHTTPResponse
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, safe_uri
+from rerankfleet.workers.images.deadline import Deadline, cuttable
+
+REDIRECTS_MAX = 3
+PORTS = {"https": 443, "http": 80}
+URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
+REDIRECTS = (301, 302, 303, 307, 308)
+
+_HTTP, _HTTPS = cuttable(HTTPConnection), cuttable(HTTPSConnection)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class HttpReader:
+    """Reads from allowed hosts; safe to use from many threads.
+
+    allowed_hosts: as of `Fetcher`.
+    """
+
+    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+
+    def read(self, uri: str, budget: Budget) -> bytes:
+        """The body of the answer, redirects followed. Raises ItemError or Transient."""
+        for _ in range(REDIRECTS_MAX + 1):
+            target = self._target(uri)
+            with _http_errors(budget), _answer(target, budget) as answer:
+                if answer.status not in REDIRECTS:
+                    return _body(answer, uri, budget)
+                uri = urljoin(uri, answer.headers.get("location") or "")
+        raise ItemError(
+            "fetch_failed",
+            f"{safe_uri(budget.uri)} redirects more than {REDIRECTS_MAX} times",
+            hint="use the address that it leads to",
+        )
+
+    def _target(self, uri: str) -> _Target:
+        """Where to connect to. Raises ItemError unless host and address are allowed."""
+        try:
+            parts = urlsplit(uri)
+            host, port = (parts.hostname or "").lower(), parts.port
+        except ValueError:
+            raise refused(uri, "is not a valid URL", "check it") from None
+        if parts.scheme not in PORTS or not host:
+            raise refused(uri, "is not a valid URL", "use https://host/path")
+        with_port = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        private = with_port in self._hosts or (host in self._hosts and _is_address(host))
+        if not private and (host not in self._hosts or port not in (None, PORTS[parts.scheme])):
+            named = host if port is None else with_port
+            raise refused(
+                uri,
+                f"is on the host {named}, which is not allowed",
+                f"add it to RERANK_ALLOWED_HOSTS: RERANK_ALLOWED_HOSTS={named}",
+            )
+        port = port or PORTS[parts.scheme]
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote(path, safe=URL_CHARACTERS)  # a space, for one, may stand unquoted
+        address = _resolved(uri, host, port, private=private)
+        return _Target(parts.scheme, host, port, address, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A URL with the address that was checked."""
+
+    scheme: str
+    host: str
+    port: int
+    address: str
+    path: str
+
+    def connection(self, timeout_s: float) -> HTTPConnection:
+        """To the checked address, whatever the name resolves to by now. No proxies."""
+        options = {"host": self.address, "port": self.port, "timeout": timeout_s}
+        if self.scheme == "http":
+            return cast(HTTPConnection, _HTTP(**options))
+        verified = {"server_hostname": self.host, "assert_hostname": self.host}
+        return cast(HTTPConnection, _HTTPS(**options, **verified, cert_reqs="CERT_REQUIRED"))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's headers, with the name that the address was resolved from."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = self.port == PORTS[self.scheme]
+        return {
+            "Host": host if default else f"{host}:{self.port}",
+            "User-Agent": "rerankfleet",
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+        }
+
+
+def _is_address(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False
+
+
+def _resolved(uri: str, host: str, port: int, *, private: bool) -> str:
+    """The first address of a host. Raises ItemError if any is private and `private` is not set."""
+    try:
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:
+            raise Transient("its host name cannot be resolved now") from None
+        raise missing(uri, "has a host that does not exist") from None
+    except UnicodeError:
+        raise refused(uri, "is not a valid URL", "check it") from None
+    addresses = [str(entry[4][0]) for entry in entries]
+    if not private and not all(_is_public(address) for address in addresses):
+        raise refused(
+            uri,
+            "leads to a private address",
+            f"if you mean it, name the port: RERANK_ALLOWED_HOSTS={host}:{port}",
+        )
+    return addresses[0]
+
+
+def _is_public(text: str) -> bool:
+    """Whether an address is on the public internet, also where it wraps an IPv4 address."""
+    address: Address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in _NAT64:
+            address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        elif inner := address.ipv4_mapped or address.sixtofour:
+            address = inner
+        elif address.teredo:
+            return False
+    return address.is_global and not address.is_multicast
+
+
+@contextmanager
+def _answer(target: _Target, budget: Budget) -> Iterator[BaseHTTPResponse]:
+    """The answer to a GET; the connection is cut at the deadline, even while the host sends."""
+    connection = target.connection(budget.check_time())
+    with closing(connection), Deadline(budget.check_time()):
+        connection.request(
+            "GET", target.path, headers=target.headers, preload_content=False, decode_content=False
+        )
+        yield connection.getresponse()
+
+
+def _body(answer: BaseHTTPResponse, uri: str, budget: Budget) -> bytes:
+    """The body of an answer of status 200. Raises ItemError or Transient by its status."""
+    status = answer.status
+    if status in (404, 410):
+        raise missing(uri, f"does not exist ({status})")
+    if status >= 500 or status in (408, 429):
+        raise Transient(f"its host answered {status}")
+    if status != 200:
+        hint = "a signed link may have expired" if status in (401, 403) else "check the link"
+        raise ItemError("fetch_failed", f"{safe_uri(uri)} was answered with {status}", hint=hint)
+    announced = answer.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > budget.max_bytes:
+        raise budget.too_large()
+    data = budget.read(lambda size: answer.read1(size))
+    if announced.isdecimal() and len(data) != int(announced):
+        raise Transient("the connection broke")
+    return data
+
+
+@contextmanager
+def _http_errors(budget: Budget) -> Iterator[None]:
+    """Turn what a connection raises into our errors, without its message: it may hold the URL."""
+    try:
+        yield
+    except (CertificateError, ssl.SSLCertVerificationError):
+        raise ItemError(
+            "fetch_failed",
+            f"the certificate of the host of {safe_uri(budget.uri)} is not trusted",
+            hint="check its name and its issuer",
+        ) from None
+    except (HTTPError, HTTPException, OSError) as error:
+        budget.check_time()  # was it cut by the deadline?
+        timed_out = isinstance(error, HTTPTimeoutError | TimeoutError)
+        if timed_out and not isinstance(error, NewConnectionError):  # that is a refusal
+            raise budget.timeout() from None
+        raise Transient(f"the connection broke ({type(error).__name__})") from None
