@@ -19,41 +19,41 @@ ROOT = Path(__file__).parents[1]
 def run_quickly(name: str) -> dict[str, Any]:
     """The last line of a benchmark's quick run, which says what was measured, and where."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == name
-    assert found["cpu_count"] >= 1
-    assert {"python", "rerankfleet"} <= set(found["versions"])
-    assert "commit" in found
-    return found
+    process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["benchmark"] == name
+    assert result["cpu_count"] >= 1
+    assert {"python", "rerankfleet"} <= set(result["versions"])
+    assert "commit" in result
+    return result
 
 
 def test_the_image_benchmark_measures_both_sides_and_their_difference():
-    found = run_quickly("images")
+    result = run_quickly("images")
 
-    assert found["images"]
-    for image in (*found["images"], found["blur"]):
+    assert result["images"]
+    for image in (*result["images"], result["blur"]):
         assert image["ours_ms"] > 0
         assert image["pillow_ms"] > 0
         assert 0 < image["difference"] < 3
 
 
 def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
-    found = run_quickly("images_ahead")
+    result = run_quickly("images_ahead")
 
-    assert found["images"] > 0
-    assert found["decode_s"] > 0
-    assert found["device_s"] > 0
-    assert found["job_s"] >= found["device_s"]
+    assert result["images"] > 0
+    assert result["decode_s"] > 0
+    assert result["device_s"] > 0
+    assert result["job_s"] >= result["device_s"]
 
 
 @pytest.mark.slow
 def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
-    found = run_quickly("vision")
+    result = run_quickly("vision")
 
-    assert found["works"]
-    for work in found["works"]:
+    assert result["works"]
+    for work in result["works"]:
         assert work["engine_pairs_per_s"] > 0
         assert work["authors_pairs_per_s"] > 0
         assert work["bound"] > 1
@@ -63,15 +63,15 @@ def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
 @pytest.mark.slow
 def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
     # given the benchmark with a tiny model, when it runs
-    found = run_quickly("text")
+    result = run_quickly("text")
     # then its last line says what was measured, and with what
-    assert found["device"] == "cpu"
-    assert found["start_up_s"] > 0
-    assert {"torch", "transformers"} <= set(found["versions"])
-    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(found["config"])
+    assert result["device"] == "cpu"
+    assert result["start_up_s"] > 0
+    assert {"torch", "transformers"} <= set(result["versions"])
+    assert {"model", "dtype", "threads", "card_batch", "st_batch"} <= set(result["config"])
     # and each side scored all pairs of each shape, with the same margins
-    assert found["shapes"]
-    for shape in found["shapes"]:
+    assert result["shapes"]
+    for shape in result["shapes"]:
         assert shape["pairs"] == shape["queries"] * shape["documents"]
         assert shape["largest_difference"] < 1e-4
         assert set(shape["sides"]) == {"score", "queue", "card", "st"}
@@ -87,20 +87,20 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
     command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick", *of]
     # when it runs
-    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
+    process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each fixed limit, the best of them, and the policies beside it
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == "adaptive"
-    assert [fixed["limit_tokens"] for fixed in found["fixed"]] == [64, 128, 256, 512]
-    best = next(f for f in found["fixed"] if f["limit_tokens"] == found["best_limit_tokens"])
-    assert set(found["policies"]) == {"model", "tested", "thresholds"}
-    for policy in found["policies"].values():
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["benchmark"] == "adaptive"
+    assert [fixed["limit_tokens"] for fixed in result["fixed"]] == [64, 128, 256, 512]
+    best = next(f for f in result["fixed"] if f["limit_tokens"] == result["best_limit_tokens"])
+    assert set(result["policies"]) == {"model", "tested", "thresholds"}
+    for policy in result["policies"].values():
         ratio = policy["settled"]["tokens_per_s"] / best["tokens_per_s"]
         assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3)
         assert policy["limits"][-1]["reason"]
     # and each began at the worst limit
-    firsts = {name: policy["limits"][0] for name, policy in found["policies"].items()}
+    firsts = {name: policy["limits"][0] for name, policy in result["policies"].items()}
     assert firsts["model"]["tokens"] == firsts["tested"]["tokens"] == 64
     assert firsts["thresholds"]["pairs"] == 4
 
@@ -111,15 +111,15 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
     plot = tmp_path / "traces.png"
     command = [sys.executable, str(ROOT / "benchmarks" / "controller.py"), "--quick"]
     # when the policies run on them
-    told = subprocess.run(
+    process = subprocess.run(
         [*command, "--plot", plot], capture_output=True, text=True, timeout=patient(300)
     )
     # then its last line has every column of every policy; simulated, so the figures are certain
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == "controller"
-    assert set(found["policies"]) == {"model", "thresholds", "aimd", "fixed"}
-    columns = found["policies"]["model"]
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["benchmark"] == "controller"
+    assert set(result["policies"]) == {"model", "thresholds", "aimd", "fixed"}
+    columns = result["policies"]["model"]
     assert set(columns) == {"settled", "late", "oom", "oscillation", "recovered", "throughput"}
     assert columns["settled"]["most"] <= 20
     assert columns["late"]["most"] <= 0.05
@@ -132,14 +132,14 @@ def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
     # given the benchmark with few requests
     command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--quick"]
     # when it runs
-    told = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
+    process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each side's latency, and what a crowd was answered
-    assert told.returncode == 0, told.stderr
-    found = json.loads(told.stdout.splitlines()[-1])
-    assert found["benchmark"] == "gateway"
-    assert set(found["latency"]) == {"engine", "client", "gateway", "plain"}
+    assert process.returncode == 0, process.stderr
+    result = json.loads(process.stdout.splitlines()[-1])
+    assert result["benchmark"] == "gateway"
+    assert set(result["latency"]) == {"engine", "client", "gateway", "plain"}
     for side in ("gateway", "plain"):
-        crowd = found["load"][side]
+        crowd = result["load"][side]
         assert crowd["statuses"].keys() <= {"200", "429"}
         assert crowd["failures"] == 0
         assert crowd["statuses"]["200"] >= crowd["clients"]

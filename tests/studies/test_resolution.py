@@ -118,11 +118,11 @@ def lines(study) -> list[dict]:
 
 def mean_margins(rows, size, interpolation="bicubic") -> dict[tuple[str, str], float]:
     """(image, query) -> mean over the repeats."""
-    found: dict[tuple[str, str], list[float]] = {}
+    by_pair: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         if (row["size"], row["interpolation"]) == (size, interpolation):
-            found.setdefault((row["image"], row["query"]), []).append(row["margin"])
-    return {pair: float(np.mean(margins)) for pair, margins in found.items()}
+            by_pair.setdefault((row["image"], row["query"]), []).append(row["margin"])
+    return {pair: float(np.mean(margins)) for pair, margins in by_pair.items()}
 
 
 def line_of(lines, category, size, interpolation="bicubic") -> dict:
@@ -137,7 +137,7 @@ def line_of(lines, category, size, interpolation="bicubic") -> dict:
 
 def test_every_image_meets_every_query_in_every_cell_and_repeat(rows):
     keys = ("image", "query", "size", "interpolation", "repeat")
-    found = [tuple(row[key] for key in keys) for row in rows]
+    keys_of_rows = [tuple(row[key] for key in keys) for row in rows]
     images = ["0.png", "1.png", "2.png", "3.png", "more/small.jpg"]
     want = {
         (image, query, size, interpolation, repeat)
@@ -147,8 +147,8 @@ def test_every_image_meets_every_query_in_every_cell_and_repeat(rows):
         for interpolation in ("bicubic", "nearest")
         for repeat in range(3)
     }
-    assert len(found) == len(want)
-    assert set(found) == want
+    assert len(keys_of_rows) == len(want)
+    assert set(keys_of_rows) == want
 
 
 def test_a_row_says_what_the_model_saw(rows):
@@ -174,8 +174,8 @@ def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):
     (prompts,) = engine.prompter.encode_all([Request(Side(QUERIES[0]), [side])], max_length=8192)
     (margin,) = engine.score(Pack.of(prompts)[0])
     # then the study found the same
-    found = mean_margins(rows, "192x128", "nearest")["2.png", QUERIES[0]]
-    assert found == pytest.approx(margin, abs=TOLERANCE)
+    studied = mean_margins(rows, "192x128", "nearest")["2.png", QUERIES[0]]
+    assert studied == pytest.approx(margin, abs=TOLERANCE)
 
 
 def test_repeats_agree_to_the_noise_of_fp32(rows, lines):
@@ -364,19 +364,21 @@ def test_a_listing_names_images_beside_it_with_their_categories(folder, vl_folde
 
 
 def test_bad_options_give_one_clear_sentence(folder, vl_folder, tmp_path):
-    given = [
+    arguments = [
         "resolution", folder, "--queries", folder / "queries.txt", "--model", vl_folder,
         "-o", tmp_path / "out",
     ]  # fmt: skip
-    assert "'big' is no size" in refusal(*given, "--sizes", "big")
-    assert "the reference 1024x768 is not among the sizes" in refusal(*given, "--sizes", "64x64")
-    assert "the size 64x64 stands twice" in refusal(*given, "--sizes", "64x64,64x64")
-    assert "target 1 is out of range" in refusal(*given, "--sizes", "1x1", "--reference", "1x1")
-    assert "interpolation 'cubic' is not known" in refusal(*given, "--interpolation", "cubic")
-    assert "0 repeats are out of range" in refusal(*given, "--repeats", 0)
+    assert "'big' is no size" in refusal(*arguments, "--sizes", "big")
+    assert "the reference 1024x768 is not among the sizes" in refusal(
+        *arguments, "--sizes", "64x64"
+    )
+    assert "the size 64x64 stands twice" in refusal(*arguments, "--sizes", "64x64,64x64")
+    assert "target 1 is out of range" in refusal(*arguments, "--sizes", "1x1", "--reference", "1x1")
+    assert "interpolation 'cubic' is not known" in refusal(*arguments, "--interpolation", "cubic")
+    assert "0 repeats are out of range" in refusal(*arguments, "--repeats", 0)
     assert "the study needs IMAGES, --queries" in refusal("resolution", folder)
-    assert "text only: use a Qwen3-VL reranker" in refusal(*given, "--model", "pocket-text")
-    assert isinstance(rerank(*given, "--model", "nowhere").exception, UnknownModel)
+    assert "text only: use a Qwen3-VL reranker" in refusal(*arguments, "--model", "pocket-text")
+    assert isinstance(rerank(*arguments, "--model", "nowhere").exception, UnknownModel)
     assert not (tmp_path / "out" / "scores.parquet").exists()
 
 
@@ -416,24 +418,25 @@ def test_signed_addresses_keep_their_secret(tmp_path):
 def test_without_any_good_image_there_is_no_study(tmp_path, vl_folder):
     (tmp_path / "bad.png").write_bytes(b"")
     (tmp_path / "queries.txt").write_text("a gate")
-    said = refusal(
+    message = refusal(
         "resolution", tmp_path, "--queries", tmp_path / "queries.txt", "--model", vl_folder,
         "-o", tmp_path / "out", *OPTIONS,
     )  # fmt: skip
     assert (
-        said == "none of the 1 images can be used; bad.png: the image has no bytes: check the file"
+        message
+        == "none of the 1 images can be used; bad.png: the image has no bytes: check the file"
     )
 
 
 def test_a_study_is_not_replaced_without_force(study, folder, vl_folder, tmp_path):
     out = shutil.copytree(study, tmp_path / "out")
-    given = [
+    arguments = [
         "resolution", folder / "listing.txt", "--queries", folder / "queries.txt",
         "--model", vl_folder, "--repeats", 1, "-o", out, *OPTIONS,
     ]  # fmt: skip
     (folder / "listing.txt").write_text("0.png\n1.png\n")
-    assert isinstance(rerank(*given).exception, OutputExists)
-    assert rerank(*given, "--force").exit_code == 0
+    assert isinstance(rerank(*arguments).exception, OutputExists)
+    assert rerank(*arguments, "--force").exit_code == 0
     assert json.loads((out / "run.json").read_text())["images"] == 2
 
 
@@ -456,7 +459,7 @@ def test_the_command_loads_nothing_heavy_before_it_is_needed():
         "import sys, typer\nfrom rerankfleet.studies.cli import commands\ncommands(typer.Typer())\n"
         "print(*{'torch', 'transformers', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules))"
     )
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert told.stdout.strip() == ""
+    assert process.stdout.strip() == ""

@@ -97,9 +97,9 @@ class Browser:
 
     def wait(self, selector: str) -> WebElement:
         """The first visible match, as soon as there is one."""
-        found = wait_until(lambda: self.run(_VISIBLE, selector), WAIT_S, f"{selector} is shown")
-        assert isinstance(found, WebElement)
-        return found
+        element = wait_until(lambda: self.run(_VISIBLE, selector), WAIT_S, f"{selector} is shown")
+        assert isinstance(element, WebElement)
+        return element
 
     def wait_gone(self, selector: str) -> None:
         """Wait until nothing that matches is visible."""
@@ -128,7 +128,7 @@ class Browser:
         """What a script returns; of a promise, its value."""
         return self.driver.execute_script(script, *arguments)
 
-    def picture(self, path: Path) -> None:
+    def screenshot(self, path: Path) -> None:
         """Save the whole page as a small PNG."""
         width, height = self.run("return [innerWidth, innerHeight]")
         self.driver.execute_cdp_cmd(

@@ -54,17 +54,17 @@ class CannedGateway(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(PAGE)))
         self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, Any]] = []
+        self.requests: list[tuple[str, Any]] = []
 
     @property
     def address(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
-    def say(self, route: str, body: Any, status: int = 200, **headers: str) -> None:
+    def reply(self, route: str, body: Any, status: int = 200, **headers: str) -> None:
         """Answer `"GET /v1/models"` like this from now on; in names of headers _ stands for -."""
-        told = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.answers[route] = lambda asked: Reply(body, status, told)
+        reply_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.answers[route] = lambda _: Reply(body, status, reply_headers)
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -94,9 +94,9 @@ class _Handler(SimpleHTTPRequestHandler):
         if answer is None:
             return False
         is_json = self.headers.get("Content-Type") == "application/json"
-        asked = json.loads(body) if is_json and body else None
-        self.server.asked.append((route, asked))
-        reply = answer(asked)
+        content = json.loads(body) if is_json and body else None
+        self.server.requests.append((route, content))
+        reply = answer(content)
         if route == RERANK and EVENT_STREAM in self.headers.get("Accept", ""):
             reply = as_events(reply)
         self.send_response(reply.status)
@@ -130,10 +130,10 @@ def canned_gateway() -> Iterator[CannedGateway]:
     server = CannedGateway()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    server.say("GET /v1/presets", PRESETS)
-    server.say("GET /v1/models", {"data": [MODEL]})
-    server.say("GET /v1/fleet", fleet_of(WORKER))
-    server.say("GET /v1/jobs", {"data": []})
+    server.reply("GET /v1/presets", PRESETS)
+    server.reply("GET /v1/models", {"data": [MODEL]})
+    server.reply("GET /v1/fleet", fleet_of(WORKER))
+    server.reply("GET /v1/jobs", {"data": []})
     server.answers["POST /v1/uploads"] = uploads()
     server.answers["POST /v1/rerank"] = rerank()
     try:
@@ -244,7 +244,7 @@ def uploads() -> Answer:
     """Every upload gets an address of its own."""
     count = iter(range(1, 10_000))
 
-    def answer(asked: Any) -> Reply:
+    def answer(_: Any) -> Reply:
         number = next(count)
         return Reply({"id": f"u{number}", "uri": f"upload:u{number}", "bytes": 1}, 201)
 
@@ -254,8 +254,8 @@ def uploads() -> Answer:
 def rerank(**changes: Any) -> Answer:
     """Scores that fall with the place in the list; `changes` are laid over the answer."""
 
-    def answer(asked: Any) -> Reply:
-        results = [_result(at) for at, _ in enumerate(asked["documents"])]
+    def answer(body: Any) -> Reply:
+        results = [_result(at) for at, _ in enumerate(body["documents"])]
         whole = {
             "id": "rerank-1", "object": "rerank", "model": "pocket-vl", "results": results,
             "rejected": [], "errors": [], "timings": {"total_s": 0.12},
@@ -282,3 +282,8 @@ def _result(at: int) -> dict[str, Any]:
 def error(message: str, hint: str = "", code: str = "") -> dict[str, Any]:
     """An error as the gateway tells it."""
     return {"error": {"message": message, "hint": hint, "code": code}}
+
+
+def failed(*indexes: int) -> list[dict[str, Any]]:
+    """Entries of documents without a score."""
+    return [{"index": at, "code": "fetch_failed", "message": f"lost {at}"} for at in indexes]

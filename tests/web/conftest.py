@@ -67,10 +67,10 @@ def keep(browser: Browser) -> Callable[[str], None]:
     if folder is None:
         return lambda name: None
     folder.mkdir(parents=True, exist_ok=True)
-    return lambda name: browser.picture(folder / f"{name}.png")
+    return lambda name: browser.screenshot(folder / f"{name}.png")
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[tuple[str, str, bytes]]:
+def images() -> list[tuple[str, str, bytes]]:
     """The ten example pictures as (name, type, bytes): one is blurred, two have unusual shapes."""
     return [(path.name, "image/jpeg", path.read_bytes()) for path in sorted(EXAMPLE.glob("*.jpg"))]

@@ -114,13 +114,13 @@ def test_a_job_is_paused_resumed_and_cancelled(
 
 
 def test_a_catalog_is_taken_away_as_parquet(
-    browser: Browser, stack: Stack, tmp_path: Path, pictures: Files, keep: Callable[[str], None]
+    browser: Browser, stack: Stack, tmp_path: Path, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given a listing of uploaded pictures, and of one that may not be read
     with httpx.Client(base_url=stack.gateway, timeout=patient(30)) as http:
         uploads = [
             http.post("/v1/uploads", params={"name": name}, content=data).json()["uri"]
-            for name, _, data in pictures[:3]
+            for name, _, data in images[:3]
         ]
     listing = tmp_path / "shop.txt"
     listing.write_text("".join(f"{uri}\n" for uri in [*uploads, "s3://other/a.jpg"]))

@@ -30,11 +30,11 @@ def page(stack: Stack, browser: Browser) -> Browser:
     return browser
 
 
-def ask_for_hearts(page: Browser, pictures: Files) -> None:
+def ask_for_hearts(page: Browser, images: Files) -> None:
     """A query and ten pictures, and what the worker says of them."""
     page.write("#query-text", "a red heart")
-    page.drop("#candidate-drop", pictures)
-    wait_until(lambda: len(page.all(".card .quality")) == len(pictures), WAIT_S, "all are judged")
+    page.drop("#candidate-drop", images)
+    wait_until(lambda: len(page.all(".card .quality")) == len(images), WAIT_S, "all are judged")
 
 
 def run_and_wait(page: Browser) -> None:
@@ -46,26 +46,26 @@ def run_and_wait(page: Browser) -> None:
     assert runs == 0 or len(page.all("#run option")) == runs + 1
 
 
-def card(page: Browser, pictures: Files, name: str) -> str:
+def card(page: Browser, images: Files, name: str) -> str:
     """The selector of a dropped picture's card."""
-    return f".card:nth-child({[file[0] for file in pictures].index(name) + 1})"
+    return f".card:nth-child({[file[0] for file in images].index(name) + 1})"
 
 
 # ---- ranking ------------------------------------------------------------------------------------
 
 
 def test_a_picture_query_ranks_ten_dropped_candidates(
-    page: Browser, pictures: Files, keep: Callable[[str], None]
+    page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given a picture dropped on the query and ten on the candidates
-    page.drop("#query", [file for file in pictures if file[0] == "red-heart.jpg"])
+    page.drop("#query", [file for file in images if file[0] == "red-heart.jpg"])
     page.wait(".query-image .quality")
-    page.drop("#candidate-drop", pictures)
+    page.drop("#candidate-drop", images)
     wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are judged")
     # then each card says what the picture is and what the model will see
-    said = page.texts(f"{card(page, pictures, WIDE_ONE)} .facts p")
-    assert said[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model input 320 × 192"]
-    assert said[2:] == ["60 tokens · 6% cropped", "quality 1.00"]
+    facts = page.texts(f"{card(page, images, WIDE_ONE)} .facts p")
+    assert facts[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model input 320 × 192"]
+    assert facts[2:] == ["60 tokens · 6% cropped", "quality 1.00"]
     # when they are ranked
     run_and_wait(page)
     # then the list is sorted, and nothing is missing
@@ -82,10 +82,10 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
 
 
 def test_words_find_the_pictures_that_they_describe(
-    page: Browser, pictures: Files, keep: Callable[[str], None]
+    page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given ten pictures and words that fit some of them
-    ask_for_hearts(page, pictures)
+    ask_for_hearts(page, images)
     keep("candidates")
     # when they are ranked
     run_and_wait(page)
@@ -103,11 +103,11 @@ def test_words_find_the_pictures_that_they_describe(
 
 
 def test_what_crop_cuts_away_is_shaded(
-    page: Browser, pictures: Files, keep: Callable[[str], None]
+    page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given a picture of 320 × 192 under `crop`
-    ask_for_hearts(page, pictures)
-    crop = f"{card(page, pictures, WIDE_ONE)} .crop"
+    ask_for_hearts(page, images)
+    crop = f"{card(page, images, WIDE_ONE)} .crop"
     left, top, right, bottom = plan_size(320, 192, ImageSpec()).box
     # then the box that is kept is drawn where the worker cuts
     drawn = page.run(
@@ -126,10 +126,10 @@ def test_what_crop_cuts_away_is_shaded(
 
 
 def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
-    page: Browser, pictures: Files, keep: Callable[[str], None]
+    page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given ten pictures of which one is blurred
-    ask_for_hearts(page, pictures)
+    ask_for_hearts(page, images)
     assert page.text("#threshold-effect") == "1 of 10 would be rejected."
     # when the threshold is moved, then the count follows
     page.slide("#threshold", 0.3)
@@ -156,12 +156,12 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
 
 
 def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
-    page: Browser, pictures: Files
+    page: Browser, images: Files
 ) -> None:
     # given a blurred picture as query
-    page.drop("#query", [file for file in pictures if file[0] == BLURRED])
+    page.drop("#query", [file for file in images if file[0] == BLURRED])
     page.wait(".query-image .quality.poor")
-    page.drop("#candidate-drop", pictures[:2])
+    page.drop("#candidate-drop", images[:2])
     wait_until(lambda: len(page.all(".card .quality")) == 2, WAIT_S, "all are judged")
     page.wait_text("#threshold-effect", "nothing would be scored")
     # when it is run, then it is rejected, and nothing is scored
@@ -174,9 +174,9 @@ def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
     assert len(page.all(".result")) == 2
 
 
-def test_two_runs_are_compared(page: Browser, pictures: Files, keep: Callable[[str], None]) -> None:
+def test_two_runs_are_compared(page: Browser, images: Files, keep: Callable[[str], None]) -> None:
     # given a run, and another with other words
-    ask_for_hearts(page, pictures)
+    ask_for_hearts(page, images)
     run_and_wait(page)
     page.write("#query-text", "four yellow stars")
     run_and_wait(page)
@@ -200,13 +200,13 @@ def changed_up(page: Browser) -> int:
 # ---- what is brought ----------------------------------------------------------------------------
 
 
-def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: Files) -> None:
+def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, images: Files) -> None:
     # given a pasted picture, the same once more, and a picture with its caption beside it
-    page.paste("body", pictures[:1])
+    page.paste("body", images[:1])
     page.wait(".card")
-    page.paste("body", pictures[:1])
-    caption = (pictures[1][0].replace(".jpg", ".txt"), "text/plain", b"triangles, all green")
-    page.drop(".top", [pictures[1], caption])  # wherever it falls
+    page.paste("body", images[:1])
+    caption = (images[1][0].replace(".jpg", ".txt"), "text/plain", b"triangles, all green")
+    page.drop(".top", [images[1], caption])  # wherever it falls
     # and two lines of text
     page.click("#add-text")
     page.write("#candidate-lines", "a red heart\n\na blue ring")
@@ -230,20 +230,20 @@ def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, pictures: 
     assert len(page.all(".result")) == 4
 
 
-def test_frames_of_a_video_are_a_query(page: Browser, pictures: Files) -> None:
+def test_frames_of_a_video_are_a_query(page: Browser, images: Files) -> None:
     page.click("[name=query-kind][value=video] + span")
-    page.drop("#query", [pictures[0], pictures[3], pictures[7]])
+    page.drop("#query", [images[0], images[3], images[7]])
     wait_until(lambda: len(page.all(".frames .quality")) == 3, WAIT_S, "three frames judged")
-    page.drop("#candidate-drop", pictures[:2])
+    page.drop("#candidate-drop", images[:2])
     run_and_wait(page)
     assert len(page.all(".result")) == 2
 
 
 def test_frames_of_a_video_are_a_candidate(
-    page: Browser, pictures: Files, keep: Callable[[str], None]
+    page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
     # given frames of one shape, dropped in any order where they become one video
-    frames = [(f"frame-{n}.jpg", kind, data) for n, (_, kind, data) in enumerate(pictures[2:8], 8)]
+    frames = [(f"frame-{n}.jpg", kind, data) for n, (_, kind, data) in enumerate(images[2:8], 8)]
     page.drop("#video-drop", frames[::-1])
     page.wait(".card.with-video .quality")
     # then they stand in the order of their names, with what the model sees of them
@@ -263,7 +263,7 @@ def test_frames_of_a_video_are_a_candidate(
     page.wait_text(".with-video .facts", "· 1 s")
     keep("video")
     # and the video is ranked beside a picture and a text
-    page.drop("#candidate-drop", pictures[:1])
+    page.drop("#candidate-drop", images[:1])
     page.write("#query-text", "a red heart")
     run_and_wait(page)
     assert len(page.all(".result")) == 2
@@ -338,29 +338,29 @@ def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
         for name, mode in product(PRESETS, ("crop", "fit"))
         if name != "reference" or mode == "crop"
     ]
-    asked = [(w, h, PRESETS[name].target, mode) for w, h, name, mode in cases]
+    sizes = [(w, h, PRESETS[name].target, mode) for w, h, name, mode in cases]
     # when the page plans them
     planned = page.run(
-        "const [asked] = arguments;"
-        "return import('/js/sizes.js').then(({planSize}) => asked.map(([w, h, target, mode]) => {"
+        "const [sizes] = arguments;"
+        "return import('/js/sizes.js').then(({planSize}) => sizes.map(([w, h, target, mode]) => {"
         "  const {box, used} = planSize(w, h, {target, mode, maxCrop: 0.15});"
         "  return [...box, ...used]; }))",
-        asked,
+        sizes,
     )
     # then it finds what the worker does
-    for (width, height, name, mode), found in zip(cases, planned, strict=True):
+    for (width, height, name, mode), box_and_size in zip(cases, planned, strict=True):
         plan = plan_size(width, height, ImageSpec(name, mode))
-        assert found == [*plan.box, *plan.size], (width, height, name, mode)
+        assert box_and_size == [*plan.box, *plan.size], (width, height, name, mode)
 
 
 # ---- on a telephone -----------------------------------------------------------------------------
 
 
 def test_everything_fits_on_a_narrow_screen(
-    page: Browser, stack: Stack, pictures: Files, keep: Callable[[str], None]
+    page: Browser, stack: Stack, images: Files, keep: Callable[[str], None]
 ) -> None:
     page.open(f"{stack.gateway}/", NARROW)
-    ask_for_hearts(page, pictures)
+    ask_for_hearts(page, images)
     run_and_wait(page)
     page.click(".result:first-child .result-head")
     keep("results-narrow")

@@ -1,0 +1,227 @@
+"""The Jobs and Fleet tabs before a gateway with canned answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium.webdriver.common.keys import Keys
+
+from tests.support.wait import wait_until
+from tests.web.browser import WAIT_S, Browser
+from tests.web.canned import OTHER_WORKER, WORKER, CannedGateway, Reply, error, event, fleet_of
+from tests.web.canned_jobs import DONE_JOB, FAILED_LINE, FILES, JOB, events, serve_finished_job
+from tests.web.steps import Keep
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_job_with_everything_on_its_page(
+    browser: Browser, gateway: CannedGateway, keep: Keep
+) -> None:
+    gateway.reply("GET /v1/jobs", {"data": [JOB, {**DONE_JOB, "id": "j2", "name": "yesterday"}]})
+    gateway.reply("GET /v1/jobs/j1", DONE_JOB)
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(events())
+    gateway.reply("GET /v1/jobs/j1/errors", FAILED_LINE)
+    gateway.reply("GET /v1/jobs/j1/files", FILES)
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait_text(".jobs", "yesterday")
+    keep("jobs")
+    # when a file is dropped on it, then a new job is begun with it
+    browser.drop("main", [("pairs.jsonl", "", b"{}")])
+    browser.wait("#job-dialog")
+    assert browser.run("return document.querySelector('#job-file').files[0].name") == "pairs.jsonl"
+    browser.click("#job-dialog summary")
+    keep("new-job")
+    browser.press(Keys.ESCAPE)
+    browser.wait_gone("#job-dialog")
+    # when a job is opened, then its charts are there, each change of batch size with its reason
+    browser.click("[data-job=j1] a")
+    browser.wait(".job-page > .chart .column")
+    browser.wait(".chart .mark")
+    marks = [m.get_attribute("aria-label") for m in browser.all(".chart .mark")]
+    assert "12,288 tokens: out of memory: three quarters of the last size" in marks
+    browser.wait_text(".job-errors", "low_quality")
+    browser.wait_text("#downloads", "part-000000004000.parquet")
+    assert "and 32 more parts" in browser.text("#downloads")
+    keep("job-charts")
+    # and the errors of its end, though not each rise of them was asked for
+    browser.wait_text(".job-errors", "1,100")
+    assert gateway.requests.count(("GET /v1/jobs/j1/errors", None)) <= 3
+
+
+def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedGateway) -> None:
+    # given a job that is over, and a gateway that takes its time
+    serve_finished_job(gateway)
+    let_through: list[bool] = []
+
+    def slowly(body: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        return Reply(JOB)
+
+    gateway.answers["POST /v1/jobs/j1/retry"] = slowly
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait("[data-action=retry]")
+    wait_until(
+        lambda: gateway.requests.count(("GET /v1/jobs/j1", None)), WAIT_S, "it is at its end"
+    )
+    begun = gateway.requests.count(("GET /v1/jobs/j1/events", None))
+    # when Retry is clicked twice
+    browser.run(
+        "const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();"
+    )
+    let_through.append(True)
+    # then one retry was asked for, and its events are followed once
+    wait_until(
+        lambda: gateway.requests.count(("GET /v1/jobs/j1/events", None)) > begun, WAIT_S, "followed"
+    )
+    browser.wait_text(".title .chip", "Done")
+    assert gateway.requests.count(("POST /v1/jobs/j1/retry", None)) == 1
+    assert gateway.requests.count(("GET /v1/jobs/j1/events", None)) == begun + 1
+
+
+@pytest.mark.parametrize("picker", [True, False], ids=["to the disk", "by way of memory"])
+def test_with_a_key_files_are_still_taken_away(
+    browser: Browser, gateway: CannedGateway, picker: bool
+) -> None:
+    # given a key, which a link cannot send, and a browser that lets pages write files, or does not
+    serve_finished_job(gateway)
+    gateway.reply("GET /v1/jobs/j1/files/manifest.json", {"lines": 500})
+    browser.open(gateway.address)
+    browser.run("sessionStorage.setItem('rerankfleet.key', 'k')")
+    browser.run(CATCH_FILES, picker)
+    browser.run("location.hash = '#/jobs/j1'")
+    # when a file is taken
+    browser.click("#downloads button[data-file='manifest.json']")
+    # then it arrives
+    wait_until(lambda: browser.run("return window.saved"), WAIT_S, "the file is saved")
+    assert json.loads(browser.run("return window.saved")) == {"lines": 500}
+
+
+CATCH_FILES = """
+const [picker] = arguments;
+const target = {write: async (chunk) => void (window.saved = new TextDecoder().decode(chunk))};
+const handle = {createWritable: async () => new WritableStream(target)};
+window.showSaveFilePicker = picker ? async () => handle : undefined;
+URL.createObjectURL = (blob) => (blob.text().then((text) => (window.saved = text)), "blob:none");
+HTMLAnchorElement.prototype.click = () => {};
+"""
+
+
+def test_more_errors_than_are_shown(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("503")
+    # given a finished job with 1,100 errors, which cannot be had at first
+    serve_finished_job(gateway)
+    gateway.reply("GET /v1/jobs/j1/errors", error("busy"), 503)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    browser.wait_text(".job-errors", "could not be loaded")
+    # when they are asked for again
+    (failure,) = FAILED_LINE["errors"]
+    gateway.reply("GET /v1/jobs/j1/errors", FAILED_LINE | {"errors": [failure] * 200})
+    browser.click(".job-errors button")
+    # then the first are there, and that they are not all
+    browser.wait_text(".job-errors", "Only the first 100 are shown")
+    assert len(browser.all(".error-list li")) == 100
+
+
+def test_a_job_that_is_over_shows_no_charts_of_now(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a job that was cancelled with little done
+    cancelled = DONE_JOB | {
+        "state": "cancelled",
+        "progress": DONE_JOB["progress"] | {"scored": 460, "rejected": 2, "errors": 0,
+                                            "cancelled": 39_538},
+    }  # fmt: skip
+    serve_finished_job(gateway)
+    over = event("status", cancelled) + event("end", {})
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([over]))
+    gateway.reply("GET /v1/jobs/j1", cancelled)
+    browser.open(f"{gateway.address}#/jobs/j1")
+    # then its scores are there, but nothing of what the fleet does now
+    browser.wait(".job-page > .chart .column")
+    assert not browser.run("return document.querySelector('.charts').checkVisibility()")
+    # and what was cancelled was not done
+    assert browser.texts(".figure-box strong")[0] == "462 / 40,000"
+
+
+def test_a_job_that_is_refused_names_the_file(
+    browser: Browser, gateway: CannedGateway, tmp_path: Path, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("422")
+    gateway.reply("POST /v1/jobs", error("upload:u1 is not JSON Lines"), 422)
+    browser.open(f"{gateway.address}#/jobs")
+    browser.click("#new-job")
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("no")
+    # when a file and a URI are given, then one of them must go
+    browser.wait("#job-file").send_keys(str(source))
+    browser.write("#job-uri", "s3://bucket/pairs.jsonl")
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "not both")
+    browser.write("#job-uri", " ")
+    # and what is said of the file names it
+    browser.click("#start-job")
+    browser.wait_text("#job-dialog .form-message", "pairs.jsonl is not JSON Lines")
+
+
+def test_a_filter_without_jobs_says_so(browser: Browser, gateway: CannedGateway) -> None:
+    gateway.reply("GET /v1/jobs", {"data": [JOB]})
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait("[data-job=j1]")
+    browser.click(".segments [data-state=paused]")
+    browser.wait_text(".jobs-page > .empty", "No jobs in this state.")
+
+
+def test_the_fleet_in_chinese_and_dark(
+    browser: Browser, gateway: CannedGateway, keep: Keep
+) -> None:
+    gateway.reply("GET /v1/fleet", fleet_of(WORKER, OTHER_WORKER))
+    browser.open(f"{gateway.address}#/fleet")
+    browser.wait(".chart .mark")
+    browser.wait_text(".worker", "fetch 21 ms · decode 8 ms")
+    keep("fleet")
+    browser.click("#theme")
+    browser.click("#language")
+    browser.wait_text(".tabs", "集群")
+    assert browser.run("return document.documentElement.lang") == "zh-Hans"
+    browser.wait(".chart .mark")
+    keep("fleet-dark-chinese")
+    # and both are remembered
+    browser.driver.refresh()
+    browser.wait_text(".tabs", "集群")
+    assert browser.run("return document.documentElement.dataset.theme") == "dark"
+
+
+def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
+    # given a gateway that tells what is new, and some of it twice
+    browser.open(gateway.address)
+    script = """
+    const [answers] = arguments;
+    return import("/js/fleet_history.js").then(async ({FleetHistory}) => {
+      const since = [], looks = [];
+      const api = {fleet: async (since_s) => (since.push(since_s), answers.shift())};
+      const fleet = new FleetHistory(api);
+      while (answers.length) looks.push(await fleet.refresh());
+      return [since, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
+    });
+    """
+    answers = [
+        {"at_s": 10, "workers": [{"id": "a"}], "queues": [], "limits": {}, "history": [{"at_s": 1}],
+         "packs": {"a": [{"at_s": 7}]}},
+        {"at_s": 12, "workers": [{"id": "a"}, {"id": "b"}], "queues": [], "limits": {},
+         "history": [{"at_s": 1}, {"at_s": 3}], "packs": {"a": [{"at_s": 7}, {"at_s": 6}]}},
+        {"at_s": 14, "workers": [{"id": "b"}], "queues": [], "limits": {}, "history": [],
+         "packs": {"b": []}},
+    ]  # fmt: skip
+    # when it is looked at three times
+    since, looks = browser.run(script, answers)
+    # then each look asks from the one before, and nothing is there twice
+    assert since == [0, 10, 12]
+    assert looks[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
+    # and who is gone is forgotten
+    assert looks[2] == [{"b": []}, [1, 3]]
