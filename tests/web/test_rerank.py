@@ -78,7 +78,7 @@ def test_an_image_query_ranks_ten_dropped_candidates(
     for part in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
         assert part in panel
     assert page.text(".result:first-child .overall .part-value") == f"{scores[0]:.3f}"
-    keep("picture-query")
+    keep("image-query")
 
 
 def test_a_text_query_ranks_the_images_that_it_describes_first(
