@@ -1,4 +1,4 @@
-"""A real browser, and the things people do with a page."""
+"""Headless Chromium, and what users do with a page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.wait import patient, wait_until
 
 WAIT_S = 30.0
 COLOURS = 256
-"""Of a picture of the page."""
+"""Of a screenshot."""
 WIDE, NARROW = (1400, 900), (390, 844)
 
 _VISIBLE = "return [...document.querySelectorAll(arguments[0])].find(e => e.checkVisibility())"
@@ -44,7 +44,7 @@ target.dispatchEvent(event);
 
 
 def missing_program() -> str:
-    """What is not installed here and is needed, or nothing."""
+    """The first required program that is not installed, or an empty text."""
     return next((name for name in ("chromium", "chromedriver") if not which(name)), "")
 
 
@@ -69,10 +69,10 @@ class Browser:
         """End the browser."""
         self.driver.quit()
 
-    # ---- looking
+    # ---- reading
 
     def open(self, address: str, size: tuple[int, int] = WIDE) -> None:
-        """Open a page anew: nothing of an earlier visit is left."""
+        """Open a page, with all storage of earlier visits cleared."""
         self.resize(size)
         self.driver.get("about:blank")
         self.read_logs()
@@ -92,11 +92,11 @@ class Browser:
         )
 
     def all(self, selector: str) -> list[WebElement]:
-        """What matches now."""
+        """All current matches."""
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, selector: str) -> WebElement:
-        """The first visible match, as soon as there is one."""
+        """Wait for a visible match, and return the first one."""
         element = wait_until(lambda: self.run(_VISIBLE, selector), WAIT_S, f"{selector} is shown")
         assert isinstance(element, WebElement)
         return element
@@ -106,13 +106,13 @@ class Browser:
         wait_until(lambda: not self.run(_VISIBLE, selector), WAIT_S, f"{selector} is gone")
 
     def wait_text(self, selector: str, text: str) -> None:
-        """Wait until a match holds a text."""
+        """Wait until a match contains a text."""
         wait_until(lambda: text in self.text(selector), WAIT_S, f"{selector} says {text!r}")
 
     def wait_gone_text(self, selector: str, text: str) -> None:
-        """Wait until no match holds a text."""
+        """Wait until no match contains a text."""
         wait_until(
-            lambda: text not in self.text(selector), WAIT_S, f"{selector} no more says {text!r}"
+            lambda: text not in self.text(selector), WAIT_S, f"{selector} no longer says {text!r}"
         )
 
     def text(self, selector: str) -> str:
@@ -125,7 +125,7 @@ class Browser:
         return [str(text) for text in self.run(script, selector)]
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script returns; of a promise, its value."""
+        """The result of a script; of a promise, its value."""
         return self.driver.execute_script(script, *arguments)
 
     def screenshot(self, path: Path) -> None:
@@ -134,33 +134,33 @@ class Browser:
         self.driver.execute_cdp_cmd(
             "Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 1, "y": 1}
         )
-        for _ in range(3):  # it may grow while it is drawn
+        for _ in range(3):  # the page may grow while it is drawn
             whole = self.run("return document.documentElement.scrollHeight")
             self.resize((width, max(height, whole)))
             self.run(_FRAME)
-            wait_until(lambda: self.run(_DRAWN), WAIT_S, "all pictures are drawn")
+            wait_until(lambda: self.run(_DRAWN), WAIT_S, "all images are drawn")
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
         drawn = Image.open(BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
         few = drawn.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4)
         few.save(path, optimize=True)
         self.resize((width, height))
 
-    # ---- doing
+    # ---- acting
 
     def click(self, selector: str) -> None:
-        """Click on what a person would see."""
+        """Click on the first visible match."""
         target = self.wait(selector)
         self.run("arguments[0].scrollIntoView({block: 'center'})", target)
         target.click()
 
     def write(self, selector: str, text: str) -> None:
-        """Write into a field, in place of what it held."""
+        """Replace the text of a field."""
         field = self.wait(selector)
         field.clear()
         field.send_keys(text)
 
     def press(self, *keys: str) -> None:
-        """Hold the keys down together, the last one briefly."""
+        """Press keys together."""
         self.driver.switch_to.active_element.send_keys("".join(keys) + Keys.NULL)
 
     def slide(self, selector: str, value: float) -> None:
@@ -177,20 +177,20 @@ class Browser:
 
     def drop(self, selector: str, files: Sequence[tuple[str, str, bytes]]) -> None:
         """Drop files, each (name, type, bytes), on an element."""
-        self._bring(selector, "drop", files)
+        self._transfer(selector, "drop", files)
 
     def paste(self, selector: str, files: Sequence[tuple[str, str, bytes]]) -> None:
         """Paste files into an element."""
-        self._bring(selector, "paste", files)
+        self._transfer(selector, "paste", files)
 
-    def _bring(self, selector: str, kind: str, files: Sequence[tuple[str, str, bytes]]) -> None:
+    def _transfer(self, selector: str, kind: str, files: Sequence[tuple[str, str, bytes]]) -> None:
         coded = [[name, type_, base64.b64encode(data).decode()] for name, type_, data in files]
         self.run(_DROP, self.wait(selector), kind, coded)
 
-    # ---- what nobody sees
+    # ---- logs
 
     def read_logs(self) -> tuple[list[str], set[str]]:
-        """Since the last call: errors on the console, and hosts that were asked for something."""
+        """Console errors and requested hosts since the last call."""
         errors = [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -207,6 +207,6 @@ class Browser:
 
 
 def screenshots() -> Path | None:
-    """Where pictures of the page are kept, if anywhere: PAGE_SCREENSHOTS names the folder."""
+    """The folder for screenshots, from PAGE_SCREENSHOTS, if set."""
     named = os.environ.get("PAGE_SCREENSHOTS")
     return Path(named) if named else None

@@ -1,5 +1,4 @@
-"""The page before a gateway that says what it is told to say: for states that last a moment, or
-that nobody should wait for."""
+"""A gateway with canned answers, for states of the page that last only a moment or take long."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ from tests.support.wait import patient
 
 PAGE = Path(__file__).parents[2] / "producer" / "web"
 RERANK = "POST /v1/rerank"
-DRIBBLE_S = 0.05
+EVENT_PAUSE_S = 0.05
 """Between two events of a stream."""
 
 
 class Reply(NamedTuple):
-    """What is answered: a value as JSON, or an iterator of texts as a stream of events."""
+    """An answer: a value as JSON, or an iterator of texts as a stream of events."""
 
     body: Any
     status: int = 200
@@ -33,7 +32,7 @@ class Reply(NamedTuple):
 
 EVENT_STREAM = "text/event-stream"
 Answer = Callable[[Any], Reply]
-"""From the request's JSON, or None, to what is answered."""
+"""From the request's JSON, or None, to its answer."""
 
 
 def event(name: str, data: Any) -> str:
@@ -42,7 +41,7 @@ def event(name: str, data: Any) -> str:
 
 
 def as_events(reply: Reply) -> Reply:
-    """An answer as a client gets it that asks for the stages before it, too."""
+    """The answer as a client receives it that accepts an event stream."""
     if reply.status != 200 or isinstance(reply.body, Iterator):
         return reply
     return Reply(iter([event("answer", reply.body)]))
@@ -62,7 +61,7 @@ class CannedGateway(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def reply(self, route: str, body: Any, status: int = 200, **headers: str) -> None:
-        """Answer `"GET /v1/models"` like this from now on; in names of headers _ stands for -."""
+        """Answer e.g. `"GET /v1/models"` like this from now on; _ in header names becomes -."""
         reply_headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answers[route] = lambda _: Reply(body, status, reply_headers)
 
@@ -84,7 +83,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: tests tell what failed."""
+        """Log nothing: a failing test says enough."""
 
     def _answered(self) -> bool:
         path = urlsplit(self.path).path
@@ -103,13 +102,13 @@ class _Handler(SimpleHTTPRequestHandler):
         for name, value in reply.headers.items():
             self.send_header(name, value)
         if isinstance(reply.body, Iterator):
-            with suppress(ConnectionError):  # the page broke it off
+            with suppress(ConnectionError):  # the page closed the connection
                 self._stream(reply.body)
         else:
-            self._tell(json.dumps(reply.body).encode())
+            self._send_json(json.dumps(reply.body).encode())
         return True
 
-    def _tell(self, data: bytes) -> None:
+    def _send_json(self, data: bytes) -> None:
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -121,12 +120,12 @@ class _Handler(SimpleHTTPRequestHandler):
         for event in events:
             self.wfile.write(event.encode())
             self.wfile.flush()
-            time.sleep(DRIBBLE_S)
+            time.sleep(EVENT_PAUSE_S)
 
 
 @contextmanager
 def canned_gateway() -> Iterator[CannedGateway]:
-    """A gateway with one ready worker that can see, and nothing to do."""
+    """A gateway with one ready worker of a VL model, and no jobs."""
     server = CannedGateway()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
@@ -144,7 +143,7 @@ def canned_gateway() -> Iterator[CannedGateway]:
         thread.join(patient(5))
 
 
-# ---- what it says -------------------------------------------------------------------------------
+# ---- answers ------------------------------------------------------------------------------------
 
 MODEL = {
     "id": "pocket-vl", "object": "model", "state": "ready", "workers": 1, "sees": True,
@@ -191,7 +190,7 @@ STEPS = {
 
 
 def fleet_of(*workers: Mapping[str, Any]) -> dict[str, Any]:
-    """A fleet with a few minutes of history: batches that grew, a queue that drains."""
+    """A fleet with a few minutes of history: growing batches, a draining queue."""
     now = time.time()
     growth = [
         (300, 4096, "start: measured by the self-test"),
@@ -241,7 +240,7 @@ def _pack(now: float, number: int) -> dict[str, Any]:
 
 
 def uploads() -> Answer:
-    """Every upload gets an address of its own."""
+    """Every upload gets its own URI."""
     count = iter(range(1, 10_000))
 
     def answer(_: Any) -> Reply:
@@ -252,7 +251,7 @@ def uploads() -> Answer:
 
 
 def rerank(**changes: Any) -> Answer:
-    """Scores that fall with the place in the list; `changes` are laid over the answer."""
+    """Scores that fall with the position in the list; `changes` replace fields of the answer."""
 
     def answer(body: Any) -> Reply:
         results = [_result(at) for at, _ in enumerate(body["documents"])]
@@ -280,7 +279,7 @@ def _result(at: int) -> dict[str, Any]:
 
 
 def error(message: str, hint: str = "", code: str = "") -> dict[str, Any]:
-    """An error as the gateway tells it."""
+    """The body of an error."""
     return {"error": {"message": message, "hint": hint, "code": code}}
 
 

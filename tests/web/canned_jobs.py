@@ -1,4 +1,4 @@
-"""Records of a job as the gateway answers with them, and its stream of events."""
+"""Canned records of a job, and its stream of events."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ FAILED_LINE = {
     "id": "chair-17",
     "errors": [
         {"line": 17, "index": 3, "code": "low_quality", "message": "the image's quality 0.41 is "
-         "below 0.65", "hint": "give a sharper, well exposed picture"},
+         "below 0.65", "hint": "give a sharper, well exposed image"},
     ],
 }  # fmt: skip
 
 
 def events() -> Iterator[str]:
-    """A few statuses that rise, then the end."""
+    """A few statuses with growing counts, then the end."""
     for number in range(12):
         rate = 250 + 40 * (number % 3)
         scored = 8600 + 2500 * number
@@ -56,9 +56,9 @@ def events() -> Iterator[str]:
 
 
 def serve_finished_job(gateway: CannedGateway) -> None:
-    """The job `j1` at its end, with something that failed and something to take away."""
-    over = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
-    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([over]))
+    """Serve the finished job `j1`, with failures and with files to download."""
+    stream = f"event: status\ndata: {json.dumps(DONE_JOB)}\n\nevent: end\ndata: {{}}\n\n"
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([stream]))
     gateway.reply("GET /v1/jobs", {"data": [JOB, DONE_JOB]})
     gateway.reply("GET /v1/jobs/j1", DONE_JOB)
     gateway.reply("GET /v1/jobs/j1/errors", FAILED_LINE)

@@ -1,4 +1,4 @@
-"""A browser for all tests of the page; skipped with a reason where there is none."""
+"""A browser for all tests of the page, which are skipped with a reason where none is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLE = Path(__file__).parents[2] / "producer" / "web" / "example"
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests. NEED_CHROMIUM=1 makes its absence a failure."""
+    """One browser for all tests. With NEED_CHROMIUM=1 its absence is a failure."""
     missing = missing_program()
     if missing and os.environ.get("NEED_CHROMIUM") == "1":
         pytest.fail(f"{missing} is not installed, and NEED_CHROMIUM is set")
@@ -36,7 +36,7 @@ def allowed_errors() -> list[str]:
 
 @pytest.fixture
 def browser(chromium: Browser, allowed_errors: list[str]) -> Iterator[Browser]:
-    """The browser; in the end no console error, and no request to more than one host."""
+    """The browser; the test fails on console errors and on requests to more than one host."""
     chromium.read_logs()
     yield chromium
     errors, hosts = chromium.read_logs()
@@ -54,7 +54,7 @@ def stack(vl_stack: Stack) -> Stack:
 
 @pytest.fixture
 def gateway(browser: Browser) -> Iterator[CannedGateway]:
-    """A gateway that says what it is told; the page is left before it goes."""
+    """A gateway with canned answers; the browser leaves the page before it stops."""
     with canned_gateway() as server:
         yield server
         browser.driver.get("about:blank")
@@ -62,7 +62,7 @@ def gateway(browser: Browser) -> Iterator[CannedGateway]:
 
 @pytest.fixture
 def keep(browser: Browser) -> Callable[[str], None]:
-    """`keep("empty")` saves the page as it is under that name, where pictures are wanted."""
+    """`keep("empty")` saves a screenshot under that name if PAGE_SCREENSHOTS is set."""
     folder = screenshots()
     if folder is None:
         return lambda name: None
@@ -72,5 +72,5 @@ def keep(browser: Browser) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def images() -> list[tuple[str, str, bytes]]:
-    """The ten example pictures as (name, type, bytes): one is blurred, two have unusual shapes."""
+    """The ten example images as (name, type, bytes): one is blurred, two have unusual shapes."""
     return [(path.name, "image/jpeg", path.read_bytes()) for path in sorted(EXAMPLE.glob("*.jpg"))]

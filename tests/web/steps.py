@@ -1,4 +1,4 @@
-"""What many tests of the page do first."""
+"""First steps that many tests of the page share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Files = list[tuple[str, str, bytes]]
 
 
 def fill_in(browser: Browser, *lines: str) -> None:
-    """A query and candidates of text."""
+    """Enter a query and text candidates."""
     browser.write("#query-text", "a red heart")
     if not browser.all("#candidate-lines:not([hidden] *)"):
         browser.click("#add-text")
@@ -24,7 +24,7 @@ def fill_in(browser: Browser, *lines: str) -> None:
 
 
 def open_ranked(browser: Browser, gateway: CannedGateway) -> None:
-    """The page with a run that was ranked."""
+    """Open the page and rank three candidates."""
     browser.open(gateway.address)
     fill_in(browser)
     browser.press(Keys.CONTROL, Keys.ENTER)

@@ -1,4 +1,4 @@
-"""The Jobs and Fleet tabs before a real stack."""
+"""The Jobs and Fleet tabs with a real stack."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FETCHED = "return fetch(arguments[0]).then(r => r.arrayBuffer()).then(b => [...n
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Ten seconds of work or more, with a line that is none and an image that is refused."""
+    """At least ten seconds of work, with an invalid line and an image that may not be read."""
     lines = [
         {
             "id": f"r{number}",
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def begin(browser: Browser, stack: Stack, source: Path, name: str) -> None:
-    """Begin a job from a file, as a person does."""
+    """Start a job from a file in the dialog."""
     browser.open(f"{stack.gateway}/#/jobs")
     browser.click("#new-job")
     browser.wait("#job-file").send_keys(str(source))
@@ -65,32 +65,32 @@ def pairs_done(browser: Browser) -> int:
 
 
 @pytest.mark.slow
-def test_a_job_is_watched_to_its_end_over_the_death_of_its_worker(
+def test_a_job_is_followed_to_its_end_although_its_worker_dies(
     browser: Browser, stack: Stack, source: Path, keep: Callable[[str], None]
 ) -> None:
     # given a job from a file
     begin(browser, stack, source, "hearts")
-    # when it is under way, then progress and charts move
+    # when it is running, then progress and charts are updated
     wait_until(lambda: pairs_done(browser) > DOCUMENTS, END_S, "pairs are scored")
     browser.wait(".chart .line")
     assert state(browser) == "running"
     keep("job-running")
-    # when the worker is killed while somebody watches
+    # when the worker is killed
     before = pairs_done(browser)
     stack.kill("-m rerankfleet.workers ")
-    # then the page says so while nobody works, unless another one was quicker
+    # then the page says that no worker is running, unless a new one starts first
     wait_until(
         lambda: re.search("no worker|loading|^$", browser.text(".reason")),
         END_S,
-        "the reason is told",
+        "the reason is shown",
     )
     keep("worker-killed")
-    # and goes on with the job to its end
+    # and the job runs to its end
     wait_until(lambda: state(browser) == "done", END_S, "the job is done")
     total = REQUESTS * DOCUMENTS + 2
     browser.wait_text(".figure-box:first-child strong", f"{total:,} / {total:,}")
     assert pairs_done(browser) > before
-    # and tells what has no score, and why
+    # and the page lists what has no score, and why
     browser.wait_text(".job-errors", "not allowed")
     assert "documents" in browser.text(".job-errors")
     keep("job-done")
@@ -106,17 +106,17 @@ def test_a_job_is_paused_resumed_and_cancelled(
     wait_until(lambda: state(browser) in ("running", "finishing"), WAIT_S, "it goes on")
     browser.click("[data-action=cancel]")
     wait_until(lambda: state(browser) == "cancelled", END_S, "it is cancelled")
-    # and the table has it, and only where it is asked for
+    # and the table lists it, but only under the matching filter
     browser.click(".back")
     browser.wait_text(".jobs", "steered")
     browser.click(".segments [data-state=paused]")
     wait_until(lambda: "steered" not in browser.text(".jobs tbody"), WAIT_S, "none is paused")
 
 
-def test_a_catalog_is_taken_away_as_parquet(
+def test_a_catalog_is_downloaded_as_parquet(
     browser: Browser, stack: Stack, tmp_path: Path, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given a listing of uploaded pictures, and of one that may not be read
+    # given a listing of uploaded images, and one that may not be read
     with httpx.Client(base_url=stack.gateway, timeout=patient(30)) as http:
         uploads = [
             http.post("/v1/uploads", params={"name": name}, content=data).json()["uri"]
@@ -124,7 +124,7 @@ def test_a_catalog_is_taken_away_as_parquet(
         ]
     listing = tmp_path / "shop.txt"
     listing.write_text("".join(f"{uri}\n" for uri in [*uploads, "s3://other/a.jpg"]))
-    # when every query meets every picture, as rows of Parquet
+    # when every query is scored with every image, as rows of Parquet
     browser.open(f"{stack.gateway}/#/jobs")
     browser.click("#new-job")
     browser.wait("#job-file").send_keys(str(listing))
@@ -135,11 +135,11 @@ def test_a_catalog_is_taken_away_as_parquet(
     wait_until(lambda: browser.all("#downloads [data-file]"), END_S, "there is something to take")
     assert state(browser) == "done"
     keep("downloads")
-    # then its parts, its manifest and what failed are there
+    # then its parts, its manifest and its errors can be downloaded
     names = [link.get_attribute("data-file") or "" for link in browser.all("#downloads a")]
     assert names[:2] == ["manifest.json", "errors.jsonl"]
     assert all(name.endswith(".parquet") for name in names[2:])
-    # and each link gives what it says
+    # and each link leads to its file
     data = {
         name: bytes(browser.run(FETCHED, link.get_property("href")))
         for name, link in zip(names, browser.all("#downloads a"), strict=True)
@@ -150,7 +150,7 @@ def test_a_catalog_is_taken_away_as_parquet(
     assert sum(row["margin"] is not None for row in rows) == 6
     assert b"not allowed" in data["errors.jsonl"]
     assert json.loads(data["manifest.json"])["scored"] == 6
-    # and a catalog is not retried
+    # and a catalog offers no retry
     assert not browser.all("[data-action=retry]")
 
 

@@ -1,4 +1,4 @@
-"""The Jobs and Fleet tabs before a gateway with canned answers."""
+"""The Jobs and Fleet tabs with canned answers of the gateway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.web.steps import Keep
 pytestmark = pytest.mark.browser
 
 
-def test_a_job_with_everything_on_its_page(
+def test_the_page_of_a_job_shows_charts_errors_and_files(
     browser: Browser, gateway: CannedGateway, keep: Keep
 ) -> None:
     gateway.reply("GET /v1/jobs", {"data": [JOB, {**DONE_JOB, "id": "j2", "name": "yesterday"}]})
@@ -29,7 +29,7 @@ def test_a_job_with_everything_on_its_page(
     browser.open(f"{gateway.address}#/jobs")
     browser.wait_text(".jobs", "yesterday")
     keep("jobs")
-    # when a file is dropped on it, then a new job is begun with it
+    # when a file is dropped on the page, then the dialog of a new job opens with it
     browser.drop("main", [("pairs.jsonl", "", b"{}")])
     browser.wait("#job-dialog")
     assert browser.run("return document.querySelector('#job-file').files[0].name") == "pairs.jsonl"
@@ -37,7 +37,7 @@ def test_a_job_with_everything_on_its_page(
     keep("new-job")
     browser.press(Keys.ESCAPE)
     browser.wait_gone("#job-dialog")
-    # when a job is opened, then its charts are there, each change of batch size with its reason
+    # when a job is opened, then its charts show each change of batch size with its reason
     browser.click("[data-job=j1] a")
     browser.wait(".job-page > .chart .column")
     browser.wait(".chart .mark")
@@ -47,55 +47,57 @@ def test_a_job_with_everything_on_its_page(
     browser.wait_text("#downloads", "part-000000004000.parquet")
     assert "and 32 more parts" in browser.text("#downloads")
     keep("job-charts")
-    # and the errors of its end, though not each rise of them was asked for
+    # and its final errors, although they were not requested at every increase
     browser.wait_text(".job-errors", "1,100")
     assert gateway.requests.count(("GET /v1/jobs/j1/errors", None)) <= 3
 
 
 def test_a_double_click_on_retry_is_one_retry(browser: Browser, gateway: CannedGateway) -> None:
-    # given a job that is over, and a gateway that takes its time
+    # given a finished job, and a gateway that is slow to answer
     serve_finished_job(gateway)
     let_through: list[bool] = []
 
-    def slowly(body: Any) -> Reply:
-        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+    def slow_retry(body: Any) -> Reply:
+        wait_until(lambda: let_through, WAIT_S, "the test continues")
         return Reply(JOB)
 
-    gateway.answers["POST /v1/jobs/j1/retry"] = slowly
+    gateway.answers["POST /v1/jobs/j1/retry"] = slow_retry
     browser.open(f"{gateway.address}#/jobs/j1")
     browser.wait("[data-action=retry]")
     wait_until(
-        lambda: gateway.requests.count(("GET /v1/jobs/j1", None)), WAIT_S, "it is at its end"
+        lambda: gateway.requests.count(("GET /v1/jobs/j1", None)), WAIT_S, "the job is loaded"
     )
-    begun = gateway.requests.count(("GET /v1/jobs/j1/events", None))
+    before = gateway.requests.count(("GET /v1/jobs/j1/events", None))
     # when Retry is clicked twice
     browser.run(
         "const [b] = document.querySelectorAll('[data-action=retry]'); b.click(); b.click();"
     )
     let_through.append(True)
-    # then one retry was asked for, and its events are followed once
+    # then one retry was requested, and its events are followed once
     wait_until(
-        lambda: gateway.requests.count(("GET /v1/jobs/j1/events", None)) > begun, WAIT_S, "followed"
+        lambda: gateway.requests.count(("GET /v1/jobs/j1/events", None)) > before,
+        WAIT_S,
+        "its events are followed",
     )
     browser.wait_text(".title .chip", "Done")
     assert gateway.requests.count(("POST /v1/jobs/j1/retry", None)) == 1
-    assert gateway.requests.count(("GET /v1/jobs/j1/events", None)) == begun + 1
+    assert gateway.requests.count(("GET /v1/jobs/j1/events", None)) == before + 1
 
 
-@pytest.mark.parametrize("picker", [True, False], ids=["to the disk", "by way of memory"])
-def test_with_a_key_files_are_still_taken_away(
+@pytest.mark.parametrize("picker", [True, False], ids=["to disk", "via memory"])
+def test_files_are_downloaded_with_a_key(
     browser: Browser, gateway: CannedGateway, picker: bool
 ) -> None:
-    # given a key, which a link cannot send, and a browser that lets pages write files, or does not
+    # given a key, which a link cannot send, in a browser with and without a file picker
     serve_finished_job(gateway)
     gateway.reply("GET /v1/jobs/j1/files/manifest.json", {"lines": 500})
     browser.open(gateway.address)
     browser.run("sessionStorage.setItem('rerankfleet.key', 'k')")
     browser.run(CATCH_FILES, picker)
     browser.run("location.hash = '#/jobs/j1'")
-    # when a file is taken
+    # when a file is downloaded
     browser.click("#downloads button[data-file='manifest.json']")
-    # then it arrives
+    # then its contents are saved
     wait_until(lambda: browser.run("return window.saved"), WAIT_S, "the file is saved")
     assert json.loads(browser.run("return window.saved")) == {"lines": 500}
 
@@ -114,38 +116,38 @@ def test_more_errors_than_are_shown(
     browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
 ) -> None:
     allowed_errors.append("503")
-    # given a finished job with 1,100 errors, which cannot be had at first
+    # given a finished job with 1,100 errors, which cannot be loaded at first
     serve_finished_job(gateway)
     gateway.reply("GET /v1/jobs/j1/errors", error("busy"), 503)
     browser.open(f"{gateway.address}#/jobs/j1")
     browser.wait_text(".job-errors", "could not be loaded")
-    # when they are asked for again
+    # when they are loaded again
     (failure,) = FAILED_LINE["errors"]
     gateway.reply("GET /v1/jobs/j1/errors", FAILED_LINE | {"errors": [failure] * 200})
     browser.click(".job-errors button")
-    # then the first are there, and that they are not all
+    # then the first are shown, and the page says that there are more
     browser.wait_text(".job-errors", "Only the first 100 are shown")
     assert len(browser.all(".error-list li")) == 100
 
 
-def test_a_job_that_is_over_shows_no_charts_of_now(
+def test_a_finished_job_shows_no_charts_of_the_fleet(
     browser: Browser, gateway: CannedGateway
 ) -> None:
-    # given a job that was cancelled with little done
+    # given a job that was cancelled early
     cancelled = DONE_JOB | {
         "state": "cancelled",
         "progress": DONE_JOB["progress"] | {"scored": 460, "rejected": 2, "errors": 0,
                                             "cancelled": 39_538},
     }  # fmt: skip
     serve_finished_job(gateway)
-    over = event("status", cancelled) + event("end", {})
-    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([over]))
+    stream = event("status", cancelled) + event("end", {})
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([stream]))
     gateway.reply("GET /v1/jobs/j1", cancelled)
     browser.open(f"{gateway.address}#/jobs/j1")
-    # then its scores are there, but nothing of what the fleet does now
+    # then its scores are shown, but no charts of the fleet
     browser.wait(".job-page > .chart .column")
     assert not browser.run("return document.querySelector('.charts').checkVisibility()")
-    # and what was cancelled was not done
+    # and cancelled pairs do not count as done
     assert browser.texts(".figure-box strong")[0] == "462 / 40,000"
 
 
@@ -158,13 +160,13 @@ def test_a_job_that_is_refused_names_the_file(
     browser.click("#new-job")
     source = tmp_path / "pairs.jsonl"
     source.write_text("no")
-    # when a file and a URI are given, then one of them must go
+    # when both a file and a URI are entered, then the dialog refuses
     browser.wait("#job-file").send_keys(str(source))
     browser.write("#job-uri", "s3://bucket/pairs.jsonl")
     browser.click("#start-job")
     browser.wait_text("#job-dialog .form-message", "not both")
     browser.write("#job-uri", " ")
-    # and what is said of the file names it
+    # and an error of the file names it
     browser.click("#start-job")
     browser.wait_text("#job-dialog .form-message", "pairs.jsonl is not JSON Lines")
 
@@ -191,23 +193,23 @@ def test_the_fleet_in_chinese_and_dark(
     assert browser.run("return document.documentElement.lang") == "zh-Hans"
     browser.wait(".chart .mark")
     keep("fleet-dark-chinese")
-    # and both are remembered
+    # and both survive a reload
     browser.driver.refresh()
     browser.wait_text(".tabs", "集群")
     assert browser.run("return document.documentElement.dataset.theme") == "dark"
 
 
-def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
-    # given a gateway that tells what is new, and some of it twice
+def test_refreshes_of_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> None:
+    # given a gateway that answers with what is new, and repeats some of it
     browser.open(gateway.address)
     script = """
     const [answers] = arguments;
     return import("/js/fleet_history.js").then(async ({FleetHistory}) => {
-      const since = [], looks = [];
+      const since = [], refreshes = [];
       const api = {fleet: async (since_s) => (since.push(since_s), answers.shift())};
       const fleet = new FleetHistory(api);
-      while (answers.length) looks.push(await fleet.refresh());
-      return [since, looks.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
+      while (answers.length) refreshes.push(await fleet.refresh());
+      return [since, refreshes.map(({packs, history}) => [packs, history.map((one) => one.at_s)])];
     });
     """
     answers = [
@@ -218,10 +220,10 @@ def test_looks_at_the_fleet_add_up(browser: Browser, gateway: CannedGateway) -> 
         {"at_s": 14, "workers": [{"id": "b"}], "queues": [], "limits": {}, "history": [],
          "packs": {"b": []}},
     ]  # fmt: skip
-    # when it is looked at three times
-    since, looks = browser.run(script, answers)
-    # then each look asks from the one before, and nothing is there twice
+    # when the history is refreshed three times
+    since, refreshes = browser.run(script, answers)
+    # then each refresh starts where the one before ended, and nothing is kept twice
     assert since == [0, 10, 12]
-    assert looks[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
-    # and who is gone is forgotten
-    assert looks[2] == [{"b": []}, [1, 3]]
+    assert refreshes[1] == [{"a": [{"at_s": 6}, {"at_s": 7}], "b": []}, [1, 3]]
+    # and workers that are gone are dropped
+    assert refreshes[2] == [{"b": []}, [1, 3]]

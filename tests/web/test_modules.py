@@ -1,4 +1,4 @@
-"""The modules of the page: what they import exists, and no import leads back to where it began."""
+"""The modules of the page: imported names exist, and no imports are circular."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "producer" / "web" / "js"
 MODULES = sorted(SCRIPTS.rglob("*.js"))
 
-COMMENTS = re.compile(r"(?<!\w)/\*.*?\*/", re.DOTALL)  # "image/*" begins none
+COMMENTS = re.compile(r"(?<!\w)/\*.*?\*/", re.DOTALL)  # "image/*" starts no comment
 IMPORT = re.compile(r'^import\s+(?:([^"]*?)\s+from\s+)?"([^"]+)";', re.MULTILINE)
 DYNAMIC_IMPORT = re.compile(r"\bimport\(")
 EXPORT = re.compile(
@@ -21,19 +21,19 @@ EXPORT = re.compile(
 
 
 class Import(NamedTuple):
-    """One import statement: the module it names, and the names it takes from there."""
+    """One import statement: the module, and the names imported from it."""
 
     module: Path
     names: frozenset[str]
 
 
 def source(path: Path) -> str:
-    """The code of a module; types in comments import other modules as well, and don't count."""
+    """The code of a module without comments, whose types import other modules too."""
     return COMMENTS.sub("", path.read_text())
 
 
 def imports(path: Path) -> Iterator[Import]:
-    """What a module imports. `import * as name` takes no name in particular."""
+    """What a module imports. `import * as name` lists no names."""
     for clause, module in IMPORT.findall(source(path)):
         listed = re.search(r"{([^}]*)}", clause)
         names = [name.split(" as ")[0].strip() for name in listed[1].split(",")] if listed else []
@@ -47,7 +47,7 @@ def name_of(path: Path) -> str:
 def circle(
     graph: dict[Path, list[Path]], at: Path, path: tuple[Path, ...], checked: set[Path]
 ) -> tuple[Path, ...]:
-    """The first circle that imports lead into from `at`, reached over `path`; empty if none."""
+    """The first circle of imports reachable from `at`, itself reached over `path`, or ()."""
     if at in path:
         return (*path[path.index(at) :], at)
     if at in checked:
@@ -59,14 +59,14 @@ def circle(
     return ()
 
 
-def test_no_import_leads_back_to_where_it_began() -> None:
+def test_there_are_no_circular_imports() -> None:
     graph = {path: [module for module, _ in imports(path)] for path in MODULES}
     checked: set[Path] = set()
     for path in MODULES:
         assert [name_of(module) for module in circle(graph, path, (), checked)] == []
 
 
-def test_a_circle_is_seen() -> None:
+def test_a_circle_is_detected() -> None:
     one, two, three = (SCRIPTS / f"{name}.js" for name in "abc")
     assert circle({one: [two], two: [three], three: [two]}, one, (), set()) == (two, three, two)
 

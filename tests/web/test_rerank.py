@@ -1,4 +1,4 @@
-"""The Rerank tab before a real stack: Redis, coordinator, gateway and a worker with `pocket-vl`."""
+"""The Rerank tab with a real stack: Redis, coordinator, gateway and a worker of `pocket-vl`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ BLURRED, WIDE_ONE = "red-heart-blurred.jpg", "two-red-hearts.jpg"
 
 @pytest.fixture
 def page(stack: Stack, browser: Browser) -> Browser:
-    """The page, freshly opened."""
+    """The page as it opens."""
     browser.open(f"{stack.gateway}/")
     browser.wait(".offer")
     return browser
 
 
-def ask_for_hearts(page: Browser, images: Files) -> None:
-    """A query and ten pictures, and what the worker says of them."""
+def enter_hearts(page: Browser, images: Files) -> None:
+    """Enter a query and ten images, and wait until the worker has assessed them."""
     page.write("#query-text", "a red heart")
     page.drop("#candidate-drop", images)
-    wait_until(lambda: len(page.all(".card .quality")) == len(images), WAIT_S, "all are judged")
+    wait_until(lambda: len(page.all(".card .quality")) == len(images), WAIT_S, "all are assessed")
 
 
 def run_and_wait(page: Browser) -> None:
-    """Ctrl+Enter, and the ranking."""
+    """Press Ctrl+Enter and wait for the ranking."""
     runs = page.run("return document.querySelectorAll('#run option').length")
     page.press(Keys.CONTROL, Keys.ENTER)
     page.wait(".result")
@@ -47,22 +47,22 @@ def run_and_wait(page: Browser) -> None:
 
 
 def card(page: Browser, images: Files, name: str) -> str:
-    """The selector of a dropped picture's card."""
+    """The selector of a dropped image's card."""
     return f".card:nth-child({[file[0] for file in images].index(name) + 1})"
 
 
 # ---- ranking ------------------------------------------------------------------------------------
 
 
-def test_a_picture_query_ranks_ten_dropped_candidates(
+def test_an_image_query_ranks_ten_dropped_candidates(
     page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given a picture dropped on the query and ten on the candidates
+    # given an image dropped on the query and ten on the candidates
     page.drop("#query", [file for file in images if file[0] == "red-heart.jpg"])
     page.wait(".query-image .quality")
     page.drop("#candidate-drop", images)
-    wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are judged")
-    # then each card says what the picture is and what the model will see
+    wait_until(lambda: len(page.all(".card .quality")) == 10, WAIT_S, "all are assessed")
+    # then each card describes the image and the input of the model
     facts = page.texts(f"{card(page, images, WIDE_ONE)} .facts p")
     assert facts[:2] == ["320 × 192 · 5:3 · 3.9 kB", "Model input 320 × 192"]
     assert facts[2:] == ["60 tokens · 6% cropped", "quality 1.00"]
@@ -72,20 +72,20 @@ def test_a_picture_query_ranks_ten_dropped_candidates(
     scores = [float(score) for score in page.texts(".result .score")]
     assert len(scores) == 9
     assert scores == sorted(scores, reverse=True)
-    # and a panel tells what is behind a score
+    # and a panel explains the score
     page.click(".result:first-child .result-head")
     panel = page.text(".result:first-child .score-panel")
     for part in ("Overall", "Visual match", "Text alignment", "Consistency", "Used size", "fp32"):
         assert part in panel
     assert page.text(".result:first-child .overall .part-value") == f"{scores[0]:.3f}"
-    keep("picture-query")
+    keep("image-query")
 
 
-def test_words_find_the_pictures_that_they_describe(
+def test_a_text_query_ranks_the_images_that_it_describes_first(
     page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given ten pictures and words that fit some of them
-    ask_for_hearts(page, images)
+    # given ten images and a query that describes some of them
+    enter_hearts(page, images)
     keep("candidates")
     # when they are ranked
     run_and_wait(page)
@@ -102,14 +102,14 @@ def test_words_find_the_pictures_that_they_describe(
     keep("results-grid")
 
 
-def test_what_crop_cuts_away_is_shaded(
+def test_the_part_that_crop_removes_is_shaded(
     page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given a picture of 320 × 192 under `crop`
-    ask_for_hearts(page, images)
+    # given an image of 320 × 192 under `crop`
+    enter_hearts(page, images)
     crop = f"{card(page, images, WIDE_ONE)} .crop"
     left, top, right, bottom = plan_size(320, 192, ImageSpec()).box
-    # then the box that is kept is drawn where the worker cuts
+    # then the box that is kept is drawn where the worker crops
     drawn = page.run(
         "const style = document.querySelector(arguments[0]).style;"
         "return ['--left', '--top', '--right', '--bottom'].map(n => style.getPropertyValue(n))",
@@ -119,17 +119,17 @@ def test_what_crop_cuts_away_is_shaded(
     assert [float(share.rstrip("%")) for share in drawn] == pytest.approx(kept)
     assert page.wait(crop)
     keep("crop")
-    # when the whole picture is to be kept
+    # when the resize mode keeps the whole image
     page.click("[name=mode][value=fit] + span")
     # then nothing is shaded
     page.wait_gone(".crop")
 
 
-def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
+def test_the_threshold_rejects_a_blurred_image_until_it_is_scored_anyway(
     page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given ten pictures of which one is blurred
-    ask_for_hearts(page, images)
+    # given ten images, one of them blurred
+    enter_hearts(page, images)
     assert page.text("#threshold-effect") == "1 of 10 would be rejected."
     # when the threshold is moved, then the count follows
     page.slide("#threshold", 0.3)
@@ -138,14 +138,14 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
     page.wait_text("#threshold-effect", "1 of 10")
     # when they are ranked
     run_and_wait(page)
-    # then the blurred one stands apart, with a hint
+    # then the blurred one is listed separately, with a hint
     assert BLURRED in page.text(".unscored.rejected")
     assert "below the threshold of 0.65" in page.text(".unscored.rejected")
     assert BLURRED not in page.text(".ranking")
     keep("rejected")
     # when it is scored anyway
     page.click(".unscored.rejected .again")
-    # then it is in the ranking, and said to be
+    # then it is in the ranking, and marked
     page.wait_gone(".unscored.rejected")
     (item,) = [text for text in page.texts(".result .name") if BLURRED in text]
     assert "scored anyway" in item
@@ -158,11 +158,11 @@ def test_the_threshold_rejects_a_blurred_picture_until_it_is_scored_anyway(
 def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
     page: Browser, images: Files
 ) -> None:
-    # given a blurred picture as query
+    # given a blurred image as query
     page.drop("#query", [file for file in images if file[0] == BLURRED])
     page.wait(".query-image .quality.poor")
     page.drop("#candidate-drop", images[:2])
-    wait_until(lambda: len(page.all(".card .quality")) == 2, WAIT_S, "all are judged")
+    wait_until(lambda: len(page.all(".card .quality")) == 2, WAIT_S, "all are assessed")
     page.wait_text("#threshold-effect", "nothing would be scored")
     # when it is run, then it is rejected, and nothing is scored
     page.press(Keys.CONTROL, Keys.ENTER)
@@ -175,24 +175,24 @@ def test_a_blurred_query_rejects_all_until_they_are_scored_anyway(
 
 
 def test_two_runs_are_compared(page: Browser, images: Files, keep: Callable[[str], None]) -> None:
-    # given a run, and another with other words
-    ask_for_hearts(page, images)
+    # given two runs with different queries
+    enter_hearts(page, images)
     run_and_wait(page)
     page.write("#query-text", "four yellow stars")
     run_and_wait(page)
     page.wait("#compare")
     # then each result says how its rank changed
     assert page.text(".result:first-child .change") == "▲" + str(changed_up(page))
-    # when they are put side by side
+    # when they are compared side by side
     page.choose("#compare", "1")
     page.wait(".compare")
-    # then a line leads from each candidate to its other rank
+    # then a line connects the two ranks of each candidate
     assert len(page.all(".compare .links path")) == 9
     keep("compare")
 
 
 def changed_up(page: Browser) -> int:
-    """How far the first result has risen, by the label that is read aloud."""
+    """How many ranks the first result has risen, by its accessible label."""
     (change,) = page.all(".result:first-child .change")
     return int((change.get_attribute("aria-label") or "").split()[0])
 
@@ -200,8 +200,8 @@ def changed_up(page: Browser) -> int:
 # ---- what is brought ----------------------------------------------------------------------------
 
 
-def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, images: Files) -> None:
-    # given a pasted picture, the same once more, and a picture with its caption beside it
+def test_candidates_are_pasted_typed_and_dropped_in_pairs(page: Browser, images: Files) -> None:
+    # given a pasted image, the same once more, and an image with a caption file
     page.paste("body", images[:1])
     page.wait(".card")
     page.paste("body", images[:1])
@@ -211,20 +211,20 @@ def test_candidates_come_by_paste_by_line_and_in_pairs(page: Browser, images: Fi
     page.click("#add-text")
     page.write("#candidate-lines", "a red heart\n\na blue ring")
     page.click("#add-lines")
-    # then there are five, of which the second is a copy and the third has its caption
+    # then there are five: the second is a duplicate, the third has its caption
     wait_until(lambda: len(page.all(".card")) == 5, WAIT_S, "five cards")
     assert page.text(".card:nth-child(2) .duplicate") == "Duplicate of 1"
     values = page.run("return [...document.querySelectorAll('.card .words')].map(e => e.value)")
     assert values == ["", "", "triangles, all green", "a red heart", "a blue ring"]
-    # when one is replaced, then its card shows the other
+    # when one is replaced, then its card shows the new image
     field = page.all(".card:nth-child(2) input[type=file]")[0]
     field.send_keys(str(EXAMPLE / "pink-circle.jpg"))
     page.wait(".card:nth-child(2) img[alt='pink-circle.jpg']")
     page.wait_gone(".duplicate")
-    # when one is removed, then it is gone
+    # when one is removed, then its card is gone
     page.click(".card:nth-child(2) [aria-label^=Remove]")
     wait_until(lambda: len(page.all(".card")) == 4, WAIT_S, "four cards")
-    # and a mix of pictures, pairs and text is ranked
+    # and a mix of images, pairs and text is ranked
     page.write("#query-text", "a red heart")
     run_and_wait(page)
     assert len(page.all(".result")) == 4
@@ -242,17 +242,17 @@ def test_frames_of_a_video_are_a_query(page: Browser, images: Files) -> None:
 def test_frames_of_a_video_are_a_candidate(
     page: Browser, images: Files, keep: Callable[[str], None]
 ) -> None:
-    # given frames of one shape, dropped in any order where they become one video
+    # given frames of one shape, dropped in any order as one video
     frames = [(f"frame-{n}.jpg", kind, data) for n, (_, kind, data) in enumerate(images[2:8], 8)]
     page.drop("#video-drop", frames[::-1])
     page.wait(".card.with-video .quality")
-    # then they stand in the order of their names, with what the model sees of them
+    # then they are in the order of their names, with the size of the model's input
     names = page.run("return [...document.querySelectorAll('.frame-item img')].map(i => i.alt)")
     assert names == [name for name, *_ in frames]
     assert "6 frames · 256 × 192 · 4:3" in page.text(".with-video .facts")
     assert "Model input" in page.text(".with-video .facts")
     assert "3 s" in page.text(".with-video .facts")
-    # when one is taken out by the keyboard, and the pace is set
+    # when one is removed by keyboard, and the frame rate is set
     page.run("document.querySelector('.frame-item:nth-child(5) button').focus()")
     page.press(Keys.ENTER)
     wait_until(lambda: len(page.all(".frame-item")) == 5, WAIT_S, "five frames")
@@ -262,13 +262,13 @@ def test_frames_of_a_video_are_a_candidate(
     page.press(Keys.TAB)
     page.wait_text(".with-video .facts", "· 1 s")
     keep("video")
-    # and the video is ranked beside a picture and a text
+    # and the video is ranked with an image and a text
     page.drop("#candidate-drop", images[:1])
     page.write("#query-text", "a red heart")
     run_and_wait(page)
     assert len(page.all(".result")) == 2
     assert "frame-8.jpg · 5 frames" in page.text(".ranking")
-    # and each frame can be taken out, and with the last one the video
+    # and removing the last frame removes the video
     for left in range(4, -1, -1):
         page.click(".frame-item button")
         wait_until(lambda left=left: len(page.all(".frame-item")) == left, WAIT_S, "one less")
@@ -290,7 +290,7 @@ def test_a_run_is_copied_and_saved(page: Browser) -> None:
     page.click("[data-example='1']")
     wait_until(lambda: len(page.all(".card")) == 6, WAIT_S, "six passages")
     run_and_wait(page)
-    # when it is taken away in each way; what would leave the page is caught
+    # when it is exported in each format, with downloads and the clipboard intercepted
     page.run(
         "window.taken = [];"
         "document.execCommand = () => true;"
@@ -304,7 +304,7 @@ def test_a_run_is_copied_and_saved(page: Browser) -> None:
         page.click(f"[data-action='{action}']")
     wait_until(lambda: page.run("return window.taken.length") == 5, WAIT_S, "all are taken")
     curl, python, line, saved, table = page.run("return window.taken")
-    # then each is what it says
+    # then each export has the right content
     assert curl.startswith("curl -sS http://127.0.0.1:")
     compile(python, "copied", "exec")
     assert len(json.loads(line)["documents"]) == 6
@@ -313,24 +313,24 @@ def test_a_run_is_copied_and_saved(page: Browser) -> None:
 
 
 def test_settings_are_in_the_address(page: Browser, stack: Stack) -> None:
-    # given a query and settings other than usual
+    # given a query and settings other than the defaults
     page.write("#query-text", "a red heart")
     page.choose("#preset", "product")
     page.slide("#threshold", 0.4)
     address = page.driver.current_url
-    # when the address is opened elsewhere
+    # when its address is opened in a new page
     page.open(address)
-    # then they are there
+    # then they are restored
     assert page.run("return document.querySelector('#query-text').value") == "a red heart"
     assert page.run("return document.querySelector('#preset').value") == "product"
     assert page.run("return document.querySelector('#threshold').value") == "0.4"
 
 
-# ---- the rule of sizes, on both sides -----------------------------------------------------------
+# ---- image sizes, planned by page and worker ----------------------------------------------------
 
 
 def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
-    # given sizes of all shapes under all presets
+    # given many sizes under all presets
     sides = (31, 64, 192, 256, 333, 640, 768, 1000, 1024, 1599, 2048, 4032)
     cases = [
         (width, height, name, mode)
@@ -347,20 +347,20 @@ def test_the_page_plans_sizes_as_the_worker_does(page: Browser) -> None:
         "  return [...box, ...used]; }))",
         sizes,
     )
-    # then it finds what the worker does
+    # then it plans what the worker does
     for (width, height, name, mode), box_and_size in zip(cases, planned, strict=True):
         plan = plan_size(width, height, ImageSpec(name, mode))
         assert box_and_size == [*plan.box, *plan.size], (width, height, name, mode)
 
 
-# ---- on a telephone -----------------------------------------------------------------------------
+# ---- on a phone ---------------------------------------------------------------------------------
 
 
 def test_everything_fits_on_a_narrow_screen(
     page: Browser, stack: Stack, images: Files, keep: Callable[[str], None]
 ) -> None:
     page.open(f"{stack.gateway}/", NARROW)
-    ask_for_hearts(page, images)
+    enter_hearts(page, images)
     run_and_wait(page)
     page.click(".result:first-child .result-head")
     keep("results-narrow")

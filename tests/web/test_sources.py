@@ -1,4 +1,4 @@
-"""The sources of the page: dictionaries, other hosts, contrast of colours. Needs no browser."""
+"""The source files of the page: translations, external hosts, contrast of colours."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rerankfleet.shared.metrics import STAGES
 from tests.web.canned import PAGE
 
 SOURCES = sorted(PAGE.rglob("*.js")) + sorted(PAGE.rglob("*.css")) + [PAGE / "index.html"]
-NO_HOSTS = {"http://www.w3.org/2000/svg"}  # a name, not an address
+NO_HOSTS = {"http://www.w3.org/2000/svg"}  # an XML namespace, not an address
 
 
 def entries(language: str) -> dict[str, str]:
-    """A dictionary of the page."""
+    """The texts of the page in a language."""
     text = (PAGE / "js" / "words" / f"{language}.js").read_text()
     return dict(re.findall(r'"([\w.-]+)": "((?:[^"\\]|\\.)*)"', text))
 
 
-def test_both_languages_say_the_same_with_the_same_gaps() -> None:
+def test_both_languages_have_the_same_texts_and_placeholders() -> None:
     english, chinese = entries("en"), entries("zh")
     assert set(english) - set(chinese) <= {"instruction.default"}  # instructions are English
     assert set(chinese) <= set(english)
     for key, text in chinese.items():
-        gaps = set(re.findall(r"{\w+}", english[key]))
-        assert set(re.findall(r"{\w+}", text)) <= gaps, key
+        placeholders = set(re.findall(r"{\w+}", english[key]))
+        assert set(re.findall(r"{\w+}", text)) <= placeholders, key
 
 
-def test_every_word_that_is_asked_for_exists() -> None:
+def test_every_text_that_the_code_uses_exists() -> None:
     code = "\n".join(path.read_text() for path in SOURCES if "words" not in path.parts)
     used = set(re.findall(r'\b(?:t|counted|field|row|figure|part)\("([\w.]+)"', code))
     used |= {f"provenance.{name}" for name in Provenance.model_fields}
@@ -50,7 +50,7 @@ def without_comments(path: Path) -> str:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
+def test_text_has_enough_contrast_with_its_background(theme: str) -> None:
     colours = theme_colours(theme)
     inks = ("ink", "muted", "accent", "good", "warn", "bad")
     pairs = [(ink, back) for ink in inks for back in ("bg", "surface")]
@@ -59,7 +59,7 @@ def test_text_stands_out_from_what_lies_behind_it(theme: str) -> None:
     pairs += [("ink", f"{name}-soft") for name in ("accent", "good", "warn", "bad")]
     for ink, back in pairs:
         assert contrast(colours[ink], colours[back]) >= 4.5, f"{ink} on {back} in {theme}"
-    # and the edges of fields, the curves and the columns
+    # and borders of fields, and the lines and columns of charts
     drawn = ["edge", "accent", *(f"series-{number}" for number in range(4))]
     for line in drawn:
         assert contrast(colours[line], colours["surface"]) >= 3, f"{line} in {theme}"
@@ -73,7 +73,7 @@ def theme_colours(theme: str) -> dict[str, str]:
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast of two colours as WCAG 2 defines it."""
+    """The contrast ratio of two colours as WCAG 2 defines it."""
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 

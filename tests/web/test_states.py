@@ -15,32 +15,34 @@ from tests.web.steps import Files, Keep, fill_in
 pytestmark = pytest.mark.browser
 
 
-def test_empty_with_examples(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+def test_an_empty_page_offers_examples(
+    browser: Browser, gateway: CannedGateway, keep: Keep
+) -> None:
     browser.open(gateway.address)
     browser.wait(".offer img")
     keep("empty")
-    # then it says what is missing, and cannot be run
+    # then the page says what is missing, and the run button is disabled
     assert "Enter a query first." in browser.text("#run-status")
     assert not browser.wait("#run-button").is_enabled()
 
 
 def test_no_worker(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
-    # given a fleet of nobody
+    # given a fleet without workers
     gateway.reply("GET /v1/models", {"data": []})
     gateway.reply("GET /v1/fleet", fleet_of())
     browser.open(gateway.address)
-    # then all tabs say what to run
+    # then every tab shows the command to run
     browser.wait_text("[data-state=no-worker]", "rerank worker --model")
     keep("no-worker")
     browser.click("#tab-fleet")
     browser.wait_text("[data-state=no-worker]", "rerank worker --model")
-    # when one comes, then the notice goes
+    # when a worker appears, then the notice disappears
     gateway.reply("GET /v1/models", {"data": [MODEL]})
     browser.click("#tab-rerank")
     browser.wait_gone("[data-state=no-worker]")
 
 
-def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
+def test_a_loading_model(browser: Browser, gateway: CannedGateway, keep: Keep) -> None:
     gateway.reply("GET /v1/models", {"data": [{**MODEL, "state": "loading"}]})
     browser.open(gateway.address)
     browser.wait_text("[data-state=loading]", "pocket-vl is loading")
@@ -48,53 +50,51 @@ def test_a_model_that_loads(browser: Browser, gateway: CannedGateway, keep: Keep
     keep("loading")
 
 
-def test_a_model_that_reads_text_only(
-    browser: Browser, gateway: CannedGateway, images: Files
-) -> None:
-    # given two models, of which the chosen one cannot see
-    blind = {**MODEL, "id": "pocket-text", "sees": False}
-    gateway.reply("GET /v1/models", {"data": [blind, MODEL]})
+def test_a_text_only_model(browser: Browser, gateway: CannedGateway, images: Files) -> None:
+    # given two models, with the text-only one chosen
+    text_only = {**MODEL, "id": "pocket-text", "sees": False}
+    gateway.reply("GET /v1/models", {"data": [text_only, MODEL]})
     browser.open(gateway.address)
     browser.choose("#model", "pocket-text")
     browser.drop("#candidate-drop", images[:1])
-    # when the one that sees is taken instead
+    # when the notice is used to switch to the other model
     browser.click("[data-state=text-only] button")
-    # then all is well
+    # then the notice disappears and the image is assessed
     browser.wait_gone("[data-state=text-only]")
     browser.wait(".card .quality")
 
 
-def test_a_lost_connection_is_taken_up_again(
+def test_a_lost_connection_is_restored(
     browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
 ) -> None:
     allowed_errors += ["ERR_", "502"]
 
-    # given a page in use, and a gateway that hangs up
-    def hang_up(_: Any) -> Reply:
+    # given a page in use, and a gateway that drops connections
+    def drop_connection(_: Any) -> Reply:
         raise ConnectionAbortedError
 
     gateway.handle_error = lambda *about: None  # type: ignore[method-assign]
     browser.open(gateway.address)
     fill_in(browser)
     answers = dict(gateway.answers)
-    gateway.answers.update(dict.fromkeys(answers, hang_up))
-    # then a banner says so, and nothing is lost
+    gateway.answers.update(dict.fromkeys(answers, drop_connection))
+    # then a banner appears, and the candidates stay
     browser.wait_text("[data-state=unreachable]", "Connection lost.")
     assert len(browser.all(".card")) == 3
     keep("connection-lost")
-    # when it is back, then the banner goes by itself
+    # when the gateway is back, then the banner disappears
     gateway.answers.update(answers)
     browser.wait_gone("[data-state=unreachable]")
     browser.press(Keys.CONTROL, Keys.ENTER)
     browser.wait(".result")
 
 
-def test_a_gateway_that_hangs_is_noticed(browser: Browser, gateway: CannedGateway) -> None:
-    # given a page in use, whose long waits are short, and a gateway that says nothing more
+def test_a_gateway_that_hangs_is_detected(browser: Browser, gateway: CannedGateway) -> None:
+    # given a page in use with shortened timeouts, and a gateway that no longer answers
     let_through: list[bool] = []
 
     def hang(body: Any) -> Reply:
-        wait_until(lambda: let_through, WAIT_S, "the test goes on")
+        wait_until(lambda: let_through, WAIT_S, "the test continues")
         return Reply({"data": [MODEL]})
 
     browser.open(gateway.address)
@@ -104,33 +104,33 @@ def test_a_gateway_that_hangs_is_noticed(browser: Browser, gateway: CannedGatewa
         "window.setTimeout = (work, ms) => later(work, ms > 5000 ? ms / 20 : ms)"
     )
     gateway.answers["GET /v1/models"] = hang
-    # then the banner says so
+    # then the banner appears
     browser.wait_text("[data-state=unreachable]", "Connection lost.")
-    # when it goes on, then the banner goes
+    # when it answers again, then the banner disappears
     let_through.append(True)
     browser.wait_gone("[data-state=unreachable]")
 
 
-def test_a_key_is_asked_for(
+def test_a_key_is_requested(
     browser: Browser, gateway: CannedGateway, keep: Keep, allowed_errors: list[str]
 ) -> None:
     allowed_errors.append("401")
-    # given a gateway that wants a key
+    # given a gateway that requires a key
     answers = dict(gateway.answers)
     for route in answers:
         gateway.reply(route, error("a key is needed"), 401)
     browser.open(gateway.address)
     browser.wait("#key-dialog")
     keep("unauthorised")
-    # when it is escaped from, it stays
+    # when Escape is pressed, then the dialog stays
     browser.press(Keys.ESCAPE)
     browser.press(Keys.ESCAPE)
     browser.wait("#key-dialog")
-    # when it is given
+    # when the key is entered
     gateway.answers.update(answers)
     browser.write("#key", "secret")
     browser.press(Keys.ENTER)
-    # then the page works, and what is copied names the key without telling it
+    # then the page works, and the key is neither in the storage nor in the address
     browser.wait_gone("#key-dialog")
     browser.wait(".offer")
     stored = browser.run("return [Object.values(localStorage).join(), location.href].join()")
@@ -145,13 +145,13 @@ def test_a_key_that_no_header_can_hold(
     browser.open(gateway.address)
     browser.write("#key", "wröng 心")
     browser.press(Keys.ENTER)
-    # then it is refused where it was written, and not kept
+    # then the dialog refuses it, and it is not stored
     browser.wait_text("#key-dialog", "ASCII")
     assert browser.run("return sessionStorage.length") == 0
     assert not browser.run("return document.querySelector('.banner').checkVisibility()")
 
 
-def test_an_address_that_is_not_well_encoded(
+def test_an_address_with_invalid_encoding(
     browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
 ) -> None:
     allowed_errors.append("404")
@@ -161,7 +161,7 @@ def test_an_address_that_is_not_well_encoded(
 
 
 def settings_of(browser: Browser) -> list[str]:
-    """The query and the settings as their fields show them."""
+    """The values of the query and of the settings' fields."""
     fields = ["query-text", "preset", "threshold", "temperature", "top-n"]
     return list(browser.run(f"return {fields}.map((id) => document.getElementById(id).value)"))
 
@@ -170,12 +170,12 @@ def test_a_link_that_is_opened_in_the_same_tab(browser: Browser, gateway: Canned
     # given a page in use
     browser.open(f"{gateway.address}#/rerank?threshold=0.3")
     browser.write("#query-text", "a ring")
-    # when a link is opened in its tab, then what it says is there, and the rest is as usual
+    # when a link is opened in the same tab, then its settings apply, and the others are defaults
     link = "#/rerank?query=a+heart&preset=product&top_n=2"
     browser.run("location.hash = arguments[0]", link)
     assert settings_of(browser) == ["a heart", "product", "0.65", "1", "2"]
     assert browser.driver.current_url.endswith("preset=product&top_n=2&query=a+heart")
-    # and a change of tab changes nothing
+    # and switching tabs changes nothing
     browser.click("#tab-jobs")
     browser.click("#tab-rerank")
     browser.wait("#query-text")
@@ -183,9 +183,7 @@ def test_a_link_that_is_opened_in_the_same_tab(browser: Browser, gateway: Canned
 
 
 @pytest.mark.parametrize("tab", ["new", "same"])
-def test_a_link_with_settings_that_make_no_sense(
-    browser: Browser, gateway: CannedGateway, tab: str
-) -> None:
+def test_a_link_with_invalid_settings(browser: Browser, gateway: CannedGateway, tab: str) -> None:
     link = "#/rerank?query=a+heart&temperature=0&threshold=7&preset=zzz&top_n=-3"
     browser.open(f"{gateway.address}{link if tab == 'new' else ''}")
     browser.wait("#preset")
@@ -193,13 +191,13 @@ def test_a_link_with_settings_that_make_no_sense(
     assert settings_of(browser) == ["a heart", "general", "0.65", "1", ""]
 
 
-def test_a_profile_fills_in_what_goes_together(browser: Browser, gateway: CannedGateway) -> None:
+def test_a_profile_fills_in_its_settings(browser: Browser, gateway: CannedGateway) -> None:
     browser.open(gateway.address)
     browser.choose("#instruction-preset", "profiles/ecommerce")
     values = browser.run(
         "return ['instruction', 'preset', 'temperature'].map(i => document.getElementById(i).value)"
     )
     assert values == ["Given a shopping query, find products", "product", "0.8"]
-    # and an instruction alone changes nothing else
+    # and choosing an instruction alone changes nothing else
     browser.choose("#instruction-preset", "instruction/web search")
     assert browser.run("return document.getElementById('preset').value") == "product"
