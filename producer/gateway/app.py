@@ -33,7 +33,7 @@ SHUTDOWN_S = 5
 
 log = structlog.get_logger()
 
-PAGE = files("producer") / "web"
+PAGE = files("rerankfleet.producer") / "web"
 
 
 def make_app(client: Client) -> FastAPI:
