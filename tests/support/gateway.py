@@ -64,7 +64,7 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
 
     def work() -> None:
         while not stop.wait(LOOK_S):
-            control.fleet.beat(worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70))
+            control.store.fleet.beat(worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70))
             for job_id in control.store.jobs.unfinished():
                 control.hints.feed(job_id)
             run(control, worker)
@@ -74,7 +74,7 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
             run(control, worker)
 
     thread = threading.Thread(target=work, daemon=True)
-    control.fleet.beat(worker_row(worker.name, worker.model))
+    control.store.fleet.beat(worker_row(worker.name, worker.model))
     thread.start()
     try:
         yield worker
