@@ -170,12 +170,6 @@ class Shards:
         )
         return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
 
-    def oldest_due_s(self, model: str) -> float:
-        """For how long the shard that waits longest has been waiting for a worker; 0: none does."""
-        key = self._keys.open(model)
-        first = cast("list[tuple[str, float]]", self._redis.zrange(key, 0, 0, withscores=True))
-        return max(0.0, (now_ms(self._redis) - first[0][1]) / 1000) if first else 0.0
-
     def leased_count(self, model: str) -> int:
         """How many shards of a model are leased now."""
         key = self._keys.open(model)
