@@ -18,6 +18,7 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.app import make_app
 from rerankfleet.producer.gateway.middleware import door
 from rerankfleet.producer.gateway.middleware.door import SAFE_HEADERS
+from rerankfleet.producer.interactive import Interactive
 from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import posted, running_gateway
@@ -376,7 +377,7 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a secret")
 
-    monkeypatch.setattr(Client, "ask", broken)
+    monkeypatch.setattr(Interactive, "start", broken)
     with running_gateway(settings) as http:
         answer = http.post("/v1/rerank", json=BODY, headers={"X-Request-Id": "my-id"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")

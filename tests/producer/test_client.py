@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import redis
 
-from rerankfleet.producer.client import Answer, Client
+from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.feed import Control, feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.process import children
+from rerankfleet.producer.interactive import Answer
 from rerankfleet.shared.calibration import relevance_score
 from rerankfleet.shared.errors import (
     DeadlineExceeded,
@@ -567,8 +568,8 @@ def test_a_model_that_is_being_loaded_is_told_at_once(api, fleet, others):
 
 def test_the_workers_are_read_once_for_a_request(api, monkeypatch):
     reads = []
-    workers = api.fleet.workers
-    monkeypatch.setattr(api.fleet, "workers", lambda *given: reads.append(1) or workers(*given))
+    snapshot = api.store.snapshot
+    monkeypatch.setattr(api.store, "snapshot", lambda *a, **b: reads.append(1) or snapshot(*a, **b))
     with pytest.raises(DeadlineExceeded):
         api.rerank("q", ["a"], timeout_s=0.05)
     assert len(reads) == 1

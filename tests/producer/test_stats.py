@@ -253,7 +253,7 @@ def test_a_small_request_takes_what_its_profile_has_now(api, control, jsonl, mon
     # when requests of that profile are made that nobody answers in time
     used, create = [], api.store.jobs.create
     monkeypatch.setattr(
-        api.store,
+        api.store.jobs,
         "create",
         lambda job_id, spec, *rest, **more: (
             used.append(spec.temperature) or create(job_id, spec, *rest, **more)

@@ -8,7 +8,12 @@ from fastapi import Request
 from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import Response
 
-from rerankfleet.producer.gateway.admission import Asked, Gateway, as_json, refuse_unscored
+from rerankfleet.producer.gateway.admission import (
+    Gateway,
+    RerankInput,
+    as_json,
+    refuse_unscored,
+)
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import Fields, idempotency_key, ignored
 from rerankfleet.shared.errors import TooLarge
@@ -31,11 +36,12 @@ class TeiBody(Fields):
 async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
     """Score a request and tell it as TEI does. Texts are cut at their end, unless `truncate` is
     false or they were to be cut at the other one: then a text that is too long is an error."""
-    asked = Asked(body.query, body.texts, documents_name="texts")
+    rerank_input = RerankInput(body.query, body.texts, documents_name="texts")
     ignored(body)
-    found = await gateway.ask(request, [asked], model=body.model, key=idempotency_key(request))
-    refuse_unscored(found.outcomes[0])
-    results = found.line(0)["results"]
+    key = idempotency_key(request)
+    scored = await gateway.ask(request, [rerank_input], model=body.model, key=key)
+    refuse_unscored(scored.outcomes[0])
+    results = scored.line(0)["results"]
     if cut := [result for result in results if result.get("truncated_tokens")]:
         _refuse_cut(body, f"texts[{cut[0]['index']}] is too long")
     return as_json([_rank(result, body) for result in results])
