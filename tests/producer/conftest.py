@@ -1,13 +1,21 @@
-"""A whole stack that sees images, for what is shown of one; and the command against it."""
+"""A client of a fleet without processes; a whole stack that reads images, and the command."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.feed import Control
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.fleet import Fleet
+from tests.support.fleet import Worker, worker_row
+from tests.support.jobs import LINES
 from tests.support.stack import RERANK, Stack, running_stack
 
 ENVIRONMENT = {"RERANK_DECODE_PROCESSES": "1", "RERANK_THREADS": "1"}
@@ -39,3 +47,33 @@ def command(seeing: Stack) -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def api(settings: Settings, fleet: Fleet) -> Client:
+    """A client of a fleet that serves one model."""
+    fleet.beat(worker_row())
+    return Client(settings)
+
+
+@pytest.fixture
+def source(jsonl: Callable[..., Path]) -> Path:
+    """An input of a few lines."""
+    return jsonl(*LINES)
+
+
+@pytest.fixture
+def served(control: Control) -> Iterator[None]:
+    """A worker scores whatever waits while the test runs."""
+    stop = threading.Event()
+
+    def work() -> None:
+        worker = Worker(control)
+        while not stop.wait(0.01):
+            worker.work()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join(5)
