@@ -235,9 +235,9 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
 def test_an_upload_that_unpacks_to_much_is_not_unpacked_while_its_job_is_made(
     http, settings, fleet
 ):
-    fleet.beat(worker_row())
     line = json.dumps({"query": "q", "documents": ["a"]}).encode() + b"\n"
     bomb = gzip.compress(line + b" " * (256 << 20))
+    fleet.beat(worker_row())
     uri = http.post("/v1/uploads?name=a.jsonl.gz", content=bomb).json()["uri"]
     answer = http.post("/v1/jobs", json={"input": uri})
     assert answer.status_code == 201

@@ -353,7 +353,7 @@ def test_looking_writes_nothing(settings, fleet, client):
 
 
 @pytest.mark.parametrize("columns", [80, 140])
-def test_a_stack_is_shown_once(command, seeing, columns):
+def test_a_stack_is_shown_once(command, vl_stack, columns):
     found = command("top", "--once", columns=columns)
 
     assert (found.returncode, found.stderr) == (0, "")
@@ -362,7 +362,7 @@ def test_a_stack_is_shown_once(command, seeing, columns):
     assert all(cell_len(line) <= columns for line in found.stdout.splitlines())
 
 
-def test_a_stack_is_told_to_machines(command, seeing):
+def test_a_stack_is_told_to_machines(command, vl_stack):
     found = json.loads(command("top", "--json").stdout)
 
     assert found["workers"][0]["model"] == "pocket-vl"
