@@ -63,7 +63,7 @@ def test_the_files_of_a_job_of_lines(http, working, folder):
     assert http.get(f"{job}/files/manifest.json").json()["lines"] == 3
     failed = http.get(f"{job}/files/errors.jsonl").text.splitlines()
     assert [json.loads(line)["id"] for line in failed] == [0, 1, 2]
-    # under a name that no shell and no header minds
+    # under a name that is safe in shells and headers
     saved_as = 'attachment; filename="M-nday-1-results.jsonl"'
     assert results.headers["content-disposition"] == saved_as
 
@@ -89,7 +89,7 @@ def test_the_parts_of_a_catalog(http, control, folder, format):
     else:
         assert len(data.text.splitlines()) == parts[0][1]
     assert len(http.get(f"{job}/files/errors.jsonl").text.splitlines()) == 2
-    # and of many no more are listed than were asked for
+    # and of many no more are listed than were requested
     listing = http.get(f"{job}/files", params={"limit": 2}).json()
     assert (len(listing["data"]), listing["count"]) == (2, len(names))
 

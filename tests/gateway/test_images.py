@@ -85,7 +85,7 @@ def test_an_image_is_the_same_however_it_comes(http):
         assert result["tokens"] == facts["tokens"] > 0
     assert body["usage"]["images"] == 4
     assert body["usage"]["image_tokens"] == 4 * facts["tokens"]
-    # and the bytes of data: URIs come back only where they are asked for
+    # and the bytes of data: URIs come back only on request
     echoed = {result["index"]: result["document"] for result in body["results"]}
     assert echoed[0]["multi_modal"] == [{"type": "image_url", "image_url": {"url": uri}}]
     assert echoed[1] == {"text": None, "multi_modal": None}
@@ -133,7 +133,7 @@ def test_sub_scores_and_options_of_images(http):
     assert padded["margin"] != bare["margin"]
 
 
-def test_pixels_may_be_asked_for(http):
+def test_pixels_may_be_set(http):
     uri = http.post("/v1/uploads?name=a.png", content=png(1, (512, 384))).json()["uri"]
 
     def used(**options: Any) -> tuple[int, str]:

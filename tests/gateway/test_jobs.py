@@ -165,7 +165,7 @@ def test_retry_scores_again_what_failed(http, control, source):
 
 
 def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a stream, up to its end; comments are passed over."""
+    """The events of a stream, up to its end; comments are skipped."""
     received, name = [], ""
     for line in answer.iter_lines():
         if line.startswith("event: "):
@@ -282,7 +282,7 @@ def callers_ports() -> set[int]:
     }
 
 
-def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless, monkeypatch):
+def test_a_stream_that_nobody_reads_is_cut_off_and_makes_room(change, endless, monkeypatch):
     monkeypatch.setattr(slow_clients, "UNREAD_S", 1.0)
     with running_gateway(change(gateway_streams_max=1)) as http:
         status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
@@ -296,7 +296,7 @@ def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless
             wait_until(lambda: its_port not in callers_ports(), 20, "the connection is gone")
 
 
-def test_whoever_reads_results_keeps_no_one_from_making_jobs(change, endless, fleet, source):
+def test_readers_of_results_do_not_keep_others_from_making_jobs(change, endless, fleet, source):
     fleet.beat(worker_row())
     with running_gateway(change(gateway_streams_max=1, gateway_jobs_max=1)) as http:
         with unread(http, "/v1/jobs/j/errors?limit=100000"):

@@ -138,7 +138,7 @@ def test_half_a_surrogate_pair_is_nowhere_an_error_of_the_server(working, http):
     assert {path for path, *_ in GOOD} == bodies
     for path, schema, good in GOOD:
         good = {"input": source} if schema == "JobBody" else good
-        # when half a pair stands where a text may, then it is refused, or of no effect
+        # when half a pair is in the place of a text, then it is refused, or of no effect
         for wrong in halves(named[schema], named):
             body = json.dumps(good | wrong).encode()
             answer = post(http, path.format(job_id=job), body)

@@ -63,7 +63,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("server", FOREIGN)
-def test_fields_of_other_servers_are_no_slips(kind, server):
+def test_fields_of_other_servers_are_not_taken_for_typos(kind, server):
     body = kind.model_validate(BODIES[kind] | FOREIGN[server])
     warnings = ignored(body)
     assert warnings == [
@@ -94,7 +94,7 @@ def test_every_exception_is_needed(name):
         (TeiBody, "raw_score", "raw_scores"),
     ],
 )
-def test_a_slip_of_our_own_fields_does_not_pass_in_silence(kind, name, meant):
+def test_a_typo_in_one_of_our_own_fields_is_refused(kind, name, meant):
     body = kind.model_validate(BODIES[kind] | {name: 1})
     with pytest.raises(InvalidField, match="there is no such field") as caught:
         ignored(body)
@@ -138,7 +138,7 @@ def test_however_wrong_a_body_is_few_errors_are_made_of_it(kind, fields, param):
 
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
-def test_null_is_as_if_it_was_not_given(kind):
+def test_null_means_unset(kind):
     fields = {name for name, field in kind.model_fields.items() if not field.is_required()}
     body = kind.model_validate(BODIES[kind] | dict.fromkeys(fields))
     assert body.model_dump() == kind.model_validate(BODIES[kind]).model_dump()
@@ -299,7 +299,7 @@ def test_a_request_with_a_key_is_answered_once(http, working):
     assert again | timings == first | timings
     # and without it, or with another one, it is a new one
     assert len({first["id"], ask(http)["id"], ask(http, idempotency_key="k2")["id"]}) == 3
-    # and a key stands for one thing
+    # and a key means one request
     conflict = problem(http, idempotency_key="k1", top_n=1)
     assert conflict["code"] == "key_conflict"
     both = http.post("/v1/rerank", json=ASKED | {"idempotency_key": "a"},
@@ -373,7 +373,7 @@ def test_a_request_may_be_a_job(http, working):
     assert margins == {n: margin for margin, n in best}
     assert http.get(home).json()["options"]["max_length"] == 512
     assert http.get(links["errors"]).status_code == 200
-    # and asked again it is the same job
+    # and repeated it is the same job
     again = http.post("/v1/rerank", json=body | fields)
     assert again.json()["id"] == job["id"]
 
@@ -384,7 +384,7 @@ def test_a_key_leads_to_its_job_even_to_one_that_was_cancelled(http, fleet):
     body = ASKED | {"mode": "async", "idempotency_key": "k"}
     job = http.post("/v1/rerank", json=body).json()
     assert http.post(job["links"]["cancel"]).status_code == 200
-    # when it is asked again, then it is the same one
+    # when it is repeated, then it is the same one
     again = http.post("/v1/rerank", json=body)
     assert (again.status_code, again.json()["id"]) == (202, job["id"])
     # and to be answered at once it needs a key of its own

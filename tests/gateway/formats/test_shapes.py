@@ -135,7 +135,7 @@ def test_documents_are_cut_to_so_many_tokens(real):
     # then both have the same margin, and what was cut is reported
     margins = {r["index"]: r["margin"] for r in body["results"]}
     assert margins[0] == pytest.approx(margins[1], abs=TOLERANCE)
-    lost = {r["index"]: r.get("truncated_tokens") for r in found["results"]}
+    lost = {r["index"]: r.get("truncated_tokens") for r in body["results"]}
     assert lost == {0: 5, 1: None}
     # and without a limit the whole is read
     for nothing in (None, 0):
@@ -148,12 +148,12 @@ def test_documents_are_cut_to_so_many_tokens(real):
     ("explain", "explained"),
     [("none", False), ("contributions", True), (True, True), (False, False)],
 )
-def test_sub_scores_may_be_asked_for_by_their_name(real, explain, explained):
+def test_sub_scores_may_be_requested_by_name(real, explain, explained):
     results = ask(real, explain=explain)["results"]
     assert all(("explain" in result) is explained for result in results)
 
 
-def test_documents_are_left_out_when_asked_for(real):
+def test_documents_are_left_out_on_request(real):
     body = ask(real, return_documents=False)
     assert not any("document" in result for result in body["results"])
 
