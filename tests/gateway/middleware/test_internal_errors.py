@@ -9,7 +9,7 @@ from tests.support.gateway import running_gateway
 BODY = {"query": "q", "documents": ["a", "b"]}
 
 
-def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
+def test_an_internal_error_is_answered_with_its_id_and_nothing_more(
     settings, fleet, monkeypatch, capsys
 ):
     fleet.beat(worker_row())
