@@ -1,4 +1,4 @@
-"""Client: submit jobs, watch them, read their results. What the command line is a thin shell over.
+"""Client: submit jobs, watch them, read their results. The command line is built on it.
 
     from rerankfleet import Client
 
@@ -78,8 +78,8 @@ class Client:
         and those of images and videos (image_preset, resize_mode, max_crop, min_pixels, max_pixels,
         video_fps, video_max_frames, video_total_pixels, quality_threshold, quality_action,
         max_error_rate).
-        What is not given, or None, is as the `profile` has it, else the default. The same key with
-        the same input and options returns the same job.
+        An option that is missing or None is taken from the `profile`, else it has its default. The
+        same key with the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit(
@@ -176,7 +176,7 @@ class Client:
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
 
-    # ---- jobs steered ---------------------------------------------------------------------------
+    # ---- jobs changed ---------------------------------------------------------------------------
 
     def cancel(self, job_id: str) -> None:
         """Stop a job. What was scored is kept and published; all else ends as cancelled."""
