@@ -52,9 +52,10 @@ class Client:
         self._hints = Hints(make_app(self.settings))
         control = Control(self.store, self.objects, self._hints, self.settings)
         self._job_maker = JobMaker(control)
-        self._output = Output(control)
+        self.output = Output(control)
+        """Reads what a job produced, given its record."""
         self.interactive = Interactive(control)
-        """Small requests that are not waited for at once."""
+        """Starts small requests without waiting for them."""
 
     # ---- jobs made ------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class Client:
         Of an unfinished job only with `partial`: what was committed so far, where a line may still
         lack documents. Raises WrongState otherwise.
         """
-        yield from self._output.lines(self.store.jobs.get(job_id), partial=partial)
+        yield from self.output.lines(self.store.jobs.get(job_id), partial=partial)
 
     def results_after(self, job_id: str, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the same lines, of an unfinished job what was committed so far; each with a cursor,
@@ -235,16 +236,16 @@ class Client:
         The cursor is empty while the job is unfinished: a line before it may still come. Raises
         UsageError for a cursor of another output.
         """
-        yield from self._output.lines_after(self.store.jobs.get(job_id), after)
+        yield from self.output.lines_after(self.store.jobs.get(job_id), after)
 
     def files(self, job_id: str) -> list[OutputFile]:
         """The files of a finished job's output, the manifest last. Raises WrongState before."""
-        return self._output.files(self.store.jobs.get(job_id))
+        return self.output.files(self.store.jobs.get(job_id))
 
     def fetch(self, job_id: str, path: Path | str) -> None:
         """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
         its manifest last."""
-        self._output.fetch(self.store.jobs.get(job_id), str(path))
+        self.output.fetch(self.store.jobs.get(job_id), str(path))
 
     # ---- a small request ------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The files of a job's output, listed and streamed to whoever downloads them.
+"""Routes about the files of a job's output: list and download them.
 
 A name is only ever looked up among those of its job, never made into a path.
 """
@@ -22,11 +22,12 @@ from rerankfleet.producer.gateway.streaming.streams import Streamed, stream_line
 from rerankfleet.producer.output import OutputFile
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import COPY_BYTES
+from rerankfleet.shared.state.records import Job
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 ERRORS = "errors.jsonl"
-"""Is no file of the storage, but made of the results when it is asked for."""
+"""Is not in the storage, but made from the results when it is downloaded."""
 KINDS = {
     "json": "application/json",
     "jsonl": "application/x-ndjson",
@@ -53,12 +54,12 @@ async def listing(
 
 def _listing(client: Client, job_id: str, limit: int) -> dict[str, Any]:
     job = client.store.jobs.get(job_id)
-    files = client.files(job_id) if job.finished else []
+    files = client.output.files(job) if job.finished else []
     if job.progress.errors or job.progress.rejected:
         files.append(OutputFile(ERRORS, ""))
     files.sort(key=lambda file: file.name.startswith(PART))  # last: there may be very many
-    told = [{"name": file.name, "rows": file.rows} for file in islice(files, limit)]
-    return {"data": told, "count": len(files)}
+    shown = [{"name": file.name, "rows": file.rows} for file in islice(files, limit)]
+    return {"data": shown, "count": len(files)}
 
 
 _BYTES = {"content": {"application/octet-stream": {}}, "description": "the file's bytes"}
@@ -73,19 +74,19 @@ async def download(request: Request, job_id: JobId, name: FileName) -> Response:
     if name == ERRORS:
         answer = stream_lines(gateway, failed_lines(gateway.client, job_id))
     else:
-        answer = await in_thread(_streamed, gateway, job_id, name)
+        answer = await in_thread(_streamed, gateway, job, name)
     answer.headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
     return answer
 
 
-def _streamed(gateway: Gateway, job_id: str, name: str) -> Streamed:
+def _streamed(gateway: Gateway, job: Job, name: str) -> Streamed:
     client = gateway.client
-    found = next((file for file in client.files(job_id) if file.name == name), None)
-    if found is None:
-        raise UnknownFile(f"job {job_id} has no file {name!r}", hint="list them: …/files")
-    size = client.objects.stat(found.uri).size
+    file = next((file for file in client.output.files(job) if file.name == name), None)
+    if file is None:
+        raise UnknownFile(f"job {job.id} has no file {name!r}", hint="list them: …/files")
+    size = client.objects.stat(file.uri).size
     kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
-    blocks = _blocks(client.objects.open(found.uri))
+    blocks = _blocks(client.objects.open(file.uri))
     return Streamed(gateway, blocks, kind, {"Content-Length": str(size)})
 
 

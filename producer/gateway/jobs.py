@@ -1,4 +1,4 @@
-"""Jobs over HTTP: made, listed, followed, steered, and their results streamed."""
+"""Routes about jobs: create, list, follow and change them, stream their results."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idem
 from rerankfleet.producer.gateway.formats.native import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
+from rerankfleet.producer.status import describe
 from rerankfleet.shared.errors import Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
 from rerankfleet.shared.job_spec import OutputFormat, Priority
@@ -26,7 +27,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 EVENT_S = 1.0
-"""How often a job's status is told."""
+"""How often the status of a followed job is sent."""
 
 JobId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -86,7 +87,7 @@ async def submit(request: Request, body: JobBody) -> Response:
     key = idempotency_key(request, body.key)
     with taken(gateway.jobs, "new jobs"):
         job_id = await gateway.in_thread(_submit, client, body, key)
-    return as_json(await in_thread(_told, client, job_id), 201)
+    return as_json(await in_thread(_status, client, job_id), 201)
 
 
 def _refuse_local(body: JobBody, client: Client) -> None:
@@ -120,26 +121,28 @@ def _submit(client: Client, body: JobBody, key: str | None) -> str:
 @routes.get("", summary="List the newest jobs")
 async def listing(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """The newest first."""
-    found = await in_thread(gateway_of(request).client.jobs, limit)
-    return as_json({"data": [_as_told(status) for status in found]})
+    statuses = await in_thread(gateway_of(request).client.jobs, limit)
+    return as_json({"data": [_as_fields(status) for status in statuses]})
 
 
 @routes.get("/{job_id}", summary="Look at a job")
 async def status(request: Request, job_id: JobId) -> Response:
-    """Its progress, what holds it back, and its options."""
-    return as_json(await in_thread(_told, gateway_of(request).client, job_id, whole=True))
+    """Its progress, what limits it, and its options."""
+    return as_json(await in_thread(_status_with_options, gateway_of(request).client, job_id))
 
 
-def _told(client: Client, job_id: str, *, whole: bool = False) -> dict[str, Any]:
-    told = _as_told(client.status(job_id))
-    if whole:
-        spec = client.store.jobs.get(job_id).spec
-        catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
-        told |= {"options": spec.scoring_options, "catalog": catalog}
-    return told
+def _status(client: Client, job_id: str) -> dict[str, Any]:
+    return _as_fields(client.status(job_id))
 
 
-def _as_told(status: JobStatus) -> dict[str, Any]:
+def _status_with_options(client: Client, job_id: str) -> dict[str, Any]:
+    job = client.store.jobs.get(job_id)
+    spec, status = job.spec, describe(job, client.store.snapshot([job.spec.model]))
+    catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
+    return _as_fields(status) | {"options": spec.scoring_options, "catalog": catalog}
+
+
+def _as_fields(status: JobStatus) -> dict[str, Any]:
     return status.model_dump(mode="json")
 
 
@@ -154,7 +157,7 @@ async def cancel(request: Request, job_id: JobId) -> Response:
 
 @routes.post("/{job_id}/pause", summary="Hold a job")
 async def pause(request: Request, job_id: JobId) -> Response:
-    """Shards in hand are finished."""
+    """Shards that are being scored are finished; no other is begun."""
     return await _do(request, job_id, Client.pause)
 
 
@@ -168,13 +171,13 @@ async def resume(request: Request, job_id: JobId) -> Response:
 async def retry(request: Request, job_id: JobId, body: RetryBody | None = None) -> Response:
     """Merged into the same output; `only` "errors" leaves out what was cancelled."""
     only = (body or RetryBody()).only
-    return await _do(request, job_id, lambda client, found: client.retry(found, only))
+    return await _do(request, job_id, lambda client, job: client.retry(job, only))
 
 
 async def _do(request: Request, job_id: str, verb: Callable[[Client, str], None]) -> Response:
     client = gateway_of(request).client
     await in_thread(verb, client, job_id)
-    return as_json(await in_thread(_told, client, job_id))
+    return as_json(await in_thread(_status, client, job_id))
 
 
 # ---- results ------------------------------------------------------------------------------------
@@ -210,10 +213,10 @@ async def errors(
 def failed_lines(client: Client, job_id: str, after: str = "") -> Iterator[dict[str, Any] | None]:
     """The lines of which something failed; None for any other."""
     for cursor, line in client.results_after(job_id, after):
-        told = {name: line[name] for name in line if name not in ("results", "provenance")}
+        fields = {name: line[name] for name in line if name not in ("results", "provenance")}
         if cursor:
-            told["cursor"] = cursor
-        yield told if line.get("errors") or "error" in line else None
+            fields["cursor"] = cursor
+        yield fields if line.get("errors") or "error" in line else None
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -229,23 +232,23 @@ async def events(request: Request, job_id: JobId) -> Response:
     return Events(_follow(gateway.client, first), gateway.events)
 
 
-async def _follow(client: Client, found: JobStatus | None) -> AsyncIterator[str]:
-    """The job's events. While Redis is away comments keep the connection alive."""
-    assert found is not None
-    job_id, last = found.id, found
+async def _follow(client: Client, first: JobStatus) -> AsyncIterator[str]:
+    """The job's events. While Redis is away, comments keep the connection alive."""
+    last: JobStatus = first
+    status: JobStatus | None = first
     while True:
-        if found is None:
+        if status is None:
             yield KEEP_ALIVE
         else:
-            last = found
-            yield event("status", _as_told(found))
-            if found.state in ("done", "cancelled"):
+            last = status
+            yield event("status", _as_fields(status))
+            if status.state in ("done", "cancelled"):
                 break
         await asyncio.sleep(EVENT_S)
         try:
-            found = await in_thread(client.status, job_id)
-        except UnknownJob:  # its time was over
+            status = await in_thread(client.status, first.id)
+        except UnknownJob:  # its record has expired
             break
         except (Unavailable, *REDIS_ERRORS):
-            found = None
-    yield event("end", {"id": job_id, "state": last.state})
+            status = None
+    yield event("end", {"id": first.id, "state": last.state})
