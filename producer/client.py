@@ -1,4 +1,4 @@
-"""Client: submit jobs, watch them, read their results. What the command line is a thin shell over.
+"""Client: submit jobs, watch them, read their results. The command line is built on it.
 
     from rerankfleet import Client
 
@@ -52,9 +52,10 @@ class Client:
         self._hints = Hints(make_app(self.settings))
         control = Control(self.store, self.objects, self._hints, self.settings)
         self._job_maker = JobMaker(control)
-        self._output = Output(control)
+        self.output = Output(control)
+        """Reads what a job produced, given its record."""
         self.interactive = Interactive(control)
-        """Small requests that are not waited for at once."""
+        """Starts small requests without waiting for them."""
 
     # ---- jobs made ------------------------------------------------------------------------------
 
@@ -75,8 +76,8 @@ class Client:
         `output` as a URI is written by the coordinator; as a path, by `fetch` or `rerank --wait`.
         Options are `priority`, `name` and the fields of
         `rerankfleet.shared.content.options.ScoringOptions`, which docs/options.md lists.
-        What is not given, or None, is as the `profile` has it, else the default. The same key with
-        the same input and options returns the same job.
+        An option that is missing or None is taken from the `profile`, else it has its default. The
+        same key with the same input and options returns the same job.
         Raises UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit(
@@ -173,7 +174,7 @@ class Client:
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
 
-    # ---- jobs steered ---------------------------------------------------------------------------
+    # ---- jobs changed ---------------------------------------------------------------------------
 
     def cancel(self, job_id: str) -> None:
         """Stop a job. What was scored is kept and published; all else ends as cancelled."""
@@ -223,7 +224,7 @@ class Client:
         Of an unfinished job only with `partial`: what was committed so far, where a line may still
         lack documents. Raises WrongState otherwise.
         """
-        yield from self._output.lines(self.store.jobs.get(job_id), partial=partial)
+        yield from self.output.lines(self.store.jobs.get(job_id), partial=partial)
 
     def results_after(self, job_id: str, after: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the same lines, of an unfinished job what was committed so far; each with a cursor,
@@ -232,16 +233,16 @@ class Client:
         The cursor is empty while the job is unfinished: a line before it may still come. Raises
         UsageError for a cursor of another output.
         """
-        yield from self._output.lines_after(self.store.jobs.get(job_id), after)
+        yield from self.output.lines_after(self.store.jobs.get(job_id), after)
 
     def files(self, job_id: str) -> list[OutputFile]:
         """The files of a finished job's output, the manifest last. Raises WrongState before."""
-        return self._output.files(self.store.jobs.get(job_id))
+        return self.output.files(self.store.jobs.get(job_id))
 
     def fetch(self, job_id: str, path: Path | str) -> None:
         """Copy a finished job's output and its manifest to a local path; a catalog's to a folder,
         its manifest last."""
-        self._output.fetch(self.store.jobs.get(job_id), str(path))
+        self.output.fetch(self.store.jobs.get(job_id), str(path))
 
     # ---- a small request ------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Small requests: a few pairs, scored ahead of all jobs while the caller waits.
 
-A small request is a job that is born complete: its payload stands in Redis, its shards are open,
-and it has a deadline. `Interactive.start` makes it, the `PendingRequest` follows it.
+A small request is a job whose payload is kept in Redis, whose shards are open from the beginning,
+and which has a deadline. `Interactive.start` makes it; the `PendingRequest` that it returns is how
+the caller follows it, waits for its answer, or cancels it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Jobs made: the model chosen, the input pinned, the record written, the feed hinted.
+"""Submission: choose the model, pin the input, write the job's record, hint its feed.
 
-Everything that is wrong with a job is refused here, before any work starts.
+A job that is not valid is refused here, before any work starts.
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ ROOMS = {
     "shared/formats": {"shared/content", "shared/storage"},
     "producer/inputs": set(),
     "producer/coordinator": {"producer/inputs"},
+    "producer": {"producer/inputs", "producer/coordinator", "producer/terminal"},  # demo: tables
+    "producer/terminal": set(),
+    "producer/gateway/streaming": {"producer/gateway"},
     "producer/gateway/middleware": {"producer/gateway"},
     "workers/images": set(),
     "workers/prompting": {"workers/images"},

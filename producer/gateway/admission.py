@@ -121,7 +121,7 @@ def taken(limiter: anyio.CapacityLimiter, what: str) -> Iterator[None]:
         limiter.acquire_on_behalf_of_nowait(holder)
     except anyio.WouldBlock:
         raise Overloaded(
-            f"{limiter.borrowed_tokens:g} {what} are being served already",
+            f"{limiter.borrowed_tokens:g} {what} are in progress already",
             hint="try again in a moment",
         ) from None
     try:

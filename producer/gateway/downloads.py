@@ -22,6 +22,7 @@ from rerankfleet.producer.gateway.streaming.streams import Streamed, stream_line
 from rerankfleet.producer.output import OutputFile
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import COPY_BYTES
+from rerankfleet.shared.state.records import Job
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -53,7 +54,7 @@ async def listing(
 
 def _listing(client: Client, job_id: str, limit: int) -> dict[str, Any]:
     job = client.store.jobs.get(job_id)
-    files = client.files(job_id) if job.finished else []
+    files = client.output.files(job) if job.finished else []
     if job.progress.errors or job.progress.rejected:
         files.append(OutputFile(ERRORS, ""))
     files.sort(key=lambda file: file.name.startswith(PART))  # last: there may be very many
@@ -73,16 +74,16 @@ async def download(request: Request, job_id: JobId, name: FileName) -> Response:
     if name == ERRORS:
         answer = stream_lines(gateway, failed_lines(gateway.client, job_id))
     else:
-        answer = await in_thread(_streamed, gateway, job_id, name)
+        answer = await in_thread(_streamed, gateway, job, name)
     answer.headers["Content-Disposition"] = f'attachment; filename="{saved_as}"'
     return answer
 
 
-def _streamed(gateway: Gateway, job_id: str, name: str) -> Streamed:
+def _streamed(gateway: Gateway, job: Job, name: str) -> Streamed:
     client = gateway.client
-    file = next((file for file in client.files(job_id) if file.name == name), None)
+    file = next((file for file in client.output.files(job) if file.name == name), None)
     if file is None:
-        raise UnknownFile(f"job {job_id} has no file {name!r}", hint="GET …/files lists them")
+        raise UnknownFile(f"job {job.id} has no file {name!r}", hint="GET …/files lists them")
     size = client.objects.stat(file.uri).size
     kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
     blocks = _blocks(client.objects.open(file.uri))

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: make, list, follow, control them, and stream their results."""
+"""Routes about jobs: create, list, follow and change them, stream their results."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idem
 from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
+from rerankfleet.producer.status import describe
 from rerankfleet.shared.content.options import AdaptationOptions, JobOptions, ResultOptions
 from rerankfleet.shared.errors import Path, Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
@@ -28,7 +29,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 EVENT_S = 1.0
-"""How often a `status` event is sent."""
+"""How often the status of a followed job is sent."""
 
 JobId = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -81,7 +82,7 @@ async def submit(request: Request, body: JobBody) -> Response:
     key = idempotency_key(request, body.key)
     with taken(gateway.jobs, "new jobs"):
         job_id = await gateway.in_thread(_submit, client, body, key)
-    return as_json(await in_thread(_job, client, job_id), 201)
+    return as_json(await in_thread(_status, client, job_id), 201)
 
 
 def _refuse_local(body: JobBody, client: Client) -> None:
@@ -121,25 +122,27 @@ def _submit(client: Client, body: JobBody, key: str | None) -> str:
 async def listing(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
     """The newest first."""
     statuses = await in_thread(gateway_of(request).client.jobs, limit)
-    return as_json({"data": [_fields_of(status) for status in statuses]})
+    return as_json({"data": [_as_fields(status) for status in statuses]})
 
 
 @routes.get("/{job_id}", summary="Look at a job")
 async def status(request: Request, job_id: JobId) -> Response:
-    """Its progress, what holds it back, and its options."""
-    return as_json(await in_thread(_job, gateway_of(request).client, job_id, with_options=True))
+    """Its progress, what limits it, and its options."""
+    return as_json(await in_thread(_status_with_options, gateway_of(request).client, job_id))
 
 
-def _job(client: Client, job_id: str, *, with_options: bool = False) -> dict[str, Any]:
-    fields = _fields_of(client.status(job_id))
-    if with_options:
-        spec = client.store.jobs.get(job_id).spec
-        catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
-        fields |= {"options": spec.scoring_options, "catalog": catalog}
-    return fields
+def _status(client: Client, job_id: str) -> dict[str, Any]:
+    return _as_fields(client.status(job_id))
 
 
-def _fields_of(status: JobStatus) -> dict[str, Any]:
+def _status_with_options(client: Client, job_id: str) -> dict[str, Any]:
+    job = client.store.jobs.get(job_id)
+    spec, status = job.spec, describe(job, client.store.snapshot([job.spec.model]))
+    catalog = spec.catalog and {"queries": spec.catalog.count, "format": spec.catalog.format}
+    return _as_fields(status) | {"options": spec.scoring_options, "catalog": catalog}
+
+
+def _as_fields(status: JobStatus) -> dict[str, Any]:
     return status.model_dump(mode="json")
 
 
@@ -154,7 +157,7 @@ async def cancel(request: Request, job_id: JobId) -> Response:
 
 @routes.post("/{job_id}/pause", summary="Pause a job")
 async def pause(request: Request, job_id: JobId) -> Response:
-    """Shards that workers hold are finished."""
+    """Shards that are being scored are finished; no other is begun."""
     return await _do(request, job_id, Client.pause)
 
 
@@ -174,7 +177,7 @@ async def retry(request: Request, job_id: JobId, body: RetryBody | None = None) 
 async def _do(request: Request, job_id: str, verb: Callable[[Client, str], None]) -> Response:
     client = gateway_of(request).client
     await in_thread(verb, client, job_id)
-    return as_json(await in_thread(_job, client, job_id))
+    return as_json(await in_thread(_status, client, job_id))
 
 
 # ---- results ------------------------------------------------------------------------------------
@@ -210,10 +213,10 @@ async def errors(
 def failed_lines(client: Client, job_id: str, after: str = "") -> Iterator[dict[str, Any] | None]:
     """The lines in which something failed; None for any other."""
     for cursor, line in client.results_after(job_id, after):
-        failed = {name: line[name] for name in line if name not in ("results", "provenance")}
+        fields = {name: line[name] for name in line if name not in ("results", "provenance")}
         if cursor:
-            failed["cursor"] = cursor
-        yield failed if line.get("errors") or "error" in line else None
+            fields["cursor"] = cursor
+        yield fields if line.get("errors") or "error" in line else None
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ async def events(request: Request, job_id: JobId) -> Response:
 
 
 async def _follow(client: Client, first: JobStatus) -> AsyncIterator[str]:
-    """The job's events. While Redis is away comments keep the connection alive."""
+    """The job's events. While Redis is away, comments keep the connection alive."""
     last: JobStatus = first
     status: JobStatus | None = first
     while True:
@@ -238,13 +241,13 @@ async def _follow(client: Client, first: JobStatus) -> AsyncIterator[str]:
             yield KEEP_ALIVE
         else:
             last = status
-            yield event("status", _fields_of(status))
+            yield event("status", _as_fields(status))
             if status.state in ("done", "cancelled"):
                 break
         await asyncio.sleep(EVENT_S)
         try:
             status = await in_thread(client.status, first.id)
-        except UnknownJob:  # it was deleted at the end of its lifetime
+        except UnknownJob:  # its record has expired
             break
         except (Unavailable, *REDIS_ERRORS):
             status = None

@@ -1,4 +1,4 @@
-"""Server-sent events: how they are written, and how an answer of them is sent."""
+"""Server-sent events: their format, and the response that sends them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rerankfleet.producer.gateway.admission import taken
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE = ": keep-alive\n\n"
-"""A comment: nothing to tell, but the connection lives."""
+"""A comment, by which the client knows that the connection lives."""
 
 _NO_BUFFER = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def event(name: str, data: dict[str, Any]) -> str:
-    """One event. ASCII: what is told of a request may be no text at all."""
+    """One event. ASCII: a request may hold code points that are not valid text."""
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
 class Events(StreamingResponse):
-    """An answer that goes on; whatever stands between passes each event on at once. While it does
-    it is one of those that `places` bounds, where these are given."""
+    """A stream of events, which proxies pass on without buffering. With a limiter it holds one of
+    the `places` for as long as it lasts."""
 
     def __init__(
         self, events: AsyncIterator[str], places: anyio.CapacityLimiter | None = None
@@ -36,6 +36,6 @@ class Events(StreamingResponse):
         super().__init__(events, media_type=EVENT_STREAM, headers=_NO_BUFFER)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises Overloaded."""
+        """Send the response. Raises Overloaded."""
         with taken(self._places, "event streams") if self._places else nullcontext():
             await super().__call__(scope, receive, send)

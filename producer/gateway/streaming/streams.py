@@ -1,4 +1,4 @@
-"""Answers that are read while they are sent: lines of results, files of an output."""
+"""Responses that are read while they are sent: lines of results, files of an output."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rerankfleet.shared.formats.output import dump_line
 
 BLOCK_BYTES = 64 << 10
 """Lines are sent in blocks of about this size."""
-LOOK_S = 0.25
-"""So often a stream stops to see whether anyone still reads it."""
+CHECK_S = 0.25
+"""How often a stream without lines checks whether its client is still there."""
 
 
 class Streamed(StreamingResponse):
-    """Blocks as they are read; what is wrong with the first is still told with its status. When the
-    client leaves, no more are read. An empty block only asks whether it did."""
+    """Blocks, sent as they are read. An error in the first block is answered with its own status.
+    When the client leaves, no more are read; an empty block only checks for that."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Streamed(StreamingResponse):
         super().__init__(self._sent(), media_type=media_type, headers=headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Raises Overloaded."""
+        """Send the response. Raises Overloaded."""
         with taken(self._gateway.streams, "results"):
             self._first = await self._next()
             await super().__call__(scope, receive, send)
@@ -53,12 +53,12 @@ class Streamed(StreamingResponse):
 def stream_lines(
     gateway: Gateway, lines: Iterable[dict[str, Any] | None], limit: int | None = None
 ) -> Streamed:
-    """Up to `limit` lines. None is a line that is passed over."""
+    """Up to `limit` lines. None stands for a line that is left out."""
     return Streamed(gateway, _blocks(lines, limit), "application/x-ndjson")
 
 
 def _blocks(lines: Iterable[dict[str, Any] | None], limit: int | None) -> Iterator[bytes]:
-    """Up to `limit` lines in blocks; an empty one when there was none for long."""
+    """Up to `limit` lines in blocks; an empty block where there was no line for CHECK_S."""
     block, left, began_s = bytearray(), limit, time.monotonic()
     for line in lines:
         if line is not None:
@@ -66,7 +66,7 @@ def _blocks(lines: Iterable[dict[str, Any] | None], limit: int | None) -> Iterat
             left = None if left is None else left - 1
         if left == 0:
             break
-        if len(block) >= BLOCK_BYTES or time.monotonic() - began_s > LOOK_S:
+        if len(block) >= BLOCK_BYTES or time.monotonic() - began_s > CHECK_S:
             yield bytes(block)
             block.clear()
             began_s = time.monotonic()
