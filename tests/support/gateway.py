@@ -88,19 +88,19 @@ def families(http: httpx.Client, **parameters: str) -> dict[str, Metric]:
     """Families of a scrape by name, as Prometheus' own parser reads them."""
     answer = http.get("/metrics", params=parameters)
     assert answer.status_code == 200
-    return {found.name: found for found in text_string_to_metric_families(answer.text)}
+    return {family.name: family for family in text_string_to_metric_families(answer.text)}
 
 
 def scrape(http: httpx.Client, **parameters: str) -> dict[str, list[Sample]]:
     """Samples of a scrape by name."""
-    found: dict[str, list[Sample]] = {}
+    samples: dict[str, list[Sample]] = {}
     for family in families(http, **parameters).values():
         for sample in family.samples:
-            found.setdefault(sample.name, []).append(sample)
-    return found
+            samples.setdefault(sample.name, []).append(sample)
+    return samples
 
 
-def value(found: dict[str, list[Sample]], name: str, **labels: str) -> float:
+def value(samples: dict[str, list[Sample]], name: str, **labels: str) -> float:
     """The value of the one sample of this name that has these labels."""
-    (sample,) = [s for s in found[name] if labels.items() <= s.labels.items()]
+    (sample,) = [s for s in samples[name] if labels.items() <= s.labels.items()]
     return sample.value
