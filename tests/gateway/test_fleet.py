@@ -42,28 +42,28 @@ def test_what_clients_of_other_servers_ask_first(http, fleet):
     fleet.beat(worker_row())
     assert http.get("/health").json() == http.get("/health/ready").json()
     assert http.get("/health").status_code == 200
-    found = http.get("/info").json()
-    assert (found["model_id"], found["models"], found["version"]) == (MODEL, [MODEL], __version__)
+    info = http.get("/info").json()
+    assert (info["model_id"], info["models"], info["version"]) == (MODEL, [MODEL], __version__)
     # and of several none is the one
     fleet.beat(worker_row("w2", "org/vl"))
-    found = http.get("/info").json()
-    assert (found["model_id"], found["models"]) == (None, [MODEL, "org/vl"])
+    info = http.get("/info").json()
+    assert (info["model_id"], info["models"]) == (None, [MODEL, "org/vl"])
 
 
 def test_what_can_be_chosen(http):
-    found = http.get("/v1/presets").json()
-    assert {one["name"] for one in found["image_presets"]} == set(PRESETS)
-    assert found["defaults"]["quality_threshold"] == 0.65
-    assert found["defaults"]["temperature"] == 1.0
-    assert all(one["name"] and one["text"] for one in found["instructions"])
-    profiles = {one["name"]: one for one in found["profiles"]}
+    presets = http.get("/v1/presets").json()
+    assert {one["name"] for one in presets["image_presets"]} == set(PRESETS)
+    assert presets["defaults"]["quality_threshold"] == 0.65
+    assert presets["defaults"]["temperature"] == 1.0
+    assert all(one["name"] and one["text"] for one in presets["instructions"])
+    profiles = {one["name"]: one for one in presets["profiles"]}
     assert profiles["ecommerce"]["temperature"] == PROFILES["ecommerce"].temperature
 
 
 def test_the_fleet_with_its_workers_and_queues(http, busy):
-    found = http.get("/v1/fleet").json()
-    assert [w["id"] for w in found["workers"]] == ["w1", "w2", "w3"]
-    assert {"model": MODEL, "priority": "interactive", "depth": 1} in found["queues"]
+    fleet_body = http.get("/v1/fleet").json()
+    assert [w["id"] for w in fleet_body["workers"]] == ["w1", "w2", "w3"]
+    assert {"model": MODEL, "priority": "interactive", "depth": 1} in fleet_body["queues"]
 
 
 def test_its_history_is_sampled_and_bounded(settings, fleet):
@@ -87,10 +87,10 @@ def test_limits_and_packs_of_a_worker_are_told_with_their_reasons(http, fleet):
     for version, tokens in ((1, 512), (2, 1024)):
         limit = BatchLimit(tokens=tokens, pairs=9, reason=f"{tokens}", version=version)
         assert fleet.set_limit("w1", limit)
-    # when the fleet is asked for, then both stand there, the oldest first
-    found = http.get("/v1/fleet").json()
-    assert [pack["cost"] for pack in found["packs"]["w1"]] == [100.0, 200.0]
-    assert [(x["tokens"], x["reason"]) for x in found["limits"]["w1"]] == [
+    # when the fleet is read, then both are there, the oldest first
+    fleet_body = http.get("/v1/fleet").json()
+    assert [pack["cost"] for pack in fleet_body["packs"]["w1"]] == [100.0, 200.0]
+    assert [(x["tokens"], x["reason"]) for x in fleet_body["limits"]["w1"]] == [
         (512, "512"),
         (1024, "1024"),
     ]
@@ -122,7 +122,7 @@ def test_a_second_look_tells_only_what_is_new(settings, fleet, store):
         fleet.push("w1", [an_observation(at_s=now_s - 3500, cost=2.0)])
         fleet.set_limit("w1", BatchLimit(tokens=1024, pairs=9, version=2, at_s=now_s))
         second = http.get("/v1/fleet", params={"since": first["at_s"]}).json()
-        # then only what is new is told, and the workers as ever
+        # then only what is new comes, and the workers as ever
         assert [pack["cost"] for pack in second["packs"]["w1"]] == [2.0]
         assert [limit["tokens"] for limit in second["limits"]["w1"]] == [1024]
         assert [worker["id"] for worker in second["workers"]] == ["w1"]

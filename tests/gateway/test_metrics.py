@@ -42,18 +42,18 @@ def test_one_scrape_sees_the_whole_fleet(http, busy, working):
     http.post("/v1/rerank", json={"query": ""})
     http.get("/v1/jobs/some-id")
     http.get("/no/such/path")
-    found = scrape(http)
+    scraped = scrape(http)
 
-    assert value(found, "rerank_redis_up") == 1
-    assert value(found, "rerank_worker_up", worker="w2") == 0
-    assert value(found, "rerank_worker_up", worker="w3") == 1
-    assert value(found, "rerank_worker_busy_ratio", worker="w3") == 0.5
-    assert {s.labels["state"] for s in found["rerank_jobs"]} == {"running", "paused", "finishing"}
+    assert value(scraped, "rerank_redis_up") == 1
+    assert value(scraped, "rerank_worker_up", worker="w2") == 0
+    assert value(scraped, "rerank_worker_up", worker="w3") == 1
+    assert value(scraped, "rerank_worker_busy_ratio", worker="w3") == 0.5
+    assert {s.labels["state"] for s in scraped["rerank_jobs"]} == {"running", "paused", "finishing"}
     route = {"route": "/v1/rerank"}
-    assert value(found, "rerank_requests_total", outcome="ok", model=MODEL, **route) == 1
-    assert value(found, "rerank_requests_total", outcome="client_error", **route) == 1
+    assert value(scraped, "rerank_requests_total", outcome="ok", model=MODEL, **route) == 1
+    assert value(scraped, "rerank_requests_total", outcome="client_error", **route) == 1
     # and nothing that a client makes up becomes a label
-    routes = {sample.labels["route"] for sample in found["rerank_requests_total"]}
+    routes = {sample.labels["route"] for sample in scraped["rerank_requests_total"]}
     assert "/v1/jobs/{job_id}" in routes
     assert not any("some-id" in r or "such" in r for r in routes)
 
@@ -68,21 +68,23 @@ def test_what_workers_count_is_told_with_their_names(http, fleet):
     fleet.beat(worker_row("w1"), slow.counts())
     fleet.beat(worker_row("w2"), idle.counts())
     # when the gateway is scraped
-    found = scrape(http)
+    scraped = scrape(http)
     # then each worker has its own, from 0 on
     one = {"worker": "w1", "model": MODEL}
     rejected = {"modality": "image", "outcome": "rejected"}
-    assert value(found, "rerank_pairs_total", **one, **rejected) == 3
-    assert value(found, "rerank_pairs_total", worker="w2", **rejected) == 0
-    assert value(found, "rerank_images_rejected_total", reason="low_quality", **one) == 1
+    assert value(scraped, "rerank_pairs_total", **one, **rejected) == 3
+    assert value(scraped, "rerank_pairs_total", worker="w2", **rejected) == 0
+    assert value(scraped, "rerank_images_rejected_total", reason="low_quality", **one) == 1
     # and of waits each bucket holds those below it too
     buckets = [
-        value(found, "rerank_queue_wait_seconds_bucket", priority="bulk", le=str(float(end)), **one)
+        value(
+            scraped, "rerank_queue_wait_seconds_bucket", priority="bulk", le=str(float(end)), **one
+        )
         for end in WAIT_S
     ]
     assert buckets == [1] * 6 + [3] * (len(WAIT_S) - 6)
-    assert value(found, "rerank_queue_wait_seconds_count", priority="bulk", **one) == 4
-    assert value(found, "rerank_queue_wait_seconds_sum", priority="bulk", **one) == 9_999.601
+    assert value(scraped, "rerank_queue_wait_seconds_count", priority="bulk", **one) == 4
+    assert value(scraped, "rerank_queue_wait_seconds_sum", priority="bulk", **one) == 9_999.601
 
 
 def test_a_worker_of_another_version_costs_no_scrape(http, fleet, client, store):
@@ -93,10 +95,10 @@ def test_a_worker_of_another_version_costs_no_scrape(http, fleet, client, store)
     client.set(store.keys.counts("torn"), '{"rerank_pairs": [', ex=60)
     known = '"rerank_retries": {"fetch": 2, "boredom": 3, "fetch,twice": 4}'
     client.set(store.keys.counts("newer"), f'{{"rerank_dreams": {{"": 1}}, {known}}}', ex=60)
-    # when it is scraped, then all are up, and what is known is told
-    found = scrape(http)
-    assert {s.labels["worker"] for s in found["rerank_worker_up"]} == {"old", "torn", "newer"}
-    assert [(s.labels["worker"], s.labels["reason"]) for s in found["rerank_retries_total"]] == [
+    # when it is scraped, then all are up, and what is known is shown
+    scraped = scrape(http)
+    assert {s.labels["worker"] for s in scraped["rerank_worker_up"]} == {"old", "torn", "newer"}
+    assert [(s.labels["worker"], s.labels["reason"]) for s in scraped["rerank_retries_total"]] == [
         ("newer", "fetch")
     ]
 
@@ -135,14 +137,16 @@ def test_a_failed_request_is_told_with_the_model_that_its_body_named(http, fleet
     for made_up in ("made/up", "m" * 400, 7, ["made/up"], None):
         http.post("/v1/rerank", json={**body, "model": made_up})
     # then those that are known have their label, and no other is made up
-    found = scrape(http)["rerank_requests_total"]
-    failed = {(s.labels["route"], s.labels["outcome"]) for s in found if s.labels["model"] == MODEL}
+    totals = scrape(http)["rerank_requests_total"]
+    failed = {
+        (s.labels["route"], s.labels["outcome"]) for s in totals if s.labels["model"] == MODEL
+    }
     assert failed == {
         ("/v1/rerank", "server_error"),
         ("/v1/rerank", "client_error"),
         ("/rerank", "client_error"),
     }
-    assert {s.labels["model"] for s in found} == {MODEL, ""}
+    assert {s.labels["model"] for s in totals} == {MODEL, ""}
 
 
 def test_jobs_of_weights_that_nobody_serves_are_counted(http, fleet, store):
@@ -153,7 +157,7 @@ def test_jobs_of_weights_that_nobody_serves_are_counted(http, fleet, store):
     shards = [OpenShard(0, 5, "f")]
     store.shards.open(store.jobs.get("j1"), ("", "1"), shards, sealed=True, lines=1, low_water=0)
     store.jobs.set_facts("j1", fingerprint="old")
-    # then it is told, until a worker has them
+    # then it is shown, until a worker has them
     assert value(scrape(http), "rerank_jobs_of_other_weights") == 1
     fleet.beat(worker_row(id="w2", fingerprint="old"))
     assert value(scrape(http), "rerank_jobs_of_other_weights") == 0
@@ -169,11 +173,11 @@ def test_jobs_and_queues_are_counted(change, fleet, store):
     store.jobs.create("j2", spec, "d")
     store.jobs.pause(store.jobs.get("j2"), "lunch")
     with running_gateway(change()) as http:
-        found = scrape(http)
-        assert value(found, "rerank_jobs", state="running") == 1
-        assert value(found, "rerank_jobs", state="paused") == 1
-        assert value(found, "rerank_job_items", state="waiting") == 5
-        assert value(found, "rerank_open_shards", model=MODEL) == 1
+        scraped = scrape(http)
+        assert value(scraped, "rerank_jobs", state="running") == 1
+        assert value(scraped, "rerank_jobs", state="paused") == 1
+        assert value(scraped, "rerank_job_items", state="waiting") == 5
+        assert value(scraped, "rerank_open_shards", model=MODEL) == 1
         assert wait_until(
             lambda: value(scrape(http), "rerank_queue_oldest_age_seconds", model=MODEL) > 0
         )
@@ -187,15 +191,15 @@ def test_a_real_worker_counts_what_it_does(real):
     # when its gateway is scraped, then within a heartbeat the worker's counts are there
     text = {"modality": "text", "outcome": "ok"}
     wait_until(lambda: value(scrape(real), "rerank_pairs_total", **text) >= 2, 20)
-    found = scrape(real)
+    scraped = scrape(real)
     for stage in ("load", "tokenize", "forward", "store"):
-        assert value(found, "rerank_stage_duration_seconds_count", stage=stage) >= 1
-    assert value(found, "rerank_queue_wait_seconds_count", priority="interactive") >= 1
-    assert value(found, "rerank_tokens_total", kind="text") > 0
-    assert value(found, "rerank_tokens_total", kind="image") == 0
-    assert value(found, "rerank_cache_lookups_total", cache="prefix", result="miss") >= 1
-    assert value(found, "rerank_model_load_seconds") > 0
-    assert "rerank_gpu_memory_bytes" not in found  # on a CPU
+        assert value(scraped, "rerank_stage_duration_seconds_count", stage=stage) >= 1
+    assert value(scraped, "rerank_queue_wait_seconds_count", priority="interactive") >= 1
+    assert value(scraped, "rerank_tokens_total", kind="text") > 0
+    assert value(scraped, "rerank_tokens_total", kind="image") == 0
+    assert value(scraped, "rerank_cache_lookups_total", cache="prefix", result="miss") >= 1
+    assert value(scraped, "rerank_model_load_seconds") > 0
+    assert "rerank_gpu_memory_bytes" not in scraped  # on a CPU
 
 
 # ---- documentation, recording rules, alerts -----------------------------------------------------
@@ -238,8 +242,8 @@ def test_the_page_names_every_value_of_a_label():
         (row,) = (line for line in lines if line.startswith(f"| `{family.name}"))
         for label, values in family.labels.items():
             for one in values:
-                told = stages if label == "stage" else row
-                assert re.search(rf"\b{one}\b", told), f"{family.name}: {one}"
+                documented = stages if label == "stage" else row
+                assert re.search(rf"\b{one}\b", documented), f"{family.name}: {one}"
 
 
 def rules(file: str) -> list[dict]:

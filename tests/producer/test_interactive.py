@@ -35,8 +35,8 @@ from tests.support.wait import patient, wait_until
 def test_a_small_request_takes_a_profile_too(api, served):
     line = api.rerank("q", ["a", "b"], profile="multilingual", top_p=0.95, timeout_s=patient(20))
 
-    for found in line["results"]:
-        assert found["relevance_score"] == relevance_score(found["margin"], 0.6, 0.95)
+    for result in line["results"]:
+        assert result["relevance_score"] == relevance_score(result["margin"], 0.6, 0.95)
 
 
 def test_a_small_request_is_answered(api, served, store, tmp_path):
@@ -77,8 +77,8 @@ def test_documents_carry_their_id_and_metadata_through_a_small_request(api, serv
         "q", [document | {"text": "b"}, document | {"text": 1}], timeout_s=patient(20)
     )
 
-    (found,), (failed,) = line["results"], line["errors"]
-    assert (found["id"], found["metadata"]) == ("x", document["metadata"])
+    (scored,), (failed,) = line["results"], line["errors"]
+    assert (scored["id"], scored["metadata"]) == ("x", document["metadata"])
     assert (failed["id"], failed["retryable"]) == ("x", False)
 
 

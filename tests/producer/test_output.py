@@ -24,13 +24,13 @@ def test_a_finished_job_can_be_read_and_fetched(api, source, control, tmp_path):
     do(control, job_id)
 
     status = api.wait(job_id, timeout_s=patient(5))
-    found = list(api.results(job_id))
+    lines = list(api.results(job_id))
     api.fetch(job_id, tmp_path / "out.jsonl")
 
     assert (status.state, status.progress.scored) == ("done", 12)
-    assert [line["id"] for line in found] == [0, 1, 2, 3]
+    assert [line["id"] for line in lines] == [0, 1, 2, 3]
     written = (tmp_path / "out.jsonl").read_text().split("\n")[:-1]
-    assert [json.loads(line) for line in written] == found
+    assert [json.loads(line) for line in written] == lines
     assert json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["scored"] == 12
 
 
@@ -52,8 +52,8 @@ def test_a_profile_stands_in_the_job_and_in_every_score(api, source, control, st
 
     do(control, job_id)
 
-    found = [result for line in api.results(job_id) for result in line["results"]]
-    assert len(found) == 8
-    for result in found:
+    results = [result for line in api.results(job_id) for result in line["results"]]
+    assert len(results) == 8
+    for result in results:
         assert result["relevance_score"] == relevance_score(result["margin"], 0.7, 0.9)
-    assert {0.0, 1.0} & {result["relevance_score"] for result in found}
+    assert {0.0, 1.0} & {result["relevance_score"] for result in results}

@@ -1,4 +1,4 @@
-"""Where small requests stand: one look at a queue serves all who ask."""
+"""The positions of small requests in their queues: one reading serves all of them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tests.support.fleet import MODEL
 @pytest.fixture
 def queue(settings) -> str:
     """The list in which the model's interactive hints wait."""
-    (found,) = broker_keys(settings, [model_queue(MODEL, Priority.interactive)])
-    return found
+    (list_key,) = broker_keys(settings, [model_queue(MODEL, Priority.interactive)])
+    return list_key
 
 
 @pytest.fixture
-def looks(store, monkeypatch) -> list[str]:
+def readings(store, monkeypatch) -> list[str]:
     """The lists that were read, one entry each time."""
-    found: list[str] = []
+    read_keys: list[str] = []
     read = store.broker.hint_positions
 
     def counted(list_key: str) -> tuple[int, dict[str, int]]:
-        found.append(list_key)
+        read_keys.append(list_key)
         return read(list_key)
 
     monkeypatch.setattr(store.broker, "hint_positions", counted)
-    return found
+    return read_keys
 
 
 def hint(real_hints, *jobs: str) -> None:
@@ -40,32 +40,34 @@ def hint(real_hints, *jobs: str) -> None:
         real_hints.shard(MODEL, Priority.interactive, job_id, "0-1")
 
 
-def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, monkeypatch):
+def test_the_queue_is_read_once_for_all_requests(store, real_hints, queue, readings, monkeypatch):
     monkeypatch.setattr(queue_position, "MAX_AGE_S", math.inf)
     # given jobs that wait, one of them with two shards
     hint(real_hints, "a", "b", "b", "c")
     queues, since_s = QueuePositions(store), time.monotonic()
-    # when each of them asks
-    found = {job_id: queues.ahead(queue, job_id, since_s) for job_id in "abc"}
+    # when the position of each is read
+    ahead = {job_id: queues.ahead(queue, job_id, since_s) for job_id in "abc"}
     # then the queue was read once
-    assert found == {"a": 0, "b": 1, "c": 3}
-    assert looks == [queue]
-    # and who is in it no longer stands before nobody
+    assert ahead == {"a": 0, "b": 1, "c": 3}
+    assert readings == [queue]
+    # and a job that is no longer in it has nothing before it
     assert queues.ahead(queue, "taken", since_s) == 0
-    assert looks == [queue]
+    assert readings == [queue]
 
 
-def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, looks, monkeypatch):
+def test_a_request_sent_after_the_reading_is_behind_all(
+    store, real_hints, queue, readings, monkeypatch
+):
     monkeypatch.setattr(queue_position, "MAX_AGE_S", math.inf)
     hint(real_hints, "a", "b")
     queues = QueuePositions(store)
     assert queues.ahead(queue, "a", time.monotonic()) == 0
     hint(real_hints, "c")
     assert queues.ahead(queue, "c", time.monotonic()) == 2
-    assert looks == [queue]
+    assert readings == [queue]
 
 
-def test_a_look_is_told_for_a_while_only(store, client, real_hints, queue, monkeypatch):
+def test_a_reading_is_used_for_a_while_only(store, client, real_hints, queue, monkeypatch):
     monkeypatch.setattr(queue_position, "MAX_AGE_S", 0.0)
     hint(real_hints, "a", "b")
     queues, since_s = QueuePositions(store), time.monotonic()

@@ -1,4 +1,4 @@
-"""A request whose stages are told as events, from the queue to its answer."""
+"""A request whose stages are sent as events, from the queue to its answer."""
 
 from __future__ import annotations
 
@@ -52,25 +52,25 @@ def test_a_request_is_followed_from_the_queue_to_its_answer(
     (waiting,) = broker_keys(settings, [model_queue(MODEL, Priority.interactive)])
     with http.stream("POST", "/v1/rerank", json=BODY, headers=STAGED) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        told = events(answer)
+        stream = events(answer)
         # then it stands behind them, and comes nearer as they are taken
-        assert next(told) == ("queued", {"ahead": 2})
+        assert next(stream) == ("queued", {"ahead": 2})
         store.client.rpop(waiting)
-        assert next(told) == ("queued", {"ahead": 1})
+        assert next(stream) == ("queued", {"ahead": 1})
         # when a worker claims it, then it is no longer queued
         worker = Worker(control)
         lease = worker.claimed(*the_shard(store))
-        assert next(told) == ("scoring", {"done": 0, "total": 3})
+        assert next(stream) == ("scoring", {"done": 0, "total": 3})
         # and with its last pair comes the answer, which is as ever
         worker.commit(lease)
-        found = [entry for entry in told if entry[0] != "scoring"]
-    ((name, body),) = found
+        others = [entry for entry in stream if entry[0] != "scoring"]
+    ((name, body),) = others
     assert name == "answer"
     with working_fleet(control):
         plain = http.post("/v1/rerank", json=BODY).json()
-    told_once = ("id", "created", "timings")
-    assert {k: v for k, v in body.items() if k not in told_once} == {
-        k: v for k, v in plain.items() if k not in told_once
+    once = ("id", "created", "timings")
+    assert {k: v for k, v in body.items() if k not in once} == {
+        k: v for k, v in plain.items() if k not in once
     }
 
 
@@ -103,8 +103,8 @@ def test_what_goes_wrong_later_is_told_as_an_event(change, served):
 def test_whoever_breaks_off_leaves_no_work_behind(http, served, store):
     # given a request that is followed
     with http.stream("POST", "/v1/rerank", json=BODY, headers=STAGED) as answer:
-        told = events(answer)
-        assert next(told)[0] == "queued"
+        stream = events(answer)
+        assert next(stream)[0] == "queued"
         job_id, shard = the_shard(store)
         assert shard_range(shard) == (0, 3)
     # when the client goes, then the job is cancelled

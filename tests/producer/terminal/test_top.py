@@ -57,7 +57,7 @@ def a_worker(**fields: Any) -> WorkerRow:
 
 def a_job(**fields: Any) -> JobStatus:
     """A running job's status."""
-    found = {
+    usual = {
         "id": "1f2e3d4c5b6a",
         "state": "running",
         "reason": "device: 1 worker, 90% busy",
@@ -69,7 +69,7 @@ def a_job(**fields: Any) -> JobStatus:
         "eta_s": 3700.0,
         "name": "monday.jsonl",
     }
-    return JobStatus(**(found | fields))
+    return JobStatus(**(usual | fields))
 
 
 def depth(model: str = MODEL, **waiting: int) -> ModelQueue:
@@ -80,7 +80,7 @@ def depth(model: str = MODEL, **waiting: int) -> ModelQueue:
 
 def a_view(**fields: Any) -> View:
     """A small fleet at work."""
-    found = {
+    usual = {
         "at_s": NOW_S,
         "silent_s": 0.5,
         "coordinator_lives": True,
@@ -89,19 +89,19 @@ def a_view(**fields: Any) -> View:
         "jobs": (a_job(),),
         "unfinished": 1,
     }
-    return View(**(found | fields))
+    return View(**(usual | fields))
 
 
 def lines(view: View | None, width: int = 80, **options: Any) -> list[str]:
     """A frame as plain lines, none of them too long."""
-    found = frame(view, width=width, **options).plain.split("\n")
-    assert all(cell_len(line) <= width for line in found)
-    return found
+    drawn = frame(view, width=width, **options).plain.split("\n")
+    assert all(cell_len(line) <= width for line in drawn)
+    return drawn
 
 
-def row(found: list[str], first: str) -> str:
+def row(drawn: list[str], first: str) -> str:
     """The row that begins with this word."""
-    (line,) = (line for line in found if line.startswith(f"  {first} "))
+    (line,) = (line for line in drawn if line.startswith(f"  {first} "))
     return line
 
 
@@ -120,17 +120,17 @@ def test_the_fleet_is_summed_up_on_top(width):
 
 @pytest.mark.parametrize("width", [80, 120, 140])
 def test_a_worker_shows_its_batch_and_why_at_any_width(width):
-    found = lines(a_view(), width)
+    drawn = lines(a_view(), width)
 
-    at = next(i for i, line in enumerate(found) if "cuda3:12345" in line)
-    assert "98.3k×1,024" in found[at]
-    assert "example" not in found[at]  # a domain tells nobody anything
-    assert [word in found[at] for word in ("1,234", "180k", "90%", "5%", "1s")] == [True] * 5
-    below = " ".join(found[at + 1 : at + 3])
+    at = next(i for i, line in enumerate(drawn) if "cuda3:12345" in line)
+    assert "98.3k×1,024" in drawn[at]
+    assert "example" not in drawn[at]  # a domain tells nobody anything
+    assert [word in drawn[at] for word in ("1,234", "180k", "90%", "5%", "1s")] == [True] * 5
+    below = " ".join(drawn[at + 1 : at + 3])
     assert f"batch 12s ago: {REASON}" in below
     assert "NVIDIA H200" in below
-    assert "31.0GiB" in " ".join(found)
-    assert ("840ms" in found[at]) == (width >= 132)
+    assert "31.0GiB" in " ".join(drawn)
+    assert ("840ms" in drawn[at]) == (width >= 132)
 
 
 def test_names_that_are_too_long_keep_their_end():
@@ -138,16 +138,16 @@ def test_names_that_are_too_long_keep_their_end():
         id="a-very-long-host-name-indeed-01:cuda0:99999", model="org/" + "x" * 40 + "8B"
     )
 
-    found = lines(a_view(workers=(long,)), 120)
+    drawn = lines(a_view(workers=(long,)), 120)
 
-    assert any("-01:cuda0:99999" in line and "xx8B" in line for line in found)
+    assert any("-01:cuda0:99999" in line and "xx8B" in line for line in drawn)
 
 
 def test_a_worker_that_loads_has_no_figures_yet():
-    found = lines(a_view(workers=(a_worker(state="loading", batch_reason=""),)))
+    drawn = lines(a_view(workers=(a_worker(state="loading", batch_reason=""),)))
 
-    assert row(found, "gpu-node-07:cuda3:12345").split()[1:] == ["loading", "1s"]
-    assert "    its workers are loading the model" in found
+    assert row(drawn, "gpu-node-07:cuda3:12345").split()[1:] == ["loading", "1s"]
+    assert "    its workers are loading the model" in drawn
 
 
 def test_out_of_memory_is_not_overlooked():
@@ -159,9 +159,9 @@ def test_depth_is_shown_by_priority_and_as_a_line_of_the_last_minute():
     for step in range(61):
         history.add(a_view(at_s=NOW_S + step, queues=(depth(normal=step),)))
 
-    found = lines(a_view(queues=(depth(interactive=1, normal=12, bulk=40),)), history=history)
+    drawn = lines(a_view(queues=(depth(interactive=1, normal=12, bulk=40),)), history=history)
 
-    cells = row(found, "model").split()
+    cells = row(drawn, "model").split()
     assert cells[1:6] == ["1", "12", "40", "30", "3"]
     assert (cells[6][0], cells[6][-1], len(cells[6])) == ("▂", "█", 12)
     assert list(cells[6]) == sorted(cells[6])
@@ -181,19 +181,19 @@ def test_a_minute_that_was_not_seen_is_empty():
 
 
 def test_a_job_shows_progress_rate_eta_and_what_holds_it_back():
-    found = lines(a_view())
+    drawn = lines(a_view())
 
-    assert row(found, "1f2e3d4c5b6a").split() == [
+    assert row(drawn, "1f2e3d4c5b6a").split() == [
         *("1f2e3d4c5b6a", "running", "███·········", "25%"),
         *("25M/100M", "1,234", "1h", "01m"),
     ]
-    assert "    monday.jsonl · device: 1 worker, 90% busy · 3 errors" in found
+    assert "    monday.jsonl · device: 1 worker, 90% busy · 3 errors" in drawn
 
 
 def test_a_job_whose_total_is_not_known_has_no_bar():
-    found = lines(a_view(jobs=(a_job(progress=Progress(scored=5), eta_s=None),)))
+    drawn = lines(a_view(jobs=(a_job(progress=Progress(scored=5), eta_s=None),)))
 
-    assert row(found, "1f2e3d4c5b6a").split()[2:] == ["–", "5/?", "1,234", "–"]
+    assert row(drawn, "1f2e3d4c5b6a").split()[2:] == ["–", "5/?", "1,234", "–"]
 
 
 def test_a_job_that_ended_says_when():
@@ -205,40 +205,40 @@ def test_a_job_that_ended_says_when():
 def test_what_users_wrote_cannot_write_on_the_terminal():
     evil = a_job(name="\x1b[31m[bold]red[/]\nsecond line")
 
-    found = lines(a_view(jobs=(evil,)))
+    drawn = lines(a_view(jobs=(evil,)))
 
-    assert not any("\x1b" in line for line in found)
-    assert any("[31m[bold]red[/] second line" in line for line in found)
+    assert not any("\x1b" in line for line in drawn)
+    assert any("[31m[bold]red[/] second line" in line for line in drawn)
 
 
 # ---- what is missing ----------------------------------------------------------------------------
 
 
 def test_an_empty_fleet_says_what_to_start():
-    found = lines(View(at_s=NOW_S))
+    drawn = lines(View(at_s=NOW_S))
 
-    assert " ".join(found[:2]) == (
+    assert " ".join(drawn[:2]) == (
         "rerankfleet  no workers · no coordinator: start `rerank coordinator` "
         "0 pairs/s · 0 tokens/s · 0 shards wait · 0 unfinished jobs"
     )
-    assert "  none. Start one:  rerank worker --model Qwen/Qwen3-Reranker-0.6B" in found
-    assert "  none. Make one:  rerank submit pairs.jsonl -o ranked.jsonl" in found
+    assert "  none. Start one:  rerank worker --model Qwen/Qwen3-Reranker-0.6B" in drawn
+    assert "  none. Make one:  rerank submit pairs.jsonl -o ranked.jsonl" in drawn
 
 
 def test_a_silent_coordinator_and_a_model_without_worker_are_told():
-    found = lines(a_view(silent_s=99.0, coordinator_lives=False, workers=()), 120)
+    drawn = lines(a_view(silent_s=99.0, coordinator_lives=False, workers=()), 120)
 
-    assert found[0].endswith("coordinator silent for 1m 39s: start `rerank coordinator`")
-    assert f"    no worker serves it:  rerank worker --model {MODEL}" in found
+    assert drawn[0].endswith("coordinator silent for 1m 39s: start `rerank coordinator`")
+    assert f"    no worker serves it:  rerank worker --model {MODEL}" in drawn
 
 
 def test_without_redis_it_says_why_and_keeps_what_it_saw():
     away = "Redis at redis://h:1 does not answer. Trying again …"
 
     assert away in lines(None, problem=away)
-    found = lines(a_view(), problem=away)
-    assert f"{away} What is shown is old." in found
-    assert any("cuda3:12345" in line for line in found)
+    drawn = lines(a_view(), problem=away)
+    assert f"{away} What is shown is old." in drawn
+    assert any("cuda3:12345" in line for line in drawn)
     assert "looking for the fleet …" in lines(None)
 
 
@@ -257,13 +257,13 @@ def test_a_frame_fits_its_terminal(workers, jobs, width, height):
         jobs=tuple(a_job(id=f"{n:012}") for n in range(jobs)),
     )
 
-    found = lines(view, width, height=height)
+    drawn = lines(view, width, height=height)
 
-    assert len(found) <= height
+    assert len(drawn) <= height
     shown = {"WORKERS": "cuda0", "JOBS": "running"}
     for words, count in zip(shown.values(), (workers, jobs), strict=True):
-        rows = sum(words in line for line in found)
-        assert rows == count or any(f"… {count - rows} more" in line for line in found)
+        rows = sum(words in line for line in drawn)
+        assert rows == count or any(f"… {count - rows} more" in line for line in drawn)
 
 
 def test_words_go_before_rows():
@@ -338,7 +338,7 @@ def test_a_look_finds_workers_depths_and_jobs(settings, fleet, store, control, j
     assert look(client).coordinator_lives
     # and a model without a worker is shown while something waits for it
     fleet.leave("w1")
-    assert [found.model for found in look(client).queues] == [MODEL]
+    assert [queue.model for queue in look(client).queues] == [MODEL]
     client.cancel(waits)
     control.hints.feed(waits)
     run(control)
@@ -354,20 +354,20 @@ def test_looking_writes_nothing(settings, fleet, client):
 
 @pytest.mark.parametrize("columns", [80, 140])
 def test_a_stack_is_shown_once(command, vl_stack, columns):
-    found = command("top", "--once", columns=columns)
+    result = command("top", "--once", columns=columns)
 
-    assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout.startswith("rerankfleet  1 ready · coordinator runs\n")
-    assert "pocket-vl" in found.stdout
-    assert all(cell_len(line) <= columns for line in found.stdout.splitlines())
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("rerankfleet  1 ready · coordinator runs\n")
+    assert "pocket-vl" in result.stdout
+    assert all(cell_len(line) <= columns for line in result.stdout.splitlines())
 
 
 def test_a_stack_is_told_to_machines(command, vl_stack):
-    found = json.loads(command("top", "--json").stdout)
+    view = json.loads(command("top", "--json").stdout)
 
-    assert found["workers"][0]["model"] == "pocket-vl"
-    assert found["queues"][0]["waiting"] == {"interactive": 0, "normal": 0, "bulk": 0}
-    assert found["coordinator_lives"]
+    assert view["workers"][0]["model"] == "pocket-vl"
+    assert view["queues"][0]["waiting"] == {"interactive": 0, "normal": 0, "bulk": 0}
+    assert view["coordinator_lives"]
 
 
 # ---- the screen ---------------------------------------------------------------------------------
@@ -433,23 +433,23 @@ def screen(environment: dict[str, str]) -> Iterator[Screen]:
 
 def test_q_ends_it_and_the_terminal_is_as_before(settings, fleet):
     fleet.beat(worker_row())
-    with screen(settings.environment()) as found:
-        before = termios.tcgetattr(found.keyboard)
-        found.shows("1 ready")
-        found.shows("q ends")
-        assert termios.tcgetattr(found.keyboard) != before
-        found.press("q")
-        found.ends()
-        assert termios.tcgetattr(found.keyboard) == before
+    with screen(settings.environment()) as terminal:
+        before = termios.tcgetattr(terminal.keyboard)
+        terminal.shows("1 ready")
+        terminal.shows("q ends")
+        assert termios.tcgetattr(terminal.keyboard) != before
+        terminal.press("q")
+        terminal.ends()
+        assert termios.tcgetattr(terminal.keyboard) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_quietly_while_redis_is_away(settings, number):
     away = f"redis://:secret@127.0.0.1:{free_port()}/0"
-    with screen(settings.environment() | {"RERANK_REDIS_URL": away}) as found:
-        found.shows("Trying")
-        found.process.send_signal(number)
-        assert "secret" not in found.ends()
+    with screen(settings.environment() | {"RERANK_REDIS_URL": away}) as terminal:
+        terminal.shows("Trying")
+        terminal.process.send_signal(number)
+        assert "secret" not in terminal.ends()
 
 
 def test_it_finds_a_stack_that_starts_later(settings, fleet, tmp_path: Path):
@@ -458,15 +458,15 @@ def test_it_finds_a_stack_that_starts_later(settings, fleet, tmp_path: Path):
     state.mkdir()
     environment = settings.environment() | {"RERANK_STATE_DIR": str(state)}
     del environment["RERANK_REDIS_URL"]
-    with screen(environment) as found:
-        found.shows("no Redis is known")
+    with screen(environment) as terminal:
+        terminal.shows("no Redis is known")
         # when one records its address
         fleet.beat(worker_row())
         (state / "address.json").write_text(json.dumps({"redis_url": settings.redis_address}))
         # then it is shown
-        found.shows("1 ready")
-        found.press("q")
-        found.ends()
+        terminal.shows("1 ready")
+        terminal.press("q")
+        terminal.ends()
 
 
 def test_what_waiting_does_not_cure_is_raised():
