@@ -58,8 +58,8 @@ def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
     """The images of a folder with its sub-folders, or of a listing.
 
     A listing has one path or URI per line, or is CSV with columns `image` and, optionally,
-    `category`. `categories` is CSV with both columns; its images are named as in the listing, or by their
-    path in the folder. Raises UsageError.
+    `category`. `categories` is CSV with both columns; its images are named as in the listing,
+    or by their path in the folder. Raises UsageError.
     """
     listed = list(_folder(source) if source.is_dir() else _listing(source))
     if not listed:
