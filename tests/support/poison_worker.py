@@ -1,4 +1,4 @@
-"""A worker that dies when it reads a certain text: what a broken codec or kernel would do."""
+"""A worker that dies on a certain text, as with a broken codec or kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ prepare = Preparer.prepare
 
 
 def prepare_or_die(self: Preparer, slices: Any, *others: Any, **options: Any) -> Any:
-    """Die without a word, as a killed process does."""
+    """Die without cleaning up, like a killed process."""
     if any(document.text == POISON for piece in slices for document in piece.documents):
         os._exit(9)
     return prepare(self, slices, *others, **options)

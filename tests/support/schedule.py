@@ -1,4 +1,4 @@
-"""Which tests need much, and which share what takes long to start and so a process of `-n`."""
+"""Which tests are expensive, and which share slow fixtures and so run in one process of `-n`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.stack import START_STACK
 
 
 def mark(item: pytest.Item) -> None:
-    """Mark a test that needs a whole stack, and name the group that it runs in."""
+    """Mark a test that needs a whole stack, with the group that it runs in."""
     if START_STACK in fixtures_of(item) or "end_to_end" in item.path.parts:
         item.add_marker("whole_stack")
     item.add_marker(pytest.mark.xdist_group(group_of(item)))
@@ -25,7 +25,7 @@ def group_of(item: pytest.Item) -> str:
 
 
 def is_long(item: pytest.Item) -> bool:
-    """Whether a test is one of those that are begun first, so that none is left at the end."""
+    """Whether a test is started first, so that no long test runs alone at the end."""
     return any(item.get_closest_marker(name) for name in ("whole_stack", "browser", "slow"))
 
 
