@@ -63,7 +63,7 @@ FAR_BEYOND = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TimedPack:
     """A scored pack, and the tokens of its documents."""
 
     pack: Observation
@@ -103,15 +103,15 @@ def run(
     prompts: Sequence[Prompt],
     limit: Limit,
     seconds: float,
-    steer: Callable[[Batcher, list[Seen]], None] = lambda batcher, seen: None,
+    steer: Callable[[Batcher, list[TimedPack]], None] = lambda batcher, packs: None,
     tick_s: float = 1.0,
-) -> list[Seen]:
+) -> list[TimedPack]:
     """The packs of a batcher kept busy for some time; `steer` may set its limit at every tick."""
     engine.feature_cache.clear()  # or the images of the previous run would cost nothing
-    counting, seen, stop = Counting(engine), list[Seen](), threading.Event()
+    counting, packs, stop = Counting(engine), list[TimedPack](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
-        seen.append(Seen(pack, counting.tokens))
+        packs.append(TimedPack(pack, counting.tokens))
 
     batcher = Batcher(counting, limit, waiting_tokens_max=WAITING_TOKENS, on_pack=on_pack)
 
@@ -125,11 +125,11 @@ def run(
     end_s = time.monotonic() + seconds
     while (left_s := end_s - time.monotonic()) > 0:
         time.sleep(min(tick_s, left_s))
-        steer(batcher, seen)
+        steer(batcher, packs)
     stop.set()
     feeder.join()
     batcher.close(drain=False)
-    return seen
+    return packs
 
 
 def run_policy(
@@ -138,28 +138,28 @@ def run_policy(
     settings: PolicySettings,
     timing: Timing,
     rates: tuple[float, float] | None,
-) -> tuple[list[Seen], list[dict[str, Any]]]:
+) -> tuple[list[TimedPack], list[dict[str, Any]]]:
     """Run a policy from the worst limit: its packs, and its limits."""
     state = start(settings, TOKENS_MIN, settings.pairs_low, rates)
     if settings.policy != "thresholds":
         state = state.model_copy(update={"pairs": PAIRS_MAX})
-    limits = [_told(state, 0.0)]
+    limits = [_summary(state, 0.0)]
     begin_s, read = time.monotonic(), 0
 
-    def steer(batcher: Batcher, seen: list[Seen]) -> None:
+    def steer(batcher: Batcher, packs: list[TimedPack]) -> None:
         nonlocal state, read
-        new = [each.pack for each in seen[read:]]
+        new = [each.pack for each in packs[read:]]
         read += len(new)
         state = decide(settings, state, new, time.time())
         batcher.limit = Limit(state.tokens, state.pairs)
         if state.changed:
-            limits.append(_told(state, time.monotonic() - begin_s))
+            limits.append(_summary(state, time.monotonic() - begin_s))
 
     limit = Limit(state.tokens, state.pairs)
     return run(engine, prompts, limit, timing.policy_s, steer, timing.tick_s), limits
 
 
-def _told(state: PolicyState, at_s: float) -> dict[str, Any]:
+def _summary(state: PolicyState, at_s: float) -> dict[str, Any]:
     return {
         "at_s": round(at_s, 1),
         "tokens": state.tokens,
@@ -171,11 +171,11 @@ def _told(state: PolicyState, at_s: float) -> dict[str, Any]:
 # ---- figures ------------------------------------------------------------------------------------
 
 
-def figures(seen: Sequence[Seen], target_s: float) -> dict[str, float]:
+def figures(packs: Sequence[TimedPack], target_s: float) -> dict[str, float]:
     """Throughput and latencies of packs; the first one only starts the clock."""
-    first, rest = seen[0].pack, [each for each in seen[1:] if not each.pack.oom]
+    first, rest = packs[0].pack, [each for each in packs[1:] if not each.pack.oom]
     if not rest:  # a single pack took all the time
-        rest, since_s = list(seen), first.at_s - first.forward_s
+        rest, since_s = list(packs), first.at_s - first.forward_s
     else:
         since_s = first.at_s
     seconds = rest[-1].pack.at_s - since_s
@@ -187,7 +187,7 @@ def figures(seen: Sequence[Seen], target_s: float) -> dict[str, float]:
         "late_share": round(sum(s > target_s for s in latencies) / len(latencies), 4),
         "device_share": round(sum(latencies) / seconds, 3),
         "packs": len(rest),
-        "ooms": sum(each.pack.oom for each in seen),
+        "ooms": sum(each.pack.oom for each in packs),
     }
 
 
@@ -196,10 +196,10 @@ def mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: round(fmean(run[name] for run in runs), 4) for name in runs[0]}
 
 
-def settled(seen: Sequence[Seen]) -> Sequence[Seen]:
+def settled(packs: Sequence[TimedPack]) -> Sequence[TimedPack]:
     """The packs of the second half of the time."""
-    middle_s = (seen[0].pack.at_s + seen[-1].pack.at_s) / 2
-    return [each for each in seen if each.pack.at_s >= middle_s] or seen
+    middle_s = (packs[0].pack.at_s + packs[-1].pack.at_s) / 2
+    return [each for each in packs if each.pack.at_s >= middle_s] or packs
 
 
 def measure(engine: Any, prompts: Sequence[Prompt], options: argparse.Namespace) -> dict[str, Any]:
@@ -224,24 +224,24 @@ def measure(engine: Any, prompts: Sequence[Prompt], options: argparse.Namespace)
 
     def sweep() -> None:
         for tokens, earlier in runs.items():
-            if not any(result["p95_s"] > FAR_BEYOND * target_s for result in earlier):
-                seen = run(engine, prompts, Limit(tokens, PAIRS_MAX), timing.fixed_s)
-                earlier.append(figures(seen, target_s))
+            if not any(figure["p95_s"] > FAR_BEYOND * target_s for figure in earlier):
+                packs = run(engine, prompts, Limit(tokens, PAIRS_MAX), timing.fixed_s)
+                earlier.append(figures(packs, target_s))
 
     sweep()
     policies = {}
     for name, (settings, rates) in sides.items():
-        seen, limits = run_policy(engine, prompts, settings, timing, rates)
-        overall, late = figures(seen, target_s), figures(settled(seen), target_s)
+        packs, limits = run_policy(engine, prompts, settings, timing, rates)
+        overall, late = figures(packs, target_s), figures(settled(packs), target_s)
         policies[name] = {"overall": overall, "settled": late, "limits": limits}
         sweep()
-    fixed = [{"limit_tokens": tokens, **mean_of(result)} for tokens, result in runs.items()]
-    allowed = [result for result in fixed if result["p95_s"] <= target_s] or fixed[:1]
-    best = max(allowed, key=lambda result: result["tokens_per_s"])
-    for result in policies.values():
+    fixed = [{"limit_tokens": tokens, **mean_of(run)} for tokens, run in runs.items()]
+    allowed = [one for one in fixed if one["p95_s"] <= target_s] or fixed[:1]
+    best = max(allowed, key=lambda one: one["tokens_per_s"])
+    for policy in policies.values():
         for part in ("overall", "settled"):
-            ratio = result[part]["tokens_per_s"] / best["tokens_per_s"]
-            result[part]["of_best"] = round(ratio, 4)
+            ratio = policy[part]["tokens_per_s"] / best["tokens_per_s"]
+            policy[part]["of_best"] = round(ratio, 4)
     return {"fixed": fixed, "best_limit_tokens": best["limit_tokens"], "policies": policies}
 
 
@@ -273,9 +273,8 @@ def table(results: dict[str, Any], target_s: float) -> None:
     shown.add_section()
     for name, policy in results["policies"].items():
         last = policy["limits"][-1]
-        summary = (
-            f"{len(policy['limits'])}, last {last['tokens']:,} tokens, {last['pairs']:,} pairs"
-        )
+        tokens, pairs = last["tokens"], last["pairs"]
+        summary = f"{len(policy['limits'])}, last {tokens:,} tokens, {pairs:,} pairs"
         row(f"{name}, settled", policy["settled"], summary)
         row(f"{name}, whole run", policy["overall"])
     Console(width=110, highlight=False).print(shown)
@@ -329,10 +328,10 @@ def images(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]
     return engine, [p for of_image in zip(*encoded, strict=True) for p in of_image]
 
 
-def load(folder: str, arguments: argparse.Namespace, **options: Any) -> Any:
+def load(folder: str, settings: argparse.Namespace, **options: Any) -> Any:
     from rerankfleet.workers.engine import load_engine
 
-    where = {"device": arguments.device, "dtype": arguments.dtype, "threads": arguments.threads}
+    where = {"device": settings.device, "dtype": settings.dtype, "threads": settings.threads}
     return load_engine(folder, **where, **options)
 
 
@@ -354,8 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quick": options.quick,
     }
     load = {"load_average_after": surroundings()["load_average"]}
-    run = {"benchmark": "adaptive", "device": engine.device_name, **before, **load}
-    print(json.dumps({**run, "config": config, **results}))
+    header = {"benchmark": "adaptive", "device": engine.device_name, **before, **load}
+    print(json.dumps({**header, "config": config, **results}))
 
 
 if __name__ == "__main__":

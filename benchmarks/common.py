@@ -158,7 +158,7 @@ def _commit() -> str | None:
     """The commit, marked as dirty when the code differs from it; None outside of git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return run.stdout.strip()
+    return process.stdout.strip()

@@ -178,21 +178,21 @@ class Worker:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.clock_s = 0.0
-        self.seen: list[Observation] = []
+        self.packs: list[Observation] = []
         self._rng = Random(f"worker {device.seed}")
         self._queue = Queue(device, self._rng)
         self._ceiling = math.inf
 
     def work(self, until_s: float, state: PolicyState, slow: float) -> list[Observation]:
         """Score packs under a limit until a time."""
-        self.seen = []
+        self.packs = []
         while self.clock_s < until_s:
             tokens = min(state.tokens, self._ceiling)
             starved = self._rng.random() < self.device.starved_share
-            tokens_asked = tokens * self._rng.random() if starved else tokens
-            lengths = self._queue.take(tokens_asked, state.pairs)
+            budget = tokens * self._rng.random() if starved else tokens
+            lengths = self._queue.take(budget, state.pairs)
             self._score(lengths, "empty" if starved else "limit", state, slow)
-        return self.seen
+        return self.packs
 
     def _score(self, lengths: Sequence[float], ended: str, state: PolicyState, slow: float) -> None:
         device, cost = self.device, sum(lengths)
@@ -201,7 +201,7 @@ class Worker:
         if oom:
             seconds *= self._rng.random()
         self.clock_s += seconds
-        self.seen.append(self._observed(lengths, seconds, ended, state, oom))
+        self.packs.append(self._observed(lengths, seconds, ended, state, oom))
         if not oom:
             if cost > self._ceiling / 2:
                 self._ceiling *= 1 + 1 / 64
@@ -275,9 +275,9 @@ def best(device: Device, slow: float) -> int:
     steps = int(8 * math.log2(TOKENS_MAX / TOKENS_MIN))
     limits = [int(TOKENS_MIN * 2 ** (step / 8)) for step in range(steps + 1)]
     fitting = [limit for limit in limits if limit <= device.memory_tokens] or limits[:1]
-    by_limit = {limit: quality(device, limit, 1 << 20, slow) for limit in fitting}
-    meeting = [limit for limit in fitting if by_limit[limit].late <= ROUGHLY] or fitting[:1]
-    return max(meeting, key=lambda limit: by_limit[limit].tokens_per_s)
+    qualities = {limit: quality(device, limit, 1 << 20, slow) for limit in fitting}
+    meeting = [limit for limit in fitting if qualities[limit].late <= ROUGHLY] or fitting[:1]
+    return max(meeting, key=lambda limit: qualities[limit].tokens_per_s)
 
 
 # ---- one run -------------------------------------------------------------------------------------
@@ -285,12 +285,12 @@ def best(device: Device, slow: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One interval: its limit, the packs observed under it, and the quality of the limit."""
+    """One interval: its limit, the packs scored under it, and the quality of the limit."""
 
     slow: float
     tokens: int
     pairs: int
-    seen: tuple[Observation, ...]
+    packs: tuple[Observation, ...]
     worth: Quality
     throughput: float
     """Throughput of the limit, relative to the best limit."""
@@ -321,15 +321,15 @@ def run(device: Device, policy: str) -> list[Decision]:
         of_best = quality(device, best(device, slow), 1 << 20, slow).tokens_per_s
         for _ in range(phase):
             until_s = DECISION_S * (len(decisions) + 1)
-            seen = worker.work(until_s, state, slow)
+            packs = worker.work(until_s, state, slow)
             worth = quality(device, state.tokens, state.pairs, slow)
             throughput = worth.tokens_per_s / of_best
             decisions.append(
                 Decision(
-                    slow, state.tokens, state.pairs, tuple(seen), worth, throughput, state.reason
+                    slow, state.tokens, state.pairs, tuple(packs), worth, throughput, state.reason
                 )
             )
-            state = decide(settings, state, seen, until_s)
+            state = decide(settings, state, packs, until_s)
     return decisions
 
 
@@ -337,7 +337,7 @@ def judged(decisions: Sequence[Decision]) -> dict[str, float]:
     """The table's columns for one run."""
     first, slow = decisions[: PHASES[0]], decisions[PHASES[0] : sum(PHASES[:2])]
     steady = first[SETTLED_BY:]
-    packs = [pack.forward_s > TARGET_S for decision in steady for pack in decision.seen]
+    packs = [pack.forward_s > TARGET_S for decision in steady for pack in decision.packs]
     changes = [
         max(abs(now.tokens / last.tokens - 1), abs(now.pairs / last.pairs - 1))
         for last, now in pairwise(steady)
@@ -345,7 +345,7 @@ def judged(decisions: Sequence[Decision]) -> dict[str, float]:
     return {
         "settled": _until_good(first),
         "late": fmean(packs) if packs else 0.0,
-        "oom": sum(pack.oom for decision in decisions for pack in decision.seen),
+        "oom": sum(pack.oom for decision in decisions for pack in decision.packs),
         "oscillation": fmean(changes),
         "recovered": _until_good(slow),
         "throughput": fmean(decision.throughput for decision in steady),
@@ -369,8 +369,8 @@ def compare(devices: Sequence[Device]) -> dict[str, dict[str, dict[str, float]]]
         for policy in POLICIES:
             runs[policy].append(judged(run(device, policy)))
     return {
-        policy: {name: _summary([each[name] for each in of_devices]) for name in COLUMNS}
-        for policy, of_devices in runs.items()
+        policy: {name: _summary([each[name] for each in by_scenario]) for name in COLUMNS}
+        for policy, by_scenario in runs.items()
     }
 
 
@@ -384,10 +384,10 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def print_table(policies: dict[str, dict[str, dict[str, float]]]) -> None:
+def print_table(results: dict[str, dict[str, dict[str, float]]]) -> None:
     """Print a row for each policy: the mean, with the 90th percentile and the maximum."""
     table = Table("policy", *COLUMNS, title="mean (90th percentile, most)")
-    for policy, columns in policies.items():
+    for policy, columns in results.items():
         cells = []
         for name, form in COLUMNS.items():
             if policy == "fixed" and name == "recovered":
@@ -430,7 +430,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="three devices")
     parser.add_argument("--devices", type=int, default=100, help="number of devices (100)")
     parser.add_argument("--tuning", action="store_true", help="use the seeds for tuning")
-    parser.add_argument("--silent", action="store_true", help="devices do not report their memory")
+    parser.add_argument("--silent", action="store_true", help="devices hide their memory's size")
     parser.add_argument("--plot", type=Path, help="draw the traces of one device to this PNG")
     parser.add_argument(
         "--plot-seed", type=int, default=8, help="seed of the device of the plot (8)"
@@ -439,14 +439,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = surroundings()
     first, count = TUNING_SEED if options.tuning else SEED, 3 if options.quick else options.devices
     devices = [Device.drawn(seed) for seed in range(first, first + count)]
-    if options.silent:
-        devices = [replace(device, fragments=None) for device in devices]
-    policies = compare(devices)
-    print_table(policies)
+    devices = [replace(d, fragments=None) for d in devices] if options.silent else devices
+    results = compare(devices)
+    print_table(results)
     if options.plot:
         draw_plot(Device.drawn(options.plot_seed), options.plot)
     config = {"seeds": [first, first + count], "silent": options.silent, "decisions": sum(PHASES)}
-    print(json.dumps({"benchmark": "controller", **before, "config": config, "policies": policies}))
+    print(json.dumps({"benchmark": "controller", **before, "config": config, "policies": results}))
 
 
 if __name__ == "__main__":

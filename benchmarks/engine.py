@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from common import MEASURED, TINY, Shape, build_model, cpu_count, peak_rss_bytes, surroundings
-from text import Setting, Work, chat_template, in_own_process, make_requests, run_card, run_st
+from peers import Setting, chat_template, run_card, run_st
+from text import Work, in_own_process, make_requests
 
 from rerankfleet.workers.batching.packing import Limit, Pack, plan
 from rerankfleet.workers.prompting.prompts import Prompt, Request
@@ -118,8 +119,8 @@ def score_all(engine: Any, requests: Sequence[dict[str, Any]], limit: Limit) -> 
 
 def prompts_of(engine: Any, requests: Sequence[dict[str, Any]]) -> list[Prompt]:
     """The prompts of all pairs, in order."""
-    inputs = [Request.of(r["query"], r["documents"]) for r in requests]
-    encoded = engine.prompter.encode_all(inputs, max_length=8192)
+    parsed = [Request.of(r["query"], r["documents"]) for r in requests]
+    encoded = engine.prompter.encode_all(parsed, max_length=8192)
     return [p for prompts in encoded for p in prompts if isinstance(p, Prompt)]
 
 

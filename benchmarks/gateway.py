@@ -36,7 +36,8 @@ from typing import Any
 import httpx
 import psutil
 from common import cpu_count, passages, surroundings
-from text import Setting, chat_template, fleet, in_own_process
+from peers import Setting, chat_template
+from text import fleet, in_own_process
 
 DOCUMENTS = 10
 CLIENTS, LOAD_S, REQUESTS, WARM_UP = 200, 60.0, 200, 5
@@ -62,12 +63,12 @@ def request(number: int) -> dict[str, Any]:
 def seconds_of(ask: Callable[[dict[str, Any]], Any], count: int) -> list[float]:
     """How long each request took, after a few to warm up."""
     requests = [request(number) for number in range(count + WARM_UP)]
-    seconds = []
+    times = []
     for body in requests:
         start = time.perf_counter()
         ask(body)
-        seconds.append(time.perf_counter() - start)
-    return seconds[WARM_UP:]
+        times.append(time.perf_counter() - start)
+    return times[WARM_UP:]
 
 
 def engine_seconds(setting: Setting, count: int) -> list[float]:
@@ -198,7 +199,7 @@ def serve_plain(model: str, port: int, threads: int) -> None:
     def rerank(request: dict[str, Any]) -> dict[str, Any]:
         pairs = [(request["query"], document) for document in request["documents"]]
         scores = encoder.predict(pairs, show_progress_bar=False)
-        ranked = sorted(enumerate(scores), key=lambda entry: -entry[1])
+        ranked = sorted(enumerate(scores), key=lambda one: -one[1])
         return {"results": [{"index": at, "relevance_score": float(s)} for at, s in ranked]}
 
     uvicorn.run(app, port=port, log_level="warning", access_log=False)
@@ -268,19 +269,19 @@ def _gateway_pid(pid: int) -> int:
     sys.exit("there is no gateway")
 
 
-def tables(figures_by_part: dict[str, Any]) -> None:
+def tables(results: dict[str, Any]) -> None:
     """Print the figures as tables."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=110, highlight=False)
     shown = Table(f"{DOCUMENTS} documents, one request after the other", "p50 ms", "p99 ms")
-    for side, figures in figures_by_part["latency"].items():
+    for side, figures in results["latency"].items():
         shown.add_row(side, f"{figures['p50_ms']:.1f}", f"{figures['p99_ms']:.1f}")
     console.print(shown)
     names = ("answers_per_s", "p50_ms", "p99_ms", "busy_429", "failures")
     shown = Table("at once", "clients", *names, "MiB after a quarter", "MiB at the end")
-    for side, figures in figures_by_part["load"].items():
+    for side, figures in results["load"].items():
         memory = (f"{figures[f'rss_{at}_bytes'] / 2**20:.0f}" for at in ("quarter", "end"))
         shown.add_row(side, str(figures["clients"]), *(str(figures[n]) for n in names), *memory)
     console.print(shown)
@@ -311,10 +312,10 @@ def main() -> None:
         serve_plain(folder, int(port), int(threads))
         return
     setting = Setting(options.model, "cpu", "fp32", options.threads)
-    measured = measure(setting, options.requests, options.clients, options.seconds)
-    tables(measured)
+    results = measure(setting, options.requests, options.clients, options.seconds)
+    tables(results)
     config = {"documents": DOCUMENTS, "requests": options.requests, "threads": options.threads}
-    figures = {"benchmark": "gateway", "model": options.model, "config": config, **measured}
+    figures = {"benchmark": "gateway", "model": options.model, "config": config, **results}
     print(json.dumps(figures | surroundings()))
 
 

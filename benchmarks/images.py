@@ -170,8 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seed": SEED,
         "quick": options.quick,
     }
-    run = {"benchmark": "images", "device": "cpu", **before, "config": config}
-    print(json.dumps({**run, "images": results, "blur": blurred}))
+    header = {"benchmark": "images", "device": "cpu", **before, "config": config}
+    print(json.dumps({**header, "images": results, "blur": blurred}))
 
 
 if __name__ == "__main__":

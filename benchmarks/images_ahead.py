@@ -116,8 +116,8 @@ def decode_s(source: ImageSource, spec: JobSpec, count: int, turn: int) -> float
     """Seconds to read and decode all images, none of them cached."""
     start = time.perf_counter()
     for run in in_runs(slices_of(count, turn)):
-        outcomes = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
-        assert not any(isinstance(outcome, ItemError) for outcome in outcomes.values())
+        loaded = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
+        assert not any(isinstance(outcome, ItemError) for outcome in loaded.values())
     return time.perf_counter() - start
 
 
@@ -178,12 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = surroundings() | {"cores": cpu_count()}
     count, size = (16, (1024, 768)) if options.quick else (options.images, (4032, 3024))
     with tempfile.TemporaryDirectory(prefix="rerank-bench-images-") as folder:
-        figures = measure(Path(folder), count, size, options.device_share)
+        results = measure(Path(folder), count, size, options.device_share)
     print(
-        f"{count} images {size[0]}×{size[1]}: decode {figures['decode_s']} s, device "
-        f"{figures['device_s']} s, job {figures['job_s']} s: {figures['overlap']} × the longer"
+        f"{count} images {size[0]}×{size[1]}: decode {results['decode_s']} s, device "
+        f"{results['device_s']} s, job {results['job_s']} s: {results['overlap']} × the longer"
     )
-    print(json.dumps({"benchmark": "images_ahead", **before, **figures}))
+    print(json.dumps({"benchmark": "images_ahead", **before, **results}))
 
 
 if __name__ == "__main__":

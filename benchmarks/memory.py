@@ -101,10 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     before = surroundings()
     with tempfile.TemporaryDirectory(prefix="rerank-bench-") as folder:
-        figures = measure(options.pairs, Path(folder))
-    for tenth, peak in enumerate(figures["peak_bytes_by_tenth"], 1):
+        results = measure(options.pairs, Path(folder))
+    for tenth, peak in enumerate(results["peak_bytes_by_tenth"], 1):
         print(f"{tenth * 10:4} % of the time: at most {peak / 2**20:7.1f} MiB")
-    print(json.dumps({"benchmark": "memory", **before, **figures}))
+    print(json.dumps({"benchmark": "memory", **before, **results}))
 
 
 if __name__ == "__main__":

@@ -79,16 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.model:
             in_own_process(build_model, Path(folder), TINY if options.quick else MEASURED)
         requests, _ = make_requests(Work("spread", QUERIES, DOCUMENTS, 85), model)
-        exact, dtypes = None, {}
+        exact, results = None, {}
         for dtype in dict.fromkeys(["fp32", *options.dtypes]):
             run = in_own_process(margins_by_packing, model, requests, dtype, options.device)
             margins = np.array(run)
             exact = margins[0] if exact is None else exact
             if dtype in options.dtypes:
-                dtypes[dtype] = describe(margins, exact)
-    for dtype, figures in dtypes.items():
+                results[dtype] = describe(margins, exact)
+    for dtype, figures in results.items():
         print(f"{dtype}: " + "  ".join(f"{name} {value:g}" for name, value in figures.items()))
-    print(json.dumps({"benchmark": "spread", "device": options.device, **before, "dtypes": dtypes}))
+    header = {"benchmark": "spread", "device": options.device, **before}
+    print(json.dumps({**header, "dtypes": results}))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +43,14 @@ from common import (
     cpu_count,
     maxrss_bytes,
     passages,
-    peak_rss_bytes,
     surroundings,
 )
-
-from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
-from rerankfleet.workers.prompting.prompts import SYSTEM_TURN
-from rerankfleet.workers.prompting.text import SUFFIX
+from peers import CARD_BATCH, MAX_LENGTH, ST_BATCH, Run, Setting, run_card, run_st
 
 RERANK = str(Path(sys.executable).with_name("rerank"))
-CARD_BATCH, ST_BATCH = 8, 32
-MAX_LENGTH = 8192
 SEED = 7
 READY_S = 180.0
 SIDES = ("score", "queue", "card", "st")
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,36 +62,6 @@ class Work:
     documents: int
     tokens: int
     """Of a document, on average."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The settings shared by all sides."""
-
-    model: str
-    device: str
-    dtype: str
-    threads: int
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of a `rerank` command, without the user's settings."""
-        own = {k: v for k, v in os.environ.items() if not k.startswith("RERANK_")}
-        return own | {
-            "RERANK_DEVICE": self.device,
-            "RERANK_DTYPE": self.dtype,
-            "RERANK_THREADS": str(self.threads),
-        }
-
-
-@dataclass(slots=True)
-class Run:
-    """The result of one side with one shape of work."""
-
-    seconds: float
-    peak_rss_bytes: int
-    margins: list[float] = field(repr=False)
-    more: dict[str, float] = field(default_factory=dict)
 
 
 # ---- the work -----------------------------------------------------------------------------------
@@ -136,10 +99,6 @@ def make_requests(work: Work, model: str) -> tuple[list[dict[str, Any]], float]:
     return requests, counted / len(documents)
 
 
-def pairs_of(requests: Sequence[dict[str, Any]]) -> list[Pair]:
-    return [(r["query"], document) for r in requests for document in r["documents"]]
-
-
 # ---- our two sides ------------------------------------------------------------------------------
 
 
@@ -152,13 +111,13 @@ def run_score(requests: list[dict[str, Any]], setting: Setting, folder: Path) ->
         [*command, "--model", setting.model], env=setting.environment, stdout=subprocess.PIPE
     )
     assert child.stdout is not None
-    stdout = child.stdout.read()
+    manifest = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     wall_s = time.perf_counter() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         sys.exit(f"rerank score ended with {child.returncode}")
-    seconds = json.loads(stdout)["seconds"]
+    seconds = json.loads(manifest)["seconds"]
     memory = maxrss_bytes(usage.ru_maxrss)
     return Run(seconds, memory, _margins(output, requests), {"start_up_s": wall_s - seconds})
 
@@ -200,8 +159,10 @@ def fleet(setting: Setting, state: Path) -> Iterator[tuple[dict[str, str], int, 
 
 
 def _ready(env: dict[str, str]) -> bool:
-    run = subprocess.run([RERANK, "workers", "--json"], env=env, capture_output=True)
-    return run.returncode == 0 and any(w["state"] == "ready" for w in json.loads(run.stdout))
+    process = subprocess.run([RERANK, "workers", "--json"], env=env, capture_output=True)
+    if process.returncode != 0:
+        return False
+    return any(worker["state"] == "ready" for worker in json.loads(process.stdout))
 
 
 def _submit(source: Path, output: Path, setting: Setting, env: dict[str, str]) -> None:
@@ -238,110 +199,6 @@ def _margins(output: Path, requests: Sequence[dict[str, Any]]) -> list[float]:
         by_index = {result["index"]: result["margin"] for result in line["results"]}
         margins += [by_index[index] for index in range(len(request["documents"]))]
     return margins
-
-
-# ---- the peers: each of these runs in a process of its own --------------------------------------
-
-
-def run_card(requests: list[dict[str, Any]], setting: Setting) -> Run:
-    """The procedure of the Qwen3-Reranker model card."""
-    start = time.perf_counter()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch, device, dtype = _prepare(setting)
-    tokenizer = AutoTokenizer.from_pretrained(setting.model, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(setting.model, dtype=dtype).to(device).eval()
-    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-    head, tail = (
-        tokenizer.encode(text, add_special_tokens=False) for text in (SYSTEM_TURN, SUFFIX)
-    )
-    room = MAX_LENGTH - len(head) - len(tail)
-
-    def ids(pair: Pair) -> list[int]:
-        body = f"<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: {pair[0]}\n<Document>: {pair[1]}"
-        return [*head, *tokenizer.encode(body, add_special_tokens=False)[:room], *tail]
-
-    @torch.no_grad()
-    def margins(pairs: Sequence[Pair]) -> list[float]:
-        results: list[float] = []
-        for at in range(0, len(pairs), CARD_BATCH):
-            batch = {"input_ids": [ids(pair) for pair in pairs[at : at + CARD_BATCH]]}
-            padded = tokenizer.pad(batch, padding=True, return_tensors="pt").to(device)
-            last = model(**padded).logits[:, -1].float()
-            results += (last[:, yes] - last[:, no]).tolist()
-        return results
-
-    return _timed(margins, pairs_of(requests), start)
-
-
-def run_st(requests: list[dict[str, Any]], setting: Setting) -> Run:
-    """sentence-transformers' CrossEncoder over the same causal model."""
-    start = time.perf_counter()
-    from sentence_transformers import CrossEncoder
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.cross_encoder.modules import LogitScore
-
-    torch, device, dtype = _prepare(setting)
-    body = Transformer(
-        setting.model,
-        transformer_task="text-generation",
-        model_kwargs={"dtype": dtype},
-        processor_kwargs={"chat_template": chat_template()},
-    )
-    yes, no = (body.tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-    encoder = CrossEncoder(modules=[body, LogitScore(yes, no)], device=device)
-
-    def margins(pairs: Sequence[Pair]) -> list[float]:
-        predicted = encoder.predict(
-            list(pairs),
-            batch_size=ST_BATCH,
-            activation_fn=torch.nn.Identity(),
-            show_progress_bar=False,
-        )
-        return [float(margin) for margin in predicted]
-
-    return _timed(margins, pairs_of(requests), start)
-
-
-def chat_template() -> str:
-    """The model card's prompt as a template over messages of the roles query and document."""
-    parts = (
-        json.dumps(f"{SYSTEM_TURN}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "),
-        "text_of('query')",
-        json.dumps("\n<Document>: "),
-        "text_of('document')",
-        json.dumps(SUFFIX),
-    )
-    return (
-        "{%- macro text_of(role) -%}{%- for message in messages if message.role == role -%}"
-        "{{ message.content if message.content is string else message.content[0].text }}"
-        "{%- endfor -%}{%- endmacro -%}{{ " + " + ".join(parts) + " }}"
-    )
-
-
-def _prepare(setting: Setting) -> tuple[Any, str, Any]:
-    """Set threads, disable progress bars; returns torch, the device and the number type."""
-    import torch
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    torch.set_num_threads(setting.threads)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[setting.dtype]
-    if setting.device != "auto":
-        return torch, setting.device, dtype
-    return torch, "cuda" if torch.cuda.is_available() else "cpu", dtype
-
-
-def _timed(
-    margins: Callable[[Sequence[Pair]], list[float]], pairs: list[Pair], start: float
-) -> Run:
-    """Warm up with one pair, then measure. `start` is when the process began to load."""
-    margins(pairs[:1])
-    start_up_s = time.perf_counter() - start
-    start = time.perf_counter()
-    results = margins(pairs)
-    seconds = time.perf_counter() - start
-    return Run(seconds, peak_rss_bytes(), results, {"start_up_s": start_up_s})
 
 
 # ---- the run ------------------------------------------------------------------------------------
@@ -407,12 +264,12 @@ def start_up(setting: Setting) -> float:
 
 def shapes(queries: int, documents: int, *, quick: bool) -> list[Work]:
     """Many documents per query, one per query, long ones; only the first if `quick`."""
-    works = [
+    lengths = [
         Work("many documents", queries, documents, 85),
         Work("one document", math.ceil(queries * documents / 2), 1, 85),
         Work("long documents", math.ceil(queries / 2), math.ceil(documents / 5), 1_500),
     ]
-    return works[:1] if quick else works
+    return lengths[:1] if quick else lengths
 
 
 def table(results: Sequence[dict[str, Any]]) -> None:
@@ -497,9 +354,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seed": SEED,
         "quick": options.quick,
     }
-    run = {"benchmark": "text", "device": options.device, **before, "config": config}
+    header = {"benchmark": "text", "device": options.device, **before, "config": config}
     load = {"load_average_after": surroundings()["load_average"]}
-    print(json.dumps({**run, **load, "start_up_s": start_up_s, "shapes": results}))
+    print(json.dumps({**header, **load, "start_up_s": start_up_s, "shapes": results}))
 
 
 if __name__ == "__main__":

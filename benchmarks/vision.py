@@ -167,7 +167,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
 def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
     """Margins by request, in packs of at most `limit` tokens, image by image."""
     encoded = engine.prompter.encode_all(requests, max_length=8192)
-    pairs = [(q, d, p) for q, encoded_row in enumerate(encoded) for d, p in enumerate(encoded_row)]
+    pairs = [(q, d, p) for q, prompts in enumerate(encoded) for d, p in enumerate(prompts)]
     pairs.sort(key=lambda pair: pair[1])
     margins: dict[tuple[int, int], float] = {}
     while pairs:
@@ -200,12 +200,12 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     )
     model = model.to(setting.device).eval()
     encoded = prompter.encode_all(requests_of(work), max_length=8192)
-    prompts = [p for encoded_row in encoded for p in encoded_row if isinstance(p, Prompt)]
+    prompts = [p for inputs in encoded for p in inputs if isinstance(p, Prompt)]
 
     def inputs_of(prompt: Prompt) -> dict[str, Any]:
         tokens = torch.tensor([[*prompt.prefix, *prompt.query, *prompt.document]])
-        encoded_row = {"input_ids": tokens, **pixel_inputs(prompt, tokens)}
-        return {name: value.to(setting.device) for name, value in encoded_row.items()}
+        inputs = {"input_ids": tokens, **pixel_inputs(prompt, tokens)}
+        return {name: value.to(setting.device) for name, value in inputs.items()}
 
     @torch.inference_mode()
     def margin(inputs: dict[str, Any]) -> float:
@@ -273,14 +273,13 @@ def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
     }
 
 
-def show(figures: dict[str, Any]) -> None:
+def show(row: dict[str, Any]) -> None:
     """Print the figures of one shape of work."""
     print(
-        f"{figures['work']:8} {figures['size'][0]:5}×{figures['size'][1]:<5}"
-        f"engine {figures['engine_pairs_per_s']:7.2f}  "
-        f"authors {figures['authors_pairs_per_s']:7.2f} pairs/s  "
-        f"{figures['times']:5.2f} ×  bound {figures['bound']:5.2f} ×  "
-        f"share {figures['share_of_bound']:.2f}  margins within {figures['largest_difference']:.1e}"
+        f"{row['work']:8} {row['size'][0]:5}×{row['size'][1]:<5}"
+        f"engine {row['engine_pairs_per_s']:7.2f}  authors {row['authors_pairs_per_s']:7.2f} "
+        f"pairs/s  {row['times']:5.2f} ×  bound {row['bound']:5.2f} ×  "
+        f"share {row['share_of_bound']:.2f}  margins within {row['largest_difference']:.1e}"
     )
 
 

@@ -113,7 +113,7 @@ def of_worker(worker: WorkerRow) -> Iterator[Advice]:
 
 
 def of_models(workers: Sequence[WorkerRow], backlog: Mapping[str, int]) -> Iterator[Advice]:
-    """Models whose workers differ, and shards that nobody can score. `backlog`: open shards."""
+    """Models whose workers differ, and shards that no worker can score. `backlog`: open shards."""
     by_model = {m: list(rows) for m, rows in groupby(_by_model(workers), key=lambda w: w.model)}
     for model, rows in by_model.items():
         prints = sorted({row.fingerprint for row in rows if row.fingerprint})

@@ -5,12 +5,51 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rerankfleet.shared.cli import PARTIAL
 from rerankfleet.shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from rerankfleet.studies.resolution.plan import Plan
+
+ImagesArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="a folder, or a listing: a path or URI a line, or CSV with the columns image and "
+        "perhaps category",
+        show_default=False,
+    ),
+]
+QueriesOption = Annotated[Path | None, typer.Option(help="a file with one query a line")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="a Qwen3-VL reranker: a model folder or a hub name")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", help="folder of the scores, table and report")
+]
+CategoriesOption = Annotated[
+    Path | None, typer.Option(help="CSV with the columns image and category")
+]
+SizesOption = Annotated[
+    str, typer.Option(help="width x height, comma-separated; the seven of the study")
+]
+ReferenceOption = Annotated[str, typer.Option(help="the size that orders are compared with")]
+InterpolationOption = Annotated[
+    str, typer.Option(help="nearest, bilinear, bicubic, lanczos; comma-separated")
+]
+RepeatsOption = Annotated[
+    int, typer.Option(help="in different packs: how far they differ is noise")
+]
+InstructionOption = Annotated[str | None, typer.Option(help="the task; English is best")]
+SeedOption = Annotated[int, typer.Option(help="of the order in which pairs are packed")]
+ExampleOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="only draw images with queries to try it on, into DIR"),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="replace a study that exists")]
 
 NEEDED = ("matplotlib", "pyarrow", "scipy", "torch")
 
@@ -31,43 +70,19 @@ def _study() -> None:
 
 
 def resolution(
-    images: Annotated[
-        Path | None,
-        typer.Argument(
-            help="a folder, or a listing: a path or URI a line, or CSV with the columns image and "
-            "perhaps category",
-            show_default=False,
-        ),
-    ] = None,
-    queries: Annotated[Path | None, typer.Option(help="a file with one query a line")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a Qwen3-VL reranker: a model folder or a hub name")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder of the scores, table and report")
-    ] = None,
-    categories: Annotated[
-        Path | None, typer.Option(help="CSV with the columns image and category")
-    ] = None,
-    sizes: Annotated[
-        str, typer.Option(help="width x height, comma-separated; the seven of the study")
-    ] = "320x240,640x480,800x600,1024x768,1280x960,1600x1200,2048x1536",
-    reference: Annotated[
-        str, typer.Option(help="the size that orders are compared with")
-    ] = "1024x768",
-    interpolation: Annotated[
-        str, typer.Option(help="nearest, bilinear, bicubic, lanczos; comma-separated")
-    ] = "bicubic",
-    repeats: Annotated[
-        int, typer.Option(help="in different packs: how far they differ is noise")
-    ] = 3,
-    instruction: Annotated[str | None, typer.Option(help="the task; English is best")] = None,
-    seed: Annotated[int, typer.Option(help="of the order in which pairs are packed")] = 0,
-    example: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="only draw images with queries to try it on, into DIR"),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace a study that exists")] = False,
+    images: ImagesArgument = None,
+    queries: QueriesOption = None,
+    model: ModelOption = None,
+    output: OutputOption = None,
+    categories: CategoriesOption = None,
+    sizes: SizesOption = "320x240,640x480,800x600,1024x768,1280x960,1600x1200,2048x1536",
+    reference: ReferenceOption = "1024x768",
+    interpolation: InterpolationOption = "bicubic",
+    repeats: RepeatsOption = 3,
+    instruction: InstructionOption = None,
+    seed: SeedOption = 0,
+    example: ExampleOption = None,
+    force: ForceOption = False,
 ) -> None:
     """How margins, ranks and speed depend on image size: a table, a plot, all scores.
 
@@ -83,16 +98,9 @@ def resolution(
         )
     from rerankfleet.shared.settings import load_settings
     from rerankfleet.studies.resolution.inputs import read_images, read_queries
-    from rerankfleet.studies.resolution.plan import Plan, parse_interpolations, parse_size
     from rerankfleet.workers.engine import resolve_model
 
-    plan = Plan(
-        sizes=tuple(parse_size(size) for size in sizes.split(",")),
-        interpolations=parse_interpolations(interpolation),
-        repeats=repeats,
-        reference_size=parse_size(reference),
-        seed=seed,
-    )
+    plan = _plan(sizes, interpolation, repeats, reference, seed)
     listed, search = read_images(images, categories), read_queries(queries)
     _refuse_without_libraries()
     resolve_model(model)
@@ -115,6 +123,18 @@ def resolution(
     )
     if facts.skipped:
         raise typer.Exit(PARTIAL)
+
+
+def _plan(sizes: str, interpolations: str, repeats: int, reference: str, seed: int) -> Plan:
+    from rerankfleet.studies.resolution.plan import Plan, parse_interpolations, parse_size
+
+    return Plan(
+        sizes=tuple(parse_size(size) for size in sizes.split(",")),
+        interpolations=parse_interpolations(interpolations),
+        repeats=repeats,
+        reference_size=parse_size(reference),
+        seed=seed,
+    )
 
 
 def _write_example(folder: Path) -> None:

@@ -209,3 +209,19 @@ def test_every_package_is_shipped():
     packages = {f"rerankfleet.{'.'.join(module.parent.parts)}" for module in MODULES}
     studies = {"rerankfleet.studies", "rerankfleet.studies.resolution"}  # `rerank study`
     assert shipped == packages | studies | {"rerankfleet"}
+
+
+def test_every_file_that_a_package_needs_is_shipped():
+    """Given all files beside the code that git tracks, but cards and notes."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    tracked = subprocess.run(
+        ["git", "ls-files", *SIDES], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    data = {path for path in tracked if not path.endswith(".py")}
+    shipped = {
+        path.relative_to(ROOT).as_posix()
+        for package, globs in config["package-data"].items()
+        for pattern in globs
+        for path in (ROOT / config["package-dir"][package]).glob(pattern)
+    }
+    assert data <= shipped

@@ -140,7 +140,7 @@ class Objects:
 
     @contextmanager
     def _clear_errors(self, uri: str) -> Iterator[None]:
-        """`clear_errors`; once credentials were refused, the next call reads them anew, so that
+        """`clear_errors`; once credentials were refused, the next call reads them again, so that
         renewed ones are used without a restart."""
         try:
             with clear_errors(uri):

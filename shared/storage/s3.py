@@ -1,6 +1,6 @@
 """S3: the one way to make a client, and the one table of what its errors mean.
 
-Whoever calls S3 says how patient it is, and words the error for its own readers.
+Each caller sets its own time-outs and retries, and words the errors for its own readers.
 """
 
 from __future__ import annotations

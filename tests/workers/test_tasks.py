@@ -192,7 +192,7 @@ def test_a_broken_device_ends_the_process_as_if_it_had_been_killed(runtime, job,
     with pytest.raises(Ended):
         tasks.score_shard(runtime, job, "0-1")
 
-    # then the lease is left to run out: a pair that broke the device is found as a suspect
+    # then the lease expires: a pair that broke the device becomes a suspect
     assert "token" in state(store)
     assert store.jobs.get(job).progress.done == 0
 

@@ -22,19 +22,19 @@ class Check(BaseModel):
     remedy: str = ""
 
 
-def ok(name: str, found: str) -> Check:
+def ok(name: str, fact: str) -> Check:
     """A finding without a problem."""
-    return Check(name=name, verdict="ok", found=found)
+    return Check(name=name, verdict="ok", found=fact)
 
 
-def warning(name: str, found: str, remedy: str) -> Check:
+def warning(name: str, fact: str, remedy: str) -> Check:
     """A finding that limits what works."""
-    return Check(name=name, verdict="warning", found=found, remedy=remedy)
+    return Check(name=name, verdict="warning", found=fact, remedy=remedy)
 
 
-def broken(name: str, found: str, remedy: str) -> Check:
+def broken(name: str, fact: str, remedy: str) -> Check:
     """A finding that keeps something from working."""
-    return Check(name=name, verdict="broken", found=found, remedy=remedy)
+    return Check(name=name, verdict="broken", found=fact, remedy=remedy)
 
 
 def failed(name: str, error: RerankError) -> Check:

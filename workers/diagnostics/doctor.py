@@ -213,8 +213,8 @@ def _of_persistence(info: dict[str, object]) -> Iterator[Check]:
 def _of_work(store: Store, settings: Settings) -> Iterator[Check]:
     silent_s, workers = store.coordination.silent_s(), store.fleet.workers()
     backlog = {model: store.shards.backlog(model) for model in store.jobs.models()}
-    if found := list(advice.of_coordinator(silent_s, settings.tick_s)):
-        yield from (broken("coordinator", one.evidence, one.remedy) for one in found)
+    if problems := list(advice.of_coordinator(silent_s, settings.tick_s)):
+        yield from (broken("coordinator", one.evidence, one.remedy) for one in problems)
     else:
         yield ok("coordinator", f"it gave a sign of life {silent_s:.0f} s ago")
     if not workers:

@@ -168,7 +168,7 @@ class Fetcher:
                         raise budget.too_large()
                     return budget.read(body.read)
         except CredentialsRefused:
-            self._s3_client = None  # the next client reads the credentials anew
+            self._s3_client = None  # the next client reads the credentials again
             raise
 
     def _is_under_prefix(self, uri: str) -> bool:
@@ -232,7 +232,7 @@ def _data(uri: str, budget: Budget) -> bytes:
         data = base64.b64decode(unquote(body).translate(_URL_SAFE), validate=True)
     except (binascii.Error, ValueError):
         raise ItemError(
-            "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it anew"
+            "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it again"
         ) from None
     if len(data) > budget.max_bytes:
         raise budget.too_large()

@@ -80,7 +80,7 @@ class HttpReader:
             )
         port = port or PORTS[parts.scheme]
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        path = quote(path, safe=URL_CHARACTERS)  # a space, for one, may stand unquoted
+        path = quote(path, safe=URL_CHARACTERS)  # a space, for one, may be unquoted
         address = _resolved(uri, host, port, private=private)
         return _Target(parts.scheme, host, port, address, path)
 
