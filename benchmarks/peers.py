@@ -118,13 +118,13 @@ def chat_template() -> str:
     """The model card's prompt as a template over messages of the roles query and document."""
     parts = (
         json.dumps(f"{SYSTEM_TURN}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "),
-        "said('query')",
+        "text_of('query')",
         json.dumps("\n<Document>: "),
-        "said('document')",
+        "text_of('document')",
         json.dumps(SUFFIX),
     )
     return (
-        "{%- macro said(role) -%}{%- for message in messages if message.role == role -%}"
+        "{%- macro text_of(role) -%}{%- for message in messages if message.role == role -%}"
         "{{ message.content if message.content is string else message.content[0].text }}"
         "{%- endfor -%}{%- endmacro -%}{{ " + " + ".join(parts) + " }}"
     )
