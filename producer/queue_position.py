@@ -1,6 +1,6 @@
-"""Where small requests stand in their queues, looked at once for all who ask.
+"""The positions of small requests in their queues, read once for all that want to know.
 
-To find one hint among those that wait, all of them must be read: for each of many waiters that
+To find one hint among those that wait, the whole list must be read: for each of many requests that
 would be work by the square of their number.
 """
 
@@ -13,51 +13,52 @@ from dataclasses import dataclass
 
 from rerankfleet.shared.state.store import Store
 
-LOOK_S = 0.3
-"""For so long what was seen of a queue is told."""
+MAX_AGE_S = 0.3
+"""How long a list that was read is used again."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a small request stands."""
+    """How far a small request has come."""
 
     ahead: int | None
-    """Shards before it in its queue; None once a worker has begun with it."""
+    """Shards before it in its queue; None once a worker has claimed the first of its own."""
     done: int
+    """Its pairs that have an outcome."""
     total: int
-    """Of its pairs, those that have an outcome, and all."""
+    """All its pairs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What was seen of a queue."""
+class _Reading:
+    """A queue's list as it was read."""
 
     at_s: float
     waiting: int
-    places: Mapping[str, int]
+    positions: Mapping[str, int]
     """Of each job, how many hints are taken before its first."""
 
 
 class QueuePositions:
-    """The broker's lists, as they were a moment ago. Safe to share between threads."""
+    """Positions in the broker's lists, up to MAX_AGE_S old. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._looks: dict[str, _Look] = {}
+        self._readings: dict[str, _Reading] = {}
 
     def ahead(self, list_key: str, job_id: str, since_s: float) -> int:
         """How many hints of a list are taken before the first of a job, all of whose hints were
-        sent before `since_s` (`time.monotonic`); 0 where it has none there."""
-        look = self._look(list_key)
-        if job_id in look.places:
-            return look.places[job_id]
-        return look.waiting if look.at_s < since_s else 0  # it came behind all that were seen
+        sent before `since_s` (`time.monotonic`); 0 if it has none there."""
+        reading = self._read(list_key)
+        if job_id in reading.positions:
+            return reading.positions[job_id]
+        return reading.waiting if reading.at_s < since_s else 0  # it was sent after the reading
 
-    def _look(self, list_key: str) -> _Look:
-        with self._lock:  # the others wait for what one of them sees
-            found, now_s = self._looks.get(list_key), time.monotonic()
-            if found is None or now_s - found.at_s > LOOK_S:
-                waiting, places = self._store.broker.hint_positions(list_key)
-                found = self._looks[list_key] = _Look(now_s, waiting, places)
-            return found
+    def _read(self, list_key: str) -> _Reading:
+        with self._lock:  # one thread reads, the others wait for its reading
+            reading, now_s = self._readings.get(list_key), time.monotonic()
+            if reading is None or now_s - reading.at_s > MAX_AGE_S:
+                waiting, positions = self._store.broker.hint_positions(list_key)
+                reading = self._readings[list_key] = _Reading(now_s, waiting, positions)
+            return reading

@@ -1,31 +1,34 @@
-"""What a job's facts mean: its state, its rate, and what holds it back."""
+"""What the recorded facts of a job mean: its state, its rate, and what limits it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rerankfleet.shared.job_status import JobState, JobStatus
-from rerankfleet.shared.state.fleet import Fleet, WorkerRow
+from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.records import Job
-from rerankfleet.shared.state.store import Store
 
 STALE_S = 20.0
-"""A rate is shown as 0 when nothing was committed for this long beyond the usual pace."""
+"""A rate is shown as 0 when nothing was committed for this long."""
 
 
-def describe(job: Job, store: Store) -> JobStatus:
-    """Compute a job's status from facts alone: nothing in Redis says it in a word that can lie."""
-    now_s = store.now_ms() / 1000
+def describe(job: Job, fleet: FleetSnapshot) -> JobStatus:
+    """A job's status. It is derived from facts each time: a recorded status could be out of date.
+
+    `fleet` holds the queue of the job's model.
+    """
+    now_s = fleet.at_ms / 1000
     state = state_of(job)
     rate = _rate(job, now_s)
     progress = job.progress
     left = progress.total - progress.done if progress.total is not None else None
-    leased = store.shards.leased_count(job.spec.model) if state == "running" else 0
+    leased = fleet.queue(job.spec.model).leased_shards if state == "running" else 0
     finished = job.facts.get("finished_ms")
     return JobStatus(
         id=job.id,
         state=state,
-        reason=_reason(job, state, leased, store.fleet)
+        reason=_reason(job, state, leased, fleet.workers_of(job.spec.model))
         if state in ("running", "paused", "finishing")
         else "",
         model=job.spec.model,
@@ -54,8 +57,8 @@ def state_of(job: Job) -> JobState:
 
 
 def _rate(job: Job, now_s: float) -> float:
-    """Pairs per second: of the whole job once it is finished, of the last while before; none while
-    it is paused."""
+    """Pairs per second: of the whole job once it is finished, before that of the last few seconds;
+    0 while it is paused."""
     done = job.progress.done
     if job.finished:
         seconds = (job.number("finished_ms") - job.number("began_ms")) / 1000
@@ -69,15 +72,14 @@ def _rate(job: Job, now_s: float) -> float:
     return (done - before) / max(now_s - since_s, 1e-3)
 
 
-def _reason(job: Job, state: JobState, leased: int, fleet: Fleet) -> str:
-    """The bottleneck in words."""
+def _reason(job: Job, state: JobState, leased: int, workers: Sequence[WorkerRow]) -> str:
+    """The bottleneck in words, given the workers of the job's model."""
     if state == "paused":
         return job.paused or ""
     if waiting := job.facts.get("waiting_for"):
         return f"storage: {waiting}"
     if state == "finishing":
         return "finishing: the output is being written"
-    workers = fleet.workers(job.spec.model)
     able = _able(job, workers)
     if not workers:
         return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
@@ -102,7 +104,7 @@ def is_unservable(job: Job, workers: Sequence[WorkerRow]) -> bool:
 
 
 def _able(job: Job, workers: Sequence[WorkerRow]) -> list[WorkerRow]:
-    """Those of its model's workers that may score it; one that loads may turn out to."""
+    """Those of its model's workers that can score it; one that is still loading may be able to."""
     pinned = job.facts.get("fingerprint")
     return [w for w in workers if not pinned or w.fingerprint in ("", pinned)]
 

@@ -304,10 +304,10 @@ def load_settings(**overrides: Any) -> Settings:
     if settings.redis_url is not None:
         return settings
     address = read_address(settings.state_dir)
-    found = {k: v for k in ("redis_url", "storage") if isinstance(v := address.get(k), str)}
+    recorded = {k: v for k in ("redis_url", "storage") if isinstance(v := address.get(k), str)}
     if settings.storage:
-        found.pop("storage", None)
-    return read_environment(**overrides | found)
+        recorded.pop("storage", None)
+    return read_environment(**overrides | recorded)
 
 
 def read_environment(**overrides: Any) -> Settings:
@@ -323,10 +323,10 @@ def read_environment(**overrides: Any) -> Settings:
 def read_address(state_dir: Path) -> dict[str, Any]:
     """What a running `rerank up` recorded in its state folder; empty when there is none."""
     try:
-        found = json.loads((state_dir / ADDRESS_FILE).read_text())
+        address = json.loads((state_dir / ADDRESS_FILE).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return address if isinstance(address, dict) else {}
 
 
 def mask(url: str) -> str:

@@ -46,10 +46,15 @@ hypothesis_settings.load_profile("rerankfleet")
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a whole stack; in one of several processes, begin with what takes long."""
-    for item in items:
-        schedule.mark(item)
+    for item in filter(schedule.needs_stack, items):
+        item.add_marker("whole_stack")
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: not schedule.is_long(item))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Scheduling:
+    """Keep tests together that share a stack."""
+    return schedule.Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +111,8 @@ def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
             state_dir=tmp_path / "state",
             key_prefix=f"t{uuid.uuid4().hex[:8]}",
             allowed_roots=(tmp_path / "allowed",),
-            lease_s=5,
+            lease_s=patient(5),
+            heartbeat_s=patient(2),
             hint_grace_s=0,
         )
         yield own

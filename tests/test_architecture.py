@@ -1,4 +1,4 @@
-"""Folders are the architecture, and this checks it: who may import what, and what a door loads."""
+"""Folders are the architecture: who may import what, and what each entrance loads."""
 
 from __future__ import annotations
 
@@ -169,10 +169,10 @@ def test_only_settings_read_the_environment():
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_every_module_and_public_name_says_what_it_is(module):
-    found = tree(module)
-    assert ast.get_docstring(found), module
+    parsed = tree(module)
+    assert ast.get_docstring(parsed), module
     named = (ast.FunctionDef, ast.ClassDef)
-    for node in found.body:
+    for node in parsed.body:
         if isinstance(node, named) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"{module}: {node.name}"
 

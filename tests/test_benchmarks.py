@@ -86,6 +86,7 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
 def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
     command = [sys.executable, str(ROOT / "benchmarks" / "adaptive.py"), "--quick", *of]
+    command += ["--seconds", str(patient(0.2)), "--policy-seconds", str(patient(0.8))]
     # when it runs
     process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each fixed limit, the best of them, and the policies
@@ -131,6 +132,7 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
 def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
     # given the benchmark with few requests
     command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--quick"]
+    command += ["--seconds", str(patient(1))]
     # when it runs
     process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     # then its last line has each side's latency, and the answers under load

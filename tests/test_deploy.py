@@ -1,4 +1,4 @@
-"""Check Dockerfile and docker-compose.yml against the code, without a Docker engine.
+"""Dockerfile and docker-compose.yml against the code, since no Docker engine is available here.
 
 Every command, option, variable, port, file, target and volume in them must exist. The last test
 runs the same commands with the same environment on this host.
@@ -100,7 +100,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def environment(service: str) -> dict[str, str]:
-    """The variables that the file sets, without those it only passes through."""
+    """What the file sets; variables that are only passed on are left out."""
     return {k: v for k, v in services()[service].get("environment", {}).items() if v is not None}
 
 
@@ -193,7 +193,7 @@ def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, m
     for name, value in environment(service).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    # then each variable is a field, and none is ignored
+    # then each variable was a field, and none was skipped
     fields = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
     assert set(named) <= fields
     assert settings.redis_address == environment(service)["RERANK_REDIS_URL"]
@@ -240,7 +240,7 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
 
 
 def test_the_hub_obeys_its_variables(monkeypatch):
-    # given the image's folder for models, and a token that compose passes through
+    # given the image's place for models, and a token that compose passes on
     home = environment_of_image("worker")["HF_HOME"]
     handed_on = [n for n in services()["worker-gpu0"]["environment"] if n.startswith("HF_")]
     # when the hub's client is loaded with both
@@ -258,7 +258,7 @@ def test_the_hub_obeys_its_variables(monkeypatch):
 
 
 def test_the_header_explains_every_variable_that_can_be_set():
-    # given the variables that are interpolated or passed through
+    # given the variables that are interpolated, and those that are passed on
     interpolated = {m[1] for m in INTERPOLATED.finditer(compose_text())}
     handed_on = {
         k for s in services().values() for k, v in s.get("environment", {}).items() if v is None
@@ -284,7 +284,7 @@ def addresses() -> list[tuple[str, str, int]]:
 
 
 def test_every_address_leads_to_a_service_that_listens_on_that_port():
-    # given the ports on which services listen
+    # given the ports that services declare
     listening = {n: [int(p) for p in s.get("expose", ())] for n, s in services().items()}
     assert len(addresses()) >= 2 * len(OURS)
     for service, host, port in addresses():
@@ -300,7 +300,7 @@ def test_the_gateway_answers_to_the_name_that_other_services_call_it_by():
     assert environment("gateway")["RERANK_GATEWAY_NAMES"].split(",") == ["gateway"]
 
 
-def test_servers_are_told_the_ports_that_they_expose():
+def test_servers_get_the_ports_that_they_expose():
     redis, storage = services()["redis"], services()["storage"]
     assert redis_options()["port"] == redis["expose"][0]
     assert f"-p {redis['expose'][0]} " in redis["healthcheck"]["test"][1]
@@ -389,7 +389,7 @@ def test_installs_take_the_tested_versions():
     (line,) = re.findall(r"grep '([^']+)' constraints.txt", torch)
     pinned = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if re.match(line, x)]
     assert len(pinned) == 1
-    # and the slim image does not install it
+    # and the slim image never gets it
     assert not [r for r in runs["producer"] if "torch" in r or "[worker" in r]
 
 
@@ -541,7 +541,7 @@ def answers(client) -> bool:
 def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
     # given a server started with the options of the compose file
     with redis_server(tmp_path) as client:
-        # when its configuration is read
+        # when its effective settings are read
         settings = client.config_get("append*") | client.config_get("maxmemory-policy")
         settings |= client.config_get("save")
     # then no key is ever dropped, and each write is in the append-only file within a second

@@ -81,8 +81,8 @@ def http(settings) -> Iterator[httpx.Client]:
 
 
 def parameters(command: str) -> dict[str, Any]:
-    found = typer.main.get_command(cli.build()).commands[command].params
-    return {parameter.name: parameter for parameter in found}
+    declared = typer.main.get_command(cli.build()).commands[command].params
+    return {parameter.name: parameter for parameter in declared}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

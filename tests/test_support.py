@@ -1,4 +1,5 @@
-"""Waits of the tests: all of them are multiplied by RERANK_TEST_PATIENCE."""
+"""Waits of the tests: all of them are multiplied by RERANK_TEST_PATIENCE. And which tests share a
+process."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import wait
+from tests.support import schedule, wait
+from tests.support.schedule import STACKS
 from tests.support.wait import patient, wait_until
 
 TESTS = Path(__file__).parent
@@ -89,6 +91,22 @@ def test_every_wait_of_the_tests_is_multiplied_by_patience() -> None:
     ]
 
     assert faults == []
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_files_that_share_a_stack_are_those_that_use_it(
+    stack: str, request: pytest.FixtureRequest
+) -> None:
+    """A file that is missing in the table would start one more."""
+    name, _, folder = stack.partition(" of ")
+    users = {
+        item.nodeid.partition("::")[0]
+        for item in request.session.items
+        if name in getattr(item, "fixturenames", ()) and folder in item.nodeid
+        if schedule.needs_stack(item)
+    }
+    assert users <= set(STACKS[stack])
+    assert all((TESTS.parent / file).exists() for file in STACKS[stack])
 
 
 # ---- how they are found -------------------------------------------------------------------------

@@ -162,7 +162,7 @@ def doctor(
 
     checks = examine(model)
     if as_json:
-        sys.stdout.write(json.dumps([check.model_dump() for check in checks]) + "\n")
+        sys.stdout.write(json.dumps([check.model_dump(by_alias=True) for check in checks]) + "\n")
     else:
         _print_checks(checks)
     if any(check.verdict == "broken" for check in checks):
@@ -176,7 +176,7 @@ def _print_checks(checks: Sequence[Check]) -> None:
 
     table = Table(box=None, show_header=False)
     for check in checks:
-        table.add_row(MARKS[check.verdict], check.name, escape(check.found))
+        table.add_row(MARKS[check.verdict], check.name, escape(check.fact))
         if check.remedy:
             table.add_row("", "", f"[dim]→ {escape(check.remedy)}[/]")
     Console(highlight=False).print(table)

@@ -34,15 +34,17 @@ def top(
     Example: rerank top
     """
     from rerankfleet.producer.terminal import tables
-    from rerankfleet.producer.terminal import top as fleet
+    from rerankfleet.producer.terminal.drawing import frame
+    from rerankfleet.producer.terminal.top import watch
+    from rerankfleet.producer.terminal.view import look
     from rerankfleet.shared.settings import load_settings
 
     load_settings()  # a wrong setting is reported before anything is waited for
     console = tables.console()
     if as_json:
-        tables.as_json(fleet.look(connected()))
+        tables.as_json(look(connected()))
     elif once or not console.is_terminal or console.is_dumb_terminal:
-        drawn = fleet.frame(fleet.look(connected()), width=console.width)
+        drawn = frame(look(connected()), width=console.width)
         console.print(drawn, crop=False, soft_wrap=True)
     else:
-        fleet.watch(interval)
+        watch(interval)

@@ -1,6 +1,7 @@
-"""One scored request: validated, sent through the queue in a thread, and bounded in number.
+"""Requests to be scored: validated, put into the queue, and bounded in number.
 
-No request waits to be taken in hand, and none is worked on when its client has gone.
+A request that exceeds the bound is refused, none waits for its turn. When a client closes its
+connection, its request is cancelled.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import asyncio
 import functools
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,90 +19,109 @@ import anyio
 from fastapi import Request
 from starlette.responses import Response
 
-from rerankfleet.producer.client import Answer, Client
+from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.errors import MODEL, InvalidField, NotScored
 from rerankfleet.producer.gateway.history import History
+from rerankfleet.producer.interactive import Answer, PendingRequest
 from rerankfleet.shared.content.outcomes import SliceOutcome
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.errors import ItemError, Overloaded, Path, RerankError
+from rerankfleet.shared.errors import CallerLeft, ItemError, Overloaded, Path, RerankError
 from rerankfleet.shared.formats.lines import slice_of
-from rerankfleet.shared.state.notifier import Caller
+from rerankfleet.shared.state.connection import REDIS_ERRORS
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """What the routes share."""
+    """What the routes share: a client of the fleet, and the limits of what runs at once."""
 
     client: Client
     history: History
     requests: anyio.CapacityLimiter
-    """Requests in hand: each keeps a thread waiting for its answer."""
+    """Requests being scored: each keeps a thread waiting for its answer."""
     streams: anyio.CapacityLimiter
     """Results being read: each may keep a thread for long."""
     jobs: anyio.CapacityLimiter
-    """Jobs being made: so may these."""
+    """Jobs being made: each may keep a thread for long."""
     events: anyio.CapacityLimiter
     """Jobs being followed: the status of each is read once a second."""
     uploads: anyio.CapacityLimiter
-    """Uploads in hand: each keeps memory."""
+    """Uploads being received: each takes memory."""
     threads: anyio.CapacityLimiter = field(
         default_factory=lambda: anyio.CapacityLimiter(math.inf), init=False
     )
-    """The threads of all these, bounded already; the usual ones are left to short calls."""
+    """The threads of all these, which are bounded already; the default ones serve short calls."""
 
     async def ask(
         self,
         request: Request,
-        asked: Sequence[Asked],
-        caller: Caller | None = None,
+        inputs: Sequence[RerankInput],
+        on_start: Callable[[PendingRequest], None] | None = None,
         **options: Any,
     ) -> Answer:
-        """Score requests of one model as one interactive job, for a `caller` who may leave.
+        """Score inputs of one model as one small request. `on_start` is called with it once it is
+        in the queue.
 
         Raises InvalidField or ItemError for what is wrong with them, Overloaded, NoWorker, and
-        CallerLeft when the client closed its connection.
+        CallerLeft when the client closes its connection.
         """
         request.scope[MODEL] = options.get("model")
-        given = {name: value for name, value in options.items() if value is not None}
-        async with self._in_hand(request, caller or Caller()) as caller:
-            run = functools.partial(self._ask, asked, {**given, "caller": caller})
-            answer = await self.in_thread(run)
+        with taken(self.requests, "requests"):
+            pending = await self._start(request, inputs, options)
+            if on_start:
+                on_start(pending)
+            answer = await self._wait(request, pending)
         request.scope[MODEL] = answer.job.spec.model
         return answer
 
-    @asynccontextmanager
-    async def _in_hand(self, request: Request, caller: Caller) -> AsyncIterator[Caller]:
-        """Take a request in hand at once, or raise Overloaded; tell when its client has left."""
-        with taken(self.requests, "requests"):
-            watching = asyncio.create_task(_watch(request, caller))
-            try:
-                yield caller
-            finally:
-                watching.cancel()
-                caller.leave()  # when this gateway stops, its threads do too
+    async def _start(
+        self, request: Request, inputs: Sequence[RerankInput], options: Mapping[str, Any]
+    ) -> PendingRequest:
+        """Put inputs into the queue. When this task is cancelled meanwhile, so is the request."""
+        if await request.is_disconnected():
+            raise CallerLeft("the caller left before its job was made")
+        starting = asyncio.ensure_future(self.in_thread(self._put_in_queue, inputs, options))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(_cancel_started)
+            raise
+
+    def _put_in_queue(
+        self, inputs: Sequence[RerankInput], options: Mapping[str, Any]
+    ) -> PendingRequest:
+        limit = self.client.settings.max_documents_per_request
+        slices = [one.piece(number, limit) for number, one in enumerate(inputs, 1)]
+        set_options = {name: value for name, value in options.items() if value is not None}
+        return self.client.interactive.start(slices, **set_options)
+
+    async def _wait(self, request: Request, pending: PendingRequest) -> Answer:
+        """Wait for the answer; cancel the request when its client leaves or this task is ended."""
+        watching = asyncio.create_task(_cancel_when_disconnected(request, pending))
+        try:
+            return await self.in_thread(pending.wait)
+        except asyncio.CancelledError:
+            cancel_in_background(pending)
+            raise
+        finally:
+            watching.cancel()
 
     async def in_thread(self, call: Callable[..., T], *args: Any) -> T:
         """A blocking call that may take long, of something that is `taken`."""
         return await anyio.to_thread.run_sync(call, *args, limiter=self.threads)
 
-    def _ask(self, asked: Sequence[Asked], options: Mapping[str, Any]) -> Answer:
-        limit = self.client.settings.max_documents_per_request
-        pieces = [one.piece(number, limit) for number, one in enumerate(asked, 1)]
-        return self.client.ask(pieces, **options)
-
 
 @contextmanager
 def taken(limiter: anyio.CapacityLimiter, what: str) -> Iterator[None]:
-    """Hold one of a limited number while the block runs. Raises Overloaded when all are held:
-    nothing waits for one."""
+    """Hold one of a limited number of places while the block runs. Raises Overloaded, instead of
+    waiting, when all are held."""
     holder = object()
     try:
         limiter.acquire_on_behalf_of_nowait(holder)
     except anyio.WouldBlock:
         raise Overloaded(
-            f"{limiter.borrowed_tokens:g} {what} are in hand already",
+            f"{limiter.borrowed_tokens:g} {what} are being served already",
             hint="try again in a moment",
         ) from None
     try:
@@ -110,31 +130,46 @@ def taken(limiter: anyio.CapacityLimiter, what: str) -> Iterator[None]:
         limiter.release_on_behalf_of(holder)
 
 
-async def _watch(request: Request, caller: Caller) -> None:
-    """Tell when the client closes its connection; of its body nothing is left to be read."""
+async def _cancel_when_disconnected(request: Request, pending: PendingRequest) -> None:
+    """Cancel a request when its client closes the connection. Its body has been read already."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    caller.leave()
+    cancel_in_background(pending)
+
+
+def _cancel_started(starting: asyncio.Future[PendingRequest]) -> None:
+    if not starting.cancelled() and not starting.exception():
+        cancel_in_background(starting.result())
+
+
+def cancel_in_background(pending: PendingRequest) -> None:
+    """Cancel a request in a thread of its own, without waiting for Redis."""
+    asyncio.get_running_loop().run_in_executor(None, _cancel, pending)
+
+
+def _cancel(pending: PendingRequest) -> None:
+    with suppress(*REDIS_ERRORS):  # without Redis, the request ends at its deadline
+        pending.cancel()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A query and its documents, as contents of a line of input."""
+class RerankInput:
+    """A query and its documents, with the contents of a line of input."""
 
     query: Any
     documents: Sequence[Any]
     instruction: str | None = None
     top_n: int | None = None
     query_path: Path = ("query",)
-    """Where the client wrote it: `("queries", 3)`."""
+    """Where the client wrote the query: `("queries", 3)`."""
     documents_field: str = "documents"
-    """The client's name of their list."""
+    """The client's name of the list of documents."""
     first: int = 0
-    """The index of the first of them in that list."""
+    """The index of the first document in the client's list."""
 
     @property
     def line(self) -> dict[str, Any]:
-        """It as a line of input."""
+        """A line of input."""
         return {
             "query": self.query,
             "documents": list(self.documents),
@@ -162,24 +197,24 @@ class Asked:
 
 def gateway_of(request: Request) -> Gateway:
     """What the application's routes share."""
-    found = request.app.state.gateway
-    assert isinstance(found, Gateway)
-    return found
+    gateway = request.app.state.gateway
+    assert isinstance(gateway, Gateway)
+    return gateway
 
 
 async def in_thread(call: Callable[..., T], *args: Any, **options: Any) -> T:
-    """A short blocking call, beside the event loop."""
+    """A short blocking call, outside the event loop."""
     return await anyio.to_thread.run_sync(functools.partial(call, *args, **options))
 
 
 def as_json(content: Any, status: int = 200) -> Response:
-    """An answer in UTF-8."""
+    """A JSON answer in UTF-8."""
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(data, status, media_type="application/json")
 
 
 def refuse_unscored(outcome: SliceOutcome) -> None:
-    """Raise NotScored for the first pair without a score: a format may have no place for it."""
+    """Raise NotScored for the first pair without a score, in formats that cannot express it."""
     for error in outcome.errors:
         where = "" if error.index is None else f"document {error.index}: "
         raise NotScored(f"{where}{error.message} ({error.code})", hint=error.hint)

@@ -14,11 +14,12 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
-from rerankfleet.producer.client import Client, OutputFile
+from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.rows import PART
 from rerankfleet.producer.gateway.admission import Gateway, as_json, gateway_of, in_thread
 from rerankfleet.producer.gateway.jobs import JobId, failed_lines
 from rerankfleet.producer.gateway.streaming.streams import Streamed, stream_lines
+from rerankfleet.producer.output import OutputFile
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import COPY_BYTES
 

@@ -1,4 +1,4 @@
-"""What the fleet is: models, presets, workers, and whether all is well."""
+"""Routes about the fleet: models, presets, workers, health."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rerankfleet.shared.errors import Unavailable
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.metrics import STAGES, Counts
 from rerankfleet.shared.profiles import load_profiles
-from rerankfleet.shared.queue import broker_keys, model_queue
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 
 routes = APIRouter(tags=["fleet"])
 
@@ -36,10 +36,10 @@ INSTRUCTIONS = {
 """Instructions to begin with, as the page offers them."""
 
 PACKS = 100
-"""The last packs of each worker that are told."""
+"""The last packs of each worker that an answer holds."""
 
 SKEW_S = 30.0
-"""So far the clocks of hosts may lie apart: what was told since is told with so much before it."""
+"""How far the clocks of hosts may be apart: an answer overlaps the one before by this much."""
 
 
 @routes.get("/v1/models", summary="List the models that are served")
@@ -49,16 +49,15 @@ async def models(request: Request) -> Response:
 
 
 def _models(client: Client) -> dict[str, Any]:
-    workers: dict[str, list[WorkerRow]] = {}
-    for worker in client.workers():
-        workers.setdefault(worker.model, []).append(worker)
-    data = [_model(client, name, found) for name, found in sorted(workers.items())]
+    fleet, queue_max = client.store.snapshot(), client.settings.interactive_queue_max
+    data = [_model(fleet, name, queue_max) for name in fleet.served_models]
     return {"object": "list", "data": data}
 
 
-def _model(client: Client, name: str, workers: list[WorkerRow]) -> dict[str, Any]:
+def _model(fleet: FleetSnapshot, name: str, queue_max: int) -> dict[str, Any]:
+    workers, queue = fleet.workers_of(name), fleet.queue(name)
     first = max(workers, key=lambda worker: worker.state == "ready")
-    waiting = _depth(client, name, Priority.interactive)
+    waiting = queue.waiting[Priority.interactive]
     return {
         "id": name,
         "object": "model",
@@ -69,8 +68,8 @@ def _model(client: Client, name: str, workers: list[WorkerRow]) -> dict[str, Any
         "pairs_per_s": sum(worker.pairs_per_s for worker in workers),
         "stats": {
             "queue_absolute": waiting,
-            "queue_fraction": waiting / client.settings.interactive_queue_max,
-            "results_pending": client.store.shards.backlog(name),
+            "queue_fraction": waiting / queue_max,
+            "results_pending": queue.open_shards,
         },
         "dtype": first.dtype,
         "attention": first.attention,
@@ -81,11 +80,6 @@ def _state(workers: list[WorkerRow]) -> str:
     """The best of its workers' states."""
     states = {worker.state for worker in workers}
     return next(state for state in ("ready", "loading", "draining") if state in states)
-
-
-def _depth(client: Client, model: str, priority: Priority) -> int:
-    keys = broker_keys(client.settings, [model_queue(model, priority)])
-    return client.store.broker.waiting_count(keys)
 
 
 @routes.get("/v1/presets", summary="List what can be chosen")
@@ -119,34 +113,33 @@ async def fleet(
     last half hour.
 
     With `since`, the `at_s` of an answer before, of all that lies in the past only what is newer,
-    and a little that was told already: an entry is known by its own `at_s`.
+    and a little that the answer before had too: an entry is identified by its own `at_s`.
     """
     gateway = gateway_of(request)
     return as_json(await in_thread(_fleet, gateway.client, gateway.history, since))
 
 
 def _fleet(client: Client, history: History, since_s: float) -> dict[str, Any]:
-    at_ms = client.store.now_ms()  # before anything is read, so that the next answer misses nothing
-    workers = client.workers()
-    known = sorted({*client.store.jobs.models(), *(worker.model for worker in workers)})
-    told_s = since_s - SKEW_S
+    snapshot = client.store.snapshot()  # its clock is read first: the next answer misses nothing
+    workers, oldest_s = snapshot.workers, since_s - SKEW_S
     limits = {
-        w.id: [found for found in client.fleet.limits(w.id) if found.at_s > told_s] for w in workers
+        w.id: [limit for limit in client.fleet.limits(w.id) if limit.at_s > oldest_s]
+        for w in workers
     }
     counts = client.fleet.counts([w.id for w in workers])
     packs = {w.id: client.fleet.last_packs(w.id, PACKS, int(since_s * 1000)) for w in workers}
     return {
-        "at_s": at_ms / 1000,
+        "at_s": snapshot.at_ms / 1000,
         "workers": _as_fields(workers),
-        "steps": {w.id: _mean_steps_s(found) for w, found in zip(workers, counts, strict=True)},
-        "limits": {worker: _as_fields(found) for worker, found in limits.items()},
-        "packs": {worker: _as_fields(found) for worker, found in packs.items()},
+        "steps": {w.id: _mean_steps_s(counted) for w, counted in zip(workers, counts, strict=True)},
+        "limits": {worker: _as_fields(entries) for worker, entries in limits.items()},
+        "packs": {worker: _as_fields(entries) for worker, entries in packs.items()},
         "queues": [
-            {"model": model, "priority": priority.value, "depth": _depth(client, model, priority)}
-            for model in known
-            for priority in Priority
+            {"model": queue.model, "priority": priority.value, "depth": depth}
+            for queue in snapshot.queues
+            for priority, depth in queue.waiting.items()
         ],
-        "history": history.samples(told_s),
+        "history": history.samples(oldest_s),
     }
 
 
@@ -160,9 +153,9 @@ def _mean_steps_s(counts: Counts) -> dict[str, float]:
     }
 
 
-def _as_fields(found: Iterable[Any]) -> list[dict[str, Any]]:
-    """Models and dataclasses as JSON has them."""
-    return cast("list[dict[str, Any]]", to_jsonable_python(list(found)))
+def _as_fields(records: Iterable[Any]) -> list[dict[str, Any]]:
+    """Models and dataclasses as JSON objects."""
+    return cast("list[dict[str, Any]]", to_jsonable_python(list(records)))
 
 
 # ---- health -------------------------------------------------------------------------------------
@@ -180,8 +173,8 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Redis or wo
 @routes.get("/health", include_in_schema=False)
 @routes.get("/health/ready", summary="Whether requests can be served", responses=_NOT_READY)
 async def ready(request: Request) -> Response:
-    """Redis answers, and at least one worker has loaded its model. Other servers say so at
-    `/health`, which their clients ask."""
+    """Redis answers, and at least one worker has loaded its model. Also at `/health`, where clients
+    of other servers look."""
     try:
         workers = await in_thread(gateway_of(request).client.workers)
     except (Unavailable, *REDIS_ERRORS):
@@ -190,18 +183,18 @@ async def ready(request: Request) -> Response:
     return as_json({"redis": True, "workers": count}, 200 if count else 503)
 
 
-# ---- what other servers tell of themselves ------------------------------------------------------
+# ---- version and information, as other servers give it -------------------------------------------
 
 
 @routes.get("/version", summary="This software's version: vLLM's route")
 async def version() -> Response:
-    """As vLLM tells its own."""
+    """As vLLM answers it."""
     return as_json({"version": __version__})
 
 
 @routes.get("/info", summary="The models by name, and the version: TEI's route")
 async def info(request: Request) -> Response:
-    """As text-embeddings-inference tells it; `model_id` is null where several are served."""
+    """As text-embeddings-inference answers it; `model_id` is null where several are served."""
     gateway = gateway_of(request)
     workers = await in_thread(gateway.client.workers)
     names = sorted({worker.model for worker in workers})

@@ -1,6 +1,6 @@
-"""What the fleet did in the last minutes, sampled by this process: for the page's curves.
+"""The fleet's rate and queue over the last half hour, for the curves of the page.
 
-Redis keeps no history of rates. A gateway that was started just now has a short one.
+Redis keeps no history of rates, so each gateway samples its own while it runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Sample:
 
 
 class History:
-    """Samples the fleet in a thread of its own while it runs. Bounded."""
+    """Samples the fleet in a thread. Bounded."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -41,15 +41,15 @@ class History:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Begin to sample."""
+        """Start sampling."""
         threading.Thread(target=self._run, name="history", daemon=True).start()
 
     def stop(self) -> None:
-        """Sample no more."""
+        """Stop sampling."""
         self._stop.set()
 
     def samples(self, since_s: float = 0.0) -> list[dict[str, Any]]:
-        """The fleet's rate and queue over time, oldest first; those after a moment."""
+        """The samples taken after a moment, the oldest first."""
         return [asdict(sample) for sample in list(self._samples) if sample.at_s > since_s]
 
     def _run(self) -> None:
@@ -60,9 +60,7 @@ class History:
                 log.warning("no sample of the fleet", error=str(error))
 
     def sample(self) -> None:
-        """Look at the fleet once."""
-        client, now_s = self._client, time.time()
-        workers = client.workers()
-        queue = sum(client.store.shards.backlog(model) for model in client.store.jobs.models())
-        rate = sum(worker.pairs_per_s for worker in workers)
-        self._samples.append(Sample(now_s, rate, queue))
+        """Take one sample."""
+        now_s, fleet = time.time(), self._client.store.snapshot()
+        queue = sum(fleet.open_shards.values())
+        self._samples.append(Sample(now_s, fleet.pairs_per_s, queue))

@@ -1,7 +1,7 @@
-"""Metrics for Prometheus: the fleet's from Redis at each scrape, the requests of this process.
+"""Metrics for Prometheus: the fleet's, read from Redis at each scrape, and this process's requests.
 
-One scrape of any gateway sees all workers; its own requests each gateway tells for itself. So a
-scraper of many asks each for `?of=gateway` and one or two for `?of=fleet`; without `of` both come.
+A scrape of any gateway covers all workers, but only its own requests. Where several gateways run,
+scrape each with `?of=gateway` and one or two with `?of=fleet`; without `of` both are returned.
 """
 
 from __future__ import annotations
@@ -35,21 +35,20 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import in_thread
 from rerankfleet.producer.gateway.errors import MODEL
 from rerankfleet.producer.status import is_unservable, state_of
-from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.metrics import FAMILIES, Counts, Family, Value
 from rerankfleet.shared.model_names import canonical_model
-from rerankfleet.shared.queue import broker_keys, model_queue
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.shards import LEFT
 
-# a gauge beside each counter, of when it began: nobody asks for it
+# a gauge beside each counter with the time of its creation: of no use here
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 routes = APIRouter(tags=["fleet"])
 
 JOBS_MAX = 1000
-"""Unfinished jobs that one scrape looks at."""
+"""Unfinished jobs that one scrape reads."""
 DURATIONS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WORKER = ("worker", "model")
 
@@ -58,7 +57,7 @@ Part = Literal["gateway", "fleet"]
 
 
 class Exposition:
-    """All that a gateway tells: what it counts itself, and the fleet."""
+    """All metrics of a gateway: its own requests, and the fleet's."""
 
     def __init__(self, client: Client) -> None:
         self._registries: dict[Part, CollectorRegistry] = {
@@ -95,15 +94,15 @@ class Requests:
         )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Note one request. Only routes and models that there are become labels."""
+        """Count one request. Only known routes and models become labels."""
         route = getattr(scope.get("route"), "path", "") or "page"
         model = self._model(scope, status)
         self._total.labels(route, model, _outcome(status)).inc()
         self._seconds.labels(route, model).observe(seconds)
 
     def _model(self, scope: Scope, status: int) -> str:
-        """What the request was for. Of one that failed that is only what its body named: told
-        when the fleet had such a model at the last scrape, so that no client makes up labels."""
+        """The model that answered. Of a failed request only the name in its body is known: it
+        counts if the fleet had that model at the last scrape, so that no client makes up labels."""
         named = scope.get(MODEL)
         if not isinstance(named, str):
             return ""
@@ -127,29 +126,34 @@ class FleetCollector(Collector):
     def __init__(self, client: Client) -> None:
         self._client = client
         self.models: frozenset[str] = frozenset()
-        """Those of its workers and queues at the last scrape."""
+        """Those of workers and queues at the last scrape."""
 
     def describe(self) -> list[Metric]:
-        """Nothing: Redis is not asked when the collector is registered."""
+        """Nothing: Redis is not read when the collector is registered."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All families; with Redis away only that it is."""
+        """All families; while Redis does not answer only `rerank_redis_up`."""
         try:
-            workers = self._client.workers()
-            of_workers, of_jobs = self._workers(workers), self._jobs(workers)
-            found = [*self._coordinator(), *of_workers, *self._queues(), *of_jobs]
+            fleet = self._client.store.snapshot(unfinished_jobs=True)
+            self.models = frozenset(queue.model for queue in fleet.queues)
+            families = [
+                *self._coordinator(fleet),
+                *self._workers(fleet.workers),
+                *_queues(fleet),
+                *self._jobs(fleet),
+            ]
         except REDIS_ERRORS:
-            found = []
-        up = GaugeMetricFamily("rerank_redis_up", "Whether Redis answers", bool(found))
-        yield from [up, *found]
+            families = []
+        up = GaugeMetricFamily("rerank_redis_up", "Whether Redis answers", bool(families))
+        yield from [up, *families]
 
-    def _coordinator(self) -> Iterator[Metric]:
+    def _coordinator(self, fleet: FleetSnapshot) -> Iterator[Metric]:
         store = self._client.store
         yield GaugeMetricFamily(
             "rerank_coordinator_silent_seconds",
             "Seconds since the coordinator's last sign of life",
-            store.coordination.silent_s(),
+            fleet.coordinator_silent_s,
         )
         yield GaugeMetricFamily(
             "rerank_hints_republished",
@@ -162,9 +166,7 @@ class FleetCollector(Collector):
             store.coordination.event_count(LEFT),
         )
 
-    def _workers(self, workers: list[WorkerRow]) -> Iterator[Metric]:
-        models = (*self._client.store.jobs.models(), *(worker.model for worker in workers))
-        self.models = frozenset(models)
+    def _workers(self, workers: Sequence[WorkerRow]) -> Iterator[Metric]:
         up = GaugeMetricFamily(
             "rerank_worker_up", "1 once it serves", labels=(*WORKER, "device", "state")
         )
@@ -190,35 +192,15 @@ class FleetCollector(Collector):
         for family in FAMILIES:
             yield _counted(family, workers, counts)
 
-    def _queues(self) -> Iterator[Metric]:
-        client = self._client
-        store = client.store
-        depth = GaugeMetricFamily(
-            "rerank_queue_depth", "Hints that wait in the broker", labels=("model", "priority")
-        )
-        shards = GaugeMetricFamily("rerank_open_shards", "Shards to be scored", labels=("model",))
-        age = GaugeMetricFamily(
-            "rerank_queue_oldest_age_seconds",
-            "For how long the first shard waits for a worker",
-            labels=("model",),
-        )
-        for model in store.jobs.models():
-            for priority in Priority:
-                keys = broker_keys(client.settings, [model_queue(model, priority)])
-                depth.add_metric([model, priority.value], store.broker.waiting_count(keys))
-            shards.add_metric([model], store.shards.backlog(model))
-            age.add_metric([model], store.shards.oldest_due_s(model))
-        yield from (depth, shards, age)
-
-    def _jobs(self, workers: list[WorkerRow]) -> Iterator[Metric]:
-        store, unservable = self._client.store, 0
+    def _jobs(self, fleet: FleetSnapshot) -> Iterator[Metric]:
+        unservable = 0
         states: Count[str] = Count(running=0, paused=0, finishing=0)
         items: Count[str] = Count()
-        for job in store.jobs.get_many(store.jobs.unfinished()[:JOBS_MAX]):
+        for job in self._client.store.jobs.get_many(fleet.unfinished_jobs[:JOBS_MAX]):
             if "inline" in job.facts:
                 continue
             states[state_of(job)] += 1
-            unservable += job.open_shards > 0 and is_unservable(job, workers)
+            unservable += job.open_shards > 0 and is_unservable(job, fleet.workers)
             progress = job.progress
             items.update({name: getattr(progress, name) for name in _ITEMS})
             items["waiting"] += max((progress.total or progress.fed) - progress.done, 0)
@@ -238,6 +220,24 @@ class FleetCollector(Collector):
         yield from (jobs, of_jobs, of_weights)
 
 
+def _queues(fleet: FleetSnapshot) -> Iterator[Metric]:
+    depth = GaugeMetricFamily(
+        "rerank_queue_depth", "Hints that wait in the broker", labels=("model", "priority")
+    )
+    shards = GaugeMetricFamily("rerank_open_shards", "Shards to be scored", labels=("model",))
+    age = GaugeMetricFamily(
+        "rerank_queue_oldest_age_seconds",
+        "For how long the first shard waits for a worker",
+        labels=("model",),
+    )
+    for queue in fleet.queues:
+        for priority, count in queue.waiting.items():
+            depth.add_metric([queue.model, priority.value], count)
+        shards.add_metric([queue.model], queue.open_shards)
+        age.add_metric([queue.model], queue.oldest_due_s)
+    yield from (depth, shards, age)
+
+
 _ITEMS = ("scored", "errors", "rejected", "cancelled")
 _WORKER_GAUGES = (
     ("rerank_worker_busy_ratio", "Share of time in which the device computes", "busy_share"),
@@ -254,24 +254,24 @@ _WORKER_GAUGES = (
 """Name, help and the field of a worker's row."""
 
 
-def _worker_gauge(name: str, help_: str, field: str, workers: list[WorkerRow]) -> Metric:
-    found = GaugeMetricFamily(name, help_, labels=WORKER)
+def _worker_gauge(name: str, help_: str, field: str, workers: Sequence[WorkerRow]) -> Metric:
+    gauge = GaugeMetricFamily(name, help_, labels=WORKER)
     for worker in workers:
-        found.add_metric([worker.id, worker.model], getattr(worker, field))
-    return found
+        gauge.add_metric([worker.id, worker.model], getattr(worker, field))
+    return gauge
 
 
 def _counted(family: Family, workers: Sequence[WorkerRow], counts: Sequence[Counts]) -> Metric:
-    """A family of what workers count; a worker of another version tells what it knows."""
-    found = _KINDS[family.kind](family.name, family.help, labels=(*WORKER, *family.labels))
+    """A family of what workers count; one of another version may lack some."""
+    metric = _KINDS[family.kind](family.name, family.help, labels=(*WORKER, *family.labels))
     for worker, counted in zip(workers, counts, strict=True):
         for labels, value in counted.get(family.name, {}).items():
-            told = (worker.id, worker.model, *labels)
-            if isinstance(found, HistogramMetricFamily):
-                found.add_metric(told, *_buckets(family, value))
+            all_labels = (worker.id, worker.model, *labels)
+            if isinstance(metric, HistogramMetricFamily):
+                metric.add_metric(all_labels, *_buckets(family, value))
             elif not isinstance(value, list):
-                found.add_metric(told, value)
-    return found
+                metric.add_metric(all_labels, value)
+    return metric
 
 
 _KINDS: dict[str, Callable[..., CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]]
@@ -283,7 +283,7 @@ _KINDS = {
 
 
 def _buckets(family: Family, value: Value) -> tuple[list[tuple[str, float]], float]:
-    """Counts as Prometheus wants them, each with those below it; and the sum."""
+    """Cumulative counts of a histogram, as Prometheus expects them, and the sum."""
     assert isinstance(value, list)
     *counts, total = value
     ends = (*map(floatToGoString, family.buckets), "+Inf")

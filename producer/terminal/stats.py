@@ -40,22 +40,20 @@ class Report(BaseModel):
 
 def report_on_fleet(client: Client, hours: int) -> Report:
     """The last hours of the whole fleet."""
-    store, workers = client.store, client.workers()
-    rows = store.statistics.rows(hours)
-    backlog = {model: store.shards.backlog(model) for model in store.jobs.models()}
-    found = [
-        *advice.of_coordinator(store.coordination.silent_s(), client.settings.tick_s),
-        *advice.of_models(workers, backlog),
-        *(one for worker in workers for one in advice.of_worker(worker)),
+    rows, fleet = client.store.statistics.rows(hours), client.store.snapshot()
+    symptoms = [
+        *advice.of_coordinator(fleet.coordinator_silent_s, client.settings.tick_s),
+        *advice.of_models(fleet.workers, fleet.open_shards),
+        *(one for worker in fleet.workers for one in advice.of_worker(worker)),
         *_of_rows(row for row in rows if row.kind == "profile"),
     ]
-    return Report(hours=hours, statistics=rows, workers=workers, advice=found)
+    return Report(hours=hours, statistics=rows, workers=list(fleet.workers), advice=symptoms)
 
 
 def report_on_profile(client: Client, profile: str, hours: int) -> Report:
     """The last hours of one profile, and how its temperature was changed."""
-    every = client.store.statistics.rows(hours)
-    rows = [row for row in every if (row.kind, row.name) == ("profile", profile)]
+    all_rows = client.store.statistics.rows(hours)
+    rows = [row for row in all_rows if (row.kind, row.name) == ("profile", profile)]
     changes = client.store.statistics.temperature_changes(profile)
     return Report(hours=hours, statistics=rows, temperatures=changes, advice=list(_of_rows(rows)))
 
@@ -64,7 +62,7 @@ def report_on_job(client: Client, job_id: str) -> Report:
     """One job, whenever it ran. Raises UnknownJob."""
     status = client.status(job_id)
     progress, of = status.progress, f"job {status.id}"
-    found = [
+    symptoms = [
         *advice.of_scores(of, status.scores),
         *advice.of_pairs(
             of,
@@ -73,7 +71,7 @@ def report_on_job(client: Client, job_id: str) -> Report:
             crowded=progress.crowded,
         ),
     ]
-    return Report(hours=0, statistics=[], job=status, advice=found)
+    return Report(hours=0, statistics=[], job=status, advice=symptoms)
 
 
 def _of_rows(rows: Iterable[Statistics]) -> Iterator[Advice]:

@@ -58,7 +58,7 @@ def option_fields(model: type[ScoringOptions] = ScoringOptions) -> Iterator[Opti
     for group in GROUPS:
         for name in group.model_fields:
             field = model.model_fields[name]
-            meanings = [found.meaning for found in field.metadata if isinstance(found, Unset)]
+            meanings = [note.meaning for note in field.metadata if isinstance(note, Unset)]
             yield OptionField(
                 name=name,
                 panel=group.panel,

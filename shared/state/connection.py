@@ -61,7 +61,12 @@ def connect(settings: Settings) -> redis.Redis:
 
 def now_ms(client: redis.Redis) -> int:
     """The time in ms by the server's clock, which all leases use."""
-    seconds, micros = client.time()
+    return as_ms(client.time())
+
+
+def as_ms(time: tuple[int, int]) -> int:
+    """A reply to TIME in milliseconds."""
+    seconds, micros = time
     return seconds * 1000 + micros // 1000
 
 

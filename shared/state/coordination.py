@@ -8,6 +8,11 @@ from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.shards import OUTAGE_MS
 
 
+def seconds_since(pulse: str | None, now_ms: int) -> float:
+    """Seconds since a coordinator's last sign of life; infinite without one."""
+    return (now_ms - int(pulse)) / 1000 if pulse else float("inf")
+
+
 class Coordination:
     """Leadership, the coordinators' pulse, and counted events."""
 
@@ -25,7 +30,7 @@ class Coordination:
     def silent_s(self) -> float:
         """Seconds since the last pulse; infinite if there was none."""
         last = cast("str | None", self._redis.get(self._keys.pulse))
-        return (now_ms(self._redis) - int(last)) / 1000 if last else float("inf")
+        return seconds_since(last, now_ms(self._redis))
 
     def lead(self, role: str, token: str, ttl_s: float) -> bool:
         """Take or keep a role. Returns whether the caller has it."""

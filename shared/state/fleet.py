@@ -162,8 +162,7 @@ class Fleet:
         pipe = self._redis.pipeline(transaction=False)
         for worker_id in ids:
             pipe.hgetall(self._keys.worker(worker_id))
-        rows = [_row(fields) for fields in pipe.execute() if fields]
-        return [row for row in rows if row and model in (None, row.model)]
+        return [row for row in worker_rows(pipe.execute()) if model in (None, row.model)]
 
     def counts(self, worker_ids: Sequence[str]) -> list[Counts]:
         """What each of these workers counted; empty for one that wrote nothing readable."""
@@ -241,8 +240,13 @@ class Fleet:
         return keys.packs(worker_id), keys.limit(worker_id), keys.limits(worker_id)
 
 
-def _row(fields: Any) -> WorkerRow | None:
-    """A heartbeat; None for one that another version wrote and that cannot be read."""
+def worker_rows(heartbeats: Iterable[Mapping[str, str]]) -> list[WorkerRow]:
+    """The workers whose heartbeats these are. Left out: those that have expired, and those of
+    another version that cannot be read."""
+    return [row for fields in heartbeats if fields and (row := _row(fields))]
+
+
+def _row(fields: Mapping[str, str]) -> WorkerRow | None:
     try:
         return WorkerRow.model_validate(fields)
     except ValidationError:

@@ -1,4 +1,4 @@
-"""The ends of jobs, heard by all threads of a process over one connection.
+"""Notifies the threads of a process when jobs end, over one connection for all of them.
 
 A gateway waits for hundreds of answers at once: a subscription each would be a connection each.
 """
@@ -7,108 +7,128 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.store import Store
 
 POLL_S = 1.0
-"""A message may be lost: so often a waiter looks for itself."""
+"""A message may be lost: this often a waiting thread reads the job's state itself."""
 IDLE_S = 30.0
-"""The connection is given back when nobody has been waiting for so long."""
+"""The connection is closed when no thread has been waiting for this long."""
 
 
-class Caller:
-    """Who waits for a job's end, and may go away meanwhile. Safe to share between threads."""
+class JobEnd:
+    """The end of one job, for one waiting thread. Any other thread may stop the wait."""
 
-    def __init__(self) -> None:
-        self.job_id = ""
-        """The job it waits for, once that is made."""
-        self.has_left = False
-        self.woken = threading.Event()
-        """Set when there is something to look at: the end, or that it has left."""
+    def __init__(self, job_id: str, notifier: JobNotifier) -> None:
+        self.job_id = job_id
+        self._notifier = notifier
+        self._changed = threading.Event()
+        self._stopped = False
 
-    def leave(self) -> None:
-        """Want the end no more: whoever waits for it is woken."""
-        self.has_left = True
-        self.woken.set()
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the job ends. Returns whether it did, before the timeout and any `stop`."""
+        deadline = time.monotonic() + timeout_s
+        with self._notifier.notifying(self):
+            self._notifier.wait_subscribed(0.0 if self._stopped else min(timeout_s, POLL_S))
+            while not self._notifier.has_ended(self.job_id):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or self._stopped:
+                    return False
+                if self._changed.wait(min(left_s, POLL_S)) and not self._stopped:
+                    return True
+            return True
+
+    def stop(self) -> None:
+        """End the wait at once; one that has not begun yet does not begin."""
+        self._stopped = True
+        self._changed.set()
+
+    def notify(self) -> None:
+        """The job has ended."""
+        self._changed.set()
 
 
 class JobNotifier:
-    """Tells waiters when their jobs end. Safe to share between threads."""
+    """Notifies waiting threads when their jobs end. Safe to share between threads."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Caller]] = {}
-        self._listening = threading.Event()
+        self._waiting: dict[str, set[JobEnd]] = {}
+        self._subscribed = threading.Event()
         self._thread: threading.Thread | None = None
-        self._wanted_s = 0.0
+        self._last_registered_s = 0.0
 
-    def wait(self, job_id: str, timeout_s: float, caller: Caller | None = None) -> bool:
-        """Wait until a job ends. Returns whether it did within `timeout_s`, and before the caller
-        left. A caller waits for one job in its life."""
-        deadline = time.monotonic() + timeout_s
-        caller = caller or Caller()
-        self._register(job_id, caller)
+    def end_of(self, job_id: str) -> JobEnd:
+        """The end of a job, to be waited for."""
+        return JobEnd(job_id, self)
+
+    @contextmanager
+    def notifying(self, end: JobEnd) -> Iterator[None]:
+        """Notify this wait of its job's end while the block runs."""
+        self._register(end)
         try:
-            self._listening.wait(min(timeout_s, POLL_S))
-            while not self._store.jobs.has_ended(job_id):
-                left_s = deadline - time.monotonic()
-                if left_s <= 0 or caller.has_left:
-                    return False
-                if caller.woken.wait(min(left_s, POLL_S)) and not caller.has_left:
-                    return True
-            return True
+            yield
         finally:
-            self._forget(job_id, caller)
+            self._unregister(end)
 
-    def _register(self, job_id: str, caller: Caller) -> None:
-        """Be told of a job's end; see to it that someone listens."""
+    def wait_subscribed(self, timeout_s: float) -> None:
+        """Wait until messages arrive, so that an end from then on is not missed."""
+        self._subscribed.wait(timeout_s)
+
+    def has_ended(self, job_id: str) -> bool:
+        """Whether a job has ended, as Redis has it."""
+        return self._store.jobs.has_ended(job_id)
+
+    def _register(self, end: JobEnd) -> None:
         with self._lock:
-            self._wanted_s = time.monotonic()
+            self._last_registered_s = time.monotonic()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._listen, name="ends", daemon=True)
+                self._thread = threading.Thread(target=self._listen, name="job ends", daemon=True)
                 self._thread.start()
-            self._waiting.setdefault(job_id, set()).add(caller)  # of one key there may be many
-            caller.job_id = job_id
+            # requests with one idempotency key wait for one job
+            self._waiting.setdefault(end.job_id, set()).add(end)
 
-    def _forget(self, job_id: str, caller: Caller) -> None:
+    def _unregister(self, end: JobEnd) -> None:
         with self._lock:
-            others = self._waiting[job_id]
-            others.discard(caller)
+            others = self._waiting[end.job_id]
+            others.discard(end)
             if not others:
-                del self._waiting[job_id]
+                del self._waiting[end.job_id]
 
     def _listen(self) -> None:
-        while self._is_wanted():
+        while self._is_needed():
             try:
                 with self._store.client.pubsub() as channel:  # type: ignore[no-untyped-call]
                     channel.psubscribe(self._store.keys.done_channel("*"))
-                    while self._is_wanted():
-                        self._tell(channel.get_message(timeout=POLL_S))
+                    while self._is_needed():
+                        self._receive(channel.get_message(timeout=POLL_S))
             except (*REDIS_ERRORS, OSError, ValueError):
-                # away, or closed in the midst of it: waiters look for themselves meanwhile
-                self._listening.clear()
+                # Redis went away, or the client was closed: waiting threads poll meanwhile
+                self._subscribed.clear()
                 time.sleep(POLL_S)
 
-    def _is_wanted(self) -> bool:
-        """Whether someone waits, or did lately; if not, the thread is as good as gone."""
+    def _is_needed(self) -> bool:
+        """Whether a thread waits or did lately. If not, this thread counts as ended."""
         with self._lock:
-            idle_s = time.monotonic() - self._wanted_s
-            wanted = bool(self._waiting) or idle_s < IDLE_S
-            if not wanted:
-                self._listening.clear()
+            idle_s = time.monotonic() - self._last_registered_s
+            needed = bool(self._waiting) or idle_s < IDLE_S
+            if not needed:
+                self._subscribed.clear()
                 self._thread = None
-            return wanted
+            return needed
 
-    def _tell(self, message: dict[str, Any] | None) -> None:
+    def _receive(self, message: dict[str, Any] | None) -> None:
         if message is None:
             return
         if message["type"] == "psubscribe":
-            self._listening.set()
+            self._subscribed.set()
             return
         with self._lock:
-            callers = list(self._waiting.get(message["data"], ()))
-        for caller in callers:
-            caller.woken.set()
+            ends = list(self._waiting.get(message["data"], ()))
+        for end in ends:
+            end.notify()

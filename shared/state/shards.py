@@ -164,12 +164,6 @@ class Shards:
         )
         return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
 
-    def oldest_due_s(self, model: str) -> float:
-        """For how long the oldest shard without a worker has been waiting; 0: none is."""
-        key = self._keys.open(model)
-        first = cast("list[tuple[str, float]]", self._redis.zrange(key, 0, 0, withscores=True))
-        return max(0.0, (now_ms(self._redis) - first[0][1]) / 1000) if first else 0.0
-
     def leased_count(self, model: str) -> int:
         """How many shards of a model are leased now."""
         key = self._keys.open(model)

@@ -7,10 +7,12 @@ store.fleet         heartbeats, observations, batch limits
 store.statistics    counters by the hour, temperatures of profiles
 store.coordination  leadership, the coordinators' pulse, counted events
 store.broker        hints that wait in Celery's lists
+store.snapshot()    the fleet at one moment, for whatever shows or judges it
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import redis
@@ -20,6 +22,7 @@ from rerankfleet.shared.state.broker import Broker
 from rerankfleet.shared.state.connection import Connection, Scripts, now_ms
 from rerankfleet.shared.state.coordination import Coordination
 from rerankfleet.shared.state.fleet import Fleet
+from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot, read_snapshot
 from rerankfleet.shared.state.inline import Inline
 from rerankfleet.shared.state.jobs import Jobs
 from rerankfleet.shared.state.keys import Keys
@@ -34,6 +37,7 @@ class Store:
         self.client = client
         self.keys = Keys(settings.key_prefix)
         connection = Connection(client, self.keys, Scripts(client), settings)
+        self._connection = connection
         self.inline = Inline(connection)
         self.jobs = Jobs(connection, self.inline)
         self.shards = Shards(connection, self.inline)
@@ -45,6 +49,12 @@ class Store:
     def now_ms(self) -> int:
         """The time in ms by the server's clock, which all leases use."""
         return now_ms(self.client)
+
+    def snapshot(
+        self, models: Collection[str] | None = None, *, unfinished_jobs: bool = False
+    ) -> FleetSnapshot:
+        """The fleet at this moment. With `models` only their queues are read."""
+        return read_snapshot(self._connection, models, unfinished_jobs=unfinished_jobs)
 
     def server_info(self) -> dict[str, Any]:
         """The server's INFO."""

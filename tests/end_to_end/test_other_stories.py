@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.stack import RERANK, Stack, another_worker
+from tests.support.stack import RERANK, Stack, running_module
 from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-text"
@@ -35,16 +35,9 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
         job_id = stack.client.submit(source, model=MODEL)
         # when the job runs
         script = str(Path(__file__).parent.parent / "support" / "poison_worker.py")
-        while stack.client.status(job_id).state not in ("done", "cancelled"):
-            with another_worker(stack, tmp_path, script) as worker:
-                wait_until(
-                    lambda: (
-                        worker.poll() is not None or stack.client.status(job_id).state == "done"
-                    ),
-                    60,
-                    "the worker died or the job is done",
-                )
-        # then only that pair has no score, with the reason
+        with running_module(stack, tmp_path, script, "--model", MODEL):
+            assert stack.client.wait(job_id, timeout_s=patient(300)).state == "done"
+        # then that pair alone has no score, and says why
         lines = list(stack.client.results(job_id))
         errors = [
             (error["line"], error["index"], error["code"]) for x in lines for error in x["errors"]

@@ -21,8 +21,8 @@ from tests.support.wait import patient
 @pytest.fixture
 def http(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a gateway; nobody works behind it."""
-    with running_gateway(settings) as found:
-        yield found
+    with running_gateway(settings) as client:
+        yield client
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from rerankfleet.producer.interactive import Interactive, PendingRequest
 from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import posted, running_gateway
@@ -73,3 +74,26 @@ def test_a_client_that_goes_away_leaves_no_work_behind(change, fleet, store):
         # and the hand is free: this one is refused for itself, not for the other
         hand_is_free = lambda: http.post("/v1/rerank", json=WRONG).status_code == 422  # noqa: E731
         wait_until(hand_is_free, what="the hand is free")
+
+
+def test_a_client_that_leaves_before_its_job_is_made_leaves_nothing_behind(
+    settings, fleet, store, monkeypatch
+):
+    fleet.beat(worker_row())
+    began, left, start = threading.Event(), threading.Event(), Interactive.start
+
+    def slow(*args: object, **options: object) -> PendingRequest:
+        began.set()
+        assert left.wait(patient(20))
+        return start(*args, **options)
+
+    monkeypatch.setattr(Interactive, "start", slow)
+    with running_gateway(settings) as http:
+        # given a client that closes its connection while its request is on the way to the queue
+        with posted(http, "/v1/rerank", BODY):
+            assert began.wait(patient(20))
+        left.set()
+        # then the job that is made is cancelled at once
+        wait_until(lambda: store.client.exists(store.keys.models), what="the job is made")
+        wait_until(lambda: not store.jobs.unfinished(), what="the job is cancelled")
+        assert store.shards.backlog(MODEL) == 0

@@ -23,9 +23,9 @@ NAME = 'Mönday "1"/..'
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that may be read and written."""
-    found = tmp_path / "allowed"
-    found.mkdir()
-    return found
+    path = tmp_path / "allowed"
+    path.mkdir()
+    return path
 
 
 def finished(http: httpx.Client, **body: Any) -> str:
@@ -39,8 +39,8 @@ def finished(http: httpx.Client, **body: Any) -> str:
 
 def listed(http: httpx.Client, job: str, **query: Any) -> list[tuple[str, int | None]]:
     """The files of a job as they are listed."""
-    found = http.get(f"{job}/files", params=query).json()
-    return [(file["name"], file["rows"]) for file in found["data"]]
+    listing = http.get(f"{job}/files", params=query).json()
+    return [(file["name"], file["rows"]) for file in listing["data"]]
 
 
 def test_the_files_of_a_job_of_lines(http, working, folder):
@@ -63,7 +63,7 @@ def test_the_files_of_a_job_of_lines(http, working, folder):
     assert http.get(f"{job}/files/manifest.json").json()["lines"] == 3
     failed = http.get(f"{job}/files/errors.jsonl").text.splitlines()
     assert [json.loads(line)["id"] for line in failed] == [0, 1, 2]
-    # under a name that no shell and no header minds
+    # under a name that is safe in shells and headers
     saved_as = 'attachment; filename="M-nday-1-results.jsonl"'
     assert results.headers["content-disposition"] == saved_as
 
@@ -89,9 +89,9 @@ def test_the_parts_of_a_catalog(http, control, folder, format):
     else:
         assert len(data.text.splitlines()) == parts[0][1]
     assert len(http.get(f"{job}/files/errors.jsonl").text.splitlines()) == 2
-    # and of many no more are listed than were asked for
-    found = http.get(f"{job}/files", params={"limit": 2}).json()
-    assert (len(found["data"]), found["count"]) == (2, len(names))
+    # and of many no more are listed than were requested
+    listing = http.get(f"{job}/files", params={"limit": 2}).json()
+    assert (len(listing["data"]), listing["count"]) == (2, len(names))
 
 
 def test_a_file_is_streamed_in_blocks(http, working, folder, monkeypatch):
@@ -99,14 +99,14 @@ def test_a_file_is_streamed_in_blocks(http, working, folder, monkeypatch):
     source = folder / "in.jsonl"
     source.write_text('{"query": "q", "documents": ["a"]}\n' * 50)
     job = finished(http, input=file_uri(source))
-    asked: list[int] = []
+    sizes: list[int] = []
 
     class Watched(io.RawIOBase):
         def __init__(self, stream: Any) -> None:
             self.stream = stream
 
         def read(self, size: int = -1) -> bytes:
-            asked.append(size)
+            sizes.append(size)
             return self.stream.read(size)
 
     opened = Objects.open
@@ -115,8 +115,8 @@ def test_a_file_is_streamed_in_blocks(http, working, folder, monkeypatch):
     # when it is downloaded, then it is never whole in memory
     answer = http.get(f"{job}/files/results.jsonl")
     assert len(answer.text.splitlines()) == 50
-    assert set(asked[1:]) == {1000}  # the first is the manifest
-    assert len(asked) > 5
+    assert set(sizes[1:]) == {1000}  # the first is the manifest
+    assert len(sizes) > 5
 
 
 def test_nothing_else_can_be_had(http, working, folder):

@@ -39,7 +39,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ([], "body", "valid dictionary"),
     ],
 )
-def test_what_is_wrong_is_told_with_field_and_place(http, fleet, body, param, says):
+def test_an_error_names_its_field_and_place(http, fleet, body, param, says):
     fleet.beat(worker_row())
     kind = {"Content-Type": "application/json"}
     answer = http.post("/v1/rerank", content=json.dumps(body), headers=kind)

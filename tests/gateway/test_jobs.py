@@ -52,8 +52,8 @@ def ended(http: httpx.Client, job_id: str) -> dict[str, Any]:
     """The job, at its end."""
 
     def done() -> Any:
-        found = http.get(f"/v1/jobs/{job_id}").json()
-        return found if found["state"] in ("done", "cancelled") else None
+        job = http.get(f"/v1/jobs/{job_id}").json()
+        return job if job["state"] in ("done", "cancelled") else None
 
     return wait_until(done, 30, "the job ends")
 
@@ -74,9 +74,9 @@ def test_a_job_from_its_making_to_its_results(http, working, source):
     assert status["progress"]["errors"] == 6
     assert (status["options"]["top_n"], status["options"]["temperature"]) == (1, 0.5)
     assert status["priority"] == "bulk"
-    found = lines(http.get(f"/v1/jobs/{job['id']}/results"))
-    assert [line["id"] for line in found] == [line["id"] for line in LINES]
-    assert all(len(line["results"]) == 1 for line in found)
+    results = lines(http.get(f"/v1/jobs/{job['id']}/results"))
+    assert [line["id"] for line in results] == [line["id"] for line in LINES]
+    assert all(len(line["results"]) == 1 for line in results)
     failed = lines(http.get(f"/v1/jobs/{job['id']}/errors", params={"limit": 2}))
     assert [(line["id"], line["errors"][0]["index"]) for line in failed] == [(0, 1), (1, 1)]
     assert "results" not in failed[0]
@@ -165,27 +165,27 @@ def test_retry_scores_again_what_failed(http, control, source):
 
 
 def events(answer: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
-    """The events of a stream, up to its end; comments are passed over."""
-    found, name = [], ""
+    """The events of a stream, up to its end; comments are skipped."""
+    received, name = [], ""
     for line in answer.iter_lines():
         if line.startswith("event: "):
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
-            found.append((name, json.loads(line.removeprefix("data: "))))
-    return found
+            received.append((name, json.loads(line.removeprefix("data: "))))
+    return received
 
 
 def paged(http: httpx.Client, job_id: str) -> list[dict[str, Any]]:
     """All errors of a finished job, two a page."""
-    found: list[dict[str, Any]] = []
+    errors: list[dict[str, Any]] = []
     while page := lines(
         http.get(
             f"/v1/jobs/{job_id}/errors",
-            params={"limit": 2, "after": found[-1]["cursor"] if found else ""},
+            params={"limit": 2, "after": errors[-1]["cursor"] if errors else ""},
         )
     ):
-        found += page
-    return found
+        errors += page
+    return errors
 
 
 def test_errors_are_read_on_after_a_cursor(http, working, source):
@@ -229,7 +229,7 @@ def test_an_unfinished_job_has_no_cursors(http, fleet, source):
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "wrong_state")
 
 
-def test_a_job_of_another_version_is_told_and_hides_no_other_one(http, fleet, source, store):
+def test_a_job_of_another_version_is_reported_and_hides_no_other_one(http, fleet, source, store):
     fleet.beat(worker_row())
     old, new = (submitted(http, source)["id"] for _ in range(2))
     store.client.hset(store.keys.job(new), "spec", '{"from_later": 1}')
@@ -250,7 +250,7 @@ def test_a_stream_whose_client_leaves_ends_and_makes_room(change, monkeypatch, l
             reader.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
             # then there is no room for another one
-            wait_until(lambda: status() == 429, what="it is in hand")
+            wait_until(lambda: status() == 429, what="the request is in progress")
         # until its client has left
         wait_until(lambda: status() == 404, what="there is room again")
 
@@ -264,7 +264,7 @@ def endless(monkeypatch) -> None:
 
 @contextmanager
 def unread(http: httpx.Client, path: str) -> Iterator[socket.socket]:
-    """A connection on which something was asked for that its client does not read."""
+    """A connection on which a request was sent whose answer its client does not read."""
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         reader.settimeout(patient(20))
@@ -275,29 +275,33 @@ def unread(http: httpx.Client, path: str) -> Iterator[socket.socket]:
 
 def callers_ports() -> set[int]:
     """The ports of those who have a connection to this process."""
-    return {found.raddr.port for found in psutil.Process().net_connections("tcp") if found.raddr}
+    return {
+        connection.raddr.port
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.raddr
+    }
 
 
-def test_a_stream_that_nobody_reads_is_broken_off_and_makes_room(change, endless, monkeypatch):
+def test_a_stream_that_nobody_reads_is_cut_off_and_makes_room(change, endless, monkeypatch):
     monkeypatch.setattr(slow_clients, "UNREAD_S", 1.0)
     with running_gateway(change(gateway_streams_max=1)) as http:
         status = lambda: http.get("/v1/jobs/j/results").status_code  # noqa: E731
         # given a client that reads nothing, and stays
         with unread(http, "/v1/jobs/j/errors?limit=100000") as reader:
-            wait_until(lambda: status() == 429, what="it is in hand")
-            # then it is sent away
+            wait_until(lambda: status() == 429, what="the request is in progress")
+            # then it is disconnected
             wait_until(lambda: status() == 404, 20, "there is room again")
             # and nothing is kept for it
             its_port = reader.getsockname()[1]
             wait_until(lambda: its_port not in callers_ports(), 20, "the connection is gone")
 
 
-def test_whoever_reads_results_keeps_no_one_from_making_jobs(change, endless, fleet, source):
+def test_readers_of_results_do_not_keep_others_from_making_jobs(change, endless, fleet, source):
     fleet.beat(worker_row())
     with running_gateway(change(gateway_streams_max=1, gateway_jobs_max=1)) as http:
         with unread(http, "/v1/jobs/j/errors?limit=100000"):
             full = lambda: http.get("/v1/jobs/j/results").status_code == 429  # noqa: E731
-            wait_until(full, what="it is in hand")
+            wait_until(full, what="the request is in progress")
             assert submitted(http, source)
             request = {"query": "q", "documents": ["a"], "mode": "async"}
             assert http.post("/v1/rerank", json=request).status_code == 202
@@ -329,8 +333,8 @@ def test_no_more_jobs_are_followed_at_once_than_there_are_places(change, fleet, 
         path = f"/v1/jobs/{submitted(http, source)['id']}/events"
         # given one that is followed
         with http.stream("GET", path) as followed:
-            told = followed.iter_lines()
-            assert next(told) == "event: status"
+            received = followed.iter_lines()
+            assert next(received) == "event: status"
             # then there is no place for another one
             with http.stream("GET", path) as answer:
                 assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
@@ -349,8 +353,8 @@ def test_the_job_of_a_small_request_has_no_output(http, working):
     job = f"/v1/jobs/{answered['id'].removeprefix('rerank-')}"
     assert http.get(job).json()["state"] == "done"
     paths = ["results", "results?partial=true", "errors", "files", "files/results.jsonl"]
-    found = [http.get(f"{job}/{path}") for path in (*paths, "files/errors.jsonl")]
-    for answer in (*found, http.post(f"{job}/retry")):
+    answers = [http.get(f"{job}/{path}") for path in (*paths, "files/errors.jsonl")]
+    for answer in (*answers, http.post(f"{job}/retry")):
         error = answer.json()["error"]
         assert (answer.status_code, error["code"]) == (409, "wrong_state"), answer.url
         assert "is a small request, which has no output" in error["message"]
@@ -360,11 +364,11 @@ def test_a_job_is_followed_to_its_end(http, working, source):
     job = submitted(http, source)["id"]
     with http.stream("GET", f"/v1/jobs/{job}/events") as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
-        told = events(answer)
-    names = [name for name, _ in told]
+        received = events(answer)
+    names = [name for name, _ in received]
     assert set(names[:-1]) == {"status"}
-    assert told[-1] == ("end", {"id": job, "state": "done"})
-    assert told[-2][1]["progress"]["scored"] == 12
+    assert received[-1] == ("end", {"id": job, "state": "done"})
+    assert received[-2][1]["progress"]["scored"] == 12
 
 
 def test_events_outlive_a_redis_that_is_away(change, tmp_path):
@@ -384,16 +388,16 @@ def test_events_outlive_a_redis_that_is_away(change, tmp_path):
         http = gateway.__enter__()
         stream = http.stream("GET", "/v1/jobs/j1/events")
         answer = stream.__enter__()
-        told = answer.iter_lines()
-        assert next(told) == "event: status"
+        received = answer.iter_lines()
+        assert next(received) == "event: status"
     # when Redis is away, then the connection is kept alive
-    while next(told) != ": keep-alive":
+    while next(received) != ": keep-alive":
         pass
     with valkey(folder, port=port, **keep) as url, redis.Redis.from_url(url) as client:
-        # and when it is back, then the status is told again
-        while not next(told).startswith("event: status"):
+        # and when it is back, then the status is sent again
+        while not next(received).startswith("event: status"):
             pass
         client.delete(store.keys.job("j1"))
-        assert "event: end" in list(told)
+        assert "event: end" in list(received)
         stream.__exit__(None, None, None)
         gateway.__exit__(None, None, None)

@@ -27,9 +27,9 @@ OPERATIONS = 20
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_is_an_error_of_the_server(change, control, mode):
     with working_fleet(control), running_gateway(change(interactive_deadline_s=20)) as http:
-        # given the document that the gateway gives of itself
+        # given the document that the gateway serves about itself
         document = schemathesis.openapi.from_url(f"{http.base_url}/openapi.json")
-        operations = [found.ok() for found in document.get_all_operations()]
+        operations = [operation.ok() for operation in document.get_all_operations()]
         assert len(operations) >= OPERATIONS
         for operation in operations:
 
@@ -42,7 +42,7 @@ def test_no_request_is_an_error_of_the_server(change, control, mode):
                 suppress_health_check=list(HealthCheck),
             )
             def check(case: Case) -> None:
-                # when it is asked what its own words permit, or forbid, then it answers
+                # when it is called with what its schema permits, or forbids, then it answers
                 case.call_and_validate(checks=[not_a_server_error], timeout=patient(30))
 
             with suppress(Unsatisfiable):  # an operation without input has none that is forbidden
@@ -124,15 +124,21 @@ def test_half_a_surrogate_pair_is_nowhere_an_error_of_the_server(working, http):
     document = http.get("/openapi.json").json()
     paths, named = document["paths"], document["components"]["schemas"]
     # given all routes that take a body of JSON, and a job
-    asked = {path: verbs.get("post", {}).get("requestBody", {}) for path, verbs in paths.items()}
-    bodies = {path for path, body in asked.items() if "application/json" in body.get("content", {})}
+    request_bodies = {
+        path: verbs.get("post", {}).get("requestBody", {}) for path, verbs in paths.items()
+    }
+    bodies = {
+        path
+        for path, body in request_bodies.items()
+        if "application/json" in body.get("content", {})
+    }
     source = http.post("/v1/uploads?name=in.jsonl", json=GOOD[0][2]).json()["uri"]
     job = http.post("/v1/jobs", json={"input": source}).json()["id"]
     named.setdefault("TeiBody", TeiBody.model_json_schema())
     assert {path for path, *_ in GOOD} == bodies
     for path, schema, good in GOOD:
         good = {"input": source} if schema == "JobBody" else good
-        # when half a pair stands where a text may, then it is refused, or of no effect
+        # when half a pair is in the place of a text, then it is refused, or of no effect
         for wrong in halves(named[schema], named):
             body = json.dumps(good | wrong).encode()
             answer = post(http, path.format(job_id=job), body)

@@ -32,12 +32,16 @@ def stored(settings) -> list[Path]:
 def test_an_image_is_kept_as_it_is(http, settings):
     data = png(1)
     answer = http.post("/v1/uploads?name=a.png", content=data)
-    told = answer.json()
+    upload = answer.json()
     assert answer.status_code == 201
-    assert (told["bytes"], told["content_type"], told["name"]) == (len(data), "image/png", "a.png")
-    assert local_path(told["uri"]).read_bytes() == data
-    assert told["expires_s"] == int(told["id"].partition("-")[0])
-    assert is_upload(told["uri"], settings)
+    assert (upload["bytes"], upload["content_type"], upload["name"]) == (
+        len(data),
+        "image/png",
+        "a.png",
+    )
+    assert local_path(upload["uri"]).read_bytes() == data
+    assert upload["expires_s"] == int(upload["id"].partition("-")[0])
+    assert is_upload(upload["uri"], settings)
 
 
 def test_workers_may_read_uploads_and_nothing_beside_them(http, settings):
@@ -80,7 +84,7 @@ def test_workers_may_read_uploads_in_s3_and_nothing_beside_them(s3, change):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told", "suffix"),
+    ("name", "kind", "expected", "suffix"),
     [
         ("a.jsonl", None, "application/x-ndjson", ".jsonl"),
         ("a.jsonl", "application/octet-stream", "application/x-ndjson", ".jsonl"),
@@ -92,10 +96,10 @@ def test_workers_may_read_uploads_in_s3_and_nothing_beside_them(s3, change):
         ("", "application/x-ndjson; charset=utf-8", "application/x-ndjson", ".jsonl"),
     ],
 )
-def test_type_and_name_say_what_it_is(http, name, kind, told, suffix):
+def test_type_and_name_say_what_it_is(http, name, kind, expected, suffix):
     headers = {"Content-Type": kind} if kind else {}
     answer = http.post("/v1/uploads", params={"name": name}, content=b"x", headers=headers)
-    assert answer.json()["content_type"] == told
+    assert answer.json()["content_type"] == expected
     assert answer.json()["uri"].endswith(f"/upload{suffix}")
 
 
@@ -144,7 +148,7 @@ def test_no_more_uploads_are_taken_than_memory_is_meant_for(change):
                 b"Content-Length: 9000000\r\n\r\nx"
             )
             # then there is no room for another one
-            wait_until(lambda: upload() == 429, what="it is in hand")
+            wait_until(lambda: upload() == 429, what="the upload is in progress")
         # until it is over
         wait_until(lambda: upload() == 201, what="there is room again")
 
@@ -194,8 +198,8 @@ def test_an_upload_lives_as_long_as_it_asks_for(change, monkeypatch):
     settings = change(upload_ttl_s=100, upload_ttl_max_s=1000)
     monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: 5000.0))
     with running_gateway(settings) as http:
-        upload = lambda **asked: http.post(  # noqa: E731
-            "/v1/uploads", params={"name": "a.csv", **asked}, content=b"x"
+        upload = lambda **options: http.post(  # noqa: E731
+            "/v1/uploads", params={"name": "a.csv", **options}, content=b"x"
         )
         assert upload().json()["expires_s"] == 5100
         assert upload(ttl_s=1000).json()["expires_s"] == 6000
@@ -235,9 +239,9 @@ def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet
 def test_an_upload_that_unpacks_to_much_is_not_unpacked_while_its_job_is_made(
     http, settings, fleet
 ):
-    fleet.beat(worker_row())
     line = json.dumps({"query": "q", "documents": ["a"]}).encode() + b"\n"
     bomb = gzip.compress(line + b" " * (256 << 20))
+    fleet.beat(worker_row())
     uri = http.post("/v1/uploads?name=a.jsonl.gz", content=bomb).json()["uri"]
     answer = http.post("/v1/jobs", json={"input": uri})
     assert answer.status_code == 201

@@ -1,21 +1,38 @@
-"""The command against a whole stack."""
+"""A client of a fleet without processes; a whole stack that reads images, and the command."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.stack import RERANK, Stack
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator.step import Control
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.fleet import Fleet
+from tests.support.fleet import Worker, worker_row
+from tests.support.jobs import LINES
+from tests.support.stack import RERANK, Stack, running_stack
 from tests.support.wait import patient
+
+ENVIRONMENT = {"RERANK_DECODE_PROCESSES": "1", "RERANK_THREADS": "1"}
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A running `rerank up` that serves `pocket-vl`."""
+    with running_stack(tmp_path_factory.mktemp("seeing"), ENVIRONMENT, "pocket-vl") as stack:
+        yield stack
+
+
 @pytest.fixture
-def command(vl_stack: Stack) -> Command:
+def command(seeing: Stack) -> Command:
     """`command("query", "red", columns=80)`: the real command in a process of its own."""
 
     def run(
@@ -23,7 +40,7 @@ def command(vl_stack: Stack) -> Command:
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [RERANK, *map(str, arguments)],
-            env=os.environ | vl_stack.settings.environment() | {"COLUMNS": str(columns)},
+            env=os.environ | seeing.settings.environment() | {"COLUMNS": str(columns)},
             input=stdin,
             capture_output=True,
             text=True,
@@ -31,3 +48,33 @@ def command(vl_stack: Stack) -> Command:
         )
 
     return run
+
+
+@pytest.fixture
+def api(settings: Settings, fleet: Fleet) -> Client:
+    """A client of a fleet that serves one model."""
+    fleet.beat(worker_row())
+    return Client(settings)
+
+
+@pytest.fixture
+def source(jsonl: Callable[..., Path]) -> Path:
+    """An input of a few lines."""
+    return jsonl(*LINES)
+
+
+@pytest.fixture
+def served(control: Control) -> Iterator[None]:
+    """A worker scores whatever waits while the test runs."""
+    stop = threading.Event()
+
+    def work() -> None:
+        worker = Worker(control)
+        while not stop.wait(0.01):
+            worker.work()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    thread.join(patient(5))

@@ -1,4 +1,4 @@
-"""Advice: a symptom has its figures and its remedy; where nothing is wrong nothing is said."""
+"""Advice: a symptom has its figures and its remedy; where nothing is wrong there is none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_scores_that_are_nearly_all_high_are_named():
     assert "temperature" in advised.remedy
 
 
-def test_a_low_mean_is_said_to_be_normal():
+def test_a_low_mean_is_reported_as_normal():
     advised = only(advice.of_scores("job j", scores(4.0, *[-4.0] * 9)))
     assert advised.symptom == "the mean score is low"
     assert "normal where most candidates are irrelevant" in advised.remedy

@@ -34,7 +34,7 @@ def child(tmp_path):
             one.process.wait()
 
 
-def said(child: Child) -> str:
+def log_of(child: Child) -> str:
     return Path(child.log_file).read_text()
 
 
@@ -120,12 +120,12 @@ time.sleep(60)
     server, worker = child(slow, name="server", last=True), child(slow, name="worker")
     supervisor = Supervisor([server, worker])
     supervisor.start()
-    wait_until(lambda: "up" in said(server) and "up" in said(worker))
+    wait_until(lambda: "up" in log_of(server) and "up" in log_of(worker))
 
     supervisor.stop()
 
     assert server.process.poll() == worker.process.poll() == 0
-    ends = [float(said(one).split()[-1]) for one in (worker, server)]
+    ends = [float(log_of(one).split()[-1]) for one in (worker, server)]
     assert ends == sorted(ends)
 
 
@@ -133,7 +133,7 @@ def test_a_child_that_does_not_stop_is_killed(child):
     one = child(f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEP}")
     supervisor = Supervisor([one])
     supervisor.start()
-    wait_until(lambda: "up" in said(one))
+    wait_until(lambda: "up" in log_of(one))
 
     supervisor.stop(timeout_s=0.2)
 
@@ -146,5 +146,5 @@ def test_a_child_gets_its_own_environment_besides_ours(child, monkeypatch):
     one.start()
     one.process.wait(patient(20))
 
-    assert said(one) == "1 2\n"
+    assert log_of(one) == "1 2\n"
     assert "ITS" not in os.environ

@@ -53,7 +53,7 @@ def test_the_default_profile_is_what_a_job_has_without_one():
     assert spec_of("default").model_copy(update={"profile": None}) == spec_of(None)
 
 
-def test_what_is_given_wins_over_the_profile_which_wins_over_the_default():
+def test_an_explicit_option_wins_over_the_profile_which_wins_over_the_default():
     options = {"temperature": 0.9, "max_length": None, "top_n": None, "limit": 7}
 
     spec = spec_of("ecommerce", **options)
@@ -98,7 +98,7 @@ def test_every_field_can_be_overridden(option):
         assert getattr(spec, name) == getattr(PROFILES["academic"], name)
 
 
-def test_an_instruction_that_is_given_stands_for_all_languages(write):
+def test_an_explicit_instruction_is_used_for_all_languages(write):
     file = write('[shop]\ninstruction = "Find"\ninstructions = {de = "Finde"}')
 
     assert spec_of("shop", file).instructions == {"de": "Finde"}

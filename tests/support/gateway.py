@@ -64,9 +64,8 @@ def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Wo
 
     def work() -> None:
         while not stop.wait(LOOK_S):
-            control.store.fleet.beat(
-                worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70)
-            )
+            row = worker_row(worker.name, worker.model, pairs_per_s=7.0, pairs=70)
+            control.store.fleet.beat(row)
             for job_id in control.store.jobs.unfinished():
                 control.hints.feed(job_id)
             run(control, worker)

@@ -2,33 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.stack import START_STACK
 
+STACKS = {
+    "stack of end_to_end": (
+        "tests/end_to_end/test_batch_limits.py",
+        "tests/end_to_end/test_disturbed_jobs.py",
+        "tests/end_to_end/test_other_stories.py",
+        "tests/end_to_end/test_statistics.py",
+    ),
+    "stack of gateway": (
+        "tests/gateway/test_metrics.py",
+        "tests/gateway/test_shapes.py",
+    ),
+    "vl_stack": (
+        "tests/gateway/test_pictures.py",
+        "tests/producer/terminal/test_query.py",
+        "tests/producer/test_top.py",
+        "tests/web/test_jobs.py",
+        "tests/web/test_rerank.py",
+    ),
+}
+"""Files whose tests share a stack: they run one after the other in one process."""
+SINGLE = ("tests/test_benchmarks.py",)
+"""Files whose tests are long and share nothing."""
 
-def mark(item: pytest.Item) -> None:
-    """Mark a test that needs a whole stack, with the group that it runs in."""
-    if START_STACK in fixtures_of(item) or "end_to_end" in item.path.parts:
-        item.add_marker("whole_stack")
-    item.add_marker(pytest.mark.xdist_group(group_of(item)))
+_GROUPS = {file: stack for stack, files in STACKS.items() for file in files}
 
 
-def group_of(item: pytest.Item) -> str:
-    """Tests of a group run one after the other in one process."""
-    fixtures = fixtures_of(item)
-    if "vl_stack" in fixtures:
-        return "vl_stack"
-    if {START_STACK, "stack"} <= fixtures:
-        return item.path.parent.name
-    return item.nodeid if item.get_closest_marker("slow") else item.location[0]
+class Scheduling(LoadScopeScheduling):
+    """Gives a process one group of tests after the other, in the order of the tests."""
+
+    def __init__(self, config: pytest.Config, log: Any = None) -> None:
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+def group_of(nodeid: str) -> str:
+    """The tests of a stack, or of a file, or one alone."""
+    file = nodeid.partition("::")[0]
+    return nodeid if file in SINGLE else _GROUPS.get(file, file)
+
+
+def needs_stack(item: pytest.Item) -> bool:
+    """Whether a test runs in a stack, or runs one."""
+    return START_STACK in getattr(item, "fixturenames", ()) or "end_to_end" in item.path.parts
 
 
 def is_long(item: pytest.Item) -> bool:
     """Whether a test is started first, so that no long test runs alone at the end."""
     return any(item.get_closest_marker(name) for name in ("whole_stack", "browser", "slow"))
-
-
-def fixtures_of(item: pytest.Item) -> set[str]:
-    """The fixtures that a test needs, directly or not."""
-    return set(getattr(item, "fixturenames", ()))

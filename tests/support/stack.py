@@ -111,16 +111,17 @@ def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subpro
     try:
         yield process
     finally:
-        process.kill()
+        if process.poll() is None:
+            children = psutil.Process(process.pid).children(recursive=True)
+            for one in (process, *children):
+                one.kill()
         process.wait()
 
 
 @contextmanager
-def another_worker(
-    stack: Stack, folder: Path, script: str = "rerankfleet.workers"
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run one more worker, once it is ready (or dead)."""
-    with running_module(stack, folder, script, "--model", "pocket-text") as process:
+def another_worker(stack: Stack, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One more worker, once it is ready (or dead)."""
+    with running_module(stack, folder, "rerankfleet.workers", "--model", "pocket-text") as process:
         wait_until(
             lambda: (
                 process.poll() is not None

@@ -65,7 +65,7 @@ def test_a_host_without_nvidia_smi_has_no_gpus(monkeypatch, error):
     assert visible_gpus() == []
 
 
-def test_each_process_sees_its_own_gpus(monkeypatch):
+def test_each_process_has_its_own_gpus_visible(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
 
     processes = children(
@@ -78,7 +78,7 @@ def test_each_process_sees_its_own_gpus(monkeypatch):
     assert processes[0].env["RERANK_LEASE_S"] == "9.0"
 
 
-def test_a_process_on_the_cpu_sees_none(monkeypatch):
+def test_a_process_on_the_cpu_has_none_visible(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
 
     (child,) = children(Settings(device="cpu"), "m")

@@ -1,4 +1,4 @@
-"""A worker's rates over the last seconds, by a clock that the test turns."""
+"""A worker's rates over the last seconds, by a clock that the test sets."""
 
 from __future__ import annotations
 

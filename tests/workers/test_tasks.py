@@ -234,7 +234,7 @@ def test_a_job_that_needs_a_missing_language_detector_is_paused_with_the_reason(
     source = InputRef(uri="", size=0, tag="")
     spec = make_spec(model=MODEL, input=source, instructions={"de": "Finde"})
     runtime.scorer.score = lambda *_: languages.detector_of(spec)
-    # when it is given a shard of such a job
+    # when it gets a shard of such a job
     tasks.score_shard(runtime, job, "0-1")
     # then nothing is scored, and the job says what to install
     assert "pip install 'rerankfleet[languages]'" in store.jobs.get(job).paused

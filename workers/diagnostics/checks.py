@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rerankfleet.shared.errors import RerankError
 
@@ -18,23 +18,23 @@ class Check(BaseModel):
 
     name: str
     verdict: Verdict
-    found: str
+    fact: str = Field(serialization_alias="found")  # the name in `rerank doctor --json`
     remedy: str = ""
 
 
 def ok(name: str, fact: str) -> Check:
     """A finding without a problem."""
-    return Check(name=name, verdict="ok", found=fact)
+    return Check(name=name, verdict="ok", fact=fact)
 
 
 def warning(name: str, fact: str, remedy: str) -> Check:
     """A finding that limits what works."""
-    return Check(name=name, verdict="warning", found=fact, remedy=remedy)
+    return Check(name=name, verdict="warning", fact=fact, remedy=remedy)
 
 
 def broken(name: str, fact: str, remedy: str) -> Check:
     """A finding that keeps something from working."""
-    return Check(name=name, verdict="broken", found=fact, remedy=remedy)
+    return Check(name=name, verdict="broken", fact=fact, remedy=remedy)
 
 
 def failed(name: str, error: RerankError) -> Check:

@@ -211,17 +211,17 @@ def _of_persistence(info: dict[str, object]) -> Iterator[Check]:
 
 
 def _of_work(store: Store, settings: Settings) -> Iterator[Check]:
-    silent_s, workers = store.coordination.silent_s(), store.fleet.workers()
-    backlog = {model: store.shards.backlog(model) for model in store.jobs.models()}
-    if problems := list(advice.of_coordinator(silent_s, settings.tick_s)):
-        yield from (broken("coordinator", one.evidence, one.remedy) for one in problems)
+    fleet = store.snapshot()
+    silent_s, workers = fleet.coordinator_silent_s, fleet.workers
+    if symptoms := list(advice.of_coordinator(silent_s, settings.tick_s)):
+        yield from (broken("coordinator", one.evidence, one.remedy) for one in symptoms)
     else:
         yield ok("coordinator", f"it gave a sign of life {silent_s:.0f} s ago")
     if not workers:
         yield warning("workers", "there are none now", "start one: rerank worker --model M")
     for model, rows in groupby(sorted(workers, key=lambda w: w.model), key=lambda w: w.model):
         yield _of_version(model, list(rows))
-    for one in advice.of_models(workers, backlog):
+    for one in advice.of_models(workers, fleet.open_shards):
         worse = broken if one.symptom == "no worker" else warning
         yield worse(one.symptom, one.evidence, one.remedy)
     for worker in workers:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import Response
 
-from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of
+from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
 from rerankfleet.shared.content.options import TOKENS_MAX, PairOptions, ResultOptions
 
@@ -36,11 +36,11 @@ class CohereBody(Fields, ResultOptions):
 @routes.post("/v2/rerank", summary="Rerank in Cohere's shape", openapi_extra=IDEMPOTENT)
 async def rerank(request: Request, body: CohereBody) -> Response:
     """Texts by relevance, best first; one that could not be scored is left out with a warning."""
-    asked = Asked(body.query, body.documents, top_n=body.top_n)
+    rerank_input = RerankInput(body.query, body.documents, top_n=body.top_n)
     warnings = ignored(body, {"priority": body.priority})
     answer = await gateway_of(request).ask(
         request,
-        [asked],
+        [rerank_input],
         model=body.model,
         max_tokens_per_doc=body.max_tokens_per_doc and min(body.max_tokens_per_doc, TOKENS_MAX),
         key=idempotency_key(request),

@@ -16,8 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
-from rerankfleet.producer.client import Answer, Client
-from rerankfleet.producer.gateway.admission import Asked, Gateway, as_json, gateway_of, taken
+from rerankfleet.producer.client import Client
+from rerankfleet.producer.gateway.admission import Gateway, RerankInput, as_json, gateway_of, taken
 from rerankfleet.producer.gateway.errors import MODEL, SHAPE
 from rerankfleet.producer.gateway.formats import tei
 from rerankfleet.producer.gateway.formats.contents import (
@@ -34,11 +34,11 @@ from rerankfleet.producer.gateway.formats.fields import (
 )
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.streaming import staged
+from rerankfleet.producer.interactive import Answer
 from rerankfleet.shared.content.options import ResultOptions
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
-from rerankfleet.shared.state.notifier import Caller
 
 routes = APIRouter(tags=["rerank"])
 
@@ -128,9 +128,9 @@ def body_of(kind: type[Body_], fields: dict[str, Any]) -> Body_:
 
 
 async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Response:
-    """Score a request and answer in the superset of all shapes, with its stages if requested."""
+    """Score a request and answer in the superset of all formats, with stages where accepted."""
     most = gateway.client.settings.max_documents_per_request
-    asked = Asked(
+    rerank_input = RerankInput(
         content_of(body.query, ("query",)),
         documents_of(body.documents, most),
         body.instruction,
@@ -138,38 +138,40 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     )
     key = idempotency_key(request, body.idempotency_key)
     if body.mode == "async":
-        return await _accept(gateway, request, body, asked, key)
+        return await _accept(gateway, request, body, rerank_input, key)
     warnings = ignored(body)
 
-    async def ask(caller: Caller) -> dict[str, Any]:
+    async def answer_plain(on_start: staged.OnStart | None = None) -> dict[str, Any]:
         options = {"model": body.model, "key": key, **body.options()}
-        found = await gateway.ask(request, [asked], caller, **options)
-        return {**_superset(found, body, asked), "warnings": warnings}
+        scored = await gateway.ask(request, [rerank_input], on_start, **options)
+        return {**_superset(scored, body, rerank_input), "warnings": warnings}
 
     if staged.wants_stages(request):
-        return await staged.answer(gateway.client, request, ask)
-    return as_json(await ask(Caller()))
+        return await staged.answer(request, answer_plain)
+    return as_json(await answer_plain())
 
 
 async def _accept(
-    gateway: Gateway, request: Request, body: RerankBody, asked: Asked, key: str | None
+    gateway: Gateway, request: Request, body: RerankBody, rerank_input: RerankInput, key: str | None
 ) -> Response:
     """Make a job of a request, and answer where its results will be."""
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
     with taken(gateway.jobs, "new jobs"):
-        told = await gateway.in_thread(_make_job, gateway.client, body, asked, key)
+        told = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key)
     request.scope[MODEL] = told["model"]
     answered = as_json({**told, "warnings": warnings}, 202)
     answered.headers["Location"] = told["links"]["self"]
     return answered
 
 
-def _make_job(client: Client, body: RerankBody, asked: Asked, key: str | None) -> dict[str, Any]:
+def _make_job(
+    client: Client, body: RerankBody, rerank_input: RerankInput, key: str | None
+) -> dict[str, Any]:
     """A job of this request as its one line. What is wrong with it is said now, as if it were to
     be answered at once."""
-    asked.piece(1, client.settings.max_documents_per_request)
-    line = dump_line(asked.line)
+    rerank_input.piece(1, client.settings.max_documents_per_request)
+    line = dump_line(rerank_input.line)
     if len(line) > client.settings.max_line_bytes:
         raise TooLarge(f"a request of {len(line)} bytes", hint="raise RERANK_MAX_LINE_BYTES")
     with TemporaryDirectory(prefix="rerank-") as folder:
@@ -187,7 +189,7 @@ def _make_job(client: Client, body: RerankBody, asked: Asked, key: str | None) -
     }
 
 
-def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
+def _superset(found: Answer, body: RerankBody, rerank_input: RerankInput) -> dict[str, Any]:
     line = found.line(0)
     errors = [_outcome(error) for error in line["errors"]]
     return {
@@ -196,7 +198,7 @@ def _superset(found: Answer, body: RerankBody, asked: Asked) -> dict[str, Any]:
         "model": found.job.spec.model,
         "created": found.job.number("created_ms") // 1000,
         "usage": usage(found),
-        "results": [_result(result, body, asked) for result in line["results"]],
+        "results": [_result(result, body, rerank_input) for result in line["results"]],
         "rejected": [error for error in errors if error["code"] in REJECTIONS],
         "errors": [error for error in errors if error["code"] not in REJECTIONS],
         "provenance": line["provenance"],
@@ -215,7 +217,9 @@ def usage(answer: Answer) -> dict[str, int]:
     }
 
 
-def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[str, Any]:
+def _result(
+    result: Mapping[str, Any], body: RerankBody, rerank_input: RerankInput
+) -> dict[str, Any]:
     ranked = {**result, "logit": result["margin"]}
     if body.wants_margins:
         ranked["relevance_score"] = result["margin"]
@@ -227,7 +231,7 @@ def _result(result: Mapping[str, Any], body: RerankBody, asked: Asked) -> dict[s
             "channels": explained["channels"],
         }
     if body.return_documents is not False:
-        document = asked.documents[result["index"]]
+        document = rerank_input.documents[result["index"]]
         ranked["document"] = _document(document, whole=bool(body.return_documents))
     return ranked
 

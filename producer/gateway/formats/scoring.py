@@ -70,12 +70,12 @@ class Options(Fields, options.PairOptions):
         return words.get(value, value) if isinstance(value, str) else value
 
     def options(self) -> dict[str, Any]:
-        """Those that were given, as options of a job."""
+        """Those that are set, as options of a job."""
         scoring = set(options.ScoringOptions.model_fields)
-        found = self.model_dump(exclude_unset=True, include={*scoring, "profile"})
+        values = self.model_dump(exclude_unset=True, include={*scoring, "profile"})
         for part in (self.image, self.video):
-            found |= part.model_dump(exclude_unset=True) if part else {}
-        return found
+            values |= part.model_dump(exclude_unset=True) if part else {}
+        return values
 
 
 def _of_a_pair(tokens: int) -> int:
@@ -102,11 +102,11 @@ class RequestOptions(Options):
     )
 
     def options(self) -> dict[str, Any]:
-        """Those that were given, as options of a job; without what stands in the request itself."""
-        found = super().options()
+        """Those that are set, as options of a job; without what the request itself holds."""
+        values = super().options()
         if (self.truncate_prompt_tokens or -1) > 0:
-            found.setdefault("max_length", self.truncate_prompt_tokens)
-        return {name: value for name, value in found.items() if name not in _OF_A_REQUEST}
+            values.setdefault("max_length", self.truncate_prompt_tokens)
+        return {name: value for name, value in values.items() if name not in _OF_A_REQUEST}
 
 
 _OF_A_REQUEST = set(RerankRequest.model_fields)

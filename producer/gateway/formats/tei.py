@@ -8,7 +8,12 @@ from fastapi import Request
 from pydantic import ConfigDict, FailFast, Field
 from starlette.responses import Response
 
-from rerankfleet.producer.gateway.admission import Asked, Gateway, as_json, refuse_unscored
+from rerankfleet.producer.gateway.admission import (
+    Gateway,
+    RerankInput,
+    as_json,
+    refuse_unscored,
+)
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import Fields, idempotency_key, ignored
 from rerankfleet.shared.errors import TooLarge
@@ -31,9 +36,10 @@ class TeiBody(Fields):
 async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
     """Score a request and answer as TEI does. Texts are cut at their end; a longer one is an
     error if `truncate` is false or `truncation_direction` is left."""
-    asked = Asked(body.query, body.texts, documents_field="texts")
+    rerank_input = RerankInput(body.query, body.texts, documents_field="texts")
     ignored(body)
-    scored = await gateway.ask(request, [asked], model=body.model, key=idempotency_key(request))
+    key = idempotency_key(request)
+    scored = await gateway.ask(request, [rerank_input], model=body.model, key=key)
     refuse_unscored(scored.outcomes[0])
     results = scored.line(0)["results"]
     if cut := [result for result in results if result.get("truncated_tokens")]:

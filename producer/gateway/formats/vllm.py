@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import AliasChoices, Field
 from starlette.responses import Response
 
-from rerankfleet.producer.gateway.admission import Asked, as_json, gateway_of, refuse_unscored
+from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway_of, refuse_unscored
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
@@ -39,10 +39,10 @@ async def score(request: Request, body: ScoreBody) -> Response:
     _refuse_many(request, body)
     queries = _contents(body.queries, "queries")
     documents = _contents(body.documents, "documents")
-    asked = _pairs(body, queries, documents)
+    inputs = _pairs(body, queries, documents)
     warnings, key = ignored(body), idempotency_key(request)
     answer = await gateway_of(request).ask(
-        request, asked, model=body.model, key=key, **body.options()
+        request, inputs, model=body.model, key=key, **body.options()
     )
     scores = []
     score_field = "margin" if body.use_activation is False else "relevance_score"
@@ -80,13 +80,13 @@ def _refuse_many(request: Request, body: ScoreBody) -> None:
         raise TooLarge(f"a request may have {most} pairs", hint="submit them as a job")
 
 
-def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[Asked]:
+def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[RerankInput]:
     """One request for one query, else one per pair."""
     if not queries:
         raise InvalidField(("queries",), "there is none", hint="give at least one")
     if len(queries) == 1:
         path: Path = ("queries", 0) if isinstance(body.queries, list) else ("queries",)
-        return [Asked(queries[0], documents, body.instruction, query_path=path)]
+        return [RerankInput(queries[0], documents, body.instruction, query_path=path)]
     if len(queries) != len(documents):
         raise InvalidField(
             ("documents",),
@@ -95,6 +95,6 @@ def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[As
         )
     pairs = zip(queries, documents, strict=True)
     return [
-        Asked(query, [document], body.instruction, query_path=("queries", at), first=at)
+        RerankInput(query, [document], body.instruction, query_path=("queries", at), first=at)
         for at, (query, document) in enumerate(pairs)
     ]

@@ -14,7 +14,7 @@ MOST = 100
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("content", "expected"),
     [
         ("text", "text"),
         ({"text": "a", "id": 1}, {"text": "a", "id": 1}),
@@ -65,12 +65,12 @@ MOST = 100
         (17, 17),  # refused later, with all else that is no content
     ],
 )
-def test_a_content_of_any_client_is_understood(given, expected):
-    assert content_of(given, ("query",)) == expected
+def test_a_content_of_any_client_is_understood(content, expected):
+    assert content_of(content, ("query",)) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "param", "says"),
+    ("document", "param", "says"),
     [
         ({"content": [{"type": "text"}]}, "documents[0].content[0]", "its text is missing"),
         ({"content": []}, "documents[0].content", "expected a list of parts"),
@@ -105,9 +105,9 @@ def test_a_content_of_any_client_is_understood(given, expected):
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(given, param, says):
+def test_an_error_names_its_place(document, param, says):
     with pytest.raises(InvalidField, match=says.replace("[", r"\[")) as caught:
-        documents_of([given], MOST)
+        documents_of([document], MOST)
     assert as_param(caught.value.path) == param
     assert caught.value.hint
 

@@ -63,10 +63,10 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("server", FOREIGN)
-def test_fields_of_other_servers_are_no_slips(kind, server):
+def test_fields_of_other_servers_are_not_taken_for_typos(kind, server):
     body = kind.model_validate(BODIES[kind] | FOREIGN[server])
-    told = ignored(body)
-    assert told == [
+    warnings = ignored(body)
+    assert warnings == [
         f"the field {name!r} is ignored"
         for name in sorted(FOREIGN[server])
         if name not in kind.model_fields
@@ -94,7 +94,7 @@ def test_every_exception_is_needed(name):
         (TeiBody, "raw_score", "raw_scores"),
     ],
 )
-def test_a_slip_of_our_own_fields_does_not_pass_in_silence(kind, name, meant):
+def test_a_typo_in_one_of_our_own_fields_is_refused(kind, name, meant):
     body = kind.model_validate(BODIES[kind] | {name: 1})
     with pytest.raises(InvalidField, match="there is no such field") as caught:
         ignored(body)
@@ -102,10 +102,10 @@ def test_a_slip_of_our_own_fields_does_not_pass_in_silence(kind, name, meant):
     assert caught.value.hint == f"did you mean {meant}?"
 
 
-def test_names_of_foreign_fields_are_cut_where_they_are_told():
+def test_names_of_foreign_fields_are_cut_in_warnings():
     many = {f"{'x' * 500}{n}": n for n in range(50)}
-    told = ignored(RerankBody.model_validate(BODIES[RerankBody] | many))
-    assert max(map(len, told)) < 150
+    warnings = ignored(RerankBody.model_validate(BODIES[RerankBody] | many))
+    assert max(map(len, warnings)) < 150
 
 
 MANY = 100_000
@@ -138,14 +138,14 @@ def test_however_wrong_a_body_is_few_errors_are_made_of_it(kind, fields, param):
 
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
-def test_null_is_as_if_it_was_not_given(kind):
+def test_null_means_unset(kind):
     fields = {name for name, field in kind.model_fields.items() if not field.is_required()}
     body = kind.model_validate(BODIES[kind] | dict.fromkeys(fields))
     assert body.model_dump() == kind.model_validate(BODIES[kind]).model_dump()
     assert ignored(body) == []
 
 
-def test_our_own_fields_are_never_told():
+def test_our_own_fields_never_cause_a_warning():
     body = RerankBody.model_validate(BODIES[RerankBody] | {"instruct": "x", "max_length": 512})
     assert ignored(body) == []
 
@@ -165,11 +165,11 @@ def problem(http: httpx.Client, **fields: Any) -> dict[str, Any]:
     return answer.json()["error"]
 
 
-def test_what_is_ignored_is_told_where_there_is_a_place(http, working):
+def test_ignored_fields_are_reported_where_the_format_has_a_place_for_it(http, working):
     assert ask(http)["warnings"] == []
     for path in ("/v1/rerank", "/rerank"):
-        told = ask(http, path, user="me", top_n=1)["warnings"]
-        assert told == ["the field 'user' is ignored"]
+        warnings = ask(http, path, user="me", top_n=1)["warnings"]
+        assert warnings == ["the field 'user' is ignored"]
     assert ask(http, "/v1/score", queries="q", query="x", user="me")["warnings"] == [
         "the field 'query' is ignored",
         "the field 'user' is ignored",
@@ -213,22 +213,22 @@ def test_what_is_ignored_is_told_where_there_is_a_place(http, working):
         ({"documents": [{"text": "a", "metadata": {"b": 1e999}}]}, "documents[0].metadata"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_field(http, working, fields, param):
+def test_an_error_names_its_field(http, working, fields, param):
     body = json.dumps(ASKED | fields)
     answer = http.post("/v1/rerank", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code in (404, 422), answer.text
-    said = answer.json()["error"]["param"]
-    assert said is not None
-    assert said.startswith(param)
+    place = answer.json()["error"]["param"]
+    assert place is not None
+    assert place.startswith(param)
 
 
 def test_null_is_unset_over_http_too(http, working):
     plain = [one["relevance_score"] for one in ask(http)["results"]]
     nulls = dict.fromkeys(("image", "video", "mode", "raw_scores", "explain", "instructions"))
     documents = [{"text": text, "image": None, "video": None, "id": None} for text in "ab"]
-    found = ask(http, documents=documents, **nulls)
-    assert [one["relevance_score"] for one in found["results"]] == plain
-    assert found["warnings"] == []
+    body = ask(http, documents=documents, **nulls)
+    assert [one["relevance_score"] for one in body["results"]] == plain
+    assert body["warnings"] == []
     nulls = dict.fromkeys(("truncation_direction", "raw_scores", "return_text", "truncate"))
     ranks = http.post("/rerank", json={"query": "q", "texts": ["a", "b"]} | nulls).json()
     assert [rank["score"] for rank in ranks] == plain
@@ -243,7 +243,7 @@ def test_null_is_unset_over_http_too(http, working):
         ([], "catalog.queries"),
     ],
 )
-def test_a_catalogs_query_that_is_wrong_is_told_with_its_place(http, working, queries, param):
+def test_an_error_of_a_catalogs_query_names_its_place(http, working, queries, param):
     source = http.post("/v1/uploads?name=a.jsonl", json={"image": "s3://shop/a.png"}).json()["uri"]
     answer = http.post("/v1/jobs", json={"input": source, "catalog": {"queries": queries}})
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
@@ -258,12 +258,12 @@ def test_documents_have_their_id_and_metadata_back(http, working):
         {"content": "d", "id": "d3"},
     ]
 
-    found = ask(http, documents=documents)
+    body = ask(http, documents=documents)
 
-    results = {one["index"]: one for one in found["results"]}
+    results = {one["index"]: one for one in body["results"]}
     assert [results[n]["id"] for n in (0, 2, 3)] == ["d0", 2, "d3"]
     assert [results[n].get("metadata") for n in (0, 2, 3)] == [{"sku": 7}, {}, None]
-    (error,) = found["errors"]
+    (error,) = body["errors"]
     assert (error["id"], error["metadata"], error["retryable"]) == ("d1", {"sku": [8]}, True)
     working.code = "low_quality"
     (rejected,) = ask(http, documents=documents)["rejected"]
@@ -299,7 +299,7 @@ def test_a_request_with_a_key_is_answered_once(http, working):
     assert again | timings == first | timings
     # and without it, or with another one, it is a new one
     assert len({first["id"], ask(http)["id"], ask(http, idempotency_key="k2")["id"]}) == 3
-    # and a key stands for one thing
+    # and a key means one request
     conflict = problem(http, idempotency_key="k1", top_n=1)
     assert conflict["code"] == "key_conflict"
     both = http.post("/v1/rerank", json=ASKED | {"idempotency_key": "a"},
@@ -307,7 +307,7 @@ def test_a_request_with_a_key_is_answered_once(http, working):
     assert both.json()["error"]["param"] == "idempotency_key"
 
 
-def test_a_request_that_is_in_hand_is_not_done_twice(change, fleet, store):
+def test_a_request_that_is_in_progress_is_not_done_twice(change, fleet, store):
     """Given two gateways of a fleet and the same request at both."""
     fleet.beat(worker_row())
     settings = change(interactive_deadline_s=30)
@@ -319,14 +319,14 @@ def test_a_request_that_is_in_hand_is_not_done_twice(change, fleet, store):
         running_gateway(settings) as other,
         ThreadPoolExecutor(2) as threads,
     ):
-        asked = [threads.submit(http.post, "/v1/rerank", json=body) for http in (one, other)]
-        wait_until(lambda: store.jobs.unfinished(), what="it is in hand")
+        answers = [threads.submit(http.post, "/v1/rerank", json=body) for http in (one, other)]
+        wait_until(lambda: store.jobs.unfinished(), what="the request is in progress")
         wait_until(lambda: deleted() > before, what="both have asked")  # the second one's payload
         # then it is one job, and when that ends, the end of both
         (job_id,) = store.jobs.unfinished()
         assert store.shards.backlog(MODEL) == 1
         store.jobs.cancel(store.jobs.get(job_id))
-        assert [found.result(patient(20)).status_code for found in asked] == [504, 504]
+        assert [answer.result(patient(20)).status_code for answer in answers] == [504, 504]
 
 
 def test_a_request_with_a_key_goes_on_without_its_client(change, fleet, store, control):
@@ -335,10 +335,10 @@ def test_a_request_with_a_key_goes_on_without_its_client(change, fleet, store, c
         # given a request with a key, whose client goes away
         body = ASKED | {"idempotency_key": "k"}
         with posted(http, "/v1/rerank", body):
-            (job_id,) = wait_until(store.jobs.unfinished, what="it is in hand")
+            (job_id,) = wait_until(store.jobs.unfinished, what="the request is in progress")
         wrong = {"query": " ", "documents": ["a"]}
-        hand_is_free = lambda: http.post("/v1/rerank", json=wrong).status_code == 422  # noqa: E731
-        wait_until(hand_is_free, what="its hand is free")
+        place_is_free = lambda: http.post("/v1/rerank", json=wrong).status_code == 422  # noqa: E731
+        wait_until(place_is_free, what="its place is free")
         # then its work goes on, and who repeats it has its answer
         assert not store.jobs.get(job_id).cancelled
         with working_fleet(control):
@@ -354,28 +354,28 @@ def test_a_request_may_be_a_job(http, working):
     body = {"query": "q", "documents": documents, "top_n": 2, "mode": "async"}
     fields = {"max_length": 512, "raw_scores": True, "user": "me", "idempotency_key": "k"}
     answer = http.post("/v1/rerank", json=body | fields)
-    # then it is a job, and its address is told
+    # then it is a job, and the answer has its address
     assert answer.status_code == 202, answer.text
-    told = answer.json()
-    assert told["object"] == "job"
-    assert told["model"] == MODEL
-    assert told["warnings"] == [
+    job = answer.json()
+    assert job["object"] == "job"
+    assert job["model"] == MODEL
+    assert job["warnings"] == [
         "the field 'user' is ignored",
         "the field 'raw_scores' is ignored",
     ]
-    assert answer.headers["Location"] == told["links"]["self"] == f"/v1/jobs/{told['id']}"
+    assert answer.headers["Location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     # and its results are those of a request
-    home, links = told["links"]["self"], told["links"]
+    home, links = job["links"]["self"], job["links"]
     wait_until(lambda: http.get(home).json()["state"] == "done", 30, "the job ends")
     (line,) = map(json.loads, http.get(links["results"]).text.splitlines())
-    margins = {found["index"]: found["margin"] for found in line["results"]}
+    margins = {result["index"]: result["margin"] for result in line["results"]}
     best = sorted((margin_of("q", text), n) for n, text in enumerate("abc"))[1:]
     assert margins == {n: margin for margin, n in best}
     assert http.get(home).json()["options"]["max_length"] == 512
     assert http.get(links["errors"]).status_code == 200
-    # and asked again it is the same job
+    # and repeated it is the same job
     again = http.post("/v1/rerank", json=body | fields)
-    assert again.json()["id"] == told["id"]
+    assert again.json()["id"] == job["id"]
 
 
 def test_a_key_leads_to_its_job_even_to_one_that_was_cancelled(http, fleet):
@@ -384,7 +384,7 @@ def test_a_key_leads_to_its_job_even_to_one_that_was_cancelled(http, fleet):
     body = ASKED | {"mode": "async", "idempotency_key": "k"}
     job = http.post("/v1/rerank", json=body).json()
     assert http.post(job["links"]["cancel"]).status_code == 200
-    # when it is asked again, then it is the same one
+    # when it is repeated, then it is the same one
     again = http.post("/v1/rerank", json=body)
     assert (again.status_code, again.json()["id"]) == (202, job["id"])
     # and to be answered at once it needs a key of its own

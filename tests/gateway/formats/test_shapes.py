@@ -46,11 +46,11 @@ def ask(real: httpx.Client, path: str = "/v1/rerank", **fields: Any) -> Any:
 
 
 def test_our_own_answer_says_all_there_is(real, margins, order):
-    found = ask(real, documents=[DOCUMENTS[0], *({"id": f"d{n}", "text": t} for n, t in
+    body = ask(real, documents=[DOCUMENTS[0], *({"id": f"d{n}", "text": t} for n, t in
                                                 enumerate(DOCUMENTS[1:], 1))])  # fmt: skip
 
-    assert [r["index"] for r in found["results"]] == order
-    for result in found["results"]:
+    assert [r["index"] for r in body["results"]] == order
+    for result in body["results"]:
         assert (
             result["margin"]
             == result["logit"]
@@ -58,30 +58,30 @@ def test_our_own_answer_says_all_there_is(real, margins, order):
         )
         assert 0 < result["relevance_score"] < 1
         assert result.get("id") == (f"d{result['index']}" if result["index"] else None)
-    assert (found["object"], found["model"]) == ("rerank", MODEL)
-    assert found["errors"] == found["rejected"] == []
-    assert found["usage"]["total_tokens"] == found["usage"]["prompt_tokens"] > 20
-    assert found["provenance"]["dtype"] == "fp32"
-    assert 0 < found["timings"]["fleet_s"] <= found["timings"]["total_s"]
+    assert (body["object"], body["model"]) == ("rerank", MODEL)
+    assert body["errors"] == body["rejected"] == []
+    assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] > 20
+    assert body["provenance"]["dtype"] == "fp32"
+    assert 0 < body["timings"]["fleet_s"] <= body["timings"]["total_s"]
 
 
 def test_jinas_shape(real, order):
     # given documents as Jina's clients write them
     documents = [{"text": text} for text in DOCUMENTS]
     # when they ask as those do
-    found = ask(real, documents=documents, top_n=2, return_documents=True)
+    body = ask(real, documents=documents, top_n=2, return_documents=True)
     # then everything that they read is there
-    assert found["model"] == MODEL
-    assert found["usage"]["total_tokens"] > 0
-    assert [r["index"] for r in found["results"]] == order[:2]
-    assert [r["document"]["text"] for r in found["results"]] == [DOCUMENTS[n] for n in order[:2]]
+    assert body["model"] == MODEL
+    assert body["usage"]["total_tokens"] > 0
+    assert [r["index"] for r in body["results"]] == order[:2]
+    assert [r["document"]["text"] for r in body["results"]] == [DOCUMENTS[n] for n in order[:2]]
 
 
 def test_vllms_shape(real, order):
     def parts(text: str) -> dict[str, Any]:
         return {"content": [{"type": "text", "text": text}]}
 
-    found = ask(
+    body = ask(
         real,
         query=parts(QUERY),
         documents=[DOCUMENTS[0], *map(parts, DOCUMENTS[1:])],
@@ -89,10 +89,10 @@ def test_vllms_shape(real, order):
         truncate_prompt_tokens=-1,
     )
 
-    assert found["id"].startswith("rerank-")
-    assert found["usage"]["prompt_tokens"] > 0
-    assert [r["index"] for r in found["results"]] == order
-    first = found["results"][0]["document"]
+    assert body["id"].startswith("rerank-")
+    assert body["usage"]["prompt_tokens"] > 0
+    assert [r["index"] for r in body["results"]] == order
+    first = body["results"][0]["document"]
     assert first == {"text": DOCUMENTS[order[0]], "multi_modal": None}
 
 
@@ -114,28 +114,28 @@ INFINITY_EXTRAS = {"raw_scores": False, "return_documents": False, "modality": "
 @pytest.mark.parametrize("extras", [VLLM_EXTRAS, JINA_EXTRAS, INFINITY_EXTRAS])
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
 def test_what_clients_of_other_servers_send_besides_changes_nothing(real, order, path, extras):
-    found = ask(real, path, top_n=2, **extras)
-    assert [r["index"] for r in found["results"]] == order[:2]
-    assert all(name in str(found["warnings"]) for name in {*extras} & {"user", "truncation"})
+    body = ask(real, path, top_n=2, **extras)
+    assert [r["index"] for r in body["results"]] == order[:2]
+    assert all(name in str(body["warnings"]) for name in {*extras} & {"user", "truncation"})
 
 
 def test_infinitys_shape(real, order):
-    found = ask(real, "/rerank", top_n=2, raw_scores=False, return_documents=False)
-    assert (found["object"], found["model"]) == ("rerank", MODEL)
-    assert [r["index"] for r in found["results"]] == order[:2]
-    assert all("document" not in result for result in found["results"])
-    assert {"prompt_tokens", "total_tokens"} <= set(found["usage"])
-    assert isinstance(found["created"], int)
+    body = ask(real, "/rerank", top_n=2, raw_scores=False, return_documents=False)
+    assert (body["object"], body["model"]) == ("rerank", MODEL)
+    assert [r["index"] for r in body["results"]] == order[:2]
+    assert all("document" not in result for result in body["results"])
+    assert {"prompt_tokens", "total_tokens"} <= set(body["usage"])
+    assert isinstance(body["created"], int)
 
 
 def test_documents_are_cut_to_so_many_tokens(real):
     # given a long document, and the one that its first three tokens are
     long, short = "a b c d e f g h", "a b c"
-    found = ask(real, documents=[long, short], max_tokens_per_doc=3)
-    # then both have the same margin, and what was cut is told
-    margins = {r["index"]: r["margin"] for r in found["results"]}
+    body = ask(real, documents=[long, short], max_tokens_per_doc=3)
+    # then both have the same margin, and what was cut is reported
+    margins = {r["index"]: r["margin"] for r in body["results"]}
     assert margins[0] == pytest.approx(margins[1], abs=TOLERANCE)
-    lost = {r["index"]: r.get("truncated_tokens") for r in found["results"]}
+    lost = {r["index"]: r.get("truncated_tokens") for r in body["results"]}
     assert lost == {0: 5, 1: None}
     # and without a limit the whole is read
     for nothing in (None, 0):
@@ -145,17 +145,17 @@ def test_documents_are_cut_to_so_many_tokens(real):
 
 
 @pytest.mark.parametrize(
-    ("said", "explained"),
+    ("explain", "explained"),
     [("none", False), ("contributions", True), (True, True), (False, False)],
 )
-def test_sub_scores_may_be_asked_for_by_their_name(real, said, explained):
-    found = ask(real, explain=said)["results"]
-    assert all(("explain" in result) is explained for result in found)
+def test_sub_scores_may_be_requested_by_name(real, explain, explained):
+    results = ask(real, explain=explain)["results"]
+    assert all(("explain" in result) is explained for result in results)
 
 
-def test_documents_are_left_out_when_asked_for(real):
-    found = ask(real, return_documents=False)
-    assert not any("document" in result for result in found["results"])
+def test_documents_are_left_out_on_request(real):
+    body = ask(real, return_documents=False)
+    assert not any("document" in result for result in body["results"])
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank"])
@@ -169,8 +169,8 @@ def test_an_instruction_and_a_temperature_are_obeyed(real):
     plain, spread = ask(real), ask(real, temperature=2)
     other = ask(real, instruct="Find recipes")
 
-    def scores(found: Any) -> list[float]:
-        return [r["relevance_score"] for r in sorted(found["results"], key=lambda r: r["index"])]
+    def scores(body: Any) -> list[float]:
+        return [r["relevance_score"] for r in sorted(body["results"], key=lambda r: r["index"])]
 
     assert scores(plain) != scores(spread)
     assert [r["index"] for r in plain["results"]] == [r["index"] for r in spread["results"]]
@@ -193,23 +193,23 @@ def test_coheres_own_client(stack: Stack, order):
     # given the package as it is, with our address
     client = cohere.ClientV2(api_key="any", base_url=stack.gateway, timeout=patient(60))
     # when it ranks
-    found = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3)
+    answer = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, top_n=3)
     # then it reads our answer as its own
-    assert [result.index for result in found.results] == order[:3]
-    assert all(0 < result.relevance_score < 1 for result in found.results)
-    assert found.meta.api_version.version == "2"
-    assert found.meta.billed_units.search_units == 1
+    assert [result.index for result in answer.results] == order[:3]
+    assert all(0 < result.relevance_score < 1 for result in answer.results)
+    assert answer.meta.api_version.version == "2"
+    assert answer.meta.billed_units.search_units == 1
     # and documents are cut where it says so
     long, short = "a b c d e f g h", "a b c"
     for most in (3, 1_000_000):
-        found = client.rerank(
+        answer = client.rerank(
             model=MODEL, query=QUERY, documents=[long, short], max_tokens_per_doc=most
         )
-        scores = {result.index: result.relevance_score for result in found.results}
+        scores = {result.index: result.relevance_score for result in answer.results}
         assert (scores[0] == pytest.approx(scores[1], abs=TOLERANCE)) is (most == 3)
-    # and its own fields that change nothing here are told
-    found = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, priority=1)
-    assert found.meta.warnings == ["the field 'priority' is ignored"]
+    # and its own fields that change nothing here are reported
+    answer = client.rerank(model=MODEL, query=QUERY, documents=DOCUMENTS, priority=1)
+    assert answer.meta.warnings == ["the field 'priority' is ignored"]
     # and our errors are its errors
     with pytest.raises(cohere.NotFoundError) as caught:
         client.rerank(model="none", query=QUERY, documents=DOCUMENTS)
@@ -219,11 +219,11 @@ def test_coheres_own_client(stack: Stack, order):
 def test_teis_shape(real, margins, order):
     body = {"model": MODEL, "query": QUERY, "texts": DOCUMENTS}
 
-    found = real.post("/rerank", json=body | {"return_text": True}).json()
+    ranks = real.post("/rerank", json=body | {"return_text": True}).json()
     raw = real.post("/rerank", json=body | {"raw_scores": True, "truncate": True}).json()
 
-    assert [rank["index"] for rank in found] == order
-    assert [rank["text"] for rank in found] == [DOCUMENTS[n] for n in order]
+    assert [rank["index"] for rank in ranks] == order
+    assert [rank["text"] for rank in ranks] == [DOCUMENTS[n] for n in order]
     assert all(set(rank) == {"index", "score"} for rank in raw)
     assert [rank["score"] for rank in raw] == pytest.approx(
         [margins[n] for n in order], abs=TOLERANCE
@@ -269,9 +269,9 @@ def test_tei_texts_are_cut_at_their_end_only(real):
 @pytest.mark.parametrize("extras", [VLLM_EXTRAS, {"model": MODEL}])
 def test_vllms_scores_may_come_with_all_that_its_clients_send(real, extras):
     body = {"model": MODEL, "queries": QUERY, "documents": DOCUMENTS} | extras
-    found = real.post("/v1/score", json=body).json()
-    assert len(found["data"]) == 4
-    assert bool(found["warnings"]) is ("user" in extras)
+    answer = real.post("/v1/score", json=body).json()
+    assert len(answer["data"]) == 4
+    assert bool(answer["warnings"]) is ("user" in extras)
 
 
 def test_vllms_limit_of_a_prompt_is_obeyed(real):
@@ -289,10 +289,10 @@ def test_vllms_limit_of_a_prompt_is_obeyed(real):
 def test_vllms_scores(real, margins, queries, documents):
     def score(query: Any, docs: Any) -> list[float]:
         body = {"model": MODEL, queries: query, documents: docs, "use_activation": False}
-        found = real.post("/score", json=body).json()
-        assert (found["object"], found["model"]) == ("list", MODEL)
-        assert [one["index"] for one in found["data"]] == list(range(len(found["data"])))
-        return [one["score"] for one in found["data"]]
+        answer = real.post("/score", json=body).json()
+        assert (answer["object"], answer["model"]) == ("list", MODEL)
+        assert [one["index"] for one in answer["data"]] == list(range(len(answer["data"])))
+        return [one["score"] for one in answer["data"]]
 
     # one and one, one and many, pair by pair: always the same scores
     assert score(QUERY, DOCUMENTS[1]) == pytest.approx([margins[1]], abs=TOLERANCE)
@@ -311,7 +311,7 @@ def test_vllms_scores(real, margins, queries, documents):
         (" ", "queries", "empty_query"),
     ],
 )
-def test_a_query_that_is_wrong_is_told_with_its_place(real, queries, param, code):
+def test_an_error_of_a_query_names_its_place(real, queries, param, code):
     body = json.dumps({"model": MODEL, "queries": queries, "documents": ["x", "y"]})
     answer = real.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422, answer.text
@@ -326,9 +326,9 @@ def test_pairs_of_different_queries_keep_their_order(real):
 
     together = real.post("/v1/score", json=body).json()["data"]
 
-    for (query, document), found in zip(pairs, together, strict=True):
+    for (query, document), entry in zip(pairs, together, strict=True):
         alone = ask(real, query=query, documents=[document])["results"][0]["relevance_score"]
-        assert found["score"] == pytest.approx(alone, abs=TOLERANCE)
+        assert entry["score"] == pytest.approx(alone, abs=TOLERANCE)
 
 
 def test_a_job_over_http_gives_what_a_request_gives(real, margins):
@@ -342,21 +342,21 @@ def test_a_job_over_http_gives_what_a_request_gives(real, margins):
         last = [line for line in events.iter_lines() if line][-2:]
     assert last[0] == "event: end"
     # then its output has the same scores
-    (told,) = real.get(f"/v1/jobs/{job['id']}/results").text.splitlines()
-    found = {r["index"]: r["margin"] for r in json.loads(told)["results"]}
-    assert [found[n] for n in range(4)] == pytest.approx(margins, abs=TOLERANCE)
+    (output,) = real.get(f"/v1/jobs/{job['id']}/results").text.splitlines()
+    by_index = {r["index"]: r["margin"] for r in json.loads(output)["results"]}
+    assert [by_index[n] for n in range(4)] == pytest.approx(margins, abs=TOLERANCE)
     # and what the documents carried
-    for result in json.loads(told)["results"]:
+    for result in json.loads(output)["results"]:
         assert (result["id"], result["metadata"]) == (result["index"], {"n": result["index"]})
 
 
 def test_a_job_of_one_request_gives_what_the_request_gives(real, margins):
     options = {"top_n": 3, "max_tokens_per_doc": 6, "temperature": 0.5}
     body = {"model": MODEL, "query": QUERY, "documents": DOCUMENTS} | options
-    told = real.post("/v1/rerank", json=body | {"mode": "async"}).json()
-    with real.stream("GET", told["links"]["events"]) as events:
+    job = real.post("/v1/rerank", json=body | {"mode": "async"}).json()
+    with real.stream("GET", job["links"]["events"]) as events:
         assert [line for line in events.iter_lines() if line][-2] == "event: end"
-    (line,) = map(json.loads, real.get(told["links"]["results"]).text.splitlines())
+    (line,) = map(json.loads, real.get(job["links"]["results"]).text.splitlines())
 
     answer = ask(real, **options)
 
@@ -367,5 +367,5 @@ def test_a_job_of_one_request_gives_what_the_request_gives(real, margins):
     assert any(r.get("truncated_tokens") for r in answer["results"])
     for one, other in zip(line["results"], answer["results"], strict=True):
         assert one["relevance_score"] == pytest.approx(other["relevance_score"], abs=TOLERANCE)
-    manifest = real.get(told["links"]["self"]).json()["options"]
+    manifest = real.get(job["links"]["self"]).json()["options"]
     assert manifest["max_tokens_per_doc"] == 6

@@ -14,5 +14,5 @@ from tests.support.gateway import running_gateway
 @pytest.fixture
 def keyed(change) -> Iterator[httpx.Client]:
     """A client of a gateway that wants a key."""
-    with running_gateway(change(api_keys=(SecretStr("one"), SecretStr("two")))) as found:
-        yield found
+    with running_gateway(change(api_keys=(SecretStr("one"), SecretStr("two")))) as client:
+        yield client

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from rerankfleet.producer.client import Client
+from rerankfleet.producer.interactive import Interactive
 from tests.support.fleet import worker_row
 from tests.support.gateway import running_gateway
 
 BODY = {"query": "q", "documents": ["a", "b"]}
 
 
-def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
+def test_an_internal_error_is_answered_with_its_id_and_nothing_more(
     settings, fleet, monkeypatch, capsys
 ):
     fleet.beat(worker_row())
@@ -17,7 +17,7 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_id_and_nothing_more(
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a secret")
 
-    monkeypatch.setattr(Client, "ask", broken)
+    monkeypatch.setattr(Interactive, "start", broken)
     with running_gateway(settings) as http:
         answer = http.post("/v1/rerank", json=BODY, headers={"X-Request-Id": "my-id"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")

@@ -31,7 +31,7 @@ def test_without_keys_no_page_of_another_site_gets_in(http, headers, status):
 
 @pytest.mark.parametrize("listens_on", ["127.0.0.1", "0.0.0.0", "::", "rerank.lan"])
 def test_without_keys_a_gateway_answers_to_its_own_names_alone(change, listens_on):
-    # given a gateway that was given a name
+    # given a gateway that has a name
     settings = change(gateway_host=listens_on, gateway_names=("Rerank.example", "gateway"))
     names = {
         "localhost:8080": 200,
@@ -48,10 +48,10 @@ def test_without_keys_a_gateway_answers_to_its_own_names_alone(change, listens_o
         "": 403,
     }
     with running_gateway(settings) as http:
-        found = {name: http.get("/v1/models", headers={"Host": name}) for name in names}
+        answers = {name: http.get("/v1/models", headers={"Host": name}) for name in names}
         # then it is refused under any other one, and says what to do
-        assert {name: answer.status_code for name, answer in found.items()} == names
-        error = found["rebound.example:8080"].json()["error"]
+        assert {name: answer.status_code for name, answer in answers.items()} == names
+        error = answers["rebound.example:8080"].json()["error"]
         assert error["message"] == "this gateway is not called 'rebound.example'"
         assert "RERANK_GATEWAY_NAMES" in error["hint"]
         # but for what is open to all

@@ -6,11 +6,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("request_id", "kept"),
     [("abc-1.2_3", True), ("a b", False), ("x" * 65, False), ("ä".encode(), False)],
 )
-def test_every_answer_has_an_id(http, given, kept):
+def test_every_answer_has_an_id(http, request_id, kept):
     for path in ("/health/live", "/nothing", "/v1/jobs/none"):
-        found = http.get(path, headers={"X-Request-Id": given}).headers["X-Request-Id"]
-        assert (found == given) == kept
-        assert kept or len(found) == 32
+        answer_id = http.get(path, headers={"X-Request-Id": request_id}).headers["X-Request-Id"]
+        assert (answer_id == request_id) == kept
+        assert kept or len(answer_id) == 32

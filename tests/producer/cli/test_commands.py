@@ -118,7 +118,7 @@ def test_a_redis_that_goes_away_meanwhile_is_one_sentence(rerank, monkeypatch):
 
 def test_errors_know_what_they_mean():
     def tree(kind: type[RerankError]) -> list[type[RerankError]]:
-        return [kind, *(found for sub in kind.__subclasses__() for found in tree(sub))]
+        return [kind, *(each for sub in kind.__subclasses__() for each in tree(sub))]
 
     drawn = sys.modules["rerankfleet.shared.errors"].__doc__
     for kind in tree(RerankError):

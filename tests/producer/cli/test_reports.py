@@ -18,12 +18,12 @@ def test_profiles_are_listed_for_people_and_machines(rerank, monkeypatch, tmp_pa
     file.write_text('[shop]\nbase = "ecommerce"\ninstructions = {de = "Finde [bold] Waren"}')
     monkeypatch.setenv("RERANK_PROFILES", str(file))
 
-    shown, found = rerank("profiles").out, json.loads(rerank("profiles", "--json").out)
+    shown, profiles = rerank("profiles").out, json.loads(rerank("profiles", "--json").out)
 
     for name in (*PROFILES, "shop", "de: Finde [bold]", "0.3", "4096", "product"):
         assert name in shown
-    assert list(found) == [*PROFILES, "shop"]
-    assert (found["shop"]["base"], found["shop"]["batch_pairs"]) == ("ecommerce", 12)
+    assert list(profiles) == [*PROFILES, "shop"]
+    assert (profiles["shop"]["base"], profiles["shop"]["batch_pairs"]) == ("ecommerce", 12)
     file.write_text("[shop")
     one_sentence(rerank("profiles"), f"the profiles {file} are not TOML")
 
@@ -33,12 +33,12 @@ def test_stats_are_a_table_for_people_and_json_for_machines(rerank, served, sour
     control.hints.feed(job_id)
     run(control, Worker(control))
 
-    table, found = rerank("stats"), json.loads(rerank("stats", "--json").out)
+    table, report = rerank("stats"), json.loads(rerank("stats", "--json").out)
     of_job = json.loads(rerank("stats", "--job", job_id, "--json").out)
 
     assert table.code == OK
     assert MODEL in table.out
-    rows = {(row["kind"], row["name"]): row for row in found["statistics"]}
+    rows = {(row["kind"], row["name"]): row for row in report["statistics"]}
     assert rows["model", MODEL]["requests"] == 3
     assert rows["model", MODEL]["pairs"] == of_job["job"]["scores"]["count"] == 6
     assert "mean" in rerank("status", job_id).out

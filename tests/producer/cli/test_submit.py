@@ -67,8 +67,8 @@ def test_a_profile_reaches_the_job_and_options_override_its_fields(rerank, serve
     flags = ["--temperature", "0.9", "--top-p", "0.8", "--max-length", "700", "--image-preset"]
     flags += ["art", "--instruction", "Sell", "--profile", "ecommerce"]
     changed = spec(*flags, "--instruction-for", "de=Verkaufe", "--instruction-for", "fr=Vends = 1")
-    found = {name: getattr(changed, name) for name in ecommerce}
-    assert found == ecommerce | {
+    options = {name: getattr(changed, name) for name in ecommerce}
+    assert options == ecommerce | {
         "temperature": 0.9,
         "top_p": 0.8,
         "max_length": 700,
@@ -96,9 +96,9 @@ def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, 
 
     assert ran.code == OK
     assert ran.err == ""  # no progress where no terminal is
-    found = json.loads(ran.out)
-    assert (found["state"], found["progress"]["scored"]) == ("done", 6)
-    assert found["output"] == str(tmp_path / "out.jsonl")
+    status = json.loads(ran.out)
+    assert (status["state"], status["progress"]["scored"]) == ("done", 6)
+    assert status["output"] == str(tmp_path / "out.jsonl")
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["r0", "r1", "r2"]
     assert (tmp_path / "out.jsonl.manifest.json").exists()

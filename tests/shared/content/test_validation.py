@@ -1,4 +1,4 @@
-"""What JSON can hold is found by walking a value, as strictly as by writing and reading it."""
+"""Walking a value accepts exactly what JSON can hold, as strictly as writing and reading it."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_holds_itself_is_nested_too_deeply():
         require_json(value)
 
 
-def test_the_first_error_is_told_with_its_path_cut_to_a_length_that_can_be_shown():
+def test_the_first_error_is_shown_with_its_path_cut_to_a_readable_length():
     errors = [
         {"loc": ("documents", 3, "x" * 999), "type": "extra_forbidden", "msg": "Extra inputs"},
         {"loc": ("query",), "type": "missing", "msg": "Field required"},

@@ -152,7 +152,7 @@ def test_a_line_that_was_too_long_says_which_setting_bounds_it():
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         ({"id": "mine"}, "mine"),
         ({"id": 12, "query": ""}, 12),
@@ -164,8 +164,8 @@ def test_a_line_that_was_too_long_says_which_setting_bounds_it():
         (b'"id"', None),
     ],
 )
-def test_the_failure_of_a_line_carries_the_lines_own_id(line, found):
-    assert parse(line).id == found
+def test_the_failure_of_a_line_carries_the_lines_own_id(line, expected):
+    assert parse(line).id == expected
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,13 @@ def test_metadata_of_a_document_that_no_shard_file_can_hold_costs_its_pair_alone
     assert piece.failures[0].message == "documents.1.metadata: nested too deeply"
 
 
-@pytest.mark.parametrize(("given", "told"), [("d1", "d1"), (7, 7), (True, None), ("\ud800", None)])
-def test_the_failure_of_a_document_carries_its_own_id(given, told):
-    (failure,) = parse({"query": "q", "documents": [{"id": given, "text": 1}]}).failures
+@pytest.mark.parametrize(
+    ("document_id", "expected"), [("d1", "d1"), (7, 7), (True, None), ("\ud800", None)]
+)
+def test_the_failure_of_a_document_carries_its_own_id(document_id, expected):
+    (failure,) = parse({"query": "q", "documents": [{"id": document_id, "text": 1}]}).failures
 
-    assert failure.id == told
+    assert failure.id == expected
 
 
 def test_an_image_of_a_catalog_carries_no_metadata():

@@ -46,9 +46,9 @@ def test_metadata_of_documents_comes_back_with_what_became_of_them():
     ((whole,), _) = parse_part(dump_part([merge([outcome, rest])], PROVENANCE))
     line = output_line(whole, PROVENANCE, top_n=None)
     # then each has its own, and its id
-    told = [*line["results"], *line["errors"]]
-    assert [one["metadata"] for one in told] == [d["metadata"] for d in documents]
-    assert [one["id"] for one in told] == ["d0", "d1", "d2"]
+    items = [*line["results"], *line["errors"]]
+    assert [one["metadata"] for one in items] == [d["metadata"] for d in documents]
+    assert [one["id"] for one in items] == ["d0", "d1", "d2"]
     # and a retry reads them back
     assert output_line(outcome_of(1, line), PROVENANCE, top_n=None) == line
 
@@ -57,15 +57,15 @@ def test_metadata_of_documents_comes_back_with_what_became_of_them():
     ("code", "retryable"),
     [("timeout", True), ("cancelled", True), ("not_found", False), ("low_quality", False)],
 )
-def test_a_failure_says_whether_asking_again_may_help(code, retryable):
+def test_a_failure_says_whether_a_retry_may_help(code, retryable):
     failure = Failure(line=1, index=0, code=code, message="m")
 
-    (told,) = output_line(SliceOutcome(line=1, errors=[failure]), None, top_n=None)["errors"]
+    (item,) = output_line(SliceOutcome(line=1, errors=[failure]), None, top_n=None)["errors"]
 
-    assert told["retryable"] is retryable
+    assert item["retryable"] is retryable
 
 
-def test_the_quality_of_a_poor_image_is_told():
+def test_the_quality_of_a_poor_image_is_reported():
     error = ItemError("low_quality", "poor", quality=0.123456)
 
     assert failure_of(1, 0, Document(text="a"), error).quality == 0.1235
@@ -119,10 +119,10 @@ def outcomes(draw) -> SliceOutcome:
 def test_a_line_of_output_is_ranked_and_cut_to_its_best(outcome, top_n, temperature):
     line = output_line(outcome, PROVENANCE, top_n=top_n, calibration=Calibration(temperature))
 
-    found = line["results"]
+    results = line["results"]
     everything = sorted(outcome.results, key=lambda r: (-r.margin, r.index))
-    assert [r["index"] for r in found] == [r.index for r in everything][:top_n]
-    scores = [r["relevance_score"] for r in found]
+    assert [r["index"] for r in results] == [r.index for r in everything][:top_n]
+    scores = [r["relevance_score"] for r in results]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= s <= 1 for s in scores)
     assert len(line["errors"]) == len(outcome.errors)
@@ -144,8 +144,8 @@ def test_a_line_of_output_can_be_read_back(outcome):
 
 
 @given(st.lists(outcomes(), max_size=4))
-def test_a_part_file_holds_outcomes_as_they_were(found):
-    assert parse_part(dump_part(found, PROVENANCE)) == (found, PROVENANCE)
+def test_a_part_file_holds_outcomes_as_they_were(many):
+    assert parse_part(dump_part(many, PROVENANCE)) == (many, PROVENANCE)
 
 
 def test_the_requests_own_top_n_comes_before_the_jobs():
@@ -169,7 +169,7 @@ def test_equal_margins_stand_in_the_order_of_the_input():
     assert [r["index"] for r in line["results"]] == [1, 2, 3]
 
 
-def test_only_what_is_unusual_is_written_beside_a_score():
+def test_only_what_is_unusual_is_written_with_a_score():
     results = [
         Scored(index=0, margin=1.0),
         Scored(index=1, margin=0.0, id="d", truncated_tokens=4, crowded=True),
@@ -188,11 +188,11 @@ def test_only_what_is_unusual_is_written_beside_a_score():
     }
 
 
-def test_what_was_done_to_images_is_written_beside_the_score():
+def test_what_was_done_to_images_is_written_with_the_score():
     facts = ImageFacts(original=(30, 20), used=(32, 32), cropped=0.1, quality=0.8, tokens=1)
-    found = Scored(index=0, margin=0.0, quality=0.8, tokens=1, images=[facts])
+    scored = Scored(index=0, margin=0.0, quality=0.8, tokens=1, images=[facts])
 
-    (result,) = output_line(SliceOutcome(line=1, results=[found]), None, top_n=None)["results"]
+    (result,) = output_line(SliceOutcome(line=1, results=[scored]), None, top_n=None)["results"]
 
     assert result["images"] == [
         {"original": [30, 20], "used": [32, 32], "cropped": 0.1, "quality": 0.8, "tokens": 1}
@@ -233,13 +233,13 @@ def test_provenance_is_written_with_each_line():
     assert Provenance(**line["provenance"]) == PROVENANCE
 
 
-def test_what_a_newer_worker_tells_beside_a_score_is_passed_over():
+def test_fields_that_a_newer_worker_adds_to_a_score_are_ignored():
     outcome = SliceOutcome(line=1, results=[Scored(index=0, margin=1.5)])
     head, line = dump_part([outcome], PROVENANCE).splitlines()
     newer = [json.loads(head) | {"new": 1}, json.loads(line) | {"new": 1}]
     newer[1]["results"][0]["new"] = 1
 
-    found = parse_part(b"".join(json.dumps(each).encode() + b"\n" for each in newer))
+    part = parse_part(b"".join(json.dumps(each).encode() + b"\n" for each in newer))
 
-    assert found == ([outcome], PROVENANCE)
+    assert part == ([outcome], PROVENANCE)
     assert "video" not in json.loads(head)  # which an older reader does not know

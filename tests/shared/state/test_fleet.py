@@ -35,7 +35,7 @@ def test_workers_are_listed_by_model_and_in_order(fleet):
     assert [w.id for w in fleet.workers(MODEL)] == ["w1", "w2"]
 
 
-def test_a_worker_that_says_goodbye_is_gone_at_once_and_its_model_known(fleet):
+def test_a_worker_that_deregisters_is_gone_at_once_and_its_model_stays_known(fleet):
     fleet.beat(worker_row())
     fleet.leave("w1")
     fleet.leave("w1")
@@ -163,7 +163,7 @@ def test_the_history_has_the_last_limits_that_differed(fleet):
     assert len(fleet.limits("w1")) == LIMITS_KEPT
 
 
-def test_what_is_known_of_a_worker_ends_with_it(fleet, client, store):
+def test_the_records_of_a_worker_end_with_it(fleet, client, store):
     keys = [store.keys.packs("w1"), store.keys.limit("w1"), store.keys.limits("w1")]
     fleet.set_limit("w1", BatchLimit(tokens=64, pairs=8))
     fleet.push("w1", [observation()])

@@ -52,7 +52,7 @@ def make_inline(store: Store, job_id: str, digest: str = "digest") -> str:
 def test_a_request_that_is_repeated_is_the_same_job_while_its_answer_lives(store, client):
     # given a request with a key
     assert make_inline(store, "a") == "a"
-    # when it is repeated, then it is the same job, in hand or done
+    # when it is repeated, then it is the same job, in progress or done
     assert make_inline(store, "b") == "a"
     assert store.shards.backlog(MODEL) == 1
     store.shards.commit(claim(store), "part", ALL)
@@ -68,7 +68,7 @@ def test_a_request_that_had_no_answer_begins_anew_when_it_is_repeated(store):
     make_inline(store, "a")
     store.jobs.cancel(store.jobs.get("a"))
     assert make_inline(store, "b") == "b"
-    # whoever cancels the first one once more takes nothing from the second
+    # cancelling the first one again takes nothing from the second
     store.jobs.cancel(store.jobs.get("a"))
     assert make_inline(store, "c") == "b"
 

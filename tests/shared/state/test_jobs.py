@@ -87,10 +87,10 @@ def test_a_step_is_leased_to_one_and_comes_back_when_its_time_is_over(store, mak
 def test_a_job_of_another_version_hides_no_other_one(store, capsys):
     for job_id in ("a", "b", "c"):
         store.jobs.create(job_id, spec_of(), "digest")
-    # given one whose spec says what this version does not know
+    # given one whose spec has a field that this version does not know
     spec = json.loads(store.client.hget(store.keys.job("b"), "spec"))
     store.client.hset(store.keys.job("b"), "spec", json.dumps({**spec, "from_later": 1}))
-    # then it is left out, and told once
+    # then it is left out, and logged once
     for _ in range(3):
         assert [job.id for job in store.jobs.get_many(["a", "b", "c"])] == ["a", "c"]
     assert capsys.readouterr().err.count("a job of another version") == 1
@@ -143,7 +143,7 @@ def test_what_a_finished_job_leaves_has_an_end(store, make, settings):
     assert store.jobs.resume(store.jobs.get("a"))[0] == "finished"
 
 
-def test_the_end_of_a_job_is_told(store, make):
+def test_the_end_of_a_job_is_announced(store, make):
     make("a", (0, 10))
     store.shards.commit(claim(store), "p", ALL)
     assert not store.jobs.wait_done("a", 0.01)
@@ -153,7 +153,7 @@ def test_the_end_of_a_job_is_told(store, make):
     assert store.jobs.wait_done("a", 5)
 
 
-def test_whoever_waits_hears_of_the_end_before_the_next_poll(store, make, client, settings):
+def test_a_waiter_is_notified_of_the_end_before_the_next_poll(store, make, client, settings):
     make("a", (0, 10))
     store.shards.commit(claim(store), "p", ALL)
     heard = []

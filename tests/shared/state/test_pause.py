@@ -14,7 +14,7 @@ from tests.support.records import ALL, MODEL, claim
 pytestmark = pytest.mark.usefixtures("calm")
 
 
-def test_a_paused_job_waits_and_what_is_in_hand_may_still_be_committed(store, make):
+def test_a_paused_job_waits_and_shards_in_progress_may_still_be_committed(store, make):
     make("a", (0, 10), (10, 20))
     lease = claim(store)
 

@@ -27,7 +27,7 @@ def test_of_two_feeders_exactly_one_wins(store):
     assert claim(store).file == "0-0-10-x"
 
 
-def test_sealing_tells_the_total(store, make):
+def test_sealing_sets_the_total(store, make):
     make("a", (0, 10), sealed=False)
     assert store.jobs.get("a").progress.total is None
 
@@ -72,16 +72,16 @@ def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, 
     assert store.shards.due(MODEL, 9) == []
 
 
-def test_a_claim_tells_how_long_its_shard_waited(store, make, client):
+def test_a_claim_reports_how_long_its_shard_waited(store, make, client):
     # given a shard that was put into the queue 40 s ago
     make("a", (0, 10))
     client.zadd(store.keys.open(MODEL), {"a/0-10": store.now_ms() - 40_000})
     # when it is claimed, and the answer is lost
     mine = claim(store, token="mine")
     again = claim(store, token="mine")
-    # then both answers tell it
+    # then both answers report its wait
     assert 40 <= mine.waited_s == again.waited_s < 60
-    # and of one that was given back, only what it waited since
+    # and of one that was released, only the wait since then
     store.shards.release(mine)
     assert claim(store, token="next").waited_s < 20
 
@@ -98,7 +98,7 @@ def test_a_job_goes_on_only_with_the_weights_that_began_it(store, make):
     assert isinstance(claim(store, shard="10-20", fingerprint="one"), Lease)
 
 
-def test_renewal_prolongs_a_lease_and_says_what_became_of_others(store, make):
+def test_renewal_prolongs_a_lease_and_reports_what_became_of_others(store, make):
     for job_id in "abcd":
         make(job_id, (0, 10))
     leases = [claim(store, job_id) for job_id in "abcd"]

@@ -99,7 +99,7 @@ def test_a_redis_that_is_away_costs_nothing_but_old_observations(
     assert batcher.limit == Limit(1000)
     # when it is back
     agent.exchange(batcher)
-    # then the newest are told
+    # then the newest are sent
     costs = [observation.cost for observation in fleet.observations("w1")[1]]
     assert costs == list(range(11, OBSERVATIONS_MAX + 11))
 

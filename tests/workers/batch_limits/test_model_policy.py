@@ -125,7 +125,7 @@ def test_after_out_of_memory_the_ceiling_follows_from_the_memory_that_the_pack_h
 def test_starved_packs_never_raise_a_limit_but_teach():
     settings = policy()
     state = start(settings, 1000, rates=(0.5, 1e-3))
-    # when all packs are ended by an empty queue, on a device faster than its self-test said
+    # when all packs are ended by an empty queue, on a device faster than its self-test estimated
     starved = [pack(cost, limited_by="empty") for cost in (200.0, 900.0, 400.0)]
     state = after(settings, state, starved, starved, starved)
     # then the limit stays, and yet the device's speed is known

@@ -1,4 +1,4 @@
-"""How large packs may be: each policy, on what a worker saw."""
+"""How large packs may be: each policy, on what a worker observed."""
 
 from __future__ import annotations
 

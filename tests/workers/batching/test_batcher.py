@@ -360,7 +360,7 @@ def test_a_report_that_is_refused_does_not_stop_the_loop(start, caplog):
     assert batcher.submit([prompt(2)]).result(WAIT_S) == [2]
 
 
-def test_the_watchdog_sees_progress_and_surrounds_each_pack(engine, start):
+def test_the_watchdog_observes_progress_and_surrounds_each_pack(engine, start):
     inside = []
 
     @contextmanager

@@ -42,7 +42,7 @@ def finding(checks: list[Check], name: str) -> Check:
 
 
 def broken(checks: list[Check]) -> dict[str, str]:
-    return {check.name: check.found for check in checks if check.verdict == "broken"}
+    return {check.name: check.fact for check in checks if check.verdict == "broken"}
 
 
 # ---- the fleet ----------------------------------------------------------------------------------
@@ -54,8 +54,8 @@ def test_a_fleet_that_works_has_nothing_broken(healthy):
     assert broken(checks) == {}
     for name in ("settings", "storage", "Redis", "clock", "coordinator", "maxmemory-policy"):
         assert finding(checks, name).verdict == "ok", name
-    assert finding(checks, "workers").found == f"{MODEL}: 1 ready"
-    assert "jobs are lost" in finding(checks, "append-only file").found
+    assert finding(checks, "workers").fact == f"{MODEL}: 1 ready"
+    assert "jobs are lost" in finding(checks, "append-only file").fact
     assert all(check.remedy for check in checks if check.verdict != "ok")
 
 
@@ -74,7 +74,7 @@ def test_a_server_that_drops_keys_is_broken(healthy, tmp_path, monkeypatch):
     with valkey(tmp_path, maxmemory="64mb", maxmemory_policy="allkeys-lru") as url:
         monkeypatch.setenv("RERANK_REDIS_URL", url)
         check = finding(examine(), "maxmemory-policy")
-    assert (check.verdict, check.found) == ("broken", "allkeys-lru at 64 MiB: keys vanish")
+    assert (check.verdict, check.fact) == ("broken", "allkeys-lru at 64 MiB: keys vanish")
     assert "noeviction" in check.remedy
 
 
@@ -113,7 +113,7 @@ def test_a_root_that_does_not_exist_is_named(healthy):
     healthy.allowed_roots[0].rmdir()
     check = finding(examine(), "allowed roots")
     assert check.verdict == "warning"
-    assert str(healthy.allowed_roots[0]) in check.found
+    assert str(healthy.allowed_roots[0]) in check.fact
 
 
 def test_a_silent_coordinator_is_broken(healthy, client, store):
@@ -127,7 +127,7 @@ def test_workers_that_differ_are_named(healthy, fleet):
     checks = examine()
 
     assert finding(checks, "workers of one model differ").verdict == "warning"
-    assert "of version 0.0.1" in finding(checks, "workers").found
+    assert "of version 0.0.1" in finding(checks, "workers").fact
 
 
 def test_shards_without_a_worker_are_broken(healthy, store):
@@ -147,14 +147,14 @@ def test_no_worker_at_all_is_worth_a_word(healthy, fleet):
 def test_a_clock_that_is_off_is_named(healthy, monkeypatch):
     real = time.time
     monkeypatch.setattr(doctor.time, "time", lambda: real() + 30)
-    assert finding(examine(), "clock").found.startswith("+30")
+    assert finding(examine(), "clock").fact.startswith("+30")
 
 
 def test_an_old_server_is_named(healthy, monkeypatch):
     monkeypatch.setattr(doctor.Store, "server_info", lambda _: {"redis_version": "6.2.1"})
     checks = examine()
     assert finding(checks, "Redis").verdict == "warning"
-    assert "redis 6.2.1 at" in finding(checks, "Redis").found
+    assert "redis 6.2.1 at" in finding(checks, "Redis").fact
 
 
 # ---- this machine -------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_gpu_that_torch_cannot_use_is_broken(healthy, monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda package: "2.10.0+cpu")
     assert "torch 2.10.0+cpu cannot use them" in broken(examine())["GPUs"]
     monkeypatch.setattr(doctor, "_version", lambda package: "2.10.0")
-    assert finding(examine(), "GPUs").found == "NVIDIA H200"
+    assert finding(examine(), "GPUs").fact == "NVIDIA H200"
 
 
 # ---- a model ------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_token_ids_of_another_model_are_broken(vl_folder, tmp_path):
     check = finding(list(check_model(str(folder))), "token ids")
 
     assert check.verdict == "broken"
-    assert "image_token_id 7" in check.found
+    assert "image_token_id 7" in check.fact
     assert "download the model again" in check.remedy
 
 
@@ -274,7 +274,7 @@ def test_published_ids_are_ok(copy, monkeypatch):
     monkeypatch.setattr(model_check, "QWEN_SUFFIXES", {SUFFIX: suffix})
 
     (template,) = [c for c in check_model(str(copy)) if c.name == "template"]
-    assert "the system turn has" in template.found
+    assert "the system turn has" in template.fact
 
     tokens = len(source.encode_template(model_check.SYSTEM_TURN))
     monkeypatch.setattr(model_check, "QWEN_SYSTEM_TOKENS", tokens)
@@ -317,7 +317,7 @@ def test_a_hub_model_is_checked_only_where_it_was_downloaded(monkeypatch, tmp_pa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (check,) = check_model("org/never-downloaded")
-    assert (check.verdict, "not on this machine yet" in check.found) == ("broken", True)
+    assert (check.verdict, "not on this machine yet" in check.fact) == ("broken", True)
 
 
 # ---- the command --------------------------------------------------------------------------------

@@ -23,5 +23,5 @@ def jpeg(leaves: Image.Image) -> bytes:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """`encode(image, "PNG", ...)`: its bytes; JPEG unless said otherwise."""
+    """`encode(image, "PNG", ...)`: its bytes; JPEG by default."""
     return lambda image, kind="JPEG", **options: encoded(image, kind, **options)

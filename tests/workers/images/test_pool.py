@@ -109,7 +109,7 @@ def test_images_wait_outside_while_too_many_bytes_are_in_flight(small):
         pid = pid_of(pool, small)
         os.kill(pid, signal.SIGSTOP)
         futures = [pool.prepare(small, OPTIONS) for _ in range(2)]
-        # when one more is given
+        # when one more is submitted
         thread = threading.Thread(target=lambda: futures.append(pool.prepare(small, OPTIONS)))
         thread.start()
         thread.join(0.1)

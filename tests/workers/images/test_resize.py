@@ -95,7 +95,7 @@ def test_an_image_has_the_requested_pixels(width, height, pixels, preset):
     wide, high = plan_size(width, height, options).size
     assert wide * high <= pixels or min(wide, high) == 32
     if max(width, height) < 4 * min(width, height) and width * height > 2 * pixels > 200_000:
-        assert wide * high > 0.7 * pixels  # nothing is given away
+        assert wide * high > 0.7 * pixels  # nothing is wasted
 
 
 def test_small_images_are_enlarged_to_the_least():

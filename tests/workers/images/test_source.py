@@ -93,7 +93,7 @@ def test_what_is_done_with_images_is_counted(folder, settings):
     recorder = Recorder()
     source = ImageSource.of(settings, folder, recorder)
     load(source, "good.png", "half.png", "lost.png", "/etc/passwd")
-    # when one is wanted again
+    # when one is loaded again
     load(source, "good.png")
     source.close()
     # then each fetch is counted, with what came of it
@@ -160,10 +160,10 @@ def test_credentials_refused_to_an_earlier_caller_are_tried_again():
     with ThreadPoolExecutor(2) as callers:
         before = callers.submit(load, source, "s3://bucket/a.png")
         assert requested.acquire(timeout=WAIT_S)
-        # when the same image is wanted after the credentials were renewed
+        # when the same image is loaded after the credentials were renewed
         after = callers.submit(load, source, "s3://bucket/a.png")
         answer.set()
-        # then the refusal is told only to who was refused
+        # then only the caller that was refused gets the refusal
         with pytest.raises(CredentialsRefused):
             before.result(WAIT_S)
         assert isinstance(after.result(WAIT_S)["s3://bucket/a.png"], PreparedImage)
@@ -282,14 +282,14 @@ def test_a_line_of_hundreds_of_images_is_written_once_and_whole(tmp_path, monkey
 
 
 def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
-    # given a device that does not end its first pack before the images of a second run are asked
+    # given a device that scores its first pack until the images of a second run are requested
     album(folder, 2 * IMAGES_AHEAD)
-    asked_again = threading.Event()
+    second_load = threading.Event()
     events = []
 
     class Slow(Engine):
         def score(self, pack):
-            events.append(asked_again.wait(WAIT_S))
+            events.append(second_load.wait(WAIT_S))
             return super().score(pack)
 
     class Watched:
@@ -298,7 +298,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
         def load(self, refs, *, urgent=False):
             self.loads += 1
             if self.loads == 2:
-                asked_again.set()
+                second_load.set()
             return source.load(refs)
 
     documents = [Document(image=f"{n}.png") for n in range(2 * IMAGES_AHEAD)]
@@ -308,7 +308,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     # when two runs are scored
     outcomes, _ = Scorer(Prompter(), batcher, Watched()).score([whole], spec, threading.Event())
     batcher.close()
-    # then the first pack saw the second run begin
+    # then the second run began before the first pack ended
     assert events
     assert all(events)
     assert sum(len(outcome.results) for outcome in outcomes) == 2 * IMAGES_AHEAD

@@ -87,7 +87,7 @@ def test_a_document_is_cut_as_if_its_text_had_ended_there(
     request = Request.of(query, [document], DEFAULT_INSTRUCTION)
     options = {"max_length": max_length, "max_tokens_per_doc": most}
     (prompt,) = prompters["qwen"].encode_all([request], **options)[0]
-    # then its prompt is the reference's for that text, and what is lost is told
+    # then its prompt is the reference's for that text, and what is lost is reported
     want = reference_ids(folder, query, text.removeprefix(" "), max_length=max_length)
     assert whole(prompt) == want
     uncut = reference_ids(folder, query, document)

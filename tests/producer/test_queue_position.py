@@ -41,7 +41,7 @@ def hint(real_hints, *jobs: str) -> None:
 
 
 def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, monkeypatch):
-    monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
+    monkeypatch.setattr(queue_position, "MAX_AGE_S", math.inf)
     # given jobs that wait, one of them with two shards
     hint(real_hints, "a", "b", "b", "c")
     queues, since_s = QueuePositions(store), time.monotonic()
@@ -56,7 +56,7 @@ def test_all_who_ask_are_told_of_the_same_look(store, real_hints, queue, looks, 
 
 
 def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, looks, monkeypatch):
-    monkeypatch.setattr(queue_position, "LOOK_S", math.inf)
+    monkeypatch.setattr(queue_position, "MAX_AGE_S", math.inf)
     hint(real_hints, "a", "b")
     queues = QueuePositions(store)
     assert queues.ahead(queue, "a", time.monotonic()) == 0
@@ -66,7 +66,7 @@ def test_who_came_after_the_look_stands_behind_all(store, real_hints, queue, loo
 
 
 def test_a_look_is_told_for_a_while_only(store, client, real_hints, queue, monkeypatch):
-    monkeypatch.setattr(queue_position, "LOOK_S", 0.0)
+    monkeypatch.setattr(queue_position, "MAX_AGE_S", 0.0)
     hint(real_hints, "a", "b")
     queues, since_s = QueuePositions(store), time.monotonic()
     assert queues.ahead(queue, "b", since_s) == 1

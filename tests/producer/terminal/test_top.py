@@ -21,10 +21,12 @@ from rich.cells import cell_len
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.terminal import tables, top
-from rerankfleet.producer.terminal.top import History, QueueDepth, View, frame, look, share_out
+from rerankfleet.producer.terminal.drawing import frame, rows_that_fit
+from rerankfleet.producer.terminal.view import DepthHistory, View, look
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.job_status import JobStatus, Progress
 from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.fleet_snapshot import ModelQueue
 from tests.support.fleet import MODEL, Worker, run, worker_row
 from tests.support.server import free_port
 from tests.support.wait import wait_until
@@ -70,10 +72,10 @@ def a_job(**fields: Any) -> JobStatus:
     return JobStatus(**(found | fields))
 
 
-def depth(model: str = MODEL, **waiting: int) -> QueueDepth:
+def depth(model: str = MODEL, **waiting: int) -> ModelQueue:
     """What waits for a model."""
     by_priority = {priority: waiting.get(priority.value, 0) for priority in Priority}
-    return QueueDepth(model=model, waiting=by_priority, open_shards=30, leased_shards=3)
+    return ModelQueue(model=model, waiting=by_priority, open_shards=30, leased_shards=3)
 
 
 def a_view(**fields: Any) -> View:
@@ -153,7 +155,7 @@ def test_out_of_memory_is_not_overlooked():
 
 
 def test_depth_is_shown_by_priority_and_as_a_line_of_the_last_minute():
-    history = History()
+    history = DepthHistory()
     for step in range(61):
         history.add(a_view(at_s=NOW_S + step, queues=(depth(normal=step),)))
 
@@ -166,7 +168,7 @@ def test_depth_is_shown_by_priority_and_as_a_line_of_the_last_minute():
 
 
 def test_a_minute_that_was_not_seen_is_empty():
-    history = History()
+    history = DepthHistory()
     assert history.sparkline(MODEL, 6) == "      "
     history.add(a_view(at_s=NOW_S, queues=(depth(normal=3),)))
     assert history.sparkline(MODEL, 6) == "     █"
@@ -277,13 +279,13 @@ def test_words_go_before_rows():
 
 
 @given(st.lists(st.integers(0, 30), max_size=5), st.integers(-5, 80))
-def test_rows_are_shared_out_fairly(wanted, room):
-    given_ = share_out(wanted, room)
+def test_rows_are_shared_out_fairly(counts, room):
+    shown = rows_that_fit(counts, room)
 
-    assert all(0 <= has <= wants for has, wants in zip(given_, wanted, strict=True))
-    assert sum(given_) == min(sum(wanted), max(room, 0))
-    short = [has for has, wants in zip(given_, wanted, strict=True) if has < wants]
-    assert not short or max(given_) <= min(short) + 1
+    assert all(0 <= some <= count for some, count in zip(shown, counts, strict=True))
+    assert sum(shown) == min(sum(counts), max(room, 0))
+    short = [some for some, count in zip(shown, counts, strict=True) if some < count]
+    assert not short or max(shown) <= min(short) + 1
 
 
 @pytest.mark.parametrize(
@@ -351,7 +353,7 @@ def test_looking_writes_nothing(settings, fleet, client):
 
 
 @pytest.mark.parametrize("columns", [80, 140])
-def test_a_stack_is_shown_once(command, seeing, columns):
+def test_a_stack_is_shown_once(command, vl_stack, columns):
     found = command("top", "--once", columns=columns)
 
     assert (found.returncode, found.stderr) == (0, "")
@@ -360,7 +362,7 @@ def test_a_stack_is_shown_once(command, seeing, columns):
     assert all(cell_len(line) <= columns for line in found.stdout.splitlines())
 
 
-def test_a_stack_is_told_to_machines(command, seeing):
+def test_a_stack_is_told_to_machines(command, vl_stack):
     found = json.loads(command("top", "--json").stdout)
 
     assert found["workers"][0]["model"] == "pocket-vl"
@@ -469,4 +471,4 @@ def test_it_finds_a_stack_that_starts_later(settings, fleet, tmp_path: Path):
 
 def test_what_waiting_does_not_cure_is_raised():
     with pytest.raises(ZeroDivisionError):
-        top._words(ZeroDivisionError())
+        top._message(ZeroDivisionError())

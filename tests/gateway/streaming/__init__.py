@@ -1,0 +1,1 @@
+"""Tests of responses that are sent while they are produced."""
