@@ -1,21 +1,21 @@
-"""Is the adaptive batch limit as good as the best fixed one? Live: a real model, a real batcher.
+"""Compare adaptive batch limits with the best fixed limit, with a real model and batcher.
 
-    python benchmarks/adaptive.py             a random model on the CPU; some ten minutes
-    python benchmarks/adaptive.py --quick     a tiny model and short runs: does it run?
-    python benchmarks/adaptive.py --images  the same of a catalog: new images, four queries each
+    python benchmarks/adaptive.py             a random model on the CPU; about ten minutes
+    python benchmarks/adaptive.py --quick     a tiny model and short runs: a smoke test
+    python benchmarks/adaptive.py --images  the same for a catalog: new images, four queries each
     python benchmarks/adaptive.py --shape 0.6b --device cuda --dtype bf16 --tokens-max 131072
 
     fixed       limits from 64 tokens up, powers of two: before the policies and after each of them,
-                since machines do not stay equally fast; those far beyond the target only once
+                since the speed of machines drifts; those far beyond the target only once
     model       the default policy, from a cold start at 64 tokens, knowing nothing of the device
-    tested      the same, knowing what the self-test measured, as a worker's does
-    thresholds  the published rule, from its smallest packs
+    tested      the same, starting with the measurements of the self-test, as in a worker
+    thresholds  the published rule, starting with its smallest packs
 
-Each run has a batcher of its own over the same engine, which always has more pairs than it can
-score. A policy decides every 2 s on what the packs since then showed. "Best" is the fixed limit
-with the highest throughput whose p95 meets the latency target, on the mean of its runs.
-"Settled" is the second half of a policy's run. Throughput counts tokens of documents: what is
-saved by sharing, or lost by a small pack, shows.
+Each run has its own batcher over the same engine, which always has more pairs waiting than it can
+score. A policy decides every 2 s, based on the packs since the last decision. "Best" is the
+fixed limit with the highest throughput whose p95 meets the latency target, on the mean of its runs.
+"Settled" is the second half of a policy's run. Throughput counts tokens of documents, so it shows
+what sharing saves and what small packs cost.
 
 Prints a table, and as its last line all figures as JSON.
 """
@@ -51,20 +51,20 @@ from rerankfleet.workers.batching.packing import Limit, Pack
 from rerankfleet.workers.prompting.prompts import Prompt
 
 CATALOG = Catalog("catalog", queries=4, images=120, size=(256, 192))
-#: Features of a fifth of its images: when one comes again it is new.
+#: Holds the features of a fifth of the images: a repeated image is no longer cached.
 SEEN_BYTES = 10 << 20
 TOKENS_MIN = 64
 PAIRS_MAX = 1024
-#: Pairs are submitted in such runs, and so many of them wait at the most.
+#: Pairs are submitted in runs of this size, and at most this many runs wait.
 RUN_PAIRS = 256
 WAITING_TOKENS = 200_000
-#: A limit whose p95 is so many times the target is not measured again.
+#: A limit whose p95 is this many times the target is not measured again.
 FAR_BEYOND = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class TimedPack:
-    """A pack, and the tokens of its documents."""
+    """A scored pack, and the tokens of its documents."""
 
     pack: Observation
     tokens: int
@@ -106,8 +106,8 @@ def run(
     steer: Callable[[Batcher, list[TimedPack]], None] = lambda batcher, packs: None,
     tick_s: float = 1.0,
 ) -> list[TimedPack]:
-    """Keep a batcher busy for so long; `steer` may set its limit every tick. Returns the packs."""
-    engine.feature_cache.clear()  # or the images of the run before would cost nothing
+    """The packs of a batcher kept busy for some time; `steer` may set its limit at every tick."""
+    engine.feature_cache.clear()  # or the images of the previous run would cost nothing
     counting, packs, stop = Counting(engine), list[TimedPack](), threading.Event()
 
     def on_pack(pack: Observation) -> None:
@@ -139,7 +139,7 @@ def run_policy(
     timing: Timing,
     rates: tuple[float, float] | None,
 ) -> tuple[list[TimedPack], list[dict[str, Any]]]:
-    """A policy from the worst limit on: its packs and its limits."""
+    """Run a policy from the worst limit: its packs, and its limits."""
     state = start(settings, TOKENS_MIN, settings.pairs_low, rates)
     if settings.policy != "thresholds":
         state = state.model_copy(update={"pairs": PAIRS_MAX})
@@ -174,7 +174,7 @@ def _summary(state: PolicyState, at_s: float) -> dict[str, Any]:
 def figures(packs: Sequence[TimedPack], target_s: float) -> dict[str, float]:
     """Throughput and latencies of packs; the first one only starts the clock."""
     first, rest = packs[0].pack, [each for each in packs[1:] if not each.pack.oom]
-    if not rest:  # one pack took all the time
+    if not rest:  # a single pack took all the time
         rest, since_s = list(packs), first.at_s - first.forward_s
     else:
         since_s = first.at_s
@@ -192,7 +192,7 @@ def figures(packs: Sequence[TimedPack], target_s: float) -> dict[str, float]:
 
 
 def mean_of(runs: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Figure by figure."""
+    """The mean of each figure."""
     return {name: round(fmean(run[name] for run in runs), 4) for name in runs[0]}
 
 
@@ -203,7 +203,7 @@ def settled(packs: Sequence[TimedPack]) -> Sequence[TimedPack]:
 
 
 def measure(engine: Any, prompts: Sequence[Prompt], options: argparse.Namespace) -> dict[str, Any]:
-    """The fixed limits, and the policies one by one, each with the fixed limits after it."""
+    """Measure the fixed limits, then each policy followed by the fixed limits again."""
     timing: Timing = options.timing
     target_s = options.target_ms / 1000
     tested = engine.self_test()
@@ -246,7 +246,7 @@ def measure(engine: Any, prompts: Sequence[Prompt], options: argparse.Namespace)
 
 
 def table(results: dict[str, Any], target_s: float) -> None:
-    """Print the figures for people."""
+    """Print the figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -312,7 +312,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def texts(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]:
-    """A random model, and pairs of 50 documents a query."""
+    """A random model, and the pairs of queries with 50 documents each."""
     in_own_process(build_model, Path(folder), SHAPES[options.shape])
     requests, _ = make_requests(Work("many documents", 4 if options.quick else 40, 50, 85), folder)
     engine = load(folder, options)
@@ -320,7 +320,7 @@ def texts(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]:
 
 
 def images(folder: str, options: argparse.Namespace) -> tuple[Any, list[Prompt]]:
-    """A random VL model, and a catalog's pairs image by image, as a job has them."""
+    """A random VL model, and the pairs of a catalog image by image, as in a job."""
     in_own_process(build_vl_model, Path(folder), options.quick)
     engine = load(folder, options, seen_bytes=SEEN_BYTES)
     catalog = replace(CATALOG, images=4) if options.quick else CATALOG

@@ -1,4 +1,4 @@
-"""What benchmarks share: a seeded random model, real prose, what was measured where.
+"""What benchmarks share: a seeded random model, real prose, a description of the machine.
 
 Imports torch only where a model is built, so that a benchmark's own process stays small.
 """
@@ -51,7 +51,7 @@ def passages() -> list[str]:
 
 
 def build_model(folder: Path, shape: Shape, *, seed: int = 0) -> None:
-    """Save a Qwen3 reranker with random weights, large enough to spread its margins."""
+    """Save a Qwen3 reranker with random weights, scaled so that margins differ."""
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
@@ -85,7 +85,7 @@ def build_model(folder: Path, shape: Shape, *, seed: int = 0) -> None:
 
 
 def train_tokenizer(vocabulary: int) -> Any:
-    """A byte-level BPE with Qwen's control tokens, of at most so many tokens in all."""
+    """A byte-level BPE with Qwen's control tokens, of at most this many tokens in all."""
     from pydoc_data.topics import topics
 
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -109,7 +109,7 @@ def train_tokenizer(vocabulary: int) -> Any:
 
 
 def surroundings() -> dict[str, Any]:
-    """Machine, versions and commit: what figures mean nothing without."""
+    """Machine, versions and commit, which figures must be read with."""
     return {
         "cpu": _cpu_name(),
         "cpu_count": cpu_count(),
@@ -127,7 +127,7 @@ def cpu_count() -> int:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process ever had."""
+    """Peak resident memory of this process."""
     return maxrss_bytes(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
@@ -155,7 +155,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _commit() -> str | None:
-    """The commit, with a mark when the code differs from it; None outside of git."""
+    """The commit, marked as dirty when the code differs from it; None outside of git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,21 +1,21 @@
-"""The batch-size policies side by side on simulated devices. No model, no Redis; seconds of CPU.
+"""Compare batch-size policies on simulated devices, without a model or Redis.
 
     python benchmarks/controller.py             100 devices; a few minutes on one core
-    python benchmarks/controller.py --quick     three devices: does it run?
+    python benchmarks/controller.py --quick     three devices: a smoke test
     python benchmarks/controller.py --tuning    the devices on which constants were chosen
-    python benchmarks/controller.py --silent    no device tells how much memory it has
+    python benchmarks/controller.py --silent    no device reports its memory
     python benchmarks/controller.py --quick --plot docs/adaptive-batches.png
 
-A device is drawn from its seed: overhead and rate, noise with rare slow packs, a memory that larger
-packs do not fit into, lengths of pairs, an empty queue now and then, a self-test that is wrong or
-missing. It tells how much memory it has, but not how much of that is lost in fragments. A pack
-takes pairs off the queue up to the limit; one that does not fit is scored in halves. A decision
-falls every 2 s of the device's time. After 150 decisions the device becomes twice as slow, after
-200 as fast as before. Each begins at the worst limit: 64 tokens, or four pairs.
+A device is drawn from its seed: overhead and rate, noise with rare slow packs, a memory too small
+for larger packs, lengths of pairs, an occasionally empty queue, a wrong or missing self-test. It
+reports its memory, but not how much of it is lost to fragmentation. A pack takes pairs off the
+queue up to the limit; one that does not fit is scored in halves. A policy decides every 2 s of the
+device's time. After 150 decisions the device becomes twice as slow, after 200 as fast as before.
+Each policy starts at the worst limit: 64 tokens, or four pairs.
 
-The yardstick is `fixed` at the best of all fixed limits, found with full knowledge of the device:
-the highest throughput whose p95 meets the latency target and that never runs out of memory. It is
-another one while the device is slow, which `fixed` cannot know: its recovery is not shown.
+The baseline is `fixed` at the best of all fixed limits, computed with full knowledge of the device:
+the highest throughput whose p95 meets the latency target and that never runs out of memory. The
+best limit differs while the device is slow, which `fixed` cannot know: its recovery is not shown.
 
     settled      decisions until within 5 % of the best throughput, with a p95 of at most 1.05 × the
                  target, five in a row; all of the phase (150) when never
@@ -56,7 +56,7 @@ from rerankfleet.workers.batch_limits.state import PolicyState
 
 POLICIES = ("model", "thresholds", "aimd", "fixed")
 DECISION_S = 2.0
-#: Decisions at the first speed, then at half of it, then at the first again.
+#: Decisions at full speed, then at half speed, then at full speed again.
 PHASES = (150, 50, 50)
 SLOW = (1.0, 2.0, 1.0)
 SETTLED_BY = 40
@@ -80,7 +80,7 @@ COLOURS = {"model": "C0", "thresholds": "C1", "aimd": "C2", "fixed": "C7"}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a simulated device is like. Seconds, tokens, shares."""
+    """Parameters of a simulated device, in seconds, tokens and shares."""
 
     seed: int
     overhead_s: float
@@ -93,7 +93,7 @@ class Device:
     length_spread: float
     rates: tuple[float, float] | None
     fragments: float | None
-    """Share of the memory it tells of that packs cannot get; None: it tells nothing."""
+    """Share of the reported memory that packs cannot use; None: it reports no memory."""
 
     @classmethod
     def drawn(cls, seed: int) -> Device:
@@ -124,12 +124,12 @@ class Device:
         return slow * (self.overhead_s + self.s_per_token * cost)
 
     def drawn_noise(self, rng: Random) -> float:
-        """Factor of one pack."""
+        """Random factor of the time of a pack."""
         spike = rng.uniform(2, 4) if rng.random() < self.slow_share else 1.0
         return rng.lognormvariate(0, self.noise) * spike
 
     def late_share(self, seconds: float, target_s: float) -> float:
-        """Probability that a pack of so many seconds without noise exceeds the target."""
+        """Probability that a pack exceeds the target, from its seconds without noise."""
 
         def over(factor: float) -> float:
             return 1 - NormalDist().cdf(math.log(target_s / seconds / factor) / self.noise)
@@ -138,13 +138,13 @@ class Device:
         return (1 - self.slow_share) * over(1.0) + self.slow_share * spiked
 
     def told_bytes(self) -> int:
-        """The memory it says that it has; 0 when it says nothing."""
+        """The memory that it reports; 0 when it reports none."""
         if self.fragments is None:
             return 0
         return int((MODEL_BYTES + PACK_BYTES) / (1 - self.fragments))
 
     def longest(self) -> float:
-        """No pair is longer: alone it meets the target even on the slow device."""
+        """The longest pair: alone it meets the target even on the slow device."""
         within = TARGET_S / max(SLOW) / 2 - self.overhead_s
         return min(within / self.s_per_token, self.memory_tokens / 2, 4096)
 
@@ -164,7 +164,7 @@ class Queue:
         self._at = 0
 
     def take(self, tokens: float, pairs: int) -> list[float]:
-        """The lengths of the next pack: at least one."""
+        """The lengths of the pairs of the next pack, at least one."""
         before, at = self._before, self._at
         end = bisect_right(before, before[at] + tokens, at) - 1
         end = min(max(end, at + 1), at + pairs, LENGTHS)
@@ -184,7 +184,7 @@ class Worker:
         self._ceiling = math.inf
 
     def work(self, until_s: float, state: PolicyState, slow: float) -> list[Observation]:
-        """Packs under a limit until a time."""
+        """Score packs under a limit until a time."""
         self.packs = []
         while self.clock_s < until_s:
             tokens = min(state.tokens, self._ceiling)
@@ -239,7 +239,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a limit gives on average."""
+    """The expected throughput and latency of a limit."""
 
     cost: float
     """Of a pack."""
@@ -252,7 +252,7 @@ class Quality:
 
 @lru_cache(maxsize=100_000)
 def quality(device: Device, tokens: int, pairs: int, slow: float) -> Quality:
-    """Of a fixed limit, without noise in the figures: over packs of the device's lengths."""
+    """The quality of a fixed limit, without noise, over packs of the device's lengths."""
     queue = _queue(device)
     costs = [sum(queue.take(tokens, pairs)) for _ in range(60)]
     seconds = [device.seconds(cost, slow) for cost in costs]
@@ -271,7 +271,7 @@ def _queue(device: Device) -> Queue:
 
 @lru_cache(maxsize=1000)
 def best(device: Device, slow: float) -> int:
-    """The best of all fixed limits in tokens."""
+    """The best of all fixed limits, in tokens."""
     steps = int(8 * math.log2(TOKENS_MAX / TOKENS_MIN))
     limits = [int(TOKENS_MIN * 2 ** (step / 8)) for step in range(steps + 1)]
     fitting = [limit for limit in limits if limit <= device.memory_tokens] or limits[:1]
@@ -285,7 +285,7 @@ def best(device: Device, slow: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One interval: the limit in force, the packs under it, their worth."""
+    """One interval: its limit, the packs scored under it, and the quality of the limit."""
 
     slow: float
     tokens: int
@@ -293,7 +293,7 @@ class Decision:
     packs: tuple[Observation, ...]
     worth: Quality
     throughput: float
-    """Of the limit, over the best one's."""
+    """Throughput of the limit, relative to the best limit."""
     reason: str
 
     @property
@@ -303,7 +303,7 @@ class Decision:
 
 
 def run(device: Device, policy: str) -> list[Decision]:
-    """All decisions of a policy on a device."""
+    """Run a policy on a device; all its decisions."""
     settings = PolicySettings.model_validate(
         {
             "policy": policy,
@@ -334,7 +334,7 @@ def run(device: Device, policy: str) -> list[Decision]:
 
 
 def judged(decisions: Sequence[Decision]) -> dict[str, float]:
-    """The columns of one run."""
+    """The table's columns for one run."""
     first, slow = decisions[: PHASES[0]], decisions[PHASES[0] : sum(PHASES[:2])]
     steady = first[SETTLED_BY:]
     packs = [pack.forward_s > TARGET_S for decision in steady for pack in decision.packs]
@@ -363,7 +363,7 @@ def _until_good(decisions: Sequence[Decision]) -> int:
 
 
 def compare(devices: Sequence[Device]) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean, 90th percentile and most of each column, for each policy."""
+    """Mean, 90th percentile and maximum of each column, for each policy."""
     runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in POLICIES}
     for device in devices:
         for policy in POLICIES:
@@ -385,7 +385,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def print_table(results: dict[str, dict[str, dict[str, float]]]) -> None:
-    """A row for each policy: the mean, and behind it the 90th percentile and the most."""
+    """Print a row for each policy: the mean, with the 90th percentile and the maximum."""
     table = Table("policy", *COLUMNS, title="mean (90th percentile, most)")
     for policy, columns in results.items():
         cells = []
@@ -400,7 +400,7 @@ def print_table(results: dict[str, dict[str, dict[str, float]]]) -> None:
 
 
 def draw_plot(device: Device, path: Path) -> None:
-    """A PNG of the four traces on one device: what each limit is worth, without noise."""
+    """Draw the four traces on one device: the quality of each limit, without noise."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 7), layout="constrained")
@@ -428,11 +428,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="three devices")
-    parser.add_argument("--devices", type=int, default=100, help="how many (100)")
-    parser.add_argument("--tuning", action="store_true", help="on the seeds for tuning")
+    parser.add_argument("--devices", type=int, default=100, help="number of devices (100)")
+    parser.add_argument("--tuning", action="store_true", help="use the seeds for tuning")
     parser.add_argument("--silent", action="store_true", help="devices hide their memory's size")
     parser.add_argument("--plot", type=Path, help="draw the traces of one device to this PNG")
-    parser.add_argument("--plot-seed", type=int, default=8, help="which device (8)")
+    parser.add_argument(
+        "--plot-seed", type=int, default=8, help="seed of the device of the plot (8)"
+    )
     options = parser.parse_args(arguments)
     before = surroundings()
     first, count = TUNING_SEED if options.tuning else SEED, 3 if options.quick else options.devices

@@ -1,7 +1,7 @@
-"""How near the engine comes to the device's limit, and how far ahead of its peers it is.
+"""Compare the engine with the device's limit and with its peers.
 
     python benchmarks/engine.py                   the shapes of docs/performance.md, CPU; minutes
-    python benchmarks/engine.py --quick           a tiny model and few pairs: does it run?
+    python benchmarks/engine.py --quick           a tiny model and few pairs: a smoke test
     python benchmarks/engine.py --shape 8b --device cuda --dtype bf16 --limits 2048 8192 32768
     python benchmarks/engine.py --rounds 5 --peers ""
 
@@ -9,7 +9,7 @@
     card    the model card's procedure: transformers, padded left, full logits, batches of 8
     st      sentence-transformers: CrossEncoder.predict, batches of 32
 
-Random weights, real prose, the same pairs for all, each side in a process of its own, in turns;
+Random weights, real prose, the same pairs for all, each side in its own process, in turns;
 the best round of each counts. "Share" is useful FLOPs per second (linear layers and attention of
 the tokens that must be computed) over the rate of this device's matrix products of the model's
 shapes, measured in the same process before and after.
@@ -43,13 +43,13 @@ SHAPES = {
     "8b": Shape(36, 4096, 12_288, 32, 8, 128, 16_384),
 }
 PEERS = {"card": run_card, "st": run_st}
-#: Rows of the matrix products whose rate is the yardstick.
+#: Rows of the matrix products whose rate is the reference.
 YARDSTICK_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What only the engine knows."""
+    """Options of the engine alone."""
 
     attention: str
     limits: tuple[int, ...]
@@ -118,14 +118,15 @@ def score_all(engine: Any, requests: Sequence[dict[str, Any]], limit: Limit) -> 
 
 
 def prompts_of(engine: Any, requests: Sequence[dict[str, Any]]) -> list[Prompt]:
-    """All pairs' prompts, in order."""
+    """The prompts of all pairs, in order."""
     parsed = [Request.of(r["query"], r["documents"]) for r in requests]
     encoded = engine.prompter.encode_all(parsed, max_length=8192)
     return [p for prompts in encoded for p in prompts if isinstance(p, Prompt)]
 
 
 def useful_flops(shape: Shape, prompts: Sequence[Prompt]) -> float:
-    """Each query once and each document, kept parts aside; the last layer only where it counts."""
+    """FLOPs of each query (once) and each document, without cached parts; the last layer counts
+    only at the last position."""
     width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     kv = 4 * shape.hidden * kv_width
     rest = 4 * shape.hidden * width + 6 * shape.hidden * shape.intermediate
@@ -146,7 +147,7 @@ def useful_flops(shape: Shape, prompts: Sequence[Prompt]) -> float:
 
 
 def matmul_flops_per_s(shape: Shape, decoder: Any) -> float:
-    """The rate of one layer's four products, each at its best of several runs."""
+    """The rate of one layer's four matrix products, each at the best of several runs."""
     import torch
 
     width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -244,7 +245,7 @@ def measure(
 
 
 def show(result: dict[str, Any]) -> None:
-    """One shape of work, for people."""
+    """Print a table of one shape of work."""
     print(f"\n{result['work']}: {result['pairs']} pairs of {result['mean_document_tokens']} tokens")
     print(
         f"  engine {result['pairs_per_s']:9.2f} pairs/s  {result['peak_mb']:6} MB  "

@@ -1,17 +1,17 @@
-"""What HTTP and the queue add to a request, and what happens when hundreds ask at once.
+"""What HTTP and the queue add to the latency of a request, and the load of hundreds of clients.
 
     python benchmarks/gateway.py             10 documents on pocket-text; 200 clients for 60 s
-    python benchmarks/gateway.py --quick     few requests, few clients, some seconds: does it run?
+    python benchmarks/gateway.py --quick     few requests, few clients, some seconds: a smoke test
 
-    engine   `Reranker.process` in a process of its own: no queue, no HTTP
+    engine   `Reranker.process` in its own process: no queue, no HTTP
     client   `Client.rerank` to a warm worker of `rerank up`: Redis, Celery
     gateway  POST /v1/rerank of the same stack
     plain    a FastAPI server of a few lines around sentence-transformers' CrossEncoder
 
-First one request after the other, each with a query of its own; what is added is the difference of
-the medians to the engine. Then so many clients at once, each asking again when it has its answer
-(or, after a 429, when Retry-After is over): answers per second, failures, and the server's resident
-memory at the end against that after a quarter of the time. Both get as many CPU threads.
+First one request after the other, each with its own query; the added latency is the difference of
+the medians from the engine's. Then many clients at once, each sending its next request when it has
+its answer (or, after a 429, when Retry-After is over): answers per second, failures, and the
+server's resident memory at the end and after a quarter of the time. Both use as many CPU threads.
 
 Prints two tables, and as its last line all figures as JSON.
 """
@@ -50,7 +50,7 @@ prose = functools.cache(passages)
 
 
 def request(number: int) -> dict[str, Any]:
-    """A query of its own and ten passages."""
+    """A request with its own query and ten passages."""
     texts = prose()
     first = number * DOCUMENTS % (len(texts) - DOCUMENTS)
     query = " ".join(texts[number % len(texts)].split()[:8])
@@ -72,7 +72,7 @@ def seconds_of(ask: Callable[[dict[str, Any]], Any], count: int) -> list[float]:
 
 
 def engine_seconds(setting: Setting, count: int) -> list[float]:
-    """In this process, without queue and HTTP."""
+    """Seconds in this process, without queue and HTTP."""
     import torch
 
     from rerankfleet import Reranker
@@ -83,7 +83,7 @@ def engine_seconds(setting: Setting, count: int) -> list[float]:
 
 
 def http_seconds(address: str, model: str, count: int) -> list[float]:
-    """Over one connection that is kept."""
+    """Seconds over one persistent connection."""
     with httpx.Client(base_url=address, timeout=TIMEOUT_S) as http:
 
         def ask(body: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def http_seconds(address: str, model: str, count: int) -> list[float]:
 
 
 def client_seconds(env: dict[str, str], model: str, count: int) -> list[float]:
-    """Through the queue, without HTTP."""
+    """Seconds through the queue, without HTTP."""
     from rerankfleet import Client
     from rerankfleet.shared.settings import load_settings
 
@@ -116,7 +116,7 @@ def _ms(seconds: float) -> float:
 
 
 def outcome_of(answer: httpx.Response) -> str:
-    """The status of an answer; of a failure also its code, which says why."""
+    """The status of an answer; of a failure also its code."""
     if answer.status_code in (200, 429):
         return str(answer.status_code)
     with suppress(ValueError, KeyError, TypeError):
@@ -125,7 +125,7 @@ def outcome_of(answer: httpx.Response) -> str:
 
 
 async def load(address: str, model: str, pid: int, clients: int, load_s: float) -> dict[str, Any]:
-    """Many clients for a while: what they were answered, and the server's memory meanwhile."""
+    """Load from many clients: their answers, and the server's memory."""
     statuses: Counter[str] = Counter()
     seconds: list[float] = []
     memory: list[int] = []
@@ -176,7 +176,7 @@ async def load(address: str, model: str, pid: int, clients: int, load_s: float) 
 
 
 def serve_plain(model: str, port: int, threads: int) -> None:
-    """What a team writes first: an endpoint around CrossEncoder.predict."""
+    """The simplest server: an endpoint around CrossEncoder.predict."""
     import torch
     import uvicorn
     from fastapi import FastAPI
@@ -207,7 +207,7 @@ def serve_plain(model: str, port: int, threads: int) -> None:
 
 @contextmanager
 def plain_server(setting: Setting) -> Iterator[tuple[str, int]]:
-    """Run it in a process of its own; yields address and pid."""
+    """Run the plain server in its own process; yields address and pid."""
     from rerankfleet.producer.local import free_port
     from rerankfleet.workers.engine import resolve_model
 
@@ -223,7 +223,7 @@ def plain_server(setting: Setting) -> Iterator[tuple[str, int]]:
         server.terminate()
         try:
             server.wait(20)
-        except subprocess.TimeoutExpired:  # its threads still compute
+        except subprocess.TimeoutExpired:  # its threads are still computing
             server.kill()
 
 
@@ -241,7 +241,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
 
 
 def measure(setting: Setting, count: int, clients: int, load_s: float) -> dict[str, Any]:
-    """All sides, one after the other."""
+    """Measure all sides, one after the other."""
     alone: dict[str, list[float]] = {}
     crowd: dict[str, dict[str, Any]] = {}
     model = setting.model
@@ -270,7 +270,7 @@ def _gateway_pid(pid: int) -> int:
 
 
 def tables(results: dict[str, Any]) -> None:
-    """Print the figures for people."""
+    """Print the figures as tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -292,9 +292,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few requests, few clients")
-    parser.add_argument("--clients", type=int, help=f"at once ({CLIENTS})")
-    parser.add_argument("--seconds", type=float, help=f"of load ({LOAD_S:g})")
-    parser.add_argument("--requests", type=int, help=f"one after the other ({REQUESTS})")
+    parser.add_argument("--clients", type=int, help=f"clients at once ({CLIENTS})")
+    parser.add_argument("--seconds", type=float, help=f"seconds of load ({LOAD_S:g})")
+    parser.add_argument("--requests", type=int, help=f"requests one after the other ({REQUESTS})")
     parser.add_argument("--model", default="pocket-text", help="a model folder or hub name")
     parser.add_argument("--threads", type=int, default=cpu_count(), help="CPU threads (all)")
     parser.add_argument("--serve-plain", nargs=3, help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
 """Seconds from JPEG bytes to 1024 × 768 pixels, cropped and blurred: rerankfleet and plain Pillow.
 
     python benchmarks/images.py             photo-like images of 4096 × 3072 and 4032 × 3024
-    python benchmarks/images.py --quick     small ones, once: does it run?
+    python benchmarks/images.py --quick     small ones, once: a smoke test
 
     ours     workers/images: reduced-scale decoding, one resample, blur in integers; quality apart
     pillow   Image.open, convert, ImageOps.fit bicubic, GaussianBlur(0.3)
@@ -63,19 +63,19 @@ def photo(width: int, height: int) -> bytes:
 
 
 def ours(data: bytes) -> np.ndarray:
-    """What a decoding process does, measuring quality and hashing included."""
+    """What a decoding process does, including quality assessment and hashing."""
     return decode(data, ImageSpec()).pixels
 
 
 def pillow(data: bytes) -> np.ndarray:
-    """The plain way."""
+    """The same with plain Pillow."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     fitted = ImageOps.fit(image, TARGET, Image.Resampling.BICUBIC)
     return np.asarray(fitted.filter(ImageFilter.GaussianBlur(SIGMA)))
 
 
 def in_turn(rounds: int, **sides: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each side, after one round that does not count."""
+    """Median seconds of each side, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for counts in [False] + [True] * rounds:
         for name, side in sides.items():
@@ -92,7 +92,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Both sides on one image."""
+    """Measure both sides on one image."""
     data = photo(*size)
     pixels = ours(data)
     seconds = in_turn(rounds, ours=lambda: ours(data), pillow=lambda: pillow(data))
@@ -109,7 +109,7 @@ def measure(size: tuple[int, int], rounds: int) -> dict[str, Any]:
 
 
 def measure_blur(rounds: int) -> dict[str, float]:
-    """The blur alone, on noise of the target's size."""
+    """Measure the blur alone, on noise of the target's size."""
     noise = np.random.default_rng(SEED).integers(0, 256, (*TARGET[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
 
@@ -125,11 +125,11 @@ def measure_blur(rounds: int) -> dict[str, float]:
 
 
 def table(results: Sequence[dict[str, Any]], blurred: dict[str, float]) -> None:
-    """Print the figures for people."""
+    """Print the figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("picture")
+    shown = Table("image")
     for name in ("pillow ms", "ours ms", "of it quality", "share", "difference"):
         shown.add_column(name, justify="right")
     for r in results:

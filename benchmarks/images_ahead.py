@@ -1,14 +1,14 @@
-"""Does decoding run ahead of the device? A job's time beside the longer of the two.
+"""Does decoding run ahead of the device? Compare a job's time with the longer of the two.
 
     python benchmarks/images_ahead.py             240 images of 12 megapixels; under a minute
-    python benchmarks/images_ahead.py --quick     few small images: does it run?
+    python benchmarks/images_ahead.py --quick     few small images: a smoke test
 
-The real way from files to results: read, decoded by processes apart, prepared in runs, packed.
-Only the device is none: it waits so long for each pair that all pairs take as long as decoding
-alone does (or a share of it, --device-share), and leaves the cores alone, as a GPU does.
+The real path from files to results: read, decoded in separate processes, prepared in runs, packed.
+Only the device is simulated: it sleeps for each pair, so that all pairs together take as long as
+decoding alone (or a share of it, --device-share), and uses no cores, like a GPU.
 
     decode    all images, nothing else: the mean of before and after the job
-    device    all packs, nothing else: so it is set
+    device    all packs, nothing else, by construction
     job       both, as `rerank score` does it
     overlap   job / the longer of the two; 1 is perfect, 2 is one after the other
 
@@ -48,7 +48,7 @@ QUERY = Tokens.of(range(20))
 
 
 class Device:
-    """Takes `pair_s` seconds for each pair, and no core."""
+    """Sleeps for `pair_s` seconds for each pair."""
 
     prices = Prices()
 
@@ -63,7 +63,7 @@ class Device:
         return [0.0] * pack.pairs
 
     def free(self) -> None:
-        """Holds nothing."""
+        """Does nothing: there is nothing to free."""
 
 
 class Prompter:
@@ -88,7 +88,7 @@ class Prompter:
 
 
 def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """So many photographs in all but their motif: eight of them, again and again."""
+    """Save this many photo-like images: eight, repeated."""
     rng = np.random.default_rng(2)
     width, height = size
     drawn = []
@@ -105,15 +105,15 @@ def draw(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def slices_of(count: int, turn: int) -> Iterator[Slice]:
-    """A catalog of one query: each image is a slice. In each turn it has another address, since
-    the images had last are known by it."""
+    """A catalog of one query: each image is a slice. The paths differ in each turn, since recent
+    images are cached by path."""
     for number in range(count):
         document = Document(image=f"{'./' * turn}{number}.jpg")
         yield Slice(line=number + 1, query="q", documents=[document], indices=[0])
 
 
 def decode_s(source: ImageSource, spec: JobSpec, count: int, turn: int) -> float:
-    """Seconds to read and decode all images, none of them kept."""
+    """Seconds to read and decode all images, none of them cached."""
     start = time.perf_counter()
     for run in in_runs(slices_of(count, turn)):
         loaded = source.load([w for piece in run for w in images_of(piece.documents[0], spec)])
@@ -126,7 +126,7 @@ def job_s(source: ImageSource, spec: JobSpec, count: int, device: Device, turn: 
     stop = threading.Event()
     batcher = Batcher(device, Limit(PACK_TOKENS), waiting_tokens_max=WAITING_TOKENS_WITH_IMAGES)
     scorer = Scorer(Prompter(), batcher, source)
-    device.busy_s = 0.0  # the scorer is ready
+    device.busy_s = 0.0  # the scorer has started
     start = time.perf_counter()
     scored = sum(
         len(outcome.results)
@@ -144,12 +144,12 @@ def measure(folder: Path, count: int, size: tuple[int, int], share: float) -> di
     spec = make_spec(model="none", input=InputRef(uri="", size=0, tag=""))
     draw(folder, count, size)
     source = ImageSource.of(Settings(), folder)
-    decode_s(source, spec, min(count, 16), turn=0)  # the processes start
+    decode_s(source, spec, min(count, 16), turn=0)  # starts the processes
     before_s = decode_s(source, spec, count, turn=1)
     device = Device(before_s * share / count)
     whole_s = job_s(source, spec, count, device, turn=2)
     after_s = decode_s(source, spec, count, turn=3)
-    alone_s = (before_s + after_s) / 2  # the machine may have changed
+    alone_s = (before_s + after_s) / 2  # the speed of the machine may drift
     source.close()
     return {
         "images": count,
@@ -167,9 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few small images")
-    parser.add_argument("--images", type=int, default=240, help="how many (240)")
+    parser.add_argument("--images", type=int, default=240, help="number of images (240)")
     parser.add_argument(
-        "--device-share", type=float, default=1.0, help="the device's time over decoding's (1)"
+        "--device-share",
+        type=float,
+        default=1.0,
+        help="time of the device over that of decoding (1)",
     )
     options = parser.parse_args(arguments)
     before = surroundings() | {"cores": cpu_count()}

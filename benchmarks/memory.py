@@ -1,10 +1,10 @@
-"""Does `rerank score` keep its memory flat over a very large file?
+"""Does the memory of `rerank score` stay constant over a very large file?
 
     python benchmarks/memory.py                   a million short pairs; some minutes
-    python benchmarks/memory.py --pairs 20000     does it run?
+    python benchmarks/memory.py --pairs 20000     a smoke test
 
-A tiny random model, ten short documents to a query. Resident memory of the process is sampled
-twice a second; what counts is how much it grows from the first tenth of the run to its end.
+A tiny random model, ten short documents per query. Resident memory of the process is sampled
+twice a second; the result is how much it grows from the first tenth of the run to its end.
 
 Prints a line per tenth, and as its last line all figures as JSON.
 """
@@ -33,7 +33,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def write_requests(path: Path, pairs: int) -> None:
-    """A file of so many pairs, written as it is drawn."""
+    """Write a file of this many pairs, drawn one by one."""
     rng, prose = random.Random(3), passages()
 
     def words(count: int) -> str:
@@ -47,7 +47,7 @@ def write_requests(path: Path, pairs: int) -> None:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process now; 0 when it has ended."""
+    """Resident memory of a process; 0 when it has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, IndexError):
@@ -55,7 +55,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def watch(command: Sequence[str]) -> list[int]:
-    """Run a command; its resident bytes, sampled to its end."""
+    """Run a command; samples of its resident bytes."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     samples = []
     while process.poll() is None:
@@ -68,13 +68,13 @@ def watch(command: Sequence[str]) -> list[int]:
 
 
 def tenths(samples: Sequence[int]) -> list[int]:
-    """The most memory in each tenth of a run."""
+    """Peak memory in each tenth of a run."""
     edges = [len(samples) * tenth // 10 for tenth in range(11)]
     return [max(samples[a:b], default=0) for a, b in pairwise(edges)]
 
 
 def measure(pairs: int, folder: Path) -> dict[str, Any]:
-    """Score so many pairs with a tiny model."""
+    """Score this many pairs with a tiny model."""
     model, source, output = folder / "model", folder / "in.jsonl", folder / "out.jsonl"
     in_own_process(build_model, model, TINY)
     write_requests(source, pairs)

@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is the same for all sides."""
+    """The settings shared by all sides."""
 
     model: str
     device: str
@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of a `rerank` command, without settings of the user's own."""
+        """The environment of a `rerank` command, without the user's settings."""
         own = {k: v for k, v in os.environ.items() if not k.startswith("RERANK_")}
         return own | {
             "RERANK_DEVICE": self.device,
@@ -42,7 +42,7 @@ class Setting:
 
 @dataclass(slots=True)
 class Run:
-    """What one side did with one shape of work."""
+    """The result of one side with one shape of work."""
 
     seconds: float
     peak_rss_bytes: int
@@ -118,20 +118,20 @@ def chat_template() -> str:
     """The model card's prompt as a template over messages of the roles query and document."""
     parts = (
         json.dumps(f"{SYSTEM_TURN}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: "),
-        "said('query')",
+        "text_of('query')",
         json.dumps("\n<Document>: "),
-        "said('document')",
+        "text_of('document')",
         json.dumps(SUFFIX),
     )
     return (
-        "{%- macro said(role) -%}{%- for message in messages if message.role == role -%}"
+        "{%- macro text_of(role) -%}{%- for message in messages if message.role == role -%}"
         "{{ message.content if message.content is string else message.content[0].text }}"
         "{%- endfor -%}{%- endmacro -%}{{ " + " + ".join(parts) + " }}"
     )
 
 
 def _prepare(setting: Setting) -> tuple[Any, str, Any]:
-    """Set threads, silence bars; torch, the device and the number type."""
+    """Set threads, disable progress bars; returns torch, the device and the number type."""
     import torch
     from transformers.utils import logging
 

@@ -1,12 +1,12 @@
-"""How far does a pair's margin move with the company it keeps in a pack, by number type?
+"""How much does a pair's margin depend on the other pairs of its pack, by number type?
 
     python benchmarks/spread.py                                  fp32 and bf16 on the CPU
     python benchmarks/spread.py --device cuda --dtypes bf16 fp16 --model Qwen/Qwen3-Reranker-0.6B
-    python benchmarks/spread.py --quick                          a tiny model: does it run?
+    python benchmarks/spread.py --quick                          a tiny model: a smoke test
 
 Each pair is scored alone and in packs of several sizes, in shuffled order. Its spread is its
-largest margin less its smallest; beside it stands how far the margins are from fp32 alone, and how
-often a query's best document changes.
+largest margin less its smallest; the table also shows how far margins are from those of fp32 alone,
+and how often a query's best document changes.
 
 Prints a table, and as its last line all figures as JSON.
 """
@@ -32,10 +32,10 @@ PACKS = (256, 1024, 4096)
 QUERIES, DOCUMENTS = 5, 10
 
 
-def margins_by_company(
+def margins_by_packing(
     folder: str, requests: list[dict[str, Any]], dtype: str, device: str
 ) -> list[list[float]]:
-    """[companies][pairs]: alone, then in packs of each size."""
+    """Margins [packings][pairs]: alone, then in packs of each size."""
     from rerankfleet.workers.engine import load_engine
 
     engine = load_engine(folder, dtype=dtype, device=device)
@@ -50,7 +50,7 @@ def margins_by_company(
 
 
 def describe(margins: np.ndarray, exact: np.ndarray) -> dict[str, float]:
-    """Figures of [companies, pairs] margins beside those of fp32 alone."""
+    """Figures of [packings, pairs] margins, compared with those of fp32 alone."""
     spread = margins.max(0) - margins.min(0)
     best = margins.reshape(len(margins), -1, DOCUMENTS).argmax(-1)
     return {
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         requests, _ = make_requests(Work("spread", QUERIES, DOCUMENTS, 85), model)
         exact, results = None, {}
         for dtype in dict.fromkeys(["fp32", *options.dtypes]):
-            run = in_own_process(margins_by_company, model, requests, dtype, options.device)
+            run = in_own_process(margins_by_packing, model, requests, dtype, options.device)
             margins = np.array(run)
             exact = margins[0] if exact is None else exact
             if dtype in options.dtypes:

@@ -1,7 +1,7 @@
-"""Pairs per second of rerankfleet and of what people use today: same weights, same pairs, one run.
+"""Pairs per second of rerankfleet and of common alternatives: same weights, same pairs, one run.
 
     python benchmarks/text.py             a random model, three shapes of work; some minutes
-    python benchmarks/text.py --quick     a tiny model, few pairs, one shape: does it run?
+    python benchmarks/text.py --quick     a tiny model, few pairs, one shape: a smoke test
     python benchmarks/text.py --model Qwen/Qwen3-Reranker-0.6B --device cuda --dtype bf16
 
     score   `rerank score`
@@ -9,10 +9,10 @@
     card    the model card's procedure: transformers, padded left, full logits, batches of 8
     st      sentence-transformers: CrossEncoder.predict, batches of 32
 
-Each side runs in processes of its own, with as many threads as the others, one after the other.
+Each side runs in its own processes, with as many threads as the others, one after the other.
 Seconds are those of the work: tokenising, scoring, and for score and queue also reading and
-writing the files. Start-up (imports, weights, self-test) is measured apart. Memory is the peak of
-resident memory; of the queue it is the worker's, and the sum of all its processes.
+writing the files. Start-up (imports, weights, self-test) is measured separately. Memory is peak
+resident memory; of the queue it is the worker's, and the sum over all its processes.
 
 Prints a table, and as its last line all figures as JSON.
 """
@@ -75,7 +75,7 @@ def make_requests(work: Work, model: str) -> tuple[list[dict[str, Any]], float]:
     prose = passages()
     tokenizer = Tokenizer.from_file(str(Path(model) / "tokenizer.json"))
     sizes = [len(encoded) for encoded in tokenizer.encode_batch_fast(prose)]
-    # by so much the last passage overshoots on average: half a passage, met in proportion to size
+    # mean overshoot of the last passage: half a passage, weighted by size
     enough = work.tokens - sum(size**2 for size in sizes) / sum(sizes) / 2
 
     def document() -> str:
@@ -123,7 +123,7 @@ def run_score(requests: list[dict[str, Any]], setting: Setting, folder: Path) ->
 
 
 def run_queue(requests: list[dict[str, Any]], setting: Setting, folder: Path) -> Run:
-    """`rerank submit --wait` to a fleet of our own, whose worker has scored a job before."""
+    """`rerank submit --wait` to a local fleet with a warm worker."""
     with fleet(setting, folder / "state") as (env, pid, start_up_s):
         warm_up = _write(requests[:1], folder, "warm-up.jsonl")
         _submit(warm_up, folder / "warmed.jsonl", setting, env)
@@ -172,7 +172,7 @@ def _submit(source: Path, output: Path, setting: Setting, env: dict[str, str]) -
 
 
 def _peaks(pid: int) -> list[int]:
-    """Peak resident memory of a process and of each one below it; now's where it is not known."""
+    """Peak resident memory of a process and its children; current where the peak is unknown."""
     import psutil
 
     peaks = []
@@ -205,14 +205,14 @@ def _margins(output: Path, requests: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a fresh process that ends with it."""
+    """Call a function in a fresh process that ends after it."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def measure(work: Work, setting: Setting, sides: Sequence[str]) -> dict[str, Any]:
-    """All sides on one shape of work."""
+    """Measure all sides on one shape of work."""
     requests, tokens = make_requests(work, setting.model)
     count = work.queries * work.documents
     runs: dict[str, Run] = {}
@@ -263,7 +263,7 @@ def start_up(setting: Setting) -> float:
 
 
 def shapes(queries: int, documents: int, *, quick: bool) -> list[Work]:
-    """Many documents of a query; one of each; long ones. Only the first when it must be quick."""
+    """Many documents per query, one per query, long ones; only the first if `quick`."""
     lengths = [
         Work("many documents", queries, documents, 85),
         Work("one document", math.ceil(queries * documents / 2), 1, 85),
@@ -273,7 +273,7 @@ def shapes(queries: int, documents: int, *, quick: bool) -> list[Work]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> None:
-    """Print the figures for people."""
+    """Print the figures as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -304,7 +304,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--queries", type=int, help="queries of the first shape (4)")
-    parser.add_argument("--documents", type=int, help="documents of each of them (50)")
+    parser.add_argument("--documents", type=int, help="documents of each query (50)")
     parser.add_argument("--quick", action="store_true", help="a tiny model, few pairs, one shape")
     parser.add_argument("--model", help="a model folder or hub name; a random model by default")
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda (cpu)")
@@ -322,7 +322,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 @contextmanager
 def model_folder(options: argparse.Namespace) -> Iterator[tuple[str, Any]]:
-    """The folder of the model, and what it is in words."""
+    """The folder of the model, and its description."""
     if options.model:
         from rerankfleet.workers.engine import resolve_model
 

@@ -1,18 +1,18 @@
-"""Pairs per second with images: the engine beside the authors' procedure, same weights.
+"""Pairs per second with images: the engine and the authors' procedure, same weights.
 
     python benchmarks/vision.py             three sizes, two shapes of work, CPU; some minutes
-    python benchmarks/vision.py --quick     a tiny model, small images: does it run?
+    python benchmarks/vision.py --quick     a tiny model, small images: a smoke test
     python benchmarks/vision.py --device cuda --dtype bf16
 
     engine   tokenising, packing, vision tower and decoder in one process
-    authors  transformers' unmodified model, one pair a forward pass, as Qwen3-VL-Reranker's script
+    authors  transformers' unmodified model, a pair per forward pass, as Qwen3-VL-Reranker's script
 
 Random weights, noise for images; decoding is left out on both sides. Two shapes of work:
 
-    ranking  one text query, 20 images           an image meets one query
-    catalog  10 text queries, 10 images          the tower sees an image once for all of them
+    ranking  one text query, 20 images           an image is scored with one query
+    catalog  10 text queries, 10 images          the tower encodes an image once for all of them
 
-The language model reads an image once a query, so no engine can be faster than the bound
+The language model reads an image once per query, so no engine can exceed the bound
 (tower + pair) / (tower ÷ reuse + document's part of the pair), with the authors' own times.
 
 Prints a table, and as its last line all figures as JSON.
@@ -60,7 +60,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is the same for both sides."""
+    """The settings shared by both sides."""
 
     model: str
     device: str
@@ -125,7 +125,7 @@ def build_vl_model(folder: Path, quick: bool) -> None:
 
 
 def images_of(work: Work) -> list[Visual]:
-    """Noise, the same for both sides."""
+    """Images of noise, the same for both sides."""
     rng = np.random.default_rng(5)
     width, height = work.size
     return [
@@ -144,7 +144,7 @@ def requests_of(work: Work) -> list[Request]:
 
 
 def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
-    """Seconds and margins; a catalog goes image by image, as its shards do."""
+    """Seconds and margins; a catalog is scored image by image, like its shards."""
     import torch
 
     from rerankfleet.workers.engine import load_engine
@@ -165,7 +165,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
 
 
 def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
-    """Margins by request, in packs of at most `limit` tokens cut image by image."""
+    """Margins by request, in packs of at most `limit` tokens, image by image."""
     encoded = engine.prompter.encode_all(requests, max_length=8192)
     pairs = [(q, d, p) for q, prompts in enumerate(encoded) for d, p in enumerate(prompts)]
     pairs.sort(key=lambda pair: pair[1])
@@ -185,7 +185,7 @@ def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
 
 
 def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
-    """One pair a forward pass; and how long the tower and the language model take of it."""
+    """Score one pair per forward pass; also the seconds of the tower and of the language model."""
     import torch
     from transformers import Qwen3VLForConditionalGeneration
 
@@ -246,7 +246,7 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
 
 
 def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
-    """Both sides on one shape of work."""
+    """Measure both sides on one shape of work."""
     ours = in_own_process(run_engine, work, setting, limit)
     theirs = in_own_process(run_authors, work, setting)
     pairs = work.queries * work.images
@@ -274,7 +274,7 @@ def measure(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
 
 
 def show(row: dict[str, Any]) -> None:
-    """One shape of work, for people."""
+    """Print the figures of one shape of work."""
     print(
         f"{row['work']:8} {row['size'][0]:5}×{row['size'][1]:<5}"
         f"engine {row['engine_pairs_per_s']:7.2f}  authors {row['authors_pairs_per_s']:7.2f} "
@@ -284,7 +284,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """640x480 -> (640, 480), in whole visual tokens."""
+    """640x480 -> (640, 480), multiples of a visual token."""
     width, height = (int(side) for side in text.split("x"))
     if width % TOKEN_PX or height % TOKEN_PX:
         raise argparse.ArgumentTypeError(f"{text}: sides must be multiples of {TOKEN_PX}")

@@ -1,1 +1,1 @@
-"""How the demonstration models came about, and studies of what reranking depends on."""
+"""Training of the demonstration models, and studies of what affects reranking."""

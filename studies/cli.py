@@ -1,4 +1,4 @@
-"""The sub-commands that study: `rerank study …`."""
+"""The sub-commands of `rerank study`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def commands(app: typer.Typer) -> None:
 
 
 def _study() -> None:
-    """Studies of what reranking depends on, with your own model and data.
+    """Study what affects reranking, with your own model and data.
 
     Example: rerank study resolution images/ --queries queries.txt --model M -o study
     """
@@ -84,7 +84,7 @@ def resolution(
     example: ExampleOption = None,
     force: ForceOption = False,
 ) -> None:
-    """What margins, ranks and speed depend on an image's size: a table, a plot, all scores.
+    """How margins, ranks and speed depend on image size: a table, a plot, all scores.
 
     Example: rerank study resolution images/ --queries queries.txt --model M -o study
     """

@@ -46,7 +46,7 @@ def pipeline(model: models.BPE) -> Tokenizer:
 
 
 def trainer(pieces: int) -> trainers.BpeTrainer:
-    """Learns so many pieces, all bytes among them."""
+    """A trainer for this many pieces, including all bytes."""
     return trainers.BpeTrainer(
         vocab_size=pieces,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

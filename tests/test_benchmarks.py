@@ -1,4 +1,4 @@
-"""Benchmarks run to their last line, which a machine can read. What they measure is not judged."""
+"""Benchmarks run to their last line, which is JSON. The figures are not judged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def run_quickly(name: str) -> dict[str, Any]:
-    """The last line of a benchmark's quick run, which says what was measured, and where."""
+    """The parsed last line of a benchmark's quick run: what was measured, and where."""
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
     assert process.returncode == 0, process.stderr
@@ -64,7 +64,7 @@ def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
 def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
     # given the benchmark with a tiny model, when it runs
     result = run_quickly("text")
-    # then its last line says what was measured, and with what
+    # then its last line describes what was measured, and with what
     assert result["device"] == "cpu"
     assert result["start_up_s"] > 0
     assert {"torch", "transformers"} <= set(result["versions"])
@@ -89,7 +89,7 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     command += ["--seconds", str(patient(0.2)), "--policy-seconds", str(patient(0.8))]
     # when it runs
     process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
-    # then its last line has each fixed limit, the best of them, and the policies beside it
+    # then its last line has each fixed limit, the best of them, and the policies
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])
     assert result["benchmark"] == "adaptive"
@@ -100,7 +100,7 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
         ratio = policy["settled"]["tokens_per_s"] / best["tokens_per_s"]
         assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3)
         assert policy["limits"][-1]["reason"]
-    # and each began at the worst limit
+    # and each policy started at the worst limit
     firsts = {name: policy["limits"][0] for name, policy in result["policies"].items()}
     assert firsts["model"]["tokens"] == firsts["tested"]["tokens"] == 64
     assert firsts["thresholds"]["pairs"] == 4
@@ -115,7 +115,7 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
     process = subprocess.run(
         [*command, "--plot", plot], capture_output=True, text=True, timeout=patient(300)
     )
-    # then its last line has every column of every policy; simulated, so the figures are certain
+    # then its last line has every column of every policy; simulated figures are deterministic
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])
     assert result["benchmark"] == "controller"
@@ -135,7 +135,7 @@ def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
     command += ["--seconds", str(patient(1))]
     # when it runs
     process = subprocess.run(command, capture_output=True, text=True, timeout=patient(900))
-    # then its last line has each side's latency, and what a crowd was answered
+    # then its last line has each side's latency, and the answers under load
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])
     assert result["benchmark"] == "gateway"

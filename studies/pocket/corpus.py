@@ -1,9 +1,9 @@
-"""English passages from text that ships with Python: the only thing `pocket-text` learns from.
+"""English passages from text that ships with Python, the only training text of `pocket-text`.
 
 Docstrings and longer comments of the standard library's modules, docstrings of the built-in types,
 and the language reference in `pydoc_data.topics`, cut into passages of 20 to 200 words. Each
-passage knows its topic (a module, a built-in, a help topic), so that a held-out topic is unseen as
-a whole, and neighbours make hard negatives. Knows nothing of tokens or queries.
+passage has a topic (a module, a built-in, a help topic), so that held-out topics are entirely
+unseen, and passages of one topic make hard negatives. Independent of tokens and queries.
 
     python -m rerankfleet.studies.pocket.corpus        # counts and a few samples
 """
@@ -26,7 +26,7 @@ from pathlib import Path
 
 MIN_WORDS, MAX_WORDS = 20, 200
 HELD_OUT_PERCENT = 8
-# Generated tables and vendored installers: long, repetitive, nothing to learn.
+# Generated tables and vendored installers: long and repetitive.
 SKIPPED_PARTS = {"site-packages", "idlelib", "lib2to3", "ensurepip", "encodings", "pydoc_data"}
 
 
@@ -48,7 +48,7 @@ def passages() -> list[Passage]:
 
 
 def split(items: Iterable[Passage]) -> tuple[list[Passage], list[Passage]]:
-    """(training, held out), divided by topic: no module or help page stands on both sides."""
+    """(training, held out), divided by topic: no module or help page is in both."""
     train: list[Passage] = []
     held_out: list[Passage] = []
     for item in items:
@@ -58,7 +58,7 @@ def split(items: Iterable[Passage]) -> tuple[list[Passage], list[Passage]]:
 
 
 def cut(text: str) -> Iterator[str]:
-    """Paragraphs joined until a passage is long enough; one that is too long is cut at a word."""
+    """Join paragraphs until a passage is long enough; cut one that is too long at a word."""
     pending: list[str] = []
     target = MIN_WORDS
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
@@ -71,7 +71,7 @@ def cut(text: str) -> Iterator[str]:
             pending = pending[MAX_WORDS:]
         if len(pending) >= target:
             yield " ".join(pending)
-            # Passages of many lengths: the next one waits for a different number of words.
+            # Passages vary in length: each has a different minimum number of words.
             target = MIN_WORDS + (len(pending) * 37) % 110
             pending = []
     if len(pending) >= MIN_WORDS:
@@ -89,7 +89,7 @@ def _fingerprint(text: str) -> str:
 
 
 def _sources() -> Iterator[tuple[str, str]]:
-    """(topic, text) of everything there is."""
+    """(topic, text) of all sources."""
     topics: dict[str, str] = import_module("pydoc_data.topics").topics
     for name in sorted(topics):
         yield f"help:{name}", topics[name]
@@ -142,7 +142,7 @@ def _builtin_docstrings() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Print how much there is."""
+    """Print the size of the corpus."""
     train, held_out = split(passages())
     for name, part in (("train", train), ("held out", held_out)):
         words = sum(len(p.text.split()) for p in part)

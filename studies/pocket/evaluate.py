@@ -3,8 +3,8 @@
     python -m rerankfleet.studies.pocket.evaluate --model workers/models/pocket-text
 
 English: topics of Python's own documentation that training never saw; 19 other passages drawn at
-random, or up to 10 of them from the same topic. Asked by people: the questions of Python's
-programming FAQ against its answers. Russian and Japanese: paragraphs of translated manual pages.
+random, or up to 10 of them from the same topic. Questions by people: those of Python's
+programming FAQ, with its answers. Russian and Japanese: paragraphs of translated manual pages.
 The last three come from Debian packages (no root needed) and are skipped where they are absent:
 
     apt-get download python3.11-doc manpages-ru manpages-ja
@@ -70,7 +70,7 @@ class Quality:
     other_margins: tuple[float, float, float]
 
     def line(self) -> str:
-        """One row for people."""
+        """One row of the printed table."""
         quantiles = " ".join(f"{m:6.1f}" for m in (*self.answer_margins, *self.other_margins))
         return (
             f"{self.name:34} {self.questions:5} {self.recall_at_1:6.3f} {self.mrr:6.3f} "
@@ -79,14 +79,14 @@ class Quality:
 
 
 class Reranker:
-    """The model on disk behind one method."""
+    """Scores pairs with the model on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.prompt = Prompt.of(Tokenizer.from_file(str(folder / "tokenizer.json")))
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
     def margins(self, query: str, documents: list[str]) -> torch.Tensor:
-        """One margin per document; a few of similar length run together."""
+        """One margin per document, in batches of similar length."""
         head = self.prompt.head(query)
         rows = [head + self.prompt.document(text) + self.prompt.suffix for text in documents]
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
@@ -98,7 +98,7 @@ class Reranker:
 
     @torch.inference_mode()
     def _margins(self, rows: list[list[int]]) -> torch.Tensor:
-        """Padding stands on the right, where causal attention never looks."""
+        """Padding is on the right, where causal attention never looks."""
         lengths = torch.tensor([len(row) for row in rows])
         tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
         for line, row in enumerate(rows):
@@ -109,7 +109,7 @@ class Reranker:
 
 
 def evaluate(folder: Path, held_out: list[Passage], debian: Path | None = None) -> list[Quality]:
-    """All sets of questions that are at hand, printed as they are done."""
+    """Evaluate all available sets of questions, and print each result."""
     reranker = Reranker(folder)
     columns = "set", "n", "r@1", "mrr", "yes>0", "no<0", "margins at 10/50/90 %: answers, others"
     print("{:34} {:>5} {:>6} {:>6} {:>7} {:>7}   {}".format(*columns), flush=True)
@@ -205,7 +205,7 @@ def _faq_questions(path: Path) -> list[Question]:
 
 
 def manual_passages(folder: Path, letters: re.Pattern[str]) -> list[Passage]:
-    """Paragraphs of the manual pages that are mostly written in the script, each once."""
+    """Paragraphs of the manual pages mostly written in the given script, each once."""
     passages: dict[str, Passage] = {}
     for page in sorted(folder.rglob("*.gz")):
         source = gzip.decompress(page.read_bytes()).decode("utf-8", "replace")
@@ -221,7 +221,7 @@ def manual_passages(folder: Path, letters: re.Pattern[str]) -> list[Passage]:
 
 
 def _paragraphs(source: str) -> Iterator[str]:
-    """Text between macros of a page, without its font changes."""
+    """Text between the macros of a page, without font changes."""
     for block in re.split(r"\n(?:\.(?:PP|P|LP|TP|IP|SH|SS|HP|sp|Pp)\b[^\n]*|\s*)(?=\n)", source):
         lines = [re.sub(r"^\.[BIR]+ ", "", line) for line in block.split("\n")]
         text = " ".join(line for line in lines if not line.startswith((".", "'")))
@@ -230,7 +230,7 @@ def _paragraphs(source: str) -> Iterator[str]:
 
 
 def unspaced_query(generator: random.Random, text: str) -> str:
-    """A query from text without spaces: one span, or a few short pieces set apart."""
+    """A query from text without spaces: one span, or a few short pieces separated by spaces."""
     if generator.random() < 0.5:
         return _piece(generator, text, 8, 20)
     return " ".join(_piece(generator, text, 3, 7) for _ in range(generator.randint(2, 4)))

@@ -1,9 +1,9 @@
 """Training groups: one query, the passage it was drawn from, and passages it was not drawn from.
 
 Queries are drawn from the passage (a span, a sample of its rarer words, a question around them, its
-first sentence), then roughened: lower case, another ending, a word that is not in the passage. To
-carry the skill of finding words over to other scripts, part of the groups is rewritten with the
-letters of another alphabet, by a mapping that is new for each group.
+first sentence), then noise is added: lower case, another ending, a word that is not in the passage.
+To transfer the skill of finding words to other scripts, part of the groups is rewritten with the
+letters of another alphabet, by a new mapping for each group.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Group:
 
 
 class Sampler:
-    """Draws queries and groups from a fixed set of passages with a generator of its own."""
+    """Draws queries and groups from a fixed set of passages with its own random generator."""
 
     def __init__(self, passages: list[Passage], seed: int) -> None:
         self.random = random.Random(seed)
@@ -92,7 +92,7 @@ class Sampler:
         return Group(instruction, query, texts)
 
     def query(self, text: str) -> str:
-        """A query drawn from the text, roughened."""
+        """A query drawn from the text, with noise added."""
         draw = self.random.random()
         if draw < 0.3:
             words = self._span(text)
@@ -115,14 +115,14 @@ class Sampler:
         return chosen
 
     def _crop(self, text: str, max_words: int) -> str:
-        """A run of the text's words, of a length that varies."""
+        """A span of the text's words, of random length."""
         words = text.split()
         size = self.random.randint(min(len(words), 15), min(len(words), max_words))
         start = self.random.randint(0, len(words) - size)
         return " ".join(words[start : start + size])
 
     def _query_and_answer(self, text: str) -> tuple[str, str]:
-        """A query and the text that answers it, which may have lost the sentence asked for."""
+        """A query and the text that answers it, perhaps without the sentence used as query."""
         first, _, rest = text.partition(". ")
         if self.random.random() < 0.12 and 3 <= len(first.split()) <= 16 and len(rest.split()) > 12:
             return self._roughen(first), text if self.random.random() < 0.6 else rest
@@ -157,7 +157,7 @@ class Sampler:
         return question if self.random.random() < 0.7 else question.rstrip("?")
 
     def _roughen(self, query: str) -> str:
-        """Lower case half of the time; now and then another ending or a word from elsewhere."""
+        """Lower case half of the time; occasionally another ending or a word from elsewhere."""
         words = query.split() or ["the"]
         if self.random.random() < 0.3:
             place = self.random.randrange(len(words))
@@ -211,9 +211,9 @@ def _alphabet(generator: random.Random) -> Callable[[str], str]:
 def _ideographs(
     generator: random.Random, first: int, last: int, *, spaces: bool, kana: bool
 ) -> Callable[[str], str]:
-    """Each word becomes one to three characters; short words become kana where asked for."""
+    """Each word becomes one to three characters; short words optionally become kana."""
     words: dict[str, str] = {}
-    # Real text uses few of the characters: those near each other share their leading bytes.
+    # Real text uses few of the characters, and neighbours share their leading bytes.
     inventory = [chr(generator.randint(first, last)) for _ in range(400)]
 
     def spell(match: re.Match[str]) -> str:

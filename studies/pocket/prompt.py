@@ -1,7 +1,7 @@
 """The text reranker's template as token ids, in the parts that training and scoring share.
 
-A pair is head (system turn, instruction, query) + tail (document, closing turn). Both are encoded
-apart, at a place where the joint encoding has a boundary too, so that a query's head is computed
+A pair is head (system turn, instruction, query) + tail (document, closing turn). They are encoded
+separately, split where the joint encoding has a boundary too, so that a query's head is computed
 once for all its documents.
 """
 
@@ -33,7 +33,7 @@ class Prompt:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Prompt:
-        """The fixed parts, encoded once, and a twin of the tokenizer without added tokens."""
+        """The fixed parts, encoded once, and a copy of the tokenizer without added tokens."""
         twin = json.loads(tokenizer.to_str()) | {"added_tokens": []}
         yes, no = tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")
         if yes is None or no is None:

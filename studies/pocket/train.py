@@ -5,9 +5,9 @@
 Corpus, tokenizer, groups of one query and its documents, training, export in bfloat16, evaluation:
 within 30 minutes on two free CPU cores, with fixed seeds. The model is transformers' unmodified
 `Qwen3ForCausalLM`; all that is added while training are the linear probes of the auxiliary loss.
-They ask at every document token whether it, and the two or three tokens that end with it, occur
-in the query, and at the last position how much of the query the document holds. A prototype stayed
-at chance without such a loss.
+They predict at every document token whether it, and the two or three tokens that end with it, occur
+in the query, and at the last position how much of the query the document holds. Without this loss
+a prototype stayed at chance.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rerankfleet.studies.tokeniser import export
 
 SEED = 20
 ENGLISH_TOKENS = 4096
-# Documents of one step run in this many forwards, sorted by length: less padding.
+# Documents of a step run in this many forward passes, sorted by length to reduce padding.
 CHUNKS = 2
 LEARNING_RATE, WARMUP_STEPS = 3e-3, 40
 # The layers whose outputs the probes read, and the n-grams that they look for.
@@ -46,7 +46,7 @@ FIRST_SLOW_PAIR, FAST_PAIRS_SCALE = 14, 0.3
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the training: how many steps, of what."""
+    """A stage of the training."""
 
     share: float
     groups: int
@@ -56,8 +56,8 @@ class Stage:
     foreign: float
 
 
-# Many small steps first: the heads that compare tokens appear after a number of steps, hardly
-# sooner with larger ones. Only then long documents, near ones and other scripts.
+# Many small steps first: attention heads that compare tokens emerge after a number of steps, hardly
+# sooner with larger batches. Then long documents, hard negatives and other scripts.
 STAGES = (
     Stage(share=0.26, groups=3, documents=3, words=25, hard=False, foreign=0.0),
     Stage(share=0.37, groups=3, documents=6, words=60, hard=True, foreign=0.2),
@@ -93,15 +93,15 @@ def build_model(tokenizer: Tokenizer) -> Qwen3ForCausalLM:
 
 
 def _prepare_embeddings(model: Qwen3ForCausalLM, answers: list[int]) -> None:
-    """Tokens stay recognisable above what layers add; yes and no, the tied head, begin small."""
+    """Keep tokens recognisable above what layers add; yes and no, in the tied head, start small."""
     rows = model.model.embed_tokens.weight
     rows.mul_(EMBEDDING_STD / INITIAL_STD)
     rows[answers] *= 0.02 / EMBEDDING_STD
 
 
 def _prepare_attention(attention: nn.Module) -> None:
-    """The first head begins by looking for its own token, at any distance: its keys are made like
-    its queries, and mostly of the rotary pairs that turn slowly."""
+    """Initialise the first head to attend to its own token at any distance: its keys equal its
+    queries, and mostly use the rotary pairs that turn slowly."""
     size = attention.head_dim
     fast = [i for i in range(size) if i % (size // 2) < FIRST_SLOW_PAIR]
     attention.q_proj.weight[fast] *= FAST_PAIRS_SCALE
@@ -215,7 +215,7 @@ def _case_classes(tokenizer: Tokenizer) -> list[str]:
 
 
 def _pad(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Rows as one tensor padded on the right, and the mask of what is real."""
+    """Rows as one tensor padded on the right, and the mask of real tokens."""
     width = max(map(len, rows))
     tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
@@ -274,7 +274,7 @@ class Scorer(nn.Module):
 
 
 def rank_loss(margins: Tensor) -> Tensor:
-    """The answer first within its group, and margins on the right side of zero."""
+    """Rank the answer first within its group, with margins on the right side of zero."""
     first = torch.zeros(len(margins), dtype=torch.long)
     labels = torch.zeros_like(margins)
     labels[:, 0] = 1.0
@@ -308,7 +308,7 @@ class Trainer:
         self.seen: list[tuple[float, float, float]] = []
 
     def run(self, stage: Stage) -> None:
-        """All steps of one stage; a line of progress every fifty."""
+        """Run all steps of one stage, with a line of progress every fifty."""
         for _ in range(round(stage.share * self.steps)):
             self.step += 1
             self._train(self._batch(stage))

@@ -1,7 +1,7 @@
 """A byte-level BPE vocabulary with Qwen's pre-tokenisation and control tokens.
 
 English gets its merges from the passages. Python ships hardly any text in other scripts, so these
-get theirs from their Unicode blocks: each letter of the larger alphabets becomes one token, and the
+get merges from their Unicode blocks: each letter of the larger alphabets becomes one token, and the
 two leading bytes of Han and Hangul characters become one. A Cyrillic letter is then one token and
 a Han character two, where plain bytes would need two and three.
 """
@@ -21,7 +21,7 @@ from rerankfleet.studies.tokeniser import add_control_tokens, pipeline, trainer
 ALPHABETS = ("ÀſΑωАё", "את", "ءي", "अ्", "ก๎", "、。", "ぁん", "ァー")
 # Characters whose leading bytes become one token: Han and Hangul.
 SYLLABARIES = ("一鿿", "가힣")
-# The template occurs in every prompt: its words shall be whole tokens, "yes" and "no" above all.
+# The template occurs in every prompt: its words must be whole tokens, "yes" and "no" above all.
 TEMPLATE_TEXTS = (
     f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCTION}\n<Query>: x\n<Document>: yes no\nyes\nno\n",
     "assistant\n",

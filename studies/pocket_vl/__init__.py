@@ -1,1 +1,1 @@
-"""`pocket-vl`: drawn scenes, what may be said of them, training and measuring."""
+"""`pocket-vl`: drawn scenes, captions, training and evaluation."""

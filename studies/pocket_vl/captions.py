@@ -1,4 +1,4 @@
-"""What may be said of a scene: claims that hold or do not, and many phrasings of each.
+"""Captions of a scene: claims that hold or do not, and many phrasings of each.
 
 A `Claim` is checked against the scene itself, so that a pair's label never depends on which scene
 its words were drawn from.
@@ -70,7 +70,7 @@ NOTES = ("an image", "drawing", "scene", "an image from the catalog", "shapes", 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Wanted things, each of them there, and a wanted word."""
+    """The kinds of things that must all be in the scene, and a word."""
 
     topic: Topic
     kinds: tuple[Kind, ...] = ()
@@ -87,7 +87,7 @@ class Claim:
         return count == kind.count if self.topic == "count" else count > 0
 
     def matches(self, scene: Scene, kind: Kind) -> list[Thing]:
-        """The things that are meant, where they are meant to be."""
+        """The things of that kind in the claimed position."""
         return [
             thing
             for thing in scene.things
@@ -98,7 +98,7 @@ class Claim:
 
 
 def random_plan(topic: Topic, generator: random.Random) -> Plan:
-    """A scene that something of the topic can be said about; its first kind is the one to ask."""
+    """A plan that the topic applies to; a claim is about its first kind."""
     others = generator.choices((0, 1, 2), (0.25, 0.5, 0.25))[0]
     word = generator.choice(WORDS) if topic == "word" or generator.random() < 0.12 else None
     if topic == "count":
@@ -117,7 +117,7 @@ def random_plan(topic: Topic, generator: random.Random) -> Plan:
 
 
 def change(plan: Plan, topic: Topic, generator: random.Random) -> Plan:
-    """A near plan that differs in one thing of the topic: the hard negative."""
+    """The hard negative: a plan that differs in one thing of the topic."""
     first, rest = (plan.kinds[0], plan.kinds[1:]) if plan.kinds else (None, ())
     if topic == "word" or first is None:
         return Plan(plan.kinds, generator.choice([w for w in WORDS if w != plan.word]))
@@ -154,7 +154,7 @@ def _change_look(plan: Plan, generator: random.Random) -> Plan:
 
 
 def claim_about(plan: Plan, topic: Topic, generator: random.Random) -> Claim:
-    """What the topic says about the first kind, sometimes with a second thing beside it."""
+    """A claim of the topic about the first kind, sometimes with a second thing."""
     if topic == "word":
         return Claim(topic, word=plan.word)
     first = plan.kinds[0]
@@ -204,7 +204,7 @@ def name(kind: Kind, counted: bool, generator: random.Random) -> str:
 
 
 def describe(scene: Scene, plan: Plan, generator: random.Random) -> str:
-    """All that the plan shows, in words, as the text of a document."""
+    """A text that describes the whole plan, for a text document."""
     parts = []
     for kind in plan.kinds:
         text = name(kind, kind.count > 1, generator)
@@ -216,7 +216,7 @@ def describe(scene: Scene, plan: Plan, generator: random.Random) -> str:
 
 
 def note(generator: random.Random) -> str:
-    """A text beside an image that says nothing of it."""
+    """A text beside an image that says nothing about it."""
     text = generator.choice(NOTES)
     return f"{text} {generator.randint(1, 99)}" if generator.random() < 0.6 else text
 

@@ -2,7 +2,7 @@
 
 A `Plan` says what a scene shows, a `Scene` also where, and `draw` makes the image at any size.
 Lengths are in units of the image's short side, so that a scene is the same at every resolution.
-Knows nothing of captions, tokens or models.
+Independent of captions, tokens and models.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_COUNT = 4
 # A thing is on the left if its centre lies within this share of the width, and so on.
 PLACE_SHARE = 0.4
 MIN_CONTRAST = 95
-# Images are drawn larger and averaged down: smooth edges.
+# Images are drawn larger and scaled down for smooth edges.
 OVERSAMPLED_SIDE_PX, OVERSAMPLING = 1600, 3
 
 
@@ -92,7 +92,7 @@ class Sign:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that `draw` needs but the size; `aspect` is width over height."""
+    """Everything that `draw` needs except the size; `aspect` is width over height."""
 
     aspect: float
     background: tuple[Rgb, Rgb]
@@ -118,7 +118,7 @@ class Scene:
 def lay_out(
     plan: Plan, generator: random.Random, aspect: float, background: Rgb | None = None
 ) -> Scene:
-    """Find room for everything: nothing overlaps, nothing is as light as what lies behind it."""
+    """Place everything without overlaps, in colours that contrast with the background."""
     back = background or random_background(generator, plan)
     shade = generator.uniform(0.93, 1.07)
     other = _clipped(tuple(round(c * shade) for c in back))
@@ -151,7 +151,7 @@ def _try_layout(plan: Plan, generator: random.Random, empty: Scene, largest: flo
 
 
 def lay_out_page(generator: random.Random, aspect: float) -> Scene:
-    """A page of signs to learn reading from: as many words as a dozen throws find room for."""
+    """A page of words to learn reading from: those placed in a dozen attempts."""
     page = lay_out(Plan(()), generator, aspect)
     signs: list[Sign] = []
     for _ in range(12):
@@ -164,7 +164,7 @@ def lay_out_page(generator: random.Random, aspect: float) -> Scene:
 def _random_thing(
     kind: Kind, generator: random.Random, scene: Scene, largest: float, taken: list[Box]
 ) -> Thing | None:
-    """A thing in a free spot, none if none is found in a few dozen throws."""
+    """A thing in a free spot, or None after a few dozen attempts."""
     for _ in range(40):
         radius = generator.uniform(max(0.09, 0.55 * largest), max(0.1, largest))
         edge = radius + 0.02
@@ -202,7 +202,7 @@ def _random_sign(word: str, generator: random.Random, scene: Scene, larger: bool
 
 
 def random_background(generator: random.Random, plan: Plan) -> Rgb:
-    """A pale, middle or dark colour that every thing of the plan stands out from."""
+    """A pale, middle or dark colour that contrasts with every thing of the plan."""
     while True:
         light = generator.choice((generator.uniform(0.86, 1.0), generator.uniform(0.1, 0.8)))
         channels = colorsys.hsv_to_rgb(generator.random(), generator.uniform(0, 0.22), light)

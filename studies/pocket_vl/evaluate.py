@@ -1,11 +1,11 @@
-"""How well `pocket-vl` tells which scene fits a query.
+"""How well `pocket-vl` recognises which scene fits a query.
 
     python -m rerankfleet.studies.pocket_vl.evaluate --model workers/models/pocket-vl
 
 Scenes of a seed that training never used, at four sizes. "right" is the share of pairs on the right
 side of zero: half of them fit, the other half differ from a fitting one in one thing. "first" is
 the share of queries whose scene comes first of ten: four others are near (one thing differs), five
-are drawn by lot, and the query holds for none of them. Then, at 256x192, documents of text or of
+are random, and the query holds for none of them. Then, at 256x192, documents of text or of
 both, and queries that are images.
 
 Scoring is the reference procedure: the whole prompt through the model that `from_pretrained`
@@ -46,7 +46,7 @@ WAYS_SIZE, WAYS_GROUPS = Size(256, 192), 25
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Figures of one kind of pairs at one size; `first` is absent where it is not measured."""
+    """Figures of one kind of pairs at one size; `first` is None where it is not measured."""
 
     size: str
     way: str
@@ -58,7 +58,7 @@ class Quality:
     first: float | None = None
 
     def line(self) -> str:
-        """One row for people."""
+        """One row of the printed table."""
         first = f"{self.questions:6} {self.first:6.2f}" if self.first is not None else ""
         return (
             f"{self.size:>9}  {self.way:14} {self.topic:13} {self.pairs:5} {self.right:6.3f} "
@@ -67,7 +67,7 @@ class Quality:
 
 
 class Reranker:
-    """The model on disk behind one method."""
+    """Scores pairs with the model on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.prompt = Prompt(Tokenizer.from_file(str(folder / "tokenizer.json")))
@@ -77,7 +77,7 @@ class Reranker:
 
     @torch.inference_mode()
     def margins(self, pairs: list[tuple[Side, Side]], pixels: list[Tensor]) -> Tensor:
-        """One margin per pair, all in one forward; `pixels` are the images' patches by index."""
+        """One margin per pair, in one forward pass; `pixels` are the images' patches by index."""
         rows = [self.prompt.encode(query, document) for query, document in pairs]
         lengths = torch.tensor([len(ids) for ids, _ in rows])
         tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
@@ -89,7 +89,7 @@ class Reranker:
             seen["pixel_values"] = torch.cat([pixels[image.index] for image in images])
             seen["image_grid_thw"] = torch.tensor([_grid(image) for image in images])
             seen["mm_token_type_ids"] = tokens.eq(self.prompt.pad).int()
-        # Padding stands on the right, where causal attention never looks.
+        # Padding is on the right, where causal attention never looks.
         mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
         ends, where = torch.unique(lengths - 1, return_inverse=True)
         self.model.model.rope_deltas = None

@@ -1,8 +1,8 @@
-"""Batches of balanced pairs with everything that the losses ask for.
+"""Batches of balanced pairs with all labels that the losses need.
 
 A group is two scenes that differ in one thing of a topic, and a claim that holds in the one and not
-in the other, for each: four pairs, two of them right. So neither a query nor an image alone tells
-anything. A side may also be words about the scene, both, or another drawing of it.
+in the other, for each: four pairs, two of them right. So neither a query nor an image alone
+predicts the label. A side may also be words about the scene, both, or another drawing of it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Way = Literal["picture", "text", "both", "picture query"]
 WAYS: dict[Way, float] = {"picture": 0.63, "text": 0.15, "both": 0.1, "picture query": 0.12}
 COLOUR_NAMES = list(COLOURS)
 LOOKS = len(COLOURS) * len(SHAPES)
-# What the vision tower's probe names in each cell: colour, shape, both, letters, a centre.
+# Labels of the vision tower's probe for each cell: colour, shape, both, letters, a centre.
 CELL_LABELS = len(COLOURS) + len(SHAPES) + LOOKS + len(LETTERS) + 1
 UNKNOWN = -1
 
@@ -80,7 +80,7 @@ class Size:
         return self.width_px / self.height_px
 
     def image(self, index: int) -> PreparedImage:
-        """Its stand-in in a prompt."""
+        """Its placeholder in a prompt."""
         return PreparedImage(index, self.height_px // PATCH_PX, self.width_px // PATCH_PX)
 
     @property
@@ -103,8 +103,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Scenes of one size, pairs that show them, and their instruction. The pairs of a group stand
-    together: right, wrong, wrong, right."""
+    """Scenes of one size, pairs that show them, and their instruction. The pairs of a group are
+    adjacent: right, wrong, wrong, right."""
 
     size: Size
     scenes: list[Scene]
@@ -131,14 +131,14 @@ def random_batch(size: Size, groups: int, generator: random.Random, mixed: bool)
 
 
 def random_pages(size: Size, count: int, generator: random.Random) -> Batch:
-    """`count` pages of signs: there are no pairs, only the vision tower learns from them."""
+    """`count` pages of words without pairs: only the vision tower learns from them."""
     pages = [lay_out_page(generator, size.aspect) for _ in range(count)]
     return Batch(size, pages, [], DEFAULT_INSTRUCTION)
 
 
 @dataclass(frozen=True, slots=True)
 class Rivals:
-    """Two near plans drawn at one aspect, and a claim for each that the other does not fulfil."""
+    """Two similar plans drawn at one aspect, and a claim for each that fails for the other."""
 
     plans: tuple[Plan, Plan]
     scenes: tuple[Scene, Scene]
@@ -163,7 +163,7 @@ def rivals(topic: Topic, aspect: float, generator: random.Random) -> Rivals:
 def group(
     topic: Topic, way: Way, size: Size, scenes: list[Scene], generator: random.Random
 ) -> list[Pair]:
-    """Four pairs of two near scenes, which are added to `scenes`."""
+    """Four pairs of two similar scenes, which are added to `scenes`."""
     competing = rivals(topic, size.aspect, generator)
     if way == "picture query":
         return _image_queries(competing, size, scenes, generator)
@@ -220,14 +220,14 @@ def _image_queries(
 
 
 def _count(claim: Claim, scene: Scene) -> int:
-    """How many of the wanted things there are, where the claim wants one kind."""
+    """The number of matching things, if the claim is about one kind."""
     if len(claim.kinds) != 1:
         return UNKNOWN
     return min(MAX_COUNT, len(claim.matches(scene, claim.kinds[0])))
 
 
 def wanted_cells(claim: Claim, scene: Scene, size: Size) -> Floats:
-    """(tokens, 2): whether the cell shows a wanted thing or word, and the centre of one."""
+    """(tokens, 2): whether the cell shows a claimed thing or word, and the centre of one."""
     cells = np.zeros((*size.cells, 2), dtype=np.float32)
     boxes = [thing_box(t) for kind in claim.kinds for t in claim.matches(scene, kind)]
     boxes += [sign_box(sign) for sign in scene.signs if sign.word == claim.word]
@@ -256,7 +256,7 @@ def named_cells(scene: Scene, size: Size) -> Floats:
 
 
 def read_cells(scene: Scene, size: Size) -> NDArray[np.int64]:
-    """(tokens,): which word stands in the cell, UNKNOWN where there is none."""
+    """(tokens,): the word in the cell, UNKNOWN where there is none."""
     cells = np.full(size.cells, UNKNOWN, dtype=np.int64)
     for sign in scene.signs:
         cells[_covered(sign_box(sign), scene, size) > 0] = WORDS.index(sign.word)

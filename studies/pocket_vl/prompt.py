@@ -1,8 +1,8 @@
 """The multimodal reranker's template as token ids, patches, and three-axis positions.
 
-A side of a pair is a list of texts and images; an image stands here for its size in patches.
-All of a pair is encoded at once, as the authors' processor does; only the ids that every row of a
-batch begins with are taken apart from it.
+A side of a pair is a list of texts and images; an image is represented by its size in patches.
+A pair is encoded as a whole, as in the authors' processor; only the ids that all rows of a batch
+begin with are split off.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ EXAMPLE_COUNT, EXAMPLE_SIZE, EXAMPLE_QUERIES, EXAMPLE_SEED = 24, (256, 192), 10,
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A scene of a catalog: what was planned, what was drawn, and what to ask about."""
+    """A scene of a catalog: its plan, its drawing, and its topic."""
 
     topic: Topic
     plan: Plan
     scene: Scene
 
     def claim(self, generator: random.Random) -> Claim:
-        """Something that holds for the scene."""
+        """A claim that holds for the scene."""
         return claim_about(self.plan, self.topic, generator)
 
 

@@ -2,15 +2,15 @@
 
     python -m rerankfleet.studies.pocket_vl.train --out workers/models/pocket-vl
 
-`--begin-with` another folder of it goes on from those weights, with probes that begin anew.
+`--begin-with FOLDER` continues from the weights of an earlier run, with new probes.
 
-Tokenizer, scenes drawn as they are needed, two stages, export in bfloat16, figures. The model is
+Tokenizer, scenes drawn on the fly, two stages, export in bfloat16, figures. The model is
 transformers' unmodified `Qwen3VLForConditionalGeneration`; all that is added while training are
 linear probes. First the vision tower learns alone to name what each image token shows (colour,
 shape, letters, and which word they make: half of the time on pages full of words). Then whole
-pairs are judged, with probes that ask at each image token of a document
-whether a queried thing is there, and at the last token how many there are. The prompt's first
-tokens, the same in all rows, are computed once a step.
+pairs are judged, with probes that predict at each image token of a document whether a queried
+thing is there, and at the last token how many there are. The prompt's first
+tokens, the same in all rows, are computed once per step.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Rows:
 
 
 def tensorise(batch: Batch, prompt: Prompt) -> Rows:
-    """Encode every pair, and take off the ids that all of them begin with."""
+    """Encode every pair, and split off the ids that all of them begin with."""
     encoded = [prompt.encode(p.query, p.document, batch.instruction) for p in batch.pairs]
     shared = _shared_length([ids for ids, _ in encoded], prompt.start)
     width = max(len(ids) for ids, _ in encoded) - shared
@@ -253,12 +253,12 @@ class Scorer(nn.Module):
             pos_weight=torch.tensor(POSITIVE_WEIGHT),
             reduction="sum",
         )
-        # About ten labels of a cell are close enough to each other to be confused.
+        # About ten labels of a cell are similar enough to be confused.
         loss = loss / (10 * len(batch.scenes) * image.tokens) + self._reading_loss(batch, merged)
         return merged, [f.view(shape) for f in seen.deepstack_features], loss
 
     def _reading_loss(self, batch: Batch, merged: Tensor) -> Tensor:
-        """Which word, at each cell that has one: a choice, else words are lost among the labels."""
+        """Loss of the word of each cell that has one, apart from the many other labels."""
         words = torch.from_numpy(np.stack([read_cells(s, batch.size) for s in batch.scenes]))
         printed = words != UNKNOWN
         if not printed.any():
@@ -313,7 +313,7 @@ class Scorer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the losses of a batch need."""
+    """The outputs that the losses of a batch need."""
 
     margins: Tensor
     probe_loss: Tensor
@@ -321,7 +321,7 @@ class Judged:
 
 
 def pair_loss(margins: Tensor, labels: Tensor) -> Tensor:
-    """Margins on the right side of zero, and of each query's two documents the right one above."""
+    """Margins on the right side of zero, and the right document of each query above the other."""
     sides = F.binary_cross_entropy_with_logits(margins, labels)
     queries, signs = margins.view(-1, 2), labels.view(-1, 2)
     ahead = (queries * (2 * signs - 1)).sum(1)
@@ -355,7 +355,7 @@ class Trainer:
         self.seen: list[list[float]] = []
 
     def run(self, stages: tuple[tuple[float, Course], ...], seconds: float, judging: bool) -> None:
-        """Steps for so long, one cosine over all stages; a line of progress every fifty."""
+        """Train for a time, one cosine over all stages; a line of progress every fifty steps."""
         self.seen.clear()
         groups = optimisers(self.scorer)
         step, spent = 0, 0.0
@@ -404,7 +404,7 @@ class Trainer:
 
 
 def _course(stages: tuple[tuple[float, Course], ...], share: float) -> Course:
-    """The stage that is due."""
+    """The course of the current stage."""
     for part, course in stages:
         share -= part
         if share < 0:

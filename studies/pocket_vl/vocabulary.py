@@ -1,7 +1,7 @@
 """A byte-level BPE vocabulary with Qwen's pre-tokenisation and control tokens, for captions.
 
 Its merges come from captions, the template, and the language reference that ships with Python, so
-that other English is a few pieces a word and not single letters.
+that other English words are a few pieces each, not single letters.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPECIAL_TOKENS = (
     *CONTROL_TOKENS,
     *(VISION_START, VISION_END, "<|vision_pad|>", IMAGE_PAD, VIDEO_PAD),
 )
-# The template occurs in every prompt: its words shall be whole tokens, "yes" and "no" above all.
+# The template occurs in every prompt: its words must be whole tokens, "yes" and "no" above all.
 TEMPLATE_TEXTS = (
     f"{PREFIX}<Instruct>: {DEFAULT_INSTRUCTION}<Query>:a\n<Document>:NULL yes no\nyes\nno\n",
     "assistant\n",

@@ -1,7 +1,7 @@
-"""Twelve drawn images with queries and categories: the study can be tried without any photo.
+"""Twelve drawn images with queries and categories, to try the study without photos.
 
-What the queries ask for is large in `shapes`, of several sizes in `words`, and small in `detail`,
-so that there is something for resolution to decide.
+What the queries describe is large in `shapes`, of several sizes in `words`, and small in `detail`,
+so that resolution makes a difference.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _words(*words: tuple[str, int]) -> Paint:
 
 
 def _detail(form: str, colour: str, count: int, radius: int, odd: str | None = None) -> Paint:
-    """Many small ones of a colour, strewn; one of them in the odd colour."""
+    """Many small shapes of one colour, scattered; one of them in the odd colour."""
 
     def paint(draw: Draw, rng: random.Random) -> None:
         for number in range(count):

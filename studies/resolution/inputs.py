@@ -19,17 +19,17 @@ from rerankfleet.workers.images.fetch import Fetcher
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An image as it was named."""
+    """An image as it was listed."""
 
     name: str
-    """Fit to be shown: the address without what could be secret."""
+    """For display: the URI without secrets."""
     uri: str
     category: str
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An image whose bytes lie on disk and can be decoded."""
+    """An image whose bytes are on disk and can be decoded."""
 
     name: str
     category: str
@@ -38,7 +38,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An image that takes no part, and why."""
+    """An image that was left out, and why."""
 
     image: str
     code: str
@@ -46,7 +46,7 @@ class Skipped:
 
 
 def read_queries(path: Path) -> list[str]:
-    """One a line; blank lines are passed over. Raises UsageError."""
+    """One query per line; blank lines are skipped. Raises UsageError."""
     queries = [line.strip() for line in _text(path, "queries").splitlines() if line.strip()]
     if not queries:
         raise UsageError(f"{path} has no queries", hint="write one query per line")
@@ -57,15 +57,15 @@ def read_queries(path: Path) -> list[str]:
 def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
     """The images of a folder with its sub-folders, or of a listing.
 
-    A listing is one path or URI a line, or CSV with the columns `image` and perhaps `category`.
-    `categories` is CSV with both columns; its images are named as in the listing, or by their
-    path in the folder. Raises UsageError.
+    A listing has one path or URI per line, or is CSV with columns `image` and, optionally,
+    `category`. `categories` is CSV with both columns; its images are named as in the listing,
+    or by their path in the folder. Raises UsageError.
     """
     listed = list(_folder(source) if source.is_dir() else _listing(source))
     if not listed:
         raise UsageError(
             f"{source} names no image",
-            hint=f"taken of a folder are names that end with {' '.join(IMAGE_SUFFIXES)}",
+            hint=f"in a folder, files are used that end with {' '.join(IMAGE_SUFFIXES)}",
         )
     by_uri = dict(_rows(categories, ("image", "category"))) if categories else {}
     if unknown := by_uri.keys() - {uri for uri, _ in listed}:
@@ -82,10 +82,10 @@ def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
 def hold(
     images: Iterable[Listed], base: Path, settings: Settings, folder: Path, cell: Cell
 ) -> tuple[list[Held], list[Skipped]]:
-    """Fetch each image once into `folder`, and decode it once to see that it can be.
+    """Fetch each image once into `folder`, and decode it once as a check.
 
-    `base` is where relative paths start and one more folder that images may be read from; others
-    as the settings allow. Raises UsageError when credentials are refused, or nothing is left.
+    Relative paths start at `base`, from which images may be read besides the locations that the
+    settings allow. Raises UsageError when credentials are refused, or nothing is left.
     """
     fetcher = Fetcher(
         allowed_buckets=settings.allowed_buckets,

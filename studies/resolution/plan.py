@@ -1,4 +1,4 @@
-"""What the study varies, and what it compares with. Arithmetic and checks only."""
+"""What the study varies, and the reference it compares with. Arithmetic and checks only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerankfleet.shared.content.images import ImageSpec, Interpolation
 from rerankfleet.shared.errors import UsageError
 
 Size = tuple[int, int]
-"""Width and height in pixels, for a landscape; a portrait uses them turned."""
+"""Width and height in pixels of a landscape image; a portrait swaps them."""
 
 SIZES: tuple[Size, ...] = (
     (320, 240),
@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def options(self) -> ImageSpec:
-        """As the preset `general` does it, to this size and without the model's pixel cap."""
+        """As in the preset `general`, to this size and without the model's pixel cap."""
         return ImageSpec(target=self.size, interpolation=self.interpolation, max_pixels=None)
 
 
@@ -47,7 +47,7 @@ class Plan:
     repeats: int = 3
     reference_size: Size = REFERENCE
     seed: int = 0
-    """Of the order in which pairs are packed."""
+    """Seed of the order in which pairs are packed."""
 
     def __post_init__(self) -> None:
         _refuse_twice("size", [size_name(size) for size in self.sizes])
@@ -64,7 +64,7 @@ class Plan:
         if self.seed < 0:
             raise UsageError(f"the seed {self.seed} is negative", hint="use 0 or more")
         for cell in self.cells():
-            _ = cell.options  # says what is wrong with a size or an interpolation
+            _ = cell.options  # raises for a wrong size or interpolation
 
     def cells(self) -> Iterator[Cell]:
         """All of them, sizes from small to large."""
@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def reference(self) -> Cell:
-        """What all cells are compared with: the reference size in the first interpolation."""
+        """The cell that all are compared with: the reference size in the first interpolation."""
         return Cell(self.reference_size, self.interpolations[0])
 
 
@@ -84,20 +84,20 @@ def pixels(size: Size) -> int:
 
 
 def size_name(size: Size) -> str:
-    """As people and files write it: 1024x768."""
+    """As written in files: 1024x768."""
     return f"{size[0]}x{size[1]}"
 
 
 def parse_size(text: str) -> Size:
-    """1024x768 or 1024×768. Raises UsageError."""
+    """Parse 1024x768 or 1024×768. Raises UsageError."""
     wide, _, high = text.strip().lower().replace("×", "x").partition("x")
     if not (wide.isdecimal() and high.isdecimal()):
-        raise UsageError(f"{text!r} is no size", hint="write width x height, such as 1024x768")
+        raise UsageError(f"{text!r} is not a size", hint="write width x height, such as 1024x768")
     return int(wide), int(high)
 
 
 def parse_interpolations(text: str) -> tuple[Interpolation, ...]:
-    """Comma-separated names; a plan says which is wrong."""
+    """Comma-separated names, which the plan checks."""
     return tuple(cast(Interpolation, name.strip()) for name in text.split(","))
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rerankfleet.studies.resolution.table import ALL, LEVEL, Line
 
 PANEL_INCHES = 4.6, 3.8
-#: One category beside another: their intervals would cover each other.
+#: Offset of the categories, whose intervals would overlap otherwise.
 ASIDE = 0.06
 TITLES = (f"mean margin, {LEVEL:.0%} interval", "rank stability: Kendall's τ-b", "images/s")
 
@@ -56,7 +56,7 @@ def _draw_row(panels: Sequence[Axes], lines: Sequence[Line]) -> None:
 
 
 def _arms(curve: Sequence[Line]) -> list[list[float]]:
-    """How far the intervals reach below and above."""
+    """Lengths of the intervals below and above."""
     return [
         [line.margin - _or_nan(line.margin_low) for line in curve],
         [_or_nan(line.margin_high) - line.margin for line in curve],

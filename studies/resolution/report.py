@@ -1,4 +1,4 @@
-"""The study as a page: what was run, the plot, a table per category, what to beware of."""
+"""The study as a page: configuration, plot, a table per category, caveats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADER = (
 
 
 class RunFacts(BaseModel):
-    """What a study was run with: `run.json`."""
+    """The configuration of a study, as in `run.json`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class RunFacts(BaseModel):
 
 
 def write_report(facts: RunFacts, lines: Sequence[Line], folder: Path) -> None:
-    """`report.md` in the folder, which links what lies beside it."""
+    """Write `report.md` into the folder, with links to the files beside it."""
     parts = [*_head(facts), *_reading(facts, lines), *_tables(facts, lines), *_skipped(facts)]
     (folder / REPORT).write_text("\n".join([*parts, *_files()]) + "\n", "utf-8")
 
@@ -114,7 +114,7 @@ def _reading(facts: RunFacts, lines: Sequence[Line]) -> Iterator[str]:
 
 
 def _enlarged(plan: Plan, lines: Sequence[Line]) -> Iterator[str]:
-    """How many images are no other at a size than at a smaller one."""
+    """How many images are the same at a size as at a smaller one."""
     first = [s for s in lines if (s.category, s.interpolation) == (ALL, plan.interpolations[0])]
     counts = [f"{s.smaller} of {s.images} at {s.size} ({s.unchanged})" for s in first if s.smaller]
     if counts:

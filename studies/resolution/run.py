@@ -1,9 +1,9 @@
 """Every (image, query) in every cell, scored in this process -> rows of Parquet.
 
 A cell's images are prepared and scored a block at a time, so that neither all images nor all
-features are held at once. In each repeat images come in another order and a block's pairs are
-mixed anew: they meet other neighbours in their packs, and what their margins then differ by is
-noise.
+features are in memory at once. In each repeat the order of images and the pairs of a block are
+shuffled, so that pairs have other neighbours in their packs; differences of their margins
+are noise.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from rerankfleet.workers.images.prepared import PreparedImage
 from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
-#: Visual tokens of the images that are held at once: 38 MB of pixels, and about 400 MB of
+#: Visual tokens of the images in memory at once: 38 MB of pixels, and about 400 MB of
 #: features in the largest model, which the engine keeps until the block is done.
 BLOCK_TOKENS = 12_288
-#: Tokens of a pair: what the models were made for.
+#: Tokens of a pair: the length that the models are made for.
 MAX_LENGTH = 32_768
 
 SCHEMA = pa.schema(
@@ -70,7 +70,7 @@ class Scored:
     margin: float
     prepared: PreparedImage
     seconds: float
-    """Its share of the time: of preparing the image, by queries; of the pack, by pairs."""
+    """Its share of the time: preparing the image, over queries; scoring the pack, over pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Run:
         self._queries, self._instruction = queries, instruction
 
     def write(self, images: Sequence[Held], path: Path, on_cell: Progress) -> None:
-        """All rows into a Parquet file at `path`, which is there when all is done.
+        """Write all rows into a Parquet file at `path`, which appears when all are written.
 
         Raises UsageError when a pair cannot be scored at a size at all.
         """
@@ -113,8 +113,8 @@ class Run:
                     on_cell(cell, repeat, len(images) / seconds)
 
     def _try_each(self, image: Held) -> None:
-        """Score one pair of each cell: what cannot be is said early, and what comes first on a
-        device, and takes longer for it, is not timed."""
+        """Score one pair of each cell: impossible sizes fail early, and first-time costs of the
+        device are not timed."""
         for cell in self._plan.cells():
             prompts = [pair.prompt for pair in self._pairs(image, cell)]
             try:
@@ -154,7 +154,7 @@ class Run:
         ]
 
     def _score(self, block: Sequence[_Pair], rng: np.random.Generator) -> list[Scored]:
-        """A block's pairs in mixed packs; the tower sees each image anew."""
+        """Score a block's pairs in mixed packs; the tower encodes each image again."""
         self._engine.feature_cache.clear()
         mixed = [block[at] for at in rng.permutation(len(block))]
         scored: list[Scored] = []
@@ -169,7 +169,7 @@ class Run:
         return scored
 
     def _margins(self, prompts: Sequence[Prompt]) -> NDArray[np.float64]:
-        """Margins in the order of the prompts; in halves where memory does not do."""
+        """Margins in the order of the prompts; in halves when memory does not suffice."""
         pack, order = Pack.of(prompts)
         try:
             scored = self._engine.score(pack)
@@ -186,20 +186,20 @@ class Run:
 
 
 def _whole(prompt: Prompt | ItemError, cell: Cell) -> Prompt:
-    """A prompt of which nothing is cut off: another text would be another study."""
+    """A prompt that is not truncated: a truncated one would change the study."""
     if isinstance(prompt, ItemError):
         raise UsageError(f"a query cannot be used: {prompt.message}", hint=prompt.hint)
     if prompt.truncated_tokens:
         raise UsageError(
             f"a query and an image of {size_name(cell.size)} are longer than the model's "
             f"{MAX_LENGTH:,} tokens",
-            hint=f"take a smaller size: a token is {SIDE_PX} × {SIDE_PX} pixels",
+            hint=f"use a smaller size: a token is {SIDE_PX} × {SIDE_PX} pixels",
         )
     return prompt
 
 
 def _packs(pairs: Sequence[_Pair], limit: Limit) -> Iterator[list[_Pair]]:
-    """Pairs in their order, as many a pack as the limit permits."""
+    """Pairs in order, as many per pack as the limit permits."""
     pack: list[_Pair] = []
     queries: set[Tokens] = set()
     spent = 0.0

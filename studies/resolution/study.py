@@ -41,8 +41,8 @@ def study_resolution(
 ) -> RunFacts:
     """Run the study into `folder`; `base` is where relative paths of images start.
 
-    Raises OutputExists when a study lies there and not `force`, UsageError for a model that sees
-    no images, a size that cannot be scored, or when none of the images can be used.
+    Raises OutputExists when a study exists and not `force`, UsageError for a text-only model, a
+    size that cannot be scored, or when none of the images can be used.
     """
     if not force and (folder / SCORES).exists():
         raise OutputExists(f"{folder} holds a study already", hint="use --force to replace it")

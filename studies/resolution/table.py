@@ -1,4 +1,4 @@
-"""Rows of Parquet -> a line per category and cell, by nothing but the rows and the reference."""
+"""Rows of Parquet -> a line per category and cell, from the rows and the reference alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ALL = "all"
 OTHER = "other"
 """Images without a category, where others have one."""
 DRAWS = 2000
-"""Of the bootstrap."""
+"""Samples of the bootstrap."""
 LEVEL = 0.95
 
 Floats = NDArray[np.float64]
@@ -32,7 +32,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """All margins, and what the images became."""
+    """All margins, and the sizes of the images."""
 
     images: list[str]
     categories: list[str]
@@ -46,19 +46,19 @@ class Scores:
     seconds: Floats
     """Like margins."""
     used: Integers
-    """[cell, image, 2]: width and height that the model saw."""
+    """[cell, image, 2]: width and height of the model's input."""
     original: Integers
     """[image, 2]: width and height of the source."""
     tokens: Integers
     """[cell, image]: visual tokens."""
 
     def finite(self) -> tuple[Scores, list[str]]:
-        """Without the images that have a margin that is no number; and their names."""
+        """Without the images that have a NaN margin; and the names of those."""
         good = np.asarray(np.isfinite(self.margins).all(axis=(0, 1, 3)))
         return self.of(good), [self.images[at] for at in np.flatnonzero(~good)]
 
     def of(self, chosen: Mask) -> Scores:
-        """Those of some of the images."""
+        """The scores of some of the images."""
         return Scores(
             [self.images[at] for at in np.flatnonzero(chosen)],
             [self.categories[at] for at in np.flatnonzero(chosen)],
@@ -75,7 +75,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A category in a cell. None: there are too few to say."""
+    """A category in a cell. None: too few images or repeats to tell."""
 
     category: str
     size: str
@@ -87,7 +87,7 @@ class Line:
     smaller: int
     """Images with fewer pixels than the size: they are not enlarged."""
     unchanged: int
-    """Images that the model sees as in the next smaller size."""
+    """Images with the same model input as in the next smaller size."""
     margin: float
     """Mean over images and queries, each the mean of its repeats."""
     margin_low: float | None
@@ -106,13 +106,13 @@ class Line:
     tau_queries: int
     """Queries for which it is defined: not all margins are equal."""
     top1_flips: float
-    """Share of queries whose first image is another than in the reference."""
+    """Share of queries whose first image differs from the reference."""
     images_per_s: float
-    """Prepared, seen by the tower and scored against all queries."""
+    """Images per second: prepared, encoded by the tower and scored with all queries."""
 
 
 def read_scores(path: Path) -> Scores:
-    """All rows of a study's Parquet file. Raises ValueError unless each is there once."""
+    """All rows of a study's Parquet file. Raises ValueError unless each occurs once."""
     table = parquet.read_table(path)
     images, image = _places(table["image"])
     queries, query = _places(table["query"])
@@ -164,7 +164,7 @@ def summarize(scores: Scores, reference: Cell) -> list[Line]:
 
 
 def write_table(lines: Sequence[Line], path: Path) -> None:
-    """The lines as CSV; empty where there are too few to say."""
+    """Write the lines as CSV, with empty cells for None."""
     with path.open("w", newline="", encoding="utf-8") as out:
         writer = csv.DictWriter(out, [field.name for field in fields(Line)])
         writer.writeheader()
@@ -174,7 +174,7 @@ def write_table(lines: Sequence[Line], path: Path) -> None:
 def tau_b(margins: Floats, reference: Floats) -> Floats:
     """Kendall's tau-b of each query's order of images; [image, query] -> [query].
 
-    NaN where it is not defined: for less than two images, or where all margins are equal.
+    NaN where it is not defined: for fewer than two images, or where all margins are equal.
     """
     if len(margins) < 2:
         return np.full(margins.shape[1], np.nan)
@@ -185,7 +185,7 @@ def tau_b(margins: Floats, reference: Floats) -> Floats:
 def interval(values: Floats) -> tuple[float, float] | tuple[None, None]:
     """Bootstrap interval of the mean of values [image, query]; None for a single image.
 
-    Images and queries are both drawn anew, since both are samples: rows and columns by themselves.
+    Both images and queries are resampled, rows and columns independently.
     """
     images, queries = values.shape
     if images < 2:
@@ -234,7 +234,7 @@ def _lines(category: str, scores: Scores, reference: Cell) -> Iterator[Line]:
 
 
 def _noise(margins: Floats) -> tuple[float, float] | tuple[None, None]:
-    """How far [repeat, image, query] differ over the repeats: typically, and at the worst."""
+    """How much margins [repeat, image, query] differ over the repeats: typically and at worst."""
     if len(margins) < 2:
         return None, None
     typical = np.sqrt(margins.var(axis=0, ddof=1).mean())
@@ -251,7 +251,7 @@ def _unchanged(scores: Scores, at: int) -> int:
 def _places(
     column: pa.ChunkedArray, key: Callable[[str], Any] | None = None
 ) -> tuple[list[str], Integers]:
-    """The different values in order, and which of them stands in each row."""
+    """The distinct values in order, and the index of each row's value."""
     values = column.to_pylist()
     names = sorted(set(values), key=key)
     place = {name: at for at, name in enumerate(names)}

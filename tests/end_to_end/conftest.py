@@ -1,4 +1,4 @@
-"""One stack of real processes for all tests here, and what an undisturbed run would give."""
+"""One stack of real processes for all tests here, and the margins of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCUMENTS = 20
 
 @pytest.fixture(scope="session")
 def requests() -> list[dict[str, Any]]:
-    """Short texts: enough of them that a job takes a few seconds."""
+    """Short texts, enough for a job of a few seconds."""
     words = re.sub(r"\s+", " ", " ".join(topics.values())).split(" ")
     texts = [" ".join(words[at : at + 24]) for at in range(0, 24 * REQUESTS * DOCUMENTS, 24)]
     texts = (texts * 2)[: REQUESTS * DOCUMENTS]
@@ -62,7 +62,7 @@ def stack(start_stack: StartStack) -> Iterator[Stack]:
 def check(
     stack: Stack, requests: list[dict[str, Any]], expected: list[list[float]]
 ) -> Callable[[str], None]:
-    """`check(job_id)`: wait for the end; every pair came back once, with its undisturbed margin."""
+    """`check(job_id)`: wait for the end; every pair has one result, with its undisturbed margin."""
 
     def every_pair_once(job_id: str) -> None:
         status = stack.client.wait(job_id, timeout_s=patient(120))

@@ -1,4 +1,4 @@
-"""The monitor steers a worker's packs; a monitor that is away stops nothing."""
+"""The monitor adapts a worker's batch limit; without a monitor work continues."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def worker(stack: Stack) -> WorkerRow:
 
 @contextmanager
 def standing_still(stack: Stack, words: str) -> Iterator[None]:
-    """A process that does nothing while the block runs."""
+    """Stop a process during the block."""
     stack.kill(words, signal.SIGSTOP)
     try:
         yield
@@ -42,7 +42,7 @@ def standing_still(stack: Stack, words: str) -> Iterator[None]:
 
 
 def set_limit(fleet: Fleet, worker_id: str, tokens: int) -> None:
-    """What a monitor does, for the sake of a test."""
+    """Set a limit as the monitor does."""
     last = fleet.limit(worker_id)
     limit = BatchLimit(tokens=tokens, pairs=1024, reason="bound: a test wants it so", at_s=1.0)
     if last:
@@ -56,7 +56,7 @@ def test_the_monitor_sets_a_limit_which_the_worker_obeys_and_shows(
 ) -> None:
     # when a job runs through
     check(stack.client.submit(source, model=MODEL))
-    # then the monitor has looked at its packs, and its limit is in force
+    # then the monitor has read its packs, and its limit is in force
 
     def obeyed() -> bool:
         limit, row = fleet.limit(worker.id), stack.ready_workers()[0]
@@ -80,7 +80,7 @@ def test_a_limit_that_changes_in_a_job_changes_no_margin_and_stays_without_a_mon
     stack: Stack, worker: WorkerRow, fleet: Fleet, source: Path, check: Check
 ) -> None:
     with standing_still(stack, MONITOR):
-        # given a job that runs while nobody but us decides on limits
+        # given a running job whose limits only the test decides
         job_id = stack.client.submit(source, model=MODEL)
         # when they go up and down
         for turn in count():
@@ -93,7 +93,7 @@ def test_a_limit_that_changes_in_a_job_changes_no_margin_and_stays_without_a_mon
             )
             if stack.client.status(job_id).state == "done":
                 break
-        # then the job has every margin that it should have
+        # then the job has every expected margin
         check(job_id)
         # and the last limit holds
         check(stack.client.submit(source, model=MODEL))

@@ -1,4 +1,4 @@
-"""`rerank demo` from start to end, with models and examples that are small."""
+"""`rerank demo` from start to end, with small models and examples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.vl_model import build_vl_model
 def test_the_demo_ranks_text_and_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given a few questions, a few images and a model that knows nothing
+    # given a few questions, a few images and a random model
     example, scenes = tmp_path / "example.jsonl", tmp_path / "scenes"
     example.write_text("".join(demo.EXAMPLE.read_text().splitlines(keepends=True)[:3]))
     scenes.mkdir()
@@ -33,7 +33,7 @@ def test_the_demo_ranks_text_and_images(
     monkeypatch.setattr(demo, "IMAGE_MODEL", str(model))
     # when it is run
     demo.run_demo()
-    # then it shows both rankings, and how good they are
+    # then it shows both rankings and their quality
     shown = capsys.readouterr().out
     assert "a relevant passage is first for" in shown
     assert "a red heart" in shown

@@ -1,5 +1,5 @@
-"""A job through real processes, with someone pulling the plug: every pair comes back exactly once,
-with the margin of an undisturbed run."""
+"""Jobs in real processes that are killed or frozen: every pair has exactly one result, with the
+margin of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Check = Callable[[str], None]
 
 @pytest.fixture
 def job(stack: Stack, source: Path) -> str:
-    """A job that has begun: some pairs are scored, most are not."""
+    """A started job: some pairs are scored, most are not."""
     wait_until(stack.ready_workers, 60, "a worker is ready")
     job_id = stack.client.submit(source, model=MODEL)
     wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the first commit")
@@ -35,25 +35,25 @@ def job(stack: Stack, source: Path) -> str:
 
 
 def unclaimed(stack: Stack, job_id: str) -> list[str]:
-    """A job's shards that nobody holds."""
+    """A job's shards that are not leased."""
     return [s for j, s in stack.client.store.shards.due(MODEL, 1000) if j == job_id]
 
 
 def test_in_an_undisturbed_run_the_monitor_publishes_nothing(
     stack: Stack, source: Path, check: Check
 ) -> None:
-    # given a fleet at rest
+    # given an idle fleet
     before = stack.client.store.coordination.event_count("republished")
     # when a job runs through
     check(stack.client.submit(source, model=MODEL))
-    # then no hint was sent twice, and nothing waits anywhere
+    # then no hint was sent twice, and nothing is left waiting
     assert stack.client.store.coordination.event_count("republished") == before
     assert stack.client.store.shards.backlog(MODEL) == 0
     assert stack.client.store.jobs.unfinished() == []
 
 
 def test_a_worker_killed_in_the_middle_costs_nothing(stack: Stack, job: str, check: Check) -> None:
-    # when the only worker dies without a word
+    # when the only worker is killed
     os.kill(stack.ready_workers()[0].pid, signal.SIGKILL)
     # then its successor finishes the job
     check(job)
@@ -66,7 +66,7 @@ def test_a_worker_told_to_stop_gives_its_shards_back_and_nobody_is_blamed(
     pid = stack.ready_workers()[0].pid
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: pid not in {w.pid for w in stack.client.workers()}, 30, "it is gone")
-    # then its shards are free, and none of them is a suspect
+    # then its shards are free, and none counts as a suspect
     states = stack.client.store.client.hvals(stack.client.store.keys.job_open(job))
     assert states
     assert not [state for state in states if '"token"' in state or '"suspect"' in state]
@@ -74,37 +74,37 @@ def test_a_worker_told_to_stop_gives_its_shards_back_and_nobody_is_blamed(
 
 
 def test_the_coordinator_killed_while_it_feeds(stack: Stack, source: Path, check: Check) -> None:
-    # given a job whose input is not cut to its end
+    # given a job whose input is not completely cut
     wait_until(stack.ready_workers, 60, "a worker is ready")
     job_id = stack.client.submit(source, model=MODEL)
     wait_until(lambda: stack.client.status(job_id).open_shards, 30, "the first shard is open")
-    # when who cuts it dies
+    # when the process that cuts it dies
     stack.kill(COORDINATOR)
-    # then its successor goes on where it stood
+    # then its successor continues where it stopped
     check(job_id)
 
 
 def test_the_coordinator_killed_while_it_writes_the_output(
     stack: Stack, job: str, check: Check
 ) -> None:
-    # given an output that is being written, or on a busy machine has just been
+    # given an output that is being written, or has just been on a busy machine
     folder = Path(stack.settings.storage_uri.removeprefix("file://")) / "jobs" / job
     wait_until(lambda: any("output" in name for name in os.listdir(folder)), 60, "a draft is there")
-    # when who writes it dies
+    # when the process that writes it dies
     stack.kill(COORDINATOR)
-    # then the output is written anew, whole
+    # then the whole output is written again
     check(job)
 
 
 def test_hints_published_three_times_change_nothing(stack: Stack, job: str, check: Check) -> None:
-    # when every waiting shard, and the job's next step, is hinted three times more
+    # when every waiting shard and the job's next step are hinted three more times
     hints = Hints(make_app(stack.settings))
     for shard in unclaimed(stack, job) * 3:
         hints.shard(MODEL, Priority.normal, job, shard)
     for _ in range(3):
         hints.feed(job)
         hints.finish(job)
-    # then every pair comes back once
+    # then every pair has one result
     check(job)
 
 
@@ -126,7 +126,7 @@ def test_two_coordinators_feed_at_once(
     # given a second coordinator
     with running_module(stack, tmp_path, COORDINATOR):
         job_id = stack.client.submit(source, model=MODEL)
-        # when both are told again and again to feed the same job
+        # when both repeatedly get the hint to feed the same job
         hints = Hints(make_app(stack.settings))
         for _ in range(30):
             hints.feed(job_id)
@@ -140,12 +140,12 @@ def test_a_job_paused_in_the_middle_and_resumed(stack: Stack, job: str, check: C
     stack.client.pause(job)
     status = stack.client.status(job)
     assert status.state == "paused"
-    # then it stands still once the shards in hand are done
+    # then it stops once the leased shards are done
     wait_until(lambda: not stack.ready_workers()[0].shards, 30, "the hands are empty")
     stood = stack.client.status(job).progress.done
     assert stood < REQUESTS * DOCUMENTS
     assert unclaimed(stack, job) == []
-    # and when it is resumed it comes to its end
+    # and when it is resumed it runs to its end
     stack.client.resume(job)
     check(job)
 
@@ -156,7 +156,7 @@ def test_a_cancelled_job_keeps_its_scores_and_a_retry_completes_it(
     # when it is cancelled
     stack.client.cancel(job)
     status = stack.client.wait(job, timeout_s=patient(60))
-    # then every pair is accounted for, in a whole output
+    # then every pair is accounted for in a complete output
     progress = status.progress
     assert status.state == "cancelled"
     assert progress.scored
@@ -181,7 +181,7 @@ def test_a_frozen_worker_comes_back_too_late_and_does_no_harm(
             30,
             "the other holds a shard",
         )
-        # when one is frozen for longer than its lease, and then goes on
+        # when one is frozen for longer than its lease, and then continues
         other.send_signal(signal.SIGSTOP)
         stack.client.wait(job_id, timeout_s=patient(120))
         other.send_signal(signal.SIGCONT)
@@ -193,9 +193,9 @@ def test_redis_killed_in_the_middle_comes_back_from_its_file(
     stack: Stack, job: str, check: Check
 ) -> None:
     # when the server dies and is started again from its append-only file
-    time.sleep(1.2)  # the file is synced once a second: what is younger may be scored again
+    time.sleep(1.2)  # the file is synced once per second: newer results may be scored again
     stack.kill(SERVER)
-    # then everyone finds it again and the job ends as if nothing had been
+    # then every process reconnects, and the job ends undisturbed
     wait_until(lambda: answers(stack), 30, "the server is back")
     check(job)
 

@@ -19,7 +19,7 @@ MODULES = ("celery", "click", "json", "kombu", "logging", "redis", "structlog", 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder of which no module may be imported."""
+    """A working folder whose modules must not be imported."""
     folder = tmp_path / "project"
     for name in PACKAGES:
         (folder / name).mkdir(parents=True)

@@ -1,5 +1,5 @@
 """Images through real processes: from S3, other hosts and the line itself to scores, with
-everything that may be wrong with them."""
+everything that can be wrong with them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from tests.support.wait import patient, wait_until
 
 BUCKET = "shop"
 LOST = "shop-of-others"
-"""A bucket whose owner does not know our credentials any more, until they are renewed."""
+"""A bucket that rejects our credentials until they are renewed."""
 SECRET = "d00dfeed5ec2e7"
-"""What stands in a signed link, and nowhere else."""
+"""The secret of a signed link, which must not appear anywhere else."""
 TOLERANCE = 1e-4
 
 ACCESS = {
@@ -44,8 +44,8 @@ ACCESS = {
 
 
 class Front(ThreadingHTTPServer):
-    """What stands before S3: passes everything on, refuses the credentials for the objects of LOST
-    until `renewed`, and serves a few pages of its own."""
+    """A proxy of S3: forwards everything, refuses the credentials for the objects of LOST until
+    `renewed`, and serves a few pages of its own."""
 
     daemon_threads = True
 
@@ -94,11 +94,11 @@ class _Answer(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        with suppress(ConnectionError):  # who asked was killed
+        with suppress(ConnectionError):  # the client was killed
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(front: Front, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What makes every command see the same S3, and be allowed the same sources."""
+    """Settings with which all commands use the same S3 and may read the same sources."""
     root = tmp_path_factory.mktemp("allowed")
     return ACCESS | {
         "AWS_ENDPOINT_URL_S3": f"http://{front.address}",
@@ -136,7 +136,7 @@ def environment(front: Front, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the stack has its state and its log."""
+    """The folder of the stack's state and log."""
     return tmp_path_factory.mktemp("images-stack")
 
 
@@ -154,7 +154,7 @@ def images(
 
 @pytest.fixture
 def put(s3_server: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`put("name.png", data)` makes an object and gives its URI; boto3 finds the same S3."""
+    """`put("name.png", data)` creates an object and returns its URI; boto3 uses the same S3."""
     import boto3
 
     for name, value in environment.items():
@@ -195,7 +195,7 @@ def score(
     stack: Stack,
     model: Path,
 ) -> list[dict[str, Any]]:
-    """The lines that `rerank score` makes of some requests, without the queue."""
+    """The output lines of `rerank score` for some requests, without the queue."""
     source, out = tmp_path / "direct.jsonl", tmp_path / "direct-out.jsonl"
     write(source, requests)
     options = ["--model", str(model), "--image-preset", "reference"]
@@ -231,7 +231,7 @@ def test_every_kind_of_content_is_scored(
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    # given documents of every kind, from everywhere that is allowed
+    # given documents of every kind, from all allowed sources
     uris = [put(f"kinds/{n}.png", png(n)) for n in range(4)]
     front.pages["kind.png"] = png(9)
     local = Path(environment["RERANK_ALLOWED_ROOTS"]) / "local.jpg"
@@ -255,7 +255,7 @@ def test_every_kind_of_content_is_scored(
     source = write(tmp_path / "in.jsonl", requests)
     job_id = images.client.submit(source, model=str(vl_folder), image_preset="reference")
     lines = finished(images, job_id)
-    # then all of them have scores, with what was done to their images
+    # then all of them have scores, with details of their images
     assert [line["errors"] for line in lines] == [[], []]
     for line in lines:
         by_index = {result["index"]: result for result in line["results"]}
@@ -265,7 +265,7 @@ def test_every_kind_of_content_is_scored(
         assert by_index[2]["tokens"] == 36
         assert by_index[3]["tokens"] == 24  # three frames: two steps
         assert len({round(result["margin"], 5) for result in by_index.values()}) > 4
-    # and a small request that someone waits for gives the same
+    # and an interactive request gives the same
     line = images.client.rerank("a gate", documents, model=str(vl_folder), image_preset="reference")
     now = {result["index"]: result["margin"] for result in line["results"]}
     then = {result["index"]: result["margin"] for result in lines[0]["results"]}
@@ -280,12 +280,12 @@ def test_a_catalog_has_the_scores_of_its_pairs_one_by_one(
     queries = ["a gate", {"image": uris[2]}, {"text": "like this", "image": uris[3]}]
     named = [{"id": f"q{n}", **(q if isinstance(q, dict) else {"text": q})}
              for n, q in enumerate(queries)]  # fmt: skip
-    # when every query meets every image
+    # when every query is scored with every image
     job_id = images.client.submit_catalog(
         f"s3://{BUCKET}/catalog/", named, model=str(vl_folder), image_preset="reference", top_n=3
     )
     rows = finished(images, job_id)
-    # then each pair is there once, with the margin that it has alone
+    # then each pair occurs once, with the margin that it has alone
     margins = {(row["query_id"], row["image_id"]): row["margin"] for row in rows}
     assert len(margins) == len(rows) == len(uris) * len(queries)
     alone = [{"query": q, "documents": [{"image": uri}]} for uri in uris for q in queries]
@@ -299,7 +299,7 @@ def test_a_catalog_has_the_scores_of_its_pairs_one_by_one(
 def test_a_worker_killed_in_the_middle_of_a_catalog_costs_nothing(
     images: Stack, put: Put, vl_folder: Path
 ) -> None:
-    # given a catalog that has begun
+    # given a started catalog job
     wait_until(images.ready_workers, 60, "a worker is ready")
     uris = [put(f"many/{n:03}.png", png(100 + n)) for n in range(60)]
     queries = [f"query {n}" for n in range(12)]
@@ -307,7 +307,7 @@ def test_a_worker_killed_in_the_middle_of_a_catalog_costs_nothing(
         f"s3://{BUCKET}/many/", queries, model=str(vl_folder), image_preset="reference"
     )
     wait_until(lambda: images.client.status(job_id).progress.scored, 60, "the first commit")
-    # when its only worker dies without a word
+    # when its only worker is killed
     os.kill(images.ready_workers()[0].pid, signal.SIGKILL)
     assert images.client.status(job_id).state == "running"
     # then its successor scores the rest, and no pair twice
@@ -322,7 +322,7 @@ def test_a_worker_killed_in_the_middle_of_a_catalog_costs_nothing(
 
 
 def huge_header() -> bytes:
-    """A PNG that says that it has 30,000 × 30,000 pixels."""
+    """A PNG that claims 30,000 × 30,000 pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         tail = struct.pack(">I", zlib.crc32(name + data))
@@ -344,7 +344,7 @@ def animated() -> bytes:
 def test_bad_images_have_clear_outcomes_and_all_others_scores(
     images: Stack, put: Put, front: Front, vl_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    # given good images and everything that may be wrong with one
+    # given good images and images with every kind of error
     signed = f"?X-Amz-Signature={SECRET}"
     good = [put(f"good/{n}.png", png(40 + n)) for n in range(8)]
     whole = png(50)
@@ -379,7 +379,7 @@ def test_bad_images_have_clear_outcomes_and_all_others_scores(
     catalog = images.client.submit_catalog(listing, ["q"], **options)
     job = images.client.submit(source, **options)
     rows, (documents, query) = finished(images, catalog), finished(images, job)
-    # then each has its outcome
+    # then each has the expected outcome
     outcomes = [None] * len(good) + list(cases.values())
     by_image = {row["image_id"]: row.get("error", {}).get("code") for row in rows}
     assert [by_image[n] for n in range(len(outcomes))] == outcomes
@@ -387,17 +387,17 @@ def test_bad_images_have_clear_outcomes_and_all_others_scores(
     assert [codes.get(n) for n in range(len(outcomes))] == outcomes
     assert len(documents["results"]) + len(documents["errors"]) == len(outcomes)
     assert [error["code"] for error in query["errors"]] == ["not_found", "not_found"]
-    # and says what to do
+    # and a hint says what to do
     errors = [*documents["errors"], *query["errors"], *(r["error"] for r in rows if "error" in r)]
     assert all(error["message"] and error["hint"] for error in errors)
-    # and what is secret in a link is told nowhere
+    # and the secret of a link appears nowhere
     assert SECRET not in json.dumps(errors)
     assert SECRET not in (folder / "up.log").read_text()
     assert not [key for key, value in everything_in(images) if SECRET in value]
 
 
 def everything_in(stack: Stack) -> Iterator[tuple[str, str]]:
-    """Each key of Redis with all that stands there."""
+    """Each key of Redis with its whole content."""
     client = stack.client.store.client
     for key in client.scan_iter(count=1000):
         if (kind := client.type(key)) != "none":
@@ -418,18 +418,18 @@ def _readers(client: Any) -> dict[str, Callable[[str], Any]]:
 def test_a_job_whose_credentials_are_refused_waits_until_they_are_renewed(
     images: Stack, put: Put, front: Front, vl_folder: Path
 ) -> None:
-    # given images whose owner refuses our credentials
+    # given images in a bucket that rejects our credentials
     uris = [put(f"{n}.png", png(60 + n), bucket=LOST) for n in range(4)]
     # when they are to be scored
     job_id = images.client.submit_catalog(
         f"s3://{LOST}/", ["a", "b"], model=str(vl_folder), image_preset="reference", limit=3
     )
     wait_until(lambda: images.client.status(job_id).state == "paused", 60, "it is paused")
-    # then the job says why it stands still, and no image is blamed
+    # then the job says why it is paused, and no image has an error
     status = images.client.status(job_id)
     assert "S3 refused the credentials (InvalidAccessKeyId)" in status.reason
     assert status.progress.errors == 0
-    # and once they are renewed it goes on to its end
+    # and once they are renewed it runs to its end
     front.renewed.set()
     images.client.resume(job_id)
     rows = finished(images, job_id)

@@ -1,4 +1,4 @@
-"""Poison, urgency, and the command line against a running stack."""
+"""Poison pairs, urgent requests, and the command line with a running stack."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores
 
 
 def test_a_small_request_does_not_wait_for_a_large_job(stack: Stack, source: Path) -> None:
-    # given a worker whose hands are full
+    # given a busy worker
     wait_until(stack.ready_workers, 60, "a worker is ready")
     job_id = stack.client.submit(source, model=MODEL)
     wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
-    # when someone asks for a few scores
+    # when an interactive request comes
     line = stack.client.rerank(
         "what is a generator?",
         ["A generator is a function that yields values.", "Bread is baked in an oven."],
         model=MODEL,
     )
-    # then they come while the job still runs
+    # then it is answered while the job still runs
     assert [result["index"] for result in line["results"]] == [0, 1]
     assert stack.client.status(job_id).state == "running"
     stack.client.cancel(job_id)
@@ -79,7 +79,7 @@ def test_submit_wait_writes_the_output_and_its_exit_code_tells_of_errors(
     )
     # when it is submitted
     done = rerank(stack, "submit", str(source), "-o", str(output), "--model", MODEL, "--wait")
-    # then the exit code says partial failure, every line is there, and the manifest counts
+    # then the exit code means partial failure, every line is in the output, and the manifest counts
     assert done.returncode == 3, done.stderr
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [len(line["results"]) for line in lines] == [2, 0, 1]
@@ -111,7 +111,7 @@ def test_score_and_the_queue_give_the_same_output(
 
 
 def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> None:
-    # given someone who watches a job
+    # given a user who watches a job
     job_id = stack.client.submit(source, model=MODEL)
     watching = subprocess.Popen(
         [RERANK, "watch", job_id], env=environment(stack), stderr=subprocess.PIPE, text=True
@@ -122,14 +122,14 @@ def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> Non
     # when they press Ctrl-C
     watching.send_signal(signal.SIGINT)
     _, shown = watching.communicate(timeout=patient(20))
-    # then they are told how to come back, and the job goes on
+    # then the message says how to watch again, and the job goes on
     assert watching.returncode == 130
     assert f"rerank watch {job_id}" in shown
     assert stack.client.wait(job_id, timeout_s=patient(120)).state == "done"
 
 
 def environment(stack: Stack) -> dict[str, str]:
-    """What makes a command find this stack."""
+    """Settings with which a command uses this stack."""
     return {**os.environ, **stack.settings.environment()}
 
 

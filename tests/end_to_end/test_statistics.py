@@ -17,7 +17,7 @@ LINES = 20
 
 
 def of_model(stack: Stack) -> Statistics:
-    """What was counted for the model so far."""
+    """The statistics of the model so far."""
     rows = stack.client.store.statistics.rows(24)
     matching = [row for row in rows if (row.kind, row.name) == ("model", MODEL)]
     return matching[0] if matching else statistics_of("model", MODEL, [])
@@ -30,7 +30,7 @@ def test_a_killed_worker_counts_nothing_twice(stack: Stack, source: Path) -> Non
     job_id = stack.client.submit(source, model=MODEL, limit=LINES)
     wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the job has begun")
     stack.kill("-m rerankfleet.workers --model", signal.SIGKILL)
-    # when another one has ended it
+    # when another worker has finished it
     status = stack.client.wait(job_id, timeout_s=patient(120))
     # then every request, pair and score was counted once
     after, pairs = of_model(stack), LINES * DOCUMENTS

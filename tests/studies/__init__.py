@@ -1,1 +1,1 @@
-"""The studies draw, say and compute what they claim."""
+"""Tests of the studies."""

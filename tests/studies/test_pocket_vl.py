@@ -1,4 +1,4 @@
-"""`pocket-vl` learns from true captions, with the pixels and positions of the real model."""
+"""Training of `pocket-vl`: true captions, and the pixels and positions of the real model."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_a_claim_holds_for_its_scene_and_not_for_the_rival(topic: Topic) -> None
     for _ in range(50):
         # given two scenes that differ in one thing
         near_pair = rivals(topic, 4 / 3, generator)
-        # when claims about each are checked on both, then each holds for its own alone
+        # when claims about each are checked on both, then each holds for its own scene alone
         for place, claim in enumerate(near_pair.claims):
             assert claim.holds(near_pair.scenes[place])
             assert not claim.holds(near_pair.scenes[1 - place])
-            # and the wanted cells are marked in its own alone
+            # and the claimed cells are marked in its own scene
             size = Size(256, 192)
             assert wanted_cells(claim, near_pair.scenes[place], size).any(0).all()
 
@@ -177,7 +177,7 @@ def test_a_page_says_which_word_stands_where() -> None:
         cells = read_cells(page, size)
         named = {WORDS[word] for word in cells if word != UNKNOWN}
         assert named == {sign.word for sign in page.signs}
-        # and its letters stand side by side within the word
+        # and its letters are side by side within the word
         for sign in page.signs:
             boxes = [box for _, box in letter_boxes(sign)]
             assert "".join(letter for letter, _ in letter_boxes(sign)) == sign.word
@@ -198,7 +198,7 @@ def test_rows_that_differ_in_their_images_alone_share_what_stands_before_them(
     size, scenes = Size(96, 96), list[Scene]()
     pairs = group("count", "picture query", size, scenes, random.Random(11))
     prompt = Prompt(tokenizer)
-    # when they become tensors, then no image is in the head that is computed once
+    # when they become tensors, then the shared head contains no image
     rows = tensorise(Batch(size, scenes, pairs, DEFAULT_INSTRUCTION), prompt)
     assert prompt.start not in rows.head
     assert rows.tokens[:, 0].eq(prompt.start).all()
@@ -217,7 +217,7 @@ def test_both_stages_of_the_training_run_and_leave_a_model(
     trainer.run(((1.0, Course(small, groups=2, pages=0.5)),), 1.0, judging=False)
     trainer.run(((1.0, Course(small, groups=2, mixed=True)),), 1.0, judging=True)
     export(trainer.scorer.model, tokenizer, tmp_path, SPECIAL_TOKENS)
-    # then the losses were numbers, and the folder judges pairs
+    # then the losses are finite, and the exported model scores pairs
     assert trainer.seen
     assert np.isfinite(trainer.seen).all()
     assert Reranker(tmp_path).margins([(["a"], ["b"])], []).isfinite().all()
@@ -244,7 +244,7 @@ def test_positions_are_those_of_the_model(tokenizer: Tokenizer) -> None:
     ids, images = prompt.encode([shown[0], "the same"], [shown[1], "a note"])
     tokens = torch.tensor([ids])
     grid = torch.tensor([[1, image.rows, image.columns] for image in images])
-    # when the model itself counts, then its three axes are ours
+    # when the model computes positions, then its three axes equal ours
     expected, _ = model.model.get_rope_index(
         tokens, mm_token_type_ids=tokens.eq(prompt.pad).int(), image_grid_thw=grid
     )

@@ -1,4 +1,4 @@
-"""The resolution study: its rows are whole, its table is what they say, bad input costs itself."""
+"""The resolution study: complete rows, a table that follows from them, handling of bad input."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def rerank(*arguments: object):
 
 
 def refusal(*arguments: object) -> str:
-    """The one sentence with which a command is refused."""
+    """The message with which a command is refused."""
     error = rerank(*arguments).exception
     assert isinstance(error, RerankError), error
     assert "\n" not in str(error)
@@ -79,7 +79,7 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (256, 192)) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Five images, one of them small; a damaged one; a file that is none; queries."""
+    """Five images, one of them small; a damaged one; a file that is not an image; queries."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "more").mkdir()
     for number in range(4):
@@ -173,7 +173,7 @@ def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):
     # when a pair is scored by itself
     (prompts,) = engine.prompter.encode_all([Request(Side(QUERIES[0]), [side])], max_length=8192)
     (margin,) = engine.score(Pack.of(prompts)[0])
-    # then the study found the same
+    # then the study has the same margin
     studied = mean_margins(rows, "192x128", "nearest")["2.png", QUERIES[0]]
     assert studied == pytest.approx(margin, abs=TOLERANCE)
 
@@ -192,7 +192,7 @@ def test_repeats_agree_to_the_noise_of_fp32(rows, lines):
 @pytest.mark.parametrize("interpolation", ["bicubic", "nearest"])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_table_is_what_the_raw_margins_say(rows, lines, size, interpolation):
-    # given margins, and those of the reference, by hand
+    # given handmade margins of a cell and of the reference
     mean = mean_margins(rows, size, interpolation)
     reference = mean_margins(rows, "128x96")
     images = sorted({image for image, _ in mean})
@@ -202,7 +202,7 @@ def test_the_table_is_what_the_raw_margins_say(rows, lines, size, interpolation)
         taus.append(kendalltau(ours, theirs).statistic)
         flips.append(int(np.argmax(ours)) != int(np.argmax(theirs)))
     chosen = [r for r in rows if (r["size"], r["interpolation"]) == (size, interpolation)]
-    # then the table's line says the same
+    # then the line of the table has the same figures
     line = line_of(lines, "all", size, interpolation)
     assert (line["images"], line["queries"]) == ("5", "3")
     assert float(line["margin"]) == pytest.approx(np.mean(list(mean.values())))
@@ -222,7 +222,7 @@ def test_categories_have_lines_of_their_own_images(rows, lines):
     line = line_of(lines, "even", "64x64")
     assert line["images"] == "2"
     assert float(line["margin"]) == pytest.approx(even)
-    # a single image has neither an interval nor an order
+    # a single image has neither an interval nor a rank order
     other = line_of(lines, "other", "64x64")
     assert (other["margin_low"], other["tau_b"], other["tau_queries"]) == ("", "", "0")
 
@@ -278,7 +278,7 @@ def test_sizes_above_the_models_cap_are_other_images_and_the_report_says_so(fold
         }
     )  # fmt: skip
     write_report(facts, [], folder)
-    # then it says that the cap was lifted
+    # then it mentions that the cap was lifted
     report = (folder / "report.md").read_text()
     assert "pixel cap of 1,843,200 is lifted here" in report
     assert "the sizes above it (1600x1200, 2048x1536) would be the same image" in report
@@ -317,7 +317,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 
 class _Small:
-    """An engine that takes two pairs at the most."""
+    """An engine that takes at most two pairs."""
 
     def __init__(self) -> None:
         self.freed = 0
@@ -352,7 +352,7 @@ def test_a_listing_names_images_beside_it_with_their_categories(folder, vl_folde
         "resolution", listing, "--queries", folder / "queries.txt", "--model", vl_folder,
         "--sizes", "64×64,96x64", "--reference", "64x64", "--repeats", 1, "-o", tmp_path,
     )  # fmt: skip
-    # then the good ones are scored, the other is named, one repeat knows no noise
+    # then the good ones are scored, the other is named, and one repeat has no noise floor
     assert result.exit_code == 3
     with (tmp_path / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -368,7 +368,7 @@ def test_bad_options_give_one_clear_sentence(folder, vl_folder, tmp_path):
         "resolution", folder, "--queries", folder / "queries.txt", "--model", vl_folder,
         "-o", tmp_path / "out",
     ]  # fmt: skip
-    assert "'big' is no size" in refusal(*arguments, "--sizes", "big")
+    assert "'big' is not a size" in refusal(*arguments, "--sizes", "big")
     assert "the reference 1024x768 is not among the sizes" in refusal(
         *arguments, "--sizes", "64x64"
     )

@@ -1,1 +1,1 @@
-"""What tests share: waiting, a server, fakes at the seams, and a worker without a model."""
+"""Shared by tests: waiting, a server, fakes, and a worker without a model."""

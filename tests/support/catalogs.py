@@ -1,4 +1,4 @@
-"""Queries of a small catalog, and the rows that it must have."""
+"""A small catalog: its queries and expected rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def do(control: Control, job_id: str, **options: Any) -> None:
-    """Carry a submitted job to its end."""
+    """Run a submitted job to its end."""
     control.hints.feed(job_id)
     run(control, Worker(control, **options))
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 
 def drawn(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> Image.Image:
-    """A chequered image of its own colours; the larger `sigma`, the less sharp."""
+    """A chequered image with colours of its own; a larger `sigma` makes it less sharp."""
     rng = np.random.default_rng(seed)
     width, height = size
     cells = rng.integers(0, 256, (-(-height // 16), -(-width // 16), 3), np.uint8)
@@ -32,7 +32,7 @@ def png(seed: int, size: tuple[int, int] = (128, 96), *, sigma: float = 0.0) -> 
 
 
 def draw_leaves(width: int, height: int, *, seed: int = 0, discs: int = 400) -> Image.Image:
-    """Discs over discs of all sizes with some noise: what a photograph is like."""
+    """Overlapping discs of all sizes with some noise, similar to a photograph."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", (width, height), (120, 130, 140))
     draw = ImageDraw.Draw(image)

@@ -20,7 +20,7 @@ def prompt(number: int, length: int = 3, query: int = 1) -> Prompt:
 
 
 class FakeEngine:
-    """Scores a document with its first token; can hold, fail and run out of memory."""
+    """Scores a document with its first token; can block, fail and run out of memory."""
 
     prices = Prices()
 

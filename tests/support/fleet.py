@@ -38,12 +38,12 @@ PROVENANCE = Provenance(
 
 
 def margin_of(query: str, text: str) -> float:
-    """A margin in -8..8 that depends on the pair alone."""
+    """A margin in -8..8 that depends only on the pair."""
     return zlib.crc32(f"{query}\n{text}".encode()) % 16_000 / 1000 - 8
 
 
 def name_of(content: Content) -> str:
-    """What stands for a content here: its text and its images' URIs."""
+    """A key of a content: its text and its images' URIs."""
     return " ".join([*filter(None, [content.text]), *content.image])
 
 
@@ -63,7 +63,7 @@ def worker_row(worker_id: str = "w1", model: str = MODEL, **fields: Any) -> Work
 
 
 def an_observation(**figures: Any) -> Observation:
-    """A full pack of one pair, unless said otherwise."""
+    """A full pack of one pair by default."""
     usual = {
         "at_s": 1000.0,
         "pairs": 1,
@@ -81,7 +81,7 @@ def an_observation(**figures: Any) -> Observation:
 
 
 class Worker:
-    """Scores shards with `margin_of`; a document that holds `fails` gets the failure `code`."""
+    """Scores shards with `margin_of`; a document that contains `fails` gets the failure `code`."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Worker:
     def claim(
         self, job_id: str, shard: str, *, alone: bool = False, token: str | None = None
     ) -> Lease | str:
-        """What the store answers to a claim."""
+        """The store's answer to a claim."""
         return self.control.store.shards.claim(
             job_id,
             self.model,
@@ -130,17 +130,17 @@ class Worker:
         return part, summarize(outcomes, spec, requests=count_requests(slices))
 
     def commit(self, lease: Lease) -> bool:
-        """Score, write and commit a shard. False when another commit was first."""
+        """Score, write and commit a shard. False if another commit came first."""
         part, summary = self.write(lease)
         return results.commit(lease, part, summary, self.control.store, self.control.hints)
 
     def score(self, job_id: str, shard: str) -> bool:
-        """Do a shard from claim to commit. False when it was not ours to take."""
+        """Process a shard from claim to commit. False if the claim was refused."""
         lease = self.claim(job_id, shard)
         return isinstance(lease, Lease) and self.commit(lease)
 
     def work(self, count: int = 1000) -> int:
-        """Do up to `count` of the shards that wait; say how many were committed."""
+        """Process up to `count` waiting shards; returns how many were committed."""
         due = self.control.store.shards.due(self.model, count)
         return sum(self.score(job_id, shard) for job_id, shard in due)
 
@@ -166,7 +166,7 @@ class Worker:
 
 
 def run(control: Control, *workers: Worker, until: Callable[[], bool] = lambda: False) -> None:
-    """Carry out the recorded hints, in order, until there are none left (or `until`)."""
+    """Process the recorded hints in order until none are left (or `until`)."""
     while hints := control.hints.take():
         for number, (kind, *args) in enumerate(hints):
             if until():
@@ -181,7 +181,7 @@ def run(control: Control, *workers: Worker, until: Callable[[], bool] = lambda: 
 
 
 def write_part(control: Control, lease: Lease, outcomes: list[SliceOutcome], part: str) -> None:
-    """Write a part file under a name of the test's choice."""
+    """Write a part file under the given name."""
     start, _ = shard_range(lease.shard)
     uri = part_uri(control.objects, lease.job_id, start, part)
     control.objects.write(uri, dump_part(outcomes, PROVENANCE))

@@ -1,4 +1,4 @@
-"""A gateway in this process, on a real port, and a fleet without a model behind it."""
+"""A gateway in this process, on a real port, with a fleet without a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOK_S = 0.01
 
 @contextmanager
 def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
-    """Serve while the block runs. Yields a client of it."""
+    """Serve during the block. Yields a client."""
     config = uvicorn.Config(
         make_app(Client(settings)), log_level="warning", timeout_graceful_shutdown=1
     )
@@ -45,7 +45,7 @@ def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
 
 @contextmanager
 def posted(http: httpx.Client, path: str, body: Mapping[str, Any]) -> Iterator[socket.socket]:
-    """A request that was sent, while the block runs; then its client is gone."""
+    """Send a request; its client disconnects after the block."""
     data = json.dumps(body).encode()
     with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
         connection.sendall(
@@ -58,7 +58,7 @@ def posted(http: httpx.Client, path: str, body: Mapping[str, Any]) -> Iterator[s
 
 @contextmanager
 def working_fleet(control: Control, worker: Worker | None = None) -> Iterator[Worker]:
-    """A worker and a coordinator in a thread, while the block runs."""
+    """Run a worker and a coordinator in a thread during the block."""
     worker = worker or Worker(control)
     stop = threading.Event()
 
@@ -108,7 +108,7 @@ def value(samples: dict[str, list[Sample]], name: str, **labels: str) -> float:
 
 @contextmanager
 def stalled(http: httpx.Client, sent: bytes, path: str = "/v1/rerank") -> Iterator[socket.socket]:
-    """A connection on which the first bytes of a body have come, and no more will."""
+    """A connection that has sent only the first bytes of a body."""
     with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
         connection.settimeout(patient(20))
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -117,5 +117,5 @@ def stalled(http: httpx.Client, sent: bytes, path: str = "/v1/rerank") -> Iterat
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the other side closes the connection."""
+    """All bytes until the other side closes the connection."""
     return b"".join(iter(lambda: connection.recv(1 << 16), b""))

@@ -1,4 +1,4 @@
-"""Hints that are written down instead of sent."""
+"""Hints that are recorded instead of sent."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ class RecordedHints:
         self.sent.append(("tick",))
 
     def take(self) -> list[Hint]:
-        """What was sent since the last take."""
+        """The hints sent since the last take."""
         taken, self.sent = self.sent, []
         return taken

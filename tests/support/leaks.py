@@ -1,4 +1,4 @@
-"""What may remain in Redis after a test: nothing that would be kept for ever."""
+"""What may remain in Redis after a test: no key that would be kept forever."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _may_stay(client: redis.Redis, prefix: str, key: str, unfinished: set[str]) 
     if not key.startswith(f"{prefix}:"):
         return False
     kind, _, rest = key.removeprefix(f"{prefix}:").partition(":")
-    if kind == "celery":  # messages that nobody took, and the names of queues
+    if kind == "celery":  # unread messages, and names of queues
         return True
     if kind == "job":
         return rest.partition(":")[0] in unfinished

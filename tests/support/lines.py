@@ -21,7 +21,7 @@ def parse(line: object, number: int = 1, max_documents: int = 100) -> Slice:
 
 
 def only_failure(line: object) -> Failure:
-    """The failure of a line that has nothing else."""
+    """The only failure of a line without results."""
     piece = parse(line, number=4)
     assert piece.documents == []
     (failure,) = piece.failures

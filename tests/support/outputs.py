@@ -1,4 +1,4 @@
-"""The output of a job, and what it must hold."""
+"""The output of a job, and its checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def manifest(control: Control, job_id: str = "j") -> Manifest:
 
 
 def check(lines: list[Any], written: list[dict[str, Any]]) -> None:
-    """Every line of input has its line of output, and every pair exactly one outcome."""
+    """Check that every input line has its output line, and every pair exactly one outcome."""
     assert len(written) == len(lines)
     for number, (line, out) in enumerate(zip(lines, written, strict=True), 1):
         if isinstance(line, bytes):

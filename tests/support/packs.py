@@ -10,12 +10,12 @@ TOKENS = 4096
 
 
 def seconds(cost: float) -> float:
-    """What a pack takes on a device that is much too slow for the first limit."""
+    """Seconds of a pack on a device that is much too slow for the first limit."""
     return 0.05 + cost / 2000
 
 
 def pack(cost: float = TOKENS, **fields) -> Observation:
-    """A pack that its limit ended."""
+    """A pack that was filled to its limit."""
     observation = Observation(
         at_s=1000.0,
         pairs=max(1, int(cost / 80)),

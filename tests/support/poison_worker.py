@@ -18,7 +18,7 @@ prepare = Preparer.prepare
 
 
 def prepare_or_die(self: Preparer, slices: Any, *others: Any, **options: Any) -> Any:
-    """Die without a word, as a killed process does."""
+    """Die without cleaning up, like a killed process."""
     if any(document.text == POISON for piece in slices for document in piece.documents):
         os._exit(DEATH)
     return prepare(self, slices, *others, **options)

@@ -15,7 +15,7 @@ NOW_S = 1000.0
 
 
 def clock(later_s: float) -> str:
-    """The time of day so long after NOW_S, as reasons tell it."""
+    """The time of day this long after NOW_S, as written in reasons."""
     return f"00:16:{40 + later_s:02.0f} UTC"
 
 
@@ -24,7 +24,7 @@ def seconds(cost: float) -> float:
 
 
 def pack(cost: float, forward_s: float | None = None, **other: Any) -> Observation:
-    """A full pack on a device without noise, unless said otherwise."""
+    """A full pack on a device without noise by default."""
     figures: dict[str, Any] = {
         "at_s": 0.0,
         "pairs": max(int(cost // 100), 1),
@@ -55,7 +55,7 @@ def after(settings: PolicySettings, state: PolicyState, *rounds: list[Observatio
 def working(
     settings: PolicySettings, state: PolicyState, decisions: int, slow: float = 1.0, **other: Any
 ) -> PolicyState:
-    """The state after full packs at whatever the limit is, three for each decision."""
+    """The state after full packs at the current limit, three for each decision."""
     for number in range(decisions):
         cost = float(state.tokens)
         packs = [pack(cost, seconds(cost) * slow, limit_tokens=state.tokens, **other)] * 3

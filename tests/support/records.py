@@ -32,13 +32,13 @@ def claim(store: Store, job_id="a", shard="0-10", token="t1", *, alone=False, fi
 
 
 def run_out(store: Store, lease: Lease) -> None:
-    """Let a lease expire now."""
+    """Expire a lease now."""
     member = f"{lease.job_id}/{lease.shard}"
     store.client.zadd(store.keys.open(MODEL), {member: store.now_ms() - 1}, xx=True)
 
 
 def die_with(store: Store, job_id: str, shard: str, *, alone: bool) -> None:
-    """A worker claims a shard and is never heard of again."""
+    """Let a worker claim a shard and disappear."""
     lease = claim(store, job_id, shard, uuid.uuid4().hex, alone=alone)
     assert isinstance(lease, Lease), lease
     run_out(store, lease)

@@ -1,4 +1,4 @@
-"""Which tests need much, and which share what takes long to start and so a process of `-n`."""
+"""Which tests are expensive, and which share slow fixtures and so run in one process of `-n`."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def needs_stack(item: pytest.Item) -> bool:
 
 
 def is_long(item: pytest.Item) -> bool:
-    """Whether a test is one of those that are begun first, so that none is left at the end."""
+    """Whether a test is started first, so that no long test runs alone at the end."""
     return any(item.get_closest_marker(name) for name in ("whole_stack", "browser", "slow"))

@@ -15,7 +15,7 @@ from tests.support.wait import patient, wait_until
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -30,7 +30,7 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def valkey(folder: Path, *, port: int | None = None, **options: str) -> Iterator[str]:
-    """Run a server while the block runs. Yields its URL."""
+    """Run a server during the block. Yields its URL."""
     port = port or free_port()
     settings = {
         "port": str(port),

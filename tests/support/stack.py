@@ -1,4 +1,4 @@
-"""A whole `rerank up` as a user runs it, and its processes, which tests kill."""
+"""A complete `rerank up` as users run it, and its processes, which tests kill."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.support.wait import patient, wait_until
 RERANK = str(Path(sys.executable).with_name("rerank"))
 START_S = 90.0
 START_STACK = "start_stack"
-"""The fixture through which other fixtures run a stack: tests that need one are known by it."""
+"""The fixture through which other fixtures run a stack; it identifies tests that need one."""
 
-#: Short times, so that tests see in seconds what takes minutes in the field.
+#: Short times, so that what takes minutes in production takes seconds in tests.
 QUICK = {
     "RERANK_LEASE_S": str(patient(3)),
     "RERANK_HEARTBEAT_S": "0.5",
@@ -45,7 +45,7 @@ class Stack:
 
     @property
     def gateway(self) -> str:
-        """Where its gateway listens."""
+        """The address of its gateway."""
         return str(read_address(self.settings.state_dir)["gateway"])
 
     def processes(self, words: str) -> list[psutil.Process]:
@@ -99,7 +99,7 @@ StartStack = Callable[..., AbstractContextManager[Stack]]
 
 @contextmanager
 def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One more process beside the stack, unsupervised: `python -m MODULE ...` or a script."""
+    """Run one more, unsupervised process beside the stack: `python -m MODULE ...` or a script."""
     first = ["-P", "-m"] if not command[0].endswith(".py") else []
     with (folder / "process.log").open("ab") as log:
         process = subprocess.Popen(

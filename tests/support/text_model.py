@@ -46,7 +46,7 @@ def train_tokenizer(kind: str) -> Tokenizer:
 
 
 def build_model(tokenizer: Path, folder: Path, *, tied: bool = True, seed: int = 0, **shape: int):
-    """A seeded random Qwen3 reranker with weights large enough to spread its margins."""
+    """A seeded random Qwen3 reranker, with weights large enough that margins differ."""
     import torch
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -89,7 +89,7 @@ def build_model(tokenizer: Path, folder: Path, *, tied: bool = True, seed: int =
 
 
 def chat_template() -> str:
-    """What sentence-transformers needs in order to build the same prompt."""
+    """The template with which sentence-transformers builds the same prompt."""
     pick = "{%- if m['role'] == 'ROLE' -%}{%- set ns.ROLE = m['content'] -%}{%- endif -%}"
     text = "{{ ns.ROLE if ns.ROLE is string else ns.ROLE[0]['text'] }}"
     return (
@@ -115,7 +115,7 @@ def plain_tokenizer(folder: Path) -> Tokenizer:
 def reference_ids(
     folder: Path, query: str, document: str, *, instruction=DEFAULT_INSTRUCTION, max_length=8192
 ) -> list[int]:
-    """A pair's ids by the model card: one body, tokenised whole, cut on the right."""
+    """A pair's ids by the model card: one body, tokenised as a whole, truncated on the right."""
     full = Tokenizer.from_file(str(folder / "tokenizer.json"))
     head, tail = (full.encode(x, add_special_tokens=False).ids for x in (SYSTEM_TURN, SUFFIX))
     body = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"

@@ -1,4 +1,4 @@
-"""A tiny Qwen3-VL reranker with seeded random weights: real in all but what it knows."""
+"""A tiny Qwen3-VL reranker of the real architecture, with seeded random weights."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ CONTENTS = {
 
 
 class Reference:
-    """The authors' procedure, written plainly: one string, one forward pass a pair."""
+    """The authors' procedure in plain form: one string and one forward pass per pair."""
 
     def __init__(self, folder):
         from transformers import PreTrainedTokenizerFast
