@@ -236,8 +236,8 @@ def cut_passages(paragraphs: Iterable[str]) -> list[str]:
 
 def stems(text: str) -> list[str]:
     """Lower-case words without stop words and plural endings, for counting overlap."""
-    found = re.findall(r"[a-z_][a-z0-9_]*", text.lower())
-    content = (word for word in found if word not in STOP_WORDS)
+    words = re.findall(r"[a-z_][a-z0-9_]*", text.lower())
+    content = (word for word in words if word not in STOP_WORDS)
     return [re.sub(r"(?<=[a-z]{3})(ies|es|s)$", "", word) for word in content]
 
 
@@ -271,8 +271,8 @@ class Overlap:
 
     def score(self, query: list[str], passage: Passage) -> float:
         length = 0.25 + 0.75 * passage.words.total() / self.mean_length
-        found = ((word, passage.words[word]) for word in query)
-        return sum(self.weight(word) * 2.2 * n / (n + 1.2 * length) for word, n in found)
+        matches = ((word, passage.words[word]) for word in query)
+        return sum(self.weight(word) * 2.2 * n / (n + 1.2 * length) for word, n in matches)
 
     def weight(self, word: str) -> float:
         holders = self.holders[word]

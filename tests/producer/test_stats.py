@@ -61,16 +61,16 @@ def test_a_request_over_many_shards_is_one_request(api, control, jsonl):
 
     do(control, job_id, fails="d3")
 
-    found, job = row(api, "model", MODEL), api.store.jobs.get(job_id)
-    assert found.requests == len(lines)
-    assert found.shards > len(lines)
-    assert found.pairs == job.progress.done == 10 * 12 + 1 + 3
-    assert found.errors == job.progress.errors == 12 + 1 + 1
+    statistics, job = row(api, "model", MODEL), api.store.jobs.get(job_id)
+    assert statistics.requests == len(lines)
+    assert statistics.shards > len(lines)
+    assert statistics.pairs == job.progress.done == 10 * 12 + 1 + 3
+    assert statistics.errors == job.progress.errors == 12 + 1 + 1
     margins = [margin_of(line["query"], d) for line in MANY for d in line["documents"] if d != "d3"]
     margins += [margin_of("q", "good"), margin_of("q", "")]
     exact = {"count", "above", "below", "bins"}
     expected = ScoreDistribution.of(margins).model_dump(include=exact)
-    assert found.scores.model_dump(include=exact) == expected
+    assert statistics.scores.model_dump(include=exact) == expected
     assert job.scores.model_dump(include=exact) == expected
 
 
@@ -97,9 +97,9 @@ def test_in_a_catalog_an_image_is_a_request(api, control, tmp_path):
 
     do(control, job_id)
 
-    found = row(api, "model", MODEL)
-    assert (found.requests, found.pairs) == (5, 45)
-    assert found.shards > 5
+    statistics = row(api, "model", MODEL)
+    assert (statistics.requests, statistics.pairs) == (5, 45)
+    assert statistics.shards > 5
 
 
 def test_a_retry_adds_only_what_failed(api, control, jsonl):
@@ -111,8 +111,8 @@ def test_a_retry_adds_only_what_failed(api, control, jsonl):
 
     job = api.store.jobs.get(job_id)
     assert job.scores.count == job.progress.scored == 120
-    found = row(api, "model", MODEL)
-    assert (found.scored, found.errors, found.requests) == (120, 12, 24)
+    statistics = row(api, "model", MODEL)
+    assert (statistics.scored, statistics.errors, statistics.requests) == (120, 12, 24)
 
 
 def test_a_job_counts_under_its_profile_with_its_temperature(api, control, jsonl):

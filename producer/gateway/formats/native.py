@@ -189,20 +189,20 @@ def _make_job(
     }
 
 
-def _superset(found: Answer, body: RerankBody, rerank_input: RerankInput) -> dict[str, Any]:
-    line = found.line(0)
+def _superset(scored: Answer, body: RerankBody, rerank_input: RerankInput) -> dict[str, Any]:
+    line = scored.line(0)
     errors = [_outcome(error) for error in line["errors"]]
     return {
-        "id": f"rerank-{found.job.id}",
+        "id": f"rerank-{scored.job.id}",
         "object": "rerank",
-        "model": found.job.spec.model,
-        "created": found.job.number("created_ms") // 1000,
-        "usage": usage(found),
+        "model": scored.job.spec.model,
+        "created": scored.job.number("created_ms") // 1000,
+        "usage": usage(scored),
         "results": [_result(result, body, rerank_input) for result in line["results"]],
         "rejected": [error for error in errors if error["code"] in REJECTIONS],
         "errors": [error for error in errors if error["code"] not in REJECTIONS],
         "provenance": line["provenance"],
-        "timings": {"total_s": found.total_s, "fleet_s": found.fleet_s},
+        "timings": {"total_s": scored.total_s, "fleet_s": scored.fleet_s},
     }
 
 
