@@ -180,6 +180,19 @@ def test_every_module_and_public_name_says_what_it_is(module):
             assert ast.get_docstring(node), f"{module}: {node.name}"
 
 
+FUNCTION_LINES_MAX = 60
+FILE_LINES_MAX = 450
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_files_and_functions_stay_short(module):
+    assert len((ROOT / module).read_text().splitlines()) <= FILE_LINES_MAX
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree(module)):
+        if isinstance(node, functions):
+            assert node.end_lineno - node.lineno < FUNCTION_LINES_MAX, node.name
+
+
 ENTRANCES = {
     "the client": "from rerankfleet import Client",
     "the package": "import rerankfleet",

@@ -34,10 +34,3 @@ class Broker:
             job_id = json.loads(message)["headers"]["id"].partition("/")[0]
             positions.setdefault(job_id, position)
         return len(waiting), positions
-
-    def waiting_count(self, list_keys: Sequence[str]) -> int:
-        """How many messages wait in the broker's lists."""
-        pipe = self._redis.pipeline(transaction=False)
-        for key in list_keys:
-            pipe.llen(key)
-        return sum(pipe.execute())

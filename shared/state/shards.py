@@ -153,18 +153,9 @@ class Shards:
             return []
         return [shard_name(start, middle), shard_name(middle, end)]
 
-    def backlog(self, model: str) -> int:
-        """How many shards of a model are open, claimed or not: the metric for an autoscaler."""
-        return self._redis.zcard(self._keys.open(model))
-
     def due(self, model: str, count: int) -> list[tuple[str, str]]:
         """Shards that no worker holds: (job, range), the longest waiting first."""
         due = self._redis.zrange(
             self._keys.open(model), 0, now_ms(self._redis), byscore=True, offset=0, num=count
         )
         return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
-
-    def leased_count(self, model: str) -> int:
-        """How many shards of a model are leased now."""
-        key = self._keys.open(model)
-        return self._redis.zcount(key, f"({now_ms(self._redis)}", "+inf")

@@ -15,6 +15,7 @@ import pytest
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queues
 from tests.end_to_end.conftest import DOCUMENTS, REQUESTS
+from tests.support.records import hints_waiting, open_shards
 from tests.support.stack import Stack, another_worker, running_module
 from tests.support.wait import patient, wait_until
 
@@ -48,7 +49,7 @@ def test_in_an_undisturbed_run_the_monitor_publishes_nothing(
     check(stack.client.submit(source, model=MODEL))
     # then no hint was sent twice, and nothing is left waiting
     assert stack.client.store.coordination.event_count("republished") == before
-    assert stack.client.store.shards.backlog(MODEL) == 0
+    assert open_shards(stack.client.store, MODEL) == 0
     assert stack.client.store.jobs.unfinished() == []
 
 
@@ -112,7 +113,7 @@ def test_lost_hints_are_sent_again(stack: Stack, job: str, check: Check) -> None
     # given hints that wait in the broker
     lists = broker_keys(stack.settings, model_queues(MODEL))
     before = stack.client.store.coordination.event_count("republished")
-    wait_until(lambda: stack.client.store.broker.waiting_count(lists), 20, "a hint waits")
+    wait_until(lambda: hints_waiting(stack.client.store, lists), 20, "a hint waits")
     # when they are lost
     stack.client.store.client.delete(*lists)
     # then the monitor sends them again

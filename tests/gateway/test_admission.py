@@ -9,6 +9,7 @@ from rerankfleet.producer.interactive import Interactive, PendingRequest
 from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, worker_row
 from tests.support.gateway import posted, running_gateway
+from tests.support.records import open_shards
 from tests.support.wait import patient, wait_until
 
 BODY = {"query": "q", "documents": ["a", "b"]}
@@ -96,4 +97,4 @@ def test_a_client_that_leaves_before_its_job_is_made_leaves_nothing_behind(
         # then the job that is made is cancelled at once
         wait_until(lambda: store.client.exists(store.keys.models), what="the job is made")
         wait_until(lambda: not store.jobs.unfinished(), what="the job is cancelled")
-        assert store.shards.backlog(MODEL) == 0
+        assert open_shards(store, MODEL) == 0

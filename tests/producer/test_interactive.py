@@ -29,6 +29,7 @@ from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import Priority
 from tests.support.fleet import MODEL, Worker, margin_of, worker_row
 from tests.support.jobs import stored
+from tests.support.records import open_shards
 from tests.support.wait import patient, wait_until
 
 
@@ -122,7 +123,7 @@ def test_a_request_that_nobody_answers_in_time_is_cancelled(api, store):
     with pytest.raises(DeadlineExceeded, match=r"no answer within 0.05 s"):
         api.rerank("q", ["a"], timeout_s=0.05)
     assert store.jobs.unfinished() == []
-    assert store.shards.backlog(MODEL) == 0
+    assert open_shards(store, MODEL) == 0
 
 
 def test_a_request_that_the_monitor_ended_is_told_so(api, store):
@@ -227,7 +228,7 @@ def test_a_cancelled_request_leaves_no_work_behind(api, store):
         pending.cancel()
         with pytest.raises(CallerLeft, match="its job was cancelled"):
             waiting.result(patient(10))
-    assert store.shards.backlog(MODEL) == 0
+    assert open_shards(store, MODEL) == 0
     assert store.jobs.unfinished() == []
     pending.cancel()  # again, which changes nothing
 

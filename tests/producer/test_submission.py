@@ -21,6 +21,7 @@ from rerankfleet.shared.queue import broker_keys
 from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, stored
+from tests.support.records import hints_waiting
 
 # ---- which model --------------------------------------------------------------------------------
 
@@ -75,7 +76,7 @@ def test_a_job_is_made_and_its_feed_is_hinted(api, source, store, settings, tmp_
     assert (job.spec.model, job.spec.top_n, job.spec.priority) == (MODEL, 2, Priority.bulk)
     assert job.spec.name == "input.jsonl"
     assert stored(tmp_path) == [f"jobs/{job_id}/input.jsonl"]
-    assert store.broker.waiting_count(broker_keys(settings, ["control"])) == 1
+    assert hints_waiting(store, broker_keys(settings, ["control"])) == 1
     status = api.status(job_id)
     assert (status.state, status.progress.total) == ("running", None)
     assert [s.id for s in api.jobs()] == [job_id]

@@ -17,6 +17,7 @@ from rerankfleet.shared.queue import (
     model_queues,
 )
 from rerankfleet.shared.settings import Settings
+from tests.support.records import hints_waiting
 from tests.support.server import free_port
 
 
@@ -57,8 +58,8 @@ def test_every_kind_of_hint_has_its_queue(real_hints, store, settings):
     real_hints.tick(expires_s=2)
 
     control, monitor = broker_keys(settings, [CONTROL_QUEUE, MONITOR_QUEUE])
-    assert store.broker.waiting_count([control]) == 2
-    assert store.broker.waiting_count([monitor]) == 1
+    assert hints_waiting(store, [control]) == 2
+    assert hints_waiting(store, [monitor]) == 1
     tick = json.loads(store.client.lindex(monitor, 0))
     assert tick["headers"]["expires"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 
 from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
 from rerankfleet.shared.job_status import ShardSummary
@@ -57,3 +58,18 @@ def end_job(store: Store, job_id: str) -> None:
     """Finish a job as the coordinator does."""
     assert store.jobs.begin_step(job_id, "finisher") == "yes"
     assert store.jobs.finish(store.jobs.get(job_id), "finisher", "file:///out")
+
+
+def open_shards(store: Store, model: str = MODEL) -> int:
+    """Shards of a model without a result."""
+    return store.snapshot([model]).queue(model).open_shards
+
+
+def leased_shards(store: Store, model: str = MODEL) -> int:
+    """Those of them that a worker holds."""
+    return store.snapshot([model]).queue(model).leased_shards
+
+
+def hints_waiting(store: Store, list_keys: Sequence[str]) -> int:
+    """Messages that wait in the broker's lists."""
+    return sum(store.client.llen(key) for key in list_keys)

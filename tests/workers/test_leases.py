@@ -19,6 +19,7 @@ from rerankfleet.workers.leases import HeldShard, Leases
 from rerankfleet.workers.recorder import Recorder
 from tests.support.fleet import FINGERPRINT, MODEL
 from tests.support.hints import RecordedHints
+from tests.support.records import leased_shards
 from tests.support.wait import patient, wait_until
 
 WAIT_S = patient(10)
@@ -102,7 +103,7 @@ def test_shards_are_held_side_by_side_while_their_blocks_run(leases, job, store)
             held = stack.enter_context(leases.claim(job, shard))
             assert isinstance(held.lease, Lease)
         assert len(leases) == 2
-        assert store.shards.leased_count(MODEL) == 2
+        assert leased_shards(store, MODEL) == 2
     assert len(leases) == 0
 
 
@@ -125,7 +126,7 @@ def test_a_block_that_raises_leaves_its_lease_to_run_out(leases, job, store):
         fail()
 
     assert len(leases) == 0
-    assert store.shards.leased_count(MODEL) == 1
+    assert leased_shards(store, MODEL) == 1
 
 
 def test_a_suspect_waits_until_nothing_else_is_held(store, start):
@@ -242,7 +243,7 @@ def test_a_claim_that_waits_to_be_alone_ends_when_the_leases_are_closed(leases, 
 def test_a_process_about_to_exit_releases_all_shards_and_makes_no_suspects(leases, job, store):
     with leases.claim(job, "0-10"), leases.claim(job, "10-20"):
         leases.release_all()
-        assert store.shards.leased_count(MODEL) == 0
+        assert leased_shards(store, MODEL) == 0
         with leases.claim(job, "20-30") as more:
             assert more is None
 

@@ -12,6 +12,7 @@ from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.shards import OUTAGE_MS
 from rerankfleet.workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
 from tests.support.fleet import MODEL, Worker
+from tests.support.records import hints_waiting, open_shards
 from tests.support.wait import wait_until
 
 GRACE_S = 5
@@ -96,7 +97,7 @@ def test_a_hint_that_waits_in_the_broker_is_not_sent_again(
         clock.now_s += GRACE_S
 
     assert store.broker.hint_ids(keys) == {"a/0-2", "a/2-4"}
-    assert store.broker.waiting_count(keys) == 2
+    assert hints_waiting(store, keys) == 2
     assert store.coordination.event_count(REPUBLISHED) == 1
 
 
@@ -158,7 +159,7 @@ def test_lost_hints_are_sent_again_a_few_at_a_time(start, job, store, settings, 
     for _ in range(4):
         monitor.tick()
         clock.now_s += GRACE_S
-        sent.append(store.broker.waiting_count(keys))
+        sent.append(hints_waiting(store, keys))
 
     # then full queues do not keep the rest from being sent, and none is sent twice
     assert sent == [0, HINTS_AT_ONCE, 100, 100]
@@ -259,7 +260,7 @@ def test_a_shard_of_a_job_that_vanished_goes_with_its_next_claim(
 
     assert Worker(control).claim("a", "0-2") == "done"
 
-    assert store.shards.backlog(MODEL) == 0
+    assert open_shards(store, MODEL) == 0
 
 
 def test_an_interactive_job_past_its_deadline_is_over(monitor, store, hints):

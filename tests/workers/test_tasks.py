@@ -31,6 +31,7 @@ from rerankfleet.workers.prompting import languages
 from rerankfleet.workers.recorder import Recorder
 from rerankfleet.workers.runtime import Runtime
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
+from tests.support.records import leased_shards
 from tests.support.wait import wait_until
 
 OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
@@ -146,7 +147,7 @@ def test_what_passes_gives_the_shard_back(error, runtime, job, store):
 
     tasks.score_shard(runtime, job, "0-1")
 
-    assert store.shards.leased_count(MODEL) == 0
+    assert leased_shards(store, MODEL) == 0
     assert not {"token", "suspect"} & set(state(store))
     assert store.jobs.get(job).paused is None
 
@@ -263,13 +264,13 @@ def test_a_dead_device_thread_ends_the_process_but_not_a_drain(runtime, job, sto
         runtime.batcher.alive = False
         runtime.draining = True
         runtime._check_device()
-        assert store.shards.leased_count(MODEL) == 1
+        assert leased_shards(store, MODEL) == 1
 
         runtime.draining = False
         with pytest.raises(Ended):
             runtime._check_device()
 
-        assert store.shards.leased_count(MODEL) == 1  # it runs out
+        assert leased_shards(store, MODEL) == 1  # it runs out
 
 
 def test_a_second_signal_ends_the_process_and_makes_no_suspect(runtime, job, store, monkeypatch):
@@ -291,4 +292,4 @@ def test_a_drain_that_takes_too_long_gives_its_shards_back(runtime, job, store, 
     with runtime.leases.claim(job, "0-1"):
         runtime.drain()
         wait_until(lambda: ended == [1])
-        assert store.shards.leased_count(MODEL) == 0
+        assert leased_shards(store, MODEL) == 0

@@ -135,11 +135,6 @@ class Batcher:
         """Whether anything waits or is being scored."""
         return self._busy or bool(self._waiting)
 
-    @property
-    def waiting_pairs(self) -> int:
-        """How many pairs wait."""
-        return len(self._waiting)
-
     def progress_s(self) -> float:
         """time.monotonic() when a pack last began or ended (or the batcher started)."""
         return self._progress_s

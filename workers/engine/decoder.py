@@ -69,12 +69,6 @@ class Decoder:
         self._rows = ROWS_AT_A_TIME.get(self.device.type, 1 << 14)
 
     @property
-    def prefix_bytes_per_token(self) -> int:
-        """Size of a prefix token's keys and values."""
-        values = len(self.layers) * 2 * self.heads.kv * self.heads.dim
-        return values * int(self.dtype.itemsize)
-
-    @property
     def multiplications_per_token(self) -> int:
         """Multiplications of the linear layers per token: one token-equivalent."""
         hidden, heads = self.embedding.shape[1], self.heads

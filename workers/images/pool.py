@@ -109,11 +109,6 @@ class Pool:
             self._changed.notify_all()
         return task.future
 
-    @property
-    def pids(self) -> list[int]:
-        """The running processes."""
-        return [decoder.child.pid for decoder in self._decoders if decoder.child]
-
     def close(self) -> None:
         """End the processes; waiting images are cancelled, those being decoded fail."""
         with self._changed:

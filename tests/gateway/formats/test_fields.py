@@ -20,6 +20,7 @@ from rerankfleet.producer.gateway.formats.vllm import ScoreBody
 from rerankfleet.producer.gateway.jobs import JobBody, RetryBody
 from tests.support.fleet import MODEL, margin_of, worker_row
 from tests.support.gateway import posted, running_gateway, working_fleet
+from tests.support.records import open_shards
 from tests.support.wait import patient, wait_until
 
 BODIES = {
@@ -324,7 +325,7 @@ def test_a_request_that_is_in_progress_is_not_done_twice(change, fleet, store):
         wait_until(lambda: deleted() > before, what="both have asked")  # the second one's payload
         # then it is one job, and when that ends, the end of both
         (job_id,) = store.jobs.unfinished()
-        assert store.shards.backlog(MODEL) == 1
+        assert open_shards(store, MODEL) == 1
         store.jobs.cancel(store.jobs.get(job_id))
         assert [answer.result(patient(20)).status_code for answer in answers] == [504, 504]
 

@@ -26,6 +26,7 @@ from rerankfleet.workers.monitor import Monitor
 from rerankfleet.workers.pipeline import poisoned, summarize
 from tests.support.fleet import MODEL, Worker, margin_of, write_part
 from tests.support.outputs import check, manifest, output, pairs_of
+from tests.support.records import open_shards
 
 JOB = "j"
 
@@ -247,7 +248,7 @@ def test_every_pair_comes_back_exactly_once(world, lines, seed):
     counts = manifest(lived.control)
     assert counts.pairs == counts.scored + counts.errors == pairs_of(lines)
     assert counts.errors == 3 + died(written)
-    assert lived.store.shards.backlog(MODEL) == 0
+    assert open_shards(lived.store, MODEL) == 0
 
 
 @pytest.mark.parametrize("seed", range(6))

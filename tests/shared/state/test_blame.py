@@ -7,7 +7,7 @@ import pytest
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease
 from rerankfleet.shared.state.shards import LEFT, OUTAGE_MS
-from tests.support.records import MODEL, claim, die_with, run_out
+from tests.support.records import MODEL, claim, die_with, open_shards, run_out
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -35,7 +35,7 @@ def test_dying_alone_with_a_suspect_splits_it(store, make):
     assert claim(store, shard="0-5") == "suspect"
     half = claim(store, shard="5-10", alone=True)
     assert half.file == "0-0-10-x"
-    assert store.shards.backlog(MODEL) == 2
+    assert open_shards(store, MODEL) == 2
 
 
 def test_a_shard_that_nobody_blames_is_never_split(store, make):

@@ -11,7 +11,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.store import Store
-from tests.support.records import ALL, MODEL, claim, inline, spec_of
+from tests.support.records import ALL, MODEL, claim, inline, open_shards, spec_of
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -54,7 +54,7 @@ def test_a_request_that_is_repeated_is_the_same_job_while_its_answer_lives(store
     assert make_inline(store, "a") == "a"
     # when it is repeated, then it is the same job, in progress or done
     assert make_inline(store, "b") == "a"
-    assert store.shards.backlog(MODEL) == 1
+    assert open_shards(store, MODEL) == 1
     store.shards.commit(claim(store), "part", ALL)
     assert make_inline(store, "c") == "a"
     # and what makes it so has an end

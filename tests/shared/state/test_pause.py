@@ -9,7 +9,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease
-from tests.support.records import ALL, MODEL, claim
+from tests.support.records import ALL, MODEL, claim, open_shards
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -21,7 +21,7 @@ def test_a_paused_job_waits_and_shards_in_progress_may_still_be_committed(store,
     assert store.jobs.pause(store.jobs.get("a"), "lunch") == "paused"
 
     assert store.jobs.get("a").paused == "lunch"
-    assert store.shards.backlog(MODEL) == 0
+    assert open_shards(store, MODEL) == 0
     assert claim(store, shard="10-20") == "paused"
     assert store.shards.commit(lease, "p", ALL)[0] == "committed"
     assert store.jobs.resume(store.jobs.get("a")) == ("resumed", ["10-20"])
@@ -78,7 +78,7 @@ def test_cancelling_keeps_what_was_scored_and_counts_the_rest(store, make):
     assert store.shards.commit(lease, "late", ALL)[0] == "late"
     progress = store.jobs.get("a").progress
     assert (progress.scored, progress.cancelled, progress.done) == (15, 10, 25)
-    assert store.shards.backlog(MODEL) == 0
+    assert open_shards(store, MODEL) == 0
     assert store.jobs.due() == ["a"]
 
 

@@ -7,7 +7,17 @@ import pytest
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease, OpenShard
 from rerankfleet.shared.state.store import Store
-from tests.support.records import ALL, MODEL, claim, end_job, open_, run_out, spec_of
+from tests.support.records import (
+    ALL,
+    MODEL,
+    claim,
+    end_job,
+    leased_shards,
+    open_,
+    open_shards,
+    run_out,
+    spec_of,
+)
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.usefixtures("calm")
@@ -68,7 +78,7 @@ def test_a_claim_is_granted_once_and_its_repetition_gets_the_same_answer(store, 
 
     assert mine == again == Lease("a", MODEL, "0-10", "mine", "0-0-10-x", worker="w")
     assert other == "busy"
-    assert store.shards.leased_count(MODEL) == 1
+    assert leased_shards(store, MODEL) == 1
     assert store.shards.due(MODEL, 9) == []
 
 
@@ -146,7 +156,7 @@ def test_a_commit_removes_the_shard_and_adds_its_counts(store, make):
     assert (job.progress.scored, job.progress.errors, job.progress.done) == (7, 3, 10)
     assert (job.progress.tokens, job.progress.truncated) == (99, 2)
     assert store.jobs.parts("a") == [(0, 10, "part1")]
-    assert store.shards.backlog(MODEL) == 1
+    assert open_shards(store, MODEL) == 1
     assert claim(store) == "done"
 
 

@@ -375,7 +375,7 @@ def test_the_watchdog_observes_progress_and_surrounds_each_pack(engine, start):
         assert batcher.busy
         assert inside == ["in"]
         batcher.submit([prompt(1)])
-        assert batcher.waiting_pairs == 1
+        assert len(batcher._waiting) == 1
     batcher.close()
     assert batcher.progress_s() >= begun
     assert not batcher.busy
