@@ -18,12 +18,12 @@ STACKS = {
     ),
     "stack of gateway": (
         "tests/gateway/test_metrics.py",
-        "tests/gateway/test_shapes.py",
+        "tests/gateway/formats/test_shapes.py",
     ),
     "vl_stack": (
-        "tests/gateway/test_pictures.py",
+        "tests/gateway/test_images.py",
         "tests/producer/terminal/test_query.py",
-        "tests/producer/test_top.py",
+        "tests/producer/terminal/test_top.py",
         "tests/web/test_jobs.py",
         "tests/web/test_rerank.py",
     ),
