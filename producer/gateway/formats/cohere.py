@@ -20,7 +20,7 @@ SEARCH_UNIT = 100
 
 
 class CohereBody(Fields):
-    """One query with its documents. What Cohere adds in later versions is ignored, and told."""
+    """One query with its documents. What Cohere adds in later versions is ignored, with a warning."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -37,16 +37,16 @@ async def rerank(request: Request, body: CohereBody) -> Response:
     """Texts by relevance, best first; one that could not be scored is left out with a warning."""
     rerank_input = RerankInput(body.query, body.documents, top_n=body.top_n)
     warnings = ignored(body, {"priority": body.priority})
-    found = await gateway_of(request).ask(
+    scored = await gateway_of(request).ask(
         request,
         [rerank_input],
         model=body.model,
         max_tokens_per_doc=body.max_tokens_per_doc and min(body.max_tokens_per_doc, TOKENS_MAX),
         key=idempotency_key(request),
     )
-    line = found.line(0)
-    told: dict[str, Any] = {
-        "id": found.job.id,
+    line = scored.line(0)
+    answer: dict[str, Any] = {
+        "id": scored.job.id,
         "results": [
             {"index": result["index"], "relevance_score": result["relevance_score"]}
             for result in line["results"]
@@ -54,10 +54,10 @@ async def rerank(request: Request, body: CohereBody) -> Response:
         "meta": {
             "api_version": {"version": "2"},
             "billed_units": {"search_units": -(-len(body.documents) // SEARCH_UNIT)},
-            "tokens": {"input_tokens": found.job.progress.tokens},
+            "tokens": {"input_tokens": scored.job.progress.tokens},
         },
     }
     warnings += [f"document {e.get('index')}: {e['message']}" for e in line["errors"]]
     if warnings:
-        told["meta"]["warnings"] = warnings
-    return as_json(told)
+        answer["meta"]["warnings"] = warnings
+    return as_json(answer)

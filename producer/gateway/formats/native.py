@@ -221,7 +221,7 @@ _ACCEPTED: dict[int | str, dict[str, Any]] = {
 async def rerank(request: Request, body: RerankBody) -> Response:
     """Documents by relevance, best first. A bad image costs only its own document.
 
-    With `Accept: text/event-stream` the request's stages are told as events: `queued`, `scoring`,
+    With `Accept: text/event-stream` the request's stages are sent as events: `queued`, `scoring`,
     then `answer` or `error`.
     """
     return await answer(gateway_of(request), request, body)
@@ -282,22 +282,22 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
 async def _accept(
     gateway: Gateway, request: Request, body: RerankBody, rerank_input: RerankInput, key: str | None
 ) -> Response:
-    """Make a job of a request, and tell where its results will be."""
+    """Make a job of a request, and answer where its results will be."""
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
     with taken(gateway.jobs, "new jobs"):
-        told = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key)
-    request.scope[MODEL] = told["model"]
-    answered = as_json({**told, "warnings": warnings}, 202)
-    answered.headers["Location"] = told["links"]["self"]
-    return answered
+        job = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key)
+    request.scope[MODEL] = job["model"]
+    accepted = as_json({**job, "warnings": warnings}, 202)
+    accepted.headers["Location"] = job["links"]["self"]
+    return accepted
 
 
 def _make_job(
     client: Client, body: RerankBody, rerank_input: RerankInput, key: str | None
 ) -> dict[str, Any]:
-    """A job of this request as its one line. What is wrong with it is said now, as if it were to
-    be answered at once."""
+    """A job with this request as its only line. The request is validated now, as if it were to be
+    answered at once."""
     rerank_input.piece(1, client.settings.max_documents_per_request)
     line = dump_line(rerank_input.line)
     if len(line) > client.settings.max_line_bytes:
@@ -317,42 +317,42 @@ def _make_job(
     }
 
 
-def _superset(found: Answer, body: RerankBody, rerank_input: RerankInput) -> dict[str, Any]:
-    line = found.line(0)
+def _superset(scored: Answer, body: RerankBody, rerank_input: RerankInput) -> dict[str, Any]:
+    line = scored.line(0)
     errors = [_outcome(error) for error in line["errors"]]
     return {
-        "id": f"rerank-{found.job.id}",
+        "id": f"rerank-{scored.job.id}",
         "object": "rerank",
-        "model": found.job.spec.model,
-        "created": found.job.number("created_ms") // 1000,
-        "usage": usage(found),
+        "model": scored.job.spec.model,
+        "created": scored.job.number("created_ms") // 1000,
+        "usage": usage(scored),
         "results": [_result(result, body, rerank_input) for result in line["results"]],
         "rejected": [error for error in errors if error["code"] in REJECTIONS],
         "errors": [error for error in errors if error["code"] not in REJECTIONS],
         "provenance": line["provenance"],
-        "timings": {"total_s": found.total_s, "fleet_s": found.fleet_s},
+        "timings": {"total_s": scored.total_s, "fleet_s": scored.fleet_s},
     }
 
 
-def usage(found: Answer) -> dict[str, int]:
+def usage(answer: Answer) -> dict[str, int]:
     """What a request cost, rejected and cut-off documents included."""
-    tokens = found.job.progress.tokens
+    tokens = answer.job.progress.tokens
     return {
         "prompt_tokens": tokens,
         "total_tokens": tokens,
-        "image_tokens": sum(scored.tokens or 0 for scored in found.scored),
-        "images": sum(len(scored.images or ()) for scored in found.scored),
+        "image_tokens": sum(scored.tokens or 0 for scored in answer.scored),
+        "images": sum(len(scored.images or ()) for scored in answer.scored),
     }
 
 
 def _result(
     result: Mapping[str, Any], body: RerankBody, rerank_input: RerankInput
 ) -> dict[str, Any]:
-    told = {**result, "logit": result["margin"]}
+    fields = {**result, "logit": result["margin"]}
     if body.wants_margins:
-        told["relevance_score"] = result["margin"]
+        fields["relevance_score"] = result["margin"]
     if explained := result.get("explain"):
-        told["explain"] = {
+        fields["explain"] = {
             "visual_match": explained["visual_match"],
             "text_alignment": explained["text_alignment"],
             "cross_modal_consistency": explained["consistency"],
@@ -360,8 +360,8 @@ def _result(
         }
     if body.return_documents is not False:
         document = rerank_input.documents[result["index"]]
-        told["document"] = _document(document, whole=bool(body.return_documents))
-    return told
+        fields["document"] = _document(document, whole=bool(body.return_documents))
+    return fields
 
 
 def _document(document: Any, *, whole: bool) -> dict[str, Any]:
@@ -371,10 +371,10 @@ def _document(document: Any, *, whole: bool) -> dict[str, Any]:
     uris = [images] if isinstance(images, str) else images
     kept = [uri for uri in uris if whole or not uri.startswith("data:")]
     parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in kept]
-    told = {"text": fields.get("text"), "multi_modal": parts or None}
-    return {**told, "image": kept[0] if len(kept) == 1 else kept} if kept else told
+    shown = {"text": fields.get("text"), "multi_modal": parts or None}
+    return {**shown, "image": kept[0] if len(kept) == 1 else kept} if kept else shown
 
 
 def _outcome(error: Mapping[str, Any]) -> dict[str, Any]:
-    """A document without a score. Its line is always the first: not worth telling."""
+    """A document without a score. `line` is left out: it is always the first."""
     return {"index": error.get("index")} | {k: v for k, v in error.items() if k != "line"}

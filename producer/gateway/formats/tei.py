@@ -47,14 +47,16 @@ async def answer(gateway: Gateway, request: Request, body: TeiBody) -> Response:
     return as_json([_rank(result, body) for result in results])
 
 
-def _refuse_cut(body: TeiBody, said: str) -> None:
+def _refuse_cut(body: TeiBody, problem: str) -> None:
     if body.truncate is False:
-        raise TooLarge(said, hint="set truncate to true")
+        raise TooLarge(problem, hint="set truncate to true")
     if body.truncation_direction in ("left", "Left"):
-        raise InvalidField("truncation_direction", f"{said}, and texts are cut at their end only")
+        raise InvalidField(
+            "truncation_direction", f"{problem}, and texts are cut at their end only"
+        )
 
 
 def _rank(result: dict[str, Any], body: TeiBody) -> dict[str, Any]:
     score = result["margin" if body.raw_scores else "relevance_score"]
-    told = {"index": result["index"], "score": score}
-    return {**told, "text": body.texts[result["index"]]} if body.return_text else told
+    rank = {"index": result["index"], "score": score}
+    return {**rank, "text": body.texts[result["index"]]} if body.return_text else rank

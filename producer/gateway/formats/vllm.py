@@ -40,22 +40,22 @@ async def score(request: Request, body: ScoreBody) -> Response:
     documents = _contents(body.documents, "documents")
     inputs = _pairs(body, queries, documents)
     warnings, key = ignored(body), idempotency_key(request)
-    found = await gateway_of(request).ask(
+    scored = await gateway_of(request).ask(
         request, inputs, model=body.model, key=key, **body.options()
     )
     scores = []
-    for number, outcome in enumerate(found.outcomes):
+    for number, outcome in enumerate(scored.outcomes):
         refuse_unscored(outcome)
-        results = sorted(found.line(number)["results"], key=lambda result: result["index"])
-        told = "margin" if body.use_activation is False else "relevance_score"
-        scores += [result[told] for result in results]
+        results = sorted(scored.line(number)["results"], key=lambda result: result["index"])
+        field = "margin" if body.use_activation is False else "relevance_score"
+        scores += [result[field] for result in results]
     answer = {
-        "id": f"score-{found.job.id}",
+        "id": f"score-{scored.job.id}",
         "object": "list",
-        "created": found.job.number("created_ms") // 1000,
-        "model": found.job.spec.model,
+        "created": scored.job.number("created_ms") // 1000,
+        "model": scored.job.spec.model,
         "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
-        "usage": usage(found),
+        "usage": usage(scored),
         "warnings": warnings,
     }
     return as_json(answer)
@@ -63,7 +63,7 @@ async def score(request: Request, body: ScoreBody) -> Response:
 
 def _contents(value: Any, where: str) -> list[Any]:
     if isinstance(value, list):
-        return [content_of(found, f"{where}[{at}]") for at, found in enumerate(value)]
+        return [content_of(content, f"{where}[{at}]") for at, content in enumerate(value)]
     if isinstance(value, dict) and isinstance(value.get("content"), list):
         # vLLM takes it for many contents, others for one
         hint = 'write [{"content": [...]}] for one of several parts, a list for many'
