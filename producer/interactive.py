@@ -206,8 +206,8 @@ class PendingRequest:
         raise self._failure()
 
     def cancel(self) -> None:
-        """Stop waiting, and cancel the job, unless its key allows someone to ask for its answer
-        again. A request that has ended stays as it is."""
+        """Stop waiting, and cancel the job, unless it has a key: then the request may be repeated,
+        and gets its answer. A request that has ended is not changed."""
         self._cancelled = True
         self._end.stop()
         if not self._is_repeatable:
@@ -215,8 +215,8 @@ class PendingRequest:
                 self._store.jobs.cancel(self._store.jobs.get(self.job_id))
 
     def _failure(self) -> RerankError:
-        """Why there is no answer. Without a caller who left it was the deadline, here or as the
-        monitor saw it."""
+        """Why there is no answer: the caller left, or else the deadline passed, by the clock of
+        this process or of the monitor."""
         if not self._cancelled:
             return DeadlineExceeded(
                 f"no answer within {self._deadline_s:g} s",

@@ -78,7 +78,7 @@ class Gateway:
     async def _start(
         self, request: Request, inputs: Sequence[RerankInput], options: Mapping[str, Any]
     ) -> PendingRequest:
-        """Put inputs into the queue. When this task is cancelled meanwhile, so is the request."""
+        """Put inputs into the queue. If this task is cancelled first, so is the request."""
         if await request.is_disconnected():
             raise CallerLeft("the caller left before its job was made")
         starting = asyncio.ensure_future(self.in_thread(self._put_in_queue, inputs, options))
@@ -143,7 +143,7 @@ def _cancel_started(starting: asyncio.Future[PendingRequest]) -> None:
 
 
 def cancel_in_background(pending: PendingRequest) -> None:
-    """Cancel a request in a thread of its own, without waiting for Redis."""
+    """Cancel a request in another thread, without waiting for Redis."""
     asyncio.get_running_loop().run_in_executor(None, _cancel, pending)
 
 

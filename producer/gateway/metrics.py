@@ -227,7 +227,7 @@ def _queues(fleet: FleetSnapshot) -> Iterator[Metric]:
     shards = GaugeMetricFamily("rerank_open_shards", "Shards to be scored", labels=("model",))
     age = GaugeMetricFamily(
         "rerank_queue_oldest_age_seconds",
-        "For how long the first shard waits for a worker",
+        "How long the oldest due shard has waited for a worker",
         labels=("model",),
     )
     for queue in fleet.queues:
@@ -242,13 +242,17 @@ _ITEMS = ("scored", "errors", "rejected", "cancelled")
 _WORKER_GAUGES = (
     ("rerank_worker_busy_ratio", "Share of time in which the device computes", "busy_share"),
     ("rerank_worker_preparing_ratio", "Share of time the device waits", "preparing_share"),
-    ("rerank_worker_shards", "Shards in hand", "shards"),
+    ("rerank_worker_shards", "Shards that it holds", "shards"),
     ("rerank_worker_pairs_per_second", "Pairs scored per second", "pairs_per_s"),
     ("rerank_worker_tokens_per_second", "Tokens computed per second", "tokens_per_s"),
     ("rerank_batch_tokens", "Pack limit in tokens", "batch_tokens"),
     ("rerank_batch_pairs", "Pack limit in pairs", "batch_pairs"),
     ("rerank_pack_duration_seconds", "Device seconds of a pack, lately", "latency_s"),
-    ("rerank_pack_duration_p95_seconds", "95 of 100 packs took no longer, lately", "latency_p95_s"),
+    (
+        "rerank_pack_duration_p95_seconds",
+        "Device seconds of a pack, lately: 95th percentile",
+        "latency_p95_s",
+    ),
     ("rerank_worker_memory_bytes", "Peak device memory of its last packs", "memory_bytes"),
 )
 """Name, help and the field of a worker's row."""

@@ -286,7 +286,7 @@ _QUEUE_COLUMNS = (
     Column("MODEL", keep_end=True),
     *(Column(priority.value.upper(), 11, right=True) for priority in Priority),
     Column("OPEN", 6, right=True),
-    Column("IN HAND", 7, right=True),
+    Column("LEASED", 6, right=True),
     Column("LAST MINUTE", 20),
 )
 
@@ -294,7 +294,7 @@ _QUEUE_COLUMNS = (
 def _queues(view: View, history: DepthHistory | None, width: int) -> Section:
     columns = _QUEUE_COLUMNS if history else _QUEUE_COLUMNS[:-1]
     entries = [_queue(queue, view, history, width) for queue in view.queues]
-    return Section("SHARDS THAT WAIT", columns, entries, Text("none", "dim"))
+    return Section("QUEUES", columns, entries, Text("none", "dim"))
 
 
 def _queue(queue: ModelQueue, view: View, history: DepthHistory | None, width: int) -> Entry:
@@ -302,7 +302,7 @@ def _queue(queue: ModelQueue, view: View, history: DepthHistory | None, width: i
     cells |= {
         "MODEL": Text(short_model(queue.model)),
         "OPEN": Text(figure(queue.open_shards)),
-        "IN HAND": Text(figure(queue.leased_shards)),
+        "LEASED": Text(figure(queue.leased_shards)),
     }
     if history:
         steps = 20 if width >= WIDE else 12

@@ -108,7 +108,7 @@ class JobNotifier:
                     while self._is_needed():
                         self._receive(channel.get_message(timeout=POLL_S))
             except (*REDIS_ERRORS, OSError, ValueError):
-                # Redis went away, or the client was closed: waiting threads poll meanwhile
+                # Redis went away, or the client was closed: until it is back waiting threads poll
                 self._subscribed.clear()
                 time.sleep(POLL_S)
 
