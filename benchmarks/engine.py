@@ -33,7 +33,7 @@ from peers import Setting, chat_template, run_card, run_st
 from text import Work, in_own_process, make_requests
 
 from rerankfleet.workers.batching.packing import Limit, Pack, plan
-from rerankfleet.workers.prompting.prompts import Prompt, Request
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest
 
 SHAPES = {
     "tiny": TINY,
@@ -119,7 +119,7 @@ def score_all(engine: Any, requests: Sequence[dict[str, Any]], limit: Limit) -> 
 
 def prompts_of(engine: Any, requests: Sequence[dict[str, Any]]) -> list[Prompt]:
     """The prompts of all pairs, in order."""
-    parsed = [Request.of(r["query"], r["documents"]) for r in requests]
+    parsed = [PromptRequest.of(r["query"], r["documents"]) for r in requests]
     encoded = engine.prompter.encode_all(parsed, max_length=8192)
     return [p for prompts in encoded for p in prompts if isinstance(p, Prompt)]
 

@@ -40,7 +40,7 @@ from rerankfleet.workers.batching.packing import Limit, Pack, Prices
 from rerankfleet.workers.images.source import ImageSource
 from rerankfleet.workers.pipeline import Scorer, in_runs
 from rerankfleet.workers.prepare import images_of
-from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import Tokens
 
 PACK_TOKENS = 4096
@@ -74,7 +74,11 @@ class Prompter:
     yes_id = no_id = 0
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+        self,
+        requests: Sequence[PromptRequest],
+        *,
+        max_length: int,
+        max_tokens_per_doc: int | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """A prompt for each document, or its error."""
         return [[self._prompt(side) for side in request.documents] for request in requests]

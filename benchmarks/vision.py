@@ -40,7 +40,7 @@ from common import (
 from text import in_own_process
 
 from rerankfleet.workers.batching.packing import Pack
-from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import TOKEN_PX, Visual
 
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -134,10 +134,10 @@ def images_of(work: Work) -> list[Visual]:
     ]
 
 
-def requests_of(work: Work) -> list[Request]:
+def requests_of(work: Work) -> list[PromptRequest]:
     """Each query with all images."""
     documents = [Side(images=(image,)) for image in images_of(work)]
-    return [Request(Side(f"{QUERY}, number {n}"), documents) for n in range(work.queries)]
+    return [PromptRequest(Side(f"{QUERY}, number {n}"), documents) for n in range(work.queries)]
 
 
 # ---- the engine ---------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def run_engine(work: Work, setting: Setting, limit: int) -> dict[str, Any]:
     }
 
 
-def score(engine: Any, requests: Sequence[Request], limit: int) -> list[float]:
+def score(engine: Any, requests: Sequence[PromptRequest], limit: int) -> list[float]:
     """Margins by request, in packs of at most `limit` tokens, image by image."""
     encoded = engine.prompter.encode_all(requests, max_length=8192)
     pairs = [(q, d, p) for q, prompts in enumerate(encoded) for d, p in enumerate(prompts)]

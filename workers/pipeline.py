@@ -31,7 +31,7 @@ from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.score_distribution import ScoreDistribution
 from rerankfleet.workers.batching.batcher import Batcher, Outcome
 from rerankfleet.workers.prepare import ImageLoader, LoadedImages, PreparedPair, Preparer
-from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request
+from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest
 from rerankfleet.workers.recorder import Recorder
 
 PAIRS_AHEAD = 256
@@ -51,7 +51,7 @@ waits for the last image of a run."""
 RUNS_AHEAD = 4
 """Runs submitted to the device before the oldest is waited for, so that it never runs dry."""
 
-CANARY = Request.of("How many days has a year?", ["365"])
+CANARY = PromptRequest.of("How many days has a year?", ["365"])
 """A pair that every working device can score: it is tried before another pair is blamed."""
 
 log = structlog.get_logger()

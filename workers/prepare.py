@@ -30,7 +30,7 @@ from rerankfleet.shared.metrics import IMAGES_REJECTED
 from rerankfleet.shared.sub_scores import CHANNELS, TEXT
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.prompting.languages import instruction_for
-from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request, Side
+from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import Visual
 from rerankfleet.workers.recorder import Recorder
 
@@ -153,13 +153,15 @@ class Preparer:
             for line, (piece, prompts) in enumerate(zip(slices, encoded, strict=True))
         ]
 
-    def _channels(self, requests: Sequence[Request], spec: JobSpec) -> Channels:
+    def _channels(self, requests: Sequence[PromptRequest], spec: JobSpec) -> Channels:
         by_channel = {
             name: [_channel(request, *name.split("-")) for request in requests] for name in CHANNELS
         }
         return {name: self._encode(parts, spec) for name, parts in by_channel.items()}
 
-    def _encode(self, requests: Sequence[Request], spec: JobSpec) -> list[list[Prompt | ItemError]]:
+    def _encode(
+        self, requests: Sequence[PromptRequest], spec: JobSpec
+    ) -> list[list[Prompt | ItemError]]:
         return self._prompter.encode_all(
             requests, max_length=spec.max_length, max_tokens_per_doc=spec.max_tokens_per_doc
         )
@@ -246,8 +248,8 @@ def _failed_fetch(outcome: PreparedImage | ItemError) -> ItemError | None:
     return None
 
 
-def _request(piece: Slice, spec: JobSpec, loaded: LoadedImages) -> Request:
-    return Request(
+def _request(piece: Slice, spec: JobSpec, loaded: LoadedImages) -> PromptRequest:
+    return PromptRequest(
         _of_query(_side(piece.query, spec, loaded, of_query=True)),
         [_side(document, spec, loaded) for document in piece.documents],
         piece.instruction or instruction_for(piece.query, spec),
@@ -324,7 +326,7 @@ def _steps(
         yield (times[at] + times[last]) / 2, Visual(key, (pair[0].pixels, pair[1].pixels))
 
 
-def _channel(request: Request, query_part: str, document_part: str) -> Request:
+def _channel(request: PromptRequest, query_part: str, document_part: str) -> PromptRequest:
     """The request with one part of each side; a side that lacks it becomes an error."""
     return replace(
         request,

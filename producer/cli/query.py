@@ -41,10 +41,10 @@ def query(
     Example: ls | rerank query "the page about money" --file -
     """
     from rerankfleet.producer.terminal import tables
-    from rerankfleet.producer.terminal.query import Request, ranking
+    from rerankfleet.producer.terminal.query import RequestBuilder, ranking
 
     client = connected()
-    request = Request(client.settings.inline_bytes_max)
+    request = RequestBuilder(client.settings.inline_bytes_max)
     content = request.query(text, query_image or [])
     for words in doc or []:
         request.add_text(words)

@@ -42,7 +42,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Request:
+class RequestBuilder:
     """Collects a query and its candidates. Images of local files may have `bytes_max` in all, in
     base64."""
 

@@ -29,7 +29,7 @@ from rerankfleet.workers.batching.packing import Limit, Pack, document_cost, que
 from rerankfleet.workers.engine.engine import Engine
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.prepared import PreparedImage
-from rerankfleet.workers.prompting.prompts import Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
 #: Visual tokens of the images in memory at once: 38 MB of pixels, and about 400 MB of
@@ -145,7 +145,9 @@ class Run:
         start_s = time.perf_counter()
         prepared = prepare_image(image.path, cell.options)
         side = Side(images=(Visual(prepared.key, (prepared.pixels,)),))
-        requests = [Request(Side(query), [side], self._instruction) for query in self._queries]
+        requests = [
+            PromptRequest(Side(query), [side], self._instruction) for query in self._queries
+        ]
         encoded = self._engine.prompter.encode_all(requests, max_length=MAX_LENGTH)
         each_s = (time.perf_counter() - start_s) / len(requests)
         return [

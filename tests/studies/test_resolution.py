@@ -33,7 +33,7 @@ from rerankfleet import prepare_image  # noqa: E402
 from rerankfleet.studies.resolution import plan, run, table  # noqa: E402
 from rerankfleet.workers.batching.packing import Limit, Pack  # noqa: E402
 from rerankfleet.workers.engine import load_engine  # noqa: E402
-from rerankfleet.workers.prompting.prompts import Prompt, Request, Side  # noqa: E402
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest, Side  # noqa: E402
 from rerankfleet.workers.prompting.tokens import Tokens, Visual  # noqa: E402
 from tests.support.vl_model import build_vl_model  # noqa: E402
 
@@ -171,7 +171,9 @@ def test_margins_are_those_of_the_images_scored_alone(rows, folder, vl_folder):
     image = prepare_image(folder / "2.png", cell.options)
     side = Side(images=(Visual("2", (image.pixels,)),))
     # when a pair is scored by itself
-    (prompts,) = engine.prompter.encode_all([Request(Side(QUERIES[0]), [side])], max_length=8192)
+    (prompts,) = engine.prompter.encode_all(
+        [PromptRequest(Side(QUERIES[0]), [side])], max_length=8192
+    )
     (margin,) = engine.score(Pack.of(prompts)[0])
     # then the study has the same margin
     studied = mean_margins(rows, "192x128", "nearest")["2.png", QUERIES[0]]

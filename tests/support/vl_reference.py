@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from rerankfleet.workers.batching.packing import Pack
-from rerankfleet.workers.prompting.prompts import SYSTEM_TURN, Prompt, Request, Side
+from rerankfleet.workers.prompting.prompts import SYSTEM_TURN, Prompt, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import Visual
 from rerankfleet.workers.prompting.vl import SUFFIX
 from tests.support.vl_model import VISION_TOKENS
@@ -120,7 +120,7 @@ class Reference:
 
 
 def prompts_of(engine, query: Side, documents, **options) -> list[Prompt]:
-    request = Request(query, documents, options.pop("instruction", INSTRUCTION))
+    request = PromptRequest(query, documents, options.pop("instruction", INSTRUCTION))
     (prompts,) = engine.prompter.encode_all([request], **({"max_length": 8192} | options))
     return prompts
 

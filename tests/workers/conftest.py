@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 import pytest
 
 from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
-from rerankfleet.workers.prompting.prompts import Prompt, Request
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest
 from rerankfleet.workers.prompting.tokens import Tokens
 from tests.support.text_model import build_model, reference_ids, train_tokenizer
 from tests.support.vl_model import build_vl_model
@@ -138,7 +138,7 @@ def encode() -> Callable[..., list[Prompt]]:
     def prompts(engine, pairs: Sequence[Pair], **options) -> list[Prompt]:
         options = {"instruction": DEFAULT_INSTRUCTION, "max_length": 8192} | options
         instruction = options.pop("instruction")
-        requests = [Request.of(q, [d], instruction) for q, d in pairs]
+        requests = [PromptRequest.of(q, [d], instruction) for q, d in pairs]
         return [prompt for (prompt,) in engine.prompter.encode_all(requests, **options)]
 
     return prompts

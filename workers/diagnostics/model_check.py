@@ -18,7 +18,7 @@ from rerankfleet.workers.prompting.prompts import (
     SYSTEM_TURN,
     Prompt,
     Prompter,
-    Request,
+    PromptRequest,
     TokenSource,
 )
 from rerankfleet.workers.prompting.templates import prompter_of
@@ -118,7 +118,7 @@ def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]
     instruction, query, document = prompter.default_instruction, "what is a list?", "A sequence."
     whole = source.encode_template(SYSTEM_TURN + body.format(instruction, query, document) + suffix)
     ((pair,),) = prompter.encode_all(
-        [Request.of(query, [document])], max_length=PLAIN_OPTIONS.max_length
+        [PromptRequest.of(query, [document])], max_length=PLAIN_OPTIONS.max_length
     )
     assert isinstance(pair, Prompt)
     pieces = [*pair.prefix, *pair.query, *pair.document]

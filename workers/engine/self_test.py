@@ -20,7 +20,7 @@ from rerankfleet.workers.batching.packing import Limit, Pack, Prices, pack_cost
 from rerankfleet.workers.engine.decoder import Decoder
 from rerankfleet.workers.engine.memory import free_bytes, total_bytes
 from rerankfleet.workers.engine.vision import cut_patches
-from rerankfleet.workers.prompting.prompts import Prompt, Prompter, Request, Side
+from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import PATCH_PX, TOKEN_PX, Visual
 from rerankfleet.workers.prompting.vl import VLPrompter
 
@@ -73,9 +73,9 @@ class SelfTest:
 
 def self_test_prompts(prompter: Prompter) -> list[Prompt]:
     """A few pairs: two queries, documents of several lengths, an empty one."""
-    requests = [Request.of(query, _DOCUMENTS) for query in _QUERIES]
+    requests = [PromptRequest.of(query, _DOCUMENTS) for query in _QUERIES]
     if isinstance(prompter, VLPrompter):
-        requests.append(Request(Side(_QUERIES[0], _ramps(2, 3)), [Side(images=_ramps(3, 2))]))
+        requests.append(PromptRequest(Side(_QUERIES[0], _ramps(2, 3)), [Side(images=_ramps(3, 2))]))
     encoded = prompter.encode_all(requests, max_length=PLAIN_OPTIONS.max_length)
     return [p for of_request in encoded for p in of_request if isinstance(p, Prompt)]
 

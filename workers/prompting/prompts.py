@@ -49,7 +49,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PromptRequest:
     """A query with its documents. A side that could not be loaded is an error: a document's fails
     its own pair, a query's fails all pairs."""
 
@@ -58,7 +58,9 @@ class Request:
     instruction: str | None = None
 
     @classmethod
-    def of(cls, query: str, documents: Sequence[str], instruction: str | None = None) -> Request:
+    def of(
+        cls, query: str, documents: Sequence[str], instruction: str | None = None
+    ) -> PromptRequest:
         """A request of plain text."""
         return cls(Side(query), [Side(text) for text in documents], instruction)
 
@@ -89,7 +91,11 @@ class Prompter(Protocol):
     no_id: int
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+        self,
+        requests: Sequence[PromptRequest],
+        *,
+        max_length: int,
+        max_tokens_per_doc: int | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """The prompts of many requests, tokenised together. The text of each document is first cut
         on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. The error of a
@@ -171,13 +177,13 @@ def text_problem(text: str, what: str) -> ItemError | None:
     return None
 
 
-def instruction_of(request: Request, prompter: Prompter) -> str:
+def instruction_of(request: PromptRequest, prompter: Prompter) -> str:
     """The request's instruction, or the model's default."""
     instruction = request.instruction
     return prompter.default_instruction if instruction is None else instruction
 
 
-def query_problem(request: Request, instruction: str) -> ItemError | None:
+def query_problem(request: PromptRequest, instruction: str) -> ItemError | None:
     """The error of a whole request, or None."""
     if isinstance(request.query, ItemError):
         return request.query

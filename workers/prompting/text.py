@@ -21,7 +21,7 @@ from rerankfleet.workers.prompting.prompts import (
     INSTRUCTIONS_CACHED,
     SYSTEM_TURN,
     Prompt,
-    Request,
+    PromptRequest,
     Side,
     TokenSource,
     instruction_of,
@@ -61,7 +61,11 @@ class TextPrompter:
         self._prefix = cached(self._join_prefix)
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+        self,
+        requests: Sequence[PromptRequest],
+        *,
+        max_length: int,
+        max_tokens_per_doc: int | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. The body (instruction, query, document) is cut on the right to
         what `max_length` leaves besides the system and the assistant turn."""
@@ -76,7 +80,7 @@ class TextPrompter:
             for request, c in zip(requests, checked, strict=True)
         ]
 
-    def _check(self, request: Request, max_length: int) -> _Checked | ItemError:
+    def _check(self, request: PromptRequest, max_length: int) -> _Checked | ItemError:
         """The request as text, or its error."""
         instruction = instruction_of(request, self)
         query = _text_of(request.query, "query")

@@ -23,7 +23,7 @@ from rerankfleet.workers.prompting.prompts import (
     INSTRUCTIONS_CACHED,
     SYSTEM_TURN,
     Prompt,
-    Request,
+    PromptRequest,
     Side,
     TokenSource,
     instruction_of,
@@ -66,7 +66,11 @@ class VLPrompter:
         self._prefix = lru_cache(INSTRUCTIONS_CACHED)(self._encode_prefix)
 
     def encode_all(
-        self, requests: Sequence[Request], *, max_length: int, max_tokens_per_doc: int | None = None
+        self,
+        requests: Sequence[PromptRequest],
+        *,
+        max_length: int,
+        max_tokens_per_doc: int | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. All special tokens are kept, and of the others as many of the
         first as `max_length` allows; the template's last five tokens are added on top, as in the
@@ -79,7 +83,7 @@ class VLPrompter:
             for request, of_request in zip(requests, pieces, strict=True)
         ]
 
-    def _pieces(self, request: Request) -> list[Pieces | ItemError]:
+    def _pieces(self, request: PromptRequest) -> list[Pieces | ItemError]:
         """The pieces of a request's sides: its query, then each document; only the error when the
         query has one."""
         if problem := query_problem(request, instruction_of(request, self)):
@@ -90,7 +94,7 @@ class VLPrompter:
 
     def _prompts(
         self,
-        request: Request,
+        request: PromptRequest,
         pieces: list[Pieces | ItemError],
         ids: Iterator[list[int]],
         max_length: int,

@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from rerankfleet.producer.terminal.query import Request, ranking
+from rerankfleet.producer.terminal.query import RequestBuilder, ranking
 from rerankfleet.shared.errors import UsageError
 from tests.support.drawn import png
 
@@ -24,9 +24,9 @@ PROVENANCE = {"model": "org/model", "dtype": "fp32", "device": "cpu"}
 
 
 @pytest.fixture
-def request_() -> Request:
+def request_() -> RequestBuilder:
     """A request that may carry a few small images."""
-    return Request(bytes_max=20_000)
+    return RequestBuilder(bytes_max=20_000)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_images_that_no_request_can_carry_are_refused_with_a_way_out(request_, t
     large.write_bytes(b"x" * 16_000)
 
     with pytest.raises(UsageError, match=r"large.jpg has 0.0 MiB, at most .* s3:// or https://"):
-        Request(bytes_max=20_000).add_image(str(large))
+        RequestBuilder(bytes_max=20_000).add_image(str(large))
     request_.add_image(str(small))
     request_.add_image(str(small))
     with pytest.raises(UsageError, match=r"a query takes .* of images at most.*--catalog"):
@@ -154,7 +154,7 @@ def result(index: int, score: float, margin: float, **facts: Any) -> dict[str, A
     return {"index": index, "relevance_score": score, "margin": margin} | facts
 
 
-def shown(line: dict[str, Any], request: Request, width: int = 100) -> list[str]:
+def shown(line: dict[str, Any], request: RequestBuilder, width: int = 100) -> list[str]:
     """The lines of a ranking on a terminal."""
     out = io.StringIO()
     Console(file=out, width=width, highlight=False).print(ranking(line, request.candidates))
@@ -164,7 +164,7 @@ def shown(line: dict[str, Any], request: Request, width: int = 100) -> list[str]
 
 
 @pytest.fixture
-def three(request_) -> Request:
+def three(request_) -> RequestBuilder:
     """Three candidates, one of them with what a terminal should not be sent."""
     for text in ("zero", "one [bold]\x1b[31mred[/]\nbreak", "two " + "long " * 90):
         request_.add_text(text)

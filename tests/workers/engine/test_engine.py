@@ -10,7 +10,7 @@ import torch
 from rerankfleet.shared.errors import ModelRefused, OutOfDeviceMemory
 from rerankfleet.workers.batching.packing import Limit, Pack, plan
 from rerankfleet.workers.engine import self_test
-from rerankfleet.workers.prompting.prompts import Request
+from rerankfleet.workers.prompting.prompts import PromptRequest
 
 TOLERANCE = 1e-4
 
@@ -271,7 +271,7 @@ def test_golden_margins_of_the_published_model():
         "Jupiter, the largest planet in our solar system, has a prominent red spot.",
         "Saturn, famous for its rings, is sometimes mistaken for the Red Planet.",
     ]
-    request = Request.of("Which planet is known as the Red Planet?", documents)
+    request = PromptRequest.of("Which planet is known as the Red Planet?", documents)
     (prompts,) = engine.prompter.encode_all([request], max_length=8192)
     pack, order = Pack.of(prompts)
     assert order == [0, 1, 2, 3]

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from rerankfleet.shared.content.options import DEFAULT_INSTRUCTION
 from rerankfleet.shared.errors import ItemError, ModelRefused
-from rerankfleet.workers.prompting.prompts import Prompt, Request, Side, TokenSource
+from rerankfleet.workers.prompting.prompts import Prompt, PromptRequest, Side, TokenSource
 from rerankfleet.workers.prompting.text import TextPrompter
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
 
@@ -33,7 +33,7 @@ def whole(prompt: Prompt | ItemError) -> list[int]:
 
 
 def encode(prompter, query, documents, instruction=DEFAULT_INSTRUCTION, max_length=8192):
-    request = Request.of(query, documents, instruction)
+    request = PromptRequest.of(query, documents, instruction)
     return prompter.encode_all([request], max_length=max_length)[0]
 
 
@@ -84,7 +84,7 @@ def test_a_document_is_cut_as_if_its_text_had_ended_there(
     text = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids[:most])
     assume(source.encode(text) == ids[:most])
     # when it may have so many
-    request = Request.of(query, [document], DEFAULT_INSTRUCTION)
+    request = PromptRequest.of(query, [document], DEFAULT_INSTRUCTION)
     options = {"max_length": max_length, "max_tokens_per_doc": most}
     (prompt,) = prompters["qwen"].encode_all([request], **options)[0]
     # then its prompt is the reference's for that text, and what is lost is reported
@@ -95,7 +95,7 @@ def test_a_document_is_cut_as_if_its_text_had_ended_there(
 
 
 def test_a_document_that_is_short_enough_is_as_it_was(prompters):
-    request = Request.of("what?", ["one", "two words more"], DEFAULT_INSTRUCTION)
+    request = PromptRequest.of("what?", ["one", "two words more"], DEFAULT_INSTRUCTION)
     plain = prompters["qwen"].encode_all([request], max_length=8192)
     for most in (50, 40_960):
         options = {"max_length": 8192, "max_tokens_per_doc": most}
@@ -139,10 +139,10 @@ def test_a_max_length_without_room_for_the_template_says_so(prompters):
 
 def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
     requests = [
-        Request.of("what?", ["one", "two"]),
-        Request.of("half \ud800", ["lost"]),
-        Request.of("why?", [], "Find reasons"),
-        Request.of("who?", ["three", "half \udfff", "four"]),
+        PromptRequest.of("what?", ["one", "two"]),
+        PromptRequest.of("half \ud800", ["lost"]),
+        PromptRequest.of("why?", [], "Find reasons"),
+        PromptRequest.of("who?", ["three", "half \udfff", "four"]),
     ]
     together = prompters["qwen"].encode_all(requests, max_length=8192)
     alone = [prompters["qwen"].encode_all([r], max_length=8192)[0] for r in requests]
@@ -155,7 +155,7 @@ def test_many_requests_are_encoded_as_each_would_be_alone(prompters):
 
 def test_a_text_model_refuses_images(prompters):
     image = Visual("grey", (np.zeros((32, 32, 3), np.uint8),))
-    request = Request(Side("what?"), [Side("a gate", (image,)), Side("a gate")])
+    request = PromptRequest(Side("what?"), [Side("a gate", (image,)), Side("a gate")])
     with_image, text_only = prompters["qwen"].encode_all([request], max_length=8192)[0]
     assert with_image.code == "pictures_not_read"
     assert isinstance(text_only, Prompt)
