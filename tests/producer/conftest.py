@@ -1,4 +1,4 @@
-"""A client of a fleet without processes; a whole stack that reads images, and the command."""
+"""A client of a fleet without processes, and the command against a whole stack."""
 
 from __future__ import annotations
 
@@ -16,23 +16,14 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import Fleet
 from tests.support.fleet import Worker, worker_row
 from tests.support.jobs import LINES
-from tests.support.stack import RERANK, Stack, running_stack
+from tests.support.stack import RERANK, Stack
 from tests.support.wait import patient
-
-ENVIRONMENT = {"RERANK_DECODE_PROCESSES": "1", "RERANK_THREADS": "1"}
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
-def seeing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A running `rerank up` that serves `pocket-vl`."""
-    with running_stack(tmp_path_factory.mktemp("seeing"), ENVIRONMENT, "pocket-vl") as stack:
-        yield stack
-
-
 @pytest.fixture
-def command(seeing: Stack) -> Command:
+def command(vl_stack: Stack) -> Command:
     """`command("query", "red", columns=80)`: the real command in a process of its own."""
 
     def run(
@@ -40,7 +31,7 @@ def command(seeing: Stack) -> Command:
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [RERANK, *map(str, arguments)],
-            env=os.environ | seeing.settings.environment() | {"COLUMNS": str(columns)},
+            env=os.environ | vl_stack.settings.environment() | {"COLUMNS": str(columns)},
             input=stdin,
             capture_output=True,
             text=True,
