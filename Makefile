@@ -36,8 +36,9 @@ check: $(STAMP) ## ruff, mypy (strict on the packages), import directions
 test: $(STAMP) ## all tests; they start the servers that they need
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
-test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not browser and not whole_stack and not slow"
+test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack, nothing slow
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile fast --ignore tests/test_architecture.py \
+		-m "not browser and not whole_stack and not slow"
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py

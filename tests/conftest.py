@@ -40,6 +40,9 @@ hypothesis_settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+hypothesis_settings.register_profile(
+    "fast", hypothesis_settings.get_profile("rerankfleet"), max_examples=15
+)
 hypothesis_settings.load_profile("rerankfleet")
 
 

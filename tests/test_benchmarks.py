@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.wait import patient
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -48,7 +50,6 @@ def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
     assert result["job_s"] >= result["device_s"]
 
 
-@pytest.mark.slow
 def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
     result = run_quickly("vision")
 
@@ -60,7 +61,6 @@ def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
         assert work["largest_difference"] < 1e-4
 
 
-@pytest.mark.slow
 def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
     # given the benchmark with a tiny model, when it runs
     result = run_quickly("text")
@@ -81,7 +81,6 @@ def test_the_text_benchmark_measures_every_side_on_the_same_pairs():
             assert side["start_up_s"] > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("of", [[], ["--images"]], ids=["texts", "images"])
 def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     # given the benchmark with a tiny model
@@ -128,7 +127,6 @@ def test_the_controller_benchmark_compares_all_policies_and_draws_them(tmp_path)
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
     # given the benchmark with few requests
     command = [sys.executable, str(ROOT / "benchmarks" / "gateway.py"), "--quick"]

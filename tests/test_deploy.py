@@ -201,6 +201,7 @@ def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, m
 
 
 @pytest.mark.parametrize("service", OURS)
+@pytest.mark.slow
 def test_boto3_obeys_every_aws_variable(service, monkeypatch):
     def seen(variables: Mapping[str, str]) -> tuple:
         """boto3's endpoint, region, credentials and client in an environment."""

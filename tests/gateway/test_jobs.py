@@ -371,6 +371,7 @@ def test_a_job_is_followed_to_its_end(http, working, source):
     assert received[-2][1]["progress"]["scored"] == 12
 
 
+@pytest.mark.slow
 def test_events_outlive_a_redis_that_is_away(change, tmp_path):
     from rerankfleet.shared.state.connection import connect
     from rerankfleet.shared.state.store import Store

@@ -19,6 +19,8 @@ from rerankfleet.producer.gateway.formats.tei import TeiBody
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.wait import patient
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 8
 OPERATIONS = 20
 """How many there are at the least: the document is whole."""

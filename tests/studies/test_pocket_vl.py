@@ -54,6 +54,8 @@ from rerankfleet.studies.pocket_vl.train import Course, Scorer, Trainer, build_m
 from rerankfleet.studies.pocket_vl.vocabulary import SPECIAL_TOKENS, train_tokenizer
 from rerankfleet.studies.tokeniser import export
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE, SHIPPED = ROOT / "examples" / "scenes", ROOT / "workers" / "models" / "pocket-vl"
 

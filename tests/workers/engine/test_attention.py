@@ -64,6 +64,7 @@ def use(engine, kernel, monkeypatch):
 @pytest.mark.parametrize(
     ("kernel", "examples"), [("matmul", 60), ("sdpa", 25), ("varlen tables", 25), ("flex", 6)]
 )
+@pytest.mark.slow
 def test_a_kernel_gives_the_unmodified_models_margins(
     kernel, examples, engine, plain, score, prompt_of, monkeypatch
 ):

@@ -35,6 +35,7 @@ def test_margins_are_the_model_cards(engine, model_folder, pairs, encode, score,
     assert worst(score(engine, encode(engine, pairs)), want) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_hostile_texts_have_the_model_cards_margins(
     engine, model_folder, encode, score, model_card, hostile
 ):

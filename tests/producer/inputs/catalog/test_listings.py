@@ -184,6 +184,7 @@ def test_parquet_that_claims_more_than_memory_holds_is_refused(api, tmp_path, mo
         api.submit_catalog(path, QUERIES)
 
 
+@pytest.mark.slow
 def test_parquet_of_one_row_group_is_read_in_little_memory(control, tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
