@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from rerankfleet.shared.content.options import PLAIN_OPTIONS, ScoringOptions
 
 SCRIPTS = Path(__file__).parents[2] / "producer" / "web" / "js"
 MODULES = sorted(SCRIPTS.rglob("*.js"))
@@ -83,3 +86,20 @@ def test_imports_are_written_so_that_these_tests_read_them(path: Path) -> None:
     code = source(path)
     assert len(re.findall(r"^import\b", code, re.MULTILINE)) == len(IMPORT.findall(code))
     assert not DYNAMIC_IMPORT.search(code)
+
+
+def test_defaults_and_ranges_of_the_page_are_those_of_the_options():
+    """Rejecting poor images and sub-scores are the page's own defaults."""
+    text = (SCRIPTS / "rerank" / "session.js").read_text()
+    block = text.split("DEFAULTS = {")[1].split("};")[0]
+    defaults = dict(re.findall(r"^  (\w+): (.+),$", block, re.MULTILINE))
+    threshold = re.search(r"QUALITY_THRESHOLD = ([\d.]+)", text)
+    assert threshold
+    assert json.loads(defaults["preset"]) == PLAIN_OPTIONS.image_preset
+    assert json.loads(defaults["mode"]) == PLAIN_OPTIONS.resize_mode
+    assert float(threshold[1]) == PLAIN_OPTIONS.quality_threshold
+    assert float(defaults["temperature"]) == PLAIN_OPTIONS.temperature
+    ranges = re.search(r"temperature: (\[[\d., ]+\])", text)
+    assert ranges
+    bounds = ScoringOptions.model_json_schema()["properties"]["temperature"]
+    assert json.loads(ranges[1]) == [bounds["minimum"], bounds["maximum"]]
