@@ -111,8 +111,9 @@ def test_score_and_the_queue_give_the_same_output(
 
 
 def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> None:
-    # given a user who watches a job
+    # given a user who watches a job, which is paused: it must not end before the user does
     job_id = stack.client.submit(source, model=MODEL)
+    stack.client.pause(job_id)
     watching = subprocess.Popen(
         [RERANK, "watch", job_id], env=environment(stack), stderr=subprocess.PIPE, text=True
     )
@@ -125,6 +126,7 @@ def test_leaving_watch_leaves_the_job_running(stack: Stack, source: Path) -> Non
     # then the message says how to watch again, and the job goes on
     assert watching.returncode == 130
     assert f"rerank watch {job_id}" in shown
+    stack.client.resume(job_id)
     assert stack.client.wait(job_id, timeout_s=patient(120)).state == "done"
 
 
