@@ -47,7 +47,7 @@ async def answer(
     of the plain answer. Raises what that raises before the request is started."""
     started: asyncio.Future[PendingRequest] = asyncio.get_running_loop().create_future()
     answering: Answering = asyncio.ensure_future(answer_plain(started.set_result))
-    answering.add_done_callback(_log_unforeseen)
+    answering.add_done_callback(_log_internal_error)
     waited_for: list[asyncio.Future[Any]] = [answering, started]
     await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
     if answering.done():
@@ -95,7 +95,7 @@ def _outcome(request: Request, answering: Answering) -> str:
     return event("error", {"status": problem.status, **problem.body()})
 
 
-def _log_unforeseen(answering: Answering) -> None:
+def _log_internal_error(answering: Answering) -> None:
     """Log an internal error: the client may be gone, or has already received a part of the
     answer."""
     error = None if answering.cancelled() else answering.exception()
