@@ -100,4 +100,4 @@ def _log_internal_error(answering: Answering) -> None:
     answer."""
     error = None if answering.cancelled() else answering.exception()
     if error and not isinstance(error, (RerankError, *REDIS_ERRORS)):
-        log.error("unforeseen", exc_info=error)
+        log.error("internal error", exc_info=error)
