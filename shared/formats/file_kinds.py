@@ -198,7 +198,7 @@ def _container(head: bytes) -> str | None:
         return _RIFF.get(head[8:12])
     if head.startswith(b"PK\3\4"):
         return _zip(head)
-    if head[4:8] == b"ftyp":
+    if head[4:8] == b"ftyp" and len(head) >= 12:
         return _boxes(head)
     return _MOVIE if head[4:8] in _BOXES and not head.startswith(b"\x20") else None
 
