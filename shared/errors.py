@@ -56,6 +56,7 @@ ITEM_CODES = {
     # images
     "not_found": "there is no such file or object",
     "refused_source": "the settings do not permit reading this address",
+    "unreadable": "the image may not or cannot be read: refused, or an answer without any use",
     "fetch_failed": "the image could not be read; a retry may succeed",
     "timeout": "the image was not read in time; a retry may succeed",
     "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",

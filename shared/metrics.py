@@ -132,6 +132,7 @@ IMAGES_REJECTED = Family(
         "reason": (
             "refused_source",
             "not_found",
+            "unreadable",
             "fetch_failed",
             "timeout",
             "too_large",

@@ -39,7 +39,9 @@ IMAGES_MAX = 64
 #: A quality below this lowers a margin no further.
 QUALITY_FLOOR = 0.05
 #: Error codes of an image that could not be fetched, as opposed to one that could not be decoded.
-FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
+FETCH_CODES = frozenset(
+    {"not_found", "refused_source", "unreadable", "fetch_failed", "timeout", "too_large"}
+)
 #: Runs whose images are loaded at the same time, over all shards; and in addition, those of
 #: interactive requests.
 LOADS_AT_A_TIME = 16

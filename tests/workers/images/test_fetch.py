@@ -160,13 +160,13 @@ def test_unquoted_characters_of_an_address_are_quoted(fetcher, site):
     [
         ("status-404", "not_found", "does not exist (404)"),
         ("status-410", "not_found", "does not exist (410)"),
-        ("status-403", "fetch_failed", "may have expired"),
-        ("status-418", "fetch_failed", "answered with 418"),
+        ("status-403", "unreadable", "may have expired"),
+        ("status-418", "unreadable", "answered with 418"),
         ("status-500", "fetch_failed", "answered 500"),
         ("garbage", "fetch_failed", "connection broke"),
         ("cut", "fetch_failed", "connection broke"),
         ("endless", "too_large", "1,048,576 bytes"),
-        ("hops-9", "fetch_failed", "redirects more than 3 times"),
+        ("hops-9", "unreadable", "redirects more than 3 times"),
     ],
 )
 def test_each_failure_has_its_outcome(fetcher, site, path, code, words):
