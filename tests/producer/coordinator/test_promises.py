@@ -303,7 +303,9 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
         for row in parse_rows(objects.read(folder + part.name), "jsonl")
     ]
     assert [(row["image_id"], row["query_id"]) for row in rows] == [
-        (objects.at("images", *name.split("/")), query.id) for name in sorted(images) for query in queries
+        (objects.at("images", *name.split("/")), query.id)
+        for name in sorted(images)
+        for query in queries
     ]
     for row in rows:
         text = f"query {row['query_id'][1:]}"
