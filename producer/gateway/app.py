@@ -21,6 +21,7 @@ from rerankfleet import __version__
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway import downloads, fleet, jobs, metrics, openapi_page, uploads
 from rerankfleet.producer.gateway.admission import Gateway
+from rerankfleet.producer.gateway.connections import Connection
 from rerankfleet.producer.gateway.errors import handle_errors
 from rerankfleet.producer.gateway.formats import cohere, native, vllm
 from rerankfleet.producer.gateway.history import History
@@ -109,6 +110,7 @@ def serve(settings: Settings) -> None:
         make_app(Client(settings)),
         log_level="warning",
         access_log=False,
+        http=Connection,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )
