@@ -79,7 +79,11 @@ class HttpReader:
             with _http_errors(budget), _answer(target, budget) as answer:
                 if answer.status not in REDIRECTS:
                     return _body(answer, uri, budget)
-                uri = urljoin(uri, answer.headers.get("location") or "")
+                location = answer.headers.get("location")
+                if not location:
+                    why = "redirects without saying where to"
+                    raise unreadable(budget.uri, why, "look at what the address leads to")
+                uri = urljoin(uri, location)
         raise unreadable(
             budget.uri,
             f"redirects more than {REDIRECTS_MAX} times",
