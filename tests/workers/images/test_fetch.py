@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import ssl
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 import stamina
 
+from rerankfleet.shared.content.outcomes import RETRYABLE
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.workers.images import http as module
 from rerankfleet.workers.images.budget import safe_uri
@@ -344,6 +346,30 @@ def test_what_is_not_a_file_or_too_large_has_its_outcome(files, folder):
         assert error_of(files, name).code == code
 
 
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EACCES, "unreadable"),
+        (errno.EPERM, "unreadable"),
+        (errno.ELOOP, "not_found"),
+        (errno.EIO, "fetch_failed"),
+        (errno.EMFILE, "fetch_failed"),
+        (errno.ESTALE, "fetch_failed"),
+    ],
+)
+def test_what_the_system_refuses_is_retried_only_where_that_may_help(
+    files, monkeypatch, number, code
+):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("rerankfleet.workers.images.fetch.os.open", refuse)
+    error = error_of(files, "a b.jpg")
+    assert error.code == code
+    assert os.strerror(number) in error.message
+    assert (code in RETRYABLE) == ("again" in error.hint)
+
+
 # ---- data: --------------------------------------------------------------------------------------
 
 
@@ -395,6 +421,34 @@ def test_refused_credentials_are_no_items_fault(bucket, monkeypatch, code):
     with pytest.raises(CredentialsRefused, match=code) as caught:
         bucket.fetch("s3://pairs/a/b c.jpg")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "outcome", "words"),
+    [
+        ("AccessDenied", 403, "unreadable", "credentials may not read it"),
+        ("InvalidObjectState", 403, "unreadable", "archived"),
+        ("PermanentRedirect", 301, "unreadable", "another region"),
+        ("KMS.DisabledException", 400, "unreadable", "credentials may not read it"),
+        ("SlowDown", 503, "fetch_failed", "again"),
+        ("InternalError", 500, "fetch_failed", "again"),
+    ],
+)
+def test_a_refusal_of_s3_is_not_retried(bucket, monkeypatch, code, status, outcome, words):
+    from botocore.exceptions import ClientError
+
+    calls = []
+
+    def refuse(**_: object) -> None:
+        calls.append(1)
+        answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(answer, "GetObject")
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", refuse)
+    error = error_of(bucket, "s3://pairs/a/b c.jpg")
+    assert (error.code, words in error.hint) == (outcome, True)
+    assert (len(calls) == 1) == (outcome not in RETRYABLE)
 
 
 def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
