@@ -146,6 +146,9 @@ class Fetcher:
                     raise budget.too_large()
                 return budget.read(stream.read)
         except FileNotFoundError:
+            if "/annex/objects/" in path.as_posix():  # where a link of the name leads
+                why = f"{safe_uri(uri)} is a link of git-annex to a file that is not here"
+                raise ItemError("not_found", why, hint="fetch it: git annex get") from None
             raise missing(uri, "does not exist") from None
         except OSError as error:
             raise _file_error(uri, error) from None

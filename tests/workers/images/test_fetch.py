@@ -346,6 +346,12 @@ def test_what_is_not_a_file_or_too_large_has_its_outcome(files, folder):
         assert error_of(files, name).code == code
 
 
+def test_a_link_of_git_annex_to_a_file_that_was_not_fetched_is_named(files, folder):
+    (folder / "c.jpg").symlink_to(".git/annex/objects/Xx/1/MD5E-s9--0.jpg/MD5E-s9--0.jpg")
+    error = error_of(files, "c.jpg")
+    assert (error.code, "git annex get" in error.hint) == ("not_found", True)
+
+
 @pytest.mark.parametrize(
     ("number", "code"),
     [
