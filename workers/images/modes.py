@@ -70,8 +70,7 @@ def flattened(
         return _without_wide_colour(image, low)
     if image.mode == "La":
         image = image.convert("LA")
-    transparent = image.info.get("transparency")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or transparent is not None:
+    if image.has_transparency_data:
         return _on_white(_with_8_bit_key(image, raw))
     if image.mode in ("1", "L"):
         return image.convert("L")
