@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
+STORAGE_FOLDER = "storage"
+"""Where in the state folder objects are kept when no storage is named."""
 
 
 def _default_state_dir() -> Path:
@@ -243,7 +245,7 @@ class Settings(BaseSettings):
     @property
     def storage_uri(self) -> str:
         """The storage as a URI without a slash at its end."""
-        storage = self.storage or str(self.state_dir / "storage")
+        storage = self.storage or str(self.state_dir / STORAGE_FOLDER)
         if "://" not in storage:
             storage = f"file://{str(Path(storage).resolve()).replace('%', '%25')}"
         return storage.rstrip("/")
