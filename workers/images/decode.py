@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rerankfleet.shared.content.given import Given, file_bytes, is_pil
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.modes import (
@@ -56,26 +57,19 @@ _SIDEWAYS = (5, 6, 7, 8)
 _LEFT_IS_FAR, _TOP_IS_FAR = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
-def prepare_image(
-    image: Image.Image | Path | str | bytes, options: ImageSpec | None = None
-) -> PreparedImage:
+def prepare_image(image: Given | str, options: ImageSpec | None = None) -> PreparedImage:
     """An image as the model would see it. Decodes in this process: only for images that you trust.
 
+    `image` is the bytes of a file, a path, a file open in binary mode, a PIL image, or a numpy
+    array of uint8 [height, width] (grey), [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     Raises ItemError when it cannot be used.
     """
     options = options or ImageSpec()
-    if isinstance(image, Image.Image):
-        return _prepare_pixels(image, options)
-    if isinstance(image, bytes):
-        return decode(image, options)
-    try:
-        return decode(Path(image).read_bytes(), options)
-    except OSError as error:
-        raise ItemError(
-            "not_found",
-            f"the image {image} cannot be read ({error.strerror})",
-            hint="check the path",
-        ) from error
+    given: Given = Path(image) if isinstance(image, str) else image
+    data = file_bytes(given)
+    if data is not None:
+        return decode(data, options)
+    return _prepare_pixels(given if is_pil(given) else Image.fromarray(given), options)
 
 
 def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:

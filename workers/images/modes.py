@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
+from rerankfleet.shared.content.given import grey_range
 from rerankfleet.shared.errors import ItemError
 
 WHITE = (255, 255, 255)
@@ -21,8 +22,6 @@ PROFILES_KEPT = 16
 UNCHANGED = 1
 """A profile that moves no colour by more levels than this is sRGB by another name."""
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
-_WHITE_IS_ZERO, _SIGNED = 0, 2
 #: PNG's bits of a grey sample -> the level that 1 becomes in 8 bits.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 #: A mode -> the colour space that its profile must be of.
@@ -63,9 +62,9 @@ def flattened(
     `raw` and `low` are its `raw_mode` and `low_bytes` before it was loaded. Raises ItemError
     (`unsupported_image`) for pixels whose black and white are not known.
     """
-    _refuse_unknown_range(image)
+    white, is_inverted = grey_range(image)
     if image.mode.startswith("I;16"):
-        return _from_16_bits(image)
+        return _from_16_bits(image, white, is_inverted)
     if low is not None:
         return _without_wide_colour(image, low)
     if image.mode == "La":
@@ -96,25 +95,11 @@ def to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 # ---- modes --------------------------------------------------------------------------------------
 
 
-def _refuse_unknown_range(image: Image.Image) -> None:
-    tags = getattr(image, "tag_v2", {})
-    if image.mode in ("I", "F") or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
-        kind = "floating-point" if image.mode == "F" else "signed or 32-bit"
-        raise ItemError(
-            "unsupported_image",
-            f"the image has {kind} pixels, of which black and white are not known",
-            hint="save it with unsigned pixels of 8 or 16 bits",
-        )
-
-
-def _from_16_bits(image: Image.Image) -> Image.Image:
+def _from_16_bits(image: Image.Image, white: int, is_inverted: bool) -> Image.Image:
     """Grey of 16 bits, or of 12 in a TIFF, as 8: by a table, rounded."""
     levels: Levels = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-    most = (1 << bits) - 1
-    table = np.minimum((np.arange(1 << 16) * 255 + most // 2) // most, 255).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts fewer bits only
+    table = np.minimum((np.arange(1 << 16) * 255 + white // 2) // white, 255).astype(np.uint8)
+    if is_inverted:
         table = 255 - table
     grey = table[levels]
     transparent = image.info.get("transparency")
