@@ -54,7 +54,7 @@ def file_bytes(image: Given, bytes_max: int | None = None) -> bytes | None:
     """The bytes of an image's file; None for the pixels of a PIL image or an array.
 
     An open file is read from its start, and left at its position. Raises ItemError: `not_found`,
-    `too_large`, `unsupported_image` for what is no image.
+    `too_large`, `invalid_image` for a file without bytes, `unsupported_image` for what is no image.
     """
     if is_pil(image):
         return None
@@ -67,11 +67,18 @@ def file_bytes(image: Given, bytes_max: int | None = None) -> bytes | None:
     else:
         _check_array(image)
         return None
+    refuse_empty(data)
     if bytes_max is not None and len(data) > bytes_max:
         raise ItemError(
             "too_large", f"the image is larger than {bytes_max:,} bytes", hint="scale it down"
         )
     return data
+
+
+def refuse_empty(data: bytes) -> None:
+    """Raise ItemError for a file without bytes."""
+    if not data:
+        raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
 
 
 def is_pil(image: Given) -> bool:

@@ -156,6 +156,14 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
                 assert caught.value.code == code
 
 
+def test_a_file_without_bytes_is_refused():
+    for given in (b"", io.BytesIO()):
+        for entrance in (as_file, prepare_image):
+            with pytest.raises(ItemError, match="no bytes") as caught:
+                entrance(given)
+            assert caught.value.code == "invalid_image"
+
+
 def test_a_file_over_the_limit_is_refused(tmp_path):
     path = tmp_path / "large"
     path.write_bytes(bytes(101))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from rerankfleet.shared.content.given import Given, file_bytes, is_pil
+from rerankfleet.shared.content.given import Given, file_bytes, is_pil, refuse_empty
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.modes import (
@@ -92,8 +92,7 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
     Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (format, mode
     or shape), `image_too_large` (by its header).
     """
-    if not data:
-        raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
+    refuse_empty(data)
     key = hashlib.sha256(hashlib.sha256(data).digest() + options.key().encode()).hexdigest()
     try:
         return _decode(data, options, key)
