@@ -148,7 +148,7 @@ class ImageSpec:
         width, height = self.size
         parts = [self.preset, f"{width}x{height}", self.resize_mode]
         if self.resize_mode == "crop":
-            parts.append(_short(self.max_crop))
+            parts.append(short_number(self.max_crop))
         if self.pad_color is not None:
             parts.append("pad" + "".join(f"{level:02x}" for level in self.pad_color))
         parts += [self.interpolation, "blur" if self.blur else "sharp", f"{self.max_pixels or 0}"]
@@ -159,7 +159,7 @@ class ImageSpec:
         return "" if self.min_pixels == MIN_PIXELS else f":from{self.min_pixels}"
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """A number without needless digits, but with every one that counts."""
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 

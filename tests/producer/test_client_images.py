@@ -15,6 +15,7 @@ from rerankfleet import Reranker
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.shared.errors import ItemError, KeyConflict, UsageError
+from rerankfleet.shared.formats.lines import slice_of
 from tests.support.drawn import drawn, encoded, png
 from tests.support.raw_images import ADOBE_RGB, rgb_profile
 from tests.support.stack import Stack
@@ -102,6 +103,24 @@ def test_a_bad_image_costs_itself_only_at_a_client_too(client, tmp_path):
 def test_a_bad_image_of_the_query_is_refused(client):
     with pytest.raises(ItemError, match="expected the bytes of a file"):
         ask(client, {"image": np.zeros((4, 4))}, ["a"])
+
+
+def test_a_key_stands_for_the_pixels_of_its_request(client):
+    """Given two palettes of the same indices, sent under one key."""
+    variants = [drawn(1).convert("L").convert("P") for _ in range(2)]
+    for seed, variant in enumerate(variants):
+        colours = np.random.default_rng(seed).integers(0, 256, 768, np.uint8)
+        variant.putpalette(colours.tobytes())
+
+    def answer(variant: Image.Image) -> float:
+        fields = {"query": "a", "documents": [{"image": variant}]}
+        piece = slice_of(1, fields, max_documents=1, replace_image=inline_uri)
+        reply = client.ask([piece], model=MODEL, key="palettes", timeout_s=patient(90))
+        return reply.scored[0].margin
+
+    assert answer(variants[0]) == answer(variants[0].copy())
+    with pytest.raises(KeyConflict):
+        answer(variants[1])
 
 
 def test_queries_of_a_catalog_may_hold_images(client, here, tmp_path):

@@ -284,6 +284,21 @@ def test_a_path_is_never_taken_for_an_image_that_was_passed(vl_reranker, pil_ima
     assert [row.code for row in rows] == [None, "not_found", "not_found"]
 
 
+def test_frames_have_their_order(vl_reranker, pil_images):
+    """Given features that are kept, of steps of the same frames in another order."""
+    one, two, _ = pil_images
+    steps = [[one, two], [two, one], [one, one], [two, two]]
+    documents = [{"frames": frames} for frames in steps]
+    margins = vl_reranker.margins({"query": "a stone", "documents": documents})
+    assert len({round(margin, 4) for margin in margins}) == len(steps)
+    apart = [
+        margin
+        for document in documents[::-1]
+        for margin in vl_reranker.margins({"query": "a stone", "documents": [document]})
+    ]
+    assert apart[::-1] == pytest.approx(margins, abs=TOLERANCE)
+
+
 def test_colour_variants_of_a_palette_score_apart(vl_reranker):
     """Given images of the same indices, whose features and prefixes may be kept."""
     indices = drawn(1).convert("L")

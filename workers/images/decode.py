@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,12 +77,9 @@ def prepare_image(image: Given | str, options: ImageSpec | None = None) -> Prepa
 def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:
     """An image in memory, whose key is that of its prepared pixels: its own bytes may be indices
     into a palette, to be turned, or mean other colours by a profile."""
-    try:
+    with _item_errors():
+        _check_header(image.size)
         prepared = _prepared(image, options, key="", kind="pixels", laps=_Laps())
-    except (ItemError, MemoryError):
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
     key = hashlib.sha256(f"{prepared.pixels.shape} {options.key()}\n".encode())
     key.update(prepared.pixels.data.cast("B"))
     return replace(prepared, key=key.hexdigest())
@@ -105,15 +104,24 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
 
 def _decode(data: bytes, options: ImageSpec, key: str) -> PreparedImage:
     laps = _Laps()
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with _item_errors():
+        try:
+            opened = Image.open(io.BytesIO(data), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
+        with opened as image:
             _check_header(image.size)
             kind = "jpeg" if image.format == "MPO" else str(image.format).lower()
             return _prepared(image, options, key, kind=kind, laps=laps)
+
+
+@contextmanager
+def _item_errors() -> Iterator[None]:
+    """Turn whatever an image causes into ItemError: on damaged bytes, codecs raise anything."""
+    try:
+        yield
     except ItemError:
         raise
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
     except Image.DecompressionBombError as error:  # Pillow checks the header too
         raise ItemError(
             "image_too_large",
@@ -124,8 +132,12 @@ def _decode(data: bytes, options: ImageSpec, key: str) -> PreparedImage:
         raise ItemError(
             "image_too_large", "the image does not fit into memory", hint="scale it down"
         ) from error
-    except Exception as error:  # codecs raise anything at all on damaged bytes
-        raise _damaged(error) from error
+    except Exception as error:
+        raise ItemError(
+            "invalid_image",
+            f"the image is truncated or damaged ({type(error).__name__})",
+            hint="save the image again",
+        ) from error
 
 
 def _check_header(size: tuple[int, int]) -> None:
@@ -151,14 +163,6 @@ def _unidentified(data: bytes) -> ItemError:
         "unsupported_image",
         f"not an image of a supported format but {kind}",
         hint=f"use {', '.join(FORMATS)}",
-    )
-
-
-def _damaged(error: Exception) -> ItemError:
-    return ItemError(
-        "invalid_image",
-        f"the image is truncated or damaged ({type(error).__name__})",
-        hint="save the image again",
     )
 
 
