@@ -12,7 +12,13 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
-from rerankfleet.shared.content.given import Given, file_bytes, grey_range, is_pil
+from rerankfleet.shared.content.given import (
+    Given,
+    file_bytes,
+    grey_range,
+    is_pil,
+    refuse_unclear_transparency,
+)
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import ItemError, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
@@ -113,6 +119,7 @@ def _of_pil(image: Any) -> tuple[str, bytes]:
     if (data := _untouched_png(image)) is not None:
         return "png", data
     image.load()  # a TIFF is turned upright while it loads
+    refuse_unclear_transparency(image)
     white, is_inverted = grey_range(image)
     if image.mode.startswith("I;16") and (white, is_inverted) != (0xFFFF, False):
         scale, start = (-1, 0xFFFF) if is_inverted else (0xFFFF / white, 0.5)

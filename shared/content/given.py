@@ -104,6 +104,24 @@ def grey_range(image: Any) -> tuple[int, bool]:
     return (1 << bits) - 1, is_inverted
 
 
+def refuse_unclear_transparency(image: Any) -> None:
+    """Raise ItemError for a loaded PIL image whose transparent colour may have other bits than its
+    pixels: PIL keeps the number that a PNG of 2, 4 or 16 bits has, and not in how many bits."""
+    key = image.info.get("transparency")
+    is_wide = image.mode == "RGB" and isinstance(key, tuple) and max(key) > 0xFF
+    may_be_narrow = image.mode == "L" and image.format == "PNG" and key in range(1, 16)
+    if is_wide or (may_be_narrow and _are_of_4_bits(image)):
+        raise ItemError(
+            "unsupported_image",
+            "the image's transparent colour has other bits than its pixels, which are loaded",
+            hint="pass the file itself, or the image before it is loaded",
+        )
+
+
+def _are_of_4_bits(image: Any) -> bool:
+    return all(level % 17 == 0 for _, level in image.getcolors(256))
+
+
 def _of_path(path: Path, bytes_max: int | None) -> bytes:
     try:
         with path.open("rb") as stream:
@@ -139,10 +157,12 @@ def _of_stream(stream: Any, bytes_max: int | None) -> bytes:
 def _check_array(image: Any) -> None:
     shape, kind = getattr(image, "shape", None), getattr(image, "dtype", None)
     if hasattr(image, "__array_interface__") and shape is not None and kind is not None:
+        is_masked = hasattr(image, "mask")
         fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
-        if kind == "uint8" and fits and all(shape):
+        if kind == "uint8" and fits and all(shape) and not is_masked:
             return
-        found = f"an array of {kind} [{', '.join(map(str, shape))}]"
+        name = "a masked array" if is_masked else "an array"
+        found = f"{name} of {kind} [{', '.join(map(str, shape))}]"
     else:
         found = f"an object of the type {type(image).__name__}"
     raise ItemError("unsupported_image", f"an image is {found}; {EXPECTED}")

@@ -111,6 +111,7 @@ WRONG = [
     (np.zeros((2, 8, 8, 3), np.uint8), r"\[2, 8, 8, 3\]"),
     (np.zeros((0, 8, 3), np.uint8), r"\[0, 8, 3\]"),
     (np.zeros(8, np.uint8), r"\[8\]"),
+    (np.ma.masked_array(np.zeros((8, 8), np.uint8)), r"a masked array of uint8 \[8, 8\]"),
     (object(), "an object of the type object"),
     ({1}, "an object of the type set"),
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-from rerankfleet.shared.content.given import grey_range
+from rerankfleet.shared.content.given import grey_range, refuse_unclear_transparency
 from rerankfleet.shared.errors import ItemError
 
 WHITE = (255, 255, 255)
@@ -73,8 +73,6 @@ def flattened(
         return _on_white(_with_8_bit_key(image, raw))
     if image.mode in ("1", "L"):
         return image.convert("L")
-    if image.mode == "LAB":  # Pillow's own conversion takes its channels for red, green and blue
-        return _transformed(image, ImageCms.buildTransform(_lab(), _srgb(), "LAB", "RGB"))
     return image if image.mode == "CMYK" and profile else image.convert("RGB")
 
 
@@ -117,18 +115,14 @@ def _without_wide_colour(high: Image.Image, low: Image.Image) -> Image.Image:
 
 
 def _with_8_bit_key(image: Image.Image, raw: str) -> Image.Image:
-    """The image with the level or colour that is transparent as its pixels have it: Pillow leaves
-    it as the PNG has it, of 2, 4 or 16 bits. Raises ItemError where that cannot be told."""
+    """The image with the level that is transparent as its pixels have it: Pillow leaves it as the
+    PNG has it, of 2 or 4 bits. Raises ItemError where that cannot be told."""
     key = image.info.get("transparency")
     if image.mode == "L" and isinstance(key, int) and raw in _GREY_STEPS:
         image = image.copy()
         image.info["transparency"] = key * _GREY_STEPS[raw]
-    elif image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        raise ItemError(
-            "unsupported_image",
-            "the image's transparent colour has 16 bits, its pixels only 8",
-            hint="pass the file itself, or the image before it is loaded",
-        )
+    elif not raw:
+        refuse_unclear_transparency(image)
     return image
 
 
@@ -159,11 +153,6 @@ def without_png_profile(data: bytes) -> bytes | None:
 @lru_cache(1)
 def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-@lru_cache(1)
-def _lab() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
 
 
 @lru_cache(PROFILES_KEPT)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from rerankfleet.producer.given_images import as_file
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode, prepare_image
@@ -89,12 +90,29 @@ def test_a_transparent_colour_of_16_bits_is_that_colour_alone(transparent, which
         assert four_columns(pixels) == want[:4]
 
 
-def test_a_loaded_image_whose_transparent_colour_cannot_be_told_is_refused():
-    image = opened(wide_rgb((0, 0, 51_200)))
+def grey_of_2_bits(transparent: int) -> bytes:
+    chunk = (b"tRNS", struct.pack(">H", transparent))
+    return png((SIDE, SIDE), 2, GREY, [packed([0, 1, 2, 3], 2)] * SIDE, [chunk])
+
+
+@pytest.mark.parametrize("data", [wide_rgb((0, 0, 51_200)), grey_of_2_bits(2)])
+@pytest.mark.parametrize("entrance", [as_file, prepare_image])
+def test_a_loaded_image_whose_transparent_colour_cannot_be_told_is_refused(data, entrance):
+    image = opened(data)
     image.load()
-    with pytest.raises(ItemError, match="transparent colour has 16 bits") as caught:
-        prepare_image(image, PLAIN)
+    with pytest.raises(ItemError, match="transparent colour has other bits") as caught:
+        entrance(image)
     assert caught.value.code == "unsupported_image"
+
+
+def test_a_loaded_image_whose_transparent_colour_is_clear_is_read():
+    colours = [0, 5, 200, 255]
+    row = packed(colours, 8)
+    data = png((SIDE, SIDE), 8, GREY, [row] * SIDE, [(b"tRNS", struct.pack(">H", 5))])
+    for file in (data, grey_of_2_bits(0)):
+        image = opened(file)
+        image.load()
+        assert (prepare_image(image, PLAIN).pixels == prepare_image(file, PLAIN).pixels).all()
 
 
 @pytest.mark.parametrize(
