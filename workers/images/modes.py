@@ -13,7 +13,6 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from rerankfleet.shared.content.given import grey_range, refuse_unclear_transparency
-from rerankfleet.shared.errors import ItemError
 
 WHITE = (255, 255, 255)
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
