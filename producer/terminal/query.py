@@ -6,7 +6,6 @@ Images in local files are sent in the request, since workers may be on other hos
 
 from __future__ import annotations
 
-import base64
 import json
 import mimetypes
 import re
@@ -22,7 +21,7 @@ from rich.text import Text
 from rerankfleet.producer.terminal.tables import bar, one_line
 from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
-from rerankfleet.shared.content.uris import DATA_URI_BYTES
+from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import open_local
 
@@ -101,10 +100,8 @@ class RequestBuilder:
                 f"the image {image} cannot be read ({error.strerror})", hint="check the path"
             ) from None
         kind = mimetypes.guess_type(path.name)[0] or ""
-        kind = (
-            kind if kind.startswith("image/") else "image/unknown"
-        )  # workers detect it by the bytes
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        kind = kind.removeprefix("image/") if kind.startswith("image/") else "unknown"
+        return data_uri(kind, data)  # workers detect its kind by the bytes
 
     def _refuse_large(self, image: str, size: int) -> None:
         """Raise UsageError if an image, or all of them together, are too large for a request."""

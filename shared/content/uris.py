@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, Any
 
@@ -15,6 +16,11 @@ URI_CHARACTERS = 8 << 10
 DATA_URI_BYTES = 8 << 20
 URIS_MAX = 10_000
 """Most images or frames of one query or document."""
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """A file's bytes as a URI of `image/{kind}`."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _image_uri(value: str) -> str:
