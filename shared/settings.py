@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rerankfleet.shared.addresses import canonical, file_uri
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
@@ -245,8 +246,8 @@ class Settings(BaseSettings):
         """The storage as a URI without a slash at its end."""
         storage = self.storage or str(self.state_dir / "storage")
         if "://" not in storage:
-            storage = f"file://{str(Path(storage).resolve()).replace('%', '%25')}"
-        return storage.rstrip("/")
+            return file_uri(storage)
+        return canonical(storage).rstrip("/")
 
     @property
     def redis_address(self) -> str:
