@@ -116,6 +116,8 @@ def _canonical_url(scheme: str, address: str) -> str:
         raise _no_url("it holds a line break or another control character", "write one address")
     match = _URL.fullmatch(address)
     assert match
+    if "\\" in match[1]:  # where a browser would see a path begin, and others a user
+        raise _no_url("its host holds a backslash", "write https://host/path")
     login, at, host = match[1].rpartition("@")
     try:
         login, rest = _NOT_OF_URLS.sub(_percent, login), _NOT_OF_URLS.sub(_percent, match[2])
