@@ -123,11 +123,11 @@ def _canonical_url(scheme: str, address: str) -> str:
         login, rest = _NOT_OF_URLS.sub(_percent, login), _NOT_OF_URLS.sub(_percent, match[2])
     except UnicodeEncodeError:
         raise _no_url("it holds half a surrogate pair", "repair the text's encoding") from None
-    return f"{scheme}://{login}{at}{_canonical_host(host)}{rest}"
+    return f"{scheme}://{login}{at}{canonical_host(host)}{rest}"
 
 
-def _canonical_host(host: str) -> str:
-    """A host with its port, in lower case and ASCII."""
+def canonical_host(host: str) -> str:
+    """A host, maybe with its port, in lower case and ASCII. Raises UsageError when it is none."""
     parts = _HOST.fullmatch(host)
     if parts is None:
         raise _no_url("its host is malformed", "write https://host/path or https://host:port/path")

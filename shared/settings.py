@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -331,7 +332,8 @@ def read_address(state_dir: Path) -> dict[str, Any]:
 
 
 def mask(url: str) -> str:
-    """Return the URL without its password, fit to be printed."""
+    """Return the URL without its password, in its query too, fit to be printed."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.I)
     front, at, host = url.rpartition("@")
     scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
     user = secret.partition(":")[0]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.shared.content.outcomes import Scored
+from rerankfleet.shared.content.outcomes import Failure, Scored
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import InputRef, make_spec
@@ -103,7 +103,7 @@ class Reranker:
         passed: dict[str, Any] = {}
         checked = slice_of(1, _without_images(request, passed), max_documents=_NO_BOUND)
         for failure in checked.failures:
-            raise ItemError(failure.code, failure.message, hint=failure.hint)
+            raise _raised(failure)
         images = _PassedImages(self._source, passed) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
@@ -112,9 +112,13 @@ class Reranker:
         finally:
             batcher.close()
         for failure in (failure for outcome in outcomes for failure in outcome.errors):
-            raise ItemError(failure.code, failure.message, hint=failure.hint)
+            raise _raised(failure)
         results = [result for outcome in outcomes for result in outcome.results]
         return sorted(results, key=lambda result: result.index)
+
+
+def _raised(failure: Failure) -> ItemError:
+    return ItemError(failure.code, failure.message, hint=failure.hint, image=failure.image)
 
 
 class _PassedImages:

@@ -23,7 +23,7 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from rerankfleet.shared.addresses import canonical, login_of, safe_uri, scheme_of
+from rerankfleet.shared.addresses import canonical, canonical_host, login_of, safe_uri, scheme_of
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
 from rerankfleet.workers.images.deadline import Deadline, cuttable
@@ -46,7 +46,7 @@ class HttpReader:
     """
 
     def __init__(self, allowed_hosts: Sequence[str]) -> None:
-        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._hosts = frozenset(map(_as_compared, allowed_hosts))
 
     def read(self, uri: str, budget: Budget) -> bytes:
         """The body of the answer to a canonical URL, redirects followed. Raises ItemError or
@@ -145,6 +145,14 @@ def _redirected(uri: str, location: str | None, budget: Budget) -> str:
     if scheme_of(to) not in PORTS:
         raise refused(budget.uri, "redirects to what is not a valid URL", "check where it leads")
     return to
+
+
+def _as_compared(host: str) -> str:
+    """An allowed host in the form of canonical URLs; an IPv6 address has no brackets there."""
+    try:
+        return canonical_host(host)
+    except UsageError:
+        return host.lower()
 
 
 def _is_address(host: str) -> bool:

@@ -181,6 +181,9 @@ def test_hosts_are_compared_in_lower_case_and_ascii(site, monkeypatch):
     named = f"xn--mnchen-3ya.test:{port}".encode()
     assert fetcher.fetch(f"http://MÜNCHEN.test:{port}/host") == named
     assert fetcher.fetch(f"http://LOCALHOST:{port}/host") == f"localhost:{port}".encode()
+    fetcher = Fetcher(allowed_hosts=(f"München.test:{port}",))
+    assert fetcher.fetch(f"http://mÜnchen.test:{port}/host") == named
+    assert fetcher.fetch(f"http://XN--MNCHEN-3ya.test:{port}/host") == named
 
 
 def basic(login: str) -> bytes:
