@@ -18,6 +18,8 @@ from rerankfleet.shared.addresses import canonical, file_uri
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
+STORAGE_FOLDER = "storage"
+"""Where in the state folder objects are kept when no storage is named."""
 
 
 def _default_state_dir() -> Path:
@@ -245,7 +247,7 @@ class Settings(BaseSettings):
     @property
     def storage_uri(self) -> str:
         """The storage as a URI without a slash at its end."""
-        storage = self.storage or str(self.state_dir / "storage")
+        storage = self.storage or str(self.state_dir / STORAGE_FOLDER)
         if "://" not in storage:
             return file_uri(storage)
         return canonical(storage).rstrip("/")

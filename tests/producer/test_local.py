@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from rerankfleet.producer import local
-from rerankfleet.producer.local import free_port
+from rerankfleet.producer.ports import free_port
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
