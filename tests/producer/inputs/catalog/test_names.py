@@ -9,7 +9,9 @@ import pytest
 
 from rerankfleet.producer.inputs import folders
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES
+from rerankfleet.producer.inputs.tables import row_line
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.lines import image_of
 from rerankfleet.shared.storage.objects import file_uri
 from tests.support.catalogs import QUERIES, all_expected, do, expected, manifest
 
@@ -216,3 +218,21 @@ def test_what_is_passed_over_is_one_line(names, said):
     assert folders.said(["" for _ in range(1234)], of_first=2000) == (
         "1,234 passed over among the first 2,000 names: 1,234 without suffix"
     )
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"id": 7, "image": 5.0}, 7),
+        ({"image": "https://u:SECRET@h/a?id=1", "text": 1.5}, "https://h/a?id=1"),
+        ({"id": "x", "image": [object()]}, "x"),
+        ({"id": 1.5, "image": "s3://b/k"}, "s3://b/k"),
+        ({"id": 2, "image": "s3://b/" + "k" * 600_000}, 2),
+        ({"id": 1.5, "image": 5.0}, None),
+    ],
+)
+def test_a_row_of_a_table_that_is_wrong_has_what_names_it(row, named):
+    piece = image_of(1, row_line(row, 500_000), 1)
+
+    assert [failure.code for failure in piece.failures] == ["malformed_line"]
+    assert (piece.metadata or {}).get("image_id") == named
