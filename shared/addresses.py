@@ -36,8 +36,8 @@ def scheme_of(address: str) -> str:
 
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\udc80-\udcff"
 """What would break a line or a terminal, and the bytes of names that are not UTF-8."""
-_ESCAPED = re.compile(rf"[%?#{_UNPRINTABLE}]|\s+\Z")
-_HIDDEN_CHARACTERS = re.compile(f"[{_UNPRINTABLE}]")
+_ESCAPED = re.compile(rf"[%?#{_UNPRINTABLE}]|(?<!\s)\s+\Z")
+_ESCAPED_WHEN_SHOWN = re.compile(f"[{_UNPRINTABLE}]")
 
 
 def file_uri(path: Path | str) -> str:
@@ -200,9 +200,9 @@ def safe_uri(address: str) -> str:
 def printable(name: str) -> str:
     """A path or an address in characters that any file and terminal holds. What cannot be shown as
     it is becomes %XX: of a path, in its file: address, which can be used in its place."""
-    if not _HIDDEN_CHARACTERS.search(name):
+    if not _ESCAPED_WHEN_SHOWN.search(name):
         return name
-    return _HIDDEN_CHARACTERS.sub(_percent, name) if scheme_of(name) else path_address(name)
+    return _ESCAPED_WHEN_SHOWN.sub(_percent, name) if scheme_of(name) else path_address(name)
 
 
 def _without_login(address: str) -> str:

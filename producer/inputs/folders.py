@@ -27,8 +27,11 @@ def is_folder(uri: str) -> bool:
 
 
 def name_in(address: str, folder: str) -> str:
-    """The name of a listed file or key, below the prefix or folder that was listed."""
-    return unquote(address[len(folder) :]) if folder.startswith("file:") else address[len(folder) :]
+    """The name of a listed key below its prefix. Of a file it is the last part alone: the folders
+    above it are not hidden, or it would not be listed."""
+    if folder.startswith("file:"):
+        return unquote(address.rpartition("/")[2])
+    return address[len(folder) :]
 
 
 def is_image(name: str) -> bool:

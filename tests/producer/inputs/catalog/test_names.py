@@ -160,6 +160,23 @@ def test_what_a_folder_passes_over_is_said_when_its_job_is_made(api, control, pl
     assert manifest(control, job_id).input.passed_over == PASSED_OVER
 
 
+@pytest.mark.parametrize(
+    "written", ["FILE://{0}/a%20b%20/", "file:{0}/link/", "{0}/link", "{0}/a b "]
+)
+def test_a_folder_may_be_written_in_any_way(api, control, tmp_path, written):
+    root = tmp_path / "allowed" / "a b "
+    root.mkdir(parents=True)
+    (tmp_path / "allowed" / "link").symlink_to(root)
+    for name in ("a.jpg", "b.psd"):
+        (root / name).write_bytes(b"x")
+
+    job_id = api.submit_catalog(written.format(tmp_path / "allowed"), QUERIES)
+
+    assert api.status(job_id).passed_over == "1 passed over: 1 .psd"
+    do(control, job_id)
+    assert list(api.results(job_id)) == all_expected([file_uri(root / "a.jpg")])
+
+
 def test_a_folder_without_images_is_refused_with_what_it_has(api, place):
     with pytest.raises(UsageError, match=r"no image under .* \(1 passed over: 1 \.psd\)"):
         api.submit_catalog(place(["a.psd", "._a.jpg"]), QUERIES)
