@@ -26,6 +26,8 @@ class Failure(Reported):
     index: int | None = None
     id: str | int | None = None
     """The document's own."""
+    image: str | None = None
+    """The address of the image that is wrong, without secrets."""
     code: str
     message: str
     hint: str = ""
