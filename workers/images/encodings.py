@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from rerankfleet.shared.addresses import safe_uri
 from rerankfleet.shared.errors import ItemError
-from rerankfleet.workers.images.budget import CHUNK_BYTES, Budget, Transient, safe_uri, unreadable
+from rerankfleet.workers.images.budget import CHUNK_BYTES, Budget, Transient, unreadable
 
 ENCODINGS_MAX = 4
 """More than anyone means, one upon the other."""

@@ -14,22 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import stamina
 import structlog
 
+from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
 from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
-from rerankfleet.shared.errors import CredentialsRefused, ItemError, RerankError
+from rerankfleet.shared.errors import CredentialsRefused, ItemError, RerankError, UsageError
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
-from rerankfleet.workers.images.budget import (
-    Budget,
-    Transient,
-    missing,
-    refused,
-    safe_uri,
-    unreadable,
-)
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, unreadable
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 from rerankfleet.workers.images.encodings import unpacked
 from rerankfleet.workers.images.http import HttpReader
@@ -98,13 +91,17 @@ class Fetcher:
         budget = Budget(uri, self._max_bytes, self._timeout_s, time.monotonic() + self._timeout_s)
         if is_data_uri(uri):
             return _data(uri, budget)
-        scheme = uri.partition(":")[0].lower()
-        if scheme == "file" or "://" not in uri:
-            return self._file(uri, budget)
+        scheme = scheme_of(uri)
+        try:
+            address = canonical(uri)
+        except UsageError as error:
+            raise refused(uri, f"cannot be read: {error.message}", error.hint) from None
+        if scheme in ("", "file"):
+            return self._file(address, budget)
         read = {"s3": self._s3, "http": self._http.read, "https": self._http.read}.get(scheme)
         if read is None:
             raise refused(uri, "has an unknown scheme", "use s3://, https://, file:// or data:")
-        return self._with_retries(read, uri, budget)
+        return self._with_retries(read, address, budget)
 
     def _with_retries(
         self, read: Callable[[str, Budget], bytes], uri: str, budget: Budget
@@ -155,13 +152,10 @@ class Fetcher:
 
     def _path(self, uri: str) -> Path:
         """The file's path with links followed. Raises ItemError when it is outside the roots."""
-        if uri[:5].lower() == "file:":
-            parts = urlsplit(uri)
-            if parts.netloc not in ("", "localhost"):
-                raise refused(uri, "names a host", "write file:///path")
-            path = Path(unquote(parts.path))
-        else:
-            path = Path(uri)
+        try:
+            path = local_path(uri) if scheme_of(uri) else Path(uri)
+        except UnicodeEncodeError:
+            raise missing(uri, "is not a path") from None
         if not path.is_absolute():
             if self._base is None:
                 raise refused(uri, "is a relative path", "write the whole path or a URI")

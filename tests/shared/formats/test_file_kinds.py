@@ -24,7 +24,7 @@ def _tar() -> bytes:
 def _zip(name: str, data: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr(name, data)
+        archive.writestr(zipfile.ZipInfo(name), data)  # without the time
     return stream.getvalue()
 
 
@@ -60,7 +60,7 @@ def _boxes(major: bytes, *others: bytes) -> bytes:
         (b"\xff\x0a\xfa\x1f", "a JPEG XL image"),
         (b"8BPS\0\1", "a Photoshop file"),
         (b"%PDF-1.7\n", "a PDF document"),
-        (gzip.compress(b"x"), "a gzip file"),
+        (gzip.compress(b"x", mtime=0), "a gzip file"),
         (_zip("a.txt", b"x"), "a ZIP archive"),
         (_zip("[Content_Types].xml", b"x"), "an Office document"),
         (_zip("mimetype", b"application/epub+zip"), "an e-book (EPUB)"),
