@@ -47,6 +47,20 @@ def test_a_query_is_words_images_or_both(request_, image):
         request_.query("  ", [])
 
 
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("DATA:image/png;charset=utf-8;base64,iVBO\nRw==", "DATA:image/png"),
+        (base64.b64encode(png(1)).decode(), "base64"),
+    ],
+)
+def test_an_image_in_base64_travels_as_it_is(request_, image, name):
+    request_.add_image(image)
+    (candidate,) = request_.candidates
+    assert candidate.document["image"] == image
+    assert candidate.name == name
+
+
 def test_a_local_image_travels_inside_the_request(request_, image):
     request_.add_image(str(image))
 
