@@ -38,12 +38,13 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(self.server.answer)
 
 
-def outcome(server: Nonsense, answer: bytes) -> bytes | ItemError:
+def outcome(server: Nonsense, answer: bytes, uri: str = "") -> bytes | ItemError:
+    """What an image comes to whose host sends these bytes; `uri` is by default at that host."""
     server.answer, server.requests = answer, 0
-    fetcher = Fetcher(allowed_hosts=(server.host,), max_bytes=1 << 20)
+    fetcher = Fetcher(allowed_hosts=(server.host,), allowed_buckets=("pairs",), max_bytes=1 << 20)
     found: bytes | ItemError
     try:
-        found = fetcher.fetch(f"http://{server.host}/a.jpg?sig=very-secret")
+        found = fetcher.fetch(uri or f"http://{server.host}/a.jpg?sig=very-secret")
     except ItemError as error:
         found = error
     if isinstance(found, ItemError):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,9 @@ def _s3_errors(budget: Budget) -> Iterator[None]:
     """Turn what S3 raises into our errors, without its message: it may hold secrets."""
     try:
         yield
+    except (OSError, HTTPException) as error:  # of the connection, past botocore
+        budget.check_time()  # was it cut by the deadline?
+        raise Transient(f"the connection broke ({type(error).__name__})") from None
     except Exception as error:
         if not is_s3_error(error):
             raise

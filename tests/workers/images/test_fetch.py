@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -581,6 +582,20 @@ def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     fetcher = Fetcher(allowed_buckets=("pairs",))
     assert error_of(fetcher, "s3://pairs/a.jpg").code == "fetch_failed"
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "reset"), HTTPException("secret")])
+def test_a_connection_to_s3_that_breaks_past_its_client_is_tried_again(bucket, monkeypatch, broken):
+    calls = []
+
+    def get(**_: object) -> None:
+        calls.append(1)
+        raise broken
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", get)
+    assert error_of(bucket, "s3://pairs/a/b c.jpg").code == "fetch_failed"
+    assert len(calls) > 1
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])

@@ -118,6 +118,47 @@ def test_headers_that_do_not_matter_cost_nothing(server, headers):
     assert outcome(server, OK + headers + b"\r\n" + BODY) == BODY
 
 
+S3_ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>very-secret</Message></Error>"
+
+
+def s3_error(status: bytes, code: bytes) -> bytes:
+    body = S3_ERROR % code
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "codes"),
+    [
+        (OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n" + BODY, {"unreadable", "too_large"}),
+        (OK + b"Content-Length: many\r\n\r\n" + BODY, {"unreadable"}),
+        (OK + b"Content-Length: 99\r\n\r\n" + BODY, {"fetch_failed"}),
+        (OK + b"Last-Modified: never\r\n" + LENGTH + b"\r\n" + BODY, {"unreadable"}),
+        (OK + b"x-amz-missing-meta: many\r\n" + LENGTH + b"\r\n" + BODY, {"unreadable"}),
+        (OK + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n" + BODY, {"fetch_failed"}),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n" + BODY, {"fetch_failed"}),
+        (b"HTTP/1.1 xyz OK\r\n\r\n", {"fetch_failed"}),
+        (b"", {"fetch_failed"}),
+        (b"\0" * 100, {"fetch_failed"}),
+        (s3_error(b"404 Not Found", b"NoSuchKey"), {"not_found"}),
+        (s3_error(b"403 Forbidden", b"AccessDenied"), {"unreadable"}),
+        (s3_error(b"403 Forbidden", b"\xff\xfe"), {"unreadable", "fetch_failed"}),
+        (s3_error(b"301 Moved", b"PermanentRedirect"), {"unreadable", "fetch_failed"}),
+        (redirect(b"http://["), {"unreadable", "fetch_failed"}),
+        (redirect(b"http://169.254.169.254/"), {"unreadable", "fetch_failed"}),
+        (
+            b"HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\n\r\n<html",
+            {"unreadable", "fetch_failed"},
+        ),
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", {"fetch_failed"}),
+    ],
+)
+def test_nonsense_of_an_s3_has_an_outcome(s3, server, monkeypatch, answer, codes):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{server.host}")
+    error = outcome(server, answer, "s3://pairs/a.jpg")
+    assert isinstance(error, ItemError), error
+    assert error.code in codes, error
+
+
 def test_mutated_answers_give_bytes_or_an_item_error(server):
     rng = random.Random(5)
     seeds = [
