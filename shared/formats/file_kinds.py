@@ -127,7 +127,7 @@ _INSIDE: tuple[tuple[int, bytes, str], ...] = (
 """Bytes at an offset -> kind."""
 
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb"\s*\S*[/\\]annex[/\\]objects[/\\]"), "a git-annex pointer"),
+    (re.compile(rb"(?:(?:\.\./)*\.git)?/annex/objects/[^\n]+\n?\Z"), "a git-annex pointer"),
     (re.compile(rb"(?:#[^\n]*\n|md5: \w+\n)*outs:\s*\n\s*- (?:md5|hash|etag|size|path):"),
      "a DVC pointer"),
     (re.compile(rb"P[1-6]\s+(?:#|\d+\s)"), "a PNM image"),

@@ -107,6 +107,31 @@ def test_base64_is_read_as_people_write_it_at_each_door(door, way):
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        b"\xff\xd8\xff\xe0\0\x10JFIF",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF87a",
+        b"GIF89a",
+        b"RIFF\x24\7\0\0WEBPVP8 ",
+        b"BM\x46\x38\1\0\0\0\0\0\x36\0\0\0",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08",
+        b"II+\0\x08\0\0\0",
+        b"\0\0\0\x20ftypavif\0\0\0\0",
+        b"\0\0\0\x18ftypheic\0\0\0\0",
+        b"\0\0\0\x2cftypmif1\0\0\0\0",
+    ],
+)
+def test_base64_of_every_kind_of_image_is_recognised_alone(head):
+    data = head + PNG
+    for alone in (base64.b64encode(data), base64.urlsafe_b64encode(data).rstrip(b"=")):
+        uri = as_data_uri(alone.decode())
+        assert uri is not None
+        assert data_of(uri, MANY) == data
+
+
+@pytest.mark.parametrize(
     "image",
     [
         "s3://shop/iVBORw0KGg.png",

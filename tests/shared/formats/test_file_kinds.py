@@ -98,6 +98,8 @@ def test_a_kind_is_known_by_its_first_bytes(head, kind):
         (b"MZ is the start of a line of text\n", "a plain text"),
         (b"PAR1,PAR2\n1,2\n", "a plain text"),
         (b"P2 is a query", "a plain text"),
+        (b'{"image":"/photos/.git/annex/objects/a.jpg"}\n', "a JSON text"),
+        (b".git/annex/objects/a.jpg\n.git/annex/objects/b.jpg\n", "a plain text"),
         (b"ID3,ID4\n", "a plain text"),
         (b"MMORPG,price\n", "a plain text"),
         (b"ab moov is a box", "a plain text"),
