@@ -14,8 +14,14 @@ import typer
 
 from rerankfleet.shared.errors import RerankError, UsageError
 
-PARTIAL = 3
-INTERRUPTED = 130
+OK, FAILURE, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def outcome_code(*, scored: int, unscored: int) -> int:
+    """The exit code of a command by its counts: whether some items, or all, have no score."""
+    if not unscored:
+        return OK
+    return PARTIAL if scored else FAILURE
 
 
 def configure_logs(level: str = "INFO") -> None:
@@ -62,20 +68,20 @@ def main() -> None:
         build()()
     except RerankError as error:
         sys.stderr.write(f"rerank: {error}\n")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(USAGE if isinstance(error, UsageError) else FAILURE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
-        sys.exit(1)
+        sys.exit(FAILURE)
     except OSError as error:
         sys.stderr.write(f"rerank: {error.filename or ''}: {error.strerror or error}\n")
-        sys.exit(1)
+        sys.exit(FAILURE)
     except Exception as error:
         if not type(error).__module__.startswith("redis."):  # most commands never import it
             raise
         sys.stderr.write(f"rerank: Redis is unavailable ({error}): jobs continue when it is back\n")
-        sys.exit(1)
+        sys.exit(FAILURE)
 
 
 if __name__ == "__main__":

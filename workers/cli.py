@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.cli import outcome_code
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 
 if TYPE_CHECKING:
@@ -112,12 +112,13 @@ def score(
         sys.stdout.write(manifest.model_dump_json() + "\n")
     else:
         rejected = f"{manifest.rejected} rejected, " if manifest.rejected else ""
+        bad = f" ({manifest.bad_lines} of them bad lines)" if manifest.bad_lines else ""
         sys.stderr.write(
-            f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors, "
+            f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors{bad}, "
             f"{manifest.seconds:.1f} s, {manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
         )
-    if manifest.errors or manifest.rejected:
-        raise typer.Exit(PARTIAL)
+    unscored = manifest.errors + manifest.rejected
+    raise typer.Exit(outcome_code(scored=manifest.scored, unscored=unscored))
 
 
 def _progress(stack: ExitStack) -> Callable[[int, int], None]:

@@ -118,11 +118,12 @@ def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Sli
 
 
 class _Counts:
-    lines = scored = errors = rejected = truncated = tokens = 0
+    lines = scored = errors = bad_lines = rejected = truncated = tokens = 0
 
     def add(self, summary: ShardSummary) -> None:
         self.scored += summary.scored
         self.errors += summary.errors
+        self.bad_lines += summary.bad_lines
         self.rejected += summary.rejected
         self.truncated += summary.truncated
         self.tokens += summary.tokens
@@ -171,6 +172,7 @@ def _manifest(
         pairs=counts.scored + counts.errors + counts.rejected,
         scored=counts.scored,
         errors=counts.errors,
+        bad_lines=counts.bad_lines,
         rejected=counts.rejected,
         truncated=counts.truncated,
         tokens=counts.tokens,

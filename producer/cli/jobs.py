@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankfleet.producer.cli.common import JobArgument, JsonOption, connected
-from rerankfleet.shared.cli import INTERRUPTED, PARTIAL
+from rerankfleet.shared.cli import INTERRUPTED, PARTIAL, outcome_code
 from rerankfleet.shared.command_options import ForceOption
 from rerankfleet.shared.errors import UsageError
 
@@ -146,10 +146,10 @@ def jobs(
 
 def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = None) -> None:
     """Wait with live progress, write a local output, and end with the job's exit code."""
-    from rerankfleet.producer.terminal import tables
+    from rerankfleet.producer.terminal.following import live_progress
 
     try:
-        with tables.live_progress() as show:
+        with live_progress() as show:
             status = client.wait(job_id, on_progress=show)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
@@ -162,8 +162,8 @@ def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = N
         status = status.model_copy(update={"output": target})
     _show(status, as_json=as_json)
     progress = status.progress
-    if progress.errors or progress.rejected or progress.cancelled:
-        raise typer.Exit(PARTIAL)
+    code = outcome_code(scored=progress.scored, unscored=progress.done - progress.scored)
+    raise typer.Exit(PARTIAL if code and status.state == "cancelled" else code)
 
 
 def _show(status: JobStatus, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rerankfleet.producer.cli.common import JsonOption, connected
-from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.cli import outcome_code
 from rerankfleet.shared.command_options import ProfileOption, with_scoring_options
 from rerankfleet.shared.content.options import OF_JOBS
 from rerankfleet.shared.errors import UsageError
@@ -65,5 +65,4 @@ def query(
         tables.as_json(line)
     else:
         tables.console().print(ranking(line, request.candidates))
-    if line["errors"]:
-        raise typer.Exit(PARTIAL)
+    raise typer.Exit(outcome_code(scored=len(line["results"]), unscored=len(line["errors"])))

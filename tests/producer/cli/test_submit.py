@@ -12,6 +12,7 @@ import pytest
 
 from rerankfleet.shared.profiles import PROFILES
 from tests.producer.cli.conftest import (
+    FAILURE,
     INTERRUPTED,
     LINES,
     OK,
@@ -95,7 +96,7 @@ def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, 
     ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--wait", "--json")
 
     assert ran.code == OK
-    assert ran.err == ""  # no progress where no terminal is
+    assert "done: 6/6 pairs" in ran.err.splitlines()[-1]  # no terminal: a line at each change
     status = json.loads(ran.out)
     assert (status["state"], status["progress"]["scored"]) == ("done", 6)
     assert status["output"] == str(tmp_path / "out.jsonl")
@@ -146,6 +147,57 @@ def test_bad_lines_end_in_partial_failure(rerank, served, jsonl, finish_jobs, tm
     assert ran.code == PARTIAL
     assert "2 scored, 2 errors" in ran.out
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_job_of_which_nothing_is_scored_is_not_done_like_any_other(
+    rerank, served, jsonl, finish_jobs
+):
+    """Given lines that cannot be read and documents that all fail."""
+    source = jsonl({"query": "q", "documents": ["bad", "bad", "bad"]}, b"no json", {"query": "q"})
+
+    ran = rerank("submit", source, "--wait")
+
+    assert ran.code == FAILURE
+    words = " ".join(ran.out.split())
+    assert "state failed nothing could be scored, most often because of failed: 3 of 5" in words
+    assert "pairs 3 of 3" in words
+    assert "5 errors (2 are lines that could not be read)" in words
+    (job,) = json.loads(rerank("jobs", "--json").out)
+    assert (job["state"], job["nothing_scored"], job["progress"]["bad_lines"]) == ("done", True, 2)
+    shown = rerank("jobs").out
+    assert "failed" in shown
+    assert "BAD LINES" in shown
+    assert "failed" in rerank("top", "--once").out
+
+
+def test_an_output_that_is_not_waited_for_says_who_writes_it(
+    rerank, served, source, store, tmp_path
+):
+    there = tmp_path / "allowed" / "out.jsonl"
+    there.parent.mkdir()
+
+    local = rerank("submit", source, "-o", tmp_path / "out put.jsonl")
+    other = rerank("submit", source, "-o", f"file://{there}")
+
+    job_id = local.out.strip()
+    _, who = local.err.splitlines()
+    assert who.startswith(f"{tmp_path}/out put.jsonl is not written until you ask for it")
+    assert f"`rerank watch {job_id}` waits" in who
+    assert f"`rerank results {job_id} -o '{tmp_path}/out put.jsonl'`" in who
+    assert other.err.splitlines()[1] == (
+        f"the coordinator writes file://{there}, on its own machine, when the job is done"
+    )
+
+
+def test_the_output_of_a_key_that_was_submitted_before_is_fetched_by_hand(
+    rerank, served, source, tmp_path
+):
+    first = rerank("submit", source, "-o", tmp_path / "one", "--key", "k")
+    again = rerank("submit", source, "-o", tmp_path / "two", "--key", "k")
+
+    assert again.out == first.out
+    assert f"rerank results {again.out.strip()} -o {tmp_path}/two" in again.err
+    assert "watch" not in again.err.splitlines()[1]
 
 
 def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, store):
