@@ -40,12 +40,9 @@ def look(clock, lines):
     show = ProgressLines(lines.append, clock)
 
     def once(state: str, reason: str = "", **fields: Any) -> None:
-        usual = {"progress": Progress(total=6), "priority": "normal", "created_s": 0.0}
-        show(
-            JobStatus(
-                **(usual | {"id": "j", "state": state, "reason": reason, "model": MODEL} | fields)
-            )
-        )
+        usual = {"id": "j", "model": MODEL, "priority": "normal", "created_s": 0.0}
+        usual |= {"state": state, "reason": reason, "progress": Progress(total=6)}
+        show(JobStatus(**(usual | fields)))
         clock.now_s += 1
 
     return once
