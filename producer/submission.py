@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,8 @@ from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refus
 from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, refuse_same
+from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
 from rerankfleet.shared.profiles import resolve
@@ -27,6 +27,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import is_stream
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -54,8 +55,10 @@ class JobMaker:
     ) -> str:
         """Make a job of a JSON Lines file. Returns its id."""
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output)
+        if target:
+            refuse_same(source, target)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
@@ -80,7 +83,7 @@ class JobMaker:
     ) -> str:
         """Make a job of a catalog and its queries. Returns its id."""
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output, folder=True)
         if target and not self._is_own_output(key, target):
             refuse_existing_folder(target, self._objects, force=force)
@@ -175,11 +178,6 @@ def _only(served: Sequence[str]) -> str:
 # ---- the record ---------------------------------------------------------------------------------
 
 
-def new_job_id() -> str:
-    """An id that no other job has."""
-    return uuid.uuid4().hex[:12]
-
-
 def with_calibration(
     spec: JobSpec, options: Mapping[str, Any], statistics: StatisticsRecords
 ) -> JobSpec:
@@ -233,11 +231,19 @@ def _spec(
     return spec
 
 
+def local_target(output: str) -> str:
+    """The absolute path of an output; that of a pipe or a device is not followed."""
+    path = Path(output)
+    return str(path.absolute() if is_stream(path) else path.resolve())
+
+
 def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     """An output as the job's record holds it: a URI unchanged, that of a folder with a slash at its
-    end; a path made absolute."""
+    end; a path made absolute. Raises UsageError for an empty one."""
     if output is None:
         return None
+    if not str(output):
+        raise UsageError("the output has no name", hint="name a file, a folder or a URI")
     if not is_uri(str(output)):
-        return str(Path(output).resolve())
+        return local_target(str(output))
     return f"{str(output).rstrip('/')}/" if folder else str(output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -22,14 +22,16 @@ from rerankfleet.shared.formats.sources import (
     Hashing,
     is_uri,
     open_local,
+    output_errors,
     plain,
     probe,
     refuse_existing,
+    refuse_same,
 )
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, local_path, publish_file
+from rerankfleet.shared.storage.objects import Objects, is_stream, local_path, publish_file
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
@@ -58,6 +60,7 @@ def score_file(
     # it cannot be resumed: an image that cannot be fetched is an outcome of its pair
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     objects = Objects(settings)
+    refuse_same(source, output)
     refuse_existing(output, objects, force=force)
     detector_of(spec)
     with ExitStack() as stack:
@@ -87,8 +90,9 @@ def score_file(
             on_progress,
         )
     manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
-    with _writer(manifest_uri(output), objects) as out:
-        out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
+    if is_uri(output) or not is_stream(Path(output)):
+        with _writer(manifest_uri(output), objects) as out:
+            out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
 
@@ -105,8 +109,14 @@ def _folder(source: str) -> Path | None:
     return None if is_uri(source) else Path(source).resolve().parent
 
 
-def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
-    return objects.writer(output) if is_uri(output) else publish_file(Path(output))
+@contextmanager
+def _writer(output: str, objects: Objects) -> Iterator[IO[bytes]]:
+    if is_uri(output):
+        with objects.writer(output) as out:
+            yield out
+    else:
+        with output_errors(output), publish_file(Path(output)) as out:
+            yield out
 
 
 def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:

@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,10 +80,17 @@ def submit(
     elif as_json:
         sys.stdout.write(json.dumps({"id": job_id}) + "\n")
     else:
+        _tell(client, job_id, output)
+
+
+def _tell(client: Client, job_id: str, output: str | None) -> None:
+    """Print the id of a job that is not waited for, and how to go on."""
+    try:
         sys.stdout.write(f"{job_id}\n")
+    finally:  # the id must not be lost with an output that cannot be written
         sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
-        if output is not None:
-            sys.stderr.write(f"{_who_writes(client, job_id, output)}\n")
+    if output is not None:
+        sys.stderr.write(f"{_who_writes(client, job_id, output)}\n")
 
 
 def _who_writes(client: Client, job_id: str, output: str) -> str:
@@ -93,7 +99,9 @@ def _who_writes(client: Client, job_id: str, output: str) -> str:
         return f"the coordinator writes {output}, on its own machine, when the job is done"
     if is_uri(output):
         return f"the coordinator writes {output} when the job is done"
-    path = str(Path(output).resolve())
+    from rerankfleet.producer.submission import local_target
+
+    path = local_target(output)
     fetch = f"rerank results {job_id} -o {shlex.quote(path)}"
     if client.store.jobs.get(job_id).spec.local_output != path:  # its key is of an earlier submit
         return f"{path} is written by this command, when the job is done:  {fetch}"

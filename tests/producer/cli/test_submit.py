@@ -200,6 +200,54 @@ def test_the_output_of_a_key_that_was_submitted_before_is_fetched_by_hand(
     assert "watch" not in again.err.splitlines()[1]
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    rerank, served, source, store, tmp_path
+):
+    """Given names that no file can have, and names of the input itself."""
+    (tmp_path / "file").touch()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(source)
+    for output, says in {
+        "": "the output has no name",
+        tmp_path / "file" / "out": "cannot be written (Not a directory)",
+        "/proc/out": "the output /proc/out cannot be written",
+        tmp_path / ("x" * 300): "cannot be written (File name too long)",
+        tmp_path: "is a folder: name a file in it",
+        source: f"would replace the input {source}: name another file",
+        f"file://{source}": "would replace the input",
+        link: "would replace the input",
+    }.items():
+        ran = rerank("submit", source, "-o", output, "--force")
+        assert ran.code == USAGE, output
+        one_sentence(ran, says)
+    assert store.jobs.unfinished() == []
+    assert source.read_bytes()
+
+
+def test_an_output_that_fails_at_the_end_says_how_to_get_it(
+    rerank, served, source, finish_jobs, store
+):
+    ran = rerank("submit", source, "-o", "/dev/full", "--wait")
+
+    assert ran.code == USAGE
+    (job_id,) = store.jobs.recent()
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("rerank: the output /dev/full cannot be written (No space left")
+    assert last.endswith(f"get its output with `rerank results {job_id} -o FILE`")
+
+
+def test_a_retried_job_is_followed_too(rerank, served, jsonl, finish_jobs):
+    """Given a job that is watched while it is scored again."""
+    job_id = rerank("submit", jsonl(LINES[0], b"no json")).out.strip()
+    assert rerank("watch", job_id).code == PARTIAL
+    rerank("retry", job_id)
+
+    ran = rerank("watch", job_id)
+
+    assert ran.code == PARTIAL
+    assert f"job {job_id} done: 2/2 pairs" in ran.err
+
+
 def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, store):
     """Given the real command in a process of its own."""
     environment = {**os.environ, **settings.environment(), "PYTHONUNBUFFERED": "1"}
