@@ -40,7 +40,7 @@ class Candidate:
     document: Mapping[str, Any]
     name: str
     place: str = ""
-    """The file and line that it is from: "candidates.txt, line 3"."""
+    """The file and line that it is from: "line 3 of candidates.txt"."""
 
     @property
     def placed(self) -> str:
@@ -84,11 +84,11 @@ class RequestBuilder:
         file has them; empty ones are no candidates. Raises UsageError."""
         name, empty, number = "standard input" if path == "-" else path, 0, 0
         for number, line in enumerate(_lines(path, name, self.bytes_max), 1):
-            place = f"{name}, line {number}"
+            place = f"line {number} of {Path(name).name}"  # the number first: names are cut short
             if not line:
                 empty += 1
             elif line.startswith("{"):
-                content = _content(line, place)
+                content = _content(line, f"{name}, line {number}")
                 self.candidates.append(Candidate(content, _content_name(content), place))
             else:
                 self.add_text(line, place)
@@ -163,7 +163,7 @@ def _lines(path: str, name: str, bytes_max: int) -> Iterator[str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"{name}, line {line} is not UTF-8 (at byte {error.start} of the file)",
+            f"{name}, line {line} is not UTF-8 (at byte {error.start})",
             hint="save it as UTF-8",
         ) from None
     if lines[-1] == "":  # what follows the end of the last line is no line
