@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerankfleet.shared.cli import outcome_code
+from rerankfleet.shared.command_help import FILES, FLEET, SCORES, below
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ ModelOption = Annotated[
 
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
-    app.command()(worker)
-    app.command()(score)
-    app.command()(doctor)
+    app.command(epilog=below(*FLEET, *FILES, "allowed_hosts", "device", "dtype", "batch_tokens"))(
+        worker
+    )
+    app.command(epilog=below(*FILES, "allowed_hosts", "device", "dtype", codes=SCORES))(score)
+    app.command(epilog=below(*FLEET, *FILES, "device", "dtype"))(doctor)
 
 
 def worker(

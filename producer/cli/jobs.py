@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankfleet.producer.cli.common import JobArgument, JsonOption, connected
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.cli import INTERRUPTED, PARTIAL, outcome_code
 from rerankfleet.shared.command_options import ForceOption
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.sources import is_uri, source_of
 
 if TYPE_CHECKING:
     from rerankfleet.producer.client import Client
@@ -55,6 +57,8 @@ def results(
     """Print a job's output, or write it to a file.
 
     Example: rerank results 1f2e3d4c5b6a -o ranked.jsonl
+
+    Example: rerank results 1f2e3d4c5b6a --partial | head -1
     """
     from rerankfleet.shared.formats.output import dump_line
     from rerankfleet.shared.formats.sources import output_errors
@@ -162,13 +166,12 @@ def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = N
     """Wait with live progress, write a local output, and end with the job's exit code."""
     from rerankfleet.producer.submission import local_target
     from rerankfleet.producer.terminal.following import live_progress
-    from rerankfleet.shared.formats.sources import is_uri
 
     try:
         with live_progress() as show:
             status = client.wait(job_id, on_progress=show)
         target = client.store.jobs.get(job_id).spec.local_output
-        if output is not None and not is_uri(output):
+        if output is not None and not is_uri(source_of(output)):
             target = local_target(output)
         if target:
             _fetch(client, job_id, target)
@@ -185,7 +188,7 @@ def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = N
 def _fetch(client: Client, job_id: str, target: str) -> None:
     """Copy the output of a job that was waited for; where that fails, say how to get it still."""
     try:
-        client.fetch(job_id, target)
+        client.fetch(job_id, local_path(target) if is_uri(target) else target)
     except UsageError as error:
         still = f"the job is done, so get its output with `rerank results {job_id} -o FILE`"
         raise UsageError(error.message, hint=f"{error.hint}; {still}") from error

@@ -15,7 +15,7 @@ from rerankfleet.producer.cli.common import JsonOption, connected
 from rerankfleet.producer.cli.jobs import follow
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.formats.sources import is_uri
+from rerankfleet.shared.formats.sources import is_uri, source_of
 from rerankfleet.shared.job_spec import OutputFormat, Priority
 
 if TYPE_CHECKING:
@@ -75,10 +75,11 @@ def submit(
         force=force,
         **options,
     )
+    made = {"id": job_id} | (_passed_over(client, job_id, as_json=as_json) if catalog else {})
     if wait:
         follow(client, job_id, as_json=as_json, output=output)
     elif as_json:
-        sys.stdout.write(json.dumps({"id": job_id}) + "\n")
+        sys.stdout.write(json.dumps(made) + "\n")
     else:
         _tell(client, job_id, output)
 
@@ -95,6 +96,7 @@ def _tell(client: Client, job_id: str, output: str | None) -> None:
 
 def _who_writes(client: Client, job_id: str, output: str) -> str:
     """Which process writes the output that was named, where and when."""
+    output = source_of(output)
     if output.startswith("file://"):
         return f"the coordinator writes {output}, on its own machine, when the job is done"
     if is_uri(output):
@@ -109,6 +111,14 @@ def _who_writes(client: Client, job_id: str, output: str) -> str:
         f"{path} is not written until you ask for it on this machine: `rerank watch {job_id}` "
         f"waits for the end and writes it; once the job is done, so does `{fetch}`"
     )
+
+
+def _passed_over(client: Client, job_id: str, *, as_json: bool) -> dict[str, str]:
+    """What the job does not take of its folder, as a field; people are told at once."""
+    passed_over = client.status(job_id).passed_over
+    if passed_over and not as_json:
+        sys.stderr.write(f"{passed_over}\n")
+    return {"passed_over": passed_over} if passed_over else {}
 
 
 def _what_to_make(

@@ -75,7 +75,7 @@ def output_uri(job: Job, objects: Objects) -> str:
     if job.spec.output:
         return job.spec.output
     if job.spec.catalog:
-        return job_uri(objects, job.id, "output") + "/"
+        return f"{job_uri(objects, job.id, 'output')}/"
     return job_uri(objects, job.id, f"output-{job.round}.jsonl")
 
 

@@ -50,6 +50,44 @@ def test_every_command_explains_itself_with_an_example(name):
         assert parameter.name == "help" or parameter.help, parameter.name
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("up", ("gateway_port", "gateway_host", "state_dir", "redis_url", "api_keys")),
+        ("gateway", ("gateway_port", "gateway_host", "redis_url")),
+        ("coordinator", ("redis_url", "storage")),
+        ("submit", ("redis_url", "state_dir", "storage", "allowed_roots", "profiles")),
+        ("watch", ("redis_url", "state_dir")),
+        ("query", ("redis_url", "interactive_deadline_s")),
+        ("health", ("gateway_port",)),
+        ("profiles", ("profiles",)),
+        ("worker", ("redis_url", "device", "dtype")),
+        ("score", ("device", "allowed_hosts")),
+    ],
+)
+def test_help_names_the_settings_that_govern_a_command(name, settings):
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), [name, "--help"]).output
+
+    for setting in settings:
+        assert f"RERANK_{setting.upper()}:" in shown
+
+
+@pytest.mark.parametrize("name", sorted(set(commands()) - {"study"}))
+def test_help_ends_with_the_exit_codes(name):
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), [name, "--help"]).output
+
+    words = " ".join(shown.split())
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in words
+    scores = name in ("submit", "watch", "score", "query")
+    assert ("3 some items have no score" in words) == scores
+
+
+def test_help_of_up_says_where_the_page_is():
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), ["up", "--help"]).output
+
+    assert "The page and the HTTP routes are at http://127.0.0.1:8080" in " ".join(shown.split())
+
+
 def test_without_arguments_there_is_help(rerank):
     ran = rerank()
     assert ran.code in (OK, USAGE)
