@@ -38,6 +38,8 @@ from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
 
+REDIS_AWAY = "Redis does not answer: the job goes on when it is back"
+
 
 class Client:
     """One connection to a fleet. Safe to share between threads.
@@ -159,9 +161,11 @@ class Client:
     ) -> JobStatus:
         """Wait until the job is done or cancelled. Raises DeadlineExceeded after `timeout_s`.
 
-        `on_progress` is called about once a second. Leaving early leaves the job running.
+        `on_progress` is called about once a second, while Redis is away with the last status and
+        that reason. Leaving early leaves the job running.
         """
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        status: JobStatus | None = None
         while True:
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             try:
@@ -172,6 +176,9 @@ class Client:
                     return status
                 self.store.jobs.wait_done(job_id, max(left, 0.0))
             except REDIS_ERRORS:  # it may be restarting: jobs go on after that
+                if status and on_progress:
+                    away = {"reason": REDIS_AWAY, "held_back": True}
+                    on_progress(status.model_copy(update=away))
                 time.sleep(max(left, 0.0))
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")

@@ -19,7 +19,7 @@ from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing, source_of
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, refuse_same, source_of
 from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
@@ -28,6 +28,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import is_stream
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -58,6 +59,8 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
+        if target:
+            refuse_same(source, target)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
@@ -232,12 +235,25 @@ def _spec(
     return spec
 
 
+def local_target(output: str) -> str:
+    """A local output as a job's record holds it."""
+    return printable(absolute(output))
+
+
+def absolute(output: str) -> str:
+    """The absolute path of an output; that of a pipe or a device is not followed."""
+    path = Path(output)
+    return str(path.absolute() if is_stream(path) else path.resolve())
+
+
 def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     """An output as the job's record holds it: a URI unchanged, that of a folder with a slash at its
-    end; a path made absolute."""
+    end; a path made absolute. Raises UsageError for an empty one."""
     if output is None:
         return None
+    if not str(output):
+        raise UsageError("the output has no name", hint="name a file, a folder or a URI")
     address = source_of(str(output))
     if not is_uri(address):
-        return str(Path(output).resolve())
+        return absolute(str(output))
     return f"{address.rstrip('/')}/" if folder else address
