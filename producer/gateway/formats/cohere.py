@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.shared.content.options import TOKENS_MAX, PairOptions, ResultOptions
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 SEARCH_UNIT = 100
 """Documents of one search unit."""

@@ -33,6 +33,7 @@ from rerankfleet.producer.gateway.formats.fields import (
     ignored,
 )
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.producer.gateway.streaming import staged
 from rerankfleet.producer.interactive import Answer
 from rerankfleet.shared.content.options import ResultOptions
@@ -40,7 +41,7 @@ from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 

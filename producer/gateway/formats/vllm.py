@@ -17,9 +17,10 @@ from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
 from rerankfleet.producer.gateway.formats.native import usage
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.shared.errors import Path, TooLarge
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 class ScoreBody(RequestOptions):
