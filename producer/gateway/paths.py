@@ -48,7 +48,7 @@ class Paths:
     async def _wrong_method(self, request: Request, error: Exception) -> Response:
         """A route has the path, but not the method."""
         path = request.scope["path"]
-        methods = {m for r in self._routes if r.path_regex.match(path) for m in r.methods}
+        methods = {m for r in self._routes if r.path_regex.match(path) for m in r.methods or ()}
         # the route of the OpenAPI document is FastAPI's own
         return self._refusal(request.scope, sorted(methods) or ["GET"])
 
@@ -69,7 +69,9 @@ class Paths:
         """The error of a path that nothing has."""
         shown = path[:PATH_SHOWN]
         nearest = max((route.path for route in self._routes), key=lambda p: _likeness(p, shown))
-        methods = {m for route in self._routes if route.path == nearest for m in route.methods}
+        methods = {
+            m for route in self._routes if route.path == nearest for m in route.methods or ()
+        }
         return UnknownPath(
             f"there is no path {shown!a}",
             hint=f"the nearest is {' or '.join(sorted(methods))} {nearest}; "

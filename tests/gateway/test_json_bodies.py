@@ -51,9 +51,17 @@ def test_a_body_that_is_missing_is_400(http, path, headers):
     assert "Content-Type: application/json" in error["hint"]
 
 
-@pytest.mark.parametrize("kind", [JSON, "Application/JSON; charset=UTF-8", "application/json;charset=utf8",
-                                  "application/vnd.api+json", 'application/json; charset="utf-8"',
-                                  "application/json; charset=us-ascii"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    [
+        JSON,
+        "Application/JSON; charset=UTF-8",
+        "application/json;charset=utf8",
+        'application/json; charset="utf-8"',
+        "application/json; charset=us-ascii",
+        "application/vnd.api+json",
+    ],
+)
 @pytest.mark.parametrize("path", GOOD)
 def test_json_may_be_declared_in_all_its_forms(http, working, path, kind):
     answer = post(http, path, json.dumps(GOOD[path]).encode(), Content_Type=kind)

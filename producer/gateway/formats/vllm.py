@@ -15,6 +15,7 @@ from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
+from rerankfleet.producer.gateway.formats.losses import losses
 from rerankfleet.producer.gateway.formats.native import usage
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.json_bodies import JsonRoute
@@ -45,19 +46,22 @@ async def score(request: Request, body: ScoreBody) -> Response:
     answer = await gateway_of(request).ask(
         request, inputs, model=body.model, key=key, **body.options()
     )
-    scores = []
+    scored: list[dict[str, Any]] = []
     score_field = "margin" if body.use_activation is False else "relevance_score"
     for number, outcome in enumerate(answer.outcomes):
         refuse_unscored(outcome)
-        results = sorted(answer.line(number)["results"], key=lambda result: result["index"])
-        scores += [result[score_field] for result in results]
+        scored += sorted(answer.line(number)["results"], key=lambda result: result["index"])
+    warnings += losses(enumerate(scored), "pair")
     return as_json(
         {
             "id": f"score-{answer.job.id}",
             "object": "list",
             "created": answer.job.number("created_ms") // 1000,
             "model": answer.job.spec.model,
-            "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
+            "data": [
+                {"index": at, "object": "score", "score": result[score_field]}
+                for at, result in enumerate(scored)
+            ],
             "usage": usage(answer),
             "warnings": warnings,
         }
