@@ -82,7 +82,7 @@ def _reason(job: Job, state: JobState, leased: int, workers: Sequence[WorkerRow]
         return "finishing: the output is being written"
     able = _able(job, workers)
     if not workers:
-        return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
+        return f"no worker serves {job.spec.model}: a worker must be started for it"
     if not able:
         return (
             "the job was begun with other weights or another number type "

@@ -61,7 +61,7 @@ def main() -> None:
     try:
         build()()
     except RerankError as error:
-        sys.stderr.write(f"rerank: {error}\n")
+        sys.stderr.write(f"rerank: {error.at_the_shell}\n")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

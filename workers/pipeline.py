@@ -305,7 +305,7 @@ def poisoned(piece: Slice) -> SliceOutcome:
         piece,
         code="worker_died",
         message="the worker died twice while it scored this pair alone",
-        hint="score it by itself with `rerank score` and read the process's output",
+        hint="score it alone in a process of its own, and read what that process says",
     )
 
 

@@ -22,6 +22,9 @@ FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
     '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
 )
+REQUEST_HINT = (
+    'a request has "query" and "documents", and optionally "id", "instruction", "top_n", "metadata"'
+)
 CONTENT_HINT = (
     'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
     '[URI], "fps"?}}, or "frames"? instead of "video"; a document also with "id" and "metadata"'
@@ -134,7 +137,7 @@ def _request(fields: Mapping[str, Any]) -> RerankRequest:
         request = RerankRequest.model_validate(few_fields(dict(fields)))
     except ValidationError as error:
         path, message = first_error(error.errors())
-        hint = CONTENT_HINT if path[:1] == ("query",) else FORMAT_HINT
+        hint = CONTENT_HINT if path[:1] == ("query",) else REQUEST_HINT
         raise ItemError("invalid_request", message, hint=hint, path=path) from error
     own = (
         (("id",), request.id),

@@ -154,4 +154,6 @@ def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
     else:
         exists = Path(output).exists()
     if exists and not force:
-        raise OutputExists(f"the output {output} exists", hint="use --force to replace it")
+        raise OutputExists(
+            f"the output {output} exists", hint="set `force` to replace it", command="--force"
+        )

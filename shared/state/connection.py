@@ -54,7 +54,8 @@ def connect(settings: Settings) -> redis.Redis:
     except redis.RedisError as error:
         raise QueueUnavailable(
             f"Redis at {mask(address)} does not answer ({type(error).__name__})",
-            hint="start it, or set RERANK_REDIS_URL; `rerank up` starts one of its own",
+            hint="start it, or set RERANK_REDIS_URL",
+            command="or let `rerank up` start one of its own",
         ) from error
     return client
 

@@ -54,7 +54,7 @@ def test_the_output_goes_where_the_job_says(api, control, bucket, s3):
     counts = manifest(control, job_id)
     assert sorted([*(p.name for p in counts.parts), "manifest.json", "ranking.jsonl"]) == names
     assert api.status(job_id).output == "s3://pairs/out/"
-    with pytest.raises(OutputExists, match="s3://pairs/out/ is not empty: use --force"):
+    with pytest.raises(OutputExists, match="s3://pairs/out/ is not empty: set `force`"):
         api.submit_catalog("s3://pairs/shop/", QUERIES, output="s3://pairs/out/")
 
 
