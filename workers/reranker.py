@@ -17,6 +17,7 @@ from typing import Any
 from rerankfleet.shared.content.outcomes import Scored
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.formats.output import merge
 from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.profiles import resolve
 from rerankfleet.shared.settings import Settings, read_environment
@@ -113,8 +114,7 @@ class Reranker:
             batcher.close()
         for failure in (failure for outcome in outcomes for failure in outcome.errors):
             raise ItemError(failure.code, failure.message, hint=failure.hint)
-        results = [result for outcome in outcomes for result in outcome.results]
-        return sorted(results, key=lambda result: result.index)
+        return sorted(merge(outcomes).results, key=lambda result: result.index)
 
 
 class _PassedImages:

@@ -9,7 +9,7 @@ import heapq
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rerankfleet.producer.inputs.tables import no_pyarrow
 from rerankfleet.shared.calibration import Calibration
@@ -21,7 +21,7 @@ from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.sub_scores import explain
 
 RANKING_ENTRIES_MAX = 2_000_000
-"""Entries of a ranking held in memory: about 215 bytes each, so at most 430 MB."""
+"""Entries of a ranking held in memory: about 260 bytes each, so at most 520 MB."""
 
 PART = "part-"
 """The prefix of a part's name."""
@@ -118,21 +118,44 @@ def _dump_parquet(rows: Sequence[Row]) -> bytes:
 # ---- the ranking --------------------------------------------------------------------------------
 
 
+class Entry(NamedTuple):
+    """An image in the ranking of a query. Entries are compared by margin, then by line."""
+
+    margin: float
+    above: int
+    """Its line, negated."""
+    image: str | int
+    twin: int | None
+    """What equal images share."""
+
+
+def _tied(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """The entries; equal images have the margin of the first of them in the catalog."""
+    margins: dict[int, float] = {}
+    for entry in sorted(entries, key=lambda entry: -entry.above):
+        if entry.twin is not None:
+            entry = entry._replace(margin=margins.setdefault(entry.twin, entry.margin))
+        yield entry
+
+
 class Ranking:
-    """The `top_n` images of each query, by margin, then in the order of the catalog."""
+    """The `top_n` images of each query, by margin, then in the order of the catalog. The same image
+    in several rows has one margin."""
 
     def __init__(self, queries: int, top_n: int) -> None:
         self._top_n = top_n
-        self._best: list[list[tuple[float, int, str | int]]] = [[] for _ in range(queries)]
+        self._best: list[list[Entry]] = [[] for _ in range(queries)]
 
     def add(self, outcome: SliceOutcome) -> None:
         """Add the results of a slice."""
         for result in outcome.results:
             heap = self._best[result.index]
-            entry = (result.margin, -outcome.line, (outcome.metadata or {})["image_id"])
+            image = (outcome.metadata or {})["image_id"]
+            twin = None if result.twin is None else int(result.twin, 16)
+            entry = Entry(result.margin, -outcome.line, image, twin)
             if len(heap) < self._top_n:
                 heapq.heappush(heap, entry)
-            elif entry > heap[0]:
+            elif entry > heap[0] and (twin is None or twin != heap[0].twin):
                 heapq.heapreplace(heap, entry)
 
     def lines(
@@ -144,11 +167,11 @@ class Ranking:
                 "query_id": query.id,
                 "results": [
                     {
-                        "image_id": image,
-                        "margin": margin,
-                        "relevance_score": calibration.score(margin),
+                        "image_id": entry.image,
+                        "margin": entry.margin,
+                        "relevance_score": calibration.score(entry.margin),
                     }
-                    for margin, _, image in sorted(heap, reverse=True)
+                    for entry in sorted(_tied(heap), reverse=True)
                 ],
             }
 

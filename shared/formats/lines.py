@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rerankfleet.shared.content.content import Document, content_fields, few_fields
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
+from rerankfleet.shared.content.twins import find_twins
 from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
 from rerankfleet.shared.errors import ItemError, Path, UsageError
 
@@ -99,6 +100,7 @@ def slice_of(
         documents=documents,
         indices=indices,
         failures=failures,
+        twins=find_twins(zip(indices, documents, strict=True)),
         **request.model_dump(exclude={"documents"}),
     )
 
