@@ -21,7 +21,7 @@ from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.sub_scores import explain
 
 RANKING_ENTRIES_MAX = 2_000_000
-"""Entries of a ranking held in memory: about 260 bytes each, so at most 520 MB."""
+"""Entries of a ranking held in memory: about 340 bytes each, so at most 680 MB."""
 
 PART = "part-"
 """The prefix of a part's name."""
@@ -129,13 +129,29 @@ class Entry(NamedTuple):
     """What equal images share."""
 
 
-def _tied(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """The entries; equal images have the margin of the first of them in the catalog."""
-    margins: dict[int, float] = {}
-    for entry in sorted(entries, key=lambda entry: -entry.above):
+class _Best:
+    """The best images of one query. An image that is equal to one among them has its margin."""
+
+    __slots__ = ("entries", "first")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []  # a heap
+        self.first: dict[int, Entry] = {}
+
+    def add(self, entry: Entry, most: int) -> None:
+        """Add an image, which comes after all others in the catalog; keep the best."""
+        if entry.twin is not None and (first := self.first.get(entry.twin)):
+            entry = entry._replace(margin=first.margin, twin=first.twin)
+        if len(self.entries) < most:
+            heapq.heappush(self.entries, entry)
+        elif entry > self.entries[0]:
+            out = heapq.heapreplace(self.entries, entry)
+            if out.twin is not None and self.first[out.twin] is out:
+                del self.first[out.twin]
+        else:
+            return
         if entry.twin is not None:
-            entry = entry._replace(margin=margins.setdefault(entry.twin, entry.margin))
-        yield entry
+            self.first.setdefault(entry.twin, entry)
 
 
 class Ranking:
@@ -144,25 +160,21 @@ class Ranking:
 
     def __init__(self, queries: int, top_n: int) -> None:
         self._top_n = top_n
-        self._best: list[list[Entry]] = [[] for _ in range(queries)]
+        self._best = [_Best() for _ in range(queries)]
 
     def add(self, outcome: SliceOutcome) -> None:
         """Add the results of a slice."""
         for result in outcome.results:
-            heap = self._best[result.index]
             image = (outcome.metadata or {})["image_id"]
             twin = None if result.twin is None else int(result.twin, 16)
             entry = Entry(result.margin, -outcome.line, image, twin)
-            if len(heap) < self._top_n:
-                heapq.heappush(heap, entry)
-            elif entry > heap[0] and (twin is None or twin != heap[0].twin):
-                heapq.heapreplace(heap, entry)
+            self._best[result.index].add(entry, self._top_n)
 
     def lines(
         self, queries: Iterable[Document], calibration: Calibration
     ) -> Iterator[dict[str, Any]]:
         """A line per query, in the order of the queries."""
-        for query, heap in zip(queries, self._best, strict=True):
+        for query, best in zip(queries, self._best, strict=True):
             yield {
                 "query_id": query.id,
                 "results": [
@@ -171,7 +183,7 @@ class Ranking:
                         "margin": entry.margin,
                         "relevance_score": calibration.score(entry.margin),
                     }
-                    for entry in sorted(_tied(heap), reverse=True)
+                    for entry in sorted(best.entries, reverse=True)
                 ],
             }
 

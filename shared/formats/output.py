@@ -55,7 +55,7 @@ def failure_of(line: int, index: int, document: Document, error: ItemError) -> F
 
 def merge(pieces: Sequence[SliceOutcome]) -> SliceOutcome:
     """Join the outcomes of one line's slices. Twins get one margin."""
-    if len(pieces) == 1:
+    if len(pieces) == 1 and not any(result.twin for result in pieces[0].results):
         return pieces[0]
     return pieces[0].model_copy(
         update={
