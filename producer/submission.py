@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
 from rerankfleet.shared.formats.sources import is_uri, refuse_existing
+from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
 from rerankfleet.shared.profiles import resolve
@@ -54,7 +54,7 @@ class JobMaker:
     ) -> str:
         """Make a job of a JSON Lines file. Returns its id."""
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
@@ -80,7 +80,7 @@ class JobMaker:
     ) -> str:
         """Make a job of a catalog and its queries. Returns its id."""
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output, folder=True)
         if target and not self._is_own_output(key, target):
             refuse_existing_folder(target, self._objects, force=force)
@@ -178,11 +178,6 @@ def _only(served: Sequence[str]) -> str:
 
 
 # ---- the record ---------------------------------------------------------------------------------
-
-
-def new_job_id() -> str:
-    """An id that no other job has."""
-    return uuid.uuid4().hex[:12]
 
 
 def with_calibration(

@@ -121,9 +121,14 @@ class RerankError(Exception):
         return f"{self.text()}: {self.hint}" if self.hint else self.text()
 
     @property
+    def shell_hint(self) -> str:
+        """The hint as the command line shows it: with what to type."""
+        return f"{self.hint} ({self.command})" if self.command else self.hint
+
+    @property
     def at_the_shell(self) -> str:
         """What the command line shows: the text, what to do, and what to type for it."""
-        return f"{self} ({self.command})" if self.command else str(self)
+        return f"{self.text()}: {self.shell_hint}" if self.hint else self.text()
 
 
 class UsageError(RerankError):

@@ -54,7 +54,7 @@ SPEAKS = {
     "boto3": {"shared/storage"},
     "botocore": {"shared/storage"},
     "urllib3": {"workers/images"},
-    "kombu": {"shared/queue.py"},
+    "kombu": {"shared/queue.py", "shared/hint_transport.py"},
     "lingua": {"workers/prompting/languages.py"},
     "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
     "torch": {"workers/engine"},

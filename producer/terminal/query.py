@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rerankfleet.producer.terminal.tables import bar, one_line
+from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES
 from rerankfleet.shared.errors import UsageError
@@ -87,7 +88,7 @@ class RequestBuilder:
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", image):
+        if carries_file(image) or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", image):
             return image
         path = Path(image).expanduser()
         try:
@@ -146,8 +147,8 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
 
 def _unsigned(image: str) -> str:
     """A path as it is; a URI without its query, which may sign it; the kind of a data: URI."""
-    if image.startswith("data:"):
-        return image.partition(";")[0][:IMAGE_SHOWN]
+    if carries_file(image):
+        return image.partition(";")[0][:IMAGE_SHOWN] if is_data_uri(image) else "base64"
     return one_line(image.partition("?")[0] if "://" in image else image)
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, FailFast, Field
 from pydantic_core import PydanticCustomError
 
+from rerankfleet.shared.content.data_uris import WrongData, as_data_uri
+
 URI_CHARACTERS = 8 << 10
 """Longest URI or path of an image; data: URIs carry the image and have a limit of their own."""
 DATA_URI_BYTES = 8 << 20
@@ -17,8 +19,8 @@ URIS_MAX = 10_000
 
 def _image_uri(value: str) -> str:
     """Check the shape of an image's URI. No message repeats it: it may hold a signature."""
-    if value.startswith("data:"):
-        return _data_uri(value)
+    if (data_uri := _data_uri(value)) is not None:
+        return data_uri
     if len(value) > URI_CHARACTERS:
         raise PydanticCustomError("uri", f"the URI is longer than {URI_CHARACTERS} characters")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", value)
@@ -42,16 +44,24 @@ _URI_SHAPES = {
 }
 
 
-def _data_uri(value: str) -> str:
-    if len(value) > DATA_URI_BYTES:
+def _data_uri(value: str) -> str | None:
+    """A data: URI, or base64 alone, in the usual form; None for another address. What it holds is
+    checked where it is decoded, so that wrong base64 costs its own item only."""
+    try:
+        uri = as_data_uri(value)
+    except WrongData as error:
         raise PydanticCustomError(
-            "uri", f"the data: URI has {len(value)} bytes, at most {DATA_URI_BYTES} are allowed"
+            "uri", "the data: URI holds no image: {why}", {"why": str(error)}
+        ) from None
+    if uri is None:
+        return None
+    if len(uri) > DATA_URI_BYTES:
+        raise PydanticCustomError(
+            "uri", f"the data: URI has {len(uri)} bytes, at most {DATA_URI_BYTES} are allowed"
         )
-    if not re.match(r"data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/_-]", value[:100]):
-        raise PydanticCustomError("uri", "expected data:image/…;base64, and the image")
-    if not value.isascii():
-        raise PydanticCustomError("uri", "a data: URI is ASCII")
-    return value
+    if not uri.isascii():
+        _refuse_surrogates(uri)
+    return uri
 
 
 def _refuse_surrogates(value: str) -> None:
@@ -74,4 +84,4 @@ Uris = Annotated[
     Field(max_length=URIS_MAX),
     BeforeValidator(_one_or_many),
 ]
-"""Image URIs: s3://, https://, http://, file://, data:image/…;base64, or a local path."""
+"""Image URIs: s3://, https://, http://, file://, data:, base64 alone, or a local path."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,10 @@ from rerankfleet.shared.storage.s3_streams import S3Body, multipart
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
+
+_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}")
+"""Of what rerankfleet keeps in its storage."""
+_REMOVABLE = ("jobs", "uploads")
 
 NAME_BYTES_MAX = 255
 """Of a file or folder: the limit of common file systems."""
@@ -85,9 +90,13 @@ class Objects:
         self._settings = settings
         self._inline = inline
 
-    def at(self, *parts: str) -> str:
-        """The URI of something in the storage."""
-        return "/".join((self._settings.storage_uri, *parts))
+    def at(self, *names: str) -> str:
+        """The URI of something in the storage. Raises UsageError for what is no name there, such as
+        `..` in a record that somebody else wrote."""
+        for name in names:
+            if not _is_name(name):
+                raise UsageError(f"{name!r} cannot be a name in the storage")
+        return "/".join((self._settings.storage_uri, *names))
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError, in one clear sentence, unless the URI may be touched."""
@@ -278,14 +287,22 @@ class Objects:
 
     @retry_storage
     def delete_tree(self, uri: str) -> None:
-        """Remove everything under a URI of the storage, if there is anything."""
-        if not uri.startswith(self._settings.storage_uri + "/"):
-            raise NotAllowed(f"{uri} is not in the storage", hint="only the storage can be cleaned")
+        """Remove everything under a URI of a job or an upload, if there is anything.
+
+        Raises NotAllowed for any other: a record that somebody else wrote must not name it.
+        """
+        storage = self._settings.storage_uri + "/"
+        first, *names = uri.removeprefix(storage).split("/")
+        ours = uri.startswith(storage) and first in _REMOVABLE
+        if not (ours and names and all(map(_is_name, names))):
+            raise NotAllowed(
+                f"{uri} is not a job or an upload of the storage", hint="nothing else is removed"
+            )
         with self._clear_errors(uri):
             if not uri.startswith("s3:"):
-                path = local_path(uri)
-                shutil.rmtree(path, ignore_errors=True)
-                path.unlink(missing_ok=True) if path.is_file() else None
+                room = local_path(self.at(first)).resolve()
+                if local_path(uri).resolve().parent.is_relative_to(room):  # no link leads out
+                    _remove(local_path(uri))
                 return
             bucket, prefix = _bucket_and_key(uri)
             pages = self._s3.get_paginator("list_objects_v2").paginate(
@@ -295,6 +312,23 @@ class Objects:
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
                     self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all in it, or a link to one; what is gone already is fine."""
+
+    def unless_gone(_function: object, _path: str, caught: Any) -> None:
+        if not isinstance(caught[1], FileNotFoundError):
+            raise caught[1]
+
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, onerror=unless_gone)
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:

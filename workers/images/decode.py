@@ -16,14 +16,13 @@ from PIL import Image, UnidentifiedImageError
 
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.formats import formats_for, refuse, refuse_raw
 from rerankfleet.workers.images.prepared import Pixels, PreparedImage
 from rerankfleet.workers.images.quality import measure_quality
 from rerankfleet.workers.images.resize import SizePlan, blur, check_shape, plan_size
 
 PIXELS_MAX = 100_000_000
 SIDE_MAX = 65_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 WHITE = (255, 255, 255)
 
 _RESAMPLING = {
@@ -92,8 +91,9 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
     laps = _Laps()
     key = hashlib.sha256(hashlib.sha256(data).digest() + options.key().encode()).hexdigest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=formats_for(data)) as image:
             _check_header(image.size)
+            refuse_raw(image)
             kind = "jpeg" if image.format == "MPO" else str(image.format).lower()
             if kind != "jpeg":
                 image.load()  # TIFF is turned upright while it loads
@@ -101,8 +101,8 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
             return _prepared(image, orientation, options, key, kind=kind, laps=laps)
     except ItemError:
         raise
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
+    except UnidentifiedImageError:
+        refuse(data)
     except Image.DecompressionBombError as error:  # Pillow checks the header too
         raise ItemError(
             "image_too_large",
@@ -127,20 +127,6 @@ def _check_header(size: tuple[int, int]) -> None:
             hint="scale it down",
         )
     check_shape(width, height)
-
-
-def _unidentified(data: bytes) -> ItemError:
-    riff_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if riff_webp or data.startswith(SIGNATURES):
-        return ItemError(
-            "invalid_image", "the image's header is damaged", hint="save the image again"
-        )
-    kind = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
-    return ItemError(
-        "unsupported_image",
-        f"not an image of a supported format but {kind}",
-        hint=f"use {', '.join(FORMATS)}",
-    )
 
 
 def _damaged(error: Exception) -> ItemError:

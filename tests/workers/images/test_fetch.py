@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.workers.images import http as module
 from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.fetch import Fetcher
+from tests.support.tls import self_signed
 
 BODY = b"bytes of an image" * 1000
 SECRET = "X-Amz-Signature=very-secret"
@@ -277,30 +277,6 @@ def test_a_host_that_is_down_is_a_failure_of_its_items(site):
     assert error.code == "fetch_failed"
 
 
-def self_signed(name: str, folder: Path) -> tuple[Path, Path]:
-    """A certificate for a name, and its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    signed = (
-        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "cert.pem").write_bytes(signed.public_bytes(pem))
-    (folder / "key.pem").write_bytes(private)
-    return folder / "cert.pem", folder / "key.pem"
-
-
 def test_https_is_verified_by_name_though_the_address_is_pinned(site, tmp_path, monkeypatch):
     # given a server with a certificate for localhost
     certificate, key = self_signed("localhost", tmp_path)
@@ -378,9 +354,9 @@ def test_data_uris_are_decoded_within_their_bytes():
     for uri, code in {
         f"data:image/png;base64,{encoded}AAAA": "too_large",
         f"data:image/png;base64,{'A' * 10 * len(BODY)}": "too_large",
-        "data:image/png;base64,secret!": "fetch_failed",
-        "data:image/png,secret": "refused_source",
-        "data:": "refused_source",
+        f"data:image/png,{'%00' * len(BODY)}%00": "too_large",
+        "data:image/png;base64,secret!": "invalid_image",
+        "data:": "invalid_image",
     }.items():
         assert error_of(fetcher, uri).code == code
 
