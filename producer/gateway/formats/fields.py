@@ -37,7 +37,6 @@ unknown one is compared with the known ones. None of ours has half as many."""
 
 NAMES: Mapping[str, AliasChoices] = {
     "instruction": AliasChoices("instruction", "instruct"),
-    "model": AliasChoices("model", "model_id", "modelId", "model_name"),
     "top_n": AliasChoices("top_n", "top_k", "topN", "topK"),
 }
 """Fields that other servers know by other names, which are taken too."""
