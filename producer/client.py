@@ -27,7 +27,7 @@ from rerankfleet.producer.status import describe
 from rerankfleet.producer.submission import JobMaker, choose_model
 from rerankfleet.shared.content.options import OF_JOBS, ScoringOptions
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.errors import DeadlineExceeded, UsageError, WrongState
+from rerankfleet.shared.errors import DeadlineExceeded, InvalidOption, UsageError, WrongState
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.job_status import JobStatus
@@ -212,7 +212,7 @@ class Client:
         longer the one that the job was made from.
         """
         if only not in ("all", "errors"):
-            raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
+            raise InvalidOption("only", f"only {only!r} is not known", hint="use all or errors")
         job = self.store.jobs.get(job_id)
         refuse_small_request(job)
         if job.spec.catalog:

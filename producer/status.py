@@ -104,7 +104,7 @@ def _unserved(job: Job, workers: Sequence[WorkerRow]) -> str:
     """Why no worker of its model can score it now, or ""."""
     able = _able(job, workers)
     if not workers:
-        return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
+        return f"no worker serves {job.spec.model}: a worker must be started for it"
     if not able:
         return (
             "the job was begun with other weights or another number type "

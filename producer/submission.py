@@ -144,6 +144,9 @@ class JobMaker:
         return target in own or printable(target) in own
 
 
+START_ONE = "a worker must be started for it"
+"""What is to be done where nothing serves a model."""
+
 # ---- the model ----------------------------------------------------------------------------------
 
 
@@ -163,18 +166,20 @@ def _named(store: Store, model: str, served: Sequence[str]) -> str:
     models = f"it serves {', '.join(served)}" if served else "it has no worker"
     raise UnknownModel(
         f"this fleet never served the model {model!r}; {models}",
-        hint=f"start one: rerank worker --model {model}",
+        hint=START_ONE,
+        command=f"rerank worker --model {model}",
     )
 
 
 def _only(served: Sequence[str]) -> str:
     if len(served) != 1:
         models = f"serves {', '.join(served)}" if served else "has no worker now"
-        raise UnknownModel(f"this fleet {models}", hint="name the model with --model")
+        raise UnknownModel(f"this fleet {models}", hint="name the model", command="--model")
     if served[0] in POCKET_MODELS:
         raise UnknownModel(
             f"this fleet serves only the demonstration model {served[0]}",
-            hint=f"say --model {served[0]} if you mean it, or start `rerank worker --model M`",
+            hint="name it if you mean it, or start a worker of another model",
+            command=f"--model {served[0]}, or rerank worker --model M",
         )
     return served[0]
 
@@ -230,7 +235,8 @@ def _spec(
     if spec.adaptive_temperature and spec.profile is None:
         raise UsageError(
             "adaptive_temperature changes a profile, and none was named",
-            hint="add --profile default, or one of `rerank profiles`",
+            hint="name a profile, such as default",
+            command="--profile default; `rerank profiles` lists them",
         )
     return spec
 

@@ -105,7 +105,7 @@ def _drop_output() -> None:
 def _explain(error: Exception) -> int:
     """Say what went wrong in one sentence. Returns the exit code; raises what nobody expected."""
     if isinstance(error, RerankError):
-        sys.stderr.write(f"rerank: {error}\n")
+        sys.stderr.write(f"rerank: {error.at_the_shell}\n")
         return USAGE if isinstance(error, UsageError | ItemError) else FAILURE
     if isinstance(error, OSError):
         why = error.strerror or error

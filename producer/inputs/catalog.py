@@ -209,5 +209,7 @@ def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> Non
             require_writable(path / "manifest.json")
     if occupied and not force:
         raise OutputExists(
-            f"the output {output} is not empty", hint="use --force to add files to it"
+            f"the output {output} is not empty",
+            hint="set `force` to add files to it",
+            command="--force",
         )

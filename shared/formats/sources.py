@@ -180,8 +180,11 @@ def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
             require_writable(path)
             exists = path.exists() and not is_stream(path)
     if exists and not force:
-        name = printable(output)
-        raise OutputExists(f"the output {name} exists", hint="use --force to replace it")
+        raise OutputExists(
+            f"the output {printable(output)} exists",
+            hint="set `force` to replace it",
+            command="--force",
+        )
 
 
 def refuse_same(source: str, output: str) -> None:

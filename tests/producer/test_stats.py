@@ -267,7 +267,7 @@ def test_a_small_request_takes_what_its_profile_has_now(api, control, jsonl, mon
 
 
 def test_adapting_needs_a_profile(api, jsonl, tmp_path):
-    with pytest.raises(UsageError, match="none was named: add --profile default"):
+    with pytest.raises(UsageError, match="none was named: name a profile"):
         api.submit(jsonl(*FEW), adaptive_temperature=True)
     assert not list((tmp_path / "storage").rglob("*.jsonl"))
 
