@@ -7,6 +7,7 @@ in order.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
@@ -15,7 +16,12 @@ from pydantic import ValidationError
 from rerankfleet.shared.content.content import Document, content_fields, few_fields
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
-from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
+from rerankfleet.shared.content.validation import (
+    FIELD_SHOWN,
+    NESTING_MAX,
+    first_error,
+    require_json,
+)
 from rerankfleet.shared.errors import ItemError, Path, UsageError
 
 FORMAT_HINT = (
@@ -30,7 +36,7 @@ LISTING_HINT = (
     'write one image a line: a URI or path, or {"image": URI, "id"?, "text"?}; or CSV or Parquet '
     "with the columns image, id, text"
 )
-ENCODING_HINT = "repair the text's encoding"
+ENCODING_HINT = "repair the text's encoding: write it as UTF-8"
 JSON_HINT = "use finite numbers, text as keys, and fewer levels"
 
 
@@ -52,19 +58,31 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
 
 
 def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
-    """Raise UsageError when none of a file's first lines is a JSON object."""
+    """Raise UsageError when none of a file's first lines is a JSON object, or all that are belong to
+    something else than requests."""
     lines = list(head)
     if not lines:
         raise UsageError(f"{name} is empty", hint=FORMAT_HINT)
-    if not any(line is not None and _is_object(line) for line in lines):
+    objects = [fields for line in lines if (fields := _as_object(line)) is not None]
+    if not objects:
         raise UsageError(f"{name} is not JSON Lines", hint=FORMAT_HINT)
+    if not any(_may_be_request(fields) for fields in objects):
+        keys = ", ".join(map(str, objects[0]))[:FIELD_SHOWN].encode("ascii", "backslashreplace")
+        batch = " (a batch file of another API)" if "custom_id" in objects[0] else ""
+        message = f"{name} holds no requests: its first line has {keys.decode()}{batch}"
+        raise UsageError(message, hint=FORMAT_HINT)
 
 
-def _is_object(line: bytes) -> bool:
+def _may_be_request(fields: Mapping[str, Any]) -> bool:
+    return not fields or not fields.keys().isdisjoint(("query", "documents"))
+
+
+def _as_object(line: bytes | None) -> dict[str, Any] | None:
+    """The fields of a line as it will be read, or None."""
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+        return None if line is None else _decode(line)
+    except ItemError:
+        return None
 
 
 def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
@@ -110,17 +128,34 @@ def _not_too_long(raw: bytes | None) -> bytes:
     return raw
 
 
-def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+def text_of(raw: bytes, code: str = "malformed_line") -> str:
+    """The text of a line. Raises ItemError of this code naming the byte that is not UTF-8."""
     try:
-        fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ItemError("malformed_line", f"not UTF-8 at byte {error.start}") from error
+        message = f"not UTF-8 at byte {error.start}"
+        raise ItemError(code, message, hint=ENCODING_HINT) from error
+
+
+def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+    text = text_of(raw)
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {str(error)[:200]}"
         raise ItemError("malformed_line", message, hint=hint) from error
     if not isinstance(fields, dict):
         kind = type(fields).__name__
         raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=hint)
+    return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may stand twice: one of both values would be lost."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:FIELD_SHOWN]!a} stands twice in an object")
     return fields
 
 
@@ -227,7 +262,7 @@ def _listed(raw: bytes) -> dict[str, Any]:
     """The fields of a row of a catalog: a JSON object, or a URI alone."""
     if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return _decode(raw, hint=LISTING_HINT)
-    return {"image": raw.decode("utf-8-sig", "surrogateescape").strip()}
+    return {"image": text_of(raw, "invalid_image").strip()}
 
 
 MALFORMED = "malformed"

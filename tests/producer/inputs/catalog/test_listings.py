@@ -19,7 +19,7 @@ from tests.support.catalogs import IDS, QUERIES, do, expected, manifest
 
 
 def test_every_line_of_a_listing_has_its_outcomes(api, control, listing):
-    """Given lines that name no image, and one whose image fails."""
+    """Given lines that name no image, a blank one, and one whose image fails."""
     lines = [
         "s3://pairs/a.jpg",
         {"id": 7, "image": "s3://pairs/b.jpg", "text": "Oak"},
@@ -40,19 +40,21 @@ def test_every_line_of_a_listing_has_its_outcomes(api, control, listing):
         *expected("s3://pairs/a.jpg"),
         *expected("Oak s3://pairs/b.jpg", image_id=7),
     ]
-    bad = results[6:12]
-    assert [row["error"]["line"] for row in bad] == [3, 4, 5, 6, 7, 8]
+    bad = results[6:11]
+    assert [row["error"]["line"] for row in bad] == [4, 5, 6, 7, 8]
     assert [row["error"]["code"] for row in bad] == [
-        *("no_image", "invalid_image", "no_image", "malformed_line", "no_id", "invalid_image")
+        *("invalid_image", "no_image", "malformed_line", "no_id", "invalid_image")
     ]
-    assert [row["image_id"] for row in bad] == [None, None, "no", None, None, None]
+    assert bad[-1]["error"]["message"] == "not UTF-8 at byte 0"
+    assert [row["image_id"] for row in bad] == [None, "no", None, None, None]
     assert all(row["query_id"] is None for row in bad)
-    failed = results[12:]
+    failed = results[11:]
     assert [row["query_id"] for row in failed] == IDS
     assert {row["image_id"] for row in failed} == {"s3://pairs/fails.jpg"}
     assert {row["error"]["code"] for row in failed} == {"failed"}
     progress = api.status(job_id).progress
-    assert (progress.scored, progress.errors, progress.total) == (6, 9, 15)
+    assert (progress.scored, progress.errors, progress.total) == (6, 8, 14)
+    assert manifest(control, job_id).lines == 8
 
 
 def as_csv(*table: tuple[Any, ...]) -> str:
