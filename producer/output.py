@@ -99,8 +99,13 @@ class Output:
         if not spec.catalog:
             merged = enumerate(merged_lines(job, self._control, whole=False), 1)
             for place, (outcome, provenance) in merged:
-                options = {"top_n": spec.top_n, "calibration": spec.calibration, "place": place}
-                yield output_line(outcome, provenance, **options)
+                yield output_line(
+                    outcome,
+                    provenance,
+                    top_n=spec.top_n,
+                    calibration=spec.calibration,
+                    place=place,
+                )
             return
         for *_, outcomes in committed_parts(job, self._control, whole=False):
             for outcome, _ in outcomes:

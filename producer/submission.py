@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class JobMaker:
     def submit_catalog(
         self,
         catalog: str,
-        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        queries: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         output: str | Path | None,
         format: OutputFormat,
@@ -175,6 +176,16 @@ def _only(served: Sequence[str]) -> str:
 # ---- the record ---------------------------------------------------------------------------------
 
 
+def path_or_uri(value: Any, what: str) -> str:
+    """A path or URI as text. Raises UsageError for anything else, which `str` would make a name."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"{what} is of type {type(value).__name__}, expected a path or URI",
+            hint="write the lines into a file, or use `rerank` for a few documents",
+        )
+    return str(value)
+
+
 def new_job_id() -> str:
     """An id that no other job has."""
     return uuid.uuid4().hex[:12]
@@ -238,6 +249,7 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     end; a path made absolute."""
     if output is None:
         return None
-    if not is_uri(str(output)):
-        return str(Path(output).resolve())
-    return f"{str(output).rstrip('/')}/" if folder else str(output)
+    text = path_or_uri(output, "the output")
+    if not is_uri(text):
+        return str(Path(text).resolve())
+    return f"{text.rstrip('/')}/" if folder else text

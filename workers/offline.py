@@ -148,8 +148,14 @@ def _score(
     outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collect(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
         counts.lines += 1
-        options = {"top_n": spec.top_n, "calibration": spec.calibration, "place": counts.lines}
-        out.write(dump_line(output_line(merge(list(pieces)), provenance, **options)))
+        line = output_line(
+            merge(list(pieces)),
+            provenance,
+            top_n=spec.top_n,
+            calibration=spec.calibration,
+            place=counts.lines,
+        )
+        out.write(dump_line(line))
     return counts
 
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
 from rerankfleet.shared.content.outcomes import Scored
+from rerankfleet.shared.content.validation import listed
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import InputRef, make_spec
@@ -101,7 +105,8 @@ class Reranker:
 
     def _results(self, request: Mapping[str, Any]) -> list[Scored]:
         passed: dict[str, Any] = {}
-        checked = slice_of(1, _without_images(request, passed), max_documents=_NO_BOUND)
+        fields = _without_images(_as_fields(request), passed)
+        checked = slice_of(1, fields, max_documents=_NO_BOUND)
         for failure in checked.failures:
             raise ItemError(failure.code, failure.message, hint=failure.hint)
         images = _PassedImages(self._source, passed) if self._source else None
@@ -138,6 +143,20 @@ def _prepared_or_error(image: Any, ref: ImageRef) -> PreparedImage | ItemError:
         return prepare_image(image, ref.options)
     except ItemError as error:
         return error
+
+
+def _as_fields(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request, its documents as a list. Raises ItemError where it is no mapping."""
+    if not isinstance(request, Mapping):
+        raise ItemError(
+            "invalid_request",
+            f"a request is of type {type(request).__name__}, expected a mapping",
+            hint='write {"query": ..., "documents": [...]}',
+        )
+    fields = dict(request)
+    with suppress(PydanticCustomError):  # what is no list is refused with all else
+        fields["documents"] = listed(fields.get("documents"))
+    return fields
 
 
 def _without_images(value: Any, passed: dict[str, Any]) -> Any:

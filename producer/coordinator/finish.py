@@ -94,8 +94,14 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
             lines += 1
-            options = {"top_n": spec.top_n, "calibration": spec.calibration, "place": lines}
-            out.write(dump_line(output_line(outcome, provenance, **options)))
+            line = output_line(
+                outcome,
+                provenance,
+                top_n=spec.top_n,
+                calibration=spec.calibration,
+                place=lines,
+            )
+            out.write(dump_line(line))
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
             renew()

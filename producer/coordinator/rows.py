@@ -15,6 +15,7 @@ from rerankfleet.producer.inputs.tables import no_pyarrow
 from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
+from rerankfleet.shared.content.validation import ItemId
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.output import dump_line
 from rerankfleet.shared.job_spec import OutputFormat
@@ -123,7 +124,7 @@ class Ranking:
 
     def __init__(self, queries: int, top_n: int) -> None:
         self._top_n = top_n
-        self._best: list[list[tuple[float, int, str | int]]] = [[] for _ in range(queries)]
+        self._best: list[list[tuple[float, int, ItemId]]] = [[] for _ in range(queries)]
 
     def add(self, outcome: SliceOutcome) -> None:
         """Add the results of a slice."""

@@ -7,10 +7,9 @@ Images in local files are sent in the request, since workers may be on other hos
 from __future__ import annotations
 
 import base64
-import json
 import mimetypes
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rerankfleet.producer.contents import read_contents
 from rerankfleet.producer.terminal.tables import bar, one_line
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.formats.sources import open_local
+from rerankfleet.shared.storage.objects import Objects
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
 NAME_SHOWN = 200
@@ -47,6 +47,8 @@ class RequestBuilder:
     base64."""
 
     bytes_max: int
+    objects: Objects | None = None
+    """Read the files that are named by a URI."""
     candidates: list[Candidate] = field(default_factory=list)
     _bytes: int = 0
 
@@ -71,19 +73,14 @@ class RequestBuilder:
         self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
-        """Add a candidate per line, text or a JSON content; `-` is stdin. Raises UsageError."""
-        for number, line in enumerate(_lines(path, self.bytes_max), 1):
-            if not line.startswith("{"):
-                self.add_text(line)
-                continue
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(
-                    f"{path}, line {number} is not valid JSON",
-                    hint='write text, or {"text"?, "image"?, "id"?}',
-                ) from error
-            self.candidates.append(Candidate(content, _content_name(content)))
+        """Add a candidate per line, text or a JSON content, or per row of a table; `-` is stdin.
+        Raises UsageError."""
+        large = "`rerank submit` takes files of any size"
+        for _, content in read_contents(path, self.objects, self.bytes_max, when_large=large):
+            if isinstance(content, str):
+                self.add_text(content)
+            else:
+                self.candidates.append(Candidate(content, _content_name(content)))
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
@@ -127,21 +124,6 @@ def _mib(size: int) -> str:
     """A size in base64 as that of the file."""
     count = size * 3 // 4
     return f"{count / 2**20:.1f} MiB"
-
-
-def _lines(path: str, bytes_max: int) -> Iterator[str]:
-    with open_local(path) as stream:
-        data = stream.read(bytes_max + 1)
-    if len(data) > bytes_max:
-        raise UsageError(
-            f"{path} has more than {bytes_max} bytes",
-            hint="`rerank submit` takes files of any size",
-        )
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (at byte {error.start})") from None
-    yield from filter(None, map(str.strip, lines))
 
 
 def _unsigned(image: str) -> str:

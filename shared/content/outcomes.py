@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from rerankfleet.shared.content.base import Reported
+from rerankfleet.shared.content.validation import ItemId
 
 POOR_QUERY = "low_quality_query"
 """Rejects a whole request: each of its pairs has this code, its line of output has it once."""
@@ -21,7 +22,7 @@ class Failure(Reported):
 
     line: int
     index: int | None = None
-    id: str | int | None = None
+    id: ItemId | None = None
     """The document's own."""
     code: str
     message: str
@@ -78,7 +79,7 @@ class Scored(Reported):
     """
 
     index: int
-    id: str | int | None = None
+    id: ItemId | None = None
     margin: float
     truncated_tokens: int = 0
     crowded: bool = False
@@ -100,7 +101,7 @@ class SliceOutcome(Reported):
     """The outcome of a slice: each of its items is in `results` or in `errors`."""
 
     line: int
-    id: str | int | None = None
+    id: ItemId | None = None
     top_n: int | None = None
     metadata: dict[str, Any] | None = None
     results: list[Scored] = Field(default_factory=list)

@@ -19,6 +19,7 @@ from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
 from rerankfleet.shared.content.validation import (
     FIELD_SHOWN,
     NESTING_MAX,
+    ItemId,
     first_error,
     require_json,
 )
@@ -58,8 +59,8 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
 
 
 def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
-    """Raise UsageError when none of a file's first lines is a JSON object, or all that are belong to
-    something else than requests."""
+    """Raise UsageError when none of a file's first lines is a JSON object, or all that are hold
+    something else than a request."""
     lines = list(head)
     if not lines:
         raise UsageError(f"{name} is empty", hint=FORMAT_HINT)
@@ -80,7 +81,7 @@ def _may_be_request(fields: Mapping[str, Any]) -> bool:
 def _as_object(line: bytes | None) -> dict[str, Any] | None:
     """The fields of a line as it will be read, or None."""
     try:
-        return None if line is None else _decode(line)
+        return None if line is None else json_object(line)
     except ItemError:
         return None
 
@@ -88,7 +89,7 @@ def _as_object(line: bytes | None) -> dict[str, Any] | None:
 def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
     """Turn line `number` (from 1) into a slice; what is wrong with it becomes its failure."""
     try:
-        return slice_of(number, _decode(_not_too_long(raw)), max_documents=max_documents)
+        return slice_of(number, json_object(_not_too_long(raw)), max_documents=max_documents)
     except ItemError as error:
         return Slice(line=number, id=_salvage_id(raw), failures=[_failure(error, number)])
 
@@ -137,7 +138,8 @@ def text_of(raw: bytes, code: str = "malformed_line") -> str:
         raise ItemError(code, message, hint=ENCODING_HINT) from error
 
 
-def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+    """The fields of a line of JSON. Raises ItemError where it is no object."""
     text = text_of(raw)
     try:
         fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
@@ -234,7 +236,7 @@ def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
         return Slice(line=number, metadata=metadata, failures=[_failure(error, number)])
 
 
-def image_id(document: Document) -> str | int:
+def image_id(document: Document) -> ItemId:
     """How the output names an image of a catalog: by its id, or else by its URI, without what may
     sign it."""
     if document.id is not None:
@@ -261,7 +263,7 @@ def _image(raw: bytes | None) -> Document:
 def _listed(raw: bytes) -> dict[str, Any]:
     """The fields of a row of a catalog: a JSON object, or a URI alone."""
     if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
-        return _decode(raw, hint=LISTING_HINT)
+        return json_object(raw, hint=LISTING_HINT)
     return {"image": text_of(raw, "invalid_image").strip()}
 
 
@@ -291,7 +293,7 @@ def valid_document(
     return document
 
 
-def _salvage_id(raw: bytes | None) -> str | int | None:
+def _salvage_id(raw: bytes | None) -> ItemId | None:
     """The id of a line that is wrong elsewhere, so that its error can be matched with it."""
     try:
         return _id_of(json.loads(raw or b"null"))
@@ -299,10 +301,10 @@ def _salvage_id(raw: bytes | None) -> str | int | None:
         return None
 
 
-def _id_of(fields: Any) -> str | int | None:
+def _id_of(fields: Any) -> ItemId | None:
     """The id of what is wrong elsewhere, or None where that is wrong too."""
     own_id = fields.get("id") if isinstance(fields, dict) else None
-    if isinstance(own_id, bool) or not isinstance(own_id, str | int):
+    if isinstance(own_id, bool) or not isinstance(own_id, str | int | float):
         return None
     try:
         require_json(own_id)

@@ -1,5 +1,5 @@
-"""Sources of lines: a path, standard input or a URI, plain or gzip, in UTF-8 or another encoding; and
-what is refused."""
+"""Sources of lines: a path, standard input or a URI, plain or gzip, in UTF-8 or UTF-16; and what is
+refused."""
 
 from __future__ import annotations
 
