@@ -107,9 +107,9 @@ class Client:
 
         `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
         with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
-        content with an optional id), a table with the same columns, or a sequence of them. The output is a folder, file:///dir/ or
-        s3://bucket/prefix/, of rows (query_id, image_id, margin, relevance_score or error) as
-        JSON Lines or Parquet, and with `top_n` a ranking per query. Options are those of `submit`;
+        content with an optional id), a table with the same columns, or a sequence of them. The
+        output is a folder, file:///dir/ or s3://bucket/prefix/, of rows (query_id, image_id,
+        margin, relevance_score or error) as JSON Lines or Parquet, and with `top_n` a ranking per query. Options are those of `submit`;
         `limit` counts images. Raises UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit_catalog(

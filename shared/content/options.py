@@ -33,7 +33,7 @@ from rerankfleet.shared.content.images import (
     VIDEO_PIXELS,
     ResizeMode,
 )
-from rerankfleet.shared.content.validation import Whole, refuse_boolean
+from rerankfleet.shared.content.validation import WHOLE, no_boolean
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -92,10 +92,10 @@ Instructions = Annotated[
     AfterValidator(_by_language),
 ]
 """ISO 639-1 code -> the instruction for queries in that language."""
-TopN = Annotated[Whole, Field(ge=0, le=1 << 31)]
+TopN = Annotated[int, Field(ge=0, le=1 << 31), WHOLE]
 """0 means all."""
-MaxLength = Annotated[Whole, Field(ge=128, le=TOKENS_MAX)]
-MaxTokensPerDoc = Annotated[Whole, Field(ge=0, le=TOKENS_MAX)]
+MaxLength = Annotated[int, Field(ge=128, le=TOKENS_MAX)]
+MaxTokensPerDoc = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
 """0 means no limit."""
 Pixels = Annotated[int, Field(ge=MIN_PIXELS, le=MAX_PIXELS)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -119,7 +119,7 @@ class OptionGroup(Frozen):
         """Refuse true and false where something else is expected: they would be read as 1 and 0."""
         annotation = cls.model_fields[info.field_name or ""].annotation
         is_switch = bool in (annotation, *get_args(annotation))
-        return value if is_switch else refuse_boolean(value)
+        return value if is_switch else no_boolean(value)
 
 
 class PairOptions(OptionGroup):

@@ -49,15 +49,16 @@ def _whole(value: Any) -> Any:
     return int(own) if isinstance(own, float) and own.is_integer() else own
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""An integer, which may be written as a float without a fraction, as tables do."""
+WHOLE = BeforeValidator(_whole)
+"""Of an integer, which may be written as a float without a fraction, as tables do."""
 
 
-def refuse_boolean(value: Any) -> Any:
-    """The value, unless it is true or false. Raises PydanticCustomError: they are no numbers."""
+def no_boolean(value: Any) -> Any:
+    """The value, a number as one of Python's own. Raises PydanticCustomError for true and false,
+    which are no numbers."""
     if isinstance(value, bool):
         raise PydanticCustomError("boolean", "Input should not be true or false")
-    return value
+    return _own(value)
 
 
 def listed(value: Any) -> list[Any]:
