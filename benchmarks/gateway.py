@@ -208,7 +208,7 @@ def serve_plain(model: str, port: int, threads: int) -> None:
 @contextmanager
 def plain_server(setting: Setting) -> Iterator[tuple[str, int]]:
     """Run the plain server in its own process; yields address and pid."""
-    from rerankfleet.producer.local import free_port
+    from rerankfleet.producer.ports import free_port
     from rerankfleet.workers.engine import resolve_model
 
     port = free_port()

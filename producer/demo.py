@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.local import Local, free_port, stack
+from rerankfleet.producer.local import Local, stack
+from rerankfleet.producer.ports import free_port
 from rerankfleet.producer.terminal import tables
 from rerankfleet.shared.errors import NoWorker, UsageError
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri

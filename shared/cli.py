@@ -74,7 +74,9 @@ def main() -> None:
     except Exception as error:
         if not type(error).__module__.startswith("redis."):  # most commands never import it
             raise
-        sys.stderr.write(f"rerank: Redis is unavailable ({error}): jobs continue when it is back\n")
+        from rerankfleet.shared.state.connection import redis_unavailable
+
+        sys.stderr.write(f"rerank: {redis_unavailable(error)}. Jobs continue when it is back\n")
         sys.exit(1)
 
 

@@ -40,9 +40,15 @@ def _die_with_parent() -> None:
 
 
 def spawn(
-    command: Sequence[str], env: Mapping[str, str] | None = None, log_file: str | None = None
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    log_file: str | None = None,
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own: Ctrl-C reaches its supervisor alone."""
+    """Start a child in a session of its own: Ctrl-C reaches its supervisor alone.
+
+    `umask` decides who may read the files that it makes; -1: as its supervisor's.
+    """
     out = open(log_file, "ab") if log_file else None
     try:
         return subprocess.Popen(
@@ -52,6 +58,7 @@ def spawn(
             stdout=out,
             stderr=subprocess.STDOUT if out else None,
             start_new_session=True,
+            umask=umask,
             preexec_fn=_die_with_parent,  # safe: no thread was started
         )
     finally:
@@ -69,6 +76,8 @@ class Child:
     log_file: str | None = None
     last: bool = False
     """Stopped after all others: they need it in order to end cleanly."""
+    umask: int = -1
+    """Who may read the files that it makes; -1: as its supervisor's."""
     vital: bool = True
     """The others need it: when it cannot run, all are stopped."""
     refused: bool = False
@@ -79,7 +88,7 @@ class Child:
 
     def start(self) -> None:
         """Start the command."""
-        self.process = spawn(self.command, self.env, self.log_file)
+        self.process = spawn(self.command, self.env, self.log_file, self.umask)
         self.started_s = time.monotonic()
 
     def revive(self) -> None:

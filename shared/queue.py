@@ -19,13 +19,18 @@ from celery.exceptions import SecurityWarning
 from kombu import Queue  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
+from rerankfleet.shared.content.ranges import is_shard
+from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_spec import Priority
+from rerankfleet.shared.redis_url import TIMEOUTS, read_redis_url
 from rerankfleet.shared.settings import Settings
 
 SCORE_SHARD = "rerank.score_shard"
 FEED = "rerank.feed"
 FINISH = "rerank.finish"
 TICK = "rerank.tick"
+
+HINT_TRANSPORT = "rerankfleet.shared.hint_transport:Transport"
 
 CONTROL_QUEUE = "control"
 """Feed and finish steps."""
@@ -37,8 +42,11 @@ log = structlog.get_logger()
 
 def make_app(settings: Settings) -> Celery:
     """The Celery app over the broker that the settings name."""
-    app = Celery("rerankfleet", broker=settings.redis_address, set_as_current=False)
+    address = read_redis_url(settings.redis_address)
+    app = Celery("rerankfleet", broker=address.for_hints, set_as_current=False)
     app.conf.update(
+        broker_transport=HINT_TRANSPORT,
+        broker_use_ssl=address.tls,
         accept_content=["json"],
         task_serializer="json",
         task_ignore_result=True,
@@ -59,10 +67,7 @@ def make_app(settings: Settings) -> Celery:
             "queue_order_strategy": "priority",
             "priority_steps": [0],  # priorities are queues of their own
             "polling_interval": 0.25,  # how soon a resumed queue is read
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 25,
+            **TIMEOUTS,
             "max_retries": 2,
             "interval_max": 0.5,
         },
@@ -116,6 +121,18 @@ def broker_keys(settings: Settings, queues: Iterable[str]) -> list[str]:
 def hint_id(job_id: str, shard: str) -> str:
     """The message id of a shard's hint, by which the monitor finds it in the broker's list."""
     return f"{job_id}/{shard}"
+
+
+def is_hint(task: object, arguments: object) -> bool:
+    """Whether a message can be one of `Hints`: anyone may have written it."""
+    match arguments:
+        case []:
+            return task == TICK
+        case [str(job_id)]:
+            return task in (FEED, FINISH) and is_id(job_id)
+        case [str(job_id), str(shard)]:
+            return task == SCORE_SHARD and is_id(job_id) and is_shard(shard)
+    return False
 
 
 class Hints:

@@ -50,11 +50,11 @@ ROOMS = {
 """Which other rooms of its own side a room may import. A room that is not listed may import any."""
 
 SPEAKS = {
-    "redis": {"shared/state", "producer/local.py"},  # local: is the server up yet?
+    "redis": {"shared/state", "producer/embedded.py"},  # embedded: is the server up yet?
     "boto3": {"shared/storage"},
     "botocore": {"shared/storage"},
     "urllib3": {"workers/images"},
-    "kombu": {"shared/queue.py"},
+    "kombu": {"shared/queue.py", "shared/hint_transport.py"},
     "lingua": {"workers/prompting/languages.py"},
     "celery": {"shared/queue.py", "workers/__main__.py"},  # main: the signals of its process
     "torch": {"workers/engine"},

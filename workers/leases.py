@@ -17,7 +17,7 @@ import structlog
 
 from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.queue import Hints
-from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.connection import REDIS_AWAY, REDIS_ERRORS
 from rerankfleet.shared.state.records import Lease
 from rerankfleet.shared.state.store import Store
 from rerankfleet.workers.recorder import Recorder
@@ -113,10 +113,13 @@ class Leases:
                     alone=alone,
                     fingerprint=self._fingerprint,
                 )
-            except REDIS_ERRORS as error:
+            except REDIS_AWAY as error:
                 log.warning("a claim waits for Redis", shard=shard, error=str(error))
                 self._recorder.add(RETRIES, "redis")
                 time.sleep(REDIS_BACKOFF_S)
+            except REDIS_ERRORS as error:  # its record is none: the monitor may hint it again
+                log.error("a shard cannot be claimed", job=job_id, shard=shard, error=str(error))
+                return "unreadable"
         return "closed"
 
     @contextmanager

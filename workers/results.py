@@ -13,7 +13,7 @@ from rerankfleet.shared.content.ranges import shard_range
 from rerankfleet.shared.formats.shard_files import dump_part, part_uri
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import Hints
-from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.connection import REDIS_AWAY
 from rerankfleet.shared.state.records import Lease
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
@@ -58,7 +58,7 @@ def commit(
         try:
             answer, feed, finish = store.shards.commit(lease, part, summary)
             break
-        except REDIS_ERRORS as error:
+        except REDIS_AWAY as error:
             log.warning("a commit waits for Redis", shard=lease.shard, error=str(error))
             if (stop or threading.Event()).wait(REDIS_BACKOFF_S):
                 raise

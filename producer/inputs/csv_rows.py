@@ -29,7 +29,10 @@ class Row:
 
     line: int
     cells: list[str] = field(default_factory=list)
+    """Bytes that are not UTF-8 are half surrogates: they may name a file."""
     error: str = ""
+    not_utf8: str = ""
+    """The first place at which it is not UTF-8."""
 
 
 class CsvRows:
@@ -53,7 +56,7 @@ class CsvRows:
         self._delimiter_of = delimiter_of
         self._delimiter = b""
         self._number = self._size = self._opened = 0
-        self._wrong = ""
+        self._wrong = self._not_utf8 = ""
 
     def __iter__(self) -> Iterator[Row]:
         while line := self._next():
@@ -61,13 +64,14 @@ class CsvRows:
             if not is_blank(line):
                 self._delimiter = self._delimiter or self._delimiter_of(line)
                 try:
-                    row.cells = [cell.decode(errors="replace") for cell in self._cells(line)]
-                    row.error = self._wrong
+                    cells = list(self._cells(line))
                 except _Unclear as unclear:
                     yield Row(row.line, error=f"{unclear}: the rest of the file was not read")
                     return
+                row.cells = [cell.decode(errors="surrogateescape") for cell in cells]
+                row.error, row.not_utf8 = self._wrong, self._not_utf8
                 yield row
-            self._size, self._opened, self._wrong = 0, 0, ""
+            self._size, self._opened, self._wrong, self._not_utf8 = 0, 0, "", ""
 
     def _next(self) -> bytes:
         """The next line, which belongs to the row that is read; empty at the end."""
@@ -83,7 +87,8 @@ class CsvRows:
         try:
             line.decode()
         except UnicodeDecodeError as error:
-            self._wrong = self._wrong or f"not UTF-8 at byte {error.start} of line {self._number}"
+            where = f"not UTF-8 at byte {error.start} of line {self._number}"
+            self._not_utf8 = self._not_utf8 or where
         return line
 
     def _cells(self, line: bytes) -> Iterator[bytes]:

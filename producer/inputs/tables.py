@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
-from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows
+from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import MALFORMED
 from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
@@ -29,6 +30,9 @@ CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
 PARQUET_MEMORY_BYTES = 2 << 30
 """Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
+
+NAME_MAX = 1000
+"""Characters of an id or address that a malformed row is known by; longer ones are left out."""
 
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 
@@ -92,12 +96,23 @@ def csv_lines(
         if row.error:
             yield _malformed(row.error)
         elif len(row.cells) == len(header.cells):
-            yield row_line({column: row.cells[at] for column, at in places.items()})
+            yield _csv_line(row, {column: row.cells[at] for column, at in places.items()})
         else:
             yield _malformed(
                 f"{len(row.cells)} columns, expected {len(header.cells)}, at line {row.line} of "
                 "the file"
             )
+
+
+def _csv_line(row: Row, fields: dict[str, str]) -> bytes:
+    """A row as a line. Only the name of a file may hold bytes that are not UTF-8."""
+    if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
+        return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
+    return row_line(fields)
+
+
+def _is_odd(text: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _delimiter_for(needed: Needed) -> Callable[[bytes], bytes]:
@@ -207,15 +222,18 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     for name, value in fields.items():
         if not isinstance(value, str | int | float | list):
             kind = type(value).__name__
-            return _malformed(f"{name} is of type {kind}, expected text")
+            return _malformed(f"{name} is of type {kind}, expected text", fields)
     try:
         line = json.dumps(fields).encode() + b"\n"
     except TypeError:
-        return _malformed("image is a list of values that are not text")
+        return _malformed("image is a list of values that are not text", fields)
     if max_bytes is not None and len(line) > max_bytes:
-        return _malformed(f"the row is longer than {max_bytes} bytes")
+        return _malformed(f"the row is longer than {max_bytes} bytes", fields)
     return line
 
 
-def _malformed(message: str) -> bytes:
-    return json.dumps({MALFORMED: message}).encode() + b"\n"
+def _malformed(message: str, fields: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+    """A line with an error, and with what names the row: its id and its address."""
+    names = {name: fields.get(name) for name in ("id", "image")}
+    kept = {k: v for k, v in names.items() if isinstance(v, str | int) and len(str(v)) <= NAME_MAX}
+    return json.dumps({MALFORMED: message, **kept}).encode() + b"\n"

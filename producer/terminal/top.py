@@ -20,7 +20,7 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.terminal.drawing import frame
 from rerankfleet.producer.terminal.view import DepthHistory, View, look
 from rerankfleet.shared.errors import RerankError
-from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.state.connection import REDIS_ERRORS, redis_unavailable
 
 KEYS_S = 0.25
 """How often keys are read and the screen is drawn."""
@@ -86,7 +86,7 @@ def _message(error: Exception) -> str:
     if isinstance(error, RerankError):
         return f"{error}. Trying again …"
     if isinstance(error, REDIS_ERRORS):
-        return f"Redis went away ({type(error).__name__}). Trying again …"
+        return f"{redis_unavailable(error)}. Trying again …"
     raise error
 
 

@@ -19,11 +19,7 @@ class Broker:
         pipe = self._redis.pipeline(transaction=False)
         for key in list_keys:
             pipe.lrange(key, 0, -1)
-        return {
-            json.loads(message)["headers"]["id"]
-            for waiting in pipe.execute()
-            for message in waiting
-        }
+        return {_hint_id(message) for waiting in pipe.execute() for message in waiting}
 
     def hint_positions(self, list_key: str) -> tuple[int, dict[str, int]]:
         """How many messages wait in a broker's list, and how many of them are taken before the
@@ -31,6 +27,14 @@ class Broker:
         waiting = self._redis.lrange(list_key, 0, -1)  # the next one to be taken is the last
         positions: dict[str, int] = {}
         for position, message in enumerate(reversed(waiting)):
-            job_id = json.loads(message)["headers"]["id"].partition("/")[0]
+            job_id = _hint_id(message).partition("/")[0]
             positions.setdefault(job_id, position)
         return len(waiting), positions
+
+
+def _hint_id(message: str | bytes) -> str:
+    """The id of a message; empty for what is no hint."""
+    try:
+        return str(json.loads(message)["headers"]["id"])
+    except (ValueError, TypeError, KeyError):
+        return ""

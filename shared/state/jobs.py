@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import redis
 import structlog
-from pydantic import ValidationError
 
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, UsageError
+from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
@@ -65,9 +65,9 @@ class Jobs:
                 keys.jobs,
                 keys.recent,
                 keys.models,
-                keys.job_key(spec.key) if spec.key else "",
                 keys.open(spec.model),
                 keys.job_open(job_id),
+                *([keys.job_key(spec.key)] if spec.key else []),
             ],
             [
                 job_id,
@@ -105,36 +105,45 @@ class Jobs:
         """Read a job. Raises UnknownJob, or its subclass UnreadableJob."""
         if jobs := self.get_many([job_id]):
             return jobs[0]
-        if self._redis.exists(self._keys.job(job_id)):
+        if is_id(job_id) and self._redis.exists(self._keys.job(job_id)):
             raise UnreadableJob(
                 f"job {job_id} was made by another version of rerankfleet", hint="update this one"
             )
         raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job]:
-        """Read many jobs at once, without those that are gone or that another version wrote: one of
-        them must not hide the others."""
+        """Read many jobs at once, without those that are gone or that cannot be read: one of them
+        must not hide the others."""
+        ids = [job_id for job_id in job_ids if is_id(job_id)]
         pipe = self._redis.pipeline(transaction=False)
-        for job_id in job_ids:
+        for job_id in ids:
             pipe.hgetall(self._keys.job(job_id))
             pipe.hlen(self._keys.job_open(job_id))
-        replies = iter(pipe.execute())
+        replies = iter(pipe.execute(raise_on_error=False))
         return [
-            Job(job_id, spec, facts, waiting)
-            for job_id, facts, waiting in zip(job_ids, replies, replies, strict=True)
-            if (spec := self._spec(job_id, facts))
+            job
+            for job_id, facts, waiting in zip(ids, replies, replies, strict=True)
+            if (job := self._job(job_id, facts, waiting))
         ]
 
-    def _spec(self, job_id: str, facts: dict[str, str]) -> JobSpec | None:
-        """A job's spec; None for one that cannot be read, which is logged once."""
-        if "spec" not in facts:
-            return None
+    def _job(self, job_id: str, facts: Any, waiting: Any) -> Job | None:
+        """A job from what Redis replied; None for one that cannot be read, which is logged once."""
         try:
-            return JobSpec.model_validate_json(facts["spec"])
-        except (ValidationError, UsageError):
+            for reply in (facts, waiting):
+                if isinstance(reply, redis.ResponseError):  # a key of another type
+                    raise ValueError(str(reply))
+                if isinstance(reply, Exception):
+                    raise reply
+            if "spec" not in facts:
+                return None
+            spec = JobSpec.model_validate_json(facts["spec"])
+            job = Job(job_id, spec, facts, waiting)
+            _ = job.progress  # whether its counts are numbers
+            return job
+        except (ValueError, UsageError):
             if job_id not in self._unreadable:
                 self._unreadable.add(job_id)
-                log.warning("a job of another version is left out", job=job_id)
+                log.warning("a job that cannot be read is left out", job=job_id)
             return None
 
     def recent(self, count: int = 50) -> list[str]:
@@ -177,7 +186,7 @@ class Jobs:
             k.open(job.spec.model),
             k.job_parts(job.id),
             k.jobs,
-            job.facts.get("key", ""),
+            *_own_key(job),
         ]
         answer, _, payloads = self._scripts.run("cancel", keys, [job.id])
         self._inline.drop(payloads.split())
@@ -192,7 +201,7 @@ class Jobs:
             k.job_parts(job.id),
             k.sweep,
             k.recent,
-            job.facts.get("key", ""),
+            *_own_key(job),
         ]
         return cast(str, self._scripts.run("retry", keys, [job.id, only]))
 
@@ -228,7 +237,7 @@ class Jobs:
         """End a job whose output is published."""
         k, settings = self._keys, self._settings
         keys = [k.job(job.id), k.jobs, k.job_open(job.id), k.job_parts(job.id), k.sweep]
-        keys.append(job.facts.get("key", ""))
+        keys += _own_key(job)
         result_ms, parts_ms = settings.result_ttl_s * 1000, settings.parts_ttl_s * 1000
         channel = k.done_channel(job.id)
         args: list[str | int] = [job.id, token, output, int(result_ms), int(parts_ms), channel]
@@ -264,7 +273,11 @@ class Jobs:
 
     def begin_sweep(self, job_id: str) -> int:
         """Begin to remove a finished job's files; meanwhile it cannot be retried. Returns for how
-        many ms the job is still kept; 0 when it is gone, -1 when it was reopened."""
+        many ms the job is still kept; 0 when it is gone, -1 when it was reopened or is no job."""
+        if not is_id(job_id):
+            log.warning("what is no job was to be removed", job=job_id)
+            self._redis.zrem(self._keys.sweep, job_id)
+            return -1
         keys = [self._keys.job(job_id), self._keys.sweep]
         return cast(int, self._scripts.run("sweep", keys, [job_id, SWEEP_MS]))
 
@@ -288,3 +301,8 @@ class Jobs:
                 if left <= 0:
                     return False
                 channel.get_message(timeout=min(left, 1.0))
+
+
+def _own_key(job: Job) -> list[str]:
+    """The Redis key of the user's key of a job, if it has one."""
+    return [key] if (key := job.facts.get("key")) else []

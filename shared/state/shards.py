@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from rerankfleet.shared.content.ranges import shard_name
+import structlog
+
+from rerankfleet.shared.content.ranges import is_shard, shard_name
+from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
@@ -20,6 +23,8 @@ OUTAGE_MS = 10_000
 """A coordinator silent for this long means an outage: leases that expire in it blame no shard."""
 LEFT = "left"
 """The event counted when a shard's lease expires because its worker died or hung."""
+
+log = structlog.get_logger()
 
 
 class Shards:
@@ -154,8 +159,16 @@ class Shards:
         return [shard_name(start, middle), shard_name(middle, end)]
 
     def due(self, model: str, count: int) -> list[tuple[str, str]]:
-        """Shards that no worker holds: (job, range), the longest waiting first."""
-        due = self._redis.zrange(
-            self._keys.open(model), 0, now_ms(self._redis), byscore=True, offset=0, num=count
-        )
-        return [cast("tuple[str, str]", tuple(m.rsplit("/", 1))) for m in cast("list[str]", due)]
+        """Shards that no worker holds: (job, range), the longest waiting first. What is no shard is
+        removed: it would wait for ever."""
+        key = self._keys.open(model)
+        due = self._redis.zrange(key, 0, now_ms(self._redis), byscore=True, offset=0, num=count)
+        shards = []
+        for member in cast("list[str]", due):
+            job_id, _, shard = member.rpartition("/")
+            if is_id(job_id) and is_shard(shard):
+                shards.append((job_id, shard))
+            else:
+                log.warning("what is no shard was removed", model=model, member=member)
+                self._redis.zrem(key, member)
+        return shards

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,18 +18,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import unquote
 
 import stamina
 
+from rerankfleet.shared.addresses import file_uri, local_path, path_address, printable, safe_uri
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import S3Body, multipart
 
+__all__ = ["Objects", "Stat", "file_uri", "local_path", "publish_file"]
+
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
+
+_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}")
+"""Of what rerankfleet keeps in its storage."""
+_REMOVABLE = ("jobs", "uploads")
 
 NAME_BYTES_MAX = 255
 """Of a file or folder: the limit of common file systems."""
@@ -42,16 +49,6 @@ class Stat:
 
     size: int
     tag: str
-
-
-def file_uri(path: Path | str) -> str:
-    """The URI of a local path."""
-    return f"file://{str(Path(path).resolve()).replace('%', '%25')}"
-
-
-def local_path(uri: str) -> Path:
-    """The path of a file: URI."""
-    return Path(unquote(uri.removeprefix("file://")))
 
 
 def _resolved(uri: str) -> Path:
@@ -85,9 +82,13 @@ class Objects:
         self._settings = settings
         self._inline = inline
 
-    def at(self, *parts: str) -> str:
-        """The URI of something in the storage."""
-        return "/".join((self._settings.storage_uri, *parts))
+    def at(self, *names: str) -> str:
+        """The URI of something in the storage. Raises UsageError for what is no name there, such as
+        `..` in a record that somebody else wrote."""
+        for name in names:
+            if not _is_name(name):
+                raise UsageError(f"{name!r} cannot be a name in the storage")
+        return "/".join((self._settings.storage_uri, *names))
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError, in one clear sentence, unless the URI may be touched."""
@@ -100,7 +101,8 @@ class Objects:
             self._check_folder(uri)
         else:
             raise UsageError(
-                f"{uri} is not a URI that can be read", hint="use s3://bucket/key or file:///path"
+                f"{safe_uri(uri)} is not a URI that can be read",
+                hint="use s3://bucket/key or file:///path",
             )
 
     def is_in_storage(self, uri: str) -> bool:
@@ -115,7 +117,7 @@ class Objects:
     def _check_bucket(self, uri: str, *, listing: bool = False) -> None:
         bucket, key = _bucket_and_key(uri)
         if not bucket or not (key or listing):
-            raise UsageError(f"{uri} names no object", hint="write s3://bucket/key")
+            raise UsageError(f"{printable(uri)} names no object", hint="write s3://bucket/key")
         storage = self._settings.storage_uri + "/"
         if bucket not in self._settings.allowed_buckets and not uri.startswith(storage):
             raise NotAllowed(
@@ -216,7 +218,7 @@ class Objects:
         root = local_path(uri).resolve()
         after_parts = local_path(after).relative_to(root).parts if after else ()
         for path in _walk(root, after_parts):
-            yield f"file://{str(path).replace('%', '%25')}"
+            yield path_address(str(path))
 
     @retry_storage
     def folders(self, uri: str, count: int = KEYS_PER_PAGE) -> list[str]:
@@ -278,14 +280,22 @@ class Objects:
 
     @retry_storage
     def delete_tree(self, uri: str) -> None:
-        """Remove everything under a URI of the storage, if there is anything."""
-        if not uri.startswith(self._settings.storage_uri + "/"):
-            raise NotAllowed(f"{uri} is not in the storage", hint="only the storage can be cleaned")
+        """Remove everything under a URI of a job or an upload, if there is anything.
+
+        Raises NotAllowed for any other: a record that somebody else wrote must not name it.
+        """
+        storage = self._settings.storage_uri + "/"
+        first, *names = uri.removeprefix(storage).split("/")
+        ours = uri.startswith(storage) and first in _REMOVABLE
+        if not (ours and names and all(map(_is_name, names))):
+            raise NotAllowed(
+                f"{uri} is not a job or an upload of the storage", hint="nothing else is removed"
+            )
         with self._clear_errors(uri):
             if not uri.startswith("s3:"):
-                path = local_path(uri)
-                shutil.rmtree(path, ignore_errors=True)
-                path.unlink(missing_ok=True) if path.is_file() else None
+                room = local_path(self.at(first)).resolve()
+                if local_path(uri).resolve().parent.is_relative_to(room):  # no link leads out
+                    _remove(local_path(uri))
                 return
             bucket, prefix = _bucket_and_key(uri)
             pages = self._s3.get_paginator("list_objects_v2").paginate(
@@ -295,6 +305,23 @@ class Objects:
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
                     self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with all in it, or a link to one; what is gone already is fine."""
+
+    def unless_gone(_function: object, _path: str, caught: Any) -> None:
+        if not isinstance(caught[1], FileNotFoundError):
+            raise caught[1]
+
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, onerror=unless_gone)
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
@@ -308,8 +335,16 @@ def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), after[1:] if entry.name == edge else ())
-        elif entry.name != edge and entry.is_file():
+        elif entry.name != edge and _is_file(entry):
             yield Path(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that leads nowhere: that is an error of its own, later."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:  # a link that leads to itself
+        return True
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

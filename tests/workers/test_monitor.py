@@ -325,6 +325,23 @@ def test_all_files_go_with_the_job(monitor, ended, store, client, tmp_path):
     assert store.client.zcard(store.keys.sweep) == 0
 
 
+@pytest.mark.parametrize("entry", ["../../../victim", "..", "", "a/../../..", "/etc", "a:open"])
+def test_an_entry_that_is_no_job_removes_nothing(monitor, ended, store, tmp_path, entry):
+    # given a folder beside the storage, and an entry that somebody else wrote, before a job's
+    (tmp_path / "victim").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    store.client.zadd(store.keys.sweep, {entry: 0})
+    # when the monitor sweeps
+    monitor.sweep()
+    # then only the job's own files are gone, and so is the entry
+    gone = set(before) - set(tmp_path.rglob("*"))
+    assert {p.relative_to(tmp_path).parts[:3] for p in gone} <= {
+        ("storage", "jobs", "a"),
+    }
+    assert files(tmp_path) == ["input.jsonl", "output-0.jsonl"]
+    assert store.client.zscore(store.keys.sweep, entry) is None
+
+
 def test_a_job_that_is_retried_just_now_keeps_its_files(
     monitor, ended, store, tmp_path, monkeypatch
 ):

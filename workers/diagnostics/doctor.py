@@ -146,7 +146,7 @@ def _existing(folder: Path) -> Path:
 def _of_storage(settings: Settings) -> Check:
     """Write, read and remove a small object."""
     objects, probe = Objects(settings), uuid.uuid4().hex.encode()
-    folder = objects.at("doctor", probe.decode())
+    folder = objects.at("jobs", f"doctor-{probe.decode()}")
     uri = f"{folder}/probe"
     try:
         objects.write(uri, probe)

@@ -1,6 +1,6 @@
 -- include include/shard_record.lua
 -- Stop a job: what was scored is kept, the rest is recorded as cancelled. Repeatable.
--- KEYS job, job_open, open, parts, jobs, key ('' without one)
+-- KEYS job, job_open, open, parts, jobs, key (if it has one)
 -- ARGV id
 -- -> {'cancelled' | 'finished' | 'gone', sealed, payloads of an inline job that ended with it}
 local clock = redis.call('TIME')
@@ -24,7 +24,7 @@ if job[4] then  -- an inline job has no finish step: it ends here
   redis.call('PEXPIRE', KEYS[1], job[4])
   redis.call('PEXPIRE', KEYS[4], job[4])
   -- it has no answer: a repeated request starts anew
-  local own = KEYS[6] ~= '' and redis.call('GET', KEYS[6])
+  local own = KEYS[6] and redis.call('GET', KEYS[6])
   if own and string.sub(own, -#ARGV[1]) == ARGV[1] then redis.call('DEL', KEYS[6]) end
 else
   redis.call('ZADD', KEYS[5], now, ARGV[1])

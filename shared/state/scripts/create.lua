@@ -1,7 +1,7 @@
 -- include include/shard_record.lua
 -- Create a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
 -- inline job lives as long as its answer.
--- KEYS job, jobs, recent, models, key ('' without one), open, job_open
+-- KEYS job, jobs, recent, models, open, job_open, key (if it has one)
 -- ARGV id, spec, digest, model, due_ms, inline_ttl_ms (0: not inline), then for an inline job
 --      sealed items, and per shard: range, file
 -- -> {'made' | 'exists' | 'conflict', id}
@@ -9,17 +9,17 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, spec, digest, model = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'made', id} end
-if KEYS[5] ~= '' then
-  local other = redis.call('GET', KEYS[5])
+if KEYS[7] then
+  local other = redis.call('GET', KEYS[7])
   if other then
     return {string.sub(other, 1, #digest) == digest and 'exists' or 'conflict',
             string.sub(other, #digest + 2)}
   end
-  redis.call('SET', KEYS[5], digest .. ' ' .. id)
-  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[5], ARGV[6]) end
+  redis.call('SET', KEYS[7], digest .. ' ' .. id)
+  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[7], ARGV[6]) end
 end
 redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'began_ms', now, 'cursor', '',
-           'sealed', '0', 'key', KEYS[5], 't1', now, 'd1', 0, 't0', now, 'd0', 0)
+           'sealed', '0', 'key', KEYS[7] or '', 't1', now, 'd1', 0, 't0', now, 'd0', 0)
 redis.call('ZADD', KEYS[2], now + ARGV[5], id)
 redis.call('SADD', KEYS[4], model)
 local ttl = tonumber(ARGV[6])
@@ -30,8 +30,8 @@ else
   local items, files = tonumber(ARGV[7]), {}
   redis.call('HSET', KEYS[1], 'inline', ttl, 'sealed', '1', 'fed', items, 'total', items, 'lines', 1)
   for i = 8, #ARGV, 2 do
-    write_record(KEYS[7], ARGV[i], {file = ARGV[i + 1]})
-    redis.call('ZADD', KEYS[6], now, id .. '/' .. ARGV[i])
+    write_record(KEYS[6], ARGV[i], {file = ARGV[i + 1]})
+    redis.call('ZADD', KEYS[5], now, id .. '/' .. ARGV[i])
     table.insert(files, ARGV[i + 1])
   end
   redis.call('HSET', KEYS[1], 'payloads', table.concat(files, ' '))

@@ -1,5 +1,5 @@
 -- End a job whose output is published. Only the holder of its step may.
--- KEYS job, jobs, job_open, parts, sweep, key
+-- KEYS job, jobs, job_open, parts, sweep, key (if it has one)
 -- ARGV id, token, output, ttl_ms, parts_ttl_ms, channel
 -- -> 1 when the job is ended (now or before)
 local clock = redis.call('TIME')
@@ -11,7 +11,7 @@ redis.call('HSET', KEYS[1], 'finished_ms', now, 'output', ARGV[3])
 redis.call('HDEL', KEYS[1], 'step_token', 'step_until', 'waiting_for')
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-if KEYS[6] ~= '' then redis.call('PEXPIRE', KEYS[6], ARGV[4]) end
+if KEYS[6] then redis.call('PEXPIRE', KEYS[6], ARGV[4]) end
 redis.call('PEXPIRE', KEYS[4], ARGV[5] + 1000)
 redis.call('ZADD', KEYS[5], now + ARGV[5], ARGV[1])
 redis.call('PUBLISH', ARGV[6], ARGV[1])

@@ -1,5 +1,5 @@
 -- Reopen a finished job for what failed. Its scores stay; its failures are fed again.
--- KEYS job, jobs, parts, sweep, recent, key
+-- KEYS job, jobs, parts, sweep, recent, key (if it has one)
 -- ARGV id, only
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'
 local clock = redis.call('TIME')
@@ -20,7 +20,7 @@ redis.call('HSET', KEYS[1], 'errors', 0, 'cancelled', cancelled, 'cursor', '', '
            'd0', kept, 'd1', kept, 'began_ms', now)
 redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output')
 redis.call('PERSIST', KEYS[1])
-if KEYS[6] ~= '' then redis.call('PERSIST', KEYS[6]) end
+if KEYS[6] then redis.call('PERSIST', KEYS[6]) end
 redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZADD', KEYS[2], now, ARGV[1])

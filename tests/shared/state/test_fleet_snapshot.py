@@ -25,9 +25,9 @@ def round_trips(monkeypatch) -> list[int]:
     sent: list[int] = []
     execute = redis.client.Pipeline.execute
 
-    def counted(self: redis.client.Pipeline, *args: bool) -> list[object]:
+    def counted(self: redis.client.Pipeline, **options: bool) -> list[object]:
         sent.append(len(self.command_stack))
-        return execute(self, *args)
+        return execute(self, **options)
 
     monkeypatch.setattr(redis.client.Pipeline, "execute", counted)
     return sent

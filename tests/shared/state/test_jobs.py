@@ -93,9 +93,31 @@ def test_a_job_of_another_version_hides_no_other_one(store, capsys):
     # then it is left out, and logged once
     for _ in range(3):
         assert [job.id for job in store.jobs.get_many(["a", "b", "c"])] == ["a", "c"]
-    assert capsys.readouterr().err.count("a job of another version") == 1
+    assert capsys.readouterr().err.count("a job that cannot be read") == 1
     with pytest.raises(UnreadableJob, match="job b was made by another version"):
         store.jobs.get("b")
+
+
+@pytest.mark.parametrize("kind", ["another type", "no spec", "no count", "no JSON", "no id"])
+def test_a_record_that_is_none_hides_no_job(store, kind):
+    # given records that somebody else wrote among those of jobs
+    for job_id in ("a", "b", "c"):
+        store.jobs.create(job_id, spec_of(), "digest")
+    key = store.keys.job("b")
+    ids = ["a", "b" if kind != "no id" else "a:open", "c"]
+    if kind == "another type":
+        store.client.delete(key)
+        store.client.set(key, "text")
+    elif kind == "no spec":
+        store.client.hset(key, "spec", "{}")
+    elif kind == "no count":
+        store.client.hset(key, "scored", "many")
+    elif kind == "no JSON":
+        store.client.hset(key, "spec", "{{")
+    # then the others are read
+    assert [job.id for job in store.jobs.get_many(ids)] == ["a", "c"]
+    with pytest.raises(UnknownJob):
+        store.jobs.get(ids[1])
 
 
 def test_a_step_of_no_job_takes_it_off_the_list(store):

@@ -100,6 +100,24 @@ def test_a_shard_of_no_job_is_done(store):
     assert claim(store, "nobody") == "done"
 
 
+@pytest.mark.parametrize("record", ["", "no record", "[1]", "null", "7", "{}", '{"file": 3'])
+def test_a_record_that_is_none_is_claimed_without_a_file(store, make, record):
+    # given a shard whose record somebody else wrote
+    make("a", (0, 10), (10, 20))
+    store.client.hset(store.keys.job_open("a"), "0-10", record)
+    # then its worker finds no file, and can say so; the other one is not disturbed
+    assert claim(store, shard="0-10").file == ""
+    assert claim(store, shard="10-20", token="t2").file
+    assert store.jobs.cancel(store.jobs.get("a")) == "cancelled"
+
+
+def test_what_is_no_shard_does_not_wait_for_ever(store, make):
+    make("a", (0, 10))
+    store.client.zadd(store.keys.open(MODEL), {"none": 0, "../x/0-1": 0, "a/x-y": 0, "/": 0})
+    assert store.shards.due(MODEL, 10) == [("a", "0-10")]
+    assert store.client.zrange(store.keys.open(MODEL), 0, -1) == ["a/0-10"]
+
+
 def test_a_job_goes_on_only_with_the_weights_that_began_it(store, make):
     make("a", (0, 10), (10, 20))
     claim(store, shard="0-10", fingerprint="one")

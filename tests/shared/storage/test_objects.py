@@ -135,9 +135,44 @@ def test_a_tree_of_the_storage_can_be_removed_and_nothing_else(files, root, tmp_
     files.delete_tree(files.at("jobs", "nothing"))
 
     assert names(tmp_path / "storage") == ["jobs/ab"]
-    for uri in (file_uri(root), file_uri(tmp_path / "storage"), file_uri(tmp_path / "storage2/x")):
-        with pytest.raises(NotAllowed, match="is not in the storage"):
+    storage = file_uri(tmp_path / "storage")
+    others = ("", "2/jobs/a", "/", "/jobs", "/jobs/", "/x/a", "/jobs/../x", "/jobs/a/../../x")
+    for uri in (file_uri(root), *(storage + other for other in others), f"{storage}/jobs/a//b"):
+        with pytest.raises(NotAllowed, match="nothing else is removed"):
             files.delete_tree(uri)
+
+
+def test_no_link_leads_a_removal_out_of_the_storage(files, root, tmp_path):
+    # given links in the storage to folders of somebody else's
+    (victim := root / "victim").mkdir()
+    (victim / "kept").write_bytes(b"x")
+    files.write(files.at("jobs", "a", "parts", "1"), b"x")
+    (tmp_path / "storage" / "jobs" / "a" / "parts" / "link").symlink_to(victim)
+    (tmp_path / "storage" / "jobs" / "b").symlink_to(root)
+    # when what holds them is removed, or lies behind one
+    files.delete_tree(files.at("jobs", "a"))
+    files.delete_tree(files.at("jobs", "b", "victim"))
+    files.delete_tree(files.at("jobs", "b"))
+    # then they are gone, and what they lead to is not
+    assert names(tmp_path / "storage") == []
+    assert (victim / "kept").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../../victim", "a\0", "ä", "a" * 129])
+def test_what_is_no_name_has_no_place_in_the_storage(files, name):
+    with pytest.raises(UsageError, match="cannot be a name in the storage"):
+        files.at("jobs", name)
+
+
+def test_what_cannot_be_removed_is_told(files, tmp_path, monkeypatch):
+    files.write(files.at("jobs", "a", "parts", "1"), b"x")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module.os, "unlink", refuse)
+    with pytest.raises(UsageError, match="permission"):
+        files.delete_tree(files.at("jobs", "a"))
 
 
 VERBS = {
@@ -321,10 +356,10 @@ def test_a_writer_that_fails_leaves_no_object_and_no_parts(buckets, s3, size):
 
 def test_a_tree_in_a_bucket_can_be_removed(buckets, s3):
     for name in ("jobs/a/1", "jobs/a/b/2", "jobs/ab"):
-        buckets.write(buckets.at(name), b"x")
+        buckets.write(buckets.at(*name.split("/")), b"x")
 
-    buckets.delete_tree(buckets.at("jobs/a"))
-    buckets.delete_tree(buckets.at("jobs/none"))
+    buckets.delete_tree(buckets.at("jobs", "a"))
+    buckets.delete_tree(buckets.at("jobs", "none"))
 
     left = [entry["Key"] for entry in s3.list_objects_v2(Bucket="pairs")["Contents"]]
     assert left == ["work/jobs/ab"]

@@ -11,8 +11,10 @@
 local OLD_NAMES = {f = 'file', t = 'token', w = 'worker', c = 'claimed_ms', q = 'queued_ms',
                    s = 'suspect', a = 'alone', d = 'deaths'}
 local function read_record(text)
-  local record = {}
-  for name, value in pairs(cjson.decode(text)) do record[OLD_NAMES[name] or name] = value end
+  local record = {file = ''}  -- of what is no record: its worker pauses the job and says so
+  local is_json, fields = pcall(cjson.decode, text)
+  if not is_json or type(fields) ~= 'table' then return record end
+  for name, value in pairs(fields) do record[OLD_NAMES[name] or name] = value end
   return record
 end
 local function write_record(key, shard, record)
