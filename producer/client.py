@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.producer.coordinator.step import Control
+from rerankfleet.producer.given_images import ImageSender
 from rerankfleet.producer.inputs.jsonl import refuse_changed
 from rerankfleet.producer.interactive import Answer, Interactive
 from rerankfleet.producer.output import Output, OutputFile, refuse_small_request
@@ -36,6 +37,8 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
+
+REDIS_AWAY = "Redis does not answer: the job goes on when it is back"
 
 
 class Client:
@@ -107,10 +110,11 @@ class Client:
 
         `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
         with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
-        content with an optional id), or a sequence of them. The output is a folder, file:///dir/ or
-        s3://bucket/prefix/, of rows (query_id, image_id, margin, relevance_score or error) as
-        JSON Lines or Parquet, and with `top_n` a ranking per query. Options are those of `submit`;
-        `limit` counts images. Raises UsageError (or what derives from it) before any work starts.
+        content with an optional id), or a sequence of them, with images as in `rerank`. The output
+        is a folder, file:///dir/ or s3://bucket/prefix/, of rows (query_id, image_id, margin,
+        relevance_score or error) as JSON Lines or Parquet, and with `top_n` a ranking per query.
+        Options are those of `submit`; `limit` counts images. Raises UsageError (or what derives
+        from it) before any work starts.
         """
         return self._job_maker.submit_catalog(
             str(catalog),
@@ -157,9 +161,11 @@ class Client:
     ) -> JobStatus:
         """Wait until the job is done or cancelled. Raises DeadlineExceeded after `timeout_s`.
 
-        `on_progress` is called about once a second. Leaving early leaves the job running.
+        `on_progress` is called about once a second, while Redis is away with the last status and
+        that reason. Leaving early leaves the job running.
         """
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        status: JobStatus | None = None
         while True:
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             try:
@@ -170,6 +176,9 @@ class Client:
                     return status
                 self.store.jobs.wait_done(job_id, max(left, 0.0))
             except REDIS_ERRORS:  # it may be restarting: jobs go on after that
+                if status and on_progress:
+                    away = {"reason": REDIS_AWAY, "held_back": True}
+                    on_progress(status.model_copy(update=away))
                 time.sleep(max(left, 0.0))
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
@@ -260,8 +269,10 @@ class Client:
     ) -> dict[str, Any]:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
-        Query and documents are texts or contents as in a line of input. Options are those of
-        `submit`, but for the ones that are about jobs.
+        Query and documents are texts or contents as in a line of input, whose images may also be
+        bytes, paths as `pathlib.Path`, open files, PIL images or numpy arrays: these are sent along
+        (`shared.content.given`). Options are those of `submit`, but for the ones that are about
+        jobs.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -271,8 +282,10 @@ class Client:
             "instruction": instruction,
             "top_n": top_n,
         }
-        piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
-        answer = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
+        most = self.settings.max_documents_per_request
+        with ImageSender(self.objects, self.settings) as sender:
+            piece = slice_of(1, fields, max_documents=most, replace_image=sender.uri)
+            answer = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
         return answer.line(0)
 
     def ask(

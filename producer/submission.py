@@ -16,9 +16,10 @@ from rerankfleet.producer.coordinator.rows import refuse_large_ranking
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.jsonl import pin
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, refuse_same, source_of
 from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
@@ -27,6 +28,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import is_stream
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -53,9 +55,12 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a JSON Lines file. Returns its id."""
+        source = source_of(source)
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
+        if target:
+            refuse_same(source, target)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
@@ -79,6 +84,7 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a catalog and its queries. Returns its id."""
+        catalog = source_of(catalog)
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output, folder=True)
@@ -134,7 +140,8 @@ class JobMaker:
     def _is_own_output(self, key: str | None, target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""
         job = self._store.jobs.with_key(key) if key else None
-        return job is not None and target in (job.spec.output, job.spec.local_output)
+        own = (job.spec.output, job.spec.local_output) if job else ()
+        return target in own or printable(target) in own
 
 
 START_ONE = "a worker must be started for it"
@@ -220,10 +227,10 @@ def _spec(
         model=model,
         input=NO_INPUT,
         output=target if target and is_uri(target) else None,
-        local_output=target if target and not is_uri(target) else None,
+        local_output=printable(target) if target and not is_uri(target) else None,
         key=key,
         force=force,
-        **{"name": Path(source).name, **options},
+        **{"name": printable(Path(source).name), **options},
     )
     if spec.adaptive_temperature and spec.profile is None:
         raise UsageError(
@@ -234,11 +241,25 @@ def _spec(
     return spec
 
 
+def local_target(output: str) -> str:
+    """A local output as a job's record holds it."""
+    return printable(absolute(output))
+
+
+def absolute(output: str) -> str:
+    """The absolute path of an output; that of a pipe or a device is not followed."""
+    path = Path(output)
+    return str(path.absolute() if is_stream(path) else path.resolve())
+
+
 def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     """An output as the job's record holds it: a URI unchanged, that of a folder with a slash at its
-    end; a path made absolute."""
+    end; a path made absolute. Raises UsageError for an empty one."""
     if output is None:
         return None
-    if not is_uri(str(output)):
-        return str(Path(output).resolve())
-    return f"{str(output).rstrip('/')}/" if folder else str(output)
+    if not str(output):
+        raise UsageError("the output has no name", hint="name a file, a folder or a URI")
+    address = source_of(str(output))
+    if not is_uri(address):
+        return absolute(str(output))
+    return f"{address.rstrip('/')}/" if folder else address

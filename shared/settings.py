@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rerankfleet.shared.addresses import canonical, file_uri
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
@@ -266,8 +267,8 @@ class Settings(BaseSettings):
         """The storage as a URI without a slash at its end."""
         storage = self.storage or str(self.state_dir / STORAGE_FOLDER)
         if "://" not in storage:
-            storage = f"file://{str(Path(storage).resolve()).replace('%', '%25')}"
-        return storage.rstrip("/")
+            return file_uri(storage)
+        return canonical(storage).rstrip("/")
 
     @property
     def redis_address(self) -> str:
@@ -373,7 +374,8 @@ def read_address(state_dir: Path) -> dict[str, Any]:
 
 
 def mask(url: str) -> str:
-    """Return the URL without its password, fit to be printed."""
+    """Return the URL without its password, in its query too, fit to be printed."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.I)
     front, at, host = url.rpartition("@")
     scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
     user = secret.partition(":")[0]

@@ -12,7 +12,7 @@ Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -353,11 +353,13 @@ def summarize(
     """The counts that a commit adds to its job and to the statistics."""
     scored = [result for outcome in outcomes for result in outcome.results]
     failed = [failure for outcome in outcomes for failure in outcome.errors]
-    rejected = sum(failure.rejected for failure in failed)
+    errors = [failure for failure in failed if not failure.rejected]
     return ShardSummary(
         scored=len(scored),
-        errors=len(failed) - rejected,
-        rejected=rejected,
+        errors=len(errors),
+        rejected=len(failed) - len(errors),
+        bad_lines=sum(failure.index is None for failure in errors),
+        codes=Counter(failure.code for failure in errors),
         truncated=sum(result.truncated_tokens > 0 for result in scored),
         crowded=sum(result.crowded for result in scored),
         tokens=tokens,

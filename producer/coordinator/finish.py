@@ -72,9 +72,11 @@ def _adapt_temperature(job: Job, control: Control) -> None:
 
 def output_uri(job: Job, objects: Objects) -> str:
     """The URI of a job's output of this round; that of a catalog is a folder."""
+    if job.spec.output:
+        return job.spec.output
     if job.spec.catalog:
-        return job.spec.output or job_uri(objects, job.id, "output") + "/"
-    return job.spec.output or job_uri(objects, job.id, f"output-{job.round}.jsonl")
+        return f"{job_uri(objects, job.id, 'output')}/"
+    return job_uri(objects, job.id, f"output-{job.round}.jsonl")
 
 
 def _publish(job: Job, control: Control, token: str) -> str:
@@ -207,7 +209,10 @@ def make_manifest(job: Job, end_s: float) -> Manifest:
         | ({"catalog": spec.catalog.model_dump(mode="json")} if spec.catalog else {}),
         pairs=progress.done,
         **progress.model_dump(
-            include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
+            include={
+                *("scored", "errors", "bad_lines", "rejected", "cancelled"),
+                *("truncated", "tokens"),
+            }
         ),
         round=job.round,
         started_s=start_s,

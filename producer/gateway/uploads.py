@@ -33,12 +33,15 @@ sent."""
 SUFFIXES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
+    **dict.fromkeys((".jpeg", ".jpe", ".jfif", ".mpo"), "image/jpeg"),
     ".webp": "image/webp",
     ".gif": "image/gif",
     ".bmp": "image/bmp",
     ".tif": "image/tiff",
     ".tiff": "image/tiff",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
     ".jsonl": "application/x-ndjson",
     ".ndjson": "application/x-ndjson",
     ".txt": "text/plain",
@@ -55,6 +58,8 @@ OTHER_NAMES = {
     "application/x-parquet": "application/vnd.apache.parquet",
     "application/x-gzip": "application/gzip",
     "image/jpg": "image/jpeg",
+    "image/mpo": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
 }
 UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """With these types the name decides. The last is what curl sends by default."""

@@ -54,6 +54,11 @@ class Slice(Frozen):
         """How many items of the cut order it covers."""
         return len(self.documents) + len(self.failures)
 
+    @property
+    def is_bad_line(self) -> bool:
+        """Whether it is a line that could not be read, which has no pairs."""
+        return any(failure.index is None for failure in self.failures)
+
     def cut(self, first: int, last: int) -> Slice:
         """The items at positions [first, last) as a slice of their own."""
         if first <= 0 and last >= self.items:

@@ -62,9 +62,9 @@ def test_a_request_over_many_shards_is_one_request(api, control, jsonl):
     do(control, job_id, fails="d3")
 
     statistics, job = row(api, "model", MODEL), api.store.jobs.get(job_id)
-    assert statistics.requests == len(lines)
+    assert (statistics.requests, statistics.bad_lines) == (len(lines) - 1, 1)
     assert statistics.shards > len(lines)
-    assert statistics.pairs == job.progress.done == 10 * 12 + 1 + 3
+    assert statistics.pairs == job.progress.pairs == job.progress.done - 1 == 10 * 12 + 3
     assert statistics.errors == job.progress.errors == 12 + 1 + 1
     margins = [margin_of(line["query"], d) for line in MANY for d in line["documents"] if d != "d3"]
     margins += [margin_of("q", "good"), margin_of("q", "")]

@@ -201,6 +201,7 @@ def test_settings_can_be_printed_without_their_secret():
         ("redis://:pw@host/0", "redis://:***@host/0"),
         ("rediss://me:p@ss://w@host/0", "rediss://me:***@host/0"),
         ("me:pw@host", "me:***@host"),
+        ("redis://host/0?password=pw&timeout=5", "redis://host/0?password=***&timeout=5"),
     ],
 )
 def test_an_address_is_shown_without_its_password(url, shown):

@@ -188,6 +188,13 @@ def test_prepare_image_takes_what_a_program_holds(leaves, jpeg, tmp_path):
         prepare_image(tmp_path / "none.jpg")
 
 
+def test_an_image_in_memory_has_the_limits_of_a_file():
+    for size, code in (((20_000, 6_000), "image_too_large"), ((20_001, 100), "unsupported_image")):
+        with pytest.raises(ItemError) as caught:
+            prepare_image(Image.new("1", size))
+        assert caught.value.code == code
+
+
 # ---- what cannot be read ------------------------------------------------------------------------
 
 

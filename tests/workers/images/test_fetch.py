@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import stamina
 
+from rerankfleet.shared.addresses import file_uri, path_address, safe_uri, scheme_of
+from rerankfleet.shared.content.outcomes import RETRYABLE
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.images import http as module
-from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.fetch import Fetcher
 from tests.support.tls import self_signed
 
@@ -69,6 +74,7 @@ class Page(BaseHTTPRequestHandler):
             "headers": lambda _: self._drip_headers(0.05),
             "garbage": lambda _: self._raw(b"no http at all\r\n\r\n"),
             "host": lambda _: self._send(200, self.headers["Host"].encode()),
+            "login": lambda _: self._send(200, self.headers.get("Authorization", "").encode()),
         }
         try:
             answers[name](argument)
@@ -156,17 +162,74 @@ def test_unquoted_characters_of_an_address_are_quoted(fetcher, site):
 
 
 @pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("HTTP://{host}/ok", "ok"),
+        (" http://{host}/ok\n", "ok"),
+        ("http://{host}/ok-图 片\u3000%25.jpg#part", "ok-%E5%9B%BE%20%E7%89%87%E3%80%80%25.jpg"),
+        ("http://{host}/ok-\udce4", "ok-%E4"),
+        ("http://{host}/a/../ok-;b:c@d", "a/../ok-;b:c@d"),
+    ],
+)
+def test_an_address_is_read_as_a_browser_would(fetcher, site, written, asked):
+    assert fetcher.fetch(written.format(host=site.host)) == BODY
+    assert site.requested == [asked]
+
+
+def test_hosts_are_compared_in_lower_case_and_ascii(site, monkeypatch):
+    monkeypatch.setattr(module, "_resolved", lambda *_, **__: "127.0.0.1")
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(f"xn--mnchen-3ya.test:{port}", f"localhost:{port}"))
+    named = f"xn--mnchen-3ya.test:{port}".encode()
+    assert fetcher.fetch(f"http://MÜNCHEN.test:{port}/host") == named
+    assert fetcher.fetch(f"http://LOCALHOST:{port}/host") == f"localhost:{port}".encode()
+    fetcher = Fetcher(allowed_hosts=(f"München.test:{port}",))
+    assert fetcher.fetch(f"http://mÜnchen.test:{port}/host") == named
+    assert fetcher.fetch(f"http://XN--MNCHEN-3ya.test:{port}/host") == named
+
+
+def basic(login: str) -> bytes:
+    return b"Basic " + base64.b64encode(login.encode())
+
+
+def test_a_login_is_sent_to_its_own_host_and_to_no_other(fetcher, site):
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(site.host, f"localhost:{port}"))
+    assert fetcher.fetch(f"http://{site.host}/login") == b""
+    mine = f"http://user:very-secret%40ü@{site.host}"
+    assert fetcher.fetch(f"{mine}/login") == basic("user:very-secret@ü")
+    for to, sent in {
+        "/login": basic("user:very-secret@ü"),
+        f"http://{site.host}/login": basic("user:very-secret@ü"),
+        f"http://localhost:{port}/login": b"",
+        f"http://other:pw@localhost:{port}/login": basic("other:pw"),
+    }.items():
+        site.redirect_to = to
+        assert fetcher.fetch(f"{mine}/redirect") == sent
+
+
+def test_no_failure_shows_a_login(fetcher, site):
+    for path in ("status-404", "status-401", "status-500", "hops-9", "endless", "garbage", "none"):
+        error_of(fetcher, f"http://user:very-secret@{site.host}/{path}")
+    for to in ("http://user:very-secret@127.0.0.1:1/", "ftp://user:very-secret@h/", "http://a b/"):
+        site.redirect_to = to
+        assert error_of(fetcher, f"http://{site.host}/redirect").code == "refused_source"
+    error_of(fetcher, "s3://key:very-secret@bucket/a.jpg")
+    error_of(fetcher, "http://user:very/secret@127.0.0.1/a.jpg")
+
+
+@pytest.mark.parametrize(
     ("path", "code", "words"),
     [
         ("status-404", "not_found", "does not exist (404)"),
         ("status-410", "not_found", "does not exist (410)"),
-        ("status-403", "fetch_failed", "may have expired"),
-        ("status-418", "fetch_failed", "answered with 418"),
+        ("status-403", "unreadable", "may have expired"),
+        ("status-418", "unreadable", "answered with 418"),
         ("status-500", "fetch_failed", "answered 500"),
         ("garbage", "fetch_failed", "connection broke"),
         ("cut", "fetch_failed", "connection broke"),
         ("endless", "too_large", "1,048,576 bytes"),
-        ("hops-9", "fetch_failed", "redirects more than 3 times"),
+        ("hops-9", "unreadable", "redirects more than 3 times"),
     ],
 )
 def test_each_failure_has_its_outcome(fetcher, site, path, code, words):
@@ -315,6 +378,51 @@ def test_files_in_allowed_folders_are_read(files, folder):
         assert files.fetch(uri) == BODY
 
 
+ODD_NAMES = [
+    *("a#1.jpg", "a?b.jpg", "a%41.jpg", "aA.jpg", "100%.jpg", "a;b.jpg", "a:b.jpg", "a\tb.jpg"),
+    *("a\nb.jpg", "a.jpg", "a.jpg ", " a.jpg", "ü.jpg", "u\u0308.jpg", "图片.jpg", "\udcff.jpg"),
+    *("file:a.jpg", "data:a.jpg", "x:/a.jpg", "a\\b.jpg", "%FF.jpg", "a%231.jpg", "a\u2028b.jpg"),
+]
+
+
+@pytest.mark.parametrize("inside", ["", "50% #1?/"])
+def test_what_a_folder_lists_is_what_is_read(folder, inside):
+    """Given files whose names address others when they are taken for URLs."""
+    root = folder / inside
+    for name in ODD_NAMES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.fsencode(name))
+    objects = Objects(Settings(allowed_roots=(folder,)))
+    files = Fetcher(allowed_roots=(folder,), base=root)
+
+    listed = list(objects.listing(f"{file_uri(root)}/"))
+
+    read = {files.fetch(uri) for uri in listed}
+    assert read - {BODY} == {os.fsencode(name) for name in ODD_NAMES}
+    for uri in listed:
+        assert objects.read(uri) == files.fetch(uri)
+    for name in ODD_NAMES:  # as whole paths, as addresses, and as relative paths
+        ways = [str(root / name), path_address(str(root / name)), path_address(name)]
+        ways += [] if scheme_of(name) else [name]
+        for way in ways:
+            assert files.fetch(way) == os.fsencode(name)
+
+
+def test_the_ways_to_write_a_file_address(files, folder):
+    (folder / "a?b#c").write_bytes(b"odd")
+    for uri in (
+        f"FILE://{folder}/a b.jpg",
+        f"file:{folder}/a%20b.jpg",
+        f"file://localhost{folder}/a b.jpg",
+        f" file://{folder}/a b.jpg\n",
+        "file:a%20b.jpg",
+    ):
+        assert files.fetch(uri) == BODY
+    assert files.fetch(f"file://{folder}/a?b#c") == b"odd"
+    assert "a?b#d does not exist" in str(error_of(files, f"file://{folder}/a?b#d"))
+    assert error_of(files, "a\ud800").code == "not_found"
+
+
 def test_files_elsewhere_are_refused_before_one_knows_whether_they_exist(files, folder):
     (folder / "link.jpg").symlink_to(folder.parent / "outside.jpg")
     for uri in (
@@ -342,6 +450,36 @@ def test_what_is_not_a_file_or_too_large_has_its_outcome(files, folder):
         "big.jpg": "too_large",
     }.items():
         assert error_of(files, name).code == code
+
+
+def test_a_link_of_git_annex_to_a_file_that_was_not_fetched_is_named(files, folder):
+    (folder / "c.jpg").symlink_to(".git/annex/objects/Xx/1/MD5E-s9--0.jpg/MD5E-s9--0.jpg")
+    error = error_of(files, "c.jpg")
+    assert (error.code, "git annex get" in error.hint) == ("not_found", True)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EACCES, "unreadable"),
+        (errno.EPERM, "unreadable"),
+        (errno.ELOOP, "not_found"),
+        (errno.EIO, "fetch_failed"),
+        (errno.EMFILE, "fetch_failed"),
+        (errno.ESTALE, "fetch_failed"),
+    ],
+)
+def test_what_the_system_refuses_is_retried_only_where_that_may_help(
+    files, monkeypatch, number, code
+):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("rerankfleet.workers.images.fetch.os.open", refuse)
+    error = error_of(files, "a b.jpg")
+    assert error.code == code
+    assert os.strerror(number) in error.message
+    assert (code in RETRYABLE) == ("again" in error.hint)
 
 
 # ---- data: --------------------------------------------------------------------------------------
@@ -383,6 +521,21 @@ def test_objects_of_allowed_buckets_are_read(bucket, s3):
         assert error_of(bucket, uri).code == code
 
 
+def test_what_a_prefix_lists_is_what_is_read(s3):
+    """Given keys that address others when they are taken for URLs or paths."""
+    keys = ["p/a?b", "p/a", "p/a#b", "p/a%41", "p/aA", "p//a", "p/x/../a", "p/a ", "p/ a", "p/ü;:"]
+    for key in keys:
+        s3.put_object(Bucket="pairs", Key=key, Body=key.encode())
+    fetcher = Fetcher(allowed_buckets=("pairs",))
+
+    listed = list(Objects(Settings(allowed_buckets=("pairs",))).listing("s3://pairs/p/"))
+
+    assert sorted(fetcher.fetch(uri).decode() for uri in listed) == sorted(keys)
+    assert fetcher.fetch("S3://pairs/p/a?b") == b"p/a?b"
+    for key in ("p/a?c#d", "p/%", "p/e "):
+        assert f"s3://pairs/{key} does not exist" in str(error_of(fetcher, f"s3://pairs/{key}"))
+
+
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
 def test_refused_credentials_are_no_items_fault(bucket, monkeypatch, code):
     from botocore.exceptions import ClientError
@@ -397,10 +550,52 @@ def test_refused_credentials_are_no_items_fault(bucket, monkeypatch, code):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "outcome", "words"),
+    [
+        ("AccessDenied", 403, "unreadable", "credentials may not read it"),
+        ("InvalidObjectState", 403, "unreadable", "archived"),
+        ("PermanentRedirect", 301, "unreadable", "another region"),
+        ("KMS.DisabledException", 400, "unreadable", "credentials may not read it"),
+        ("SlowDown", 503, "fetch_failed", "again"),
+        ("InternalError", 500, "fetch_failed", "again"),
+    ],
+)
+def test_a_refusal_of_s3_is_not_retried(bucket, monkeypatch, code, status, outcome, words):
+    from botocore.exceptions import ClientError
+
+    calls = []
+
+    def refuse(**_: object) -> None:
+        calls.append(1)
+        answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(answer, "GetObject")
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", refuse)
+    error = error_of(bucket, "s3://pairs/a/b c.jpg")
+    assert (error.code, words in error.hint) == (outcome, True)
+    assert (len(calls) == 1) == (outcome not in RETRYABLE)
+
+
 def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     fetcher = Fetcher(allowed_buckets=("pairs",))
     assert error_of(fetcher, "s3://pairs/a.jpg").code == "fetch_failed"
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "reset"), HTTPException("secret")])
+def test_a_connection_to_s3_that_breaks_past_its_client_is_tried_again(bucket, monkeypatch, broken):
+    calls = []
+
+    def get(**_: object) -> None:
+        calls.append(1)
+        raise broken
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", get)
+    assert error_of(bucket, "s3://pairs/a/b c.jpg").code == "fetch_failed"
+    assert len(calls) > 1
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])
@@ -442,8 +637,8 @@ def test_missing_credentials_are_reported(s3, monkeypatch, tmp_path):
     [
         ("https://user:pw@host.com/a.jpg?sig=x#y", "https://host.com/a.jpg"),
         ("https://host.com/a@b.jpg", "https://host.com/a@b.jpg"),
-        ("s3://bucket/key", "s3://bucket/key"),
-        ("a/b.jpg", "a/b.jpg"),
+        ("s3://bucket/key?a#b", "s3://bucket/key?a#b"),
+        ("a/b?c#d.jpg", "a/b?c#d.jpg"),
         ("data:image/png;base64,AAAA", "data:image/png;base64,… (26 characters)"),
         ("https://host.com/" + "x" * 300, "https://host.com/" + "x" * 183 + "…"),
     ],

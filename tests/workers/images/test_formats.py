@@ -146,7 +146,7 @@ def test_of_several_pictures_the_first_is_read():
 @pytest.mark.parametrize(
     ("data", "kind", "hint"),
     [
-        (gzip.compress(b"x"), "a gzip file", "unpack"),
+        (gzip.compress(b"x", mtime=0), "a gzip file", "unpack"),
         (b"PK\3\4" + bytes(30), "a ZIP archive", "unpack"),
         (b"%PDF-1.7", "a PDF document", "JPEG, PNG"),
         (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "an MP4 video", "frames"),
