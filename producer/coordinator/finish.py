@@ -96,9 +96,15 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
     provenances: list[Provenance] = []
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
-            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
-            out.write(dump_line(line))
             lines += 1
+            line = output_line(
+                outcome,
+                provenance,
+                top_n=spec.top_n,
+                calibration=spec.calibration,
+                place=lines,
+            )
+            out.write(dump_line(line))
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
             renew()
