@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
+from rerankfleet.shared.content.validation import is_id
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import MALFORMED
 from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
@@ -220,7 +221,7 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     """A row as a line of JSON, without its empty cells."""
     fields = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     for name, value in fields.items():
-        if not isinstance(value, str | int | float | list):
+        if not isinstance(value, str | int | list) and not (name == "id" and is_id(value)):
             kind = type(value).__name__
             return _malformed(f"{name} is of type {kind}, expected text", fields)
     try:
@@ -235,5 +236,5 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
 def _malformed(message: str, fields: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """A line with an error, and with what names the row: its id and its address."""
     names = {name: fields.get(name) for name in ("id", "image")}
-    kept = {k: v for k, v in names.items() if isinstance(v, str | int) and len(str(v)) <= NAME_MAX}
+    kept = {k: v for k, v in names.items() if is_id(v) and len(str(v)) <= NAME_MAX}
     return json.dumps({MALFORMED: message, **kept}).encode() + b"\n"
