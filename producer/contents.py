@@ -26,8 +26,8 @@ def read_contents(
     word: str = "line",
     when_large: str = "split it",
 ) -> Iterator[tuple[int, Any]]:
-    """What the lines of a file hold that are not blank, each with its line's number from 1: a text,
-    or the fields of a content.
+    """What the lines of a file hold, each with its line's number from 1: a text, the fields of a
+    content, or None where it is blank.
 
     The file is lines, or CSV or Parquet with the columns text, image, id; without `objects` it is
     local. Raises UsageError naming the first `word` that cannot be read, and, with the hint
@@ -39,8 +39,7 @@ def read_contents(
         if size > bytes_max:
             message = f"{source} is larger than is read: it has more than {bytes_max} bytes"
             raise UsageError(message, hint=when_large)
-        if line and not is_blank(line):
-            yield number, _content(f"{source}, {word} {number}", line)
+        yield number, None if is_blank(line) else _content(f"{source}, {word} {number}", line)
 
 
 def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[bytes]:

@@ -33,6 +33,8 @@ from rerankfleet.shared.formats.sources import (
     PROBE_LINES,
     first_lines,
     is_uri,
+    output_errors,
+    require_writable,
     source_of,
 )
 from rerankfleet.shared.job_spec import InputRef
@@ -95,7 +97,8 @@ def _query_values(
         except PydanticCustomError as error:
             raise _wrong_queries(f"the queries: {error.message()}", "write a list") from None
     name = source_of(str(source))
-    return name, read_contents(name, objects, QUERIES_BYTES, word="query")
+    lines = read_contents(name, objects, QUERIES_BYTES, word="query")
+    return name, (line for line in lines if line[1] is not None)
 
 
 def _query(where: str, number: int, value: Any) -> Document:
@@ -205,8 +208,12 @@ def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> Non
         path = local_path(output) if is_uri(output) else Path(output)
         if path.is_file():
             raise UsageError(f"the output {output} is a file", hint="name a folder")
-        occupied = path.is_dir() and any(path.iterdir())
+        with output_errors(output):
+            occupied = path.is_dir() and any(path.iterdir())
+            require_writable(path / "manifest.json")
     if occupied and not force:
         raise OutputExists(
-            f"the output {output} is not empty", hint="use --force to add files to it"
+            f"the output {output} is not empty",
+            hint="set `force` to add files to it",
+            command="--force",
         )

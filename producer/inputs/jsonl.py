@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -279,5 +279,17 @@ def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
             "documents": [document for document, _ in kept],
             "indices": [index for _, index in kept],
             "failures": [f for f in piece.failures if f.index in failed],
+            "twins": _twins_left(piece, before, [index for _, index in kept]),
         }
     )
+
+
+def _twins_left(piece: Slice, before: SliceOutcome, left: Sequence[int]) -> dict[int, int]:
+    """The twins of the documents that are left: one that has its score already, where there is one,
+    so that all have that score."""
+    scored: dict[int, int] = {}
+    for index in sorted(result.index for result in before.results):
+        scored.setdefault(piece.twins.get(index, index), index)
+    first = {index: piece.twins.get(index, index) for index in left}
+    twins = {index: scored.get(at, at) for index, at in first.items()}
+    return {index: at for index, at in twins.items() if at != index}

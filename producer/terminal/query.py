@@ -40,6 +40,13 @@ class Candidate:
 
     document: Mapping[str, Any]
     name: str
+    place: str = ""
+    """The file and line that it is from: "line 3 of candidates.txt"."""
+
+    @property
+    def placed(self) -> str:
+        """Its name after its place, where it has one."""
+        return f"{self.place}: {self.name}" if self.place else self.name
 
 
 @dataclass(slots=True)
@@ -51,6 +58,8 @@ class RequestBuilder:
     objects: Objects | None = None
     """Read the files that are named by a URI."""
     candidates: list[Candidate] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """What each file held: "12 lines of candidates.txt, 2 of them empty"."""
     _bytes: int = 0
 
     def query(self, text: str | None, images: Sequence[str]) -> dict[str, Any]:
@@ -64,9 +73,9 @@ class RequestBuilder:
             )
         return content
 
-    def add_text(self, text: str) -> None:
+    def add_text(self, text: str, place: str = "") -> None:
         """Add a candidate of text."""
-        self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN])))
+        self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN]), place))
 
     def add_image(self, image: str) -> None:
         """Add a candidate of one image, whose id is its name. Raises UsageError."""
@@ -75,13 +84,29 @@ class RequestBuilder:
 
     def add_file(self, path: str) -> None:
         """Add a candidate per line, text or a JSON content, or per row of a table; `-` is stdin.
-        Raises UsageError."""
+        Lines are counted as the file has them; empty ones are no candidates. Raises UsageError."""
+        name, empty, number = "standard input" if path == "-" else path, 0, 0
         large = "`rerank submit` takes files of any size"
-        for _, content in read_contents(path, self.objects, self.bytes_max, when_large=large):
-            if isinstance(content, str):
-                self.add_text(content)
+        for number, content in read_contents(path, self.objects, self.bytes_max, when_large=large):
+            place = f"line {number} of {Path(name).name}"  # the number first: names are cut short
+            if content is None:
+                empty += 1
+            elif isinstance(content, str):
+                self.add_text(content, place)
             else:
-                self.candidates.append(Candidate(content, _content_name(content)))
+                self.candidates.append(Candidate(content, _content_name(content), place))
+        plural = "" if number == 1 else "s"
+        said = f", {empty:,} of them empty" if empty else ""
+        self.files.append(f"{number:,} line{plural} of {name}{said}")
+
+    def require_candidates(self) -> None:
+        """Raise UsageError where there is nothing to rank."""
+        if self.candidates:
+            return
+        where = f" ({'; '.join(self.files)})" if self.files else ""
+        raise UsageError(
+            f"there are no candidates{where}", hint="give some with --doc, --image or --file"
+        )
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
@@ -150,7 +175,9 @@ def _content_name(content: Mapping[str, Any]) -> str:
 # ---- the table ----------------------------------------------------------------------------------
 
 
-def ranking(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> RenderableType:
+def ranking(
+    line: Mapping[str, Any], candidates: Sequence[Candidate], files: Sequence[str] = ()
+) -> RenderableType:
     """A line of output for people: scored candidates by rank, then the others with the reason."""
     results, errors = line["results"], line["errors"]
     parts: list[RenderableType] = [_ranked(results, candidates)] if results else []
@@ -164,7 +191,16 @@ def ranking(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> Rendera
     more = f"{hidden} more with a lower score · " if hidden > 0 else ""
     by = line["provenance"] or {}
     last = f"{more}{by.get('model', 'no model')} · {by.get('dtype', '')} · {by.get('device', '')}"
-    return Group(*parts, Text(), Text(one_line(last.rstrip(" ·")), "dim"))
+    parts += [Text(), Text(one_line(last.rstrip(" ·")), "dim")]
+    if files:
+        parts.append(Text(one_line(f"{'; '.join(files)}: {_counts(line, candidates)}"), "dim"))
+    return Group(*parts)
+
+
+def _counts(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> str:
+    """How many candidates there were, and how many have no score."""
+    unscored = len(line["errors"])
+    return f"{len(candidates):,} candidates" + (f", {unscored:,} without a score" * bool(unscored))
 
 
 def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:
@@ -213,5 +249,5 @@ def _refused(errors: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate
     for error in errors:
         at = error.get("index")
         why = ": ".join(one_line(error[key]) for key in ("message", "hint") if error.get(key))
-        table.add_row(Text("all" if at is None else candidates[at].name), Text(why))
+        table.add_row(Text("all" if at is None else candidates[at].placed), Text(why))
     return table
