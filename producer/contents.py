@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rerankfleet.producer.inputs.tables import CONTENTS, opened, table_lines, table_suffix
+from rerankfleet.producer.inputs.tables import (
+    CONTENTS,
+    opened,
+    refuse_header,
+    table_lines,
+    table_suffix,
+)
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.formats.encodings import is_blank
 from rerankfleet.shared.formats.lines import MALFORMED, json_object, text_of
-from rerankfleet.shared.formats.sources import plain
+from rerankfleet.shared.formats.sources import first_lines, plain, refuse_other_kinds
 from rerankfleet.shared.storage.objects import Objects
 
 CONTENT_HINT = 'write text, or {"text"?, "image"?, "id"?}'
@@ -46,6 +52,8 @@ def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[byt
     """The lines with their ends; of one that is too long the beginning."""
     if not table_suffix(source):
         with opened(source, objects) as raw, plain(raw, source) as stream:
+            refuse_other_kinds(stream, source, "lines of text", CONTENT_HINT)
+            refuse_header(b"".join((first_lines(stream) or [])[:1]), source, CONTENTS)
             yield from iter(lambda: stream.readline(bytes_max + 1), b"")
         return
     with table_lines(source, objects, bytes_max, CONTENTS) as rows:

@@ -22,7 +22,13 @@ from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
 from rerankfleet.shared.content.validation import is_id
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import MALFORMED
-from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    is_uri,
+    open_local,
+    plain,
+    refuse_other_kinds,
+)
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
@@ -58,6 +64,7 @@ def table_lines(
     with opened(source, objects) as raw:
         if table_suffix(source) != ".parquet":
             with plain(raw, source) as stream:
+                refuse_other_kinds(stream, source, "CSV", COLUMNS_HINT)
                 yield csv_lines(cast(BinaryIO, stream), source, max_line_bytes, needed)
             return
         with _on_disk(raw) as file:
@@ -121,12 +128,26 @@ def _delimiter_for(needed: Needed) -> Callable[[bytes], bytes]:
 
     def choose(header: bytes) -> bytes:
         for delimiter in DELIMITERS:
-            names = (plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter))
-            if not set(needed).isdisjoint(names):
+            if not _names_in(header, delimiter).isdisjoint(needed):
                 return delimiter
         return COMMA
 
     return choose
+
+
+def _names_in(header: bytes, delimiter: bytes) -> set[str]:
+    return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
+
+
+def refuse_header(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
+    rows would be read as texts or addresses."""
+    names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
+    if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
+        raise UsageError(
+            f"{name} seems to be CSV: its first line names columns",
+            hint="let its name end with .csv",
+        )
 
 
 # ---- Parquet ------------------------------------------------------------------------------------
@@ -188,6 +209,9 @@ def no_pyarrow(purpose: str) -> UsageError:
 # ---- rows ---------------------------------------------------------------------------------------
 
 
+COLUMNS_HINT = "the columns that are read are image, id and text"
+
+
 def plain_name(column: str | bytes) -> str:
     """A column's name without what differs by accident: its case, and blanks around it."""
     text = column if isinstance(column, str) else column.decode(errors="replace")
@@ -212,7 +236,7 @@ def columns_of(columns: Sequence[str], name: str, needed: Needed) -> dict[str, i
         wanted = " or ".join(map(repr, needed))
         raise UsageError(
             f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
-            hint="the columns that are read are image, id and text",
+            hint=COLUMNS_HINT,
         )
     return places
 
