@@ -33,7 +33,7 @@ def read_contents(
     when_large: str = "split it",
 ) -> Iterator[tuple[int, Any]]:
     """What the lines of a file hold, each with its line's number from 1: a text, the fields of a
-    content, or None where it is blank.
+    content, or None where it is blank; what the rows of a table hold.
 
     The file is lines, or CSV or Parquet with the columns text, image, id; without `objects` it is
     local. Raises UsageError naming the first `word` that cannot be read, and, with the hint
@@ -45,7 +45,10 @@ def read_contents(
         if size > bytes_max:
             message = f"{source} is larger than is read: it has more than {bytes_max} bytes"
             raise UsageError(message, hint=when_large)
-        yield number, None if is_blank(line) else _content(f"{source}, {word} {number}", line)
+        if not is_blank(line):
+            yield number, _content(f"{source}, {word} {number}", line)
+        elif not table_suffix(source):
+            yield number, None
 
 
 def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[bytes]:

@@ -65,7 +65,8 @@ def table_lines(
         if table_suffix(source) != ".parquet":
             with plain(raw, source) as stream:
                 refuse_other_kinds(stream, source, "CSV", COLUMNS_HINT)
-                yield csv_lines(cast(BinaryIO, stream), source, max_line_bytes, needed)
+                rows = _csv_rows(cast(BinaryIO, stream), source, max_line_bytes, needed)
+                yield _in_place(rows)
             return
         with _on_disk(raw) as file:
             yield _parquet_lines(file, source, max_line_bytes, needed)
@@ -85,8 +86,25 @@ def opened(source: str, objects: Objects | None) -> Iterator[BinaryIO]:
 def csv_lines(
     stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed = IMAGES
 ) -> Iterator[bytes]:
-    """The rows of CSV as lines, each as the line of the file on which it begins; what is between
-    them is blank. The first row names the columns. A malformed row becomes a line with an error."""
+    """The rows of CSV as lines. The first row names the columns. A malformed row becomes a line
+    with an error."""
+    return (line for _, line in _csv_rows(stream, name, max_line_bytes, needed))
+
+
+def _in_place(rows: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Rows with their numbers, each as the line of that number; what is between them is blank."""
+    written = 0
+    for number, line in rows:
+        if between := number - written - 1:
+            yield b"\n" * between
+        yield line
+        written = number
+
+
+def _csv_rows(
+    stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed
+) -> Iterator[tuple[int, bytes]]:
+    """The rows of CSV as lines, with the line of the file on which each begins."""
     rows = iter(CsvRows(stream, name, min(max_line_bytes, CSV_ROW_BYTES), _delimiter_for(needed)))
     header = next(rows, None)
     if header is None:
@@ -96,24 +114,20 @@ def csv_lines(
             f"the first line of {name} cannot be read: {header.error}",
             hint="it names the columns",
         )
-    places, written = columns_of(header.cells, name, needed), 0
+    places = columns_of(header.cells, name, needed)
     for row in rows:
-        if between := row.line - written - 1:
-            yield b"\n" * between
-        written = row.line
-        if row.error:
-            yield _malformed(row.error)
-        elif len(row.cells) == len(header.cells):
-            yield _csv_line(row, {column: row.cells[at] for column, at in places.items()})
-        else:
-            yield _malformed(
-                f"{len(row.cells)} columns, expected {len(header.cells)}, at line {row.line} of "
-                "the file"
-            )
+        yield row.line, _csv_line(row, places, len(header.cells))
 
 
-def _csv_line(row: Row, fields: dict[str, str]) -> bytes:
-    """A row as a line. Only the name of a file may hold bytes that are not UTF-8."""
+def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
+    """A row of so many columns as a line. Only the name of a file may hold bytes that are not
+    UTF-8."""
+    if row.error:
+        return _malformed(row.error)
+    if len(row.cells) != count:
+        where = f"at line {row.line} of the file"
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+    fields = {column: row.cells[at] for column, at in places.items()}
     if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
         return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
     return row_line(fields)
