@@ -241,8 +241,8 @@ class _Fetches:
         raise UsageError(
             f"{len(failed)} of the last {len(newest)} images could not be fetched; the first: "
             f"{failed[0].message}",
-            hint="fix the cause and `rerank resume`, or submit again with a higher "
-            "--max-error-rate",
+            hint="fix the cause and resume the job, or submit it again with a higher "
+            "max_error_rate",
         )
 
 
@@ -310,7 +310,7 @@ def _too_poor(image: PreparedImage, spec: JobSpec, *, of_query: bool) -> ItemErr
     return ItemError(
         POOR_QUERY if of_query else "low_quality",
         f"the {what}'s quality {image.quality:.2f} is below {spec.quality_threshold:.2f}",
-        hint="use a sharper, well exposed image, or lower --quality-threshold",
+        hint="use a sharper, well exposed image, or lower quality_threshold",
         quality=image.quality,
     )
 
