@@ -60,7 +60,7 @@ ITEM_CODES = {
     "timeout": "the image was not read in time; a retry may succeed",
     "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",
     "invalid_image": "the file is empty, truncated or damaged, or the row of a catalog is wrong",
-    "unsupported_image": "not an image format that is read",
+    "unsupported_image": "not an image of a format, or with pixels, that is read",
     "image_too_large": "too many pixels",
     "decode_timeout": "the image was not decoded in time; a retry may succeed",
     "decode_crashed": "the process that decoded the image died",

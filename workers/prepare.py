@@ -22,6 +22,7 @@ from rerankfleet.shared.content.images import (
     FRAMES_PER_S,
     MIN_PIXELS,
     VIDEO_PIXELS,
+    short_number,
 )
 from rerankfleet.shared.content.outcomes import POOR_QUERY, ImageFacts, Provenance
 from rerankfleet.shared.content.requests import Slice
@@ -190,7 +191,7 @@ def provenance_of(engine: Provenance, spec: JobSpec, *, supports_images: bool) -
     if not supports_images:
         return engine
     fps = spec.video_fps or FRAMES_PER_S
-    video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{fps:g}"
+    video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{short_number(fps)}"
     return engine.model_copy(update={"pixels": spec.image_spec.key(), "video": video})
 
 

@@ -14,11 +14,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
 from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.producer.inputs.tables import csv_lines, opened, table_lines, table_suffix
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
 from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
 from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
@@ -95,7 +97,7 @@ def _parsed(name: str, number: int, line: str) -> Any:
 
 def _query(where: str, number: int, value: Any) -> Document:
     try:
-        query = valid_document(value)
+        query = valid_document(with_images(value, inline_uri))
     except ItemError as error:
         hint = 'write text, or {"text"?, "image"?, "video"?, "id"?}'
         raise UsageError(f"{where}: {error.message}", hint=hint) from error

@@ -6,7 +6,6 @@ Images in local files are sent in the request, since workers may be on other hos
 
 from __future__ import annotations
 
-import base64
 import json
 import mimetypes
 import os
@@ -21,8 +20,9 @@ from rich.text import Text
 
 from rerankfleet.producer.terminal.tables import bar, one_line
 from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
+from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
-from rerankfleet.shared.content.uris import DATA_URI_BYTES
+from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import open_local
 
@@ -88,7 +88,8 @@ class RequestBuilder:
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
-        if scheme_of(image) and not os.path.lexists(image):
+        addressed = carries_file(image) or scheme_of(image)
+        if addressed and not os.path.lexists(image):
             return image
         path = Path(image).expanduser()
         try:
@@ -101,10 +102,8 @@ class RequestBuilder:
                 f"the image {image} cannot be read ({error.strerror})", hint="check the path"
             ) from None
         kind = mimetypes.guess_type(path.name)[0] or ""
-        kind = (
-            kind if kind.startswith("image/") else "image/unknown"
-        )  # workers detect it by the bytes
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        kind = kind.removeprefix("image/") if kind.startswith("image/") else "unknown"
+        return data_uri(kind, data)  # workers detect its kind by the bytes
 
     def _refuse_large(self, image: str, size: int) -> None:
         """Raise UsageError if an image, or all of them together, are too large for a request."""
@@ -147,8 +146,8 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
 
 def _whole_name(image: str) -> str:
     """A path as it is; an address without what is secret in it; the kind of a data: URI."""
-    if scheme_of(image) == "data":
-        return image.partition(";")[0][:IMAGE_SHOWN]
+    if carries_file(image):
+        return image.partition(";")[0][:IMAGE_SHOWN] if is_data_uri(image) else "base64"
     return printable(without_secrets(image))
 
 

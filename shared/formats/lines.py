@@ -7,13 +7,14 @@ in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 from pydantic import ValidationError
 
 from rerankfleet.shared.addresses import printable, safe_uri, without_secrets
 from rerankfleet.shared.content.content import Document, content_fields, few_fields
+from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
 from rerankfleet.shared.content.uris import URI_CHARACTERS
@@ -78,16 +79,28 @@ def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
 
 
 def slice_of(
-    number: int, fields: Mapping[str, Any], *, max_documents: int, strict: bool = False
+    number: int,
+    fields: Mapping[str, Any],
+    *,
+    max_documents: int,
+    strict: bool = False,
+    replace_image: Callable[[Any], str] | None = None,
 ) -> Slice:
     """Validate a request and return it as one slice. Raises ItemError when it cannot be scored;
-    a document that cannot is a failure in the slice, or raised too if `strict`."""
+    a document that cannot is a failure in the slice, or raised too if `strict`. `replace_image`
+    gives the URI of an image that a program holds, or raises ItemError."""
+
+    def replaced(content: Any) -> Any:
+        return with_images(content, replace_image) if replace_image else content
+
+    if "query" in fields:
+        fields = {**fields, "query": replaced(fields["query"])}
     request = _request(fields)
     _require_documents(request, max_documents)
     documents, indices, failures = [], [], []
     for index, value in enumerate(request.documents):
         try:
-            documents.append(valid_document(value, path=("documents", index)))
+            documents.append(valid_document(replaced(value), path=("documents", index)))
             indices.append(index)
         except ItemError as error:
             if strict:

@@ -5,8 +5,6 @@ s3://bucket/key  https://  http://  file:///path  path  data:image/png;base64,..
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import stat
 import threading
@@ -15,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import stamina
 
 from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
+from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
 from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
 from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
@@ -28,8 +26,6 @@ from rerankfleet.workers.images.http import HttpReader
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
-
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class Fetcher:
@@ -76,9 +72,9 @@ class Fetcher:
         `fetch_failed` (all else); and CredentialsRefused, which no item is to blame for.
         """
         budget = Budget(uri, self._max_bytes, self._timeout_s, time.monotonic() + self._timeout_s)
-        scheme = scheme_of(uri)
-        if scheme == "data":
+        if is_data_uri(uri):
             return _data(uri, budget)
+        scheme = scheme_of(uri)
         try:
             address = canonical(uri)
         except UsageError as error:
@@ -225,17 +221,12 @@ def _s3_error(uri: str, error: Exception) -> Exception:
 
 
 def _data(uri: str, budget: Budget) -> bytes:
-    head, comma, body = uri.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise refused(uri, "is not base64", "write data:image/png;base64,...")
-    if len(body) * 3 // 4 > budget.max_bytes + 2:
-        raise budget.too_large()
     try:
-        data = base64.b64decode(unquote(body).translate(_URL_SAFE), validate=True)
-    except (binascii.Error, ValueError):
+        data = data_of(uri, budget.max_bytes)
+    except WrongData as error:
         raise ItemError(
-            "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it again"
+            "invalid_image", f"{safe_uri(uri)} is damaged: {error}", hint="encode the file again"
         ) from None
-    if len(data) > budget.max_bytes:
+    if data is None:
         raise budget.too_large()
     return data

@@ -460,9 +460,9 @@ def test_data_uris_are_decoded_within_their_bytes():
     for uri, code in {
         f"data:image/png;base64,{encoded}AAAA": "too_large",
         f"data:image/png;base64,{'A' * 10 * len(BODY)}": "too_large",
-        "data:image/png;base64,secret!": "fetch_failed",
-        "data:image/png,secret": "refused_source",
-        "data:": "refused_source",
+        f"data:image/png,{'%00' * len(BODY)}%00": "too_large",
+        "data:image/png;base64,secret!": "invalid_image",
+        "data:": "invalid_image",
     }.items():
         assert error_of(fetcher, uri).code == code
 
