@@ -88,8 +88,7 @@ class RequestBuilder:
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
-        addressed = carries_file(image) or scheme_of(image)
-        if addressed and not os.path.lexists(image):
+        if carries_file(image) or (scheme_of(image) and not os.path.lexists(image)):
             return image
         path = Path(image).expanduser()
         try:
