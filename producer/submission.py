@@ -195,6 +195,8 @@ def path_or_uri(value: Any, what: str) -> str:
             f"{what} is of type {type(value).__name__}, expected a path or URI",
             hint="write the lines into a file, or use `rerank` for a few documents",
         )
+    if not str(value):
+        raise UsageError(f"{what} has no name", hint="name a file, a folder or a URI")
     return str(value)
 
 

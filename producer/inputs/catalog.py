@@ -19,7 +19,13 @@ from rerankfleet.producer.contents import read_contents
 from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
 from rerankfleet.producer.inputs.jsonl import pin
-from rerankfleet.producer.inputs.tables import csv_lines, table_lines, table_suffix
+from rerankfleet.producer.inputs.tables import (
+    IMAGES,
+    csv_lines,
+    refuse_header,
+    table_lines,
+    table_suffix,
+)
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.given import with_images
@@ -34,6 +40,7 @@ from rerankfleet.shared.formats.sources import (
     first_lines,
     is_uri,
     output_errors,
+    refuse_other_kinds,
     require_writable,
     source_of,
 )
@@ -164,13 +171,16 @@ def _upload(lines: Iterator[bytes], source: str, objects: Objects, target: str) 
 
 def _probe(stream: io.BufferedReader, name: str) -> None:
     """Refuse what is not a listing, without consuming anything."""
+    refuse_other_kinds(stream, name, "a listing of images", LISTING_HINT)
     lines = first_lines(stream)
     if lines is not None:
+        refuse_header(lines[0] if lines else b"", name, IMAGES)
         _refuse_others(lines, name)
 
 
 def _probe_csv(stream: io.BufferedReader, name: str) -> None:
     """Refuse CSV that is not a listing, without consuming anything."""
+    refuse_other_kinds(stream, name, "CSV", LISTING_HINT)
     head = stream.peek(COPY_BYTES)
     rows = list(islice(csv_lines(io.BytesIO(head), name, COPY_BYTES), PROBE_LINES))
     if len(head) >= COPY_BYTES - 1 and len(rows) < PROBE_LINES:

@@ -19,9 +19,16 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
+from rerankfleet.shared.content.validation import is_id
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import MALFORMED
-from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    is_uri,
+    open_local,
+    plain,
+    refuse_other_kinds,
+)
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
@@ -57,7 +64,9 @@ def table_lines(
     with opened(source, objects) as raw:
         if table_suffix(source) != ".parquet":
             with plain(raw, source) as stream:
-                yield csv_lines(cast(BinaryIO, stream), source, max_line_bytes, needed)
+                refuse_other_kinds(stream, source, "CSV", COLUMNS_HINT)
+                rows = _csv_rows(cast(BinaryIO, stream), source, max_line_bytes, needed)
+                yield _in_place(rows)
             return
         with _on_disk(raw) as file:
             yield _parquet_lines(file, source, max_line_bytes, needed)
@@ -77,8 +86,25 @@ def opened(source: str, objects: Objects | None) -> Iterator[BinaryIO]:
 def csv_lines(
     stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed = IMAGES
 ) -> Iterator[bytes]:
-    """The rows of CSV as lines, each as the line of the file on which it begins; what is between
-    them is blank. The first row names the columns. A malformed row becomes a line with an error."""
+    """The rows of CSV as lines. The first row names the columns. A malformed row becomes a line
+    with an error."""
+    return (line for _, line in _csv_rows(stream, name, max_line_bytes, needed))
+
+
+def _in_place(rows: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Rows with their numbers, each as the line of that number; what is between them is blank."""
+    written = 0
+    for number, line in rows:
+        if between := number - written - 1:
+            yield b"\n" * between
+        yield line
+        written = number
+
+
+def _csv_rows(
+    stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed
+) -> Iterator[tuple[int, bytes]]:
+    """The rows of CSV as lines, with the line of the file on which each begins."""
     rows = iter(CsvRows(stream, name, min(max_line_bytes, CSV_ROW_BYTES), _delimiter_for(needed)))
     header = next(rows, None)
     if header is None:
@@ -88,24 +114,20 @@ def csv_lines(
             f"the first line of {name} cannot be read: {header.error}",
             hint="it names the columns",
         )
-    places, written = columns_of(header.cells, name, needed), 0
+    places = columns_of(header.cells, name, needed)
     for row in rows:
-        if between := row.line - written - 1:
-            yield b"\n" * between
-        written = row.line
-        if row.error:
-            yield _malformed(row.error)
-        elif len(row.cells) == len(header.cells):
-            yield _csv_line(row, {column: row.cells[at] for column, at in places.items()})
-        else:
-            yield _malformed(
-                f"{len(row.cells)} columns, expected {len(header.cells)}, at line {row.line} of "
-                "the file"
-            )
+        yield row.line, _csv_line(row, places, len(header.cells))
 
 
-def _csv_line(row: Row, fields: dict[str, str]) -> bytes:
-    """A row as a line. Only the name of a file may hold bytes that are not UTF-8."""
+def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
+    """A row of so many columns as a line. Only the name of a file may hold bytes that are not
+    UTF-8."""
+    if row.error:
+        return _malformed(row.error)
+    if len(row.cells) != count:
+        where = f"at line {row.line} of the file"
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+    fields = {column: row.cells[at] for column, at in places.items()}
     if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
         return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
     return row_line(fields)
@@ -120,12 +142,26 @@ def _delimiter_for(needed: Needed) -> Callable[[bytes], bytes]:
 
     def choose(header: bytes) -> bytes:
         for delimiter in DELIMITERS:
-            names = (plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter))
-            if not set(needed).isdisjoint(names):
+            if not _names_in(header, delimiter).isdisjoint(needed):
                 return delimiter
         return COMMA
 
     return choose
+
+
+def _names_in(header: bytes, delimiter: bytes) -> set[str]:
+    return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
+
+
+def refuse_header(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
+    rows would be read as texts or addresses."""
+    names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
+    if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
+        raise UsageError(
+            f"{name} seems to be CSV: its first line names columns",
+            hint="let its name end with .csv",
+        )
 
 
 # ---- Parquet ------------------------------------------------------------------------------------
@@ -187,6 +223,9 @@ def no_pyarrow(purpose: str) -> UsageError:
 # ---- rows ---------------------------------------------------------------------------------------
 
 
+COLUMNS_HINT = "the columns that are read are image, id and text"
+
+
 def plain_name(column: str | bytes) -> str:
     """A column's name without what differs by accident: its case, and blanks around it."""
     text = column if isinstance(column, str) else column.decode(errors="replace")
@@ -211,7 +250,7 @@ def columns_of(columns: Sequence[str], name: str, needed: Needed) -> dict[str, i
         wanted = " or ".join(map(repr, needed))
         raise UsageError(
             f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
-            hint="the columns that are read are image, id and text",
+            hint=COLUMNS_HINT,
         )
     return places
 
@@ -220,7 +259,7 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     """A row as a line of JSON, without its empty cells."""
     fields = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     for name, value in fields.items():
-        if not isinstance(value, str | int | float | list):
+        if not isinstance(value, str | int | list) and not (name == "id" and is_id(value)):
             kind = type(value).__name__
             return _malformed(f"{name} is of type {kind}, expected text", fields)
     try:
@@ -235,5 +274,5 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
 def _malformed(message: str, fields: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """A line with an error, and with what names the row: its id and its address."""
     names = {name: fields.get(name) for name in ("id", "image")}
-    kept = {k: v for k, v in names.items() if isinstance(v, str | int) and len(str(v)) <= NAME_MAX}
+    kept = {k: v for k, v in names.items() if is_id(v) and len(str(v)) <= NAME_MAX}
     return json.dumps({MALFORMED: message, **kept}).encode() + b"\n"

@@ -18,6 +18,8 @@ NESTING_MAX = 200
 """So deep is JSON read; deeper values raise an error in pydantic's parser."""
 INTEGER_BOUND = 10**4300
 """Integers of more digits are read neither by Python's parser nor by pydantic's."""
+EXACT_BOUND = 2**53
+"""Below it, a float holds every whole number."""
 
 
 # ---- numbers, ids and lists ---------------------------------------------------------------------
@@ -32,12 +34,18 @@ def _own(value: Any) -> Any:
     return float(value) if isinstance(value, Real) else value
 
 
+def is_id(value: Any) -> bool:
+    """Whether a value may be an id: a text or a whole number, which may be written as a float."""
+    if isinstance(value, float):  # a larger one is no longer the number that was written
+        return value.is_integer() and abs(value) < EXACT_BOUND
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 def _id(value: Any) -> Any:
     own = _own(value)
-    is_known = own is None or isinstance(own, str | int | float)
-    if not is_known or isinstance(own, bool) or (isinstance(own, float) and not math.isfinite(own)):
-        raise PydanticCustomError("id", "Input should be text or a finite number")
-    return own
+    if own is None or is_id(own):
+        return own
+    raise PydanticCustomError("id", "Input should be text or a whole number")
 
 
 ItemId = Annotated[str | int | float, BeforeValidator(_id)]

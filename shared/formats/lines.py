@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from pydantic import ValidationError
 
@@ -25,6 +25,7 @@ from rerankfleet.shared.content.validation import (
     NESTING_MAX,
     ItemId,
     first_error,
+    is_id,
     require_json,
 )
 from rerankfleet.shared.errors import ItemError, Path, UsageError
@@ -350,10 +351,10 @@ def _image_at(content: Any, path: Path) -> str | None:
 def _id_of(fields: Any) -> ItemId | None:
     """The id of what is wrong elsewhere, or None where that is wrong too."""
     own_id = fields.get("id") if isinstance(fields, dict) else None
-    if isinstance(own_id, bool) or not isinstance(own_id, str | int | float):
+    if not is_id(own_id):
         return None
     try:
         require_json(own_id)
     except ValueError:
         return None
-    return own_id
+    return cast(ItemId, own_id)

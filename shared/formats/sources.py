@@ -18,7 +18,9 @@ from typing import BinaryIO, cast
 from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
 from rerankfleet.shared.formats.encodings import MARK_BYTES, as_utf8, is_blank, other_encoding
-from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
+from rerankfleet.shared.formats.file_kinds import kind_of
+from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
 from rerankfleet.shared.formats.manifest import manifest_uri
 from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
 
@@ -142,9 +144,16 @@ class _Unpacked(io.RawIOBase):
 
 def probe(plain: io.BufferedReader, name: str) -> None:
     """Refuse what is not JSON Lines, without consuming anything."""
+    refuse_other_kinds(plain, name, "JSON Lines", FORMAT_HINT)
     lines = first_lines(plain)
     if lines is not None:
         refuse_other_formats(lines, name)
+
+
+def refuse_other_kinds(plain: io.BufferedReader, name: str, expected: str, hint: str) -> None:
+    """Raise UsageError for what is no text by its first bytes, without consuming anything."""
+    if kind := kind_of(plain.peek(KIND_BYTES)[:KIND_BYTES]):
+        raise UsageError(f"{printable(name)} seems to be {kind}, expected {expected}", hint=hint)
 
 
 def first_lines(plain: io.BufferedReader) -> list[bytes] | None:

@@ -153,8 +153,9 @@ def test_a_table_that_a_uri_names_stays_there_until_its_turn_comes(
     do(control, job_id)
 
     results = list(api.results(job_id))
-    oak = expected("Oak s3://pairs/a.jpg", image_id="s3://pairs/a.jpg")
-    assert results == [*oak, *expected("s3://pairs/b.jpg", line=2)]
+    first = 1 if name.endswith(".parquet") else 2  # the line of its file
+    oak = expected("Oak s3://pairs/a.jpg", image_id="s3://pairs/a.jpg", line=first)
+    assert results == [*oak, *expected("s3://pairs/b.jpg", line=first + 1)]
 
 
 def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp_path):
