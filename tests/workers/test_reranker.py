@@ -241,6 +241,8 @@ def test_one_bad_image_costs_itself_only(vl_reranker):
     assert [row.index for row in rows] == list(range(len(mixed)))
     assert [row.code for row in rows[::2]] == [code for code, _ in wrong]
     assert [row.id for row in rows[::2]] == [str(n) for n in range(len(wrong))]
+    addresses = [image if isinstance(image, str) else None for _, image in wrong]
+    assert [row.image for row in rows[::2]] == addresses
     assert all(row.message for row in rows[::2])
     good = [row.margin for row in rows[1::2]]
     alone = vl_reranker.margins({"query": "a stone", "documents": [{"image": data}]})
@@ -254,6 +256,7 @@ def test_a_bad_query_image_is_the_outcome_of_each_document(vl_reranker):
         (1, "unsupported_image"),
     ]
     assert rows[0].message.startswith("the query:")
+    assert rows[0].image is None
 
 
 def test_dead_links_never_end_a_request(vl_reranker):
