@@ -43,6 +43,7 @@ ROWS = "ID , Image,Price,TEXT\r\n8,s3://pairs/a.jpg,3,Oak\r\n\r\n9,s3://pairs/b.
         ("a.tsv", ROWS.replace(",", "\t").encode()),
         ("a.tsv.gz", gzip.compress(ROWS.replace(",", "\t").encode())),
     ],
+    ids=["plain", "mark", "utf-16", "packed utf-16", "semicolons", "tabs", "packed tabs"],
 )
 def test_columns_are_known_whatever_their_case_blanks_and_delimiter(
     api, control, table, name, data
