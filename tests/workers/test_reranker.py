@@ -319,3 +319,15 @@ def test_colour_variants_of_a_palette_score_apart(vl_reranker):
             margins += vl_reranker.margins({"query": query, "documents": documents})
         assert margins[:2] == pytest.approx(margins[2:], abs=TOLERANCE)
         assert abs(margins[0] - margins[1]) > 10 * TOLERANCE
+
+
+def test_documents_are_any_run_of_contents_but_no_text(reranker):
+    documents = ["a stone", "a river"]
+    want = reranker.margins({"query": "what?", "documents": documents})
+    for run in (tuple(documents), np.array(documents), iter(documents)):
+        assert reranker.margins({"query": "what?", "documents": run}) == want
+    for wrong in ("a stone", b"a stone", {"a stone": 1}, {"a stone"}, None):
+        with pytest.raises(ItemError, match="documents: Input should be a list, got"):
+            reranker.margins({"query": "what?", "documents": wrong})
+    with pytest.raises(ItemError, match="a request is of type str, expected a mapping"):
+        reranker.margins("what?")
