@@ -21,7 +21,7 @@ from rerankfleet.shared.formats.lines import MALFORMED, json_object, text_of
 from rerankfleet.shared.formats.sources import first_lines, plain, refuse_other_kinds
 from rerankfleet.shared.storage.objects import Objects
 
-CONTENT_HINT = 'write text, or {"text"?, "image"?, "id"?}'
+CONTENT_HINT = 'write text, or {"text"?, "image"?, "video"?, "id"?}'
 
 
 def read_contents(

@@ -42,7 +42,11 @@ def submit(
         ),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="of a catalog: one query a line, text or JSON content")
+        str | None,
+        typer.Option(
+            help="of a catalog: one query a line, text or JSON content; or CSV or Parquet with the "
+            "columns text, image, id"
+        ),
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,

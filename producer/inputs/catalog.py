@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from rerankfleet.producer.contents import read_contents
+from rerankfleet.producer.contents import CONTENT_HINT, read_contents
 from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
 from rerankfleet.producer.inputs.jsonl import pin
@@ -112,8 +112,7 @@ def _query(where: str, number: int, value: Any) -> Document:
     try:
         query = valid_document(with_images(value, inline_uri))
     except ItemError as error:
-        hint = 'write text, or {"text"?, "image"?, "video"?, "id"?}'
-        raise UsageError(f"{where}: {error.message}", hint=hint) from error
+        raise UsageError(f"{where}: {error.message}", hint=CONTENT_HINT) from error
     if query.metadata is not None:
         raise UsageError(f"{where}: rows have no metadata", hint="look it up by the id")
     if query.plain and not (query.text or "").strip():
@@ -130,8 +129,8 @@ def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: st
     A local listing is uploaded to `upload_to` as lines; a URI stays where it is.
     Raises UsageError when it is missing, not allowed or not a listing.
     """
-    if not is_uri(source) and Path(source).is_dir():
-        source = f"{file_uri(source)}/"
+    if _is_local_folder(source, objects):
+        source = f"{source if is_uri(source) else file_uri(source)}/"
     if is_folder(source):
         return _pin_folder(source, objects)
     suffix = table_suffix(source)
@@ -143,6 +142,17 @@ def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: st
         return pin(source, objects, settings, upload_to, probe=probe)
     with table_lines(source, objects, settings.max_line_bytes) as lines:
         return _upload(lines, source, objects, upload_to)
+
+
+def _is_local_folder(source: str, objects: Objects) -> bool:
+    """Whether it names a folder, without a slash at its end where it is a URI. Raises NotAllowed
+    for one that may not be touched."""
+    if not is_uri(source):
+        return Path(source).is_dir()
+    if not source.startswith("file://") or is_folder(source):
+        return False
+    objects.check(source)
+    return local_path(source).is_dir()
 
 
 def _pin_folder(uri: str, objects: Objects) -> InputRef:

@@ -148,7 +148,7 @@ def _lines(stream: BinaryIO, most: int) -> Iterator[bytes]:
     They end with a line feed or, where the first one shows it, with a carriage return."""
     first = stream.readline(most + 1).removeprefix(b"\xef\xbb\xbf")
     header, end, _ = first.rstrip(_ENDS).partition(b"\r")
-    if not end or _QUOTE in header:
+    if not end or header.count(_QUOTE) % 2:  # within quotation marks it is a character
         yield first
         yield from iter(lambda: stream.readline(most + 1), b"")
         return

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -227,9 +228,11 @@ COLUMNS_HINT = "the columns that are read are image, id and text"
 
 
 def plain_name(column: str | bytes) -> str:
-    """A column's name without what differs by accident: its case, and blanks around it."""
+    """A column's name without what differs by accident: its case and width, blanks around it, and
+    characters without a width."""
     text = column if isinstance(column, str) else column.decode(errors="replace")
-    return text.strip("\ufeff").strip().casefold()
+    seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return "".join(seen).strip().casefold()
 
 
 def columns_of(
@@ -257,13 +260,18 @@ def columns_of(
     return places
 
 
+_EXPECTED = {"id": "text or a whole number"}
+
+
 def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     """A row as a line of JSON, without its empty cells."""
     fields = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     for name, value in fields.items():
         if not isinstance(value, str | int | list) and not (name == "id" and is_id(value)):
             kind = type(value).__name__
-            return _malformed(f"{name} is of type {kind}, expected text", fields)
+            return _malformed(
+                f"{name} is of type {kind}, expected {_EXPECTED.get(name, 'text')}", fields
+            )
     try:
         line = json.dumps(fields).encode() + b"\n"
     except TypeError:

@@ -4,6 +4,7 @@
     DATA:;charset=utf-8;base64,iVBOR…      any type, parameters, or none: the bytes say what it is
     data:image/svg+xml,%3Csvg%20…          percent-encoded
     iVBORw0KGgo…                           base64 of an image, alone
+    image/png;base64,iVBORw0KGgo…          the same with a type, but without `data:`
 
 Base64 may have line breaks and blanks, the URL-safe alphabet, percent-encoded characters, and no
 padding.
@@ -22,6 +23,7 @@ PATH_CHARACTERS = 4096
 """What begins like base64 of an image and is longer is no path, even if it is wrong base64."""
 
 _HEAD = re.compile(r'\s*data:(?P<type>(?:[^,"]|"[^"]*")*),', re.IGNORECASE)
+_HEAD_WITHOUT_DATA = re.compile(r"\s*(?:image/[\w.+-]+;(?:[^,;]*;)*)?base64,", re.IGNORECASE)
 _ALONE = re.compile(
     r"""\s*(?:[/_]9j[/_]            # JPEG
         | iVBORw0KGg                # PNG
@@ -50,20 +52,25 @@ def is_data_uri(value: str) -> bool:
 
 def carries_file(value: str) -> bool:
     """Whether it is a data: URI or base64 of an image alone, rather than the address of one."""
-    return is_data_uri(value) or _is_alone(value)
+    return is_data_uri(value) or _alone(value) is not None
 
 
-def _is_alone(value: str) -> bool:
-    if not _ALONE.match(value[:HEAD_CHARACTERS]):
-        return False
-    return len(value) > PATH_CHARACTERS or _BASE64.fullmatch(value) is not None
+def _alone(value: str) -> str | None:
+    """Base64 of an image that nothing names as such, or of which the `data:` was left out."""
+    head = _HEAD_WITHOUT_DATA.match(value[:HEAD_CHARACTERS])
+    body = value[head.end() :] if head else value
+    if not _ALONE.match(body[:HEAD_CHARACTERS]):
+        return None
+    is_base64 = len(body) > PATH_CHARACTERS or _BASE64.fullmatch(body)
+    return body.strip() if is_base64 else None
 
 
 def as_data_uri(value: str) -> str | None:
     """A data: URI, or base64 of an image alone, as a URI that begins with `data:` and holds
     something. None for anything else. Raises WrongData."""
     if not is_data_uri(value):
-        return f"data:;base64,{value.strip()}" if _is_alone(value) else None
+        alone = _alone(value)
+        return None if alone is None else f"data:;base64,{alone}"
     _, start = _head(value)
     if not value[start:].strip():
         raise WrongData("there is nothing after its comma")

@@ -78,10 +78,10 @@ def listed(value: Any) -> list[Any]:
     is_named = hasattr(value, "keys") and not hasattr(value, "tolist")  # also a DataFrame
     if isinstance(value, str | bytes | bytearray | memoryview | set | frozenset) or is_named:
         raise _no_list(value)
-    if hasattr(value, "tolist"):  # a Series or an array: its values as Python's own
-        value = value.tolist()
     if isinstance(value, list):
         return value
+    if hasattr(value, "tolist"):  # a Series or an array: its values as Python's own
+        return listed(value.tolist())  # of an array without dimensions, one value
     try:
         return list(value)
     except TypeError:
@@ -100,12 +100,23 @@ def _no_list(value: Any) -> PydanticCustomError:
 # ---- errors -------------------------------------------------------------------------------------
 
 
+#: pydantic's type of an error -> a message in which no type of Python stands.
+_PLAIN = {
+    "extra_forbidden": "there is no such field",
+    "tuple_type": "Input should be a URI or a list of URIs",
+    "model_type": "Input should be an object",
+}
+#: Models that a text may stand for.
+_CONTENTS = ("Content", "Document")
+
+
 def first_error(errors: Sequence[Mapping[str, Any]]) -> tuple[Path, str]:
     """The path and message of the first of pydantic's errors."""
     first = errors[0]
     path = tuple(part if isinstance(part, int) else part[:FIELD_SHOWN] for part in first["loc"])
-    unknown = first["type"] == "extra_forbidden"
-    return path, "there is no such field" if unknown else str(first["msg"])
+    if first.get("ctx", {}).get("class_name") in _CONTENTS:
+        return path, "Input should be a text or an object"
+    return path, _PLAIN.get(first["type"], str(first["msg"]))
 
 
 def require_json(value: Any, levels: int = NESTING_MAX) -> None:

@@ -29,6 +29,7 @@ from rerankfleet.shared.content.validation import (
     require_json,
 )
 from rerankfleet.shared.errors import ItemError, Path, UsageError
+from rerankfleet.shared.formats.encodings import is_blank
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
@@ -72,6 +73,8 @@ def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
     lines = list(head)
     if not lines:
         raise UsageError(f"{name} is empty", hint=FORMAT_HINT)
+    if all(line is not None and is_blank(line) for line in lines):
+        raise UsageError(f"{name} holds nothing but blank lines", hint=FORMAT_HINT)
     objects = [fields for line in lines if (fields := _as_object(line)) is not None]
     if not objects:
         raise UsageError(f"{name} is not JSON Lines", hint=FORMAT_HINT)
@@ -264,12 +267,17 @@ def image_id(document: Document) -> ItemId:
     return without_secrets(document.image[0]) if document.id is None else document.id
 
 
+_OF_A_LISTING = ("image", "id", "text")
+
+
 def _image(raw: bytes | None) -> Document:
     fields = _listed(_not_too_long(raw))
     if MALFORMED in fields:
         raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
     if fields.get("image") in (None, [], ""):
-        raise ItemError("no_image", "there is no image", hint=LISTING_HINT)
+        others = ", ".join(repr(name[:FIELD_SHOWN]) for name in fields if name not in _OF_A_LISTING)
+        seen = f", only {others[:FIELD_SHOWN]}" if others else ""
+        raise ItemError("no_image", f"there is no image{seen}", hint=LISTING_HINT)
     document = valid_document(fields, code="invalid_image", hint=LISTING_HINT)
     if document.metadata is not None:
         message = "a row has no place for it"
@@ -314,10 +322,22 @@ def valid_document(
 
 def _salvage_id(raw: bytes | None) -> ItemId | None:
     """The id of a line that is wrong elsewhere, so that its error can be matched with it."""
+    return _id_of(_readable(raw))
+
+
+def _readable(raw: bytes | None) -> Any:
+    """The fields of a line that are clear although it is wrong: a text that is not UTF-8 holds half
+    surrogates, and a key that stands twice is left out. None where there are none."""
+    text = (raw or b"").decode("utf-8-sig", "surrogateescape")
     try:
-        return _id_of(json.loads(raw or b"null"))
+        return json.loads(text, object_pairs_hook=_single)
     except (ValueError, RecursionError):
         return None
+
+
+def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    counts = Counter(key for key, _ in pairs)
+    return {key: value for key, value in pairs if counts[key] == 1}
 
 
 def _salvage_name(raw: bytes | None) -> ItemId | None:
@@ -325,7 +345,7 @@ def _salvage_name(raw: bytes | None) -> ItemId | None:
     try:
         fields = _listed(raw or b"")
     except ItemError:
-        return None
+        fields = _readable(raw)
     own_id = _id_of(fields)
     return _image_at(fields, ("image", 0)) if own_id is None else own_id
 

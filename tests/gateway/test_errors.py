@@ -27,7 +27,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ({"query": "q", "documents": []}, "documents", "there are no documents"),
         ({"query": " ", "documents": ["a"]}, "query", "the query is empty"),
         ({"query": {"id": 1}, "documents": ["a"]}, "query.id", "there is no such field"),
-        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "valid dictionary"),
+        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "a text or an object"),
         ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "there is no such"),
         (
             {"query": "q", "documents": ["a", {"image": ["s3://b/c", "ftp://x"]}]},

@@ -49,6 +49,11 @@ def test_a_cell_is_as_long_as_a_row_may_be():
 
 def test_a_file_whose_lines_end_with_a_carriage_return_is_read():
     assert rows(b"a,b\r1,2\r\r3,4") == [(1, ["a", "b"]), (2, ["1", "2"]), (4, ["3", "4"])]
+    assert rows(b'"a","b"\r"1,\r2","3"\r4,5') == [
+        (1, ["a", "b"]),
+        (2, ["1,\r2", "3"]),
+        (4, ["4", "5"]),
+    ]
 
 
 @pytest.mark.parametrize(

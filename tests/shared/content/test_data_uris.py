@@ -40,6 +40,8 @@ WRITTEN = {
     "a quoted parameter": f'data:image/png;name="a,b.png";base64,{PLAIN}',
     "blanks in the type": f"data: image/png ; base64 ,{PLAIN}",
     "no type": f"data:;base64,{PLAIN}",
+    "a type without data:": f"image/png;charset=utf-8;base64,{URL_SAFE}",
+    "nothing but base64": f" BASE64,{MIME}",
     "no type and no semicolon": f"data:base64,{PLAIN}",
     "a wrong type": f"data:text/plain;base64,{PLAIN}",
     "an unknown type": f"data:application/octet-stream;BASE64,{PLAIN}",

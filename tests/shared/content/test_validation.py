@@ -154,7 +154,10 @@ class Frame:
 
 @pytest.mark.parametrize(
     "value",
-    ["ab", b"ab", bytearray(b"ab"), {"a": 1}, {"a", "b"}, frozenset("ab"), None, 5, Frame()],
+    [
+        *("ab", b"ab", bytearray(b"ab"), {"a": 1}, {"a", "b"}, frozenset("ab"), None, 5, Frame()),
+        *(np.array("ab"), np.str_("ab"), np.array(b"ab"), np.array({"a": 1}, dtype=object)),
+    ],
 )
 def test_a_text_a_mapping_or_a_set_is_no_list(value):
     with pytest.raises(PydanticCustomError, match="Input should be a list, got"):

@@ -51,8 +51,8 @@ def test_offsets_lead_back_to_the_lines(lines, max_bytes):
 
 @pytest.mark.parametrize(
     "head",
-    [[b"query,documents", b"a,b"], [b"[", b"{"], [b"\x89PNG"], [b"", b""], [b"[" * 100_000]],
-    ids=["csv", "broken", "binary", "blank", "deep"],
+    [[b"query,documents", b"a,b"], [b"[", b"{"], [b"\x89PNG"], [b"[" * 100_000]],
+    ids=["csv", "broken", "binary", "deep"],
 )
 def test_a_file_that_is_not_json_lines_is_refused_as_a_whole(head):
     with pytest.raises(UsageError, match=r"f is not JSON Lines: write one JSON object a line"):
@@ -62,6 +62,8 @@ def test_a_file_that_is_not_json_lines_is_refused_as_a_whole(head):
 def test_an_empty_file_is_refused_as_a_whole():
     with pytest.raises(UsageError, match="f is empty"):
         refuse_other_formats([], "f")
+    with pytest.raises(UsageError, match="f holds nothing but blank lines"):
+        refuse_other_formats([b" ", b"\xc2\xa0"], "f")
 
 
 def test_one_good_line_among_the_first_is_enough():
@@ -159,6 +161,11 @@ def test_a_line_that_was_too_long_says_which_setting_bounds_it():
         ({"id": True}, None),
         ({"id": {"a": 1}}, None),
         ({"id": "\ud800"}, None),
+        (b'{"query": "caf\xe9", "id": 8.0}', 8.0),
+        (b'\xef\xbb\xbf{"text": NaN, "id": "a"}', "a"),
+        (b'{"query": "a", "query": "b", "id": "a"}', "a"),
+        (b'{"id": "caf\xe9"}', None),
+        (b'{"id": 1, "id": 2}', None),
         (b"no json", None),
         (b"[]", None),
         (b'"id"', None),
@@ -181,6 +188,9 @@ def test_the_failure_of_a_line_carries_the_lines_own_id(line, expected):
         ({"video": {"frames": []}}, "invalid_document", "documents.1.video.frames: Tuple should"),
         ({"video": {"frames": ["a.png"], "fps": 0}}, "invalid_document", "documents.1.video.fps"),
         ({"text": 1}, "invalid_document", "documents.1.text: Input should be"),
+        (["a"], "invalid_document", "documents.1: Input should be a text or an object"),
+        ({"video": "a"}, "invalid_document", "documents.1.video: Input should be an object"),
+        ({"image": {"url": "a"}}, "invalid_document", "image: Input should be a URI or a list of"),
         ({"text": "a", "title": "b"}, "invalid_document", "documents.1.title: there is no such"),
         ({"text": "a", "x" * 9999: "b"}, "invalid_document", "documents.1.x"),
         ("\ud800", "invalid_text", "documents.1: holds half a surrogate pair"),

@@ -161,7 +161,15 @@ def test_what_a_folder_passes_over_is_said_when_its_job_is_made(api, control, pl
 
 
 @pytest.mark.parametrize(
-    "written", ["FILE://{0}/a%20b%20/", "file:{0}/link/", "{0}/link", "{0}/a b "]
+    "written",
+    [
+        "FILE://{0}/a%20b%20/",
+        "file://{0}/a%20b%20",
+        "file://localhost{0}/link",
+        "file:{0}/link/",
+        "{0}/link",
+        "{0}/a b ",
+    ],
 )
 def test_a_folder_may_be_written_in_any_way(api, control, tmp_path, written):
     root = tmp_path / "allowed" / "a b "
@@ -252,3 +260,23 @@ def test_a_row_of_a_table_that_is_wrong_has_what_names_it(row, named):
 
     assert len(piece.failures) == 1
     assert (piece.metadata or {}).get("image_id") == named
+
+
+@pytest.mark.parametrize(
+    ("line", "named", "says"),
+    [
+        (b'{"image": "a.png", "text": "caf\xe9", "id": "a"}', "a", "not UTF-8 at byte"),
+        (b'{"image": "a.png", "text": "caf\xe9"}', "a.png", "not UTF-8 at byte"),
+        (b'{"image": "a.png", "text": NaN}', "a.png", "NaN is not a JSON value"),
+        (b'{"image": "a.png", "text": "x", "text": "y"}', "a.png", "stands twice"),
+        (b'{"image": "a.png", "image": "b.png"}', None, "stands twice"),
+        (b'{"Image": "a.png", "id": 9}', 9, "there is no image, only 'Image'"),
+        (b'{"id": 9}', 9, "there is no image"),
+    ],
+)
+def test_a_line_of_a_listing_that_is_wrong_has_what_names_it(line, named, says):
+    piece = image_of(1, line, 1)
+
+    (failure,) = piece.failures
+    assert (piece.metadata or {}).get("image_id") == named
+    assert says in failure.message

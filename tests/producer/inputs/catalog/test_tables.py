@@ -39,11 +39,12 @@ ROWS = "ID , Image,Price,TEXT\r\n8,s3://pairs/a.jpg,3,Oak\r\n\r\n9,s3://pairs/b.
         ("a.csv", ROWS.encode("utf-8-sig")),
         ("a.csv", codecs.BOM_UTF16_LE + ROWS.encode("utf-16-le")),
         ("a.csv.gz", gzip.compress(ROWS.encode("utf-16"))),
+        ("a.csv", ROWS.replace("ID", "\u200bＩＤ\u00a0").encode()),
         ("a.csv", ROWS.replace(",", ";").encode()),
         ("a.tsv", ROWS.replace(",", "\t").encode()),
         ("a.tsv.gz", gzip.compress(ROWS.replace(",", "\t").encode())),
     ],
-    ids=["plain", "mark", "utf-16", "packed utf-16", "semicolons", "tabs", "packed tabs"],
+    ids=["plain", "mark", "utf-16", "packed utf-16", "wide", "semicolons", "tabs", "packed tabs"],
 )
 def test_columns_are_known_whatever_their_case_blanks_and_delimiter(
     api, control, table, name, data
