@@ -159,12 +159,16 @@ def _no_url(why: str, hint: str) -> UsageError:
 
 # ---- what is shown ------------------------------------------------------------------------------
 
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-obs-")
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-cos-", "x-obs-", "x-tos-", "x-bce-")
 _SIGNING = frozenset(
-    # AWS and CloudFront, Google, Alibaba; Azure's signature
+    # AWS and CloudFront, Google, Alibaba, Huawei, Baidu; Azure's signature
     "awsaccesskeyid signature expires key-pair-id googleaccessid ossaccesskeyid security-token sig "
+    "accesskeyid authorization "
+    # Tencent, Akamai
+    "q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list q-signature "
+    "hdnts hdnea hdntl "
     # what is secret by its name
-    "token access_token auth_token id_token api_key apikey password passwd secret hmac".split()
+    "token access_token auth_token id_token api_key apikey password passwd secret client_secret hmac".split()
 )
 _SIGNING_WITH_A_SIGNATURE = frozenset(
     # the other fields of CloudFront and of Azure's shared access signatures: short names, which
@@ -183,7 +187,7 @@ def without_secrets(address: str) -> str:
     scheme = scheme_of(address)
     if scheme == "data":
         return f"{address[:40].partition(',')[0]},… ({len(address):,} characters)"
-    address = _without_login(address)
+    address = without_login(address)
     return address if scheme in ("", "s3", "file") else _unsigned(address)
 
 
@@ -205,7 +209,9 @@ def printable(name: str) -> str:
     return _ESCAPED_WHEN_SHOWN.sub(_percent, name) if scheme_of(name) else path_address(name)
 
 
-def _without_login(address: str) -> str:
+def without_login(address: str) -> str:
+    """An address without user and password, and with all else: it can still be fetched where it is
+    signed."""
     match = _AUTHORITY.match(address)
     if match is None:
         return address

@@ -128,7 +128,14 @@ GOOGLE = "X-Goog-Algorithm=A&X-Goog-Credential=SECRET&X-Goog-Signature=SECRET"
 OLD_AWS = "AWSAccessKeyId=SECRET&Expires=1&Signature=SECRET"
 OLD_GOOGLE = "GoogleAccessId=SECRET&Expires=1&Signature=SECRET"
 AZURE = "sv=2024-11-04&ss=b&srt=o&sp=r&st=a&se=b&spr=https&sip=1&sr=b&sig=SECRET"
-TOKEN = "token=SECRET&access_token=SECRET"
+TOKEN = "token=SECRET&access_token=SECRET&client_secret=SECRET"
+TENCENT = (
+    "q-sign-algorithm=sha1&q-ak=SECRET&q-sign-time=1;2&q-key-time=1;2&q-header-list=host"
+    "&q-url-param-list=&q-signature=SECRET&x-cos-security-token=SECRET"
+)
+HUAWEI = "AccessKeyId=SECRET&Expires=1&Signature=SECRET"
+BAIDU = "authorization=SECRET&x-bce-security-token=SECRET"
+AKAMAI = "hdnts=SECRET"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,10 @@ TOKEN = "token=SECRET&access_token=SECRET"
         OLD_GOOGLE,
         AZURE,
         TOKEN,
+        TENCENT,
+        HUAWEI,
+        BAIDU,
+        AKAMAI,
         AWS.lower(),
         AZURE.upper(),
     ],

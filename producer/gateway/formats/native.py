@@ -45,6 +45,7 @@ from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.producer.gateway.streaming import staged
 from rerankfleet.producer.interactive import Answer
+from rerankfleet.shared.addresses import without_login
 from rerankfleet.shared.content.data_uris import carries_file
 from rerankfleet.shared.content.options import ResultOptions
 from rerankfleet.shared.content.outcomes import REJECTIONS
@@ -259,11 +260,16 @@ def _result(
 
 
 def _document(document: Any, *, whole: bool) -> dict[str, Any]:
-    """A document as Jina and vLLM return it; the bytes of data: URIs only if `whole`."""
+    """A document as Jina and vLLM return it, addresses without user and password; the bytes of
+    data: URIs only if `whole`."""
     fields = {"text": document} if isinstance(document, str) else dict(document)
     images = fields.get("image") or []
     uris = [images] if isinstance(images, str) else images
-    kept = [uri for uri in uris if whole or not carries_file(uri)]
+    kept = [
+        uri if carries_file(uri) else without_login(uri)
+        for uri in uris
+        if whole or not carries_file(uri)
+    ]
     parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in kept]
     returned = {"text": fields.get("text"), "multi_modal": parts or None}
     return {**returned, "image": kept[0] if len(kept) == 1 else kept} if kept else returned

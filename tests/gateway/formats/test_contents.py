@@ -6,6 +6,7 @@ import pytest
 
 from rerankfleet.producer.gateway.errors import InvalidField, as_param
 from rerankfleet.producer.gateway.formats.contents import content_of, documents_of
+from rerankfleet.producer.gateway.formats.native import _document
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
 URL = "https://shop/a.jpg"
@@ -122,3 +123,13 @@ def test_a_bare_content_instead_of_documents_is_refused():
 def test_of_too_many_documents_none_is_read():
     many = [{"content": "never read"}] * (MOST + 1)
     assert documents_of(many, MOST) is many
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_document_comes_back_without_user_and_password(whole):
+    signed = "https://h/b.jpg?X-Amz-Signature=1"  # it can still be fetched
+
+    echoed = _document({"image": ["https://me:SECRET@h/a.jpg?id=1", signed]}, whole=whole)
+
+    assert echoed["image"] == ["https://h/a.jpg?id=1", signed]
+    assert "SECRET" not in str(echoed)
