@@ -17,7 +17,7 @@ from rerankfleet.producer.inputs.tables import (
 )
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.formats.encodings import is_blank
-from rerankfleet.shared.formats.lines import MALFORMED, json_object, text_of
+from rerankfleet.shared.formats.lines import MALFORMED, json_object, refuse_json_document, text_of
 from rerankfleet.shared.formats.sources import first_lines, plain, refuse_other_kinds
 from rerankfleet.shared.storage.objects import Objects
 
@@ -56,7 +56,9 @@ def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[byt
     if not table_suffix(source):
         with opened(source, objects) as raw, plain(raw, source) as stream:
             refuse_other_kinds(stream, source, "lines of text", CONTENT_HINT)
-            refuse_header(b"".join((first_lines(stream) or [])[:1]), source, CONTENTS)
+            first = b"".join((first_lines(stream) or [])[:1])
+            refuse_header(first, source, CONTENTS)
+            refuse_json_document(first, source)
             yield from iter(lambda: stream.readline(bytes_max + 1), b"")
         return
     with table_lines(source, objects, bytes_max, CONTENTS) as rows:

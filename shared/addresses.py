@@ -168,7 +168,8 @@ _SIGNING = frozenset(
     "q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list q-signature "
     "hdnts hdnea hdntl "
     # what is secret by its name
-    "token access_token auth_token id_token api_key apikey password passwd secret client_secret hmac".split()
+    "token access_token auth_token id_token api_key apikey password passwd secret client_secret "
+    "hmac".split()
 )
 _SIGNING_WITH_A_SIGNATURE = frozenset(
     # the other fields of CloudFront and of Azure's shared access signatures: short names, which

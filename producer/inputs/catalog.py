@@ -23,6 +23,7 @@ from rerankfleet.producer.inputs.tables import (
     IMAGES,
     csv_lines,
     refuse_header,
+    refuse_no_parquet,
     table_lines,
     table_suffix,
 )
@@ -33,7 +34,13 @@ from rerankfleet.shared.content.requests import ImageRun, Slice
 from rerankfleet.shared.content.validation import ItemId, listed
 from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
 from rerankfleet.shared.formats.encodings import is_blank
-from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, valid_document
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
+from rerankfleet.shared.formats.lines import (
+    LISTING_HINT,
+    image_of,
+    refuse_json_document,
+    valid_document,
+)
 from rerankfleet.shared.formats.sources import (
     COPY_BYTES,
     PROBE_LINES,
@@ -184,7 +191,9 @@ def _probe(stream: io.BufferedReader, name: str) -> None:
     refuse_other_kinds(stream, name, "a listing of images", LISTING_HINT)
     lines = first_lines(stream)
     if lines is not None:
-        refuse_header(lines[0] if lines else b"", name, IMAGES)
+        first = lines[0] if lines else b""
+        refuse_header(first, name, IMAGES)
+        refuse_json_document(first, name)
         _refuse_others(lines, name)
 
 
@@ -202,8 +211,7 @@ def _probe_csv(stream: io.BufferedReader, name: str) -> None:
 
 def _probe_parquet(stream: io.BufferedReader, name: str) -> None:
     """Refuse what cannot be Parquet. Its columns, at its end, are checked when it is read."""
-    if not stream.peek(4).startswith(b"PAR1"):
-        raise UsageError(f"{name} is not Parquet", hint="rename it, or write it as Parquet")
+    refuse_no_parquet(stream.peek(KIND_BYTES)[:KIND_BYTES], name)
 
 
 def _refuse_others(lines: Sequence[bytes], name: str) -> None:

@@ -20,8 +20,11 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.validation import is_id
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
+from rerankfleet.shared.formats.file_kinds import described
 from rerankfleet.shared.formats.lines import MALFORMED
 from rerankfleet.shared.formats.sources import (
     COPY_BYTES,
@@ -70,6 +73,8 @@ def table_lines(
                 yield _in_place(rows)
             return
         with _on_disk(raw) as file:
+            refuse_no_parquet(file.read(KIND_BYTES), source)
+            file.seek(0)
             yield _parquet_lines(file, source, max_line_bytes, needed)
 
 
@@ -166,6 +171,15 @@ def refuse_header(line: bytes, name: str, needed: Needed) -> None:
 
 
 # ---- Parquet ------------------------------------------------------------------------------------
+
+
+def refuse_no_parquet(head: bytes, name: str) -> None:
+    """Raise UsageError for a file that cannot be Parquet by its first bytes."""
+    if not head.startswith(b"PAR1"):
+        raise UsageError(
+            f"{printable(name)} is not Parquet: it is {described(head)}",
+            hint="rename it, or write it as Parquet",
+        )
 
 
 @contextmanager

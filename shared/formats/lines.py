@@ -85,6 +85,28 @@ def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
         raise UsageError(message, hint=FORMAT_HINT)
 
 
+def refuse_json_document(line: bytes, name: str) -> None:
+    """Raise UsageError where the first of a file's plain lines begins one JSON document over many
+    lines, or is a list of all there is: its parts would be read as texts or addresses."""
+    text = line.decode("utf-8-sig", "replace").strip()
+    if text not in ("[", "{", "[{") and not _is_list_of_contents(text):
+        return
+    raise UsageError(
+        f"{name} seems to be one JSON document, expected one value a line",
+        hint="write each text or object on a line of its own, without commas between (JSON Lines)",
+    )
+
+
+def _is_list_of_contents(text: str) -> bool:
+    if not text.startswith("["):
+        return False
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return bool(values) and all(isinstance(value, str | dict) for value in values)
+
+
 def _may_be_request(fields: Mapping[str, Any]) -> bool:
     return not fields or not fields.keys().isdisjoint(("query", "documents"))
 

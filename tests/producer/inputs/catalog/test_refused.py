@@ -63,7 +63,7 @@ def test_without_pyarrow_parquet_is_refused_with_what_to_do(api, control, listin
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"pip install 'rerankfleet\[parquet\]'"):
-        api.submit_catalog(listing("x", name="a.parquet"), QUERIES)
+        api.submit_catalog(listing("PAR1", name="a.parquet"), QUERIES)
     job_id = api.submit_catalog(listing("s3://pairs/a.jpg"), QUERIES, format="parquet")
 
     do(control, job_id)

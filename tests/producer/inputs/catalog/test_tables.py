@@ -177,6 +177,10 @@ def test_queries_that_are_no_list_are_refused(api, listing, queries):
         ("a.txt", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "seems to be a JPEG image"),
         ("a.txt", b"id,image\n1,a.png\n", "seems to be CSV: its first line names columns"),
         ("a.txt", b"\n \n", "is not a listing of images"),
+        ("a.parquet", b"PK\3\4" + bytes(60), "is not Parquet: it is a ZIP archive"),
+        ("a.json", b'\n[\n  {"image": "s3://pairs/a.jpg"}\n]\n', "seems to be one JSON document"),
+        ("a.json", b'{\n  "image":\n  "s3://pairs/a.jpg"\n}\n', "seems to be one JSON document"),
+        ("a.txt", b'[{"image": "s3://pairs/a.jpg"}]', "seems to be one JSON document"),
     ],
 )
 def test_what_is_no_catalog_is_called_by_its_name(api, table, name, data, words):
