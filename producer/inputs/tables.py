@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -153,9 +154,20 @@ def _names_in(header: bytes, delimiter: bytes) -> set[str]:
     return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
 
 
-def refuse_header(line: bytes, name: str, needed: Needed) -> None:
-    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
-    rows would be read as texts or addresses."""
+def _is_array(line: bytes) -> bool:
+    try:
+        return line.lstrip().startswith(b"[") and isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def refuse_other_lines(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table, or
+    begins a JSON array: what follows would be read as texts or addresses."""
+    if re.match(rb"\s*\[\s*(\{|$)", line) or _is_array(line):
+        raise UsageError(
+            f"{name} seems to be a JSON array", hint="write its values one a line, as JSON Lines"
+        )
     names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
     if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
         raise UsageError(
