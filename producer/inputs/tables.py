@@ -126,8 +126,7 @@ def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
     if row.error:
         return _malformed(row.error)
     if len(row.cells) != count:
-        where = f"at line {row.line} of the file"
-        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {row.place}")
     fields = {column: row.cells[at] for column, at in places.items()}
     if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
         return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
