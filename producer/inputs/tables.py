@@ -261,8 +261,9 @@ def columns_of(
             places[column] = at
     if places.keys().isdisjoint(needed):
         wanted = " or ".join(map(repr, needed))
+        found = " ".join(", ".join(columns).split())[:200] or "none"
         raise UsageError(
-            f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
+            f"{name} has no column {wanted}, only {found}",
             hint=f"the columns that are read are {', '.join(known)}",
         )
     return places
