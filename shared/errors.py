@@ -16,7 +16,8 @@ says what each means.
     │   ├── UnknownJob            404
     │   │   └── UnreadableJob     409  another version of this software wrote it
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
-    │   ├── CredentialsRefused    403  missing, expired or refused: no item is to blame
+    │   ├── StorageRefused        422  the storage has no such object, or does not allow it
+    │   │   └── CredentialsRefused 403 missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
     │   ├── InputChanged          409  the input is not the one that the job was made from
@@ -169,7 +170,11 @@ class NotAllowed(UsageError):
     http_status = 403
 
 
-class CredentialsRefused(UsageError):
+class StorageRefused(UsageError):
+    """The object store or the disk has no such object, or does not allow what was asked of it."""
+
+
+class CredentialsRefused(StorageRefused):
     """The credentials are missing, expired or refused: no item is to blame, the job must pause."""
 
     code = "credentials_refused"

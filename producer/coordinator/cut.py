@@ -12,14 +12,21 @@ from rerankfleet.shared.content.requests import Piece
 LINES_PER_CUT = 20_000
 """A shard is closed after this many lines, even when a retry has nothing in them to score: the
 cursor moves, so that steps stay short."""
+BYTES_PER_CUT = 64 << 20
+"""Or after so many bytes of input."""
 SLIVER = 0.25
 """A request is split only if more than this share of the shard is still free."""
 
 
 def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]:
     """Cut requests into shards of about `size`, from `cursor` on."""
-    draft = Draft(size, start=cursor.item)
+    draft, begun_at = Draft(size, start=cursor.item), cursor.offset
     for count, read in enumerate(reads, 1):
+        if read.piece is None:
+            cursor = replace(cursor, offset=read.offset, key=read.key)
+            yield draft.close(cursor)
+            draft, begun_at = Draft(size, start=cursor.item), cursor.offset
+            continue
         skip, items = cursor.skip, read.piece.items
         while skip < items:
             taken = draft.take(read.piece.cut(skip, items))
@@ -30,9 +37,10 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
                 yield draft.close(cursor)
                 draft = Draft(size, start=cursor.item)
         cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous, read.key)
-        if draft.full or count % LINES_PER_CUT == 0:
+        long = count % LINES_PER_CUT == 0 or cursor.offset - begun_at >= BYTES_PER_CUT
+        if draft.full or long:
             yield draft.close(cursor)
-            draft = Draft(size, start=cursor.item)
+            draft, begun_at = Draft(size, start=cursor.item), cursor.offset
     yield draft.close(cursor)
 
 

@@ -38,9 +38,10 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One line of input, or one image of a folder, and the positions after it."""
+    """One line of input, or one image of a folder, and the positions after it. Without a piece:
+    there was nothing up to there."""
 
-    piece: Piece
+    piece: Piece | None
     offset: int = 0
     previous: int = 0
     key: str = ""

@@ -33,6 +33,7 @@ from rerankfleet.shared.formats.sources import (
     probe,
     refuse_bomb,
 )
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
@@ -41,6 +42,9 @@ from rerankfleet.shared.storage.uploads import is_upload
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What is read of a prefix or folder; other files are ignored."""
+SKIPPED_PER_CUT = 10_000
+"""After so many files of a folder that are no images, the position moves on without one."""
+ITEM_FIELDS = ("documents", "indices", "failures")
 HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
@@ -142,9 +146,9 @@ class Input:
         self._objects = objects
         self._settings = settings
 
-    def make_seekable(self, renew: Callable[[], object]) -> str:
+    def make_seekable(self) -> str:
         """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
-        which can take long: `renew` is called meanwhile."""
+        which can take long."""
         if uri := self._job.facts.get("plain_uri"):
             return uri
         uri, objects = self._job.spec.input.uri, self._objects
@@ -152,15 +156,15 @@ class Input:
             return uri
         if self._job.spec.catalog and table_suffix(uri):
             with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
-                return self._rewritten(lines, renew)
+                return self._rewritten(lines)
         with objects.open(uri) as raw:
             packed = raw.read(2) == GZIP_MAGIC
         if not packed:
             return uri
         with objects.open(uri) as raw, plain(raw, uri) as stream:
-            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""), renew)
+            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""))
 
-    def _rewritten(self, blocks: Iterable[bytes], renew: Callable[[], object]) -> str:
+    def _rewritten(self, blocks: Iterable[bytes]) -> str:
         """Write the plain lines beside the job's other files. Returns their URI."""
         pinned, size = self._job.spec.input, 0
         target = self._objects.at("jobs", self._job.id, "lines.jsonl")
@@ -169,7 +173,7 @@ class Input:
                 out.write(block)
                 size += len(block)
                 refuse_bomb(pinned.uri, pinned.size, size)
-                renew()
+                beat()
         return target
 
     def tokens(self, uri: str) -> float:
@@ -185,18 +189,16 @@ class Input:
                 break
         return tokens / max(offset, 1) * self._objects.stat(uri).size
 
-    def reads(
-        self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
-    ) -> Iterator[Read]:
+    def reads(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """Yield the lines of the plain input, or the images of the folder, at `uri` from `cursor`
-        on. A folder may hold many other files: `renew` is called while they are skipped."""
+        on; where a folder holds many other files, now and then a position without an image."""
         if self._job.round:
             yield from self._failed(uri, cursor)
             return
         limit = self._job.spec.limit
-        reads = self._images(uri, cursor, renew) if is_folder(uri) else self._plain(uri, cursor)
+        reads = self._images(uri, cursor) if is_folder(uri) else self._plain(uri, cursor)
         for read in reads:
-            if limit is not None and read.piece.line > limit:
+            if limit is not None and read.piece and read.piece.line > limit:
                 return
             yield read
 
@@ -204,16 +206,19 @@ class Input:
         for line, offset in self._lines(uri, cursor.offset, cursor.line):
             yield Read(self._parse(*line), offset)
 
-    def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+    def _images(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """The images of a folder. One that is partly cut comes first, even if it no longer exists:
         no other may take its place."""
         begun = [cursor.key] if cursor.skip else []
-        number = cursor.line
+        number, skipped = cursor.line, 0
         for key in chain(begun, self._objects.listing(uri, cursor.key)):
-            renew()
             if is_image(key):
                 number += 1
                 yield Read(self._parse(number, json.dumps({"image": key}).encode()), key=key)
+                continue
+            skipped += 1
+            if skipped % SKIPPED_PER_CUT == 0:
+                yield Read(None, key=key)
 
     def _lines(
         self, uri: str, offset: int, number: int
@@ -235,7 +240,6 @@ class Input:
         """Read the input and the previous output, which has a line for each of its lines."""
         before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
         lines = self._lines(uri, cursor.offset, cursor.line)
-        only = self._job.facts.get("only", "")
         limit, previous = self._job.spec.limit, cursor.previous
         for line, offset in lines:
             if limit is not None and line[0] > limit:
@@ -243,8 +247,23 @@ class Input:
             piece, old = self._parse(*line), next(before, None)
             # where the previous output was cut short, the whole line is due
             if old is not None and isinstance(piece, Slice):
-                piece, previous = only_failed(piece, old.outcome, only), old.offset
+                piece, previous = self._due_again(piece, old.outcome), old.offset
             yield Read(piece, offset, previous)
+
+    def _due_again(self, piece: Slice, before: SliceOutcome) -> Slice:
+        """`due_again`, for a line of which the previous output may hold only the best results, and
+        in the middle of which its job may have ended."""
+        facts = self._job.facts
+        only, end = facts.get("only", ""), Cursor.parse(facts.get("before", ""))
+        top_n = self._job.spec.top_n if piece.top_n is None else piece.top_n
+        if not top_n or len(before.results) < top_n:
+            return due_again(piece, before, only)
+        cut = end.skip if end.skip and piece.line == end.line + 1 else piece.items
+        done = due_again(piece.cut(0, cut), before, only, all_kept=False)
+        rest = due_again(piece.cut(cut, piece.items), before, only)
+        return done.model_copy(
+            update={name: getattr(done, name) + getattr(rest, name) for name in ITEM_FIELDS}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +287,13 @@ def previous_outcomes(
             yield Previous(outcome_of(number, line), provenance, offset)
 
 
-def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
-    """The pairs of a line that have no score; with `only` "errors", without the cancelled ones."""
+def due_again(piece: Slice, before: SliceOutcome, only: str, *, all_kept: bool = True) -> Slice:
+    """The pairs of a line that have no score: those that failed, and those that the previous output
+    does not mention, since its job ended before they were cut.
+
+    With `only` "errors" the cancelled ones are left out. Without `all_kept` the output holds only
+    the best results of the line: what it does not mention has a score.
+    """
     failed = {
         e.index
         for e in before.errors
@@ -277,15 +301,21 @@ def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
     }
     if None in failed:
         return piece
+    mentioned = {r.index for r in before.results} | {e.index for e in before.errors}
+    whole_line = None in mentioned
+
+    def is_due(index: int | None) -> bool:
+        return index in failed or (all_kept and not whole_line and index not in mentioned)
+
     kept = [
         (document, index)
         for document, index in zip(piece.documents, piece.indices, strict=True)
-        if index in failed
+        if is_due(index)
     ]
     return piece.model_copy(
         update={
             "documents": [document for document, _ in kept],
             "indices": [index for _, index in kept],
-            "failures": [f for f in piece.failures if f.index in failed],
+            "failures": [f for f in piece.failures if is_due(f.index)],
         }
     )

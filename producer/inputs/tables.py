@@ -5,24 +5,32 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import MALFORMED, raw_lines
 from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
 """The columns that are read; `image` is required, others are ignored."""
 CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
+BLANK_BYTES_MAX = 16 << 20
+"""Limit of blank lines without a row between them, which pack a thousand times."""
+PARQUET_SILENT_S = 300.0
+"""For so long at most the reader of Parquet may yield nothing."""
 PARQUET_MEMORY_BYTES = 2 << 30
 """Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
 
@@ -63,6 +71,7 @@ def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[byte
     text = _RowText(stream, name, max_line_bytes)
     rows = csv.reader(text)
     header: list[str] = []
+    blank_bytes = 0
     while True:
         text.row_bytes = 0
         try:
@@ -72,6 +81,8 @@ def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[byte
             continue
         if row is None:
             return
+        blank_bytes = 0 if row else blank_bytes + text.row_bytes
+        _refuse_blank(blank_bytes, name, rows.line_num)
         if row and not header:
             header = row
             refuse_columns(header, name)
@@ -81,6 +92,15 @@ def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[byte
             yield _malformed(
                 f"{len(row)} columns, expected {len(header)}, at line {rows.line_num} of the file"
             )
+
+
+def _refuse_blank(blank_bytes: int, name: str, line: int) -> None:
+    """Raise UsageError for what holds nothing but blank lines for long."""
+    if blank_bytes > BLANK_BYTES_MAX:
+        raise UsageError(
+            f"{name} has more than {BLANK_BYTES_MAX >> 20} MiB of blank lines, up to line {line}",
+            hint="remove them",
+        )
 
 
 class _RowText:
@@ -146,13 +166,37 @@ def _parquet_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator
     assert reader.stderr
     with reader:
         try:
-            yield from reader.stdout
+            yield from _while_heard(reader.stdout, name)
             message = reader.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             if status := reader.wait():
                 crash = f"{name} crashed the Parquet reader (status {status})"
                 raise UsageError(message if status == 1 else crash)
         finally:
             reader.kill()
+
+
+def _while_heard(pipe: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a pipe. Raises UsageError when it is silent for too long."""
+    rest = b""
+    while block := _heard(pipe, name):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _heard(pipe: IO[bytes], name: str) -> bytes:
+    """The next bytes of a pipe, nothing at its end; signs of life are given while it is silent."""
+    until_s = time.monotonic() + PARQUET_SILENT_S
+    while True:
+        beat()
+        if select.select([pipe], [], [], 0.5)[0]:
+            return os.read(pipe.fileno(), COPY_BYTES)
+        if time.monotonic() > until_s:
+            raise UsageError(
+                f"{name} yielded no row in {PARQUET_SILENT_S:.0f} seconds",
+                hint="write it with smaller row groups, or as JSON Lines",
+            )
 
 
 def no_pyarrow(purpose: str) -> UsageError:

@@ -17,6 +17,7 @@ from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
 from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
 from rerankfleet.shared.errors import ItemError, Path, UsageError
+from rerankfleet.shared.heartbeat import beat
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
@@ -40,11 +41,13 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
     Holds one line at the most, whatever the file is.
     """
     while line := stream.readline(max_bytes + 1):
+        beat()
         consumed = len(line)
         if consumed <= max_bytes or line.endswith(b"\n"):
             yield consumed, line.rstrip(b"\r\n")
             continue
         while rest := stream.readline(1 << 20):
+            beat()
             consumed += len(rest)
             if rest.endswith(b"\n"):
                 break

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 from rerankfleet.shared.errors import OutputExists, UsageError
 from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects
 
 COPY_BYTES = 1 << 20
@@ -82,6 +83,7 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        beat()
         count = self._stream.readinto(buffer) or 0
         self.size += count
         return count
@@ -100,6 +102,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        beat()
         try:
             data = self._stream.read(len(buffer))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

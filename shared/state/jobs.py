@@ -206,13 +206,19 @@ class Jobs:
         return cast(str, self._scripts.run("retry", keys, [job.id, only]))
 
     def begin_step(self, job_id: str, token: str) -> str:
-        """Lease a job for a feed or finish step, or renew that lease."""
+        """Lease a job for a feed or finish step."""
         keys = [self._keys.job(job_id), self._keys.jobs]
         return cast(str, self._scripts.run("begin", keys, [job_id, token, self._settings.lease_ms]))
 
-    def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
-        """Release a step's lease."""
-        self._scripts.run("end", [self._keys.job(job_id), self._keys.jobs], [job_id, token, due_ms])
+    def hold_step(self, job_id: str, token: str) -> str:
+        """Renew a step's lease. Returns the answer of `hold.lua`."""
+        keys = [self._keys.job(job_id), self._keys.jobs]
+        return cast(str, self._scripts.run("hold", keys, [job_id, token, self._settings.lease_ms]))
+
+    def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> bool:
+        """Release a step's lease. Returns whether it was held."""
+        keys = [self._keys.job(job_id), self._keys.jobs]
+        return bool(self._scripts.run("end", keys, [job_id, token, due_ms]))
 
     def active_count(self, model: str) -> int:
         """How many jobs of a model still have input to cut: they share its window."""
@@ -232,6 +238,16 @@ class Jobs:
             end, _, part = record.partition(" ")
             ranges.add((int(start), int(end), part))
         return sorted(ranges)
+
+    def decide(self, job_id: str, token: str) -> str:
+        """Decide which attempt publishes a job's output. Returns it, or nothing when the caller
+        does not hold the step."""
+        keys = [self._keys.job(job_id), self._keys.job_open(job_id)]
+        return cast(str, self._scripts.run("decide", keys, [token]))
+
+    def undecide(self, job_id: str, token: str, attempt: str) -> None:
+        """Let another attempt publish than the one that was decided."""
+        self._scripts.run("undecide", [self._keys.job(job_id)], [token, attempt])
 
     def finish(self, job: Job, token: str, output: str) -> bool:
         """End a job whose output is published."""

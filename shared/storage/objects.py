@@ -23,10 +23,18 @@ from urllib.parse import unquote
 import stamina
 
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
 from rerankfleet.shared.storage.s3 import new_client
-from rerankfleet.shared.storage.s3_streams import S3Body, multipart
+from rerankfleet.shared.storage.s3_streams import (
+    S3Body,
+    abort_upload,
+    complete_upload,
+    multipart,
+    new_upload,
+    upload,
+)
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
@@ -196,6 +204,7 @@ class Objects:
     @retry_storage
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the object's bytes from `offset`."""
+        beat()
         self.check(uri)
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
@@ -252,6 +261,7 @@ class Objects:
         while True:
             keys, more = self._page(uri, bucket, prefix, key)
             for key in keys:
+                beat()
                 yield f"s3://{bucket}/{key}"
             if not more or not keys:
                 return
@@ -285,6 +295,58 @@ class Objects:
                 with publish_file(local_path(uri)) as stream:
                     yield stream
 
+    # ---- drafts ---------------------------------------------------------------------------------
+
+    @retry_storage
+    def new_draft(self, uri: str, name: str) -> str:
+        """Begin an object that appears only when it is published, by whoever does it first.
+        `name` is unique. Returns what identifies the draft."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                return new_upload(self._s3, *_bucket_and_key(uri))
+            path = _draft_path(uri, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            return name
+
+    @contextmanager
+    def draft_writer(self, uri: str, draft: str) -> Iterator[IO[bytes]]:
+        """A stream into a draft, which is complete when the block ends well."""
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                with upload(self._s3, *_bucket_and_key(uri), draft) as stream:
+                    yield stream
+                return
+            with _draft_path(uri, draft).open("r+b") as stream:  # one that was discarded is gone
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    @retry_storage
+    def publish(self, uri: str, draft: str) -> bool:
+        """Make a draft the object. False when it is no draft any more: it was published, or
+        discarded."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                return complete_upload(self._s3, *_bucket_and_key(uri), draft)
+            try:
+                _draft_path(uri, draft).replace(local_path(uri))
+            except FileNotFoundError:
+                return False
+            return True
+
+    @retry_storage
+    def discard(self, uri: str, draft: str) -> None:
+        """Remove a draft, if there is one."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                abort_upload(self._s3, *_bucket_and_key(uri), draft)
+            else:
+                _draft_path(uri, draft).unlink(missing_ok=True)
+
     @retry_storage
     def delete_tree(self, uri: str) -> None:
         """Remove everything under a URI of a job or an upload, if there is anything.
@@ -314,6 +376,13 @@ class Objects:
                     self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
 
 
+def _draft_path(uri: str, draft: str) -> Path:
+    """The file of a draft, beside that of `uri`. Raises UsageError for what is no draft's name."""
+    if not _is_name(draft):
+        raise UsageError(f"{draft!r} is not a draft")
+    return local_path(uri).with_name(f".{draft}.draft")
+
+
 def _remove(path: Path) -> None:
     """Remove a folder with all in it, or a link to one; what is gone already is fine."""
 
@@ -337,6 +406,7 @@ def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
     with clear_errors(str(folder)), os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
+        beat()
         edge = after[0] if after else ""
         if entry.name < edge or entry.name.startswith("."):
             continue

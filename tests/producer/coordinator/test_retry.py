@@ -130,7 +130,7 @@ def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, subm
 
 
 def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit, lines, tmp_path):
-    # given a cancelled job that ended early since its input was away
+    # given a job that was paused since its input was away, and then ended early by a cancellation
     lines = lines * 3
     submit(lines)
     feed("j", control)
@@ -139,6 +139,8 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     path = Path(uri.removeprefix("file://"))
     kept = path.read_bytes(), path.stat()
     path.unlink()
+    feed("j", control)
+    assert "does not exist" in control.store.jobs.get("j").paused
     control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control)
