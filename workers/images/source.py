@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.shared.metrics import (
     CACHE_LOOKUPS,
@@ -87,6 +88,10 @@ class ImageSource:
         self._tally.add(CACHE_LOOKUPS, "picture", "miss", amount=misses)
         self._tally.add(CACHE_LOOKUPS, "picture", "hit", amount=len(futures) - misses)
         return {ref: self._outcome(ref, urgent, *one) for ref, one in futures.items()}
+
+    def prepare(self, data: bytes, options: ImageSpec) -> PreparedImage:
+        """Decode a file that the caller holds. Raises ItemError."""
+        return self._pool.prepare(data, options).result()
 
     def _begin(self, ref: ImageRef, urgent: bool) -> tuple[Future[PreparedImage], bool]:
         """The image's future, and whether loading it begins now: it may be cached, or on its
