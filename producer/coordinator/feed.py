@@ -105,6 +105,8 @@ class Feeding:
         at_once = min(room, SHARDS_PER_STEP_CANCELLED if job.cancelled else SHARDS_PER_STEP)
         opened, until_s = 0, time.monotonic() + STEP_S
         for shard in self._cuts(workers):
+            if not shard.slices and shard.cursor == self._cursor:
+                continue  # the end
             self._step.hold()
             if self._open([shard], low_water=max(share // 2, 1))[0] != "opened":
                 return None

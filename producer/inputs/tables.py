@@ -102,7 +102,7 @@ def _refuse_blank(blank_bytes: int, name: str, line: int) -> None:
     """Raise UsageError for what holds nothing but blank lines for long."""
     if blank_bytes > BLANK_BYTES_MAX:
         raise UsageError(
-            f"{name} has more than {BLANK_BYTES_MAX >> 20} MiB of blank lines, up to line {line}",
+            f"{name} has more than {BLANK_BYTES_MAX:,} bytes of blank lines, up to line {line}",
             hint="remove them",
         )
 
