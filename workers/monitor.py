@@ -45,6 +45,8 @@ REPUBLISHED = "republished"
 REFUSED_MS = 600_000
 """For so long after a worker with other weights refused a job's shard, its hints do not count as
 lost."""
+SWEEP_AGAIN_MS = 60_000
+"""When the removal of files that failed is tried again."""
 HINTS_AT_ONCE = 64
 """Most hints of one model that one tick sends."""
 SHARDS_LOOKED_AT = 1024
@@ -138,10 +140,18 @@ class Monitor:
             remaining_ms = self._store.jobs.begin_sweep(job_id)
             if remaining_ms < 0:
                 continue
-            for folder in ("shards", "parts") if remaining_ms else ("",):
-                self._objects.delete_tree(job_uri(self._objects, job_id, *filter(None, [folder])))
-            self._store.jobs.end_sweep(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
+            again_ms = remaining_ms and remaining_ms + 60_000
+            try:
+                self._remove(job_id, all_files=not remaining_ms)
+            except (RerankError, OSError) as error:  # one must not starve the others
+                log.warning("files of a job are not removed yet", job=job_id, error=str(error))
+                again_ms = SWEEP_AGAIN_MS
+            self._store.jobs.end_sweep(job_id, again_ms=again_ms)
         sweep_uploads(self._objects)
+
+    def _remove(self, job_id: str, *, all_files: bool) -> None:
+        for names in [()] if all_files else [("shards",), ("parts",)]:
+            self._objects.delete_tree(job_uri(self._objects, job_id, *names))
 
 
 def next_step(job: Job) -> str | None:

@@ -366,7 +366,9 @@ class Objects:
             for page in pages:
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
-                    self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+                    for left in answer.get("Errors", ()):
+                        raise StorageUnavailable(f"{uri} is not removed ({left.get('Code')})")
 
 
 def _draft_path(uri: str, draft: str) -> Path:
