@@ -27,7 +27,7 @@ from rerankfleet.producer.status import describe
 from rerankfleet.producer.submission import JobMaker, choose_model
 from rerankfleet.shared.content.options import OF_JOBS, ScoringOptions
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.errors import DeadlineExceeded, UsageError, WrongState
+from rerankfleet.shared.errors import DeadlineExceeded, InvalidOption, UsageError, WrongState
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.job_status import JobStatus
@@ -37,6 +37,8 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
+
+REDIS_AWAY = "Redis does not answer: the job goes on when it is back"
 
 
 class Client:
@@ -159,9 +161,11 @@ class Client:
     ) -> JobStatus:
         """Wait until the job is done or cancelled. Raises DeadlineExceeded after `timeout_s`.
 
-        `on_progress` is called about once a second. Leaving early leaves the job running.
+        `on_progress` is called about once a second, while Redis is away with the last status and
+        that reason. Leaving early leaves the job running.
         """
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        status: JobStatus | None = None
         while True:
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             try:
@@ -172,6 +176,9 @@ class Client:
                     return status
                 self.store.jobs.wait_done(job_id, max(left, 0.0))
             except REDIS_ERRORS:  # it may be restarting: jobs go on after that
+                if status and on_progress:
+                    away = {"reason": REDIS_AWAY, "held_back": True}
+                    on_progress(status.model_copy(update=away))
                 time.sleep(max(left, 0.0))
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
@@ -205,7 +212,7 @@ class Client:
         longer the one that the job was made from.
         """
         if only not in ("all", "errors"):
-            raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
+            raise InvalidOption("only", f"only {only!r} is not known", hint="use all or errors")
         job = self.store.jobs.get(job_id)
         refuse_small_request(job)
         if job.spec.catalog:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -23,15 +23,17 @@ from rerankfleet.shared.formats.sources import (
     Hashing,
     is_uri,
     open_local,
+    output_errors,
     plain,
     probe,
     refuse_existing,
+    refuse_same,
     source_of,
 )
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, local_path, publish_file
+from rerankfleet.shared.storage.objects import Objects, is_stream, local_path, publish_file
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
@@ -61,6 +63,7 @@ def score_file(
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     source, output = source_of(source), source_of(output)
     objects = Objects(settings)
+    refuse_same(source, output)
     refuse_existing(output, objects, force=force)
     detector_of(spec)
     with ExitStack() as stack:
@@ -90,8 +93,9 @@ def score_file(
             on_progress,
         )
     manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
-    with _writer(manifest_uri(output), objects) as out:
-        out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
+    if is_uri(output) or not is_stream(Path(output)):
+        with _writer(manifest_uri(output), objects) as out:
+            out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
 
@@ -108,8 +112,14 @@ def _folder(source: str) -> Path | None:
     return None if is_uri(source) else Path(source).resolve().parent
 
 
-def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
-    return objects.writer(output) if is_uri(output) else publish_file(Path(output))
+@contextmanager
+def _writer(output: str, objects: Objects) -> Iterator[IO[bytes]]:
+    if is_uri(output):
+        with objects.writer(output) as out:
+            yield out
+    else:
+        with output_errors(output), publish_file(Path(output)) as out:
+            yield out
 
 
 def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:
@@ -121,11 +131,12 @@ def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Sli
 
 
 class _Counts:
-    lines = scored = errors = rejected = truncated = tokens = 0
+    lines = scored = errors = bad_lines = rejected = truncated = tokens = 0
 
     def add(self, summary: ShardSummary) -> None:
         self.scored += summary.scored
         self.errors += summary.errors
+        self.bad_lines += summary.bad_lines
         self.rejected += summary.rejected
         self.truncated += summary.truncated
         self.tokens += summary.tokens
@@ -176,6 +187,7 @@ def _manifest(
         pairs=counts.scored + counts.errors + counts.rejected,
         scored=counts.scored,
         errors=counts.errors,
+        bad_lines=counts.bad_lines,
         rejected=counts.rejected,
         truncated=counts.truncated,
         tokens=counts.tokens,

@@ -19,6 +19,7 @@ from rerankfleet.shared.content.given import Given, file_bytes
 from rerankfleet.shared.content.outcomes import Failure, Scored
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.formats.output import merge
 from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.profiles import resolve
 from rerankfleet.shared.settings import Settings, read_environment
@@ -122,9 +123,8 @@ class Reranker:
             outcomes, _ = scorer.score([checked], self._spec, threading.Event())
         finally:
             batcher.close()
-        rows: list[Scored | Failure] = []
-        for outcome in outcomes:
-            rows += [*outcome.results, *outcome.errors]
+        joined = merge(outcomes)
+        rows: list[Scored | Failure] = [*joined.results, *joined.errors]
         return sorted(rows, key=lambda row: row.index or 0)
 
 

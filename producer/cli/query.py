@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from rerankfleet.producer.cli.common import JsonOption, connected
-from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.cli import outcome_code
 from rerankfleet.shared.command_options import ProfileOption, with_scoring_options
 from rerankfleet.shared.content.options import OF_JOBS
-from rerankfleet.shared.errors import UsageError
 
 
 @with_scoring_options(without=OF_JOBS)
@@ -52,8 +51,7 @@ def query(
         request.add_image(uri)
     for path in file or []:
         request.add_file(path)
-    if not request.candidates:
-        raise UsageError("there are no candidates", hint="give some with --doc, --image or --file")
+    request.require_candidates()
     line = client.rerank(
         content,
         [candidate.document for candidate in request.candidates],
@@ -64,6 +62,5 @@ def query(
     if as_json:
         tables.as_json(line)
     else:
-        tables.console().print(ranking(line, request.candidates))
-    if line["errors"]:
-        raise typer.Exit(PARTIAL)
+        tables.console().print(ranking(line, request.candidates, request.files))
+    raise typer.Exit(outcome_code(scored=len(line["results"]), unscored=len(line["errors"])))

@@ -253,7 +253,10 @@ def make_manifest(job: Job, end_s: float) -> Manifest:
         | ({"catalog": spec.catalog.model_dump(mode="json")} if spec.catalog else {}),
         pairs=progress.done,
         **progress.model_dump(
-            include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
+            include={
+                *("scored", "errors", "bad_lines", "rejected", "cancelled"),
+                *("truncated", "tokens"),
+            }
         ),
         round=job.round,
         started_s=start_s,

@@ -24,7 +24,15 @@ from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
 from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
 from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
-from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain, source_of
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    PROBE_LINES,
+    is_uri,
+    output_errors,
+    plain,
+    require_writable,
+    source_of,
+)
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
@@ -196,8 +204,12 @@ def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> Non
         path = local_path(output) if is_uri(output) else Path(output)
         if path.is_file():
             raise UsageError(f"the output {output} is a file", hint="name a folder")
-        occupied = path.is_dir() and any(path.iterdir())
+        with output_errors(output):
+            occupied = path.is_dir() and any(path.iterdir())
+            require_writable(path / "manifest.json")
     if occupied and not force:
         raise OutputExists(
-            f"the output {output} is not empty", hint="use --force to add files to it"
+            f"the output {output} is not empty",
+            hint="set `force` to add files to it",
+            command="--force",
         )

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -43,7 +43,6 @@ from rerankfleet.shared.storage.uploads import is_upload
 
 SKIPPED_PER_CUT = 10_000
 """After so many files of a folder that are no images, the position moves on without one."""
-ITEM_FIELDS = ("documents", "indices", "failures")
 HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
@@ -247,12 +246,8 @@ class Input:
         top_n = self._job.spec.top_n if piece.top_n is None else piece.top_n
         if not top_n or len(before.results) < top_n:
             return due_again(piece, before, only)
-        cut = end.skip if end.skip and piece.line == end.line + 1 else piece.items
-        done = due_again(piece.cut(0, cut), before, only, all_kept=False)
-        rest = due_again(piece.cut(cut, piece.items), before, only)
-        return done.model_copy(
-            update={name: getattr(done, name) + getattr(rest, name) for name in ITEM_FIELDS}
-        )
+        ended_here = end.skip and piece.line == end.line + 1
+        return due_again(piece, before, only, missing_from=end.skip if ended_here else piece.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +271,13 @@ def previous_outcomes(
             yield Previous(outcome_of(number, line), provenance, offset)
 
 
-def due_again(piece: Slice, before: SliceOutcome, only: str, *, all_kept: bool = True) -> Slice:
+def due_again(piece: Slice, before: SliceOutcome, only: str, *, missing_from: int = 0) -> Slice:
     """The pairs of a line that have no score: those that failed, and those that the previous output
     does not mention, since its job ended before they were cut.
 
-    With `only` "errors" the cancelled ones are left out. Without `all_kept` the output holds only
-    the best results of the line: what it does not mention has a score.
+    With `only` "errors" the cancelled ones are left out. Where the output holds only the best
+    results of the line, an item before the position `missing_from` that it does not mention has a
+    score.
     """
     failed = {
         e.index
@@ -291,20 +287,30 @@ def due_again(piece: Slice, before: SliceOutcome, only: str, *, all_kept: bool =
     if None in failed:
         return piece
     mentioned = {r.index for r in before.results} | {e.index for e in before.errors}
-    whole_line = None in mentioned
-
-    def is_due(index: int | None) -> bool:
-        return index in failed or (all_kept and not whole_line and index not in mentioned)
-
+    items = [*piece.indices, *(failure.index for failure in piece.failures)]
+    missing = {index for index in items[missing_from:] if not mentioned & {index, None}}
+    due = failed | missing
     kept = [
         (document, index)
         for document, index in zip(piece.documents, piece.indices, strict=True)
-        if is_due(index)
+        if index in due
     ]
     return piece.model_copy(
         update={
             "documents": [document for document, _ in kept],
             "indices": [index for _, index in kept],
-            "failures": [f for f in piece.failures if is_due(f.index)],
+            "failures": [f for f in piece.failures if f.index in due],
+            "twins": _twins_left(piece, before, [index for _, index in kept]),
         }
     )
+
+
+def _twins_left(piece: Slice, before: SliceOutcome, left: Sequence[int]) -> dict[int, int]:
+    """The twins of the documents that are left: one that has its score already, where there is one,
+    so that all have that score."""
+    scored: dict[int, int] = {}
+    for index in sorted(result.index for result in before.results):
+        scored.setdefault(piece.twins.get(index, index), index)
+    first = {index: piece.twins.get(index, index) for index in left}
+    twins = {index: scored.get(at, at) for index, at in first.items()}
+    return {index: at for index, at in twins.items() if at != index}

@@ -55,10 +55,17 @@ def _preset(value: str) -> str:
 
 
 def _few_languages(value: Any) -> Any:
-    """Refuse more entries than there are languages, before each of them becomes an error."""
-    if isinstance(value, dict) and len(value) > len(LANGUAGES):
+    """Refuse more entries than there are languages, before each of them becomes an error; null is
+    no entry."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > len(LANGUAGES):
         raise PydanticCustomError("language", f"expected at most {len(LANGUAGES)} languages")
-    return value
+    return {code: text for code, text in value.items() if text is not None}
+
+
+def _empty_if_blank(value: Any) -> Any:
+    return "" if isinstance(value, str) and not value.strip() else value
 
 
 def _by_language(value: dict[str, str]) -> dict[str, str]:
@@ -76,10 +83,13 @@ def _by_language(value: dict[str, str]) -> dict[str, str]:
 TOKENS_MAX = 40_960
 """No model reads more tokens than this."""
 
-Instruction = Annotated[str, Field(max_length=64 << 10)]
-"""An empty one is none."""
+Instruction = Annotated[str, Field(max_length=64 << 10), BeforeValidator(_empty_if_blank)]
+"""A blank one is empty, and an empty one is none."""
 Instructions = Annotated[
-    dict[str, Annotated[str, Field(min_length=1, max_length=64 << 10)]],
+    dict[
+        str,
+        Annotated[str, Field(min_length=1, max_length=64 << 10), BeforeValidator(_empty_if_blank)],
+    ],
     BeforeValidator(_few_languages),
     AfterValidator(_by_language),
 ]

@@ -102,6 +102,9 @@ class Scored(Reported):
     """Margins of its parts, when the job asks for sub-scores: see `shared.sub_scores`."""
     metadata: dict[str, Any] | None = None
     """The document's own."""
+    twin: str | None = None
+    """The index of the first equal document of its request, where that is another one; in a ranked
+    catalog a word that equal images share. See `shared.content.twins`."""
 
 
 class SliceOutcome(Reported):

@@ -43,6 +43,9 @@ class Slice(Frozen):
     documents: list[Document] = Field(default_factory=list)
     indices: list[int] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
+    twins: dict[int, int] = Field(default_factory=dict)
+    """Indices of documents that have an equal one before them -> that one's: see
+    `shared.content.twins`."""
     continued: bool = False
     """Its request began in an earlier slice: so requests are counted once."""
 
@@ -51,15 +54,22 @@ class Slice(Frozen):
         """How many items of the cut order it covers."""
         return len(self.documents) + len(self.failures)
 
+    @property
+    def is_bad_line(self) -> bool:
+        """Whether it is a line that could not be read, which has no pairs."""
+        return any(failure.index is None for failure in self.failures)
+
     def cut(self, first: int, last: int) -> Slice:
         """The items at positions [first, last) as a slice of their own."""
         if first <= 0 and last >= self.items:
             return self
         pairs, first, last = len(self.documents), max(first, 0), min(last, self.items)
+        indices = self.indices[first:last]
         return self.model_copy(
             update={
                 "documents": self.documents[first:last],
-                "indices": self.indices[first:last],
+                "indices": indices,
+                "twins": {i: self.twins[i] for i in indices if i in self.twins},
                 "failures": self.failures[max(first - pairs, 0) : max(last - pairs, 0)],
                 "continued": self.continued or first > 0,
             }

@@ -17,6 +17,7 @@ from rerankfleet.shared.content.content import Document, content_fields, few_fie
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
+from rerankfleet.shared.content.twins import find_twins
 from rerankfleet.shared.content.uris import URI_CHARACTERS
 from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
 from rerankfleet.shared.errors import ItemError, Path, UsageError
@@ -25,6 +26,9 @@ from rerankfleet.shared.heartbeat import beat
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
     '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
+)
+REQUEST_HINT = (
+    'a request has "query" and "documents", and optionally "id", "instruction", "top_n", "metadata"'
 )
 CONTENT_HINT = (
     'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
@@ -115,6 +119,7 @@ def slice_of(
         documents=documents,
         indices=indices,
         failures=failures,
+        twins=find_twins(zip(indices, documents, strict=True)),
         **request.model_dump(exclude={"documents"}),
     )
 
@@ -153,7 +158,7 @@ def _request(fields: Mapping[str, Any]) -> RerankRequest:
         request = RerankRequest.model_validate(few_fields(dict(fields)))
     except ValidationError as error:
         path, message = first_error(error.errors())
-        hint = CONTENT_HINT if path[:1] == ("query",) else FORMAT_HINT
+        hint = CONTENT_HINT if path[:1] == ("query",) else REQUEST_HINT
         raise ItemError("invalid_request", message, hint=hint, path=path) from error
     own = (
         (("id",), request.id),

@@ -16,6 +16,7 @@ from rerankfleet.shared.content.outcomes import (
     SliceOutcome,
 )
 from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.content.twins import tie
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.sub_scores import explain
 
@@ -54,12 +55,12 @@ def failure_of(line: int, index: int, document: Document, error: ItemError) -> F
 
 
 def merge(pieces: Sequence[SliceOutcome]) -> SliceOutcome:
-    """Join the outcomes of one line's slices."""
-    if len(pieces) == 1:
+    """Join the outcomes of one line's slices. Twins get one margin."""
+    if len(pieces) == 1 and not any(result.twin for result in pieces[0].results):
         return pieces[0]
     return pieces[0].model_copy(
         update={
-            "results": [result for piece in pieces for result in piece.results],
+            "results": tie([result for piece in pieces for result in piece.results]),
             "errors": [error for piece in pieces for error in piece.errors],
         }
     )

@@ -9,16 +9,18 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
 from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
+from rerankfleet.shared.formats.manifest import manifest_uri
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -50,6 +52,8 @@ def source_of(text: str) -> str:
 @contextmanager
 def open_local(source: str) -> Iterator[BinaryIO]:
     """The bytes of a path, or of standard input for `-`. Raises UsageError if it cannot be read."""
+    if not source:
+        raise UsageError("the input has no name", hint="name a file, or - for standard input")
     if source == "-":
         yield sys.stdin.buffer
         return
@@ -169,10 +173,59 @@ def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
     if is_uri(output):
         objects.check(output)
         exists = objects.exists(output)
-    elif Path(output).is_dir():
-        raise UsageError(f"the output {printable(output)} is a folder", hint="name a file in it")
     else:
-        exists = Path(output).exists()
+        with output_errors(output):
+            path = Path(output)
+            if path.is_dir():
+                raise UsageError(
+                    f"the output {printable(output)} is a folder", hint="name a file in it"
+                )
+            require_writable(path)
+            exists = path.exists() and not is_stream(path)
     if exists and not force:
-        name = printable(output)
-        raise OutputExists(f"the output {name} exists", hint="use --force to replace it")
+        raise OutputExists(
+            f"the output {printable(output)} exists",
+            hint="set `force` to replace it",
+            command="--force",
+        )
+
+
+def refuse_same(source: str, output: str) -> None:
+    """Raise UsageError if an output, or its manifest, would replace the input."""
+    if any(_is_same(source, written) for written in (output, manifest_uri(output))):
+        raise UsageError(
+            f"the output {printable(output)} would replace the input {printable(source)}",
+            hint="name another file",
+        )
+
+
+def _is_same(one: str, other: str) -> bool:
+    if one.startswith("s3://") or other.startswith("s3://"):
+        return one == other
+    paths = [local_path(uri) if is_uri(uri) else Path(uri) for uri in (one, other)]
+    with suppress(OSError, ValueError):  # one of them does not exist
+        return paths[0].samefile(paths[1]) and not is_stream(paths[0])
+    return False
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be made there. Folders that are missing will be made."""
+    if is_stream(path):
+        return
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    with TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def output_errors(output: str | Path) -> Iterator[None]:
+    """Turn errors of the file system into a UsageError that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the output {printable(str(output))} cannot be written ({error.strerror or error})",
+            hint="name a file where you may write and where there is room",
+        ) from error

@@ -190,7 +190,7 @@ def test_the_failure_of_a_line_carries_the_lines_own_id(line, expected):
         (
             {"frames": ["a.png"], "video": {"frames": ["b.png"]}},
             "invalid_document",
-            "documents.1.frames",
+            "documents.1: `frames` and `video` mean the same",
         ),
         ({"text": "a", "metadata": 5}, "invalid_document", "documents.1.metadata: Input should"),
         (
