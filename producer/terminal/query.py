@@ -18,13 +18,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rerankfleet.producer.terminal.tables import bar, one_line
+from rerankfleet.producer.terminal.tables import bar
 from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
 from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import open_local
+from rerankfleet.shared.shown import one_line
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
 NAME_SHOWN = 200
@@ -46,7 +47,7 @@ class Candidate:
     @property
     def placed(self) -> str:
         """Its name after its place, where it has one."""
-        return f"{self.place}: {self.name}" if self.place else self.name
+        return one_line(f"{self.place}: {self.name}" if self.place else self.name)
 
 
 @dataclass(slots=True)
@@ -252,7 +253,7 @@ def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate
             f"{result['margin']:+.2f}",
             *(_sub_score(result["explain"].get(key)) for key in subs),
             Text(candidates[result["index"]].name),
-            *([note] if any(notes) else []),
+            *([Text(note)] if any(notes) else []),
         )
     return table
 
