@@ -34,8 +34,8 @@ def tell(text: str) -> None:
 
 
 def clean_log(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Any:
-    """A processor of structlog: cleans what a line of the log holds. What is no text is shown by its
-    `repr`, which is clean."""
+    """A processor of structlog: cleans what a line of the log holds. What is no text is shown by
+    its `repr`, which is clean."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = clean_lines(value) if name == "exception" else clean(value)

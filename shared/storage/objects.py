@@ -26,6 +26,7 @@ from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUna
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.folders import remove_tree, walk
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import (
     S3Body,
@@ -226,7 +227,7 @@ class Objects:
         self.check(uri)
         root = local_path(uri).resolve()
         after_parts = local_path(after).relative_to(root).parts if after else ()
-        for path in _walk(root, after_parts):
+        for path in walk(root, after_parts):
             yield path_address(str(path))
 
     @retry_storage
@@ -324,8 +325,14 @@ class Objects:
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 return complete_upload(self._s3, *_bucket_and_key(uri), draft)
+            path, target = _draft_path(uri, draft), local_path(uri)
             try:
-                _draft_path(uri, draft).replace(local_path(uri))
+                if is_stream(target):
+                    with path.open("rb") as source, target.open("ab") as stream:
+                        shutil.copyfileobj(source, stream)
+                    path.unlink()
+                else:
+                    path.replace(target)
             except FileNotFoundError:
                 return False
             return True
@@ -357,13 +364,14 @@ class Objects:
             if not uri.startswith("s3:"):
                 room = local_path(self.at(first)).resolve()
                 if local_path(uri).resolve().parent.is_relative_to(room):  # no link leads out
-                    _remove(local_path(uri))
+                    remove_tree(local_path(uri))
                 return
             bucket, prefix = _bucket_and_key(uri)
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=f"{prefix}/"
             )
             for page in pages:
+                beat()
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
                     answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
@@ -378,45 +386,8 @@ def _draft_path(uri: str, draft: str) -> Path:
     return local_path(uri).with_name(f".{draft}.draft")
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder with all in it, or a link to one; what is gone already is fine."""
-
-    def unless_gone(_function: object, _path: str, caught: Any) -> None:
-        if not isinstance(caught[1], FileNotFoundError):
-            raise caught[1]
-
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, onerror=unless_gone)
-
-
 def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
-
-
-def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
-    """The files of a folder and its subfolders, by name, after the one whose path has the parts
-    `after`. Hidden ones and links to folders are left out."""
-    with clear_errors(str(folder)), os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        beat()
-        edge = after[0] if after else ""
-        if entry.name < edge or entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), after[1:] if entry.name == edge else ())
-        elif entry.name != edge and _is_file(entry):
-            yield Path(entry.path)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link that leads nowhere: that is an error of its own, later."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
-    except OSError:  # a link that leads to itself
-        return True
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import broker_keys, model_queue, model_queues
 from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.shards import OUTAGE_MS
+from rerankfleet.workers import monitor as monitoring
 from rerankfleet.workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
 from tests.support.fleet import MODEL, Worker
 from tests.support.records import hints_waiting, open_shards
@@ -414,6 +415,26 @@ def test_files_of_a_submission_that_was_killed_are_removed(
     monitor.sweep()
     assert files(tmp_path) == []
     assert client.zcard(store.keys.sweep) == 0
+
+
+def test_a_removal_that_froze_until_the_job_was_retried_removes_nothing_more(
+    monitor, ended, store, objects, tmp_path, monkeypatch
+):
+    # given a monitor that freezes, once it has removed shards, until its time is over
+    monkeypatch.setattr(monitoring, "SWEEP_RENEWED_S", 0)
+    real = objects.delete_tree
+
+    def freeze(uri: str) -> None:
+        real(uri)
+        store.client.hset(store.keys.job("a"), "sweeping_until", 1)
+        assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+
+    monkeypatch.setattr(objects, "delete_tree", freeze)
+    monitor.sweep()
+    # then the parts stay, of which some may be new
+    assert files(tmp_path) == ["input.jsonl", "output-0.jsonl", "parts/0-p"]
+    assert store.jobs.sweepable() == []
+    store.jobs.cancel(store.jobs.get("a"))
 
 
 def test_a_job_whose_files_are_being_removed_cannot_be_retried(ended, store):

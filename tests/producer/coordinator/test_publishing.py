@@ -5,6 +5,8 @@ A step that is frozen beyond its lease is another step within its call: it overt
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
 from rerankfleet.shared.storage.objects import Objects, file_uri
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.outputs import check, manifest, output
+from tests.support.wait import patient
 
 FAILS = "doc 4"
 
@@ -236,6 +239,22 @@ def test_drafts_that_are_lost_are_written_again(control, submit, lines, target, 
     assert "is gone" in control.store.jobs.get("j").facts["waiting_for"]
     finish("j", control)
     check(lines, output(control))
+
+
+def test_an_output_that_is_a_pipe_is_written_to(control, submit, lines, tmp_path):
+    # given a pipe, and somebody who reads it
+    path = tmp_path / "allowed" / "pipe"
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
+    reader.start()
+    submit(lines, output=file_uri(path))
+    ready(control)
+    finish("j", control)
+    reader.join(patient(10))
+    assert len(read[0].splitlines()) == len(lines)
+    assert path.is_fifo()
 
 
 # ---- catalogs -----------------------------------------------------------------------------------
