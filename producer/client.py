@@ -14,7 +14,7 @@ Needs Redis and the storage, never torch. The work is done in `submission`, `int
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rerankfleet.producer.inputs.jsonl import refuse_changed
 from rerankfleet.producer.interactive import Answer, Interactive
 from rerankfleet.producer.output import Output, OutputFile, refuse_small_request
 from rerankfleet.producer.status import describe
-from rerankfleet.producer.submission import JobMaker, choose_model
+from rerankfleet.producer.submission import JobMaker, choose_model, path_or_uri
 from rerankfleet.shared.content.options import OF_JOBS, ScoringOptions
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import DeadlineExceeded, InvalidOption, UsageError, WrongState
@@ -84,7 +84,7 @@ class Client:
         Raises UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit(
-            str(input),
+            path_or_uri(input, "the input"),
             output=output,
             model=model,
             profile=profile,
@@ -96,7 +96,7 @@ class Client:
     def submit_catalog(
         self,
         catalog: str | Path,
-        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        queries: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         output: str | Path | None = None,
         format: OutputFormat = "jsonl",
@@ -110,14 +110,14 @@ class Client:
 
         `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
         with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
-        content with an optional id), or a sequence of them, with images as in `rerank`. The output
-        is a folder, file:///dir/ or s3://bucket/prefix/, of rows (query_id, image_id, margin,
-        relevance_score or error) as JSON Lines or Parquet, and with `top_n` a ranking per query.
-        Options are those of `submit`; `limit` counts images. Raises UsageError (or what derives
-        from it) before any work starts.
+        content with an optional id), a table with the same columns, or a sequence of them, with
+        images as in `rerank`. The output is a folder, file:///dir/ or s3://bucket/prefix/, of rows
+        (query_id, image_id, margin, relevance_score or error) as JSON Lines or Parquet, and with
+        `top_n` a ranking per query. Options are those of `submit`; `limit` counts images. Raises
+        UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit_catalog(
-            str(catalog),
+            path_or_uri(catalog, "the catalog"),
             queries,
             output=output,
             format=format,
@@ -258,7 +258,7 @@ class Client:
     def rerank(
         self,
         query: str | Mapping[str, Any],
-        documents: Sequence[str | Mapping[str, Any]],
+        documents: Iterable[str | Mapping[str, Any]],
         *,
         model: str | None = None,
         profile: str | None = None,
@@ -271,14 +271,15 @@ class Client:
 
         Query and documents are texts or contents as in a line of input, whose images may also be
         bytes, paths as `pathlib.Path`, open files, PIL images or numpy arrays: these are sent along
-        (`shared.content.given`). Options are those of `submit`, but for the ones that are about
+        (`shared.content.given`). Documents are any run of them in order, also a Series or an array,
+        but no text, mapping or set. Options are those of `submit`, but for the ones that are about
         jobs.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
         fields = {
             "query": query,
-            "documents": list(documents),
+            "documents": documents,
             "instruction": instruction,
             "top_n": top_n,
         }

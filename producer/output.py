@@ -103,9 +103,14 @@ class Output:
         """The lines or rows that were committed so far."""
         spec = job.spec
         if not spec.catalog:
-            for outcome, provenance in merged_lines(job, self._control, whole=False):
+            merged = enumerate(merged_lines(job, self._control, whole=False), 1)
+            for place, (outcome, provenance) in merged:
                 yield output_line(
-                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
+                    outcome,
+                    provenance,
+                    top_n=spec.top_n,
+                    calibration=spec.calibration,
+                    place=place,
                 )
             return
         for *_, outcomes in committed_parts(job, self._control, whole=False):

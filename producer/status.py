@@ -86,7 +86,7 @@ def _reason(job: Job, state: JobState, fleet: FleetSnapshot) -> tuple[str, bool]
         return f"storage: {waiting}", True
     if not job.open_shards and not fleet.coordinator_lives:
         work = "writes the output" if state == "finishing" else "reads the input"
-        return f"no coordinator runs, which {work}: start `rerank coordinator`", True
+        return f"no coordinator runs, which {work}: one must be started", True
     if state == "finishing":
         return "finishing: the output is being written", False
     if job.cancelled:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class JobMaker:
     def submit_catalog(
         self,
         catalog: str,
-        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        queries: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         output: str | Path | None,
         format: OutputFormat,
@@ -194,6 +195,18 @@ def _only(served: Sequence[str]) -> str:
 # ---- the record ---------------------------------------------------------------------------------
 
 
+def path_or_uri(value: Any, what: str) -> str:
+    """A path or URI as text. Raises UsageError for anything else, which `str` would make a name."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"{what} is of type {type(value).__name__}, expected a path or URI",
+            hint="write the lines into a file, or use `rerank` for a few documents",
+        )
+    if not str(value):
+        raise UsageError(f"{what} has no name", hint="name a file, a folder or a URI")
+    return str(value)
+
+
 def with_calibration(
     spec: JobSpec, options: Mapping[str, Any], statistics: StatisticsRecords
 ) -> JobSpec:
@@ -264,9 +277,7 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     end; a path made absolute. Raises UsageError for an empty one."""
     if output is None:
         return None
-    if not str(output):
-        raise UsageError("the output has no name", hint="name a file, a folder or a URI")
-    address = source_of(str(output))
+    address = source_of(path_or_uri(output, "the output"))
     if not is_uri(address):
         return absolute(str(output))
     return f"{address.rstrip('/')}/" if folder else address

@@ -29,6 +29,7 @@ says what each means.
     ├── Unavailable               503  infrastructure: retried with back-off, never blamed on items
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
+    │   │   └── DraftsLost             what was to be published is gone: it is written again
     │   └── NoWorker                   no worker serves this model
     │       └── ModelLoading           its workers are still loading it
     ├── CallerLeft                499  the client closed its connection
@@ -301,6 +302,10 @@ class StorageUnavailable(Unavailable):
     """The object store or the disk does not answer."""
 
     code = "storage_unavailable"
+
+
+class DraftsLost(StorageUnavailable):
+    """What was decided can no longer be published: it must be written again."""
 
 
 class NoWorker(Unavailable):

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.formats.encodings import is_blank
 from rerankfleet.shared.formats.lines import parse_line, raw_lines
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.formats.output import dump_line, merge, output_line
@@ -123,10 +124,9 @@ def _writer(output: str, objects: Objects) -> Iterator[IO[bytes]]:
 
 
 def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:
-    lines = raw_lines(stream, settings.max_line_bytes)
-    for number, (_, raw) in enumerate(lines, 1):
-        if spec.limit is not None and number > spec.limit:
-            return
+    lines = enumerate(raw_lines(stream, settings.max_line_bytes), 1)
+    requests = ((number, raw) for number, (_, raw) in lines if raw is None or not is_blank(raw))
+    for number, raw in islice(requests, spec.limit):
         yield parse_line(number, raw, max_documents=settings.max_documents_per_request)
 
 
@@ -161,10 +161,15 @@ def _score(
 
     outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collect(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
-        merged = merge(list(pieces))
-        line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)
-        out.write(dump_line(line))
         counts.lines += 1
+        line = output_line(
+            merge(list(pieces)),
+            provenance,
+            top_n=spec.top_n,
+            calibration=spec.calibration,
+            place=counts.lines,
+        )
+        out.write(dump_line(line))
     return counts
 
 

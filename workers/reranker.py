@@ -111,11 +111,14 @@ class Reranker:
             return self._results(request)
 
     def _results(self, request: Mapping[str, Any]) -> list[Scored | Failure]:
+        if not isinstance(request, Mapping):
+            raise ItemError(
+                "invalid_request",
+                f"a request is of type {type(request).__name__}, expected a mapping",
+                hint='write {"query": ..., "documents": [...]}',
+            )
         passed = _Passed()
-        fields = {**request}
-        if isinstance(request.get("documents"), tuple):
-            fields["documents"] = list(request["documents"])
-        checked = slice_of(1, fields, max_documents=_NO_BOUND, replace_image=passed.add)
+        checked = slice_of(1, request, max_documents=_NO_BOUND, replace_image=passed.add)
         images = _PassedImages(self._source, passed, self._bytes_max) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:

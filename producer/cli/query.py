@@ -26,7 +26,9 @@ def query(
     ] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option(help="candidates, one a line: text or JSON content; - for stdin"),
+        typer.Option(
+            help="candidates, one a line: text or JSON content; CSV or Parquet; - for stdin"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
     profile: ProfileOption = None,
@@ -43,7 +45,7 @@ def query(
     from rerankfleet.producer.terminal.query import RequestBuilder, ranking
 
     client = connected()
-    request = RequestBuilder(client.settings.inline_bytes_max)
+    request = RequestBuilder(client.settings.inline_bytes_max, client.objects)
     content = request.query(text, query_image or [])
     for words in doc or []:
         request.add_text(words)

@@ -23,7 +23,7 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
     draft, begun_at = Draft(size, start=cursor.item), cursor.offset
     for count, read in enumerate(reads, 1):
         if read.piece is None:
-            cursor = replace(cursor, offset=read.offset, key=read.key)
+            cursor = _passed(read, cursor)
             yield draft.close(cursor)
             draft, begun_at = Draft(size, start=cursor.item), cursor.offset
             continue
@@ -36,12 +36,31 @@ def cut(reads: Iterable[Read], cursor: Cursor, size: ShardSize) -> Iterator[Cut]
             if skip < items:
                 yield draft.close(cursor)
                 draft = Draft(size, start=cursor.item)
-        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous, read.key)
+        cursor = _behind(read, cursor)
         long = count % LINES_PER_CUT == 0 or cursor.offset - begun_at >= BYTES_PER_CUT
         if draft.full or long:
             yield draft.close(cursor)
             draft, begun_at = Draft(size, start=cursor.item), cursor.offset
     yield draft.close(cursor)
+
+
+def _behind(read: Read, cursor: Cursor) -> Cursor:
+    """The cursor behind a read all of whose items are cut; lines that were not read are blank."""
+    blank = cursor.blank + read.line - cursor.line - 1
+    return Cursor(read.offset, read.line, cursor.item, 0, read.previous, read.key, blank)
+
+
+def _passed(read: Read, cursor: Cursor) -> Cursor:
+    """The cursor behind a position up to which there was nothing."""
+    blank = cursor.blank + read.line - cursor.line
+    return replace(
+        cursor,
+        offset=read.offset,
+        line=read.line,
+        previous=read.previous,
+        key=read.key,
+        blank=blank,
+    )
 
 
 @dataclass(frozen=True, slots=True)

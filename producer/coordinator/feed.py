@@ -186,7 +186,7 @@ class Feeding:
             shards,
             sealed=sealed,
             short=short,
-            lines=after.line - self._cursor.line,
+            lines=after.requests - self._cursor.requests,
             low_water=low_water,
         )
         if answer == "opened":

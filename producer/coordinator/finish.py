@@ -17,7 +17,6 @@ import structlog
 
 from rerankfleet.producer.coordinator.publishing import (
     Attempt,
-    DraftsLost,
     discard_others,
     forget_drafts,
     publish,
@@ -28,7 +27,7 @@ from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import RerankError, Unavailable, UsageError
+from rerankfleet.shared.errors import DraftsLost, RerankError, Unavailable, UsageError
 from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
 from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
 from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
@@ -141,9 +140,15 @@ def _write_lines(job: Job, control: Control, uri: str, attempt: Attempt) -> dict
     with attempt.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
             beat()
-            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
-            out.write(dump_line(line))
             lines += 1
+            line = output_line(
+                outcome,
+                provenance,
+                top_n=spec.top_n,
+                calibration=spec.calibration,
+                place=lines,
+            )
+            out.write(dump_line(line))
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
     return {"lines": lines, "provenance": provenances}

@@ -15,17 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from rerankfleet.shared.errors import StorageUnavailable, UsageError
+from rerankfleet.shared.errors import DraftsLost, UsageError
 from rerankfleet.shared.formats.shard_files import job_uri
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects
 
 DRAFTS = "drafts"
 ALL = "all"
-
-
-class DraftsLost(StorageUnavailable):
-    """What was decided can no longer be published: it must be written again."""
 
 
 class Attempt:

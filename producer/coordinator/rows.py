@@ -15,6 +15,7 @@ from rerankfleet.producer.inputs.tables import no_pyarrow
 from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
+from rerankfleet.shared.content.validation import ItemId
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.output import dump_line
 from rerankfleet.shared.job_spec import OutputFormat
@@ -131,7 +132,7 @@ class Entry(NamedTuple):
     margin: float
     above: int
     """Its line, negated."""
-    image: str | int
+    image: ItemId
     twin: int | None
     """What equal images share."""
 

@@ -22,12 +22,13 @@ from rerankfleet.producer.shard_size import image_tokens, slice_tokens
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Piece, Slice
 from rerankfleet.shared.errors import InputChanged
+from rerankfleet.shared.formats.encodings import is_blank
 from rerankfleet.shared.formats.lines import image_of, parse_line, raw_lines
 from rerankfleet.shared.formats.output import outcome_of
 from rerankfleet.shared.formats.sources import (
     COPY_BYTES,
-    GZIP_MAGIC,
     Hashing,
+    is_plain,
     is_uri,
     open_local,
     plain,
@@ -43,6 +44,9 @@ from rerankfleet.shared.storage.uploads import is_upload
 
 SKIPPED_PER_CUT = 10_000
 """After so many files of a folder that are no images, the position moves on without one."""
+BLANK_PER_CUT = 100_000
+"""After so many blank lines, the position moves on without a request."""
+BLANK = b""
 HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
@@ -135,8 +139,8 @@ class Input:
         self._settings = settings
 
     def make_seekable(self) -> str:
-        """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
-        which can take long."""
+        """Return the URI of the plain lines in UTF-8; gzip, tables and other encodings are first
+        rewritten into the storage, which can take long."""
         if uri := self._job.facts.get("plain_uri"):
             return uri
         uri, objects = self._job.spec.input.uri, self._objects
@@ -146,9 +150,8 @@ class Input:
             with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
                 return self._rewritten(lines)
         with objects.open(uri) as raw:
-            packed = raw.read(2) == GZIP_MAGIC
-        if not packed:
-            return uri
+            if is_plain(raw):
+                return uri
         with objects.open(uri) as raw, plain(raw, uri) as stream:
             return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""))
 
@@ -172,7 +175,8 @@ class Input:
         spec, tokens, offset = self._job.spec, 0.0, 0
         per_image, text_max = image_tokens(spec.image_spec), spec.max_tokens_per_doc or math.inf
         for line, offset in self._lines(uri, 0, 0):
-            tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
+            if line[1] != BLANK:
+                tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
             if offset >= HEAD_BYTES:
                 break
         return tokens / max(offset, 1) * self._objects.stat(uri).size
@@ -181,18 +185,24 @@ class Input:
         """Yield the lines of the plain input, or the images of the folder, at `uri` from `cursor`
         on; where a folder holds many other files, now and then a position without an image."""
         if self._job.round:
-            yield from self._failed(uri, cursor)
+            yield from self._within_limit(self._failed(uri, cursor), cursor)
             return
-        limit = self._job.spec.limit
-        reads = self._images(uri, cursor) if is_folder(uri) else self._plain(uri, cursor)
-        for read in reads:
-            if limit is not None and read.piece and read.piece.line > limit:
+        reads = self._images if is_folder(uri) else self._plain
+        yield from self._within_limit(reads(uri, cursor), cursor)
+
+    def _within_limit(self, reads: Iterator[Read], cursor: Cursor) -> Iterator[Read]:
+        """The reads that the job's limit of requests still allows from a cursor on."""
+        limit, requests = self._job.spec.limit, cursor.requests
+        while limit is None or requests < limit:
+            if (read := next(reads, None)) is None:
                 return
+            requests += read.piece is not None
             yield read
 
     def _plain(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         for line, offset in self._lines(uri, cursor.offset, cursor.line):
-            yield Read(self._parse(*line), offset)
+            blank = line[1] == BLANK
+            yield Read(None if blank else self._parse(*line), offset, passed=line[0] * blank)
 
     def _images(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """The images of a folder. One that is partly cut comes first, even if it no longer exists:
@@ -206,15 +216,23 @@ class Input:
                 continue
             skipped += 1
             if skipped % SKIPPED_PER_CUT == 0:
-                yield Read(None, key=key)
+                yield Read(None, key=key, passed=number)
 
     def _lines(
         self, uri: str, offset: int, number: int
     ) -> Iterator[tuple[tuple[int, bytes | None], int]]:
+        """The lines that are not blank, each with its number and the offset behind it; after many
+        blank ones the last of them, as BLANK."""
+        blank = 0
         with self._objects.open(uri, offset) as stream:
             for consumed, raw in raw_lines(stream, self._settings.max_line_bytes):
                 offset, number = offset + consumed, number + 1
-                yield (number, raw), offset
+                if raw is None or not is_blank(raw):
+                    yield (number, raw), offset
+                    continue
+                blank += 1
+                if blank % BLANK_PER_CUT == 0:
+                    yield (number, BLANK), offset
 
     def _parse(self, number: int, raw: bytes | None) -> Piece:
         if catalog := self._job.spec.catalog:
@@ -225,13 +243,13 @@ class Input:
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
     def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
-        """Read the input and the previous output, which has a line for each of its lines."""
-        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
-        lines = self._lines(uri, cursor.offset, cursor.line)
-        limit, previous = self._job.spec.limit, cursor.previous
-        for line, offset in lines:
-            if limit is not None and line[0] > limit:
-                return
+        """Read the input and the previous output, which has a line for each of its requests."""
+        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.requests)
+        previous = cursor.previous
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+            if line[1] == BLANK:
+                yield Read(None, offset, previous, passed=line[0])
+                continue
             piece, old = self._parse(*line), next(before, None)
             # where the previous output was cut short, the whole line is due
             if old is not None and isinstance(piece, Slice):
@@ -262,13 +280,14 @@ class Previous:
 def previous_outcomes(
     job: Job, objects: Objects, offset: int = 0, number: int = 0
 ) -> Iterator[Previous]:
-    """The lines of the previous round's output."""
+    """The lines of the previous round's output from an offset on, before which there are `number`
+    lines."""
     with objects.open(job.facts["previous"], offset) as stream:
         for raw in stream:
             offset, number = offset + len(raw), number + 1
             line = json.loads(raw)
             provenance = line["provenance"] and Provenance(**line["provenance"])
-            yield Previous(outcome_of(number, line), provenance, offset)
+            yield Previous(outcome_of(line.get("line", number), line), provenance, offset)
 
 
 def due_again(piece: Slice, before: SliceOutcome, only: str, *, missing_from: int = 0) -> Slice:

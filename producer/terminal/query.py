@@ -6,10 +6,9 @@ Images in local files are sent in the request, since workers may be on other hos
 
 from __future__ import annotations
 
-import json
 import mimetypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rerankfleet.producer.contents import read_contents
 from rerankfleet.producer.terminal.tables import bar
 from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
 from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.formats.sources import open_local
 from rerankfleet.shared.shown import one_line
+from rerankfleet.shared.storage.objects import Objects
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
 NAME_SHOWN = 200
@@ -56,6 +56,8 @@ class RequestBuilder:
     base64."""
 
     bytes_max: int
+    objects: Objects | None = None
+    """Read the files that are named by a URI."""
     candidates: list[Candidate] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     """What each file held: "12 lines of candidates.txt, 2 of them empty"."""
@@ -82,18 +84,18 @@ class RequestBuilder:
         self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
-        """Add a candidate per line, text or a JSON content; `-` is stdin. Lines are counted as the
-        file has them; empty ones are no candidates. Raises UsageError."""
+        """Add a candidate per line, text or a JSON content, or per row of a table; `-` is stdin.
+        Lines are counted as the file has them; empty ones are no candidates. Raises UsageError."""
         name, empty, number = "standard input" if path == "-" else path, 0, 0
-        for number, line in enumerate(_lines(path, name, self.bytes_max), 1):
+        large = "`rerank submit` takes files of any size"
+        for number, content in read_contents(path, self.objects, self.bytes_max, when_large=large):
             place = f"line {number} of {Path(name).name}"  # the number first: names are cut short
-            if not line:
+            if content is None:
                 empty += 1
-            elif line.startswith("{"):
-                content = _content(line, f"{name}, line {number}")
-                self.candidates.append(Candidate(content, _content_name(content), place))
+            elif isinstance(content, str):
+                self.add_text(content, place)
             else:
-                self.add_text(line, place)
+                self.candidates.append(Candidate(content, _content_name(content), place))
         plural = "" if number == 1 else "s"
         said = f", {empty:,} of them empty" if empty else ""
         self.files.append(f"{number:,} line{plural} of {name}{said}")
@@ -147,38 +149,6 @@ def _mib(size: int) -> str:
     """A size in base64 as that of the file."""
     count = size * 3 // 4
     return f"{count / 2**20:.1f} MiB"
-
-
-def _lines(path: str, name: str, bytes_max: int) -> Iterator[str]:
-    """The lines of a file without the space around them, empty ones too."""
-    with open_local(path) as stream:
-        data = stream.read(bytes_max + 1)
-    if len(data) > bytes_max:
-        raise UsageError(
-            f"{name} has more than {bytes_max} bytes",
-            hint="`rerank submit` takes files of any size",
-        )
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{name}, line {line} is not UTF-8 (at byte {error.start})",
-            hint="save it as UTF-8",
-        ) from None
-    if lines[-1] == "":  # what follows the end of the last line is no line
-        lines.pop()
-    yield from map(str.strip, lines)
-
-
-def _content(line: str, place: str) -> Any:
-    """A JSON content of a line. Raises UsageError."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{place} is not valid JSON", hint='write text, or {"text"?, "image"?, "id"?}'
-        ) from error
 
 
 def _whole_name(image: str) -> str:

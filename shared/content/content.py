@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.uris import Uris
+from rerankfleet.shared.content.validation import ItemId
 
 FIELDS_MAX = 64
 """So many fields of an object are read: no valid one has more."""
@@ -65,7 +66,7 @@ class Content(Frozen):
 class Document(Content):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""
 
-    id: str | int | None = None
+    id: ItemId | None = None
     metadata: dict[str, Any] | None = None
     """Returned with its result or failure; nothing else reads it."""
 

@@ -8,9 +8,16 @@ value of the job's profile, or else its default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.content.base import Frozen
@@ -26,6 +33,7 @@ from rerankfleet.shared.content.images import (
     VIDEO_PIXELS,
     ResizeMode,
 )
+from rerankfleet.shared.content.validation import WHOLE, no_boolean
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -94,7 +102,7 @@ Instructions = Annotated[
     AfterValidator(_by_language),
 ]
 """ISO 639-1 code -> the instruction for queries in that language."""
-TopN = Annotated[int, Field(ge=0, le=1 << 31)]
+TopN = Annotated[int, Field(ge=0, le=1 << 31), WHOLE]
 """0 means all."""
 MaxLength = Annotated[int, Field(ge=128, le=TOKENS_MAX)]
 MaxTokensPerDoc = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
@@ -114,6 +122,14 @@ class OptionGroup(Frozen):
 
     panel: ClassVar[str]
     """Their heading in the help of commands and in the documentation."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where something else is expected: they would be read as 1 and 0."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        is_switch = bool in (annotation, *get_args(annotation))
+        return value if is_switch else no_boolean(value)
 
 
 class PairOptions(OptionGroup):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.content import Content, Document, QueryContent
 from rerankfleet.shared.content.options import Instruction, TopN
 from rerankfleet.shared.content.outcomes import Failure
+from rerankfleet.shared.content.validation import ItemId, listed
 
 
 class RerankRequest(Frozen):
@@ -18,9 +19,9 @@ class RerankRequest(Frozen):
 
     model_config = ConfigDict(strict=True)
 
-    id: str | int | None = None
+    id: ItemId | None = None
     query: QueryContent
-    documents: list[Any]
+    documents: Annotated[list[Any], BeforeValidator(listed)]
     instruction: Instruction | None = None
     top_n: TopN | None = None
     """None: as the job has it."""
@@ -35,7 +36,7 @@ class Slice(Frozen):
     """
 
     line: int
-    id: str | int | None = None
+    id: ItemId | None = None
     query: QueryContent = Content(text="")
     instruction: str | None = None
     top_n: int | None = None

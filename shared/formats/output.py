@@ -72,8 +72,13 @@ def output_line(
     *,
     top_n: int | None,
     calibration: Calibration = PLAIN,
+    place: int | None = None,
 ) -> dict[str, Any]:
-    """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
+    """A line of output: results by margin, cut to the request's (or else the job's) top_n.
+
+    `place` is the line's own number in the output: where that of its request differs, since blank
+    lines were passed over, the line says which it is.
+    """
     kept = top_n if outcome.top_n is None else outcome.top_n
     ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: kept or None]
     errors = sorted(
@@ -81,6 +86,7 @@ def output_line(
     )
     line: dict[str, Any] = {
         "id": outcome.id,
+        **({} if place in (None, outcome.line) else {"line": outcome.line}),
         "results": [_result(scored, calibration) for scored in ranked],
         "errors": [_error(error) for error in errors],
         "provenance": provenance.model_dump(exclude_none=True) if provenance else None,

@@ -1,4 +1,5 @@
-"""Sources of lines: a path, standard input or a URI, plain or gzip; and what is refused."""
+"""Sources of lines: a path, standard input or a URI, plain or gzip, in UTF-8 or UTF-16; and what is
+refused."""
 
 from __future__ import annotations
 
@@ -10,14 +11,16 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
-from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
+from rerankfleet.shared.formats.encodings import MARK_BYTES, as_utf8, is_blank, other_encoding
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
+from rerankfleet.shared.formats.file_kinds import kind_of
+from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
 from rerankfleet.shared.formats.manifest import manifest_uri
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
@@ -74,14 +77,20 @@ def open_local(source: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a stream, unpacked if it is gzip."""
+    """The bytes of a stream in UTF-8, unpacked if it is gzip."""
     counted = _Counted(raw)
     buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, counted), COPY_BYTES)
-    if not buffered.peek(2).startswith(GZIP_MAGIC):
-        yield buffered
-        return
-    unpacked = _Unpacked(buffered, counted, name)
-    yield io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+    if buffered.peek(2).startswith(GZIP_MAGIC):
+        unpacked = _Unpacked(buffered, counted, name)
+        buffered = io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+    yield as_utf8(buffered, name)
+
+
+def is_plain(raw: BinaryIO) -> bool:
+    """Whether the bytes of a stream at its start are lines as they stand: `plain` changes nothing,
+    and any offset in them can be sought."""
+    head = raw.read(MARK_BYTES)
+    return not head.startswith(GZIP_MAGIC) and other_encoding(head) is None
 
 
 def refuse_bomb(name: str, packed: int, unpacked: int) -> None:
@@ -138,11 +147,28 @@ class _Unpacked(io.RawIOBase):
 
 def probe(plain: io.BufferedReader, name: str) -> None:
     """Refuse what is not JSON Lines, without consuming anything."""
+    refuse_other_kinds(plain, name, "JSON Lines", FORMAT_HINT)
+    lines = first_lines(plain)
+    if lines is not None:
+        refuse_other_formats(lines, name)
+
+
+def refuse_other_kinds(plain: io.BufferedReader, name: str, expected: str, hint: str) -> None:
+    """Raise UsageError for what is no text by its first bytes, without consuming anything."""
+    if kind := kind_of(plain.peek(KIND_BYTES)[:KIND_BYTES]):
+        raise UsageError(f"{printable(name)} seems to be {kind}, expected {expected}", hint=hint)
+
+
+def first_lines(plain: io.BufferedReader) -> list[bytes] | None:
+    """The first lines, those that are not blank if any is, without consuming anything. None where
+    they are too long to tell: they are checked when they are read."""
     head = plain.peek(COPY_BYTES)
-    lines = [line for _, line in islice(raw_lines(io.BytesIO(head), len(head)), PROBE_LINES)]
-    if len(lines) == 1 and len(head) >= COPY_BYTES - 1:
-        return  # one very long line: it is checked when it is read
-    refuse_other_formats(lines, name)
+    is_cut = len(head) >= COPY_BYTES - 1
+    lines = [line for _, line in raw_lines(io.BytesIO(head), len(head)) if line is not None]
+    if is_cut and not head.endswith(b"\n"):
+        lines.pop()
+    kept = [line for line in lines if not is_blank(line)][:PROBE_LINES]
+    return None if is_cut and not kept else kept or lines[:1]
 
 
 class Hashing(io.RawIOBase):

@@ -19,7 +19,7 @@ def reason(api: Client, job_id: str) -> str:
 def test_the_status_names_what_holds_a_job_back(api, source, control, store, fleet):
     job_id = api.submit(source)
     assert reason(api, job_id) == (
-        "no coordinator runs, which reads the input: start `rerank coordinator`"
+        "no coordinator runs, which reads the input: one must be started"
     )
     store.coordination.pulse()
     assert reason(api, job_id) == "feeding: the input is being read"

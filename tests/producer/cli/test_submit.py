@@ -175,7 +175,7 @@ def test_inputs_and_outputs_have_any_name(rerank, served, finish_jobs, source, t
     assert rerank("watch", job_id).code == OK
     assert len((folder / "out" / name).read_bytes().splitlines()) == len(LINES)
     refused = rerank("submit", source, "-o", tmp_path / "out" / name)
-    one_sentence(refused, "exists: use --force to replace it")
+    one_sentence(refused, "exists: set `force` to replace it (--force)")
 
 
 @pytest.mark.parametrize("place", ["input", "output", "catalog", "queries"])

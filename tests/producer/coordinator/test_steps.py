@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,10 +13,11 @@ from rerankfleet.producer.coordinator import cut as cutting
 from rerankfleet.producer.coordinator import feed as feeding
 from rerankfleet.producer.coordinator import step as steps
 from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.process import _task
 from rerankfleet.producer.coordinator.step import Control, Step, StepOver
+from rerankfleet.producer.inputs import csv_rows, tables
 from rerankfleet.producer.inputs import jsonl as reading
-from rerankfleet.producer.inputs import tables
 from rerankfleet.producer.inputs.cursor import Cursor
 from rerankfleet.producer.inputs.jsonl import Input
 from rerankfleet.shared.content.content import Document
@@ -24,7 +26,7 @@ from rerankfleet.shared.formats.shard_files import dump_queries, queries_uri
 from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
 from tests.support.fleet import MODEL, Worker, run
-from tests.support.outputs import manifest, output
+from tests.support.outputs import check, manifest, output
 
 ROWS = b"image\n" + b"s3://shop/a.jpg\n" * 3
 
@@ -127,6 +129,41 @@ def test_a_step_that_finds_nothing_ends_and_the_next_goes_on_from_there(
     assert manifest(control).pairs == 1
 
 
+def test_blank_lines_end_a_cut_and_every_step_goes_on_from_there(
+    control, submit, monkeypatch, jsonl
+):
+    # given requests, one of which is cut in the middle, far from each other in a file
+    monkeypatch.setattr(reading, "BLANK_PER_CUT", 10)
+    lines = [{"id": n, "query": f"q{n}", "documents": ["a", "b", "c", "d"]} for n in range(5)]
+    gaps = [b"\n" * 35, b"\n" * 10, b"", b" \n" * 9, b"\n" * 100]
+    text = [json.dumps(line).encode() + b"\n" for line in lines]
+    data = b"".join(gap + line for gap, line in zip(gaps, text, strict=True)) + b"\n" * 25
+    submit(lines, data=data, limit=4)
+    # when each step ends at once, and each of them is followed by another process
+    monkeypatch.setattr(feeding, "STEP_S", 0)
+    cursors, worker = [], Worker(control, fails="c")
+    while not control.store.jobs.get("j").sealed:
+        feed("j", control)
+        worker.work()
+        cursors.append(Cursor.parse(control.store.jobs.get("j").facts["cursor"]))
+        assert len(cursors) < 60
+    assert [cursor.line for cursor in cursors[:4]] == [10, 20, 30, 30]
+    assert [cursor.skip for cursor in cursors[:4]] == [0, 0, 0, 3]
+    assert len(set(map(str, cursors))) >= len(cursors) - 1  # each moved on
+    # then every request within the limit is there once
+    finish("j", control)
+    check(lines[:4], output(control))
+    assert manifest(control).lines == 4
+    # and so it is in a retry
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    while not control.store.jobs.get("j").sealed:
+        feed("j", control)
+        Worker(control).work()
+    finish("j", control)
+    check(lines[:4], output(control))
+    assert (manifest(control).errors, manifest(control).scored) == (0, 16)
+
+
 def test_lines_in_which_nothing_is_due_end_a_cut_by_their_bytes(control, submit, monkeypatch):
     monkeypatch.setattr(cutting, "BYTES_PER_CUT", 100)
     lines = [{"query": "q", "documents": ["x" * 60]} for _ in range(6)]
@@ -138,7 +175,7 @@ def test_lines_in_which_nothing_is_due_end_a_cut_by_their_bytes(control, submit,
 
 
 def test_blank_lines_without_end_are_refused(control, catalog, monkeypatch):
-    monkeypatch.setattr(tables, "BLANK_BYTES_MAX", 1 << 16)
+    monkeypatch.setattr(csv_rows, "BLANK_BYTES_MAX", 1 << 16)
     catalog("a.csv", ROWS + b"\n" * (2 << 16))
     feed("j", control)
     assert "of blank lines, up to line" in control.store.jobs.get("j").paused
@@ -150,7 +187,7 @@ def test_blank_lines_without_end_are_refused(control, catalog, monkeypatch):
 
 
 def test_a_cancelled_job_whose_bytes_are_refused_ends_at_once(control, catalog, monkeypatch):
-    monkeypatch.setattr(tables, "BLANK_BYTES_MAX", 1 << 16)
+    monkeypatch.setattr(csv_rows, "BLANK_BYTES_MAX", 1 << 16)
     catalog("a.csv", ROWS + b"\n" * (2 << 16))
     control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")

@@ -154,6 +154,7 @@ def test_an_encoded_answer_is_unpacked(server: Nonsense):
         (answer(BODY, "gzip"), "invalid_image", 1),
         (answer(BODY, "zstd"), "unreadable", 1),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,  # they hold a time
 )
 def test_an_encoded_answer_that_is_wrong_has_its_outcome(server, sent, code, requests, at_once):
     error = outcome(server, sent)
