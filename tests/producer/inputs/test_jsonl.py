@@ -325,7 +325,7 @@ def test_an_input_in_another_encoding_is_read(
     ref = pin(file_uri(path) if place == "uri" else str(path), objects, settings, upload_to)
 
     reader = Input(job_of(ref), objects, settings)
-    uri = reader.make_seekable(lambda: None)
+    uri = reader.make_seekable()
     pieces = [read.piece for read in reader.reads(uri, Cursor())]
 
     assert ref.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
