@@ -159,6 +159,12 @@ class Settings(BaseSettings):
         ge=1,
         description="maximum number of waiting interactive shards; beyond it requests get 429",
     )
+    interactive_shards_max: int = Field(
+        32,
+        ge=1,
+        description="maximum number of shards that one interactive request is cut into; a large "
+        "one gets larger shards",
+    )
     interactive_deadline_s: float = Field(
         60.0, gt=0, description="default deadline of an interactive request"
     )

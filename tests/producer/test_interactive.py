@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rerankfleet.producer import interactive
+from rerankfleet.producer import shard_size as shard_sizes
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.interactive import Answer, Payload
 from rerankfleet.producer.queue_position import QueuePosition
@@ -262,3 +264,73 @@ def test_each_slice_is_serialised_once(settings, monkeypatch):
     # and what a cut divided is what it has become
     part = slice_of(1, {"query": "q", "documents": ["a", "b"]}, max_documents=9).cut(0, 1)
     assert payload.of([part]) == real([part])
+
+
+def a_large_request(documents: int, size: int = 350) -> Slice:
+    return slice_of(
+        1, {"query": "q", "documents": ["x" * size] * documents}, max_documents=documents
+    )
+
+
+def queued(api: Client, store, request: list[Slice], **options: Any) -> int:
+    pending = api.interactive.start(request, timeout_s=patient(20), **options)
+    shards = open_shards(store)
+    pending.cancel()
+    return shards
+
+
+def test_a_large_request_takes_a_share_of_the_queue_and_each_document_is_priced_once(
+    api, store, monkeypatch
+):
+    """Given ten thousand documents and a slow worker: hundreds of seconds of its time."""
+    store.fleet.beat(worker_row(tokens_per_s=100))
+    seen: list[Any] = []
+    price = shard_sizes.pair_tokens
+    monkeypatch.setattr(
+        shard_sizes, "pair_tokens", lambda document, *a: seen.append(0) or price(document, *a)
+    )
+
+    shards = queued(api, store, [a_large_request(10_000)])
+
+    most = api.settings.interactive_shards_max
+    assert most / 4 <= shards <= most
+    assert len(seen) == 10_000
+
+
+def test_many_requests_in_one_take_a_share_of_the_queue_too(api, store):
+    store.fleet.beat(worker_row(tokens_per_s=100))
+    pieces = [
+        slice_of(n, {"query": "q" * 3000, "documents": ["a", "b" * 2000]}, max_documents=9)
+        for n in range(1, 301)
+    ]
+
+    assert 1 < queued(api, store, pieces) <= api.settings.interactive_shards_max
+
+
+def test_more_documents_than_shards_may_hold_are_refused_in_a_sentence(api, store):
+    """Given shards of few pairs: larger ones are not made."""
+    store.fleet.beat(worker_row())
+    few = api.settings.model_copy(update={"shard_pairs_max": 10, "interactive_shards_max": 4})
+    api.interactive.control = replace(api.interactive.control, settings=few)
+
+    assert queued(api, store, [a_large_request(40)]) == 4
+    with pytest.raises(TooLarge, match="41 documents makes 5 shards, at most 4 are queued"):
+        queued(api, store, [a_large_request(41)])
+
+
+def test_the_deadline_includes_the_time_of_cutting(api, store, monkeypatch):
+    """Given a request whose cutting takes longer than its caller waits: no job is made."""
+    store.fleet.beat(worker_row())
+    cut = interactive._cut
+    clock = [0.0]
+    monkeypatch.setattr(interactive.time, "monotonic", lambda: clock[0])
+
+    def slow(*arguments: Any) -> Any:
+        clock[0] += 5.0
+        return cut(*arguments)
+
+    monkeypatch.setattr(interactive, "_cut", slow)
+
+    with pytest.raises(DeadlineExceeded, match="no answer within 4 s"):
+        api.interactive.start([a_slice()], timeout_s=4)
+    assert store.jobs.unfinished() == []
