@@ -26,6 +26,7 @@ from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import ImageSource
+from rerankfleet.workers.images.turns import Caller
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.prompting.languages import detector_of
 
@@ -124,13 +125,13 @@ class _PassedImages:
         self._source, self._passed = source, passed
 
     def load(
-        self, refs: Iterable[ImageRef], *, urgent: bool = False
+        self, refs: Iterable[ImageRef], caller: Caller | None = None
     ) -> dict[ImageRef, PreparedImage | ItemError]:
         """See `prepare.ImageLoader`."""
         passed = {ref: self._passed[ref.uri] for ref in refs if ref.uri in self._passed}
         prepared = {ref: _prepared_or_error(image, ref) for ref, image in passed.items()}
         others = [ref for ref in refs if ref.uri not in self._passed]
-        return prepared | self._source.load(others, urgent=urgent)
+        return prepared | self._source.load(others, caller)
 
 
 def _prepared_or_error(image: Any, ref: ImageRef) -> PreparedImage | ItemError:

@@ -30,7 +30,7 @@ class Prompter:
     def __init__(self) -> None:
         self.encoded: list[tuple[str, int]] = []
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         return [self._encode(request, max_length) for request in requests]
 
     def _encode(self, request, max_length):

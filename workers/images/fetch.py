@@ -24,6 +24,7 @@ from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_
 from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, safe_uri
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 from rerankfleet.workers.images.http import HttpReader
+from rerankfleet.workers.images.turns import Signal
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
@@ -68,13 +69,14 @@ class Fetcher:
         self._s3_client: Any = None
         self._s3_lock = threading.Lock()
 
-    def fetch(self, uri: str) -> bytes:
-        """The bytes of one image.
+    def fetch(self, uri: str, unwanted: Signal | None = None) -> bytes:
+        """The bytes of one image. Ends with CancelledError when it is `unwanted`.
 
         Raises ItemError: `refused_source` (not allowed), `not_found`, `too_large`, `timeout`,
         `fetch_failed` (all else); and CredentialsRefused, which no item is to blame for.
         """
-        budget = Budget(uri, self._max_bytes, self._timeout_s, time.monotonic() + self._timeout_s)
+        deadline_s = time.monotonic() + self._timeout_s
+        budget = Budget(uri, self._max_bytes, self._timeout_s, deadline_s, unwanted or Signal())
         scheme = uri.partition(":")[0].lower()
         if scheme == "data":
             return _data(uri, budget)
@@ -100,6 +102,7 @@ class Fetcher:
             ):
                 if attempt.num > 1:
                     self._on_retry()
+                budget.check_time()
                 with attempt:
                     return read(uri, budget)
         except Transient as error:
@@ -161,7 +164,7 @@ class Fetcher:
         if not key:
             raise missing(uri, "names no object")
         try:
-            with _s3_errors(budget), Deadline(budget.check_time()):
+            with _s3_errors(budget), Deadline(budget.check_time(), budget.unwanted):
                 answer = self._client().get_object(Bucket=bucket, Key=key)
                 with closing(answer["Body"]) as body:
                     if answer.get("ContentLength", 0) > budget.max_bytes:

@@ -31,6 +31,7 @@ from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
+from rerankfleet.workers.images.turns import Caller, Signal
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
 from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt
@@ -130,7 +131,7 @@ def test_without_a_folder_nothing_local_is_read(folder, settings):
 class Refused(Fetcher):
     """A storage that knows nobody any more."""
 
-    def fetch(self, uri: str) -> bytes:
+    def fetch(self, uri: str, unwanted: Signal | None = None) -> bytes:
         raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
 
 
@@ -148,7 +149,7 @@ def test_credentials_refused_to_an_earlier_caller_are_tried_again():
     calls = []
 
     class Renewed(Fetcher):
-        def fetch(self, uri):
+        def fetch(self, uri, unwanted=None):
             calls.append(uri)
             if len(calls) > 1:
                 return png(1)
@@ -176,10 +177,10 @@ def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host
     # given bulk work of more images and more runs than are loaded at a time, on a host that hangs
     fetch, speaks = source._fetcher.fetch, threading.Event()
 
-    def slow(uri):
+    def slow(uri, unwanted=None):
         if uri.startswith("slow"):
             assert speaks.wait(WAIT_S)
-        return fetch(uri)
+        return fetch(uri, unwanted)
 
     monkeypatch.setattr(source._fetcher, "fetch", slow)
     preparer = Preparer(Prompter(), source)
@@ -208,7 +209,7 @@ def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host
 class Prompter:
     """A prompt is the document's image, or its text as a number."""
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         return [[self._prompt(side) for side in request.documents] for request in requests]
 
     def _prompt(self, side):
@@ -295,7 +296,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     class Watched:
         loads = 0
 
-        def load(self, refs, *, urgent=False):
+        def load(self, refs, caller=None):
             self.loads += 1
             if self.loads == 2:
                 second_load.set()
@@ -317,7 +318,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
 def test_an_image_of_the_last_run_is_not_fetched_again(source, folder, monkeypatch):
     fetched = []
     fetch = source._fetcher.fetch
-    monkeypatch.setattr(source._fetcher, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
+    monkeypatch.setattr(source._fetcher, "fetch", lambda uri, _: fetched.append(uri) or fetch(uri))
     for _ in range(3):
         assert isinstance(load(source, "good.png", "good.png")["good.png"], PreparedImage)
     assert fetched == ["good.png"]
