@@ -11,6 +11,9 @@ over Pillow's. The difference is the mean absolute one in levels: of the whole, 
 alone on noise. With 4096 × 3072 the reduced scale lands exactly on the target; with 4032 × 3024
 it does not.
 
+Then the same images with colour profiles, beside those without: the time, and by how many levels
+the conversion to sRGB moves the pixels.
+
 Prints a table, and as its last line all figures as JSON.
 """
 
@@ -21,14 +24,17 @@ import io
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import surroundings
-from PIL import Image, ImageDraw, ImageFilter, ImageOps, features
+from PIL import Image, ImageCms, ImageDraw, ImageFilter, ImageOps, features
 
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.workers.images.decode import decode
@@ -37,6 +43,7 @@ from rerankfleet.workers.images.resize import blur
 
 TARGET = (1024, 768)
 SIZES = ((4096, 3072), (4032, 3024))
+PROFILED_SIZES = ((640, 480), (1600, 1200), (4032, 3024))
 QUICK_SIZES = ((2048, 1536),)
 JPEG_QUALITY = 90
 SIGMA = 0.3
@@ -124,6 +131,55 @@ def measure_blur(rounds: int) -> dict[str, float]:
     }
 
 
+def profiles() -> dict[str, bytes]:
+    """Colour profiles by name; the one of inks is made up, with two steps for each ink."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from tests.support.raw_images import ADOBE_RGB, DISPLAY_P3, cmyk_profile, rgb_profile
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    rgb = {"sRGB": srgb, "Adobe RGB": rgb_profile(ADOBE_RGB), "Display P3": rgb_profile(DISPLAY_P3)}
+    return {**rgb, "CMYK": cmyk_profile()}
+
+
+def measure_profile(
+    name: str, profile: bytes, size: tuple[int, int], rounds: int
+) -> dict[str, Any]:
+    """Measure a JPEG with a colour profile beside the same without it."""
+    image = Image.open(io.BytesIO(photo(*size)))
+    sides = {}
+    for side, its_profile in (("with", profile), ("without", b"")):
+        out = io.BytesIO()
+        mode = "CMYK" if name == "CMYK" else "RGB"
+        image.convert(mode).save(out, "JPEG", quality=JPEG_QUALITY, icc_profile=its_profile)
+        sides[side] = out.getvalue()
+    seconds = in_turn(rounds, **{side: partial(ours, data) for side, data in sides.items()})
+    pixels = [ours(data).astype(int) for data in sides.values()]
+    return {
+        "profile": name,
+        "width": size[0],
+        "height": size[1],
+        "with_ms": round(seconds["with"] * 1e3, 2),
+        "without_ms": round(seconds["without"] * 1e3, 2),
+        "difference": round(difference(*pixels), 2),
+        "largest": int(np.abs(pixels[0] - pixels[1]).max()),
+    }
+
+
+def table_of_profiles(results: Sequence[dict[str, Any]]) -> None:
+    """Print the figures of profiles as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("profile", "image")
+    for name in ("without ms", "with ms", "mean levels", "largest"):
+        shown.add_column(name, justify="right")
+    for r in results:
+        figures = (r["without_ms"], r["with_ms"], r["difference"], r["largest"])
+        image = f"{r['width']} x {r['height']}"
+        shown.add_row(r["profile"], image, *(f"{f:,.2f}" for f in figures))
+    Console(width=110, highlight=False).print(shown)
+
+
 def table(results: Sequence[dict[str, Any]], blurred: dict[str, float]) -> None:
     """Print the figures as a table."""
     from rich.console import Console
@@ -159,7 +215,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     results = [measure(size, options.rounds) for size in (QUICK_SIZES if options.quick else SIZES)]
     blurred = measure_blur(options.rounds)
+    profiled = [
+        measure_profile(name, profile, size, options.rounds)
+        for size in (QUICK_SIZES if options.quick else PROFILED_SIZES)
+        for name, profile in profiles().items()
+    ]
     table(results, blurred)
+    table_of_profiles(profiled)
     before["versions"] |= {name: version(name) for name in ("pillow", "numpy")}
     before["versions"]["libjpeg-turbo"] = features.version("libjpeg_turbo")
     config = {
@@ -171,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "quick": options.quick,
     }
     header = {"benchmark": "images", "device": "cpu", **before, "config": config}
-    print(json.dumps({**header, "images": results, "blur": blurred}))
+    print(json.dumps({**header, "images": results, "blur": blurred, "profiles": profiled}))
 
 
 if __name__ == "__main__":

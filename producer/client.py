@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.producer.coordinator.step import Control
+from rerankfleet.producer.given_images import ImageSender
 from rerankfleet.producer.inputs.jsonl import refuse_changed
 from rerankfleet.producer.interactive import Answer, Interactive
 from rerankfleet.producer.output import Output, OutputFile, refuse_small_request
@@ -107,10 +108,11 @@ class Client:
 
         `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
         with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
-        content with an optional id), or a sequence of them. The output is a folder, file:///dir/ or
-        s3://bucket/prefix/, of rows (query_id, image_id, margin, relevance_score or error) as
-        JSON Lines or Parquet, and with `top_n` a ranking per query. Options are those of `submit`;
-        `limit` counts images. Raises UsageError (or what derives from it) before any work starts.
+        content with an optional id), or a sequence of them, with images as in `rerank`. The output
+        is a folder, file:///dir/ or s3://bucket/prefix/, of rows (query_id, image_id, margin,
+        relevance_score or error) as JSON Lines or Parquet, and with `top_n` a ranking per query.
+        Options are those of `submit`; `limit` counts images. Raises UsageError (or what derives
+        from it) before any work starts.
         """
         return self._job_maker.submit_catalog(
             str(catalog),
@@ -260,8 +262,10 @@ class Client:
     ) -> dict[str, Any]:
         """Rerank a few documents and wait: a line of output. The same path as a job's.
 
-        Query and documents are texts or contents as in a line of input. Options are those of
-        `submit`, but for the ones that are about jobs.
+        Query and documents are texts or contents as in a line of input, whose images may also be
+        bytes, paths as `pathlib.Path`, open files, PIL images or numpy arrays: these are sent along
+        (`shared.content.given`). Options are those of `submit`, but for the ones that are about
+        jobs.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
@@ -271,8 +275,10 @@ class Client:
             "instruction": instruction,
             "top_n": top_n,
         }
-        piece = slice_of(1, fields, max_documents=self.settings.max_documents_per_request)
-        answer = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
+        most = self.settings.max_documents_per_request
+        with ImageSender(self.objects, self.settings) as sender:
+            piece = slice_of(1, fields, max_documents=most, replace_image=sender.uri)
+            answer = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
         return answer.line(0)
 
     def ask(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rerankfleet.producer.coordinator import process
 from rerankfleet.producer.embedded import embedded_server
-from rerankfleet.producer.ports import free_port
+from rerankfleet.producer.ports import free_port, refuse_open
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import Child, Supervisor
 from rerankfleet.shared.settings import ADDRESS_FILE, STORAGE_FOLDER, Settings, read_address
@@ -42,6 +42,8 @@ def stack(
     The address is recorded while the block runs; at its end all are stopped. `environment` is
     added to that of the workers: for example, access to S3.
     """
+    if gateway:
+        refuse_open(settings)
     _make_private_folders(settings)
     with _server(settings) as (redis_url, server):
         settings = settings.model_copy(

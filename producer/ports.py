@@ -1,10 +1,12 @@
-"""Ports of this machine."""
+"""Ports of this machine, and who may reach them."""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.settings import Settings
 
 
 def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
@@ -26,3 +28,21 @@ def free_port(*preferred: int, host: str = "127.0.0.1") -> int:
         f"no port of {host} can be opened ({failure.strerror})",
         hint="name an address of this host: RERANK_GATEWAY_HOST",
     )
+
+
+def refuse_open(settings: Settings) -> None:
+    """Raise UsageError where a gateway could be used by anyone who reaches this host, unless that
+    was asked for."""
+    if not (settings.api_keys or settings.no_keys or is_loopback(settings.gateway_host)):
+        raise UsageError(
+            f"a gateway on {settings.gateway_host} without keys would serve anyone who reaches it",
+            hint="set RERANK_API_KEYS, or say --no-keys where a proxy or network guards it",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -43,6 +43,7 @@ def describe(job: Job, fleet: FleetSnapshot) -> JobStatus:
         name=job.spec.name,
         round=job.round,
         output=job.facts.get("output") or job.spec.output,
+        passed_over=job.spec.input.passed_over,
         scores=job.scores,
     )
 

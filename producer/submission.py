@@ -16,9 +16,10 @@ from rerankfleet.producer.coordinator.rows import refuse_large_ranking
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.jsonl import pin
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, source_of
 from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
@@ -53,6 +54,7 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a JSON Lines file. Returns its id."""
+        source = source_of(source)
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
@@ -79,6 +81,7 @@ class JobMaker:
         options: Mapping[str, Any],
     ) -> str:
         """Make a job of a catalog and its queries. Returns its id."""
+        catalog = source_of(catalog)
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output, folder=True)
@@ -134,7 +137,8 @@ class JobMaker:
     def _is_own_output(self, key: str | None, target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""
         job = self._store.jobs.with_key(key) if key else None
-        return job is not None and target in (job.spec.output, job.spec.local_output)
+        own = (job.spec.output, job.spec.local_output) if job else ()
+        return target in own or printable(target) in own
 
 
 # ---- the model ----------------------------------------------------------------------------------
@@ -215,10 +219,10 @@ def _spec(
         model=model,
         input=NO_INPUT,
         output=target if target and is_uri(target) else None,
-        local_output=target if target and not is_uri(target) else None,
+        local_output=printable(target) if target and not is_uri(target) else None,
         key=key,
         force=force,
-        **{"name": Path(source).name, **options},
+        **{"name": printable(Path(source).name), **options},
     )
     if spec.adaptive_temperature and spec.profile is None:
         raise UsageError(
@@ -233,6 +237,7 @@ def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     end; a path made absolute."""
     if output is None:
         return None
-    if not is_uri(str(output)):
+    address = source_of(str(output))
+    if not is_uri(address):
         return str(Path(output).resolve())
-    return f"{str(output).rstrip('/')}/" if folder else str(output)
+    return f"{address.rstrip('/')}/" if folder else address

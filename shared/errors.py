@@ -60,7 +60,7 @@ ITEM_CODES = {
     "timeout": "the image was not read in time; a retry may succeed",
     "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",
     "invalid_image": "the file is empty, truncated or damaged, or the row of a catalog is wrong",
-    "unsupported_image": "not an image format that is read",
+    "unsupported_image": "not an image of a format, or with pixels, that is read",
     "image_too_large": "too many pixels",
     "decode_timeout": "the image was not decoded in time; a retry may succeed",
     "decode_crashed": "the process that decoded the image died",
@@ -207,7 +207,8 @@ class WrongState(UsageError):
 class ItemError(RerankError):
     """One input line or one pair that cannot be scored. Kept as its outcome, beside the scores.
 
-    `code` is one of ITEM_CODES. `quality`, 0 to 1, is that of the image that was too poor.
+    `code` is one of ITEM_CODES. `quality`, 0 to 1, is that of the image that was too poor, `image`
+    the address of the image that is wrong, without secrets.
     """
 
     http_status = 422
@@ -221,15 +222,36 @@ class ItemError(RerankError):
         path: Path = (),
         names_field: bool = False,
         quality: float | None = None,
+        image: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint, path=path)
         self.code = code
         self.names_field = names_field
         self.quality = quality
+        self.image = image
 
     def at(self, *path: str | int) -> ItemError:
         """The same error of a request in which the field has another path."""
-        return ItemError(self.code, self.message, hint=self.hint, path=path, quality=self.quality)
+        return ItemError(
+            self.code,
+            self.message,
+            hint=self.hint,
+            path=path,
+            quality=self.quality,
+            image=self.image,
+        )
+
+    def about(self, image: str) -> ItemError:
+        """The same error, of the image at an address, which is without secrets."""
+        return ItemError(
+            self.code,
+            self.message,
+            hint=self.hint,
+            path=self.path,
+            names_field=self.names_field,
+            quality=self.quality,
+            image=image,
+        )
 
 
 class Overloaded(RerankError):

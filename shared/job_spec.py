@@ -32,6 +32,8 @@ class InputRef(Frozen):
     """ETag of an object, modification time of a file."""
     sha256: str | None = None
     """Known where the bytes passed through the client, or lie in a folder."""
+    passed_over: str = ""
+    """Of a prefix or folder: what was no image when the job was made, in one line."""
 
 
 OutputFormat = Literal["jsonl", "parquet"]
@@ -66,7 +68,8 @@ class JobSpec(ScoringOptions):
     force: bool = False
     name: str = ""
     local_output: str | None = None
-    """Where the submitting client wants the result; it writes there itself."""
+    """Where the submitting client wants the result; it writes there itself. A path, or where its
+    name is no plain text, the file: address of that path."""
 
     @field_validator("instruction", "top_n", "max_tokens_per_doc")
     @classmethod

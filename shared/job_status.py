@@ -75,5 +75,7 @@ class JobStatus(Frozen):
     name: str = ""
     round: int = 0
     output: str | None = None
+    passed_over: str = ""
+    """What the job does not take of its prefix or folder, in one line."""
     scores: ScoreDistribution = ScoreDistribution()
     """The distribution of its scores so far: sigmoid(margin / temperature), before top_p."""

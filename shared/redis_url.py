@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import mask
@@ -60,8 +60,7 @@ def read_redis_url(url: str) -> RedisURL:
     """
     try:
         parts = urlsplit(url)
-        hostname, _port = parts.hostname, parts.port
-        if parts.scheme not in ("redis", "rediss") or not hostname:
+        if parts.scheme not in ("redis", "rediss") or not _is_host(parts) or "@" in parts.path:
             raise ValueError("it is not the address of a Redis")
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         database = query.pop("db", "") or parts.path.strip("/") or "0"
@@ -80,6 +79,16 @@ def read_redis_url(url: str) -> RedisURL:
         options["ssl_check_hostname"] = False
     secure = options if parts.scheme == "rediss" else None
     return RedisURL(parts.netloc, int(database), urlencode(query), secure)
+
+
+def _is_host(parts: SplitResult) -> bool:
+    """Whether it names a host. What is wrong with a port is not said: where a password holds a
+    slash, its beginning looks like one."""
+    try:
+        _port = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname)
 
 
 def _tls_option(name: str, value: str) -> Any:

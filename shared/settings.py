@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from rerankfleet.shared.addresses import canonical, file_uri
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
@@ -24,6 +28,12 @@ def _default_state_dir() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "rerankfleet"
 
+
+_OTHERS = re.compile(
+    r"RERANK_(MODEL|MODEL_GPU|TEST_\w+"  # docker-compose.yml, the tests
+    r"|(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?))"
+)
+"""Variables that are no settings: also those that Kubernetes sets for a Service rerank-..."""
 
 SECTIONS = {
     "redis_url": "Redis, storage, access",
@@ -211,6 +221,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys of the gateway, comma-separated; without any it is open"
     )
+    no_keys: bool = Field(
+        False, description="lets a gateway without keys listen beyond this host: `--no-keys`"
+    )
     upload_bytes_max: int = Field(1 << 30, ge=1, description="maximum size of an upload")
     upload_ttl_s: float = Field(86_400.0, gt=0, description="default lifetime of an upload")
     upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="maximum lifetime of an upload")
@@ -249,6 +262,13 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("gateway_port", mode="before")
+    @classmethod
+    def _not_a_service(cls, value: Any) -> Any:
+        """Kubernetes sets RERANK_GATEWAY_PORT=tcp://... where a Service is named rerank-gateway."""
+        is_link = isinstance(value, str) and value.startswith("tcp://")
+        return cls.model_fields["gateway_port"].default if is_link else value
+
     @field_validator("batch_tokens_max", "threshold_high_ms", "threshold_pairs_max")
     @classmethod
     def _above_its_lower_bound(cls, value: float, info: ValidationInfo) -> float:
@@ -263,8 +283,8 @@ class Settings(BaseSettings):
         """The storage as a URI without a slash at its end."""
         storage = self.storage or str(self.state_dir / STORAGE_FOLDER)
         if "://" not in storage:
-            storage = f"file://{str(Path(storage).resolve()).replace('%', '%25')}"
-        return storage.rstrip("/")
+            return file_uri(storage)
+        return canonical(storage).rstrip("/")
 
     @property
     def redis_address(self) -> str:
@@ -301,7 +321,7 @@ class Settings(BaseSettings):
         for name in type(self).model_fields:
             value = getattr(self, name)
             value = ",".join(map(_plain, value)) if isinstance(value, tuple) else _plain(value)
-            if value is not None:
+            if value not in (None, ""):
                 out[f"RERANK_{name.upper()}"] = value
         return out
 
@@ -329,13 +349,34 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def read_environment(**overrides: Any) -> Settings:
-    """Read the environment alone. Raises UsageError naming the variable that is wrong."""
+    """Read the environment alone. Raises UsageError naming the variable that is wrong, or that is
+    none: a misspelt RERANK_API_KEYS would leave a gateway open."""
+    _refuse_unknown(os.environ)
     try:
         return Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"][:1]).upper()
         raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
+
+
+def _refuse_unknown(environ: Mapping[str, str]) -> None:
+    known = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
+    for name in environ:
+        upper = name.upper()
+        if not upper.startswith("RERANK_") or upper in known or _OTHERS.fullmatch(upper):
+            continue
+        near = get_close_matches(upper, known, n=1, cutoff=0.8)
+        raise UsageError(
+            f"{name} is not a setting",
+            hint=f"did you mean {near[0]}?" if near else "docs/settings.md lists them: unset it",
+        )
+    keys = environ.get("RERANK_API_KEYS")
+    if keys is not None and not keys.replace(",", "").strip():
+        raise UsageError(
+            "RERANK_API_KEYS is set and holds no key",
+            hint="write keys, comma-separated, or unset it",
+        )
 
 
 def read_address(state_dir: Path) -> dict[str, Any]:
@@ -348,7 +389,8 @@ def read_address(state_dir: Path) -> dict[str, Any]:
 
 
 def mask(url: str) -> str:
-    """Return the URL without its password, fit to be printed."""
+    """Return the URL without its password, in its query too, fit to be printed."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.I)
     front, at, host = url.rpartition("@")
     scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
     user = secret.partition(":")[0]

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.formats.lines import parse_line, raw_lines
@@ -25,6 +26,7 @@ from rerankfleet.shared.formats.sources import (
     plain,
     probe,
     refuse_existing,
+    source_of,
 )
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
@@ -57,6 +59,7 @@ def score_file(
     """
     # it cannot be resumed: an image that cannot be fetched is an outcome of its pair
     spec = spec.model_copy(update={"max_error_rate": 1.0})
+    source, output = source_of(source), source_of(output)
     objects = Objects(settings)
     refuse_existing(output, objects, force=force)
     detector_of(spec)
@@ -165,7 +168,9 @@ def _manifest(
     seconds = max(time.time() - start_s, 1e-3)
     return Manifest(
         model=spec.model,
-        input=InputRef(uri=source, size=hashing.size, tag="", sha256=hashing.hexdigest()),
+        input=InputRef(
+            uri=printable(source), size=hashing.size, tag="", sha256=hashing.hexdigest()
+        ),
         options=spec.scoring_options,
         lines=counts.lines,
         pairs=counts.scored + counts.errors + counts.rejected,

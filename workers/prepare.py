@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from rerankfleet.shared.addresses import without_secrets
 from rerankfleet.shared.content.content import Content
 from rerankfleet.shared.content.images import (
     FRAME_PIXELS_MAX,
@@ -21,6 +22,7 @@ from rerankfleet.shared.content.images import (
     FRAMES_PER_S,
     MIN_PIXELS,
     VIDEO_PIXELS,
+    short_number,
 )
 from rerankfleet.shared.content.outcomes import POOR_QUERY, ImageFacts, Provenance
 from rerankfleet.shared.content.requests import Slice
@@ -211,7 +213,7 @@ def provenance_of(engine: Provenance, spec: JobSpec, *, supports_images: bool) -
     if not supports_images:
         return engine
     fps = spec.video_fps or FRAMES_PER_S
-    video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{fps:g}"
+    video = f"{spec.video_max_frames}:{spec.video_total_pixels}:{short_number(fps)}"
     return engine.model_copy(update={"pixels": spec.image_spec.key(), "video": video})
 
 
@@ -294,9 +296,9 @@ def _side(
     for ref in images_of(content, spec):
         image = loaded[ref]
         if isinstance(image, ItemError):
-            return image
+            return image.about(without_secrets(ref.uri))
         if _is_too_poor(image, spec):
-            return _too_poor(image, spec, of_query=of_query)
+            return _too_poor(image, spec, of_query=of_query).about(without_secrets(ref.uri))
         good.append(image)
     images, frames = good[: len(content.image)], good[len(content.image) :]
     if len({frame.size for frame in frames}) > 1:
@@ -312,7 +314,8 @@ def _of_query(side: Side | ItemError) -> Side | ItemError:
     """The query's side; its error names the query, since each pair of the request will have it."""
     if not isinstance(side, ItemError) or side.code == POOR_QUERY:
         return side
-    return ItemError(side.code, f"the query: {side.message}", hint=side.hint)
+    message = f"the query: {side.message}"
+    return ItemError(side.code, message, hint=side.hint, image=side.image)
 
 
 def _is_too_poor(outcome: PreparedImage | ItemError, spec: JobSpec) -> bool:

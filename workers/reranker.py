@@ -9,12 +9,14 @@ scores = Reranker("pocket-text").process(
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.shared.content.outcomes import Scored
+from rerankfleet.shared.content.given import Given, file_bytes
+from rerankfleet.shared.content.outcomes import Failure, Scored
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import InputRef, make_spec
@@ -61,7 +63,10 @@ class Reranker:
         source = InputRef(uri="", size=0, tag="")
         settings = settings or read_environment()
         options = resolve(profile, options, settings.profiles)
-        self._spec = make_spec(model=model, input=source, **options)
+        spec = make_spec(model=model, input=source, **options)
+        # it cannot be resumed: an image that cannot be fetched is an outcome of its pair
+        self._spec = spec.model_copy(update={"max_error_rate": 1.0})
+        self._bytes_max = settings.image_bytes_max
         detector_of(self._spec)
         self.engine = load_engine(model, **(engine or {}))
         self._limit = limit or self.engine.self_test().limit
@@ -82,73 +87,84 @@ class Reranker:
         if self._source:
             self._source.close()
 
-    def process(self, request: Mapping[str, Any]) -> list[float]:
-        """Relevance scores (0 to 1) of a request's documents, in their order.
+    def process(self, request: Mapping[str, Any]) -> list[float | None]:
+        """Relevance scores (0 to 1) of a request's documents, in their order; None for a document
+        that cannot be scored: `results` says why.
 
         `request`: {"query", "documents", "instruction"?}; a query or document is a text or
-        {"text"?, "image"?, "video"?}, where images are URIs, paths or PIL images. Raises ItemError
-        for a malformed request and for a document that cannot be scored.
+        {"text"?, "image"?, "video"?}, where images are URIs, or paths in the reranker's folder, as
+        texts; or bytes, paths as `pathlib.Path`, files open in binary mode, PIL images or numpy
+        arrays (see `prepare_image`). Raises ItemError for a malformed request.
         """
-        return [self._spec.calibration.score(margin) for margin in self.margins(request)]
+        score = self._spec.calibration.score
+        return [None if margin is None else score(margin) for margin in self.margins(request)]
 
-    def margins(self, request: Mapping[str, Any]) -> list[float]:
+    def margins(self, request: Mapping[str, Any]) -> list[float | None]:
         """Like `process`, but the margins z_yes - z_no, by which documents are ranked."""
         return [result.margin for result in self.results(request)]
 
-    def results(self, request: Mapping[str, Any]) -> list[Scored]:
-        """Like `process`, with margins and the facts of images."""
+    def results(self, request: Mapping[str, Any]) -> list[Scored | Failure]:
+        """Like `process`, with margins and the facts of images: a row for each document, in their
+        order. What cannot be scored is a Failure with `code`, `message` and `hint`; a score's
+        `code` is None, and so is a failure's `margin`."""
         with self._one_at_a_time:
             return self._results(request)
 
-    def _results(self, request: Mapping[str, Any]) -> list[Scored]:
-        passed: dict[str, Any] = {}
-        checked = slice_of(1, _without_images(request, passed), max_documents=_NO_BOUND)
-        for failure in checked.failures:
-            raise ItemError(failure.code, failure.message, hint=failure.hint)
-        images = _PassedImages(self._source, passed) if self._source else None
+    def _results(self, request: Mapping[str, Any]) -> list[Scored | Failure]:
+        passed = _Passed()
+        fields = {**request}
+        if isinstance(request.get("documents"), tuple):
+            fields["documents"] = list(request["documents"])
+        checked = slice_of(1, fields, max_documents=_NO_BOUND, replace_image=passed.add)
+        images = _PassedImages(self._source, passed, self._bytes_max) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
             scorer = Scorer(self.engine.prompter, batcher, images)
             outcomes, _ = scorer.score([checked], self._spec, threading.Event())
         finally:
             batcher.close()
-        for failure in (failure for outcome in outcomes for failure in outcome.errors):
-            raise ItemError(failure.code, failure.message, hint=failure.hint)
-        results = [result for outcome in outcomes for result in outcome.results]
-        return sorted(results, key=lambda result: result.index)
+        rows: list[Scored | Failure] = []
+        for outcome in outcomes:
+            rows += [*outcome.results, *outcome.errors]
+        return sorted(rows, key=lambda row: row.index or 0)
+
+
+class _Passed:
+    """Images that a request holds, under names that no text in it can have."""
+
+    def __init__(self) -> None:
+        self._folder = secrets.token_hex(16)
+        self._names: dict[int, str] = {}
+        self.images: dict[str, Given] = {}
+
+    def add(self, image: Given) -> str:
+        """The name of an image: the same object has the same."""
+        name = self._names.setdefault(id(image), f"{self._folder}/{len(self._names)}")
+        self.images[name] = image
+        return name
 
 
 class _PassedImages:
-    """Images that the caller passed, by their placeholder paths; all others by their URIs."""
+    """Images that the caller passed, by their names; all others by their URIs."""
 
-    def __init__(self, source: ImageSource, passed: Mapping[str, Any]) -> None:
-        self._source, self._passed = source, passed
+    def __init__(self, source: ImageSource, passed: _Passed, bytes_max: int) -> None:
+        self._source, self._passed, self._bytes_max = source, passed.images, bytes_max
 
     def load(
         self, refs: Iterable[ImageRef], caller: Caller | None = None
     ) -> dict[ImageRef, PreparedImage | ItemError]:
         """See `prepare.ImageLoader`."""
-        passed = {ref: self._passed[ref.uri] for ref in refs if ref.uri in self._passed}
-        prepared = {ref: _prepared_or_error(image, ref) for ref, image in passed.items()}
+        refs = list(refs)
+        passed = {ref: self._prepared(ref) for ref in refs if ref.uri in self._passed}
         others = [ref for ref in refs if ref.uri not in self._passed]
-        return prepared | self._source.load(others, caller)
+        return passed | self._source.load(others, caller)
 
-
-def _prepared_or_error(image: Any, ref: ImageRef) -> PreparedImage | ItemError:
-    try:
-        return prepare_image(image, ref.options)
-    except ItemError as error:
-        return error
-
-
-def _without_images(value: Any, passed: dict[str, Any]) -> Any:
-    """The request with a placeholder path for each PIL image, which goes to `passed`."""
-    if isinstance(value, Mapping):
-        return {key: _without_images(v, passed) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_images(v, passed) for v in value]
-    if hasattr(value, "getbands"):  # a PIL image
-        path = f"given/{len(passed)}"
-        passed[path] = value
-        return path
-    return value
+    def _prepared(self, ref: ImageRef) -> PreparedImage | ItemError:
+        image = self._passed[ref.uri]
+        try:
+            data = file_bytes(image, self._bytes_max)
+            if data is None:
+                return prepare_image(image, ref.options)
+            return self._source.prepare(data, ref.options)  # in a process apart: it may be broken
+        except ItemError as error:
+            return error

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankfleet.producer.cli.common import JobArgument, JsonOption, connected
+from rerankfleet.shared.addresses import local_path, printable
 from rerankfleet.shared.cli import INTERRUPTED, PARTIAL
 from rerankfleet.shared.command_options import ForceOption
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.sources import is_uri, source_of
 
 if TYPE_CHECKING:
     from rerankfleet.producer.client import Client
@@ -155,10 +157,10 @@ def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = N
         sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
         raise typer.Exit(INTERRUPTED) from None
     target = client.store.jobs.get(job_id).spec.local_output
-    if output is not None and "://" not in output:
-        target = str(Path(output).resolve())
+    if output is not None and not is_uri(source_of(output)):
+        target = printable(str(Path(output).resolve()))
     if target:
-        client.fetch(job_id, target)
+        client.fetch(job_id, local_path(target) if is_uri(target) else target)
         status = status.model_copy(update={"output": target})
     _show(status, as_json=as_json)
     progress = status.progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +22,25 @@ class Role(StrEnum):
     gateway = "gateway"
 
 
+NoKeys = Annotated[
+    bool,
+    typer.Option(
+        "--no-keys",
+        help="without RERANK_API_KEYS, let everyone who reaches the gateway use it",
+    ),
+]
+
+
+def _no_keys(no_keys: bool) -> dict[str, bool]:
+    """The override of the setting; the flag's absence leaves RERANK_NO_KEYS as it is."""
+    return {"no_keys": True} if no_keys else {}
+
+
 def up(
     model: Annotated[
         str | None, typer.Option(help="a model folder or hub name; pocket-text to try it out")
     ] = None,
+    no_keys: NoKeys = False,
 ) -> None:
     """Run the whole stack on this machine in the foreground: server, coordinator, worker, gateway.
 
@@ -34,7 +49,7 @@ def up(
     from rerankfleet.producer.local import stack
     from rerankfleet.shared.settings import read_environment
 
-    settings = read_environment()  # not the address of another `rerank up`
+    settings = read_environment(**_no_keys(no_keys))  # not the address of another `rerank up`
     if model is None:
         model = POCKET
         sys.stderr.write(
@@ -86,6 +101,7 @@ def coordinator() -> None:
 def gateway(
     host: Annotated[str | None, typer.Option(help="else RERANK_GATEWAY_HOST")] = None,
     port: Annotated[int | None, typer.Option(help="else RERANK_GATEWAY_PORT")] = None,
+    no_keys: NoKeys = False,
 ) -> None:
     """Serve the fleet over HTTP: /v1/rerank and its kin, jobs, uploads, metrics, the page.
 
@@ -93,7 +109,8 @@ def gateway(
     """
     from rerankfleet.shared.settings import load_settings
 
-    address = {"gateway_host": host, "gateway_port": port}
+    address: dict[str, Any] = {"gateway_host": host, "gateway_port": port}
+    address |= _no_keys(no_keys)
     settings = load_settings(**{name: v for name, v in address.items() if v is not None})
     try:
         from rerankfleet.producer.gateway.app import serve

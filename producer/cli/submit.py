@@ -73,13 +73,22 @@ def submit(
         force=force,
         **options,
     )
+    made = {"id": job_id} | (_passed_over(client, job_id, as_json=as_json) if catalog else {})
     if wait:
         follow(client, job_id, as_json=as_json, output=output)
     elif as_json:
-        sys.stdout.write(json.dumps({"id": job_id}) + "\n")
+        sys.stdout.write(json.dumps(made) + "\n")
     else:
         sys.stdout.write(f"{job_id}\n")
         sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+
+
+def _passed_over(client: Client, job_id: str, *, as_json: bool) -> dict[str, str]:
+    """What the job does not take of its folder, as a field; people are told at once."""
+    passed_over = client.status(job_id).passed_over
+    if passed_over and not as_json:
+        sys.stderr.write(f"{passed_over}\n")
+    return {"passed_over": passed_over} if passed_over else {}
 
 
 def _what_to_make(

@@ -72,8 +72,11 @@ def _adapt_temperature(job: Job, control: Control) -> None:
 
 def output_uri(job: Job, objects: Objects) -> str:
     """The URI of a job's output of this round; that of a catalog is a folder."""
-    name = "output/" if job.spec.catalog else f"output-{job.round}.jsonl"
-    return job.spec.output or job_uri(objects, job.id, name)
+    if job.spec.output:
+        return job.spec.output
+    if job.spec.catalog:
+        return f"{job_uri(objects, job.id, 'output')}/"
+    return job_uri(objects, job.id, f"output-{job.round}.jsonl")
 
 
 def _publish(job: Job, control: Control, token: str) -> str:

@@ -27,10 +27,12 @@ PART = "part-"
 """The prefix of a part's name."""
 
 Row = dict[str, Any]
-"""query_id, image_id, and either margin and relevance_score or an error."""
+"""query_id, image_id, line, and either margin and relevance_score or an error."""
 
 SUB_SCORES = ("visual_match", "text_alignment", "consistency")
 """Columns of Parquet for the values of `explain`."""
+ERROR_FIELDS = ("line", "image", "code", "message", "hint")
+"""`image` is its address, without secrets, where the row's id is another."""
 OPTIONAL = ("quality", "plain_margin")
 """Columns of scored images that may be unknown."""
 
@@ -43,11 +45,15 @@ def rows_of(outcome: SliceOutcome, calibration: Calibration) -> Iterator[Row]:
     name: Row = {
         "query_id": outcome.id,
         "image_id": (outcome.metadata or {}).get("image_id"),
+        "line": outcome.line,
     }
     for result in outcome.results:
         yield name | _scores(result, calibration)
     for error in outcome.errors:
-        yield name | {"error": error.model_dump(include={"line", "code", "message", "hint"})}
+        fields = error.model_dump(include=set(ERROR_FIELDS))
+        if error.image in (None, name["image_id"]):
+            del fields["image"]
+        yield name | {"error": fields}
 
 
 def _scores(result: Scored, calibration: Calibration) -> Row:
@@ -87,7 +93,8 @@ def parse_rows(data: bytes, format: OutputFormat) -> Iterator[Row]:
         kept = {k: v for k, v in flat.items() if v is not None and not k.startswith("error_")}
         row = {name: flat[name] for name in names} | kept
         if flat["error_code"] is not None:
-            row["error"] = {k: flat[f"error_{k}"] for k in ("line", "code", "message", "hint")}
+            found = {name: flat.get(f"error_{name}") for name in ERROR_FIELDS}
+            row["error"] = {k: v for k, v in found.items() if k != "image" or v is not None}
         yield row
 
 
@@ -100,14 +107,14 @@ def _dump_parquet(rows: Sequence[Row]) -> bytes:
     number, text = pyarrow.float64(), pyarrow.string()
     types = {"query_id": text, "image_id": text, "margin": number, "relevance_score": number}
     types |= dict.fromkeys((*OPTIONAL, *SUB_SCORES), number)
-    types |= {"error_line": pyarrow.int64()}
-    types |= {f"error_{name}": text for name in ("code", "message", "hint")}
+    types |= {"line": pyarrow.int64(), "error_line": pyarrow.int64()}
+    types |= {f"error_{name}": text for name in ERROR_FIELDS if name != "line"}
     columns = {name: [row.get(name) for row in rows] for name in types}
     for name in ("query_id", "image_id"):  # a column has one type, ids may be text or numbers
         columns[name] = [None if value is None else str(value) for value in columns[name]]
     for name in SUB_SCORES:
         columns[name] = [row.get("explain", {}).get(name) for row in rows]
-    for name in ("line", "code", "message", "hint"):
+    for name in ERROR_FIELDS:
         columns[f"error_{name}"] = [row.get("error", {}).get(name) for row in rows]
     table = pyarrow.table(columns, schema=pyarrow.schema(types.items()))
     out = io.BytesIO()
@@ -145,10 +152,11 @@ class Ranking:
                 "results": [
                     {
                         "image_id": image,
+                        "line": -place,
                         "margin": margin,
                         "relevance_score": calibration.score(margin),
                     }
-                    for margin, _, image in sorted(heap, reverse=True)
+                    for margin, place, image in sorted(heap, reverse=True)
                 ],
             }
 

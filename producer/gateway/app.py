@@ -21,6 +21,7 @@ from rerankfleet import __version__
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway import downloads, fleet, jobs, metrics, openapi_page, uploads
 from rerankfleet.producer.gateway.admission import Gateway
+from rerankfleet.producer.gateway.connections import Connection
 from rerankfleet.producer.gateway.errors import handle_errors
 from rerankfleet.producer.gateway.formats import cohere, native, vllm
 from rerankfleet.producer.gateway.history import History
@@ -28,11 +29,12 @@ from rerankfleet.producer.gateway.middleware import slow_clients
 from rerankfleet.producer.gateway.middleware.body_limits import BodyLimits
 from rerankfleet.producer.gateway.middleware.internal_errors import InternalErrors
 from rerankfleet.producer.gateway.middleware.keys import Keys
-from rerankfleet.producer.gateway.middleware.names import LOCAL, Names
+from rerankfleet.producer.gateway.middleware.names import Names
 from rerankfleet.producer.gateway.middleware.request_count import RequestCount
 from rerankfleet.producer.gateway.middleware.request_id import RequestId
 from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
 from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
+from rerankfleet.producer.ports import refuse_open
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
@@ -100,14 +102,15 @@ def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Midd
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer."""
-    if not settings.api_keys and settings.gateway_host not in LOCAL:
-        log.warning("no RERANK_API_KEYS: anyone who reaches this gateway may use it")
+    """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer, UsageError
+    where others could reach it without a key."""
+    refuse_open(settings)
     listening = listen(settings.gateway_host, settings.gateway_port)
     config = uvicorn.Config(
         make_app(Client(settings)),
         log_level="warning",
         access_log=False,
+        http=Connection,
         timeout_graceful_shutdown=SHUTDOWN_S,
         server_header=False,
     )

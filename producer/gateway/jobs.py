@@ -19,6 +19,7 @@ from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
 from rerankfleet.producer.status import describe
+from rerankfleet.shared.addresses import canonical
 from rerankfleet.shared.content.options import AdaptationOptions, JobOptions, ResultOptions
 from rerankfleet.shared.errors import Path, Unavailable, UnknownJob
 from rerankfleet.shared.formats.sources import is_uri
@@ -94,9 +95,9 @@ def _refuse_local(body: JobBody, client: Client) -> None:
         ("catalog", "queries"): queries,
     }
     for path, uri in uris.items():
-        if isinstance(uri, str) and (not is_uri(uri) or "\0" in uri):
+        if isinstance(uri, str) and (not is_uri(canonical(uri)) or "\0" in uri):
             raise InvalidField(path, "expected s3://… or file:///…, or an upload's uri")
-    if body.output and client.objects.is_in_storage(body.output):
+    if body.output and client.objects.is_in_storage(canonical(body.output)):
         message = "the storage keeps the files of running jobs"
         raise InvalidField(("output",), message, hint=_OUTPUT)
 

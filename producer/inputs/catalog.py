@@ -14,13 +14,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_folder, is_image, pin
+from rerankfleet.producer.given_images import inline_uri
+from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
+from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.producer.inputs.tables import csv_lines, opened, table_lines, table_suffix
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
 from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
 from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
-from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain
+from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain, source_of
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
@@ -68,7 +72,7 @@ def _query_values(
 ) -> tuple[str, Iterable[tuple[int, Any]]]:
     if not isinstance(source, str | Path):
         return "the queries", enumerate(source, 1)
-    name = str(source)
+    name = source_of(str(source))
     with opened(name, objects) as raw, plain(raw, name) as stream:
         data = stream.read(QUERIES_BYTES + 1)
     if len(data) > QUERIES_BYTES:
@@ -93,7 +97,7 @@ def _parsed(name: str, number: int, line: str) -> Any:
 
 def _query(where: str, number: int, value: Any) -> Document:
     try:
-        query = valid_document(value)
+        query = valid_document(with_images(value, inline_uri))
     except ItemError as error:
         hint = 'write text, or {"text"?, "image"?, "video"?, "id"?}'
         raise UsageError(f"{where}: {error.message}", hint=hint) from error
@@ -129,12 +133,14 @@ def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: st
 
 
 def _pin_folder(uri: str, objects: Objects) -> InputRef:
-    if not any(is_image(name) for name in objects.listing(uri)):
+    has_image, passed_over = survey(uri, objects.listing(uri))
+    if not has_image:
+        others = f" ({passed_over})" if passed_over else ""
         raise UsageError(
-            f"there is no image under {uri}",
+            f"there is no image under {printable(uri)}{others}",
             hint=f"the names of images end with {' '.join(IMAGE_SUFFIXES)}",
         )
-    return InputRef(uri=uri, size=0, tag="")
+    return InputRef(uri=uri, size=0, tag="", passed_over=passed_over)
 
 
 def _upload(lines: Iterator[bytes], source: str, objects: Objects, target: str) -> InputRef:

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 
 from rerankfleet.producer.inputs.cursor import Cursor, Read
+from rerankfleet.producer.inputs.folders import is_folder, is_image, name_in
 from rerankfleet.producer.inputs.tables import table_lines, table_suffix
 from rerankfleet.producer.shard_size import image_tokens, slice_tokens
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
@@ -39,24 +40,12 @@ from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects, local_path
 from rerankfleet.shared.storage.uploads import is_upload
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""What is read of a prefix or folder; other files are ignored."""
 HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
 
 Probe = Callable[[io.BufferedReader, str], None]
 """Refuses an input by its first bytes, without consuming them; the text is its name."""
-
-
-def is_folder(uri: str) -> bool:
-    """Whether a URI names a prefix or folder rather than an object."""
-    return uri.endswith("/")
-
-
-def is_image(uri: str) -> bool:
-    """Whether a name in a listing is that of an image."""
-    return uri.lower().endswith(IMAGE_SUFFIXES)
 
 
 # ---- before the job -----------------------------------------------------------------------------
@@ -211,7 +200,7 @@ class Input:
         number = cursor.line
         for key in chain(begun, self._objects.listing(uri, cursor.key)):
             renew()
-            if is_image(key):
+            if is_image(name_in(key, uri)):
                 number += 1
                 yield Read(self._parse(number, json.dumps({"image": key}).encode()), key=key)
 

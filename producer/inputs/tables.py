@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 from rerankfleet.shared.errors import UsageError
@@ -25,6 +26,9 @@ CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
 PARQUET_MEMORY_BYTES = 2 << 30
 """Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
+
+NAME_MAX = 1000
+"""Characters of an id or address that a malformed row is known by; longer ones are left out."""
 
 _TABLES = (".csv", ".csv.gz", ".parquet")
 
@@ -180,15 +184,18 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
     for name, value in fields.items():
         if not isinstance(value, str | int | list):
             kind = type(value).__name__
-            return _malformed(f"{name} is of type {kind}, expected text")
+            return _malformed(f"{name} is of type {kind}, expected text", fields)
     try:
         line = json.dumps(fields).encode() + b"\n"
     except TypeError:
-        return _malformed("image is a list of values that are not text")
+        return _malformed("image is a list of values that are not text", fields)
     if max_bytes is not None and len(line) > max_bytes:
-        return _malformed(f"the row is longer than {max_bytes} bytes")
+        return _malformed(f"the row is longer than {max_bytes} bytes", fields)
     return line
 
 
-def _malformed(message: str) -> bytes:
-    return json.dumps({MALFORMED: message}).encode() + b"\n"
+def _malformed(message: str, fields: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+    """A line with an error, and with what names the row: its id and its address."""
+    names = {name: fields.get(name) for name in ("id", "image")}
+    kept = {k: v for k, v in names.items() if isinstance(v, str | int) and len(str(v)) <= NAME_MAX}
+    return json.dumps({MALFORMED: message, **kept}).encode() + b"\n"

@@ -6,10 +6,9 @@ Images in local files are sent in the request, since workers may be on other hos
 
 from __future__ import annotations
 
-import base64
 import json
 import mimetypes
-import re
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rerankfleet.producer.terminal.tables import bar, one_line
+from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
+from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
-from rerankfleet.shared.content.uris import DATA_URI_BYTES
+from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import open_local
 
@@ -67,7 +68,7 @@ class RequestBuilder:
 
     def add_image(self, image: str) -> None:
         """Add a candidate of one image, whose id is its name. Raises UsageError."""
-        document = {"id": _unsigned(image), "image": self._image(image)}
+        document = {"id": _whole_name(image), "image": self._image(image)}
         self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
@@ -87,7 +88,7 @@ class RequestBuilder:
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|data:", image):
+        if carries_file(image) or (scheme_of(image) and not os.path.lexists(image)):
             return image
         path = Path(image).expanduser()
         try:
@@ -100,10 +101,8 @@ class RequestBuilder:
                 f"the image {image} cannot be read ({error.strerror})", hint="check the path"
             ) from None
         kind = mimetypes.guess_type(path.name)[0] or ""
-        kind = (
-            kind if kind.startswith("image/") else "image/unknown"
-        )  # workers detect it by the bytes
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        kind = kind.removeprefix("image/") if kind.startswith("image/") else "unknown"
+        return data_uri(kind, data)  # workers detect its kind by the bytes
 
     def _refuse_large(self, image: str, size: int) -> None:
         """Raise UsageError if an image, or all of them together, are too large for a request."""
@@ -144,16 +143,16 @@ def _lines(path: str, bytes_max: int) -> Iterator[str]:
     yield from filter(None, map(str.strip, lines))
 
 
-def _unsigned(image: str) -> str:
-    """A path as it is; a URI without its query, which may sign it; the kind of a data: URI."""
-    if image.startswith("data:"):
-        return image.partition(";")[0][:IMAGE_SHOWN]
-    return one_line(image.partition("?")[0] if "://" in image else image)
+def _whole_name(image: str) -> str:
+    """A path as it is; an address without what is secret in it; the kind of a data: URI."""
+    if carries_file(image):
+        return image.partition(";")[0][:IMAGE_SHOWN] if is_data_uri(image) else "base64"
+    return printable(without_secrets(image))
 
 
 def _image_name(image: str) -> str:
     """The end of an image's name, where names differ."""
-    name = _unsigned(image)
+    name = one_line(_whole_name(image))
     return name if len(name) <= IMAGE_SHOWN else f"…{name[1 - IMAGE_SHOWN :]}"
 
 

@@ -148,7 +148,7 @@ class ImageSpec:
         width, height = self.size
         parts = [self.preset, f"{width}x{height}", self.resize_mode]
         if self.resize_mode == "crop":
-            parts.append(f"{self.max_crop:g}")
+            parts.append(short_number(self.max_crop))
         if self.pad_color is not None:
             parts.append("pad" + "".join(f"{level:02x}" for level in self.pad_color))
         parts += [self.interpolation, "blur" if self.blur else "sharp", f"{self.max_pixels or 0}"]
@@ -157,6 +157,11 @@ class ImageSpec:
     @property
     def _least(self) -> str:
         return "" if self.min_pixels == MIN_PIXELS else f":from{self.min_pixels}"
+
+
+def short_number(value: float) -> str:
+    """A number without needless digits, but with every one that counts."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def target_within(preset: str, pixels: int) -> tuple[int, int] | None:

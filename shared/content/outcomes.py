@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -19,10 +19,15 @@ RETRYABLE = frozenset({"cancelled", "fetch_failed", "timeout", "decode_timeout"}
 class Failure(Reported):
     """Why a line (index None) or one pair has no score."""
 
+    margin: ClassVar[None] = None
+    """So that scores and failures can be told apart in one list."""
+
     line: int
     index: int | None = None
     id: str | int | None = None
     """The document's own."""
+    image: str | None = None
+    """The address of the image that is wrong, without secrets."""
     code: str
     message: str
     hint: str = ""
@@ -76,6 +81,9 @@ class Scored(Reported):
 
     The fields of images are None for a pair of text.
     """
+
+    code: ClassVar[None] = None
+    """So that scores and failures can be told apart in one list."""
 
     index: int
     id: str | int | None = None

@@ -7,14 +7,17 @@ in order.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 from pydantic import ValidationError
 
+from rerankfleet.shared.addresses import printable, safe_uri, without_secrets
 from rerankfleet.shared.content.content import Document, content_fields, few_fields
+from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
+from rerankfleet.shared.content.uris import URI_CHARACTERS
 from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
 from rerankfleet.shared.errors import ItemError, Path, UsageError
 
@@ -76,21 +79,34 @@ def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
 
 
 def slice_of(
-    number: int, fields: Mapping[str, Any], *, max_documents: int, strict: bool = False
+    number: int,
+    fields: Mapping[str, Any],
+    *,
+    max_documents: int,
+    strict: bool = False,
+    replace_image: Callable[[Any], str] | None = None,
 ) -> Slice:
     """Validate a request and return it as one slice. Raises ItemError when it cannot be scored;
-    a document that cannot is a failure in the slice, or raised too if `strict`."""
+    a document that cannot is a failure in the slice, or raised too if `strict`. `replace_image`
+    gives the URI of an image that a program holds, or raises ItemError."""
+
+    def replaced(content: Any) -> Any:
+        return with_images(content, replace_image) if replace_image else content
+
+    if "query" in fields:
+        fields = {**fields, "query": replaced(fields["query"])}
     request = _request(fields)
     _require_documents(request, max_documents)
     documents, indices, failures = [], [], []
     for index, value in enumerate(request.documents):
         try:
-            documents.append(valid_document(value, path=("documents", index)))
+            documents.append(valid_document(replaced(value), path=("documents", index)))
             indices.append(index)
         except ItemError as error:
             if strict:
                 raise
-            failures.append(_failure(error, number, index=index, id=_id_of(value)))
+            known = {"id": _id_of(value), "image": _image_at(value, error.path[2:])}
+            failures.append(_failure(error, number, index=index, **known))
     return Slice(
         line=number,
         documents=documents,
@@ -194,18 +210,15 @@ def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
     try:
         return ImageRun(run=(0, queries), line=number, document=_image(raw))
     except ItemError as error:
-        own_id = _salvage_id(raw)
-        metadata = None if own_id is None else {"image_id": own_id}
+        name = _salvage_name(raw)
+        metadata = None if name is None else {"image_id": name}
         return Slice(line=number, metadata=metadata, failures=[_failure(error, number)])
 
 
 def image_id(document: Document) -> str | int:
-    """How the output names an image of a catalog: by its id, or else by its URI, without what may
-    sign it."""
-    if document.id is not None:
-        return document.id
-    uri = document.image[0]
-    return uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri
+    """How the output names an image of a catalog: by its id, or else by its address as it was
+    written, without user, password and what signs it. Two lines may have the same."""
+    return without_secrets(document.image[0]) if document.id is None else document.id
 
 
 def _image(raw: bytes | None) -> Document:
@@ -227,7 +240,7 @@ def _listed(raw: bytes) -> dict[str, Any]:
     """The fields of a row of a catalog: a JSON object, or a URI alone."""
     if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
         return _decode(raw, hint=LISTING_HINT)
-    return {"image": raw.decode("utf-8-sig", "surrogateescape").strip()}
+    return {"image": raw.decode("utf-8-sig", "surrogateescape").strip(" \t\r\n")}
 
 
 MALFORMED = "malformed"
@@ -262,6 +275,34 @@ def _salvage_id(raw: bytes | None) -> str | int | None:
         return _id_of(json.loads(raw or b"null"))
     except (ValueError, RecursionError):
         return None
+
+
+def _salvage_name(raw: bytes | None) -> str | int | None:
+    """The id of a catalog's line that is wrong elsewhere, or else the address that it has."""
+    try:
+        fields = _listed(raw or b"")
+    except ItemError:
+        return None
+    own_id = _id_of(fields)
+    return _image_at(fields, ("image", 0)) if own_id is None else own_id
+
+
+def _image_at(content: Any, path: Path) -> str | None:
+    """What stands where a content has an address at a path of its validation, fit to be shown; None
+    where nothing does."""
+    if not {"image", "frames"}.intersection(path):
+        return None
+    for part in path:  # a bare address is a list of one; `frames` is short for `video`
+        if isinstance(content, dict) and part == "video" and "frames" in content:
+            continue
+        try:
+            content = content if isinstance(content, str) else content[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    if not isinstance(content, str) or not content.strip():
+        return None
+    shown = printable(without_secrets(content)).encode(errors="replace").decode()
+    return shown if len(shown) <= URI_CHARACTERS else safe_uri(shown)
 
 
 def _id_of(fields: Any) -> str | int | None:

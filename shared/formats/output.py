@@ -44,6 +44,7 @@ def failure_of(line: int, index: int, document: Document, error: ItemError) -> F
         line=line,
         index=index,
         id=document.id,
+        image=error.image,
         code=error.code,
         message=error.text(),
         hint=error.hint,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
 from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
 from rerankfleet.shared.storage.objects import Objects
@@ -32,20 +34,35 @@ def is_uri(text: str) -> bool:
     return text.startswith(("s3://", "file://"))
 
 
+def source_of(text: str) -> str:
+    """The path or URI of an input or output as people write it, in the form that `is_uri` takes.
+    Raises UsageError for an address that is neither."""
+    address = canonical(text)
+    if scheme_of(address) in ("", "s3", "file") or os.path.lexists(address):
+        return address
+    raise UsageError(
+        f"{safe_uri(address)} is neither a path nor s3:// or file://",
+        hint="download it first, or put it into S3",
+    )
+
+
 @contextmanager
 def open_local(source: str) -> Iterator[BinaryIO]:
     """The bytes of a path, or of standard input for `-`. Raises UsageError if it cannot be read."""
     if source == "-":
         yield sys.stdin.buffer
         return
+    name = printable(source)
     try:
         stream = Path(source).open("rb")
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"the input {source} does not exist", hint="check the path") from None
+        raise UsageError(f"the input {name} does not exist", hint="check the path") from None
     except IsADirectoryError:
-        raise UsageError(f"the input {source} is a folder", hint="name a JSON Lines file") from None
+        raise UsageError(f"the input {name} is a folder", hint="name a JSON Lines file") from None
     except OSError as error:
-        raise UsageError(f"the input {source} cannot be read ({error.strerror})") from None
+        raise UsageError(f"the input {name} cannot be read ({error.strerror})") from None
+    except ValueError as error:  # a NUL
+        raise UsageError(f"the input {name} is not a path ({error})", hint="check it") from None
     with stream:
         yield stream
 
@@ -150,8 +167,9 @@ def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
         objects.check(output)
         exists = objects.exists(output)
     elif Path(output).is_dir():
-        raise UsageError(f"the output {output} is a folder", hint="name a file in it")
+        raise UsageError(f"the output {printable(output)} is a folder", hint="name a file in it")
     else:
         exists = Path(output).exists()
     if exists and not force:
-        raise OutputExists(f"the output {output} exists", hint="use --force to replace it")
+        name = printable(output)
+        raise OutputExists(f"the output {name} exists", hint="use --force to replace it")

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import CredentialsRefused, StorageUnavailable, UsageError
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error
 
@@ -13,6 +14,7 @@ from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error
 @contextmanager
 def clear_errors(uri: str) -> Iterator[None]:
     """Turn what the disk or S3 raises while it works on `uri` into our errors."""
+    uri = printable(uri)
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

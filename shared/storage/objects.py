@@ -18,15 +18,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
-from urllib.parse import unquote
 
 import stamina
 
+from rerankfleet.shared.addresses import file_uri, local_path, path_address, printable, safe_uri
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import S3Body, multipart
+
+__all__ = ["Objects", "Stat", "file_uri", "local_path", "publish_file"]
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
@@ -47,16 +49,6 @@ class Stat:
 
     size: int
     tag: str
-
-
-def file_uri(path: Path | str) -> str:
-    """The URI of a local path."""
-    return f"file://{str(Path(path).resolve()).replace('%', '%25')}"
-
-
-def local_path(uri: str) -> Path:
-    """The path of a file: URI."""
-    return Path(unquote(uri.removeprefix("file://")))
 
 
 def _resolved(uri: str) -> Path:
@@ -109,7 +101,8 @@ class Objects:
             self._check_folder(uri)
         else:
             raise UsageError(
-                f"{uri} is not a URI that can be read", hint="use s3://bucket/key or file:///path"
+                f"{safe_uri(uri)} is not a URI that can be read",
+                hint="use s3://bucket/key or file:///path",
             )
 
     def is_in_storage(self, uri: str) -> bool:
@@ -124,7 +117,7 @@ class Objects:
     def _check_bucket(self, uri: str, *, listing: bool = False) -> None:
         bucket, key = _bucket_and_key(uri)
         if not bucket or not (key or listing):
-            raise UsageError(f"{uri} names no object", hint="write s3://bucket/key")
+            raise UsageError(f"{printable(uri)} names no object", hint="write s3://bucket/key")
         storage = self._settings.storage_uri + "/"
         if bucket not in self._settings.allowed_buckets and not uri.startswith(storage):
             raise NotAllowed(
@@ -225,7 +218,7 @@ class Objects:
         root = local_path(uri).resolve()
         after_parts = local_path(after).relative_to(root).parts if after else ()
         for path in _walk(root, after_parts):
-            yield f"file://{str(path).replace('%', '%25')}"
+            yield path_address(str(path))
 
     @retry_storage
     def folders(self, uri: str, count: int = KEYS_PER_PAGE) -> list[str]:
@@ -342,8 +335,16 @@ def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), after[1:] if entry.name == edge else ())
-        elif entry.name != edge and entry.is_file():
+        elif entry.name != edge and _is_file(entry):
             yield Path(entry.path)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link that leads nowhere: that is an error of its own, later."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:  # a link that leads to itself
+        return True
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
-from rerankfleet.producer.inputs.jsonl import IMAGE_SUFFIXES, is_image
+import structlog
+
+from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_image, passed_over, said
+from rerankfleet.shared.addresses import (
+    path_address,
+    printable,
+    safe_uri,
+    scheme_of,
+    without_secrets,
+)
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.studies.resolution.plan import Cell
-from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.fetch import Fetcher
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +33,7 @@ class Listed:
     """An image as it was listed."""
 
     name: str
-    """For display: the URI without secrets."""
+    """For display: the address without secrets, in characters that any file holds."""
     uri: str
     category: str
 
@@ -74,9 +85,12 @@ def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
             f"{safe_uri(min(unknown))}",
             hint="name images as the listing does, or by their path in the folder",
         )
-    images = [Listed(safe_uri(uri), uri, by_uri.get(uri, category)) for uri, category in listed]
-    _refuse_twice(f"{source}: the image", [image.name for image in images])
-    return images
+    _refuse_twice(f"{source}: the image", [uri for uri, _ in listed], safe_uri)
+    names = _distinct(printable(without_secrets(uri)) for uri, _ in listed)
+    return [
+        Listed(name, uri, by_uri.get(uri, category))
+        for name, (uri, category) in zip(names, listed, strict=True)
+    ]
 
 
 def hold(
@@ -116,19 +130,23 @@ def hold(
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if is_image(name) and path.is_file():
-            yield name, ""
+    """The images of a folder by their paths in it; one that reads as an address, or is not UTF-8,
+    by the address of that path."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if others := said(passed_over(names)):
+        log.warning("files that are no images", folder=str(folder), others=others)
+    for name in filter(is_image, names):
+        yield path_address(name) if scheme_of(name) else printable(name), ""
 
 
 def _listing(path: Path) -> Iterator[tuple[str, str]]:
     if path.suffix.lower() == ".csv":
         yield from _rows(path, ("image",))
         return
-    for line in _text(path, "images").splitlines():
+    for line in _text(path, "images", errors="surrogateescape").split("\n"):
         if line.strip():
-            yield line.strip(), ""
+            yield line.strip(" \t\r"), ""
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -148,9 +166,9 @@ def _field(row: Mapping[str, str | None], name: str) -> str:
     return (row.get(name) or "").strip()
 
 
-def _text(path: Path, what: str) -> str:
+def _text(path: Path, what: str, errors: str = "strict") -> str:
     try:
-        return path.read_text("utf-8-sig")
+        return path.read_text("utf-8-sig", errors)
     except FileNotFoundError:
         raise UsageError(f"{path} ({what}) does not exist", hint="check the path") from None
     except UnicodeDecodeError as error:
@@ -159,9 +177,19 @@ def _text(path: Path, what: str) -> str:
         raise UsageError(f"{path} ({what}) cannot be read ({error.strerror})") from error
 
 
-def _refuse_twice(what: str, names: Iterable[str]) -> None:
+def _distinct(names: Iterable[str]) -> Iterator[str]:
+    """The names in order; one that came before, since only what signs them differs, is numbered."""
+    used: set[str] = set()
+    for name in names:
+        numbered = chain([name], (f"{name} ({number})" for number in count(2)))
+        free = next(one for one in numbered if one not in used)
+        used.add(free)
+        yield free
+
+
+def _refuse_twice(what: str, names: Iterable[str], shown: Callable[[str], str] = str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise UsageError(f"{what} {name!r} stands twice", hint="name it once")
+            raise UsageError(f"{what} {shown(name)!r} stands twice", hint="name it once")
         seen.add(name)

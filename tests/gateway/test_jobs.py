@@ -94,6 +94,21 @@ def test_a_catalog_over_http(http, working, tmp_path, source):
     assert {row["query_id"] for row in rows} == {1, "b"}
 
 
+def test_a_folder_over_http_says_what_it_passes_over(http, working, source, tmp_path):
+    folder = tmp_path / "allowed" / "a #1?"
+    folder.mkdir()
+    for name in ("a?b.jpg", "b.psd", "c"):
+        (folder / name).write_bytes(b"x")
+    said = "2 passed over: 1 without suffix, 1 .psd"
+
+    job = submitted(http, f"FILE{file_uri(folder)[4:]}/", catalog={"queries": ["red"]})
+
+    assert job["passed_over"] == said
+    assert ended(http, job["id"])["passed_over"] == said
+    (row,) = lines(http.get(f"/v1/jobs/{job['id']}/results"))
+    assert row["image_id"] == file_uri(folder / "a?b.jpg")
+
+
 @pytest.mark.parametrize(
     ("body", "param", "status"),
     [
@@ -107,6 +122,8 @@ def test_a_catalog_over_http(http, working, tmp_path, source):
         ({"input": "SOURCE", "output": "STORAGE/jobs/x"}, "output", 422),
         ({"input": "SOURCE", "output": "STORAGE/../storage/./jobs/x"}, "output", 422),
         ({"input": "SOURCE", "output": "STORAGE/%6aobs/x"}, "output", 422),
+        ({"input": "SOURCE", "output": "FSTORAGE/jobs/x"}, "output", 422),
+        ({"input": "s3://key:pw@pairs/a.jsonl"}, None, 422),
         ({"input": "file:///%00"}, None, 422),
         ({"input": "file://in.jsonl"}, None, 422),
         ({"input": "SOURCE" + "x" * 255}, None, 422),
@@ -123,7 +140,9 @@ def test_what_a_job_may_not_read_or_write_is_refused(
     http, fleet, source, settings, body, param, status
 ):
     fleet.beat(worker_row())
-    text = json.dumps(body).replace("SOURCE", source).replace("STORAGE", settings.storage_uri)
+    text = json.dumps(body).replace("SOURCE", source)
+    text = text.replace("FSTORAGE", f"FILE{settings.storage_uri[4:]}")
+    text = text.replace("STORAGE", settings.storage_uri)
     answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
 

@@ -6,9 +6,10 @@ import socket
 from contextlib import closing
 
 import pytest
+from pydantic import SecretStr
 
 from rerankfleet.producer import local
-from rerankfleet.producer.ports import free_port
+from rerankfleet.producer.ports import free_port, refuse_open
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
@@ -43,6 +44,24 @@ def test_a_port_must_be_free_on_the_given_address(host):
 def test_an_address_of_another_host_is_refused_with_what_to_do():
     with pytest.raises(UsageError, match=r"no port of 192.0.2.1 .* RERANK_GATEWAY_HOST"):
         free_port(8080, host="192.0.2.1")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gpu-node"])
+def test_beyond_this_host_a_gateway_needs_keys(tmp_path, host):
+    open_to_all = Settings(gateway_host=host, state_dir=tmp_path / "state")
+    with (
+        pytest.raises(UsageError, match=r"without keys .* RERANK_API_KEYS, or say --no-keys"),
+        local.stack(open_to_all, gateway=True),
+    ):
+        pass
+    assert not open_to_all.state_dir.exists()  # refused before anything was started
+    refuse_open(open_to_all.model_copy(update={"no_keys": True}))
+    refuse_open(open_to_all.model_copy(update={"api_keys": (SecretStr("k"),)}))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_on_this_host_it_needs_none(host):
+    refuse_open(Settings(gateway_host=host))
 
 
 @pytest.mark.parametrize(

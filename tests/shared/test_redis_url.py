@@ -135,6 +135,15 @@ def test_a_wrong_address_is_refused_in_one_sentence(url, what):
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["me:{}/x@h", ":1/{}@h", ":{}#x@h", ":{}?x@h", "h/0?password={}&db=x"]
+)
+def test_a_password_that_breaks_its_address_is_not_shown(url):
+    with pytest.raises(UsageError, match="RERANK_REDIS_URL is wrong") as caught:
+        read_redis_url(f"redis://{url.format(PASSWORD)}")
+    assert PASSWORD not in str(caught.value)
+
+
 def test_an_option_that_the_client_does_not_have_is_refused(redis_server):
     with pytest.raises(UsageError, match=r"RERANK_REDIS_URL is wrong.*no_such"):
         connect(Settings(redis_url=f"{redis_server}?no_such=1"))

@@ -80,6 +80,47 @@ def test_an_upper_bound_is_not_below_its_lower_bound(monkeypatch, lower, upper):
         read_environment()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RERANK_API_KEY", "RERANK_API_KEYS"),
+        ("RERANK_APIKEYS", "RERANK_API_KEYS"),
+        ("rerank_api_key", "RERANK_API_KEYS"),
+        ("RERANK_ALLOWED_HOST", "RERANK_ALLOWED_HOSTS"),
+        ("RERANK_REDISURL", "RERANK_REDIS_URL"),
+        ("RERANK_XYZ_Q", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_refused_with_the_nearest(monkeypatch, name, meant):
+    monkeypatch.setenv(name, "secret")
+
+    for read in (load_settings, read_environment):
+        with pytest.raises(UsageError, match=f"{name} is not a setting") as caught:
+            read()
+        assert (f"did you mean {meant}?" if meant else "docs/settings.md") in str(caught.value)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", ["", " ", ",", " , "])
+def test_keys_that_were_set_are_not_none(monkeypatch, keys):
+    monkeypatch.setenv("RERANK_API_KEYS", keys)
+    with pytest.raises(UsageError, match="RERANK_API_KEYS is set and holds no key"):
+        read_environment()
+
+
+def test_what_kubernetes_sets_for_services_is_no_setting(monkeypatch):
+    # given the variables of Services named rerank, rerank-gateway and rerank-redis
+    for name in ("RERANK", "RERANK_GATEWAY", "RERANK_REDIS"):
+        monkeypatch.setenv(f"{name}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT", "8080")
+        monkeypatch.setenv(f"{name}_SERVICE_PORT_HTTP", "8080")
+        monkeypatch.setenv(f"{name}_PORT", "tcp://10.0.0.1:8080")
+        monkeypatch.setenv(f"{name}_PORT_8080_TCP", "tcp://10.0.0.1:8080")
+        monkeypatch.setenv(f"{name}_PORT_8080_TCP_ADDR", "10.0.0.1")
+    # then none of them is a mistake, and none is taken for the gateway's port
+    assert read_environment().gateway_port == 8080
+
+
 def test_settings_do_not_change():
     settings = Settings()
     with pytest.raises(ValidationError, match="frozen"):
@@ -160,6 +201,7 @@ def test_settings_can_be_printed_without_their_secret():
         ("redis://:pw@host/0", "redis://:***@host/0"),
         ("rediss://me:p@ss://w@host/0", "rediss://me:***@host/0"),
         ("me:pw@host", "me:***@host"),
+        ("redis://host/0?password=pw&timeout=5", "redis://host/0?password=***&timeout=5"),
     ],
 )
 def test_an_address_is_shown_without_its_password(url, shown):

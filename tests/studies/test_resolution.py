@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw
 from scipy.stats import kendalltau
 from typer.testing import CliRunner
 
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.errors import (
     OutOfDeviceMemory,
     OutputExists,
@@ -415,6 +417,61 @@ def test_signed_addresses_keep_their_secret(tmp_path):
     listing.write_text("https://shop.example/a.png?X-Amz-Signature=secret\n")
     (image,) = read_images(listing)
     assert image.name == "https://shop.example/a.png"
+
+
+def test_what_is_not_signed_tells_images_apart(tmp_path):
+    from rerankfleet.studies.resolution.inputs import read_images
+
+    listing = tmp_path / "listing.txt"
+    addresses = [
+        *("https://h/img?id=0", "https://h/img?id=1", "https://h/img?id=1&sig=secret1"),
+        *(
+            "https://h/img?id=1&sig=secret2",
+            "https://u:secret@h/img?id=1",
+            "https://h/img?id=1 (2)",
+        ),
+        *("x" * 250 + "1", "x" * 250 + "2", "s3://b/a?b", "s3://b/a#b", "\u2028\x0c.png"),
+    ]
+    listing.write_text("\n".join(addresses))
+
+    images = read_images(listing)
+
+    assert [image.uri for image in images] == addresses
+    assert len({image.name for image in images}) == len(addresses)
+    assert "secret" not in "".join(image.name for image in images)
+    listing.write_text("https://h/img?sig=secret\n" * 2)
+    with pytest.raises(UsageError, match=r"'https://h/img' stands twice"):
+        read_images(listing)
+
+
+ODD_NAMES = ["a#1.png", "a?b.png", "a%41.png", "a\tb.png", "a\nb.png", "file:a.png", "\udcff.png"]
+
+
+@pytest.mark.parametrize("as_listing", [False, True])
+def test_images_of_any_name_are_studied(folder, vl_folder, tmp_path, as_listing):
+    images = tmp_path / "images"
+    (images / ".hidden").mkdir(parents=True)
+    for name in [*ODD_NAMES, "._a.png", ".hidden/b.png", "notes.psd"]:
+        shutil.copy(folder / "0.png", images / name)
+    source, names = images, ODD_NAMES
+    if as_listing:
+        source = tmp_path / "listing.txt"
+        names = [name for name in ODD_NAMES if "\n" not in name]
+        whole = [os.fsencode(images / name) for name in names]
+        source.write_bytes(b"\n".join([*whole, b""]))
+
+    result = rerank(
+        "resolution", source, "--queries", folder / "queries.txt", "--model", vl_folder,
+        "--sizes", "64x64,96x64", "--reference", "64x64", "--repeats", 1, "-o", tmp_path / "out",
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    rows = parquet.read_table(tmp_path / "out" / "scores.parquet").to_pylist()
+    start = f"{images}/" if as_listing else ""
+    shown = {row["image"] for row in rows}
+    assert {str(local_path(n)) if n.startswith("file:") else n for n in shown} == {
+        f"{start}{name}" for name in names
+    }
 
 
 def test_without_any_good_image_there_is_no_study(tmp_path, vl_folder):

@@ -29,13 +29,14 @@ def manifest(control: Control, job_id: str) -> Manifest:
     return Manifest.model_validate_json(control.objects.read(uri))
 
 
-def expected(image: str, image_id: Any = None) -> list[Row]:
-    """The rows of one image."""
+def expected(image: str, image_id: Any = None, line: int = 1) -> list[Row]:
+    """The rows of one image, which stands in a line of the catalog."""
     margins = [margin_of(name, image) for name in NAMES]
     return [
         {
             "query_id": query,
             "image_id": image if image_id is None else image_id,
+            "line": line,
             "margin": margin,
             "relevance_score": relevance_score(margin),
         }
@@ -44,4 +45,4 @@ def expected(image: str, image_id: Any = None) -> list[Row]:
 
 
 def all_expected(images: list[str]) -> list[Row]:
-    return [row for image in images for row in expected(image)]
+    return [row for line, image in enumerate(images, 1) for row in expected(image, line=line)]

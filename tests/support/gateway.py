@@ -18,6 +18,7 @@ from prometheus_client.samples import Sample
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.gateway.app import listen, make_app
+from rerankfleet.producer.gateway.connections import Connection
 from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row
 from tests.support.wait import patient, wait_until
@@ -29,7 +30,10 @@ LOOK_S = 0.01
 def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
     """Serve during the block. Yields a client."""
     config = uvicorn.Config(
-        make_app(Client(settings)), log_level="warning", timeout_graceful_shutdown=1
+        make_app(Client(settings)),
+        http=Connection,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listening:

@@ -22,6 +22,7 @@ STACKS = {
     ),
     "vl_stack": (
         "tests/gateway/test_images.py",
+        "tests/producer/test_client_images.py",
         "tests/producer/terminal/test_query.py",
         "tests/producer/terminal/test_top.py",
         "tests/web/test_jobs.py",

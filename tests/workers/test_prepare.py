@@ -146,6 +146,8 @@ def test_an_unreadable_image_of_a_document_costs_its_own_pair(prepare, images):
     (pairs,) = prepare(a_slice(image("a.png"), image("a.png", "lost.png"), "text"))
 
     assert codes(pairs) == [None, "not_found", None]
+    assert pairs[1].image == "lost.png"
+    assert NOT_FOUND.image is None  # it belongs to every image that is not there
 
 
 def test_an_unreadable_image_of_a_query_costs_the_pairs_of_its_request(prepare, images):
@@ -155,6 +157,7 @@ def test_an_unreadable_image_of_a_query_costs_the_pairs_of_its_request(prepare, 
 
     assert codes(lost) == ["not_found", "not_found"]
     assert lost[0].message == f"the query: {NOT_FOUND.message}"
+    assert lost[0].image == "lost.png"
     assert codes(good) == [None]
 
 
@@ -194,6 +197,7 @@ def test_a_poor_image_is_rejected_where_the_job_says_so(prepare):
     assert codes(pairs) == [None, "low_quality", None]
     assert pairs[1].message == "the image's quality 0.49 is below 0.50"
     assert "sharper" in pairs[1].hint
+    assert pairs[1].image == "q0.49"
 
 
 def test_images_that_a_job_refuses_are_counted_once_each(prompter, images):

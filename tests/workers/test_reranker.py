@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import rerankfleet
 from rerankfleet.shared.calibration import relevance_score
@@ -15,6 +17,7 @@ from rerankfleet.shared.profiles import PROFILES
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.prompting.prompts import Side
 from rerankfleet.workers.prompting.tokens import Visual
+from tests.support.drawn import drawn, png
 from tests.support.vl_reference import (
     INSTRUCTION,
     TOLERANCE,
@@ -68,9 +71,31 @@ def test_a_profile_brings_its_values_and_an_option_wins(model_folders):
         rerankfleet.Reranker("pocket-text", profile="shop")
 
 
-def test_a_document_that_is_not_text_raises(reranker):
-    with pytest.raises(ItemError, match="surrogate"):
-        reranker.process({"query": "what?", "documents": ["fine", "\ud800"]})
+def test_a_document_that_is_not_text_costs_itself_only(reranker):
+    request = {"query": "what?", "documents": ["fine", {"id": "d", "text": "\ud800"}, "good"]}
+    first, bad, last = reranker.results(request)
+    assert (first.code, bad.margin, last.code) == (None, None, None)
+    assert (bad.index, bad.id, bad.code) == (1, "d", "invalid_text")
+    assert "surrogate" in bad.message
+    want = reranker.margins({"query": "what?", "documents": ["fine", "good"]})
+    margins = reranker.margins(request)
+    assert margins[::2] == pytest.approx(want, abs=1e-4)
+    assert margins[1] is None
+    assert [score is None for score in reranker.process(request)] == [False, True, False]
+
+
+def test_only_bad_documents_are_rows_too(reranker):
+    rows = reranker.results({"query": "what?", "documents": ["\ud800", {"nothing": 1}, 5]})
+    assert [(row.index, row.code) for row in rows] == [
+        (0, "invalid_text"),
+        (1, "invalid_document"),
+        (2, "invalid_document"),
+    ]
+
+
+def test_an_image_for_a_model_of_text_costs_itself_only(reranker):
+    request = {"query": "what?", "documents": ["a", {"image": b"x"}, {"image": np.zeros(3)}]}
+    assert [row.code for row in reranker.results(request)] == [None] + 2 * ["pictures_not_read"]
 
 
 @pytest.mark.parametrize(
@@ -163,3 +188,131 @@ def test_swapping_the_image_leaves_the_words_channel(make_reranker, pil_images):
     a, b = reranker.results({"query": {"text": "gate", "image": one}, "documents": documents})
     assert a.channels["text-text"] == pytest.approx(b.channels["text-text"], abs=TOLERANCE)
     assert a.channels["image-image"] != pytest.approx(b.channels["image-image"], abs=TOLERANCE)
+
+
+# ---- what a program holds -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def vl_reranker(make_reranker, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "stone.png").write_bytes(png(7))
+    with make_reranker(folder=folder) as made:
+        made.folder = folder
+        yield made
+
+
+def test_images_are_given_in_many_ways_and_score_alike(vl_reranker):
+    path = vl_reranker.folder / "stone.png"
+    image = Image.open(path)
+    with path.open("rb") as stream:
+        ways = ["stone.png", path, path.read_bytes(), stream, image, np.asarray(image), [stream]]
+        ways.append(np.dstack([np.asarray(image), np.full((96, 128), 255, np.uint8)]))
+        documents = [{"image": way} for way in ways]
+        margins = vl_reranker.margins({"query": {"image": stream}, "documents": documents})
+        frames = [{"frames": [way, way]} for way in ways[:-2]]
+        frames += [{"video": {"frames": [way] * 2}} for way in ways[:-2]]
+        moving = vl_reranker.margins({"query": "a stone", "documents": frames})
+    assert margins == pytest.approx([margins[0]] * len(ways), abs=TOLERANCE)
+    assert moving == pytest.approx([moving[0]] * len(frames), abs=TOLERANCE)
+
+
+def test_one_bad_image_costs_itself_only(vl_reranker):
+    """Whatever is wrong with it, and in whichever way it was given."""
+    data = png(7)
+    bad = {
+        "invalid_image": [
+            data[: len(data) // 2],
+            io.BytesIO(b""),
+            Image.open(io.BytesIO(data[:300])),
+        ],
+        "unsupported_image": [b"<html>", np.zeros((8, 8)), Image.new("F", (64, 64)), object()],
+        "not_found": [vl_reranker.folder / "none", "none.png", "given/0"],
+        "refused_source": ["/etc/hostname", "s3://bucket/key", "https://example.com/a"],
+        "invalid_document": [5, None, {"a": 1}, [[1, 2]]],
+    }
+    wrong = [(code, image) for code, images in bad.items() for image in images]
+    wrong = [("invalid_image", wrong[0][1]), *wrong]
+    documents = [{"id": str(n), "image": image} for n, (_, image) in enumerate(wrong)]
+    mixed = [each for document in documents for each in (document, {"image": data})]
+
+    rows = vl_reranker.results({"query": "a stone", "documents": mixed})
+
+    assert [row.index for row in rows] == list(range(len(mixed)))
+    assert [row.code for row in rows[::2]] == [code for code, _ in wrong]
+    assert [row.id for row in rows[::2]] == [str(n) for n in range(len(wrong))]
+    assert all(row.message for row in rows[::2])
+    good = [row.margin for row in rows[1::2]]
+    alone = vl_reranker.margins({"query": "a stone", "documents": [{"image": data}]})
+    assert good == pytest.approx(alone * len(good), abs=TOLERANCE)
+
+
+def test_a_bad_query_image_is_the_outcome_of_each_document(vl_reranker):
+    rows = vl_reranker.results({"query": {"image": b"<html>"}, "documents": ["a", "b"]})
+    assert [(row.index, row.code) for row in rows] == [
+        (0, "unsupported_image"),
+        (1, "unsupported_image"),
+    ]
+    assert rows[0].message.startswith("the query:")
+
+
+def test_dead_links_never_end_a_request(vl_reranker):
+    """However many of them there are: a request in memory cannot be resumed."""
+    documents = [{"image": f"none-{number}.png"} for number in range(60)]
+    rows = vl_reranker.results({"query": "a stone", "documents": [*documents, "a stone"]})
+    assert [row.code for row in rows] == ["not_found"] * 60 + [None]
+
+
+def test_a_rejected_image_is_a_row_as_well(make_reranker):
+    blurred = drawn(1, sigma=6)
+    with make_reranker(quality_action="reject") as strict:
+        rows = strict.results({"query": "a", "documents": [{"image": blurred}, "a stone"]})
+    assert [row.code for row in rows] == ["low_quality", None]
+
+
+def test_an_image_is_never_taken_for_a_text(vl_reranker, pil_images):
+    documents = [pil_images[0], {"text": pil_images[0]}, {"text": "a", "metadata": pil_images[0]}]
+    rows = vl_reranker.results({"query": "a stone", "documents": documents})
+    assert [row.code for row in rows] == ["invalid_document"] * 3
+    with pytest.raises(ItemError):
+        vl_reranker.results({"query": pil_images[0], "documents": ["a"]})
+
+
+def test_a_path_is_never_taken_for_an_image_that_was_passed(vl_reranker, pil_images):
+    documents = [{"image": pil_images[0]}, {"image": "given/0"}, {"image": "0"}]
+    rows = vl_reranker.results({"query": "a stone", "documents": documents})
+    assert [row.code for row in rows] == [None, "not_found", "not_found"]
+
+
+def test_frames_have_their_order(vl_reranker, pil_images):
+    """Given features that are kept, of steps of the same frames in another order."""
+    one, two, _ = pil_images
+    steps = [[one, two], [two, one], [one, one], [two, two]]
+    documents = [{"frames": frames} for frames in steps]
+    margins = vl_reranker.margins({"query": "a stone", "documents": documents})
+    assert len({round(margin, 4) for margin in margins}) == len(steps)
+    apart = [
+        margin
+        for document in documents[::-1]
+        for margin in vl_reranker.margins({"query": "a stone", "documents": [document]})
+    ]
+    assert apart[::-1] == pytest.approx(margins, abs=TOLERANCE)
+
+
+def test_colour_variants_of_a_palette_score_apart(vl_reranker):
+    """Given images of the same indices, whose features and prefixes may be kept."""
+    indices = drawn(1).convert("L")
+    variants = []
+    for seed in (1, 2):
+        colours = np.random.default_rng(seed).integers(0, 256, 768, np.uint8)
+        variants.append(indices.convert("P"))
+        variants[-1].putpalette(colours.tobytes())
+    plain = [variant.convert("RGB") for variant in variants]
+    for side in ("query", "document"):
+        margins = []
+        for image in [*variants, *plain]:
+            query = {"image": image} if side == "query" else "a stone"
+            documents = [{"image": image} if side == "document" else "a stone"]
+            margins += vl_reranker.margins({"query": query, "documents": documents})
+        assert margins[:2] == pytest.approx(margins[2:], abs=TOLERANCE)
+        assert abs(margins[0] - margins[1]) > 10 * TOLERANCE

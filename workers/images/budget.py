@@ -7,27 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
+from rerankfleet.shared.addresses import safe_uri
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.turns import Signal
 
 CHUNK_BYTES = 64 << 10
-SHOWN_CHARACTERS = 200
 
 
 class Transient(Exception):
     """A retry may succeed; `str(error)` says what happened, without anything secret."""
-
-
-def safe_uri(uri: str) -> str:
-    """The URI fit to be shown: without user, password, query and fragment, and not too long."""
-    if uri[:5].lower() == "data:":
-        return f"{uri[:40].partition(',')[0]},… ({len(uri):,} characters)"
-    shown = uri.partition("?")[0].partition("#")[0]
-    scheme, separator, rest = shown.partition("://")
-    if separator:
-        host, slash, path = rest.partition("/")
-        shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}…"
 
 
 def refused(uri: str, why: str, hint: str) -> ItemError:

@@ -1,7 +1,8 @@
 """Bytes of an untrusted image -> a PreparedImage. Runs in child processes: see pool.py.
 
 Formats are allow-listed, the size in the header is checked before pixels are loaded, and any
-exception of a codec becomes an ItemError. Colour profiles are ignored, as by the model's authors.
+exception of a codec becomes an ItemError. Colours become sRGB by the image's profile, except in the
+`reference` preset: the model's authors ignore profiles.
 """
 
 from __future__ import annotations
@@ -9,22 +10,31 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rerankfleet.shared.content.given import Given, file_bytes, is_pil, refuse_empty
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.formats import formats_for, refuse, refuse_raw
+from rerankfleet.workers.images.modes import (
+    flattened,
+    low_bytes,
+    raw_mode,
+    to_rgb,
+    without_png_profile,
+)
 from rerankfleet.workers.images.prepared import Pixels, PreparedImage
 from rerankfleet.workers.images.quality import measure_quality
 from rerankfleet.workers.images.resize import SizePlan, blur, check_shape, plan_size
 
 PIXELS_MAX = 100_000_000
 SIDE_MAX = 65_000
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-WHITE = (255, 255, 255)
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -44,41 +54,34 @@ _UPRIGHT = {
 }
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
+#: Orientations whose left edge, and whose top edge, is the stored image's right or bottom edge.
+_LEFT_IS_FAR, _TOP_IS_FAR = (2, 3, 6, 7), (3, 4, 7, 8)
 
 
-def prepare_image(
-    image: Image.Image | Path | str | bytes, options: ImageSpec | None = None
-) -> PreparedImage:
+def prepare_image(image: Given | str, options: ImageSpec | None = None) -> PreparedImage:
     """An image as the model would see it. Decodes in this process: only for images that you trust.
 
+    `image` is the bytes of a file, a path, a file open in binary mode, a PIL image, or a numpy
+    array of uint8 [height, width] (grey), [height, width, 3] (RGB) or [height, width, 4] (RGBA).
     Raises ItemError when it cannot be used.
     """
     options = options or ImageSpec()
-    if isinstance(image, Image.Image):
-        return _prepare_pixels(image, options)
-    if isinstance(image, bytes):
-        return decode(image, options)
-    try:
-        return decode(Path(image).read_bytes(), options)
-    except OSError as error:
-        raise ItemError(
-            "not_found",
-            f"the image {image} cannot be read ({error.strerror})",
-            hint="check the path",
-        ) from error
+    given: Given = Path(image) if isinstance(image, str) else image
+    data = file_bytes(given)
+    if data is not None:
+        return decode(data, options)
+    return _prepare_pixels(given if is_pil(given) else Image.fromarray(given), options)
 
 
 def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:
-    key = hashlib.sha256(f"{image.mode} {image.size} {options.key()}\n".encode())
-    try:
-        orientation = _orientation(image)
-        key.update(image.tobytes())
-        key.update(bytes(str(image.info.get("transparency")) + str(orientation), "utf-8"))
-        return _prepared(image, orientation, options, key.hexdigest(), kind="pixels", laps=_Laps())
-    except (ItemError, MemoryError):
-        raise
-    except Exception as error:
-        raise _damaged(error) from error
+    """An image in memory, whose key is that of its prepared pixels: its own bytes may be indices
+    into a palette, to be turned, or mean other colours by a profile."""
+    with _item_errors():
+        _check_header(image.size)
+        prepared = _prepared(image, options, key="", kind="pixels", laps=_Laps())
+    key = hashlib.sha256(f"{prepared.pixels.shape} {options.key()}\n".encode())
+    key.update(prepared.pixels.data.cast("B"))
+    return replace(prepared, key=key.hexdigest())
 
 
 def decode(data: bytes, options: ImageSpec) -> PreparedImage:
@@ -87,22 +90,38 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
     Raises ItemError: `invalid_image` (empty, truncated, damaged), `unsupported_image` (format, mode
     or shape), `image_too_large` (by its header).
     """
-    if not data:
-        raise ItemError("invalid_image", "the image has no bytes", hint="check the file")
-    laps = _Laps()
+    refuse_empty(data)
     key = hashlib.sha256(hashlib.sha256(data).digest() + options.key().encode()).hexdigest()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return _decode(data, options, key)
+    except ItemError:
+        rest = without_png_profile(data)
+        if rest is None:
+            raise
+        return _decode(rest, options, key)
+
+
+def _decode(data: bytes, options: ImageSpec, key: str) -> PreparedImage:
+    laps = _Laps()
+    with _item_errors():
+        try:
+            opened = Image.open(io.BytesIO(data), formats=formats_for(data))
+        except UnidentifiedImageError:
+            refuse(data)
+        with opened as image:
             _check_header(image.size)
+            refuse_raw(image)
             kind = "jpeg" if image.format == "MPO" else str(image.format).lower()
-            if kind != "jpeg":
-                image.load()  # TIFF is turned upright while it loads
-            orientation = _orientation(image)
-            return _prepared(image, orientation, options, key, kind=kind, laps=laps)
+            return _prepared(image, options, key, kind=kind, laps=laps)
+
+
+@contextmanager
+def _item_errors() -> Iterator[None]:
+    """Turn whatever an image causes into ItemError: on damaged bytes, codecs raise anything."""
+    try:
+        yield
     except ItemError:
         raise
-    except UnidentifiedImageError as error:
-        raise _unidentified(data) from error
     except Image.DecompressionBombError as error:  # Pillow checks the header too
         raise ItemError(
             "image_too_large",
@@ -113,8 +132,12 @@ def decode(data: bytes, options: ImageSpec) -> PreparedImage:
         raise ItemError(
             "image_too_large", "the image does not fit into memory", hint="scale it down"
         ) from error
-    except Exception as error:  # codecs raise anything at all on damaged bytes
-        raise _damaged(error) from error
+    except Exception as error:
+        raise ItemError(
+            "invalid_image",
+            f"the image is truncated or damaged ({type(error).__name__})",
+            hint="save the image again",
+        ) from error
 
 
 def _check_header(size: tuple[int, int]) -> None:
@@ -127,28 +150,6 @@ def _check_header(size: tuple[int, int]) -> None:
             hint="scale it down",
         )
     check_shape(width, height)
-
-
-def _unidentified(data: bytes) -> ItemError:
-    riff_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    if riff_webp or data.startswith(SIGNATURES):
-        return ItemError(
-            "invalid_image", "the image's header is damaged", hint="save the image again"
-        )
-    kind = "text, perhaps a web page" if data.lstrip()[:1] in (b"<", b"{") else "something else"
-    return ItemError(
-        "unsupported_image",
-        f"not an image of a supported format but {kind}",
-        hint=f"use {', '.join(FORMATS)}",
-    )
-
-
-def _damaged(error: Exception) -> ItemError:
-    return ItemError(
-        "invalid_image",
-        f"the image is truncated or damaged ({type(error).__name__})",
-        hint="save the image again",
-    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -175,25 +176,26 @@ class _Laps:
 
 
 def _prepared(
-    image: Image.Image,
-    orientation: int,
-    options: ImageSpec,
-    key: str,
-    *,
-    kind: str,
-    laps: _Laps,
+    image: Image.Image, options: ImageSpec, key: str, *, kind: str, laps: _Laps
 ) -> PreparedImage:
     """An opened image -> a PreparedImage."""
+    raw, low = raw_mode(image), low_bytes(image)
+    if kind != "jpeg":
+        image.load()  # TIFF is turned upright while it loads
+    orientation = _orientation(image)
     width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
     plan = plan_size(width, height, options)
-    reduced = 1
-    if kind == "jpeg" and not options.is_reference:
-        reduced = _draft(image, plan)
-    flat = _flattened(image)
+    reduced = _draft(image, plan) if kind == "jpeg" and not options.is_reference else 1
+    image.load()
+    profile = None if options.is_reference else _profile(image)
+    flat = flattened(image, raw, low, profile)
     if orientation in _UPRIGHT:
         flat = flat.transpose(_UPRIGHT[orientation])
     laps.end("decode")
-    pixels = _resampled(flat, plan, reduced, options)
+    left = flat.width - width / reduced if orientation in _LEFT_IS_FAR else 0
+    top = flat.height - height / reduced if orientation in _TOP_IS_FAR else 0
+    box = _moved(plan.box, reduced, left, top, flat.size)
+    pixels = np.array(to_rgb(_resampled(flat, box, plan.inner, options), profile))
     laps.end("resize")
     measured = measure_quality(pixels)
     laps.end("quality")
@@ -230,34 +232,36 @@ def _draft(image: Image.Image, plan: SizePlan) -> int:
     return round(before / image.width)
 
 
-def _flattened(image: Image.Image) -> Image.Image:
-    """As RGB or L of 8 bits, transparency composited onto white."""
-    if image.mode.startswith("I"):
-        return _from_16_bits(image)
-    if image.mode == "F":
-        raise ItemError(
-            "unsupported_image", "the image has floating-point pixels", hint="use 8 or 16 bits"
-        )
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, WHITE)
-        flat.paste(image, mask=image.getchannel("A"))
-        return flat
-    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+def _profile(image: Image.Image) -> bytes | None:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and profile else None
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
-    levels = np.clip(np.asarray(image).astype(np.int32), 0, 65535)
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+Box = tuple[float, float, float, float]
 
 
-def _resampled(image: Image.Image, plan: SizePlan, reduced: int, options: ImageSpec) -> Pixels:
+def _moved(
+    box: tuple[int, int, int, int], reduced: int, left: float, top: float, size: tuple[int, int]
+) -> Box:
+    """A crop's box in the pixels of the reduced image. That is larger than the image by part of a
+    pixel, where its sides are no multiples of the divisor: at its left and top, once it is turned
+    over."""
+    edges = [side / reduced for side in box]
+    return (
+        edges[0] + left,
+        edges[1] + top,
+        min(edges[2] + left, size[0]),
+        min(edges[3] + top, size[1]),
+    )
+
+
+def _resampled(
+    image: Image.Image, box: Box, size: tuple[int, int], options: ImageSpec
+) -> Image.Image:
     """The crop, resampled once to its final size, or not at all if it has that size already."""
-    left, top, right, bottom = (side / reduced for side in plan.box)
-    box = (left, top, min(right, image.width), min(bottom, image.height))
-    if (box, image.size) != ((0, 0, *image.size), plan.inner):
-        image = image.resize(plan.inner, _RESAMPLING[options.interpolation], box=box)
-    return np.array(image.convert("RGB"))
+    if (box, image.size) == ((0, 0, *image.size), size):
+        return image
+    return image.resize(size, _RESAMPLING[options.interpolation], box=box)
 
 
 def _padded(pixels: Pixels, plan: SizePlan, options: ImageSpec) -> Pixels:

@@ -5,8 +5,6 @@ s3://bucket/key  https://  http://  file:///path  path  data:image/png;base64,..
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import stat
 import threading
@@ -15,21 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import stamina
 
-from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
+from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
+from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
-from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, safe_uri
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 from rerankfleet.workers.images.http import HttpReader
 from rerankfleet.workers.images.turns import Signal
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
-
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class Fetcher:
@@ -77,15 +74,19 @@ class Fetcher:
         """
         deadline_s = time.monotonic() + self._timeout_s
         budget = Budget(uri, self._max_bytes, self._timeout_s, deadline_s, unwanted or Signal())
-        scheme = uri.partition(":")[0].lower()
-        if scheme == "data":
+        if is_data_uri(uri):
             return _data(uri, budget)
-        if scheme == "file" or "://" not in uri:
-            return self._file(uri, budget)
+        scheme = scheme_of(uri)
+        try:
+            address = canonical(uri)
+        except UsageError as error:
+            raise refused(uri, f"cannot be read: {error.message}", error.hint) from None
+        if scheme in ("", "file"):
+            return self._file(address, budget)
         read = {"s3": self._s3, "http": self._http.read, "https": self._http.read}.get(scheme)
         if read is None:
             raise refused(uri, "has an unknown scheme", "use s3://, https://, file:// or data:")
-        return self._with_retries(read, uri, budget)
+        return self._with_retries(read, address, budget)
 
     def _with_retries(
         self, read: Callable[[str, Budget], bytes], uri: str, budget: Budget
@@ -134,13 +135,10 @@ class Fetcher:
 
     def _path(self, uri: str) -> Path:
         """The file's path with links followed. Raises ItemError when it is outside the roots."""
-        if uri[:5].lower() == "file:":
-            parts = urlsplit(uri)
-            if parts.netloc not in ("", "localhost"):
-                raise refused(uri, "names a host", "write file:///path")
-            path = Path(unquote(parts.path))
-        else:
-            path = Path(uri)
+        try:
+            path = local_path(uri) if scheme_of(uri) else Path(uri)
+        except UnicodeEncodeError:
+            raise missing(uri, "is not a path") from None
         if not path.is_absolute():
             if self._base is None:
                 raise refused(uri, "is a relative path", "write the whole path or a URI")
@@ -226,17 +224,12 @@ def _s3_error(uri: str, error: Exception) -> Exception:
 
 
 def _data(uri: str, budget: Budget) -> bytes:
-    head, comma, body = uri.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise refused(uri, "is not base64", "write data:image/png;base64,...")
-    if len(body) * 3 // 4 > budget.max_bytes + 2:
-        raise budget.too_large()
     try:
-        data = base64.b64decode(unquote(body).translate(_URL_SAFE), validate=True)
-    except (binascii.Error, ValueError):
+        data = data_of(uri, budget.max_bytes)
+    except WrongData as error:
         raise ItemError(
-            "fetch_failed", f"{safe_uri(uri)} is damaged base64", hint="encode it again"
+            "invalid_image", f"{safe_uri(uri)} is damaged: {error}", hint="encode the file again"
         ) from None
-    if len(data) > budget.max_bytes:
+    if data is None:
         raise budget.too_large()
     return data

@@ -6,12 +6,13 @@ like the first address. Nothing of a query string reaches a message: signed URLs
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from typing import cast
 from urllib.parse import quote, urljoin, urlsplit
@@ -22,8 +23,9 @@ from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from rerankfleet.shared.errors import ItemError
-from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, safe_uri
+from rerankfleet.shared.addresses import canonical, canonical_host, login_of, safe_uri, scheme_of
+from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 
 REDIRECTS_MAX = 3
@@ -44,24 +46,27 @@ class HttpReader:
     """
 
     def __init__(self, allowed_hosts: Sequence[str]) -> None:
-        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._hosts = frozenset(map(_as_compared, allowed_hosts))
 
     def read(self, uri: str, budget: Budget) -> bytes:
-        """The body of the answer, redirects followed. Raises ItemError or Transient."""
+        """The body of the answer to a canonical URL, redirects followed. Raises ItemError or
+        Transient."""
+        before: _Target | None = None
         for _ in range(REDIRECTS_MAX + 1):
-            target = self._target(uri)
+            target = self._target(uri, before)
             with _http_errors(budget), _answer(target, budget) as answer:
                 if answer.status not in REDIRECTS:
                     return _body(answer, uri, budget)
-                uri = urljoin(uri, answer.headers.get("location") or "")
+                before, uri = target, _redirected(uri, answer.headers.get("location"), budget)
         raise ItemError(
             "fetch_failed",
             f"{safe_uri(budget.uri)} redirects more than {REDIRECTS_MAX} times",
             hint="use the address that it leads to",
         )
 
-    def _target(self, uri: str) -> _Target:
-        """Where to connect to. Raises ItemError unless host and address are allowed."""
+    def _target(self, uri: str, before: _Target | None = None) -> _Target:
+        """Where to connect to, after the redirect from `before`. Raises ItemError unless host and
+        address are allowed."""
         try:
             parts = urlsplit(uri)
             host, port = (parts.hostname or "").lower(), parts.port
@@ -82,7 +87,10 @@ class HttpReader:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         path = quote(path, safe=URL_CHARACTERS)  # a space, for one, may be unquoted
         address = _resolved(uri, host, port, private=private)
-        return _Target(parts.scheme, host, port, address, path)
+        target = _Target(parts.scheme, host, port, address, path, login_of(parts.netloc))
+        if before and not target.login and target.origin == before.origin:
+            target = replace(target, login=before.login)  # for no other host
+        return target
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,13 @@ class _Target:
     port: int
     address: str
     path: str
+    login: str = field(default="", repr=False)
+    """`user:password`, or empty."""
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Who is asked: a login is meant for nobody else."""
+        return self.scheme, self.host, self.port
 
     def connection(self, timeout_s: float) -> HTTPConnection:
         """To the checked address, whatever the name resolves to by now. No proxies."""
@@ -108,12 +123,36 @@ class _Target:
         """The request's headers, with the name that the address was resolved from."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = self.port == PORTS[self.scheme]
-        return {
+        headers = {
             "Host": host if default else f"{host}:{self.port}",
             "User-Agent": "rerankfleet",
             "Accept": "image/*",
             "Accept-Encoding": "identity",
         }
+        if self.login:
+            login = base64.b64encode(self.login.encode("utf-8", "surrogateescape"))
+            headers["Authorization"] = f"Basic {login.decode()}"
+        return headers
+
+
+def _redirected(uri: str, location: str | None, budget: Budget) -> str:
+    """Where a redirect leads. Raises ItemError when that is no URL."""
+    try:
+        raw = (location or "").encode("latin-1").decode("utf-8", "surrogateescape")
+        to = canonical(urljoin(uri, raw))
+    except (UsageError, ValueError):
+        to = ""
+    if scheme_of(to) not in PORTS:
+        raise refused(budget.uri, "redirects to what is not a valid URL", "check where it leads")
+    return to
+
+
+def _as_compared(host: str) -> str:
+    """An allowed host in the form of canonical URLs; an IPv6 address has no brackets there."""
+    try:
+        return canonical_host(host)
+    except UsageError:
+        return host.lower()
 
 
 def _is_address(host: str) -> bool:

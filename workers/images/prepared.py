@@ -38,7 +38,7 @@ class PreparedImage:
     exposure: float = field(compare=False)
     """0 to 1; low when over- or under-exposed."""
     kind: str = field(compare=False)
-    """The format of the source: jpeg, png, webp, gif, bmp, tiff; or pixels."""
+    """The format of the source: jpeg, png, webp, gif, bmp, tiff, avif, heif; or pixels."""
     stages_s: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     """Seconds that each of `decode`, `resize` and `quality` took."""
 

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
+from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.shared.metrics import (
     CACHE_LOOKUPS,
@@ -112,6 +113,10 @@ class ImageSource:
             for ref, (load, _) in begun.items():
                 self._leave(ref, caller, load)
 
+    def prepare(self, data: bytes, options: ImageSpec) -> PreparedImage:
+        """Decode a file that the caller holds. Raises ItemError."""
+        return self._pool.prepare(data, options).result()
+
     def _begin(self, ref: ImageRef, caller: Caller) -> tuple[_Load, bool]:
         """The image's load, and whether it begins now: it may be cached, or on its way."""
         with self._lock:
@@ -197,9 +202,9 @@ class ImageSource:
             self._end(ref, load, caller)
             if load.future.done():  # nobody waits
                 return
+            if isinstance(error, ItemError):
+                self._tally.add(IMAGES_REJECTED, error.code)
             load.future.set_exception(error)
-        if isinstance(error, ItemError):
-            self._tally.add(IMAGES_REJECTED, error.code)
 
     def _end(self, ref: ImageRef, load: _Load, caller: Caller) -> None:
         if self._loading.get((ref, caller.urgent)) is load:
@@ -218,6 +223,9 @@ class ImageSource:
         for threads in self._threads.values():
             threads.shutdown()
         self._pool.close()
+        with self._lock:
+            for load in self._loading.values():
+                load.future.cancel()
 
 
 class _Load:

@@ -11,7 +11,6 @@ Only the shape is changed here; `shared.formats.lines` checks what a content hol
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -84,7 +83,7 @@ def content_of(value: Any, path: Path) -> Any:
     value = {name: field for name, field in value.items() if field is not None}
     if "content" in value:
         return _of_content(value, path)
-    return {**value, "image": _with_schemes(value["image"])} if "image" in value else value
+    return value
 
 
 def _of_content(value: Mapping[str, Any], path: Path) -> Any:
@@ -111,7 +110,7 @@ def _of_parts(parts: Any, path: Path) -> Any:
         if kind == "text":
             texts.append(value)
         elif kind == "image":
-            images.append(_with_scheme(value))
+            images.append(value)
         elif "video" in content:
             raise InvalidField((*path, at), "a content has one video", hint=_ONE_VIDEO)
         else:
@@ -169,22 +168,3 @@ def _unread(part: Mapping[str, Any], *known: str) -> list[str]:
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-_BASE64 = {"/9j/": "jpeg", "iVBOR": "png", "R0lGOD": "gif", "UklGR": "webp"}
-"""The first characters of an image's base64 -> its format."""
-
-
-def _with_schemes(images: Any) -> Any:
-    """An image, or a list of them, as URIs. Anything else stays as it is, to be refused later."""
-    if isinstance(images, list):
-        return [_with_scheme(one) if isinstance(one, str) else one for one in images]
-    return _with_scheme(images) if isinstance(images, str) else images
-
-
-def _with_scheme(image: str) -> str:
-    """An image's URI; bare base64, as Jina's clients send it, becomes a data: URI."""
-    if not image.startswith(tuple(_BASE64)) or not re.fullmatch(r"[A-Za-z0-9+/=\s]+", image):
-        return image
-    kind = next(kind for head, kind in _BASE64.items() if image.startswith(head))
-    return f"data:image/{kind};base64,{image}"

@@ -35,6 +35,7 @@ from rerankfleet.producer.gateway.formats.fields import (
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.streaming import staged
 from rerankfleet.producer.interactive import Answer
+from rerankfleet.shared.content.data_uris import carries_file
 from rerankfleet.shared.content.options import ResultOptions
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
@@ -241,7 +242,7 @@ def _document(document: Any, *, whole: bool) -> dict[str, Any]:
     fields = {"text": document} if isinstance(document, str) else dict(document)
     images = fields.get("image") or []
     uris = [images] if isinstance(images, str) else images
-    kept = [uri for uri in uris if whole or not uri.startswith("data:")]
+    kept = [uri for uri in uris if whole or not carries_file(uri)]
     parts = [{"type": "image_url", "image_url": {"url": uri}} for uri in kept]
     returned = {"text": fields.get("text"), "multi_modal": parts or None}
     return {**returned, "image": kept[0] if len(kept) == 1 else kept} if kept else returned

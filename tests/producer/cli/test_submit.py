@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.profiles import PROFILES
 from tests.producer.cli.conftest import (
     INTERRUPTED,
@@ -136,6 +137,60 @@ def test_a_job_is_of_a_file_or_of_a_catalog(rerank, served, arguments):
 
     assert ran.code == USAGE
     one_sentence(ran, "a job is made of a file, or of a catalog and its queries")
+
+
+def test_what_a_folder_passes_over_is_told_once(rerank, served, tmp_path):
+    folder, queries = tmp_path / "allowed" / "shop", tmp_path / "queries.txt"
+    folder.mkdir(parents=True)
+    for name in ("a.jpg", "b.psd", "c.psd", "README"):
+        (folder / name).write_bytes(b"x")
+    queries.write_text("red")
+    said = "3 passed over: 2 .psd, 1 without suffix"
+
+    ran = rerank("submit", "--catalog", folder, "--queries", queries)
+    assert ran.err.splitlines()[0] == said
+    machine = rerank("submit", "--catalog", folder, "--queries", queries, "--json")
+    assert json.loads(machine.out)["passed_over"] == said
+    assert machine.err == ""
+    status = rerank("status", ran.out.strip(), "--json")
+    assert json.loads(status.out)["passed_over"] == said
+    for name in ("b.psd", "c.psd", "README"):
+        (folder / name).unlink()
+    machine = rerank("submit", "--catalog", folder, "--queries", queries, "--json")
+    assert set(json.loads(machine.out)) == {"id"}
+
+
+@pytest.mark.parametrize("name", ["a#b?c.jsonl", "100%41.jsonl", "a\nb;.jsonl", "\udcff.jsonl"])
+def test_inputs_and_outputs_have_any_name(rerank, served, finish_jobs, source, tmp_path, name):
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    (folder / name).write_bytes(source.read_bytes())
+
+    for written in (folder / name, file_uri(folder / name).replace("file://", "FILE://")):
+        ran = rerank("submit", written, "-o", tmp_path / "out" / name, "--wait", "--force")
+        assert ran.code == OK, ran.err
+        assert len((tmp_path / "out" / name).read_bytes().splitlines()) == len(LINES)
+    job_id = rerank("submit", source, "-o", file_uri(folder / "out" / name)).out.strip()
+    assert rerank("watch", job_id).code == OK
+    assert len((folder / "out" / name).read_bytes().splitlines()) == len(LINES)
+    refused = rerank("submit", source, "-o", tmp_path / "out" / name)
+    one_sentence(refused, "exists: use --force to replace it")
+
+
+@pytest.mark.parametrize("place", ["input", "output", "catalog", "queries"])
+def test_other_addresses_are_refused_without_their_password(rerank, served, source, place):
+    address = "https://user:very-secret@host/a.jsonl?token=very-secret"
+    arguments = {
+        "input": [address],
+        "output": [source, "-o", address],
+        "catalog": ["--catalog", address, "--queries", source],
+        "queries": ["--catalog", source.parent, "--queries", address],
+    }
+
+    ran = rerank("submit", *arguments[place])
+
+    one_sentence(ran, "https://host/a.jsonl is neither a path nor s3:// or file://: download it")
+    assert "secret" not in ran.err
 
 
 def test_bad_lines_end_in_partial_failure(rerank, served, jsonl, finish_jobs, tmp_path):

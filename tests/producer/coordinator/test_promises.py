@@ -284,10 +284,10 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
     client.set(store.keys.amnesty, 0)
     images = [f"{n % 4}/{n:02}.png" for n in range(20)]
     for name in (*images, "2/readme.txt"):
-        objects.write(objects.at("images", name), b"x")
+        objects.write(objects.at("images", *name.split("/")), b"x")
     queries = [Document(id=f"q{n}", text=f"query {n}") for n in range(3)]
     objects.write(queries_uri(objects, JOB), dump_queries(queries))
-    pinned = InputRef(uri=objects.at("images", ""), size=0, tag="")
+    pinned = InputRef(uri=objects.at("images") + "/", size=0, tag="")
     catalog = Catalog(queries=InputRef(uri="", size=99, tag=""), count=3)
     store.jobs.create(JOB, make_spec(model=MODEL, input=pinned, catalog=catalog), "digest")
     hints.feed(JOB)
@@ -303,7 +303,9 @@ def test_every_pair_of_a_catalog_comes_back_exactly_once(
         for row in parse_rows(objects.read(folder + part.name), "jsonl")
     ]
     assert [(row["image_id"], row["query_id"]) for row in rows] == [
-        (objects.at("images", name), query.id) for name in sorted(images) for query in queries
+        (objects.at("images", *name.split("/")), query.id)
+        for name in sorted(images)
+        for query in queries
     ]
     for row in rows:
         text = f"query {row['query_id'][1:]}"

@@ -76,6 +76,38 @@ def test_a_uri_is_left_to_the_workers_and_shown_without_what_signs_it(request_, 
     assert candidate.name == uri.partition("?")[0].partition(";")[0]
 
 
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://user:SECRET@h/a.png?id=1&token=SECRET", "https://h/a.png?id=1"),
+        ("HTTP://user:SECRET@h/a.png?id=2", "HTTP://h/a.png?id=2"),
+        ("s3://b/a?b#c.png", "s3://b/a?b#c.png"),
+        ("FILE:///a?b.png", "FILE:///a?b.png"),
+    ],
+)
+def test_a_candidate_is_named_by_what_tells_it_apart(request_, uri, shown):
+    request_.add_image(uri)
+
+    (candidate,) = request_.candidates
+    assert (candidate.document["id"], candidate.name) == (shown, shown)
+    assert candidate.document["image"] == uri
+
+
+@pytest.mark.parametrize("name", ["a?b#c.png", "a%41.png", "file:a.png", "x:/a.png", "\udcff.png"])
+def test_a_file_of_any_name_travels_under_that_name(request_, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_bytes(png(1))
+
+    request_.add_image(name)
+
+    (candidate,) = request_.candidates
+    assert candidate.document["image"].startswith("data:")
+    assert candidate.document["id"] in (name, "file:%FF.png")
+    json.dumps(candidate.document).encode()
+    candidate.document["id"].encode()
+
+
 def test_images_that_no_request_can_carry_are_refused_with_a_way_out(request_, tmp_path):
     small, large = tmp_path / "small.jpg", tmp_path / "large.jpg"
     small.write_bytes(b"x" * 7_000)

@@ -309,3 +309,25 @@ def test_an_image_without_an_id_is_named_without_what_signs_its_address():
     assert image_id(signed) == "https://shop.com/a.jpg"
     assert image_id(Document(image=("s3://shop/what?.jpg",))) == "s3://shop/what?.jpg"
     assert image_id(Document(id=7, image=("https://shop.com/a.jpg?x",))) == 7
+
+
+@pytest.mark.parametrize(
+    ("document", "address"),
+    [
+        ({"id": 1, "image": "ftp://h/a?id=1"}, "ftp://h/a?id=1"),
+        ({"image": ["a.png", "ftp://user:SECRET@h/b?sig=SECRET"]}, "ftp://h/b"),
+        ({"image": "https://user:SECRET@host:port/b"}, "https://host:port/b"),
+        ({"frames": ["a.png", "ftp://h/c"]}, "ftp://h/c"),
+        ({"video": {"frames": ["ftp://h/d"]}}, "ftp://h/d"),
+        ({"image": "s3://b/\udcff"}, "s3://b/%FF"),
+        ({"image": "a", "title": "ftp://h/e"}, None),
+        ({"image": 5}, None),
+        ({"image": [5]}, None),
+        ({"image": " "}, None),
+        (5, None),
+    ],
+)
+def test_the_failure_of_a_document_has_the_address_that_is_wrong(document, address):
+    (failure,) = parse({"query": "q", "documents": [document]}).failures
+    assert failure.image == address
+    assert "SECRET" not in failure.model_dump_json()

@@ -33,16 +33,22 @@ def mean_difference(one: np.ndarray, other: np.ndarray) -> float:
 # ---- what can be read ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_all_formats_give_the_same_image(leaves, encode, kind):
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}.get(kind, {})
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}, "AVIF": {"quality": 95}}.get(
+        kind, {}
+    )
     image = decode(encode(leaves, kind, **options), PLAIN)
     assert image.kind == kind.lower()
     assert image.original == image.size == (640, 480)
     assert image.tokens == 20 * 15
     assert image.quality >= 0.8
     assert image.pixels.flags.c_contiguous
-    assert mean_difference(image.pixels, np.asarray(leaves)) < {"GIF": 12, "JPEG": 4}.get(kind, 0.1)
+    assert mean_difference(image.pixels, np.asarray(leaves)) < {
+        "GIF": 12,
+        "JPEG": 4,
+        "AVIF": 4,
+    }.get(kind, 0.1)
 
 
 def two_halves(mode: str) -> Image.Image:
@@ -182,6 +188,13 @@ def test_prepare_image_takes_what_a_program_holds(leaves, jpeg, tmp_path):
         prepare_image(tmp_path / "none.jpg")
 
 
+def test_an_image_in_memory_has_the_limits_of_a_file():
+    for size, code in (((20_000, 6_000), "image_too_large"), ((20_001, 100), "unsupported_image")):
+        with pytest.raises(ItemError) as caught:
+            prepare_image(Image.new("1", size))
+        assert caught.value.code == code
+
+
 # ---- what cannot be read ------------------------------------------------------------------------
 
 
@@ -202,7 +215,7 @@ def png_header(width: int, height: int) -> bytes:
     [
         (b"", "invalid_image", "no bytes"),
         (b"<!DOCTYPE html><html>404</html>", "unsupported_image", "web page"),
-        (b"%PDF-1.7 " + b"x" * 99, "unsupported_image", "JPEG, PNG"),
+        (b"%PDF-1.7 " + b"x" * 99, "unsupported_image", "a PDF document"),
         (b"\x89PNG\r\n\x1a\nnonsense", "invalid_image", "damaged"),
         (png_header(30_000, 30_000), "image_too_large", "100,000,000"),
         (png_header(12_000, 9_000), "image_too_large", "12,000 × 9,000"),
@@ -242,7 +255,7 @@ def test_mutated_bytes_give_an_image_or_an_item_error():
     nothing but an ItemError is raised."""
     rng = random.Random(3)
     small = draw_leaves(48, 40, discs=20)
-    kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+    kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
     seeds = [encoded(small, kind) for kind in kinds]
     seeds.append(encoded(small, "TIFF", compression="tiff_lzw"))
     seeds.append(encoded(small, "JPEG", progressive=True, exif=Image.Exif()))

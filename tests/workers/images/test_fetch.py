@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 import stamina
 
+from rerankfleet.shared.addresses import file_uri, path_address, scheme_of
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
+from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.images import http as module
 from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.fetch import Fetcher
@@ -69,6 +72,7 @@ class Page(BaseHTTPRequestHandler):
             "headers": lambda _: self._drip_headers(0.05),
             "garbage": lambda _: self._raw(b"no http at all\r\n\r\n"),
             "host": lambda _: self._send(200, self.headers["Host"].encode()),
+            "login": lambda _: self._send(200, self.headers.get("Authorization", "").encode()),
         }
         try:
             answers[name](argument)
@@ -153,6 +157,63 @@ def test_an_allowed_host_is_read_under_its_own_name(fetcher, site):
 def test_unquoted_characters_of_an_address_are_quoted(fetcher, site):
     assert fetcher.fetch(f"http://{site.host}/ok-ä b%20c.jpg?size=1 2") == BODY
     assert site.requested == ["ok-%C3%A4%20b%20c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("HTTP://{host}/ok", "ok"),
+        (" http://{host}/ok\n", "ok"),
+        ("http://{host}/ok-图 片\u3000%25.jpg#part", "ok-%E5%9B%BE%20%E7%89%87%E3%80%80%25.jpg"),
+        ("http://{host}/ok-\udce4", "ok-%E4"),
+        ("http://{host}/a/../ok-;b:c@d", "a/../ok-;b:c@d"),
+    ],
+)
+def test_an_address_is_read_as_a_browser_would(fetcher, site, written, asked):
+    assert fetcher.fetch(written.format(host=site.host)) == BODY
+    assert site.requested == [asked]
+
+
+def test_hosts_are_compared_in_lower_case_and_ascii(site, monkeypatch):
+    monkeypatch.setattr(module, "_resolved", lambda *_, **__: "127.0.0.1")
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(f"xn--mnchen-3ya.test:{port}", f"localhost:{port}"))
+    named = f"xn--mnchen-3ya.test:{port}".encode()
+    assert fetcher.fetch(f"http://MÜNCHEN.test:{port}/host") == named
+    assert fetcher.fetch(f"http://LOCALHOST:{port}/host") == f"localhost:{port}".encode()
+    fetcher = Fetcher(allowed_hosts=(f"München.test:{port}",))
+    assert fetcher.fetch(f"http://mÜnchen.test:{port}/host") == named
+    assert fetcher.fetch(f"http://XN--MNCHEN-3ya.test:{port}/host") == named
+
+
+def basic(login: str) -> bytes:
+    return b"Basic " + base64.b64encode(login.encode())
+
+
+def test_a_login_is_sent_to_its_own_host_and_to_no_other(fetcher, site):
+    port = site.server_address[1]
+    fetcher = Fetcher(allowed_hosts=(site.host, f"localhost:{port}"))
+    assert fetcher.fetch(f"http://{site.host}/login") == b""
+    mine = f"http://user:very-secret%40ü@{site.host}"
+    assert fetcher.fetch(f"{mine}/login") == basic("user:very-secret@ü")
+    for to, sent in {
+        "/login": basic("user:very-secret@ü"),
+        f"http://{site.host}/login": basic("user:very-secret@ü"),
+        f"http://localhost:{port}/login": b"",
+        f"http://other:pw@localhost:{port}/login": basic("other:pw"),
+    }.items():
+        site.redirect_to = to
+        assert fetcher.fetch(f"{mine}/redirect") == sent
+
+
+def test_no_failure_shows_a_login(fetcher, site):
+    for path in ("status-404", "status-401", "status-500", "hops-9", "endless", "garbage", "none"):
+        error_of(fetcher, f"http://user:very-secret@{site.host}/{path}")
+    for to in ("http://user:very-secret@127.0.0.1:1/", "ftp://user:very-secret@h/", "http://a b/"):
+        site.redirect_to = to
+        assert error_of(fetcher, f"http://{site.host}/redirect").code == "refused_source"
+    error_of(fetcher, "s3://key:very-secret@bucket/a.jpg")
+    error_of(fetcher, "http://user:very/secret@127.0.0.1/a.jpg")
 
 
 @pytest.mark.parametrize(
@@ -315,6 +376,51 @@ def test_files_in_allowed_folders_are_read(files, folder):
         assert files.fetch(uri) == BODY
 
 
+ODD_NAMES = [
+    *("a#1.jpg", "a?b.jpg", "a%41.jpg", "aA.jpg", "100%.jpg", "a;b.jpg", "a:b.jpg", "a\tb.jpg"),
+    *("a\nb.jpg", "a.jpg", "a.jpg ", " a.jpg", "ü.jpg", "u\u0308.jpg", "图片.jpg", "\udcff.jpg"),
+    *("file:a.jpg", "data:a.jpg", "x:/a.jpg", "a\\b.jpg", "%FF.jpg", "a%231.jpg", "a\u2028b.jpg"),
+]
+
+
+@pytest.mark.parametrize("inside", ["", "50% #1?/"])
+def test_what_a_folder_lists_is_what_is_read(folder, inside):
+    """Given files whose names address others when they are taken for URLs."""
+    root = folder / inside
+    for name in ODD_NAMES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(os.fsencode(name))
+    objects = Objects(Settings(allowed_roots=(folder,)))
+    files = Fetcher(allowed_roots=(folder,), base=root)
+
+    listed = list(objects.listing(f"{file_uri(root)}/"))
+
+    read = {files.fetch(uri) for uri in listed}
+    assert read - {BODY} == {os.fsencode(name) for name in ODD_NAMES}
+    for uri in listed:
+        assert objects.read(uri) == files.fetch(uri)
+    for name in ODD_NAMES:  # as whole paths, as addresses, and as relative paths
+        ways = [str(root / name), path_address(str(root / name)), path_address(name)]
+        ways += [] if scheme_of(name) else [name]
+        for way in ways:
+            assert files.fetch(way) == os.fsencode(name)
+
+
+def test_the_ways_to_write_a_file_address(files, folder):
+    (folder / "a?b#c").write_bytes(b"odd")
+    for uri in (
+        f"FILE://{folder}/a b.jpg",
+        f"file:{folder}/a%20b.jpg",
+        f"file://localhost{folder}/a b.jpg",
+        f" file://{folder}/a b.jpg\n",
+        "file:a%20b.jpg",
+    ):
+        assert files.fetch(uri) == BODY
+    assert files.fetch(f"file://{folder}/a?b#c") == b"odd"
+    assert "a?b#d does not exist" in str(error_of(files, f"file://{folder}/a?b#d"))
+    assert error_of(files, "a\ud800").code == "not_found"
+
+
 def test_files_elsewhere_are_refused_before_one_knows_whether_they_exist(files, folder):
     (folder / "link.jpg").symlink_to(folder.parent / "outside.jpg")
     for uri in (
@@ -354,9 +460,9 @@ def test_data_uris_are_decoded_within_their_bytes():
     for uri, code in {
         f"data:image/png;base64,{encoded}AAAA": "too_large",
         f"data:image/png;base64,{'A' * 10 * len(BODY)}": "too_large",
-        "data:image/png;base64,secret!": "fetch_failed",
-        "data:image/png,secret": "refused_source",
-        "data:": "refused_source",
+        f"data:image/png,{'%00' * len(BODY)}%00": "too_large",
+        "data:image/png;base64,secret!": "invalid_image",
+        "data:": "invalid_image",
     }.items():
         assert error_of(fetcher, uri).code == code
 
@@ -381,6 +487,21 @@ def test_objects_of_allowed_buckets_are_read(bucket, s3):
         "s3://other/a.jpg": "refused_source",
     }.items():
         assert error_of(bucket, uri).code == code
+
+
+def test_what_a_prefix_lists_is_what_is_read(s3):
+    """Given keys that address others when they are taken for URLs or paths."""
+    keys = ["p/a?b", "p/a", "p/a#b", "p/a%41", "p/aA", "p//a", "p/x/../a", "p/a ", "p/ a", "p/ü;:"]
+    for key in keys:
+        s3.put_object(Bucket="pairs", Key=key, Body=key.encode())
+    fetcher = Fetcher(allowed_buckets=("pairs",))
+
+    listed = list(Objects(Settings(allowed_buckets=("pairs",))).listing("s3://pairs/p/"))
+
+    assert sorted(fetcher.fetch(uri).decode() for uri in listed) == sorted(keys)
+    assert fetcher.fetch("S3://pairs/p/a?b") == b"p/a?b"
+    for key in ("p/a?c#d", "p/%", "p/e "):
+        assert f"s3://pairs/{key} does not exist" in str(error_of(fetcher, f"s3://pairs/{key}"))
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
@@ -442,8 +563,8 @@ def test_missing_credentials_are_reported(s3, monkeypatch, tmp_path):
     [
         ("https://user:pw@host.com/a.jpg?sig=x#y", "https://host.com/a.jpg"),
         ("https://host.com/a@b.jpg", "https://host.com/a@b.jpg"),
-        ("s3://bucket/key", "s3://bucket/key"),
-        ("a/b.jpg", "a/b.jpg"),
+        ("s3://bucket/key?a#b", "s3://bucket/key?a#b"),
+        ("a/b?c#d.jpg", "a/b?c#d.jpg"),
         ("data:image/png;base64,AAAA", "data:image/png;base64,… (26 characters)"),
         ("https://host.com/" + "x" * 300, "https://host.com/" + "x" * 183 + "…"),
     ],

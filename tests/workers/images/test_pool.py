@@ -57,7 +57,7 @@ def test_an_image_comes_back_as_it_was_decoded(pool, small):
 
 def test_a_bad_image_is_an_item_error_with_its_hint(pool, small):
     with pytest.raises(ItemError, match="JPEG, PNG") as caught:
-        pool.prepare(b"%PDF", OPTIONS).result(WAIT_S)
+        pool.prepare(b"%PDF-1.7", OPTIONS).result(WAIT_S)
     assert caught.value.code == "unsupported_image"
     assert pool.prepare(small, OPTIONS).result(WAIT_S)
 

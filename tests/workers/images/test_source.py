@@ -31,13 +31,13 @@ from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
-from rerankfleet.workers.images.turns import Caller, Signal
+from rerankfleet.workers.images.turns import Signal
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
 from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
-from tests.support.drawn import drawn, encoded, png
+from tests.support.drawn import draw_leaves, drawn, encoded, png
 from tests.support.fleet import PROVENANCE
 from tests.support.wait import patient
 
@@ -326,6 +326,17 @@ def test_an_image_of_the_last_run_is_not_fetched_again(source, folder, monkeypat
     for _ in range(2):
         load(source, "gone.png")
     assert fetched == ["good.png", "gone.png", "gone.png"]
+
+
+def test_an_image_is_not_shared_by_options_that_differ(source, folder):
+    """Given options whose keys differ in a late digit only, and prepared images that are kept."""
+    (folder / "wide.png").write_bytes(encoded(draw_leaves(640, 400), "PNG"))
+    refs = [ImageRef("wide.png", ImageSpec(max_crop=crop)) for crop in (0.1, 0.099_999_99)]
+    for _ in range(2):
+        images = source.load(refs)
+        assert images[refs[0]].size == (640, 352)
+        assert images[refs[1]].cropped_share == 0
+        assert images[refs[0]].key != images[refs[1]].key
 
 
 def test_the_cache_of_recent_images_is_bounded(folder):

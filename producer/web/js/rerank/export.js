@@ -10,7 +10,7 @@ import { imagesOf } from "./session.js";
  * @param {boolean} keyed whether the gateway requires a key
  */
 export function asCurl({ body }, keyed) {
-  const key = keyed ? ' \\\n  -H "Authorization: Bearer $RERANK_API_KEY"' : "";
+  const key = keyed ? ' \\\n  -H "Authorization: Bearer $GATEWAY_KEY"' : "";
   const json = JSON.stringify(body, null, 1).replaceAll("'", "'\\''");
   return `curl -sS ${location.origin}/v1/rerank \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${json}'\n`;
 }
@@ -21,7 +21,7 @@ export function asCurl({ body }, keyed) {
  * @param {boolean} keyed
  */
 export function asPython({ body }, keyed) {
-  const headers = keyed ? '\n    headers={"Authorization": f"Bearer {os.environ[\'RERANK_API_KEY\']}"},' : "";
+  const headers = keyed ? '\n    headers={"Authorization": f"Bearer {os.environ[\'GATEWAY_KEY\']}"},' : "";
   return `${keyed ? "import os\n\n" : ""}import httpx
 
 answer = httpx.post(

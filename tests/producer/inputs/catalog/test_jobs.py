@@ -75,7 +75,8 @@ def test_the_ranking_is_that_of_all_rows_sorted(api, control, bucket, top_n):
             key=lambda row: -row["margin"],
         )[:top_n]
         assert line["results"] == [
-            {name: row[name] for name in ("image_id", "margin", "relevance_score")} for row in best
+            {name: row[name] for name in ("image_id", "line", "margin", "relevance_score")}
+            for row in best
         ]
 
 

@@ -38,21 +38,25 @@ def test_every_line_of_a_listing_has_its_outcomes(api, control, listing):
     results = list(api.results(job_id))
     assert results[:6] == [
         *expected("s3://pairs/a.jpg"),
-        *expected("Oak s3://pairs/b.jpg", image_id=7),
+        *expected("Oak s3://pairs/b.jpg", image_id=7, line=2),
     ]
-    bad = results[6:12]
-    assert [row["error"]["line"] for row in bad] == [3, 4, 5, 6, 7, 8]
+    bad = results[6:11]
+    assert [row["error"]["line"] for row in bad] == [3, 4, 5, 6, 7]
+    assert [row["line"] for row in bad] == [3, 4, 5, 6, 7]
     assert [row["error"]["code"] for row in bad] == [
-        *("no_image", "invalid_image", "no_image", "malformed_line", "no_id", "invalid_image")
+        *("no_image", "invalid_image", "no_image", "malformed_line", "no_id")
     ]
-    assert [row["image_id"] for row in bad] == [None, None, "no", None, None, None]
+    assert [row["image_id"] for row in bad] == [
+        *(None, "ftp://host/c.jpg", "no", None, "data:image/png;base64,… (26 characters)")
+    ]
     assert all(row["query_id"] is None for row in bad)
-    failed = results[12:]
+    assert results[11:14] == expected("file:%FF.jpg", line=8)
+    failed = results[14:]
     assert [row["query_id"] for row in failed] == IDS
     assert {row["image_id"] for row in failed} == {"s3://pairs/fails.jpg"}
     assert {row["error"]["code"] for row in failed} == {"failed"}
     progress = api.status(job_id).progress
-    assert (progress.scored, progress.errors, progress.total) == (6, 9, 15)
+    assert (progress.scored, progress.errors, progress.total) == (9, 8, 17)
 
 
 def as_csv(*table: tuple[Any, ...]) -> str:
@@ -78,7 +82,7 @@ def test_csv_is_read_row_by_row(api, control, listing):
 
     results = list(api.results(job_id))
     assert results[:3] == expected("Oak,\nround s3://pairs/a.jpg", image_id="a")
-    assert results[3:6] == expected("s3://pairs/b.jpg")
+    assert results[3:6] == expected("s3://pairs/b.jpg", line=2)
     assert [row["error"]["code"] for row in results[6:]] == [
         *("no_image", "malformed_line", "malformed_line", "invalid_image")
     ]
@@ -108,7 +112,7 @@ def test_parquet_is_read_and_written(api, control, s3, tmp_path, place):
     assert results[:-1] == [
         row | {"query_id": str(row["query_id"]), "image_id": str(n)}
         for n, image in enumerate(images[:29])
-        for row in expected(image)
+        for row in expected(image, line=n + 1)
     ]
     assert (results[-1]["image_id"], results[-1]["error"]["code"]) == ("29", "no_image")
     name = manifest(control, job_id).parts[0].name
@@ -141,7 +145,7 @@ def test_a_table_that_a_uri_names_stays_there_until_its_turn_comes(
 
     results = list(api.results(job_id))
     oak = expected("Oak s3://pairs/a.jpg", image_id="s3://pairs/a.jpg")
-    assert results == [*oak, *expected("s3://pairs/b.jpg")]
+    assert results == [*oak, *expected("s3://pairs/b.jpg", line=2)]
 
 
 def test_a_table_without_images_pauses_its_job_with_what_to_do(api, control, tmp_path):
