@@ -27,6 +27,8 @@ from rerankfleet.producer.submission import (
     input_of,
     with_calibration,
 )
+from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
+from rerankfleet.shared.content.image_headers import claimed_pixels
 from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.content.requests import Piece, Slice
@@ -123,6 +125,7 @@ class Interactive:
             key=key,
             **resolve(profile, options, settings.profiles),
         )
+        refuse_many_images(payload.slices, spec, settings)
         digest = digest_of(spec) if key else ""
         spec = with_calibration(spec, options, store.statistics)
         deadline_s = timeout_s or settings.interactive_deadline_s
@@ -260,6 +263,39 @@ def _too_late(deadline_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"no answer within {deadline_s:g} s", hint="send it again, or look at `rerank workers`"
     )
+
+
+def refuse_many_images(slices: Sequence[Slice], spec: JobSpec, settings: Settings) -> None:
+    """Raise TooLarge for more images, or more pixels of those in data: URIs, than one request may
+    have. What others have is counted as they are decoded."""
+    contents = [content for piece in slices for content in (piece.query, *piece.documents)]
+    images = {uri for content in contents for uri in content.image}
+    videos = {content.video.frames for content in contents if content.video}
+    count = len(images) + sum(min(len(frames), spec.video_max_frames) for frames in videos)
+    if count > settings.interactive_images_max:
+        raise TooLarge(
+            f"a request with {count:,} images, at most {settings.interactive_images_max:,} are"
+            " read while somebody waits",
+            hint="submit it as a job",
+        )
+    most_bytes = settings.image_bytes_max
+    pixels = sum(_claimed_pixels(uri, most_bytes) for uri in images.union(*videos))
+    if pixels > settings.interactive_pixels_max:
+        raise TooLarge(
+            f"a request whose images have {pixels:,} pixels in all, at most"
+            f" {settings.interactive_pixels_max:,} are decoded while somebody waits",
+            hint="scale them down, or submit it as a job",
+        )
+
+
+def _claimed_pixels(uri: str, bytes_max: int) -> int:
+    """The pixels of an image that comes with the request; 0 of one that does not, or is broken."""
+    if not is_data_uri(uri):
+        return 0
+    try:
+        return claimed_pixels(data_of(uri, bytes_max) or b"")
+    except WrongData:
+        return 0
 
 
 def refuse_busy(fleet: FleetSnapshot, model: str, settings: Settings) -> None:
