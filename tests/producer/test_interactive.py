@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -334,3 +336,52 @@ def test_the_deadline_includes_the_time_of_cutting(api, store, monkeypatch):
     with pytest.raises(DeadlineExceeded, match="no answer within 4 s"):
         api.interactive.start([a_slice()], timeout_s=4)
     assert store.jobs.unfinished() == []
+
+
+def webp_header(side: int) -> str:
+    """34 bytes of a lossless WebP that claims a square picture, as a data: URI."""
+    bits = (side - 1) | (side - 1) << 14
+    body = b"\x2f" + struct.pack("<I", bits) + bytes([0x88, 0x88, 8, *6 * [0]])
+    chunk = b"VP8L" + struct.pack("<I", len(body)) + body
+    data = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+    assert len(data) == 34
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+def pictures(*uris: str, video: bool = False) -> Slice:
+    documents = [{"video": {"frames": list(uris)}}] if video else [{"image": uri} for uri in uris]
+    return slice_of(1, {"query": "q", "documents": documents}, max_documents=1000, strict=True)
+
+
+def test_small_files_that_claim_many_pixels_are_refused_before_a_job_is_made(api, store):
+    store.fleet.beat(worker_row(supports_images=True))
+    uris = [webp_header(10_000 - n) for n in range(40)]
+
+    with pytest.raises(TooLarge, match="pixels in all, at most 2,000,000,000") as caught:
+        api.interactive.start([pictures(*uris)])
+    with pytest.raises(TooLarge):
+        api.interactive.start([pictures(*uris, video=True)])
+    assert caught.value.hint == "scale them down, or submit it as a job"
+    assert store.jobs.unfinished() == []
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_large_pictures_in_small_files_are_taken_while_they_are_few(api, store, count):
+    """The same picture again and again is one."""
+    store.fleet.beat(worker_row(supports_images=True))
+    uris = [webp_header(10_000 - n) for n in range(count)] * 5
+
+    assert queued(api, store, [pictures(*uris)])
+
+
+def test_a_request_of_too_many_images_is_refused_before_a_job_is_made(api, store):
+    store.fleet.beat(worker_row(supports_images=True))
+    most = api.settings.interactive_images_max
+    uris = [f"s3://bucket/{n}.jpg" for n in range(most + 1)]
+
+    assert queued(api, store, [pictures(*uris[:most])])
+    with pytest.raises(TooLarge, match=f"a request with {most + 1} images, at most {most}"):
+        api.interactive.start([pictures(*uris)])
+    halves = [pictures(*uris[:200]), pictures(*uris[100:])]
+    with pytest.raises(TooLarge, match=f"{most + 1} images"):
+        api.interactive.start(halves)
