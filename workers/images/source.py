@@ -101,6 +101,8 @@ class ImageSource:
         with threads of their own. Raises CredentialsRefused when the storage refuses ours, and
         CancelledError when the caller stops: what no other caller waits for ends then."""
         caller = caller or Caller()
+        if caller.stop.is_set():
+            raise CancelledError
         begun: dict[ImageRef, tuple[_Load, bool]] = {}
         try:
             for ref in dict.fromkeys(refs):
