@@ -14,7 +14,7 @@ Needs Redis and the storage, never torch. The work is done in `submission`, `int
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from rerankfleet.producer.inputs.jsonl import refuse_changed
 from rerankfleet.producer.interactive import Answer, Interactive
 from rerankfleet.producer.output import Output, OutputFile, refuse_small_request
 from rerankfleet.producer.status import describe
-from rerankfleet.producer.submission import JobMaker, choose_model
+from rerankfleet.producer.submission import JobMaker, choose_model, path_or_uri
 from rerankfleet.shared.content.options import OF_JOBS, ScoringOptions
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.errors import DeadlineExceeded, UsageError, WrongState
+from rerankfleet.shared.errors import DeadlineExceeded, InvalidOption, UsageError, WrongState
 from rerankfleet.shared.formats.lines import slice_of
 from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.job_status import JobStatus
@@ -37,6 +37,8 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
+
+REDIS_AWAY = "Redis does not answer: the job goes on when it is back"
 
 
 class Client:
@@ -82,7 +84,7 @@ class Client:
         Raises UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit(
-            str(input),
+            path_or_uri(input, "the input"),
             output=output,
             model=model,
             profile=profile,
@@ -94,7 +96,7 @@ class Client:
     def submit_catalog(
         self,
         catalog: str | Path,
-        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        queries: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         output: str | Path | None = None,
         format: OutputFormat = "jsonl",
@@ -108,14 +110,14 @@ class Client:
 
         `catalog` is s3://bucket/prefix/, a folder, or a listing: lines of URIs, CSV or Parquet
         with the columns image, id, text. `queries` is a file with a query a line (text, or a JSON
-        content with an optional id), or a sequence of them, with images as in `rerank`. The output
-        is a folder, file:///dir/ or s3://bucket/prefix/, of rows (query_id, image_id, margin,
-        relevance_score or error) as JSON Lines or Parquet, and with `top_n` a ranking per query.
-        Options are those of `submit`; `limit` counts images. Raises UsageError (or what derives
-        from it) before any work starts.
+        content with an optional id), a table with the same columns, or a sequence of them, with
+        images as in `rerank`. The output is a folder, file:///dir/ or s3://bucket/prefix/, of rows
+        (query_id, image_id, margin, relevance_score or error) as JSON Lines or Parquet, and with
+        `top_n` a ranking per query. Options are those of `submit`; `limit` counts images. Raises
+        UsageError (or what derives from it) before any work starts.
         """
         return self._job_maker.submit_catalog(
-            str(catalog),
+            path_or_uri(catalog, "the catalog"),
             queries,
             output=output,
             format=format,
@@ -159,9 +161,11 @@ class Client:
     ) -> JobStatus:
         """Wait until the job is done or cancelled. Raises DeadlineExceeded after `timeout_s`.
 
-        `on_progress` is called about once a second. Leaving early leaves the job running.
+        `on_progress` is called about once a second, while Redis is away with the last status and
+        that reason. Leaving early leaves the job running.
         """
         deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+        status: JobStatus | None = None
         while True:
             left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
             try:
@@ -172,6 +176,9 @@ class Client:
                     return status
                 self.store.jobs.wait_done(job_id, max(left, 0.0))
             except REDIS_ERRORS:  # it may be restarting: jobs go on after that
+                if status and on_progress:
+                    away = {"reason": REDIS_AWAY, "held_back": True}
+                    on_progress(status.model_copy(update=away))
                 time.sleep(max(left, 0.0))
             if left <= 0:
                 raise DeadlineExceeded(f"job {job_id} still runs", hint="wait for it again")
@@ -205,7 +212,7 @@ class Client:
         longer the one that the job was made from.
         """
         if only not in ("all", "errors"):
-            raise UsageError(f"--only {only!r} is not known", hint="use all or errors")
+            raise InvalidOption("only", f"only {only!r} is not known", hint="use all or errors")
         job = self.store.jobs.get(job_id)
         refuse_small_request(job)
         if job.spec.catalog:
@@ -251,7 +258,7 @@ class Client:
     def rerank(
         self,
         query: str | Mapping[str, Any],
-        documents: Sequence[str | Mapping[str, Any]],
+        documents: Iterable[str | Mapping[str, Any]],
         *,
         model: str | None = None,
         profile: str | None = None,
@@ -264,14 +271,15 @@ class Client:
 
         Query and documents are texts or contents as in a line of input, whose images may also be
         bytes, paths as `pathlib.Path`, open files, PIL images or numpy arrays: these are sent along
-        (`shared.content.given`). Options are those of `submit`, but for the ones that are about
+        (`shared.content.given`). Documents are any run of them in order, also a Series or an array,
+        but no text, mapping or set. Options are those of `submit`, but for the ones that are about
         jobs.
         Raises ItemError for a bad request, NoWorker, Overloaded (retry later), DeadlineExceeded.
         """
         _refuse_unknown(options)
         fields = {
             "query": query,
-            "documents": list(documents),
+            "documents": documents,
             "instruction": instruction,
             "top_n": top_n,
         }

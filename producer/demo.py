@@ -23,6 +23,7 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.local import Local, stack
 from rerankfleet.producer.ports import free_port
 from rerankfleet.producer.terminal import tables
+from rerankfleet.producer.terminal.following import live_progress
 from rerankfleet.shared.errors import NoWorker, UsageError
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.model_names import canonical_model
@@ -128,7 +129,7 @@ def _rank_text(client: Client, worker: WorkerRow, output: Path) -> None:
     pairs = sum(len(request["documents"]) for request in requests)
     _say(f"submitting {len(requests)} questions about Python with {pairs} passages")
     job_id = client.submit(EXAMPLE, model=MODEL, output=output)
-    with tables.live_progress() as progress:
+    with live_progress() as progress:
         client.wait(job_id, on_progress=progress)
     client.fetch(job_id, output)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -174,7 +175,7 @@ def _rank_images(client: Client, folder: Path) -> None:
     job_id = client.submit_catalog(
         listing, SCENES / "queries.txt", model=IMAGE_MODEL, top_n=len(names)
     )
-    with tables.live_progress() as progress:
+    with live_progress() as progress:
         client.wait(job_id, on_progress=progress)
     output = folder / "ranked-scenes"
     client.fetch(job_id, output)

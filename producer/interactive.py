@@ -22,6 +22,7 @@ from rerankfleet.producer.queue_position import QueuePosition, QueuePositions
 from rerankfleet.producer.shard_size import ShardSize, costs, image_tokens, shard_size
 from rerankfleet.producer.submission import (
     NO_INPUT,
+    START_ONE,
     choose_model,
     digest_of,
     input_of,
@@ -114,7 +115,11 @@ class Interactive:
         started_s, store, settings = time.monotonic(), self.control.store, self.control.settings
         fleet = store.snapshot(models=None if model is None else [canonical_model(model)])
         if model is None and not fleet.workers:
-            raise NoWorker("no worker serves anything now", hint="start `rerank worker --model M`")
+            raise NoWorker(
+                "no worker serves anything now",
+                hint="a worker must be started",
+                command="rerank worker --model M",
+            )
         model = choose_model(store, model, fleet)
         refuse_busy(fleet, model, settings)
         payload = Payload(slices, settings)
@@ -261,7 +266,8 @@ class Payload:
 
 def _too_late(deadline_s: float) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"no answer within {deadline_s:g} s", hint="send it again, or look at `rerank workers`"
+        f"no answer within {deadline_s:g} s",
+        hint="send it again; the workers may have more to do than they can",
     )
 
 
@@ -303,7 +309,9 @@ def refuse_busy(fleet: FleetSnapshot, model: str, settings: Settings) -> None:
     states = {worker.state for worker in fleet.workers_of(model)}
     if not states:
         raise NoWorker(
-            f"no worker serves {model} now", hint=f"start `rerank worker --model {model}`"
+            f"no worker serves {model} now",
+            hint=START_ONE,
+            command=f"rerank worker --model {model}",
         )
     if "loading" in states and "ready" not in states:
         raise ModelLoading(f"the workers of {model} are loading it", hint="try again in a moment")

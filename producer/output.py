@@ -18,9 +18,9 @@ from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.errors import UsageError, WrongState
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.formats.output import output_line
-from rerankfleet.shared.formats.sources import COPY_BYTES
+from rerankfleet.shared.formats.sources import COPY_BYTES, output_errors
 from rerankfleet.shared.state.records import Job
-from rerankfleet.shared.storage.objects import Objects, publish_file
+from rerankfleet.shared.storage.objects import Objects, is_stream, publish_file
 
 Lines = Iterator[tuple[str, dict[str, Any]]]
 """Lines or rows, each with the cursor behind it."""
@@ -82,8 +82,14 @@ class Output:
         copies = [path, manifest_uri(path)]
         if job.spec.catalog:
             copies = [f"{path}/{file.name}" for file in files]
+        elif is_stream(Path(path)):  # a manifest has no place beside it
+            files, copies = files[:1], copies[:1]
         for file, copy in zip(files, copies, strict=True):
-            with self._objects.open(file.uri) as stream, publish_file(Path(copy)) as out:
+            with (
+                self._objects.open(file.uri) as stream,
+                output_errors(copy),
+                publish_file(Path(copy)) as out,
+            ):
                 while block := stream.read(COPY_BYTES):
                     out.write(block)
 
@@ -97,9 +103,14 @@ class Output:
         """The lines or rows that were committed so far."""
         spec = job.spec
         if not spec.catalog:
-            for outcome, provenance in merged_lines(job, self._control, whole=False):
+            merged = enumerate(merged_lines(job, self._control, whole=False), 1)
+            for place, (outcome, provenance) in merged:
                 yield output_line(
-                    outcome, provenance, top_n=spec.top_n, calibration=spec.calibration
+                    outcome,
+                    provenance,
+                    top_n=spec.top_n,
+                    calibration=spec.calibration,
+                    place=place,
                 )
             return
         for *_, outcomes in committed_parts(job, self._control, whole=False):

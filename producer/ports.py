@@ -36,7 +36,8 @@ def refuse_open(settings: Settings) -> None:
     if not (settings.api_keys or settings.no_keys or is_loopback(settings.gateway_host)):
         raise UsageError(
             f"a gateway on {settings.gateway_host} without keys would serve anyone who reaches it",
-            hint="set RERANK_API_KEYS, or say --no-keys where a proxy or network guards it",
+            hint="set RERANK_API_KEYS, unless a proxy or network guards it",
+            command="then say --no-keys",
         )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rerankfleet.shared.errors import ITEM_CODES
 from rerankfleet.shared.job_status import JobState, JobStatus
 from rerankfleet.shared.state.fleet import WorkerRow
-from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
+from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot, ModelQueue
 from rerankfleet.shared.state.records import Job
 
 STALE_S = 20.0
@@ -24,13 +25,14 @@ def describe(job: Job, fleet: FleetSnapshot) -> JobStatus:
     progress = job.progress
     left = progress.total - progress.done if progress.total is not None else None
     leased = fleet.queue(job.spec.model).leased_shards if state == "running" else 0
+    reason, held_back = _reason(job, state, fleet)
     finished = job.facts.get("finished_ms")
     return JobStatus(
         id=job.id,
         state=state,
-        reason=_reason(job, state, leased, fleet.workers_of(job.spec.model))
-        if state in ("running", "paused", "finishing")
-        else "",
+        reason=reason,
+        held_back=held_back,
+        nothing_scored=_nothing_scored(job, state),
         model=job.spec.model,
         priority=job.spec.priority,
         progress=progress,
@@ -73,29 +75,69 @@ def _rate(job: Job, now_s: float) -> float:
     return (done - before) / max(now_s - since_s, 1e-3)
 
 
-def _reason(job: Job, state: JobState, leased: int, workers: Sequence[WorkerRow]) -> str:
-    """The bottleneck in words, given the workers of the job's model."""
+def _reason(job: Job, state: JobState, fleet: FleetSnapshot) -> tuple[str, bool]:
+    """What limits a job in words, and whether nothing of it moves until that is gone; of a job that
+    is over, why nothing could be scored."""
+    if state in ("done", "cancelled"):
+        return (_why_nothing(job) if _nothing_scored(job, state) else ""), False
     if state == "paused":
-        return job.paused or ""
+        return job.paused or "", True
     if waiting := job.facts.get("waiting_for"):
-        return f"storage: {waiting}"
+        return f"storage: {waiting}", True
+    if not job.open_shards and not fleet.coordinator_lives:
+        work = "writes the output" if state == "finishing" else "reads the input"
+        return f"no coordinator runs, which {work}: one must be started", True
     if state == "finishing":
-        return "finishing: the output is being written"
+        return "finishing: the output is being written", False
+    if job.cancelled:
+        return "cancelling: the rest of the input is recorded as cancelled", False
+    if unserved := _unserved(job, fleet.workers_of(job.spec.model)):
+        return unserved, True
+    if not job.open_shards:
+        return "feeding: the input is being read", False
+    if waits := _queue(job, fleet.queue(job.spec.model)):
+        return waits, True
+    return _device_or_preparing(_able(job, fleet.workers_of(job.spec.model))), False
+
+
+def _unserved(job: Job, workers: Sequence[WorkerRow]) -> str:
+    """Why no worker of its model can score it now, or ""."""
     able = _able(job, workers)
     if not workers:
-        return f"no worker serves {job.spec.model}: start `rerank worker --model {job.spec.model}`"
+        return f"no worker serves {job.spec.model}: a worker must be started for it"
     if not able:
         return (
             "the job was begun with other weights or another number type "
             f"({job.facts['fingerprint']}) than any worker serves now"
         )
-    if all(w.state == "loading" for w in able):
-        return "workers are loading the model"
-    if not job.open_shards:
-        return "feeding: the input is being read"
-    if not leased:
-        return "queue: its shards wait for a worker"
-    return _device_or_preparing(able)
+    return "workers are loading the model" if all(w.state == "loading" for w in able) else ""
+
+
+def _queue(job: Job, queue: ModelQueue) -> str:
+    """Why no worker has taken its shards, or "". The first claim of a job sets its fingerprint."""
+    ahead = queue.open_shards - job.open_shards
+    if ahead > 0 and "fingerprint" not in job.facts:
+        return f"queue: its shards wait beside {ahead:,} of other jobs"
+    return "" if queue.leased_shards else "queue: its shards wait for a worker"
+
+
+def _nothing_scored(job: Job, state: JobState) -> bool:
+    progress = job.progress
+    return state == "done" and not progress.scored and progress.done > 0
+
+
+def _why_nothing(job: Job) -> str:
+    """The commonest reason why a job's items have no score."""
+    progress = job.progress
+    counts = job.error_codes | ({"low_quality": progress.rejected} if progress.rejected else {})
+    if not counts:
+        return f"nothing could be scored: `rerank results {job.id}` shows why"
+    code = max(counts, key=lambda code: counts[code])
+    means = f" ({ITEM_CODES[code]})" if code in ITEM_CODES else ""
+    return (
+        f"nothing could be scored, most often because of {code}{means}: {counts[code]:,} of "
+        f"{progress.done:,}; `rerank results {job.id}` shows each"
+    )
 
 
 def is_unservable(job: Job, workers: Sequence[WorkerRow]) -> bool:

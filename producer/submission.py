@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
-from rerankfleet.shared.formats.sources import is_uri, refuse_existing, source_of
+from rerankfleet.shared.formats.sources import is_uri, refuse_existing, refuse_same, source_of
 from rerankfleet.shared.ids import new_id
 from rerankfleet.shared.job_spec import InputRef, JobSpec, OutputFormat, make_spec
 from rerankfleet.shared.model_names import POCKET_MODELS, canonical_model
@@ -28,6 +29,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.objects import is_stream
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -58,6 +60,8 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
+        if target:
+            refuse_same(source, target)
         if target and not self._is_own_output(key, target):
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
@@ -70,7 +74,7 @@ class JobMaker:
     def submit_catalog(
         self,
         catalog: str,
-        queries: str | Path | Sequence[str | Mapping[str, Any]],
+        queries: str | Path | Iterable[str | Mapping[str, Any]],
         *,
         output: str | Path | None,
         format: OutputFormat,
@@ -141,6 +145,9 @@ class JobMaker:
         return target in own or printable(target) in own
 
 
+START_ONE = "a worker must be started for it"
+"""What is to be done where nothing serves a model."""
+
 # ---- the model ----------------------------------------------------------------------------------
 
 
@@ -160,23 +167,37 @@ def _named(store: Store, model: str, served: Sequence[str]) -> str:
     models = f"it serves {', '.join(served)}" if served else "it has no worker"
     raise UnknownModel(
         f"this fleet never served the model {model!r}; {models}",
-        hint=f"start one: rerank worker --model {model}",
+        hint=START_ONE,
+        command=f"rerank worker --model {model}",
     )
 
 
 def _only(served: Sequence[str]) -> str:
     if len(served) != 1:
         models = f"serves {', '.join(served)}" if served else "has no worker now"
-        raise UnknownModel(f"this fleet {models}", hint="name the model with --model")
+        raise UnknownModel(f"this fleet {models}", hint="name the model", command="--model")
     if served[0] in POCKET_MODELS:
         raise UnknownModel(
             f"this fleet serves only the demonstration model {served[0]}",
-            hint=f"say --model {served[0]} if you mean it, or start `rerank worker --model M`",
+            hint="name it if you mean it, or start a worker of another model",
+            command=f"--model {served[0]}, or rerank worker --model M",
         )
     return served[0]
 
 
 # ---- the record ---------------------------------------------------------------------------------
+
+
+def path_or_uri(value: Any, what: str) -> str:
+    """A path or URI as text. Raises UsageError for anything else, which `str` would make a name."""
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(
+            f"{what} is of type {type(value).__name__}, expected a path or URI",
+            hint="write the lines into a file, or use `rerank` for a few documents",
+        )
+    if not str(value):
+        raise UsageError(f"{what} has no name", hint="name a file, a folder or a URI")
+    return str(value)
 
 
 def with_calibration(
@@ -227,17 +248,29 @@ def _spec(
     if spec.adaptive_temperature and spec.profile is None:
         raise UsageError(
             "adaptive_temperature changes a profile, and none was named",
-            hint="add --profile default, or one of `rerank profiles`",
+            hint="name a profile, such as default",
+            command="--profile default; `rerank profiles` lists them",
         )
     return spec
 
 
+def local_target(output: str) -> str:
+    """A local output as a job's record holds it."""
+    return printable(absolute(output))
+
+
+def absolute(output: str) -> str:
+    """The absolute path of an output; that of a pipe or a device is not followed."""
+    path = Path(output)
+    return str(path.absolute() if is_stream(path) else path.resolve())
+
+
 def _target(output: str | Path | None, *, folder: bool = False) -> str | None:
     """An output as the job's record holds it: a URI unchanged, that of a folder with a slash at its
-    end; a path made absolute."""
+    end; a path made absolute. Raises UsageError for an empty one."""
     if output is None:
         return None
-    address = source_of(str(output))
+    address = source_of(path_or_uri(output, "the output"))
     if not is_uri(address):
-        return str(Path(output).resolve())
+        return absolute(str(output))
     return f"{address.rstrip('/')}/" if folder else address

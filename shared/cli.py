@@ -1,25 +1,38 @@
 """The command `rerank`: sub-commands gathered from both sides, errors as one sentence.
 
 Exit codes: 0 ok, 1 failure, 2 usage, 3 partial failure, 130 interrupted.
+
+Nothing heavy is imported before `main` runs: Ctrl-C ends it without a traceback from the beginning.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 import sys
-from importlib.metadata import entry_points
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-import structlog
-import typer
+from rerankfleet.shared.errors import ItemError, RerankError, UsageError
 
-from rerankfleet.shared.errors import RerankError, UsageError
+if TYPE_CHECKING:
+    import typer
 
-PARTIAL = 3
-INTERRUPTED = 130
+OK, FAILURE, USAGE, PARTIAL, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def outcome_code(*, scored: int, unscored: int) -> int:
+    """The exit code of a command by its counts: whether some items, or all, have no score."""
+    if not unscored:
+        return OK
+    return PARTIAL if scored else FAILURE
 
 
 def configure_logs(level: str = "INFO") -> None:
     """Log to stderr in short lines with time and fields."""
+    import logging
+
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -37,6 +50,10 @@ def configure_logs(level: str = "INFO") -> None:
 
 def build() -> typer.Typer:
     """The whole command; nothing heavy is imported."""
+    from importlib.metadata import entry_points
+
+    import typer
+
     app = typer.Typer(
         name="rerank",
         no_args_is_help=True,
@@ -59,25 +76,67 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run `rerank`; an expected error is one sentence on stderr, without a traceback."""
     try:
-        build()()
-    except RerankError as error:
-        sys.stderr.write(f"rerank: {error}\n")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        _open_closed_streams()
+        code = build()(standalone_mode=False, prog_name="rerank")
+        sys.stdout.flush()  # so that a full disk is noticed here
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(1)
-    except OSError as error:
-        sys.stderr.write(f"rerank: {error.filename or ''}: {error.strerror or error}\n")
-        sys.exit(1)
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has left
+        code = FAILURE
+        _drop_output()
     except Exception as error:
-        if not type(error).__module__.startswith("redis."):  # most commands never import it
-            raise
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with closed streams empty ones."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+
+
+def _drop_output() -> None:
+    """Discard what is still to be written to standard output, which cannot be."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong in one sentence. Returns the exit code; raises what nobody expected."""
+    if isinstance(error, RerankError):
+        sys.stderr.write(f"rerank: {error.at_the_shell}\n")
+        return USAGE if isinstance(error, UsageError | ItemError) else FAILURE
+    if isinstance(error, OSError):
+        why = error.strerror or error
+        if error.filename:
+            sys.stderr.write(f"rerank: {error.filename}: {why}\n")
+        else:
+            _drop_output()
+            sys.stderr.write(f"rerank: the output cannot be written ({why}): write it elsewhere\n")
+        return FAILURE
+    if type(error).__module__.startswith("redis."):  # most commands never import it
         from rerankfleet.shared.state.connection import redis_unavailable
 
         sys.stderr.write(f"rerank: {redis_unavailable(error)}. Jobs continue when it is back\n")
-        sys.exit(1)
+        return FAILURE
+    if type(error).__name__ == "Abort":  # the end of standard input, where something was asked
+        return INTERRUPTED
+    if hasattr(error, "format_message"):  # an error of the command line, by whichever click it is
+        return _explain_usage(error)
+    raise error
+
+
+def _explain_usage(error: Any) -> int:
+    """A wrong option or argument in one sentence; or the help, where nothing was written."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return USAGE
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "rerank"
+    message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+    sys.stderr.write(f"rerank: {message}: see `{command} --help`\n")
+    return USAGE
 
 
 if __name__ == "__main__":

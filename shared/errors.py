@@ -1,9 +1,11 @@
 """Everything that can go wrong, as one tree.
 
 Each class knows its code (a word for machines), its HTTP status and whether a retry may succeed.
-A message says what was wrong and what was expected; the hint says what to do. The path leads to the
-field that is wrong; how it is written is decided where the error is shown: `documents.3.image.0` on
-the command line and in lines of output, `documents[3].image[0]` over HTTP.
+A message says what was wrong and what was expected; the hint says what to do, in words that fit the
+command line, Python and HTTP alike: what to type is in `command`, which the command line alone
+shows. The path leads to the field that is wrong; how it is written is decided where the error is
+shown: `documents.3.image.0` on the command line and in lines of output, `documents[3].image[0]`
+over HTTP.
 
 Codes are from fixed lists: a class's own, or for an ItemError one of ITEM_CODES. docs/errors.md
 says what each means.
@@ -56,6 +58,7 @@ ITEM_CODES = {
     # images
     "not_found": "there is no such file or object",
     "refused_source": "the settings do not permit reading this address",
+    "unreadable": "the image may not or cannot be read: refused, or an answer without any use",
     "fetch_failed": "the image could not be read; a retry may succeed",
     "timeout": "the image was not read in time; a retry may succeed",
     "too_large": "the file is larger than `RERANK_IMAGE_BYTES_MAX`",
@@ -101,10 +104,13 @@ class RerankError(Exception):
     names_field = False
     """Whether the message names the field already: then no path is shown before it."""
 
-    def __init__(self, message: str, *, hint: str = "", path: Path | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", path: Path | None = None, command: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.command = command
         if path is not None:
             self.path = path
 
@@ -115,6 +121,16 @@ class RerankError(Exception):
 
     def __str__(self) -> str:
         return f"{self.text()}: {self.hint}" if self.hint else self.text()
+
+    @property
+    def shell_hint(self) -> str:
+        """The hint as the command line shows it: with what to type."""
+        return f"{self.hint} ({self.command})" if self.command else self.hint
+
+    @property
+    def at_the_shell(self) -> str:
+        """What the command line shows: the text, what to do, and what to type for it."""
+        return f"{self.text()}: {self.shell_hint}" if self.hint else self.text()
 
 
 class UsageError(RerankError):

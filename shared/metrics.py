@@ -71,6 +71,11 @@ PAIRS = Family(
         "outcome": ("ok", "error", "rejected"),
     },
 )
+BAD_LINES = Family(
+    "rerank_bad_lines",
+    "counter",
+    "Lines of input that could not be read, each by the commit that counted",
+)
 TOKENS = Family(
     "rerank_tokens",
     "counter",
@@ -132,6 +137,7 @@ IMAGES_REJECTED = Family(
         "reason": (
             "refused_source",
             "not_found",
+            "unreadable",
             "fetch_failed",
             "timeout",
             "too_large",
@@ -164,6 +170,7 @@ LOAD_SECONDS = Family(
 
 FAMILIES = (
     PAIRS,
+    BAD_LINES,
     TOKENS,
     QUEUE_WAIT,
     BATCH_SPLITS,

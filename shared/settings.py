@@ -292,7 +292,8 @@ class Settings(BaseSettings):
         if self.redis_url is None:
             raise UsageError(
                 "no Redis is known",
-                hint="start `rerank up` in another terminal, or set RERANK_REDIS_URL",
+                hint="start a fleet in another terminal, or set RERANK_REDIS_URL",
+                command="rerank up",
             )
         return self.redis_url.get_secret_value()
 

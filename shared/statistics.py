@@ -25,7 +25,10 @@ BUCKETS_PER_OCTAVE = 4
 """Latency buckets per doubling; `commit.lua` has the same number."""
 
 _LATENCY = "latency_"
-_COUNTS = ("requests", "scored", "errors", "rejected", "truncated", "crowded", "tokens", "shards")
+_COUNTS = (
+    *("requests", "scored", "errors", "bad_lines", "rejected"),
+    *("truncated", "crowded", "tokens", "shards"),
+)
 
 
 class _Frozen(BaseModel):
@@ -80,7 +83,9 @@ class Statistics(_Frozen):
     """Requests that began; of a catalog, images. Those of a retry count again."""
     scored: int = 0
     errors: int = 0
-    """Pairs with an error, including those that a later retry scored."""
+    """Pairs with an error, including those that a later retry scored; and `bad_lines`."""
+    bad_lines: int = 0
+    """Lines that could not be read, which have no pair."""
     rejected: int = 0
     truncated: int = 0
     """Scored pairs that max_length truncated."""
@@ -95,7 +100,7 @@ class Statistics(_Frozen):
     @property
     def pairs(self) -> int:
         """Pairs with an outcome."""
-        return self.scored + self.errors + self.rejected
+        return self.scored + self.errors + self.rejected - self.bad_lines
 
 
 def statistics_of(kind: Kind, name: str, hours: Iterable[Mapping[str, str]]) -> Statistics:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.command_help import SCORES, below
 from rerankfleet.shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
     study = typer.Typer(no_args_is_help=True)
     study.callback()(_study)
-    study.command()(resolution)
+    study.command(epilog=below("device", "dtype", codes=SCORES))(resolution)
     app.add_typer(study, name="study")
 
 

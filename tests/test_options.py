@@ -18,11 +18,17 @@ from rerankfleet.producer.gateway.errors import FIELDS_OF_OPTIONS, as_param
 from rerankfleet.shared import cli
 from rerankfleet.shared.command_options import flag_of
 from rerankfleet.shared.content.option_fields import OptionField, bounds_of, option_fields
-from rerankfleet.shared.content.options import OF_JOBS, PLAIN_OPTIONS, ScoringOptions
+from rerankfleet.shared.content.options import (
+    DEFAULT_INSTRUCTION,
+    OF_JOBS,
+    PLAIN_OPTIONS,
+    ScoringOptions,
+)
 from rerankfleet.shared.errors import InvalidOption, RerankError
 from rerankfleet.shared.formats.lines import parse_line
 from rerankfleet.shared.job_spec import InputRef, JobSpec, make_spec
 from rerankfleet.shared.profiles import ProfileOptions, load_profiles
+from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.reranker import Reranker
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
@@ -180,6 +186,7 @@ from rerankfleet.shared.cli import build
 from rerankfleet.shared.errors import InvalidOption
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.profiles import PROFILES
+from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.reranker import Reranker
 from tools.reference import options_page
 
@@ -366,3 +373,62 @@ def test_no_tokens_mean_no_limit(api, http, jsonl, store):
     by_http = http.post("/v1/jobs", json={"input": uploaded, "max_tokens_per_doc": 0}).json()["id"]
     for job_id in (api.submit(jsonl(REQUEST), max_tokens_per_doc=0), by_http):
         assert store.jobs.get(job_id).spec.max_tokens_per_doc is None
+
+
+BLANK = ["", " ", "\n\t ", "\u3000", None]
+"""What is no instruction, at whatever door."""
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_blank_instruction_is_none_in_a_job(rerank, api, http, jsonl, store, blank, capsys):
+    uploaded = http.post("/v1/uploads?name=in.jsonl", content=json.dumps(REQUEST)).json()["uri"]
+    job = {"input": uploaded, "model": MODEL, "instruction": blank}
+    made = [api.submit(jsonl(REQUEST), model=MODEL, instruction=blank)]
+    made += [http.post("/v1/jobs", json=job).json()["id"]]
+    if blank is not None:
+        capsys.readouterr()
+        rerank("submit", jsonl(REQUEST), "--model", MODEL, "--instruction", blank)
+        made.append(capsys.readouterr().out.split()[-1])
+    for job_id in made:
+        assert store.jobs.get(job_id).spec.instruction is None
+    # and two jobs that differ in nothing else are the same
+    same = [api.submit(jsonl(REQUEST), instruction=text, key="k") for text in (blank, None)]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("blank", BLANK)
+def test_a_blank_instruction_is_none_in_a_request(api, http, working, store, blank):
+    line = parse_line(1, json.dumps(REQUEST | {"instruction": blank}).encode(), max_documents=9)
+    assert not line.instruction
+    assert not line.failures
+    for path, fields in (
+        ("/v1/rerank", REQUEST),
+        ("/rerank", REQUEST),
+        ("/v1/score", {"queries": "q", "documents": ["a"]}),
+    ):
+        for name in ("instruction", "instruct"):
+            answer = http.post(path, json=fields | {name: blank})
+            assert answer.status_code == 200, answer.text
+            spec = store.jobs.get(answer.json()["id"].rpartition("-")[2]).spec
+            assert spec.instruction is None
+    assert kept(api.rerank("q", ["a"], instruction=blank)) == 1
+
+
+def test_a_blank_instruction_is_none_in_ones_own_process():
+    plain = {"query": "q", "documents": ["a"]}
+    with Reranker("pocket-text", instruction=" ", limit=Limit(300)) as reranker:
+        want = reranker.margins(plain | {"instruction": DEFAULT_INSTRUCTION})
+        for blank in BLANK:
+            assert reranker.margins(plain | {"instruction": blank}) == want
+        assert reranker.margins(plain) == want
+        assert reranker.margins(plain | {"instruction": "Find the reverse"}) != want
+
+
+def test_a_profile_has_no_blank_instruction(tmp_path):
+    file = tmp_path / "profiles.toml"
+    file.write_text("[shop]\ninstruction = '  '\ntemperature = 0.5\n")
+    assert make_spec(
+        model="m",
+        input=InputRef(uri="", size=0, tag=""),
+        **load_profiles(file)["shop"].options,
+    ).instruction is None  # fmt: skip

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.cli import outcome_code
+from rerankfleet.shared.command_help import FILES, FLEET, SCORES, below
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ ModelOption = Annotated[
 
 def commands(app: typer.Typer) -> None:
     """Add the sub-commands."""
-    app.command()(worker)
-    app.command()(score)
-    app.command()(doctor)
+    app.command(epilog=below(*FLEET, *FILES, "allowed_hosts", "device", "dtype", "batch_tokens"))(
+        worker
+    )
+    app.command(epilog=below(*FILES, "allowed_hosts", "device", "dtype", codes=SCORES))(score)
+    app.command(epilog=below(*FLEET, *FILES, "device", "dtype"))(doctor)
 
 
 def worker(
@@ -112,12 +115,13 @@ def score(
         sys.stdout.write(manifest.model_dump_json() + "\n")
     else:
         rejected = f"{manifest.rejected} rejected, " if manifest.rejected else ""
+        bad = f" ({manifest.bad_lines} of them bad lines)" if manifest.bad_lines else ""
         sys.stderr.write(
-            f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors, "
+            f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors{bad}, "
             f"{manifest.seconds:.1f} s, {manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
         )
-    if manifest.errors or manifest.rejected:
-        raise typer.Exit(PARTIAL)
+    unscored = manifest.errors + manifest.rejected
+    raise typer.Exit(outcome_code(scored=manifest.scored, unscored=unscored))
 
 
 def _progress(stack: ExitStack) -> Callable[[int, int], None]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from itertools import groupby
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.formats.encodings import is_blank
 from rerankfleet.shared.formats.lines import parse_line, raw_lines
 from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.formats.output import dump_line, merge, output_line
@@ -23,15 +24,17 @@ from rerankfleet.shared.formats.sources import (
     Hashing,
     is_uri,
     open_local,
+    output_errors,
     plain,
     probe,
     refuse_existing,
+    refuse_same,
     source_of,
 )
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, local_path, publish_file
+from rerankfleet.shared.storage.objects import Objects, is_stream, local_path, publish_file
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
@@ -61,6 +64,7 @@ def score_file(
     spec = spec.model_copy(update={"max_error_rate": 1.0})
     source, output = source_of(source), source_of(output)
     objects = Objects(settings)
+    refuse_same(source, output)
     refuse_existing(output, objects, force=force)
     detector_of(spec)
     with ExitStack() as stack:
@@ -90,8 +94,9 @@ def score_file(
             on_progress,
         )
     manifest = _manifest(counts, source, hashing, spec, provenance, start_s)
-    with _writer(manifest_uri(output), objects) as out:
-        out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
+    if is_uri(output) or not is_stream(Path(output)):
+        with _writer(manifest_uri(output), objects) as out:
+            out.write(manifest.model_dump_json(indent=2).encode() + b"\n")
     return manifest
 
 
@@ -108,24 +113,30 @@ def _folder(source: str) -> Path | None:
     return None if is_uri(source) else Path(source).resolve().parent
 
 
-def _writer(output: str, objects: Objects) -> AbstractContextManager[IO[bytes]]:
-    return objects.writer(output) if is_uri(output) else publish_file(Path(output))
+@contextmanager
+def _writer(output: str, objects: Objects) -> Iterator[IO[bytes]]:
+    if is_uri(output):
+        with objects.writer(output) as out:
+            yield out
+    else:
+        with output_errors(output), publish_file(Path(output)) as out:
+            yield out
 
 
 def _slices(stream: BinaryIO, spec: JobSpec, settings: Settings) -> Iterator[Slice]:
-    lines = raw_lines(stream, settings.max_line_bytes)
-    for number, (_, raw) in enumerate(lines, 1):
-        if spec.limit is not None and number > spec.limit:
-            return
+    lines = enumerate(raw_lines(stream, settings.max_line_bytes), 1)
+    requests = ((number, raw) for number, (_, raw) in lines if raw is None or not is_blank(raw))
+    for number, raw in islice(requests, spec.limit):
         yield parse_line(number, raw, max_documents=settings.max_documents_per_request)
 
 
 class _Counts:
-    lines = scored = errors = rejected = truncated = tokens = 0
+    lines = scored = errors = bad_lines = rejected = truncated = tokens = 0
 
     def add(self, summary: ShardSummary) -> None:
         self.scored += summary.scored
         self.errors += summary.errors
+        self.bad_lines += summary.bad_lines
         self.rejected += summary.rejected
         self.truncated += summary.truncated
         self.tokens += summary.tokens
@@ -150,10 +161,15 @@ def _score(
 
     outcomes = (o for run in scorer.runs(slices, spec, stop) for o in collect(run))
     for _, pieces in groupby(outcomes, key=lambda outcome: outcome.line):
-        merged = merge(list(pieces))
-        line = output_line(merged, provenance, top_n=spec.top_n, calibration=spec.calibration)
-        out.write(dump_line(line))
         counts.lines += 1
+        line = output_line(
+            merge(list(pieces)),
+            provenance,
+            top_n=spec.top_n,
+            calibration=spec.calibration,
+            place=counts.lines,
+        )
+        out.write(dump_line(line))
     return counts
 
 
@@ -176,6 +192,7 @@ def _manifest(
         pairs=counts.scored + counts.errors + counts.rejected,
         scored=counts.scored,
         errors=counts.errors,
+        bad_lines=counts.bad_lines,
         rejected=counts.rejected,
         truncated=counts.truncated,
         tokens=counts.tokens,

@@ -12,7 +12,7 @@ Knows nothing of Redis, Celery or torch.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -38,7 +38,9 @@ from rerankfleet.workers.prepare import (
     caller_of,
 )
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest
+from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
+from rerankfleet.workers.twins import Twins
 
 PAIRS_AHEAD = 256
 """Pairs of a run, about."""
@@ -74,6 +76,12 @@ class Run:
     slices: list[Slice]
     prepared: list[list[PreparedPair | ItemError]]
     spec: JobSpec
+    twins: list[list[str | None]]
+    """Of each pair: see `twins`."""
+    prompts: list[Prompt]
+    """All that is scored; of equal ones only the first, so that their outcomes are equal."""
+    places: list[int]
+    """Of each pair, and each channel, the place of its prompt in `prompts`."""
     future: Future[list[Outcome]]
 
     @property
@@ -87,11 +95,6 @@ class Run:
             sum(len(p.document) for p in prompts) + max((len(p.query) for p in prompts), default=0)
             for prompts in by_slice
         )
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """All that is scored, in order."""
-        return [prompt for pairs in self.prepared for prompt in _prompts(pairs)]
 
 
 class Scorer:
@@ -132,14 +135,15 @@ class Scorer:
         caller = caller_of(spec, stop, turn)
         loading: deque[tuple[list[Slice], Future[LoadedImages]]] = deque()
         pending: deque[Run] = deque()
+        twins = Twins(spec)
         for slices_of_run in in_runs(slices):
             loading.append((slices_of_run, self._preparer.load(slices_of_run, spec, caller)))
             if len(loading) > LOADS_AHEAD:
                 next_slices, images = loading.popleft()
-                pending.append(self.begin(next_slices, spec, stop, images))
+                pending.append(self.begin(next_slices, spec, stop, images, twins))
             if len(pending) > RUNS_AHEAD:
                 yield pending.popleft()
-        pending.extend(self.begin(last, spec, stop, images) for last, images in loading)
+        pending.extend(self.begin(last, spec, stop, images, twins) for last, images in loading)
         while pending:
             yield pending.popleft()
 
@@ -149,6 +153,7 @@ class Scorer:
         spec: JobSpec,
         stop: threading.Event,
         images: Future[LoadedImages] | None = None,
+        twins: Twins | None = None,
     ) -> Run:
         """Prepare some slices and submit their pairs; blocks while too many wait."""
         if stop.is_set():
@@ -157,9 +162,11 @@ class Scorer:
             prepared = self._preparer.prepare(slices, spec, images, caller_of(spec, stop))
         except CancelledError:
             raise Stopped from None
-        prompts = [prompt for pairs in prepared for prompt in _prompts(pairs)]
+        twins = twins or Twins(spec)
+        of_pairs = [twins.of(*slice_) for slice_ in zip(slices, prepared, strict=True)]
+        prompts, places = _without_repeats(p for pairs in prepared for p in _prompts(pairs))
         future = self._batcher.submit(prompts, priority=spec.priority, stop=stop)
-        return Run(slices, prepared, spec, future)
+        return Run(slices, prepared, spec, of_pairs, prompts, places, future)
 
     def collect(
         self, run: Run, priority: Priority, stop: threading.Event
@@ -168,11 +175,12 @@ class Scorer:
 
         Raises Stopped when `stop` is set, DeviceBroken when the device fails on any pair.
         """
-        outcomes = iter(self._outcomes(run, priority, stop))
-        for piece, pairs in zip(run.slices, run.prepared, strict=True):
+        scored = self._outcomes(run, priority, stop)
+        outcomes = iter([scored[place] for place in run.places])
+        for piece, pairs, twins in zip(run.slices, run.prepared, run.twins, strict=True):
             margins = [p if isinstance(p, ItemError) else next(outcomes) for p in pairs]
             channels = [_channels(p, m, outcomes) for p, m in zip(pairs, margins, strict=True)]
-            yield _slice_outcome(piece, pairs, margins, run.spec, channels)
+            yield _slice_outcome(piece, pairs, margins, run.spec, channels, twins)
 
     def _outcomes(self, run: Run, priority: Priority, stop: threading.Event) -> list[Outcome]:
         try:
@@ -255,17 +263,18 @@ def _slice_outcome(
     margins: Sequence[Outcome],
     spec: JobSpec,
     channels: Sequence[dict[str, float]],
+    twins: Sequence[str | None],
 ) -> SliceOutcome:
     results, errors = [], list(piece.failures)
-    for document, index, pair, margin, by_channel in zip(
-        piece.documents, piece.indices, pairs, margins, channels, strict=True
+    for document, index, pair, margin, by_channel, twin in zip(
+        piece.documents, piece.indices, pairs, margins, channels, twins, strict=True
     ):
         if isinstance(margin, ItemError):
             errors.append(failure_of(piece.line, index, document, margin))
             continue
         assert isinstance(pair, PreparedPair)
-        scored = _scored(index, document, pair, margin, spec)
-        results.append(scored.model_copy(update={"channels": by_channel}) if by_channel else scored)
+        more = {"channels": by_channel or None, "twin": twin}
+        results.append(_scored(index, document, pair, margin, spec).model_copy(update=more))
     return SliceOutcome(
         line=piece.line,
         id=piece.id,
@@ -301,6 +310,19 @@ def _prompts(pairs: Sequence[PreparedPair | ItemError]) -> list[Prompt]:
     return [*(pair.prompt for pair in prepared), *parts]
 
 
+def _without_repeats(prompts: Iterable[Prompt]) -> tuple[list[Prompt], list[int]]:
+    """The prompts without repeated ones, and for each the place of the one that is equal."""
+    places: dict[tuple[Tokens, Tokens, Tokens], int] = {}
+    kept: list[Prompt] = []
+    at = []
+    for prompt in prompts:
+        place = places.setdefault((prompt.prefix, prompt.query, prompt.document), len(kept))
+        if place == len(kept):
+            kept.append(prompt)
+        at.append(place)
+    return kept, at
+
+
 def _channels(
     pair: PreparedPair | ItemError, whole: Outcome, outcomes: Iterator[Outcome]
 ) -> dict[str, float]:
@@ -318,7 +340,7 @@ def poisoned(piece: Slice) -> SliceOutcome:
         piece,
         code="worker_died",
         message="the worker died twice while it scored this pair alone",
-        hint="score it by itself with `rerank score` and read the process's output",
+        hint="score it alone in a process of its own, and read what that process says",
     )
 
 
@@ -344,11 +366,13 @@ def summarize(
     """The counts that a commit adds to its job and to the statistics."""
     scored = [result for outcome in outcomes for result in outcome.results]
     failed = [failure for outcome in outcomes for failure in outcome.errors]
-    rejected = sum(failure.rejected for failure in failed)
+    errors = [failure for failure in failed if not failure.rejected]
     return ShardSummary(
         scored=len(scored),
-        errors=len(failed) - rejected,
-        rejected=rejected,
+        errors=len(errors),
+        rejected=len(failed) - len(errors),
+        bad_lines=sum(failure.index is None for failure in errors),
+        codes=Counter(failure.code for failure in errors),
         truncated=sum(result.truncated_tokens > 0 for result in scored),
         crowded=sum(result.crowded for result in scored),
         tokens=tokens,

@@ -42,7 +42,9 @@ IMAGES_MAX = 64
 #: A quality below this lowers a margin no further.
 QUALITY_FLOOR = 0.05
 #: Error codes of an image that could not be fetched, as opposed to one that could not be decoded.
-FETCH_CODES = frozenset({"not_found", "refused_source", "fetch_failed", "timeout", "too_large"})
+FETCH_CODES = frozenset(
+    {"not_found", "refused_source", "unreadable", "fetch_failed", "timeout", "too_large"}
+)
 #: Runs whose images are loaded at the same time, over all shards; and in addition, those of
 #: interactive requests, of which one has only a part.
 LOADS_AT_A_TIME = 16
@@ -261,8 +263,8 @@ class _Fetches:
         raise UsageError(
             f"{len(failed)} of the last {len(newest)} images could not be fetched; the first: "
             f"{failed[0].message}",
-            hint="fix the cause and `rerank resume`, or submit again with a higher "
-            "--max-error-rate",
+            hint="fix the cause and resume the job, or submit it again with a higher "
+            "max_error_rate",
         )
 
 
@@ -330,7 +332,7 @@ def _too_poor(image: PreparedImage, spec: JobSpec, *, of_query: bool) -> ItemErr
     return ItemError(
         POOR_QUERY if of_query else "low_quality",
         f"the {what}'s quality {image.quality:.2f} is below {spec.quality_threshold:.2f}",
-        hint="use a sharper, well exposed image, or lower --quality-threshold",
+        hint="use a sharper, well exposed image, or lower quality_threshold",
         quality=image.quality,
     )
 

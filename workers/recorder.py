@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rerankfleet.shared.content.content import Content
 from rerankfleet.shared.content.outcomes import SliceOutcome
 from rerankfleet.shared.content.requests import Slice
-from rerankfleet.shared.metrics import BATCH_SPLITS, PAIRS, STAGES, TOKENS, Labels
+from rerankfleet.shared.metrics import BAD_LINES, BATCH_SPLITS, PAIRS, STAGES, TOKENS, Labels
 from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.tally import Tally
 
@@ -28,8 +28,8 @@ class Recorder(Tally):
         self.add(TOKENS, "shared", amount=observation.shared_tokens)
 
     def pairs(self, slices: Sequence[Slice], outcomes: Sequence[SliceOutcome]) -> None:
-        """Count the pairs of a committed shard, by modality and outcome. The modality of a pair
-        that failed before it became part of a slice is unknown."""
+        """Count the pairs of a committed shard, by modality and outcome, and the lines without any.
+        The modality of a pair that failed before it became part of a slice is unknown."""
         modalities: dict[tuple[int, int | None], str] = {
             (piece.line, index): _modality(piece.query, document)
             for piece in slices
@@ -41,6 +41,9 @@ class Recorder(Tally):
             for scored in outcome.results:
                 counts[modalities.get((line, scored.index), "unknown"), "ok"] += 1
             for failure in outcome.errors:
+                if failure.index is None:
+                    self.add(BAD_LINES)
+                    continue
                 modality = modalities.get((line, failure.index), "unknown")
                 counts[modality, "rejected" if failure.rejected else "error"] += 1
         for labels, count in counts.items():

@@ -19,6 +19,7 @@ from rerankfleet.shared.content.given import Given, file_bytes
 from rerankfleet.shared.content.outcomes import Failure, Scored
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.formats.lines import slice_of
+from rerankfleet.shared.formats.output import merge
 from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.profiles import resolve
 from rerankfleet.shared.settings import Settings, read_environment
@@ -111,11 +112,14 @@ class Reranker:
             return self._results(request)
 
     def _results(self, request: Mapping[str, Any]) -> list[Scored | Failure]:
+        if not isinstance(request, Mapping):
+            raise ItemError(
+                "invalid_request",
+                f"a request is of type {type(request).__name__}, expected a mapping",
+                hint='write {"query": ..., "documents": [...]}',
+            )
         passed = _Passed()
-        fields = {**request}
-        if isinstance(request.get("documents"), tuple):
-            fields["documents"] = list(request["documents"])
-        checked = slice_of(1, fields, max_documents=_NO_BOUND, replace_image=passed.add)
+        checked = slice_of(1, request, max_documents=_NO_BOUND, replace_image=passed.add)
         images = _PassedImages(self._source, passed, self._bytes_max) if self._source else None
         batcher = Batcher(self.engine, self._limit, waiting_tokens_max=_NO_BOUND)
         try:
@@ -123,9 +127,8 @@ class Reranker:
             outcomes, _ = scorer.score([checked], self._spec, threading.Event())
         finally:
             batcher.close()
-        rows: list[Scored | Failure] = []
-        for outcome in outcomes:
-            rows += [*outcome.results, *outcome.errors]
+        joined = merge(outcomes)
+        rows: list[Scored | Failure] = [*joined.results, *joined.errors]
         return sorted(rows, key=lambda row: row.index or 0)
 
 

@@ -202,6 +202,7 @@ class Runtime:
         return WorkerRow(
             **self._identity(),
             fingerprint=self.fingerprint,
+            revision=self.provenance.revision,
             dtype=self.provenance.dtype,
             attention=self.provenance.attention,
             supports_images=self.supports_images,

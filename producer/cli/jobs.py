@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerankfleet.producer.cli.common import JobArgument, JsonOption, connected
-from rerankfleet.shared.addresses import local_path, printable
-from rerankfleet.shared.cli import INTERRUPTED, PARTIAL
+from rerankfleet.shared.addresses import local_path
+from rerankfleet.shared.cli import INTERRUPTED, PARTIAL, outcome_code
 from rerankfleet.shared.command_options import ForceOption
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import is_uri, source_of
@@ -57,8 +57,11 @@ def results(
     """Print a job's output, or write it to a file.
 
     Example: rerank results 1f2e3d4c5b6a -o ranked.jsonl
+
+    Example: rerank results 1f2e3d4c5b6a --partial | head -1
     """
     from rerankfleet.shared.formats.output import dump_line
+    from rerankfleet.shared.formats.sources import output_errors
     from rerankfleet.shared.storage.objects import publish_file
 
     client = connected()
@@ -66,14 +69,27 @@ def results(
         for line in client.results(job, partial=partial):
             sys.stdout.buffer.write(dump_line(line))
         return
-    if Path(output).exists() and not force:
-        raise UsageError(f"the output {output} exists", hint="use --force to replace it")
+    _refuse_output(client, job, output, force=force, partial=partial)
     if not partial:
         client.fetch(job, output)
         return
-    with publish_file(Path(output)) as out:
+    with output_errors(output), publish_file(Path(output)) as out:
         for line in client.results(job, partial=True):
             out.write(dump_line(line))
+
+
+def _refuse_output(client: Client, job_id: str, output: str, *, force: bool, partial: bool) -> None:
+    """Raise UsageError where a job's output cannot be copied to."""
+    from rerankfleet.producer.inputs.catalog import refuse_existing_folder
+    from rerankfleet.shared.formats.sources import refuse_existing
+
+    if "://" in output or not output:
+        raise UsageError(
+            f"{output!r} is not a path", hint="name one, or submit with -o and the URI"
+        )
+    as_folder = client.store.jobs.get(job_id).spec.catalog and not partial
+    refuse = refuse_existing_folder if as_folder else refuse_existing
+    refuse(output, client.objects, force=force)
 
 
 def cancel(job: JobArgument, as_json: JsonOption = False) -> None:
@@ -133,7 +149,7 @@ def _report(client: Client, job_id: str, text: str, *, as_json: bool) -> None:
 
 
 def jobs(
-    count: Annotated[int, typer.Option("-n", help="how many, newest first")] = 20,
+    count: Annotated[int, typer.Option("-n", min=1, help="how many, newest first")] = 20,
     as_json: JsonOption = False,
 ) -> None:
     """List the newest jobs.
@@ -148,24 +164,34 @@ def jobs(
 
 def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = None) -> None:
     """Wait with live progress, write a local output, and end with the job's exit code."""
-    from rerankfleet.producer.terminal import tables
+    from rerankfleet.producer.submission import local_target
+    from rerankfleet.producer.terminal.following import live_progress
 
     try:
-        with tables.live_progress() as show:
+        with live_progress() as show:
             status = client.wait(job_id, on_progress=show)
+        target = client.store.jobs.get(job_id).spec.local_output
+        if output is not None and not is_uri(source_of(output)):
+            target = local_target(output)
+        if target:
+            _fetch(client, job_id, target)
+            status = status.model_copy(update={"output": target})
     except KeyboardInterrupt:
         sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
         raise typer.Exit(INTERRUPTED) from None
-    target = client.store.jobs.get(job_id).spec.local_output
-    if output is not None and not is_uri(source_of(output)):
-        target = printable(str(Path(output).resolve()))
-    if target:
-        client.fetch(job_id, local_path(target) if is_uri(target) else target)
-        status = status.model_copy(update={"output": target})
     _show(status, as_json=as_json)
     progress = status.progress
-    if progress.errors or progress.rejected or progress.cancelled:
-        raise typer.Exit(PARTIAL)
+    code = outcome_code(scored=progress.scored, unscored=progress.done - progress.scored)
+    raise typer.Exit(PARTIAL if code and status.state == "cancelled" else code)
+
+
+def _fetch(client: Client, job_id: str, target: str) -> None:
+    """Copy the output of a job that was waited for; where that fails, say how to get it still."""
+    try:
+        client.fetch(job_id, local_path(target) if is_uri(target) else target)
+    except UsageError as error:
+        still = f"the job is done, so get its output with `rerank results {job_id} -o FILE`"
+        raise UsageError(error.message, hint=f"{error.hint}; {still}") from error
 
 
 def _show(status: JobStatus, *, as_json: bool) -> None:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from rerankfleet.producer.cli.common import JsonOption, connected
-from rerankfleet.shared.cli import PARTIAL
+from rerankfleet.shared.cli import outcome_code
 from rerankfleet.shared.command_options import ProfileOption, with_scoring_options
 from rerankfleet.shared.content.options import OF_JOBS
-from rerankfleet.shared.errors import UsageError
 
 
 @with_scoring_options(without=OF_JOBS)
@@ -27,7 +26,9 @@ def query(
     ] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option(help="candidates, one a line: text or JSON content; - for stdin"),
+        typer.Option(
+            help="candidates, one a line: text or JSON content; CSV or Parquet; - for stdin"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
     profile: ProfileOption = None,
@@ -44,7 +45,7 @@ def query(
     from rerankfleet.producer.terminal.query import RequestBuilder, ranking
 
     client = connected()
-    request = RequestBuilder(client.settings.inline_bytes_max)
+    request = RequestBuilder(client.settings.inline_bytes_max, client.objects)
     content = request.query(text, query_image or [])
     for words in doc or []:
         request.add_text(words)
@@ -52,8 +53,7 @@ def query(
         request.add_image(uri)
     for path in file or []:
         request.add_file(path)
-    if not request.candidates:
-        raise UsageError("there are no candidates", hint="give some with --doc, --image or --file")
+    request.require_candidates()
     line = client.rerank(
         content,
         [candidate.document for candidate in request.candidates],
@@ -64,6 +64,5 @@ def query(
     if as_json:
         tables.as_json(line)
     else:
-        tables.console().print(ranking(line, request.candidates))
-    if line["errors"]:
-        raise typer.Exit(PARTIAL)
+        tables.console().print(ranking(line, request.candidates, request.files))
+    raise typer.Exit(outcome_code(scored=len(line["results"]), unscored=len(line["errors"])))

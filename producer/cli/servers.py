@@ -45,6 +45,8 @@ def up(
     """Run the whole stack on this machine in the foreground: server, coordinator, worker, gateway.
 
     Example: rerank up --model Qwen/Qwen3-Reranker-0.6B
+
+    Example: RERANK_GATEWAY_PORT=9000 RERANK_STATE_DIR=/data/rerank rerank up
     """
     from rerankfleet.producer.local import stack
     from rerankfleet.shared.settings import read_environment

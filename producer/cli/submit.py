@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from rerankfleet.producer.cli.common import JsonOption, connected
 from rerankfleet.producer.cli.jobs import follow
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.formats.sources import is_uri, source_of
 from rerankfleet.shared.job_spec import OutputFormat, Priority
 
 if TYPE_CHECKING:
@@ -79,8 +81,36 @@ def submit(
     elif as_json:
         sys.stdout.write(json.dumps(made) + "\n")
     else:
+        _tell(client, job_id, output)
+
+
+def _tell(client: Client, job_id: str, output: str | None) -> None:
+    """Print the id of a job that is not waited for, and how to go on."""
+    try:
         sys.stdout.write(f"{job_id}\n")
+    finally:  # the id must not be lost with an output that cannot be written
         sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+    if output is not None:
+        sys.stderr.write(f"{_who_writes(client, job_id, output)}\n")
+
+
+def _who_writes(client: Client, job_id: str, output: str) -> str:
+    """Which process writes the output that was named, where and when."""
+    output = source_of(output)
+    if output.startswith("file://"):
+        return f"the coordinator writes {output}, on its own machine, when the job is done"
+    if is_uri(output):
+        return f"the coordinator writes {output} when the job is done"
+    from rerankfleet.producer.submission import local_target
+
+    path = local_target(output)
+    fetch = f"rerank results {job_id} -o {shlex.quote(path)}"
+    if client.store.jobs.get(job_id).spec.local_output != path:  # its key is of an earlier submit
+        return f"{path} is written by this command, when the job is done:  {fetch}"
+    return (
+        f"{path} is not written until you ask for it on this machine: `rerank watch {job_id}` "
+        f"waits for the end and writes it; once the job is done, so does `{fetch}`"
+    )
 
 
 def _passed_over(client: Client, job_id: str, *, as_json: bool) -> dict[str, str]:

@@ -38,11 +38,18 @@ def cut(
             if rest.items:
                 yield draft.close(cursor)
                 draft = Draft(size, start=cursor.item)
-        cursor = Cursor(read.offset, read.piece.line, cursor.item, 0, read.previous, read.key)
+        cursor = _behind(read, cursor)
         if draft.full or count % LINES_PER_CUT == 0:
             yield draft.close(cursor)
             draft = Draft(size, start=cursor.item)
     yield draft.close(cursor)
+
+
+def _behind(read: Read, cursor: Cursor) -> Cursor:
+    """The cursor behind a read all of whose items are cut; lines that were not read are blank."""
+    line = read.piece.line
+    blank = cursor.blank + line - cursor.line - 1
+    return Cursor(read.offset, line, cursor.item, 0, read.previous, read.key, blank)
 
 
 class _Rest:

@@ -133,7 +133,7 @@ class Feeding:
             (str(self._cursor), str(after)),
             shards,
             sealed=sealed,
-            lines=after.line - self._cursor.line,
+            lines=after.requests - self._cursor.requests,
             low_water=low_water,
         )
         if answer == "opened":

@@ -96,9 +96,15 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
     provenances: list[Provenance] = []
     with control.objects.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
-            line = output_line(outcome, provenance, top_n=spec.top_n, calibration=spec.calibration)
-            out.write(dump_line(line))
             lines += 1
+            line = output_line(
+                outcome,
+                provenance,
+                top_n=spec.top_n,
+                calibration=spec.calibration,
+                place=lines,
+            )
+            out.write(dump_line(line))
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
             renew()
@@ -209,7 +215,10 @@ def make_manifest(job: Job, end_s: float) -> Manifest:
         | ({"catalog": spec.catalog.model_dump(mode="json")} if spec.catalog else {}),
         pairs=progress.done,
         **progress.model_dump(
-            include={"scored", "errors", "rejected", "cancelled", "truncated", "tokens"}
+            include={
+                *("scored", "errors", "bad_lines", "rejected", "cancelled"),
+                *("truncated", "tokens"),
+            }
         ),
         round=job.round,
         started_s=start_s,

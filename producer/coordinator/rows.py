@@ -9,19 +9,20 @@ import heapq
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rerankfleet.producer.inputs.tables import no_pyarrow
 from rerankfleet.shared.calibration import Calibration
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
+from rerankfleet.shared.content.validation import ItemId
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.output import dump_line
 from rerankfleet.shared.job_spec import OutputFormat
 from rerankfleet.shared.sub_scores import explain
 
 RANKING_ENTRIES_MAX = 2_000_000
-"""Entries of a ranking held in memory: about 215 bytes each, so at most 430 MB."""
+"""Entries of a ranking held in memory: about 340 bytes each, so at most 680 MB."""
 
 PART = "part-"
 """The prefix of a part's name."""
@@ -125,38 +126,73 @@ def _dump_parquet(rows: Sequence[Row]) -> bytes:
 # ---- the ranking --------------------------------------------------------------------------------
 
 
+class Entry(NamedTuple):
+    """An image in the ranking of a query. Entries are compared by margin, then by line."""
+
+    margin: float
+    above: int
+    """Its line, negated."""
+    image: ItemId
+    twin: int | None
+    """What equal images share."""
+
+
+class _Best:
+    """The best images of one query. An image that is equal to one among them has its margin."""
+
+    __slots__ = ("entries", "first")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []  # a heap
+        self.first: dict[int, Entry] = {}
+
+    def add(self, entry: Entry, most: int) -> None:
+        """Add an image, which comes after all others in the catalog; keep the best."""
+        if entry.twin is not None and (first := self.first.get(entry.twin)):
+            entry = entry._replace(margin=first.margin, twin=first.twin)
+        if len(self.entries) < most:
+            heapq.heappush(self.entries, entry)
+        elif entry > self.entries[0]:
+            out = heapq.heapreplace(self.entries, entry)
+            if out.twin is not None and self.first[out.twin] is out:
+                del self.first[out.twin]
+        else:
+            return
+        if entry.twin is not None:
+            self.first.setdefault(entry.twin, entry)
+
+
 class Ranking:
-    """The `top_n` images of each query, by margin, then in the order of the catalog."""
+    """The `top_n` images of each query, by margin, then in the order of the catalog. The same image
+    in several rows has one margin."""
 
     def __init__(self, queries: int, top_n: int) -> None:
         self._top_n = top_n
-        self._best: list[list[tuple[float, int, str | int]]] = [[] for _ in range(queries)]
+        self._best = [_Best() for _ in range(queries)]
 
     def add(self, outcome: SliceOutcome) -> None:
         """Add the results of a slice."""
         for result in outcome.results:
-            heap = self._best[result.index]
-            entry = (result.margin, -outcome.line, (outcome.metadata or {})["image_id"])
-            if len(heap) < self._top_n:
-                heapq.heappush(heap, entry)
-            elif entry > heap[0]:
-                heapq.heapreplace(heap, entry)
+            image = (outcome.metadata or {})["image_id"]
+            twin = None if result.twin is None else int(result.twin, 16)
+            entry = Entry(result.margin, -outcome.line, image, twin)
+            self._best[result.index].add(entry, self._top_n)
 
     def lines(
         self, queries: Iterable[Document], calibration: Calibration
     ) -> Iterator[dict[str, Any]]:
         """A line per query, in the order of the queries."""
-        for query, heap in zip(queries, self._best, strict=True):
+        for query, best in zip(queries, self._best, strict=True):
             yield {
                 "query_id": query.id,
                 "results": [
                     {
-                        "image_id": image,
-                        "line": -place,
-                        "margin": margin,
-                        "relevance_score": calibration.score(margin),
+                        "image_id": entry.image,
+                        "line": -entry.above,
+                        "margin": entry.margin,
+                        "relevance_score": calibration.score(entry.margin),
                     }
-                    for margin, place, image in sorted(heap, reverse=True)
+                    for entry in sorted(best.entries, reverse=True)
                 ],
             }
 

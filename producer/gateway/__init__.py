@@ -2,6 +2,8 @@
 
 app.py          the application: middleware, routes, the page
 middleware/     what every request passes before its route: id, headers, limits, keys
+paths.py        paths that no route has, methods that a path does not have
+json_bodies.py  bodies that are not JSON in UTF-8: which header is missing
 formats/        the bodies and responses of each kind of client
   native.py       POST /v1/rerank, also in Jina's and vLLM's shape
   cohere.py       POST /v2/rerank

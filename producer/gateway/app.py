@@ -27,13 +27,16 @@ from rerankfleet.producer.gateway.formats import cohere, native, vllm
 from rerankfleet.producer.gateway.history import History
 from rerankfleet.producer.gateway.middleware import slow_clients
 from rerankfleet.producer.gateway.middleware.body_limits import BodyLimits
+from rerankfleet.producer.gateway.middleware.head_requests import HeadRequests
 from rerankfleet.producer.gateway.middleware.internal_errors import InternalErrors
 from rerankfleet.producer.gateway.middleware.keys import Keys
 from rerankfleet.producer.gateway.middleware.names import Names
 from rerankfleet.producer.gateway.middleware.request_count import RequestCount
 from rerankfleet.producer.gateway.middleware.request_id import RequestId
 from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
+from rerankfleet.producer.gateway.middleware.slashes import Slashes
 from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
+from rerankfleet.producer.gateway.paths import Paths
 from rerankfleet.producer.ports import refuse_open
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
@@ -44,6 +47,10 @@ SHUTDOWN_S = 5
 log = structlog.get_logger()
 
 PAGE = files("rerankfleet.producer") / "web"
+
+PARTS = (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, openapi_page)
+ROUTES = tuple(part.routes for part in PARTS)
+"""All routes, by part."""
 
 
 def make_app(client: Client) -> FastAPI:
@@ -78,9 +85,10 @@ def make_app(client: Client) -> FastAPI:
     )
     app.state.metrics = exposition
     handle_errors(app)
-    for part in (native, cohere, vllm, jobs, downloads, uploads, fleet, metrics, openapi_page):
-        app.include_router(part.routes)
-    app.mount("/", StaticFiles(directory=str(PAGE), html=True), name="page")
+    for routes in ROUTES:
+        app.include_router(routes)
+    all_routes = [route for routes in ROUTES for route in routes.routes]
+    Paths(all_routes, StaticFiles(directory=str(PAGE), html=True)).install(app)
     return app
 
 
@@ -91,6 +99,7 @@ def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Midd
     else:
         guard = Middleware(Names, names=(settings.gateway_host, *settings.gateway_names))
     return [
+        Middleware(Slashes),
         Middleware(RequestId),
         Middleware(SafeHeaders),
         Middleware(RequestCount, count=exposition.requests.count),
@@ -98,6 +107,7 @@ def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Midd
         Middleware(SlowClients),
         Middleware(BodyLimits, payload_max=settings.inline_bytes_max),
         guard,
+        Middleware(HeadRequests),
     ]
 
 

@@ -2,7 +2,7 @@
 
 {"error": {"message", "type", "param", "code", "hint"}}          ours, as OpenAI has it
 {"message", "error": {...}}                                      /v2, as Cohere has it
-{"error": "...", "error_type": "Validation"}                     as TEI has it
+{"error": "...", "error_type": "Validation"}                     as TEI has it; with the hint
 """
 
 from __future__ import annotations
@@ -40,9 +40,6 @@ STATUS = "rerank_status"
 TOO_LARGE = ("too_many_documents", "too_large")
 """Codes of an ItemError that is answered with 413."""
 STATUS_CODES = {
-    400: "bad_request",
-    404: "not_found",
-    405: "method_not_allowed",
     408: "request_timeout",
     413: "too_large",
     429: "overloaded",
@@ -86,6 +83,34 @@ class KeyRefused(RerankError):
     http_status = 401
 
 
+class UnsupportedBody(InvalidField):
+    """The body is of a type or in an encoding that is not read; the path names the header."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class UnreadableBody(InvalidField):
+    """There is no body, or it is not text."""
+
+    code = "bad_request"
+    http_status = 400
+
+
+class UnknownPath(RerankError):
+    """Neither a route nor a file of the page."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class WrongMethod(RerankError):
+    """The path is there, but not for this method."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
 class NotScored(RerankError):
     """A pair could not be scored, and the client's format has no field to say so."""
 
@@ -107,7 +132,8 @@ class Problem:
         """The body in a shape."""
         if shape == "tei":
             kind = _TEI_TYPES.get(self.status, "Validation")
-            return {"error": self.message, "error_type": kind}
+            text = f"{self.message}: {self.hint}" if self.hint else self.message
+            return {"error": text, "error_type": kind}
         other = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {
             "message": self.message,
@@ -172,7 +198,8 @@ def _of_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """The first field that is wrong, with its path in the body, query or path of the URL."""
     if errors[0]["type"] == "json_invalid":
         position = errors[0]["loc"][-1]
-        return Problem(422, f"the body is not JSON (at byte {position})", "invalid_json")
+        message = f"the body is not JSON (at character {position})"
+        return Problem(422, message, "invalid_json", hint="send one JSON object")
     path, message = first_error(errors)
     return _of_ours(InvalidField((path[1:] or path)[:LOC_SHOWN], message))
 

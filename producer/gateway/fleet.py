@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request
@@ -19,6 +19,7 @@ from rerankfleet.shared.errors import Unavailable
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.metrics import STAGES, Counts
 from rerankfleet.shared.profiles import load_profiles
+from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
@@ -192,20 +193,44 @@ async def version() -> Response:
     return as_json({"version": __version__})
 
 
-@routes.get("/info", summary="The models by name, and the version: TEI's route")
+@routes.get("/info", summary="The models by name, and the limits: TEI's route")
 async def info(request: Request) -> Response:
-    """As text-embeddings-inference answers it; `model_id` is null where several are served."""
+    """As text-embeddings-inference answers it. What is not the same for all that is served is null:
+    `model_id` where several models are."""
     gateway = gateway_of(request)
     workers = await in_thread(gateway.client.workers)
-    names = sorted({worker.model for worker in workers})
-    settings = gateway.client.settings
-    return as_json(
-        {
-            "model_id": names[0] if len(names) == 1 else None,
-            "models": names,
-            "model_type": {"reranker": {}},
-            "max_client_batch_size": settings.max_documents_per_request,
-            "max_concurrent_requests": settings.gateway_requests_max,
-            "version": __version__,
-        }
-    )
+    return as_json(_info(workers, gateway.client.settings))
+
+
+def _info(workers: Sequence[WorkerRow], settings: Settings) -> dict[str, Any]:
+    loaded = [worker for worker in workers if worker.batch_tokens]
+    model = _only({worker.model for worker in workers})
+    dtype = _only({worker.dtype for worker in loaded}) if model else None
+    return {
+        "model_id": model,
+        "models": sorted({worker.model for worker in workers}),
+        "model_sha": _only({worker.revision for worker in loaded}) if model else None,
+        "model_dtype": TEI_DTYPES.get(dtype or "", dtype),
+        "model_type": {"reranker": {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}},
+        "max_concurrent_requests": settings.gateway_requests_max,
+        "max_input_length": PLAIN_OPTIONS.max_length,
+        "max_batch_tokens": min((worker.batch_tokens for worker in loaded), default=None),
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_documents_per_request,
+        "auto_truncate": True,
+        "version": __version__,
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+def _only(values: Collection[str]) -> str | None:
+    """The one value that there is, or None."""
+    (first, *others) = values or ("",)
+    return first if first and not others else None
+
+
+LABEL = "relevant"
+"""What a score is the probability of."""
+TEI_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Our names of number types -> those of TEI."""

@@ -16,6 +16,7 @@ from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_threa
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key
 from rerankfleet.producer.gateway.formats.scoring import Options
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
 from rerankfleet.producer.status import describe
@@ -27,7 +28,7 @@ from rerankfleet.shared.job_spec import OutputFormat, Priority
 from rerankfleet.shared.job_status import JobStatus
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 
-routes = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
 EVENT_S = 1.0
 """How often the status of a followed job is sent."""

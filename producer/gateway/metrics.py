@@ -203,21 +203,27 @@ class FleetCollector(Collector):
             unservable += job.open_shards > 0 and is_unservable(job, fleet.workers)
             progress = job.progress
             items.update({name: getattr(progress, name) for name in _ITEMS})
+            items["bad_lines"] += progress.bad_lines
             items["waiting"] += max((progress.total or progress.fed) - progress.done, 0)
         jobs = GaugeMetricFamily("rerank_jobs", "Unfinished jobs", labels=("state",))
         for state, count in sorted(states.items()):
             jobs.add_metric([state], count)
         of_jobs = GaugeMetricFamily(
-            "rerank_job_items", "Pairs of unfinished jobs", labels=("state",)
+            "rerank_job_items", "Pairs and bad lines of unfinished jobs", labels=("state",)
         )
         for state in (*_ITEMS, "waiting"):
             of_jobs.add_metric([state], items[state])
+        bad_lines = GaugeMetricFamily(
+            "rerank_job_bad_lines",
+            "Of the errors of unfinished jobs, lines that could not be read",
+            items["bad_lines"],
+        )
         of_weights = GaugeMetricFamily(
             "rerank_jobs_of_other_weights",
             "Unfinished jobs begun with other weights than any worker serves",
             unservable,
         )
-        yield from (jobs, of_jobs, of_weights)
+        yield from (jobs, of_jobs, bad_lines, of_weights)
 
 
 def _queues(fleet: FleetSnapshot) -> Iterator[Metric]:

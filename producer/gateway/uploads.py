@@ -14,7 +14,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rerankfleet.producer.gateway.admission import Gateway, as_json, gateway_of, taken
-from rerankfleet.producer.gateway.errors import InvalidField
+from rerankfleet.producer.gateway.errors import (
+    InvalidField,
+    UnreadableBody,
+    UnsupportedBody,
+)
+from rerankfleet.producer.gateway.json_bodies import refuse_encoded
 from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.uploads import new_upload, upload_uri
@@ -28,12 +33,15 @@ sent."""
 SUFFIXES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
+    **dict.fromkeys((".jpeg", ".jpe", ".jfif", ".mpo"), "image/jpeg"),
     ".webp": "image/webp",
     ".gif": "image/gif",
     ".bmp": "image/bmp",
     ".tif": "image/tiff",
     ".tiff": "image/tiff",
+    ".avif": "image/avif",
+    ".heic": "image/heic",
+    ".heif": "image/heif",
     ".jsonl": "application/x-ndjson",
     ".ndjson": "application/x-ndjson",
     ".txt": "text/plain",
@@ -50,6 +58,8 @@ OTHER_NAMES = {
     "application/x-parquet": "application/vnd.apache.parquet",
     "application/x-gzip": "application/gzip",
     "image/jpg": "image/jpeg",
+    "image/mpo": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
 }
 UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 """With these types the name decides. The last is what curl sends by default."""
@@ -74,6 +84,7 @@ async def upload(
     """An image, or a job's input: JSON Lines, a listing, CSV or Parquet, as the raw body. A job
     copies its input, but not the images that its lines name: keep these as long as it runs."""
     gateway = gateway_of(request)
+    refuse_encoded(request, _COMPRESSED)
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
     ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
     with taken(gateway.uploads, "uploads"):
@@ -120,7 +131,7 @@ async def _keep(
 
 
 def _kind_of(content_type: str, name: str) -> tuple[str, str]:
-    """The type of an upload, and the suffix of its name. Raises InvalidField for any other type."""
+    """The type of an upload, and the suffix of its name. Raises UnsupportedBody for any other."""
     declared = content_type.partition(";")[0].strip().lower()
     declared = OTHER_NAMES.get(declared, declared)
     *_, inner, suffix = "", "", *PurePosixPath(name.lower()).suffixes
@@ -132,11 +143,20 @@ def _kind_of(content_type: str, name: str) -> tuple[str, str]:
     for known, its_kind in SUFFIXES.items():
         if declared == its_kind:
             return its_kind, known
-    raise InvalidField(
-        ("Content-Type",),
-        "expected an image, JSON Lines, text, CSV or Parquet",
-        hint="set the header Content-Type, or give the name the suffix of such files",
-    )
+    if declared.startswith("multipart/"):
+        message = "an upload is the bytes of one file, not a form"
+        raise UnsupportedBody(("Content-Type",), message, hint=f"send the file alone; {_TYPES}")
+    message = "expected an image, JSON Lines, text, CSV or Parquet"
+    raise UnsupportedBody(("Content-Type",), message, hint=_TYPES)
+
+
+_TYPES = (
+    "name its type in the header, as in Content-Type: application/x-ndjson, or its name in the "
+    "address, as in ?name=pairs.jsonl"
+)
+
+
+_COMPRESSED = "leave this header out; a gzip file is uploaded as it is, as in ?name=pairs.jsonl.gz"
 
 
 async def _copy(request: Request, write: Write, bytes_max: int) -> int:
@@ -151,7 +171,7 @@ async def _copy(request: Request, write: Write, bytes_max: int) -> int:
             await write(bytes(block))
             block.clear()
     if not size:
-        raise InvalidField(("body",), "the upload is empty", hint="send the file as the body")
+        raise UnreadableBody(("body",), "the upload is empty", hint="send the file as the body")
     await write(bytes(block))
     return size
 

@@ -8,23 +8,42 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
+from rerankfleet.producer.contents import read_contents
 from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
 from rerankfleet.producer.inputs.jsonl import pin
-from rerankfleet.producer.inputs.tables import csv_lines, opened, table_lines, table_suffix
+from rerankfleet.producer.inputs.tables import (
+    IMAGES,
+    csv_lines,
+    refuse_header,
+    table_lines,
+    table_suffix,
+)
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
+from rerankfleet.shared.content.validation import ItemId, listed
 from rerankfleet.shared.errors import InvalidOption, ItemError, OutputExists, UsageError
-from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, raw_lines, valid_document
-from rerankfleet.shared.formats.sources import COPY_BYTES, PROBE_LINES, is_uri, plain, source_of
+from rerankfleet.shared.formats.encodings import is_blank
+from rerankfleet.shared.formats.lines import LISTING_HINT, image_of, valid_document
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    PROBE_LINES,
+    first_lines,
+    is_uri,
+    output_errors,
+    refuse_other_kinds,
+    require_writable,
+    source_of,
+)
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
@@ -37,30 +56,39 @@ QUERIES_BYTES = 64 << 20
 
 
 def read_queries(
-    source: str | Path | Sequence[str | Mapping[str, Any]], objects: Objects
+    source: str | Path | Iterable[str | Mapping[str, Any]], objects: Objects
 ) -> list[Document]:
     """The queries of a catalog, each with an id: its own, or the number of its line from 1.
 
-    `source` is a file with a query per line (text, or a JSON content with an optional id; blank
-    lines are ignored), or a sequence of texts and contents. Raises InvalidOption naming the first
-    that is wrong, with its place in a sequence: a query concerns every image.
+    `source` is a file with a query per line (text, or a JSON content with an optional id), or a
+    table with the columns text, image, id; or a sequence of texts and contents. Raises
+    InvalidOption naming the first that is wrong, with its place in a sequence: a query concerns
+    every image.
     """
     name, values = _query_values(source, objects)
     queries: list[Document] = []
     seen: set[str] = set()
-    for number, value in values:
-        try:
+    number = 0
+    try:
+        for number, value in values:
             query = _query(f"{name}, query {number}", number, value)
-            if str(query.id) in seen:
+            if (as_text := _as_text(query.id)) in seen:
                 raise UsageError(f"{name}, query {number}: the id {query.id!r} is already used")
-        except UsageError as error:
-            place = () if isinstance(source, str | Path) else (number - 1,)
-            raise _wrong_queries(error.message, error.hint, *place) from error
-        seen.add(str(query.id))
-        queries.append(query)
+            seen.add(as_text)
+            queries.append(query)
+    except UsageError as error:
+        place = () if isinstance(source, str | Path) else (number - 1,)
+        raise _wrong_queries(error.message, error.hint, *place) from error
     if not queries:
         raise _wrong_queries(f"{name} has no queries", "write one query per line")
     return queries
+
+
+def _as_text(query_id: ItemId | None) -> str:
+    """An id as it is told from others: 8, 8.0 and "8" are one in many readers of the output."""
+    if isinstance(query_id, float) and query_id.is_integer():
+        return str(int(query_id))
+    return str(query_id)
 
 
 def _wrong_queries(message: str, hint: str, *place: int) -> InvalidOption:
@@ -68,31 +96,16 @@ def _wrong_queries(message: str, hint: str, *place: int) -> InvalidOption:
 
 
 def _query_values(
-    source: str | Path | Sequence[str | Mapping[str, Any]], objects: Objects
+    source: str | Path | Iterable[str | Mapping[str, Any]], objects: Objects
 ) -> tuple[str, Iterable[tuple[int, Any]]]:
     if not isinstance(source, str | Path):
-        return "the queries", enumerate(source, 1)
+        try:
+            return "the queries", enumerate(listed(source), 1)
+        except PydanticCustomError as error:
+            raise _wrong_queries(f"the queries: {error.message()}", "write a list") from None
     name = source_of(str(source))
-    with opened(name, objects) as raw, plain(raw, name) as stream:
-        data = stream.read(QUERIES_BYTES + 1)
-    if len(data) > QUERIES_BYTES:
-        raise UsageError(f"{name} is larger than {QUERIES_BYTES >> 20} MiB", hint="split it")
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8 (at byte {error.start})") from error
-    numbered = ((number, line.strip()) for number, line in enumerate(lines, 1))
-    return name, ((number, _parsed(name, number, line)) for number, line in numbered if line)
-
-
-def _parsed(name: str, number: int, line: str) -> Any:
-    """A line as a content if it is a JSON object, else as text."""
-    if not line.startswith("{"):
-        return line
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{name}, query {number} is not valid JSON") from error
+    lines = read_contents(name, objects, QUERIES_BYTES, word="query")
+    return name, (line for line in lines if line[1] is not None)
 
 
 def _query(where: str, number: int, value: Any) -> Document:
@@ -158,15 +171,23 @@ def _upload(lines: Iterator[bytes], source: str, objects: Objects, target: str) 
 
 def _probe(stream: io.BufferedReader, name: str) -> None:
     """Refuse what is not a listing, without consuming anything."""
-    head = stream.peek(COPY_BYTES)
-    lines = raw_lines(io.BytesIO(head), len(head))
-    _refuse_others([line or b"" for _, line in islice(lines, PROBE_LINES)], name)
+    refuse_other_kinds(stream, name, "a listing of images", LISTING_HINT)
+    lines = first_lines(stream)
+    if lines is not None:
+        refuse_header(lines[0] if lines else b"", name, IMAGES)
+        _refuse_others(lines, name)
 
 
 def _probe_csv(stream: io.BufferedReader, name: str) -> None:
     """Refuse CSV that is not a listing, without consuming anything."""
-    head = io.BytesIO(stream.peek(COPY_BYTES))
-    _refuse_others(list(islice(csv_lines(head, name, COPY_BYTES), PROBE_LINES)), name)
+    refuse_other_kinds(stream, name, "CSV", LISTING_HINT)
+    head = stream.peek(COPY_BYTES)
+    rows = list(islice(csv_lines(io.BytesIO(head), name, COPY_BYTES), PROBE_LINES))
+    if len(head) >= COPY_BYTES - 1 and len(rows) < PROBE_LINES:
+        rows.pop()  # it may be cut
+        if not rows:
+            return  # a very long row: it is checked when it is read
+    _refuse_others(rows, name)
 
 
 def _probe_parquet(stream: io.BufferedReader, name: str) -> None:
@@ -179,9 +200,10 @@ def _refuse_others(lines: Sequence[bytes], name: str) -> None:
     """Raise UsageError when none of the first lines names an image."""
     if not lines:
         raise UsageError(f"{name} is empty", hint=LISTING_HINT)
-    pieces = [image_of(number, line, 1) for number, line in enumerate(lines, 1)]
+    named = (line for line in lines if not is_blank(line))
+    pieces = [image_of(number, line, 1) for number, line in enumerate(named, 1)]
     if not any(isinstance(piece, ImageRun) for piece in pieces):
-        why = next(f.message for p in pieces if isinstance(p, Slice) for f in p.failures)
+        why = next((f.message for p in pieces if isinstance(p, Slice) for f in p.failures), "blank")
         raise UsageError(f"{name} is not a listing of images ({why})", hint=LISTING_HINT)
 
 
@@ -196,8 +218,12 @@ def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> Non
         path = local_path(output) if is_uri(output) else Path(output)
         if path.is_file():
             raise UsageError(f"the output {output} is a file", hint="name a folder")
-        occupied = path.is_dir() and any(path.iterdir())
+        with output_errors(output):
+            occupied = path.is_dir() and any(path.iterdir())
+            require_writable(path / "manifest.json")
     if occupied and not force:
         raise OutputExists(
-            f"the output {output} is not empty", hint="use --force to add files to it"
+            f"the output {output} is not empty",
+            hint="set `force` to add files to it",
+            command="--force",
         )

@@ -13,9 +13,9 @@ class Cursor:
     """The position up to which a job was cut, from which it can resume.
 
     `offset` is the byte at which line `line + 1` begins, of which `skip` items are cut already;
-    `item` is the next ordinal of the cut order. `previous` is the byte offset in the previous
-    round's output, which a retry reads in parallel. In a folder, `key` is the last image read; it
-    is only partly cut while `skip` is not 0.
+    `item` is the next ordinal of the cut order. Of the lines, `blank` were passed over. `previous`
+    is the byte offset in the previous round's output, which a retry reads in parallel. In a folder,
+    `key` is the last image read; it is only partly cut while `skip` is not 0.
     """
 
     offset: int = 0
@@ -24,6 +24,12 @@ class Cursor:
     skip: int = 0
     previous: int = 0
     key: str = ""
+    blank: int = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests, or images, were cut whole."""
+        return self.line - self.blank
 
     @classmethod
     def parse(cls, text: str) -> Cursor:

@@ -10,10 +10,10 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.folders import is_folder, is_image, name_in
@@ -22,12 +22,13 @@ from rerankfleet.producer.shard_size import image_tokens, slice_tokens
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Piece, Slice
 from rerankfleet.shared.errors import InputChanged
+from rerankfleet.shared.formats.encodings import is_blank
 from rerankfleet.shared.formats.lines import image_of, parse_line, raw_lines
 from rerankfleet.shared.formats.output import outcome_of
 from rerankfleet.shared.formats.sources import (
     COPY_BYTES,
-    GZIP_MAGIC,
     Hashing,
+    is_plain,
     is_uri,
     open_local,
     plain,
@@ -132,8 +133,8 @@ class Input:
         self._settings = settings
 
     def make_seekable(self, renew: Callable[[], object]) -> str:
-        """Return the URI of the plain lines; gzip and tables are first rewritten into the storage,
-        which can take long: `renew` is called meanwhile."""
+        """Return the URI of the plain lines in UTF-8; gzip, tables and other encodings are first
+        rewritten into the storage, which can take long: `renew` is called meanwhile."""
         if uri := self._job.facts.get("plain_uri"):
             return uri
         uri, objects = self._job.spec.input.uri, self._objects
@@ -143,9 +144,8 @@ class Input:
             with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
                 return self._rewritten(lines, renew)
         with objects.open(uri) as raw:
-            packed = raw.read(2) == GZIP_MAGIC
-        if not packed:
-            return uri
+            if is_plain(raw):
+                return uri
         with objects.open(uri) as raw, plain(raw, uri) as stream:
             return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""), renew)
 
@@ -180,17 +180,18 @@ class Input:
         """Yield the lines of the plain input, or the images of the folder, at `uri` from `cursor`
         on. A folder may hold many other files: `renew` is called while they are skipped."""
         if self._job.round:
-            yield from self._failed(uri, cursor)
+            yield from islice(self._failed(uri, cursor, renew), self._left(cursor))
             return
-        limit = self._job.spec.limit
-        reads = self._images(uri, cursor, renew) if is_folder(uri) else self._plain(uri, cursor)
-        for read in reads:
-            if limit is not None and read.piece.line > limit:
-                return
-            yield read
+        reads = self._images if is_folder(uri) else self._plain
+        yield from islice(reads(uri, cursor, renew), self._left(cursor))
 
-    def _plain(self, uri: str, cursor: Cursor) -> Iterator[Read]:
-        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+    def _left(self, cursor: Cursor) -> int | None:
+        """How many requests the job's limit still allows from a cursor on."""
+        limit = self._job.spec.limit
+        return None if limit is None else max(limit - cursor.requests, 0)
+
+    def _plain(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+        for line, offset in self._lines(uri, cursor.offset, cursor.line, renew):
             yield Read(self._parse(*line), offset)
 
     def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
@@ -205,12 +206,16 @@ class Input:
                 yield Read(self._parse(number, json.dumps({"image": key}).encode()), key=key)
 
     def _lines(
-        self, uri: str, offset: int, number: int
+        self, uri: str, offset: int, number: int, renew: Callable[[], object] = lambda: None
     ) -> Iterator[tuple[tuple[int, bytes | None], int]]:
+        """The lines that are not blank, each with its number and the offset behind it."""
         with self._objects.open(uri, offset) as stream:
             for consumed, raw in raw_lines(stream, self._settings.max_line_bytes):
                 offset, number = offset + consumed, number + 1
-                yield (number, raw), offset
+                if raw is None or not is_blank(raw):
+                    yield (number, raw), offset
+                else:
+                    renew()
 
     def _parse(self, number: int, raw: bytes | None) -> Piece:
         if catalog := self._job.spec.catalog:
@@ -220,15 +225,12 @@ class Input:
     def _parse_request(self, number: int, raw: bytes | None) -> Slice:
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
-    def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
-        """Read the input and the previous output, which has a line for each of its lines."""
-        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.line)
-        lines = self._lines(uri, cursor.offset, cursor.line)
+    def _failed(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+        """Read the input and the previous output, which has a line for each of its requests."""
+        before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.requests)
         only = self._job.facts.get("only", "")
-        limit, previous = self._job.spec.limit, cursor.previous
-        for line, offset in lines:
-            if limit is not None and line[0] > limit:
-                return
+        previous = cursor.previous
+        for line, offset in self._lines(uri, cursor.offset, cursor.line, renew):
             piece, old = self._parse(*line), next(before, None)
             # where the previous output was cut short, the whole line is due
             if old is not None and isinstance(piece, Slice):
@@ -248,13 +250,14 @@ class Previous:
 def previous_outcomes(
     job: Job, objects: Objects, offset: int = 0, number: int = 0
 ) -> Iterator[Previous]:
-    """The lines of the previous round's output."""
+    """The lines of the previous round's output from an offset on, before which there are `number`
+    lines."""
     with objects.open(job.facts["previous"], offset) as stream:
         for raw in stream:
             offset, number = offset + len(raw), number + 1
             line = json.loads(raw)
             provenance = line["provenance"] and Provenance(**line["provenance"])
-            yield Previous(outcome_of(number, line), provenance, offset)
+            yield Previous(outcome_of(line.get("line", number), line), provenance, offset)
 
 
 def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
@@ -276,5 +279,17 @@ def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
             "documents": [document for document, _ in kept],
             "indices": [index for _, index in kept],
             "failures": [f for f in piece.failures if f.index in failed],
+            "twins": _twins_left(piece, before, [index for _, index in kept]),
         }
     )
+
+
+def _twins_left(piece: Slice, before: SliceOutcome, left: Sequence[int]) -> dict[int, int]:
+    """The twins of the documents that are left: one that has its score already, where there is one,
+    so that all have that score."""
+    scored: dict[int, int] = {}
+    for index in sorted(result.index for result in before.results):
+        scored.setdefault(piece.twins.get(index, index), index)
+    first = {index: piece.twins.get(index, index) for index in left}
+    twins = {index: scored.get(at, at) for index, at in first.items()}
+    return {index: at for index, at in twins.items() if at != index}

@@ -1,8 +1,8 @@
 """The process that reads Parquet.
 
-    python -m rerankfleet.producer.inputs.parquet_process NAME LINE_BYTES MEMORY_BYTES
+    python -m rerankfleet.producer.inputs.parquet_process NAME LINE_BYTES MEMORY_BYTES NEEDED...
 
-It reads a file on stdin and writes its rows as lines of a listing to stdout; after exit status 1
+It reads a file on stdin and writes its rows as lines of JSON to stdout; after exit status 1
 the reason is on stderr. It is a separate process since a file may exhaust the memory or crash the
 reader.
 """
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from rerankfleet.producer.inputs.tables import COLUMNS, refuse_columns, row_line
+from rerankfleet.producer.inputs.tables import Needed, columns_of, row_line
 from rerankfleet.shared.errors import UsageError
 
 BATCH_BYTES = 16 << 20
@@ -22,17 +22,19 @@ BATCH_BYTES = 16 << 20
 BATCH_ROWS = 4096
 
 
-def lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
+def lines(stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed) -> Iterator[bytes]:
     """The rows as lines; only a few pages of a row group are in memory."""
     from pyarrow import parquet
 
     file = parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
-    refuse_columns(file.schema_arrow.names, name)
-    columns = [column for column in COLUMNS if column in file.schema_arrow.names]
+    names = file.schema_arrow.names
+    places = columns_of(names, name, needed)
+    columns = [names[at] for at in places.values()]
     rows = _rows_at_once(file.metadata, columns)
     for batch in file.iter_batches(rows, columns=columns, use_threads=False):
         for row in batch.to_pylist():
-            yield row_line(row, max_line_bytes)
+            cells = {column: row[names[at]] for column, at in places.items()}
+            yield row_line(cells, max_line_bytes)
 
 
 def _rows_at_once(metadata: object, columns: list[str]) -> int:
@@ -50,12 +52,12 @@ def _rows_at_once(metadata: object, columns: list[str]) -> int:
     return int(min(max(BATCH_BYTES / widest, 1), BATCH_ROWS))
 
 
-def main(name: str, max_line_bytes: int, memory_bytes: int) -> None:
+def main(name: str, max_line_bytes: int, memory_bytes: int, needed: Needed) -> None:
     """Write the lines of stdin. Raises SystemExit with what is wrong."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     try:
         with open(0, "rb", closefd=False) as stream:
-            for line in lines(stream, name, max_line_bytes):
+            for line in lines(stream, name, max_line_bytes, needed):
                 sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
     except MemoryError:
@@ -73,4 +75,4 @@ def main(name: str, max_line_bytes: int, memory_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), tuple(sys.argv[4:]))

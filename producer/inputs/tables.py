@@ -1,27 +1,38 @@
-"""CSV and Parquet as the lines of a listing: row by row, whatever sizes the file claims."""
+"""CSV and Parquet as lines of JSON: row by row, whatever sizes the file claims.
+
+Columns are known by their names, whatever their case and the blanks around them. Rows of CSV stand
+on the same lines as in the file, blank ones between them, so that errors name its lines.
+"""
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
+from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
+from rerankfleet.shared.content.validation import is_id
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.formats.lines import MALFORMED, raw_lines
-from rerankfleet.shared.formats.sources import COPY_BYTES, is_uri, open_local, plain
+from rerankfleet.shared.formats.lines import MALFORMED
+from rerankfleet.shared.formats.sources import (
+    COPY_BYTES,
+    is_uri,
+    open_local,
+    plain,
+    refuse_other_kinds,
+)
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
-"""The columns that are read; `image` is required, others are ignored."""
+"""The columns that are read; others are ignored."""
 CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
 PARQUET_MEMORY_BYTES = 2 << 30
@@ -30,7 +41,14 @@ PARQUET_MEMORY_BYTES = 2 << 30
 NAME_MAX = 1000
 """Characters of an id or address that a malformed row is known by; longer ones are left out."""
 
-_TABLES = (".csv", ".csv.gz", ".parquet")
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+
+Needed = tuple[str, ...]
+"""Columns of which a table must have one."""
+IMAGES: Needed = ("image",)
+"""Of a listing of images."""
+CONTENTS: Needed = ("text", "image")
+"""Of queries and candidates."""
 
 
 def table_suffix(name: str) -> str:
@@ -39,21 +57,25 @@ def table_suffix(name: str) -> str:
 
 
 @contextmanager
-def table_lines(source: str, objects: Objects, max_line_bytes: int) -> Iterator[Iterator[bytes]]:
-    """The rows of a table as lines of a listing. Raises UsageError for other files."""
+def table_lines(
+    source: str, objects: Objects | None, max_line_bytes: int, needed: Needed = IMAGES
+) -> Iterator[Iterator[bytes]]:
+    """The rows of a table as lines of JSON. Raises UsageError for other files."""
     with opened(source, objects) as raw:
         if table_suffix(source) != ".parquet":
             with plain(raw, source) as stream:
-                yield csv_lines(cast(BinaryIO, stream), source, max_line_bytes)
+                refuse_other_kinds(stream, source, "CSV", COLUMNS_HINT)
+                rows = _csv_rows(cast(BinaryIO, stream), source, max_line_bytes, needed)
+                yield _in_place(rows)
             return
         with _on_disk(raw) as file:
-            yield _parquet_lines(file, source, max_line_bytes)
+            yield _parquet_lines(file, source, max_line_bytes, needed)
 
 
 @contextmanager
-def opened(source: str, objects: Objects) -> Iterator[BinaryIO]:
-    """The bytes of a path or URI."""
-    opening = objects.open(source) if is_uri(source) else open_local(source)
+def opened(source: str, objects: Objects | None) -> Iterator[BinaryIO]:
+    """The bytes of a path, or of a URI where there are `objects`."""
+    opening = objects.open(source) if objects and is_uri(source) else open_local(source)
     with opening as stream:
         yield stream
 
@@ -61,55 +83,85 @@ def opened(source: str, objects: Objects) -> Iterator[BinaryIO]:
 # ---- CSV ----------------------------------------------------------------------------------------
 
 
-def csv_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
-    """The rows of CSV as lines; the first row names the columns. A malformed row becomes a line
+def csv_lines(
+    stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed = IMAGES
+) -> Iterator[bytes]:
+    """The rows of CSV as lines. The first row names the columns. A malformed row becomes a line
     with an error."""
-    text = _RowText(stream, name, max_line_bytes)
-    rows = csv.reader(text)
-    header: list[str] = []
-    while True:
-        text.row_bytes = 0
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            yield _malformed(f"{error}, near line {rows.line_num} of the file")
-            continue
-        if row is None:
-            return
-        if row and not header:
-            header = row
-            refuse_columns(header, name)
-        elif len(row) == len(header):
-            yield row_line(dict(zip(header, row, strict=True)))
-        elif row:  # blank lines are skipped
-            yield _malformed(
-                f"{len(row)} columns, expected {len(header)}, at line {rows.line_num} of the file"
-            )
+    return (line for _, line in _csv_rows(stream, name, max_line_bytes, needed))
 
 
-class _RowText:
-    """Lines as text, up to the limit of a row. Bytes that are not UTF-8 become half surrogates, for
-    which the row is refused."""
+def _in_place(rows: Iterator[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Rows with their numbers, each as the line of that number; what is between them is blank."""
+    written = 0
+    for number, line in rows:
+        if between := number - written - 1:
+            yield b"\n" * between
+        yield line
+        written = number
 
-    def __init__(self, stream: BinaryIO, name: str, max_line_bytes: int) -> None:
-        self._lines = enumerate(raw_lines(stream, min(max_line_bytes, CSV_ROW_BYTES)), 1)
-        self._name = name
-        self.row_bytes = 0
-        """Size of the row that is being read."""
 
-    def __iter__(self) -> _RowText:
-        return self
+def _csv_rows(
+    stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed
+) -> Iterator[tuple[int, bytes]]:
+    """The rows of CSV as lines, with the line of the file on which each begins."""
+    rows = iter(CsvRows(stream, name, min(max_line_bytes, CSV_ROW_BYTES), _delimiter_for(needed)))
+    header = next(rows, None)
+    if header is None:
+        return
+    if header.error:
+        raise UsageError(
+            f"the first line of {name} cannot be read: {header.error}",
+            hint="it names the columns",
+        )
+    places = columns_of(header.cells, name, needed)
+    for row in rows:
+        yield row.line, _csv_line(row, places, len(header.cells))
 
-    def __next__(self) -> str:
-        number, (consumed, raw) = next(self._lines)
-        self.row_bytes += consumed
-        if raw is None or self.row_bytes > CSV_ROW_BYTES:
-            raise UsageError(
-                f"line {number} of {self._name} is too long, or its row",
-                hint=f"a row may have {CSV_ROW_BYTES >> 20} MiB and no more than "
-                "RERANK_MAX_LINE_BYTES: is a quotation mark missing?",
-            )
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape") + "\n"
+
+def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
+    """A row of so many columns as a line. Only the name of a file may hold bytes that are not
+    UTF-8."""
+    if row.error:
+        return _malformed(row.error)
+    if len(row.cells) != count:
+        where = f"at line {row.line} of the file"
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+    fields = {column: row.cells[at] for column, at in places.items()}
+    if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
+        return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
+    return row_line(fields)
+
+
+def _is_odd(text: str) -> bool:
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _delimiter_for(needed: Needed) -> Callable[[bytes], bytes]:
+    """Chooses the delimiter with which a header names one of these columns."""
+
+    def choose(header: bytes) -> bytes:
+        for delimiter in DELIMITERS:
+            if not _names_in(header, delimiter).isdisjoint(needed):
+                return delimiter
+        return COMMA
+
+    return choose
+
+
+def _names_in(header: bytes, delimiter: bytes) -> set[str]:
+    return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
+
+
+def refuse_header(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
+    rows would be read as texts or addresses."""
+    names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
+    if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
+        raise UsageError(
+            f"{name} seems to be CSV: its first line names columns",
+            hint="let its name end with .csv",
+        )
 
 
 # ---- Parquet ------------------------------------------------------------------------------------
@@ -127,7 +179,9 @@ def _on_disk(stream: BinaryIO) -> Iterator[BinaryIO]:
         yield cast(BinaryIO, copy)
 
 
-def _parquet_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator[bytes]:
+def _parquet_lines(
+    stream: BinaryIO, name: str, max_line_bytes: int, needed: Needed
+) -> Iterator[bytes]:
     """The rows of Parquet as lines, read by a separate process with a limit on its memory."""
     if find_spec("pyarrow") is None:
         raise no_pyarrow("to read Parquet")
@@ -141,7 +195,7 @@ def _parquet_lines(stream: BinaryIO, name: str, max_line_bytes: int) -> Iterator
         "rerankfleet.producer.inputs.parquet_process",
     ]
     reader = subprocess.Popen(
-        [*command, name, str(max_line_bytes), str(PARQUET_MEMORY_BYTES)],
+        [*command, name, str(max_line_bytes), str(PARQUET_MEMORY_BYTES), *needed],
         stdin=stream,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,20 +223,43 @@ def no_pyarrow(purpose: str) -> UsageError:
 # ---- rows ---------------------------------------------------------------------------------------
 
 
-def refuse_columns(columns: Sequence[str], name: str) -> None:
-    """Raise UsageError for a table without images."""
-    if "image" not in columns:
+COLUMNS_HINT = "the columns that are read are image, id and text"
+
+
+def plain_name(column: str | bytes) -> str:
+    """A column's name without what differs by accident: its case, and blanks around it."""
+    text = column if isinstance(column, str) else column.decode(errors="replace")
+    return text.strip("\ufeff").strip().casefold()
+
+
+def columns_of(columns: Sequence[str], name: str, needed: Needed) -> dict[str, int]:
+    """The columns that are read, each with its place in the table. Raises UsageError for a table
+    that has none of the needed ones, or one of them twice."""
+    places: dict[str, int] = {}
+    for at, column in enumerate(map(plain_name, columns)):
+        if column in places:
+            first, second = columns[places[column]], columns[at]
+            raise UsageError(
+                f"{name} has the column {column!r} twice: {first!r} and {second!r}, columns "
+                f"{places[column] + 1} and {at + 1}",
+                hint="rename one of them",
+            )
+        if column in COLUMNS:
+            places[column] = at
+    if places.keys().isdisjoint(needed):
+        wanted = " or ".join(map(repr, needed))
         raise UsageError(
-            f"{name} has no column 'image', only {', '.join(columns)[:200] or 'none'}",
-            hint="the columns that are read are image, id and text",
+            f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
+            hint=COLUMNS_HINT,
         )
+    return places
 
 
 def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
-    """A row as a line of a listing, without its empty cells."""
+    """A row as a line of JSON, without its empty cells."""
     fields = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     for name, value in fields.items():
-        if not isinstance(value, str | int | list):
+        if not isinstance(value, str | int | list) and not (name == "id" and is_id(value)):
             kind = type(value).__name__
             return _malformed(f"{name} is of type {kind}, expected text", fields)
     try:
@@ -197,5 +274,5 @@ def row_line(row: Mapping[str, Any], max_bytes: int | None = None) -> bytes:
 def _malformed(message: str, fields: Mapping[str, Any] = MappingProxyType({})) -> bytes:
     """A line with an error, and with what names the row: its id and its address."""
     names = {name: fields.get(name) for name in ("id", "image")}
-    kept = {k: v for k, v in names.items() if isinstance(v, str | int) and len(str(v)) <= NAME_MAX}
+    kept = {k: v for k, v in names.items() if is_id(v) and len(str(v)) <= NAME_MAX}
     return json.dumps({MALFORMED: message, **kept}).encode() + b"\n"

@@ -343,13 +343,13 @@ def _jobs(view: View, width: int) -> Section:
 
 def _job(job: JobStatus, now_s: float, width: int) -> Entry:
     progress = job.progress
-    total = "?" if progress.total is None else figure(progress.total)
+    total = "?" if progress.pairs_total is None else figure(progress.pairs_total)
     cells = {
         "JOB": Text(job.id),
         "NAME": Text(one_line(job.name)),
-        "STATE": Text(job.state, STATE_STYLE[job.state]),
+        "STATE": Text(job.shown_state, STATE_STYLE[job.shown_state]),
         "PROGRESS": _progress(job),
-        "PAIRS": Text(f"{figure(progress.done)}/{total}"),
+        "PAIRS": Text(f"{figure(progress.pairs)}/{total}"),
         "PAIRS/S": Text(figure(job.pairs_per_s)),
         "ETA": Text(duration(job.eta_s)),
     }
@@ -360,7 +360,7 @@ def _progress(job: JobStatus) -> Text:
     if job.progress.total is None:
         return Text("–")  # its input is still being read
     share = job.progress.done / job.progress.total if job.progress.total else 1.0
-    return Text(f"{bar(share, 12)} {int(share * 100)}%", STATE_STYLE[job.state])
+    return Text(f"{bar(share, 12)} {int(share * 100)}%", STATE_STYLE[job.shown_state])
 
 
 def _job_notes(job: JobStatus, now_s: float, width: int) -> list[Text]:
@@ -369,8 +369,12 @@ def _job_notes(job: JobStatus, now_s: float, width: int) -> list[Text]:
     if job.finished_s is None:
         words.append(one_line(job.reason))
     else:
-        words.append(f"ended {duration(max(now_s - job.finished_s, 0))} ago")
+        words += [f"ended {duration(max(now_s - job.finished_s, 0))} ago", one_line(job.reason)]
     parts = [Text(part, "dim") for part in words if part]
-    counts = {"errors": job.progress.errors, "rejected": job.progress.rejected}
+    counts = {
+        "errors": job.progress.errors,
+        "bad lines": job.progress.bad_lines,
+        "rejected": job.progress.rejected,
+    }
     parts += [Text(f"{figure(n)} {name}", "red") for name, n in counts.items() if n]
     return [_dotted(parts)] if parts else []

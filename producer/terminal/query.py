@@ -6,10 +6,9 @@ Images in local files are sent in the request, since workers may be on other hos
 
 from __future__ import annotations
 
-import json
 import mimetypes
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rerankfleet.producer.contents import read_contents
 from rerankfleet.producer.terminal.tables import bar, one_line
 from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
 from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.formats.sources import open_local
+from rerankfleet.shared.storage.objects import Objects
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
 NAME_SHOWN = 200
@@ -40,6 +40,13 @@ class Candidate:
 
     document: Mapping[str, Any]
     name: str
+    place: str = ""
+    """The file and line that it is from: "line 3 of candidates.txt"."""
+
+    @property
+    def placed(self) -> str:
+        """Its name after its place, where it has one."""
+        return f"{self.place}: {self.name}" if self.place else self.name
 
 
 @dataclass(slots=True)
@@ -48,7 +55,11 @@ class RequestBuilder:
     base64."""
 
     bytes_max: int
+    objects: Objects | None = None
+    """Read the files that are named by a URI."""
     candidates: list[Candidate] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    """What each file held: "12 lines of candidates.txt, 2 of them empty"."""
     _bytes: int = 0
 
     def query(self, text: str | None, images: Sequence[str]) -> dict[str, Any]:
@@ -62,9 +73,9 @@ class RequestBuilder:
             )
         return content
 
-    def add_text(self, text: str) -> None:
+    def add_text(self, text: str, place: str = "") -> None:
         """Add a candidate of text."""
-        self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN])))
+        self.candidates.append(Candidate({"text": text}, one_line(text[:NAME_SHOWN]), place))
 
     def add_image(self, image: str) -> None:
         """Add a candidate of one image, whose id is its name. Raises UsageError."""
@@ -72,19 +83,30 @@ class RequestBuilder:
         self.candidates.append(Candidate(document, _image_name(image)))
 
     def add_file(self, path: str) -> None:
-        """Add a candidate per line, text or a JSON content; `-` is stdin. Raises UsageError."""
-        for number, line in enumerate(_lines(path, self.bytes_max), 1):
-            if not line.startswith("{"):
-                self.add_text(line)
-                continue
-            try:
-                content = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(
-                    f"{path}, line {number} is not valid JSON",
-                    hint='write text, or {"text"?, "image"?, "id"?}',
-                ) from error
-            self.candidates.append(Candidate(content, _content_name(content)))
+        """Add a candidate per line, text or a JSON content, or per row of a table; `-` is stdin.
+        Lines are counted as the file has them; empty ones are no candidates. Raises UsageError."""
+        name, empty, number = "standard input" if path == "-" else path, 0, 0
+        large = "`rerank submit` takes files of any size"
+        for number, content in read_contents(path, self.objects, self.bytes_max, when_large=large):
+            place = f"line {number} of {Path(name).name}"  # the number first: names are cut short
+            if content is None:
+                empty += 1
+            elif isinstance(content, str):
+                self.add_text(content, place)
+            else:
+                self.candidates.append(Candidate(content, _content_name(content), place))
+        plural = "" if number == 1 else "s"
+        said = f", {empty:,} of them empty" if empty else ""
+        self.files.append(f"{number:,} line{plural} of {name}{said}")
+
+    def require_candidates(self) -> None:
+        """Raise UsageError where there is nothing to rank."""
+        if self.candidates:
+            return
+        where = f" ({'; '.join(self.files)})" if self.files else ""
+        raise UsageError(
+            f"there are no candidates{where}", hint="give some with --doc, --image or --file"
+        )
 
     def _image(self, image: str) -> str:
         """A URI as it is, a path as a data: URI."""
@@ -128,21 +150,6 @@ def _mib(size: int) -> str:
     return f"{count / 2**20:.1f} MiB"
 
 
-def _lines(path: str, bytes_max: int) -> Iterator[str]:
-    with open_local(path) as stream:
-        data = stream.read(bytes_max + 1)
-    if len(data) > bytes_max:
-        raise UsageError(
-            f"{path} has more than {bytes_max} bytes",
-            hint="`rerank submit` takes files of any size",
-        )
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (at byte {error.start})") from None
-    yield from filter(None, map(str.strip, lines))
-
-
 def _whole_name(image: str) -> str:
     """A path as it is; an address without what is secret in it; the kind of a data: URI."""
     if carries_file(image):
@@ -168,7 +175,9 @@ def _content_name(content: Mapping[str, Any]) -> str:
 # ---- the table ----------------------------------------------------------------------------------
 
 
-def ranking(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> RenderableType:
+def ranking(
+    line: Mapping[str, Any], candidates: Sequence[Candidate], files: Sequence[str] = ()
+) -> RenderableType:
     """A line of output for people: scored candidates by rank, then the others with the reason."""
     results, errors = line["results"], line["errors"]
     parts: list[RenderableType] = [_ranked(results, candidates)] if results else []
@@ -182,7 +191,16 @@ def ranking(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> Rendera
     more = f"{hidden} more with a lower score · " if hidden > 0 else ""
     by = line["provenance"] or {}
     last = f"{more}{by.get('model', 'no model')} · {by.get('dtype', '')} · {by.get('device', '')}"
-    return Group(*parts, Text(), Text(one_line(last.rstrip(" ·")), "dim"))
+    parts += [Text(), Text(one_line(last.rstrip(" ·")), "dim")]
+    if files:
+        parts.append(Text(one_line(f"{'; '.join(files)}: {_counts(line, candidates)}"), "dim"))
+    return Group(*parts)
+
+
+def _counts(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> str:
+    """How many candidates there were, and how many have no score."""
+    unscored = len(line["errors"])
+    return f"{len(candidates):,} candidates" + (f", {unscored:,} without a score" * bool(unscored))
 
 
 def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:
@@ -231,5 +249,5 @@ def _refused(errors: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate
     for error in errors:
         at = error.get("index")
         why = ": ".join(one_line(error[key]) for key in ("message", "hint") if error.get(key))
-        table.add_row(Text("all" if at is None else candidates[at].name), Text(why))
+        table.add_row(Text("all" if at is None else candidates[at].placed), Text(why))
     return table

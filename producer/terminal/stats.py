@@ -115,7 +115,8 @@ _PLURALS: dict[Kind, str] = {
 _COLUMNS: dict[str, Callable[[Statistics], str]] = {
     "REQUESTS": lambda row: f"{row.requests:,}",
     "PAIRS": lambda row: f"{row.pairs:,}",
-    "FAILED": lambda row: f"{row.errors + row.rejected:,}",
+    "FAILED": lambda row: f"{row.errors - row.bad_lines + row.rejected:,}",
+    "BAD LINES": lambda row: f"{row.bad_lines:,}",
     "SCORE": lambda row: f"{row.scores.mean:.3f}" if row.scores.count else "–",
     "AVG": lambda row: _seconds(row.latency.mean_s),
     "P50": lambda row: _seconds(row.latency.p50_s),
@@ -128,10 +129,13 @@ def _table(kind: Kind, rows: Sequence[Statistics], hours: int) -> Table:
     seconds of a shard from its claim to its commit."""
     window = "this hour" if hours == 1 else f"the last {hours} hours"
     table = _bare(f"{_PLURALS[kind]} in {window}", kind.upper())
-    for name in _COLUMNS:
+    columns = dict(_COLUMNS)
+    if not any(row.bad_lines for row in rows):
+        del columns["BAD LINES"]
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, *(cell(row) for cell in _COLUMNS.values()))
+        table.add_row(row.name, *(cell(row) for cell in columns.values()))
     return table
 
 

@@ -1,21 +1,19 @@
-"""Output for people in the terminal: tables, a progress line, and formatted numbers."""
+"""Output for people in the terminal: tables, and formatted numbers."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from rerankfleet.shared.content.option_fields import option_fields
-from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.job_status import FAILED, JobStatus, Progress
 from rerankfleet.shared.profiles import Profile, ProfileOptions
 from rerankfleet.shared.state.fleet import WorkerRow
 
@@ -27,6 +25,7 @@ STATE_STYLE = {
     "paused": "yellow",
     "done": "green",
     "cancelled": "magenta",
+    FAILED: "bold red",
 }
 
 
@@ -96,14 +95,13 @@ def job_panel(status: JobStatus) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column()
-    total = f"{progress.total:,}" if progress.total is not None else "not known yet"
-    state = f"[{STATE_STYLE[status.state]}]{status.state}[/]"
+    total = f"{progress.pairs_total:,}" if progress.pairs_total is not None else "not known yet"
     rows = {
         "job": f"{status.id}  {status.name}",
-        "state": f"{state}  {status.reason}".strip(),
+        "state": f"{_state(status)}  {escape(status.reason)}".strip(),
         "model": f"{status.model}  ({status.priority.value})",
-        "pairs": f"{progress.done:,} of {total}",
-        "outcomes": _outcomes(status),
+        "pairs": f"{progress.pairs:,} of {total}",
+        "outcomes": outcomes(progress) or "none yet",
         "rate": f"{status.pairs_per_s:,.1f} pairs/s, {duration(status.eta_s)} left",
         "shards": f"{status.open_shards} open, {status.leased_shards} with workers",
         "output": status.output or "in the storage: `rerank results`",
@@ -122,34 +120,50 @@ def job_panel(status: JobStatus) -> Table:
     return table
 
 
-def _outcomes(status: JobStatus) -> str:
-    progress = status.progress
+def _state(status: JobStatus) -> str:
+    """The state of a job in its colour."""
+    return f"[{STATE_STYLE[status.shown_state]}]{status.shown_state}[/]"
+
+
+def pairs_of_total(progress: Progress) -> str:
+    """Pairs with an outcome, and all of them: "4/12"; "4/?" while the input is still read."""
+    total = progress.pairs_total
+    return f"{progress.pairs:,}/{'?' if total is None else f'{total:,}'}"
+
+
+def outcomes(progress: Progress) -> str:
+    """How a job's items ended: "2 scored, 2 errors (1 is a line that could not be read)"."""
     counts = {
         "scored": progress.scored,
         "errors": progress.errors,
         "rejected": progress.rejected,
         "cancelled": progress.cancelled,
     }
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none yet"
+    words = {name: f"{count:,} {name}" for name, count in counts.items() if count}
+    if bad := progress.bad_lines:
+        lines = "1 is a line" if bad == 1 else f"{bad:,} are lines"
+        words["errors"] += f" ({lines} that could not be read)"
+    return ", ".join(words.values())
 
 
 def jobs_table(jobs: Sequence[JobStatus]) -> Table:
-    """A row per job."""
+    """A row per job. ERRORS counts bad lines too, PAIRS does not."""
     table = Table(box=None, header_style="bold")
     for name in ("JOB", "NAME", "STATE", "MODEL"):
         table.add_column(name, overflow="ellipsis", no_wrap=name in ("JOB", "STATE"))
-    for name in ("DONE", "TOTAL", "ERRORS", "PAIRS/S", "ETA"):
-        table.add_column(name, justify="right")
+    any_bad = any(job.progress.bad_lines for job in jobs)
+    for name in ("PAIRS", "ERRORS", *(["BAD LINES"] * any_bad), "PAIRS/S", "ETA"):
+        table.add_column(name, justify="right", no_wrap=True)
     for job in jobs:
         progress = job.progress
         table.add_row(
             job.id,
             job.name,
-            f"[{STATE_STYLE[job.state]}]{job.state}[/]",
+            _state(job),
             job.model,
-            f"{progress.done:,}",
-            f"{progress.total:,}" if progress.total is not None else "?",
+            pairs_of_total(progress),
             f"{progress.errors:,}",
+            *([f"{progress.bad_lines:,}"] * any_bad),
             f"{job.pairs_per_s:,.0f}",
             duration(job.eta_s),
         )
@@ -227,51 +241,3 @@ def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: 
     for result in line["results"][:count]:
         table.add_row(f"{result['relevance_score']:.3f}", texts[result["index"]])
     return table
-
-
-@contextmanager
-def live_progress() -> Iterator[Callable[[JobStatus], None]]:
-    """A progress bar on stderr if it is a terminal; else a line whenever the job is paused."""
-    if not sys.stderr.isatty():
-        yield _report_pauses()
-        return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[text]}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=None, text="")
-
-        def show(status: JobStatus) -> None:
-            progress = status.progress
-            total = f"{progress.total:,}" if progress.total is not None else "?"
-            parts = [f"{progress.done:,}/{total} pairs", f"{status.pairs_per_s:,.0f}/s"]
-            if progress.errors:
-                parts.append(f"{progress.errors:,} errors")
-            parts.append(f"{duration(status.eta_s)} left" if status.eta_s else status.reason)
-            bar.update(
-                task,
-                description=status.state,
-                completed=progress.done,
-                total=progress.total,
-                text=" · ".join(part for part in parts if part),
-            )
-
-        yield show
-
-
-def _report_pauses() -> Callable[[JobStatus], None]:
-    """Print a line each time a job is paused, so that whoever waits knows why nothing happens."""
-    reported = ""
-
-    def report(status: JobStatus) -> None:
-        nonlocal reported
-        reason = status.reason if status.state == "paused" else ""
-        if reason and reason != reported:
-            sys.stderr.write(f"job {status.id} is paused: {reason}\n")
-        reported = reason
-
-    return report

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.status import describe
-from rerankfleet.shared.advice import silent_limit_s
 from rerankfleet.shared.job_status import JobStatus
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot, ModelQueue
@@ -70,7 +69,7 @@ def look(client: Client) -> View:
     return View(
         at_s=fleet.at_ms / 1000,
         silent_s=silent_s if silent_s != float("inf") else None,
-        coordinator_lives=silent_s < silent_limit_s(client.settings.tick_s),
+        coordinator_lives=fleet.coordinator_lives,
         workers=fleet.workers,
         queues=_queues(fleet),
         jobs=tuple(describe(job, fleet) for job in jobs),

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.uris import Uris
+from rerankfleet.shared.content.validation import ItemId
 
 FIELDS_MAX = 64
 """So many fields of an object are read: no valid one has more."""
@@ -36,6 +37,15 @@ class Content(Frozen):
     image: Uris = ()
     video: Video | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_one_video(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "frames" in value and "video" in value:
+            raise PydanticCustomError(
+                "frames", "`frames` and `video` mean the same and have different frames"
+            )
+        return value
+
     @model_validator(mode="after")
     def _holds_something(self) -> Content:
         if self.text is None and not self.image and self.video is None:
@@ -56,26 +66,35 @@ class Content(Frozen):
 class Document(Content):
     """One candidate. A bare string in the input becomes `Document(text=...)`."""
 
-    id: str | int | None = None
+    id: ItemId | None = None
     metadata: dict[str, Any] | None = None
     """Returned with its result or failure; nothing else reads it."""
 
 
 def content_fields(value: Any) -> Any:
-    """A content as its fields: a bare string is its text, `frames` is short for `video`. Anything
-    else stays as it is, for the validation to refuse."""
+    """A content as its fields: a bare string is its text, null is absent, `frames` is short for
+    `video`. Anything else stays as it is, for the validation to refuse."""
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, dict):
         return value
-    value = few_fields(value)
+    value = _given_fields(value)
     if isinstance(value.get("video"), dict):
-        return {**value, "video": few_fields(value["video"])}
-    if "frames" not in value or value.get("video") is not None:
+        value["video"] = _given_fields(value["video"])
+    if "frames" not in value:
         return value
-    rest = {name: field for name, field in value.items() if name not in ("frames", "video")}
-    frames = value["frames"]
-    return rest if frames is None else {**rest, "video": {"frames": frames}}
+    frames, video = value["frames"], value.get("video")
+    if video is None:
+        value["video"] = {"frames": frames}
+    elif not isinstance(video, dict) or video.get("frames") != frames:
+        return value
+    del value["frames"]
+    return value
+
+
+def _given_fields(value: dict[str, Any]) -> dict[str, Any]:
+    """The first fields that are there: null is absent."""
+    return {name: field for name, field in few_fields(value).items() if field is not None}
 
 
 def few_fields(value: dict[str, Any]) -> dict[str, Any]:

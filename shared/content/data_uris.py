@@ -94,18 +94,31 @@ def _base64(body: str, max_bytes: int) -> bytes | None:
     """Decoded; None where it is too long."""
     if "%" in body:
         body = unquote(body)
-    text = "".join(body.split()).rstrip("=")
+    padded = "".join(body.split())
+    text = padded.rstrip("=")
     if len(text) * 3 // 4 > max_bytes:
         return None
     wrong = _WRONG.search(text)
     if wrong is not None:
         raise WrongData(_where(body, wrong[0]))
-    if len(text) % 4 == 1:
-        raise WrongData(f"its base64 ends within a byte, after {len(text):,} characters")
+    if len(text) % 4 == 1 or (text != padded and len(padded) % 4):
+        raise WrongData(f"its base64 has {len(padded):,} characters: some of them are missing")
+    if _lost_pluses(body, text):
+        raise WrongData("its base64 has blanks where each `+` was: write %2B in a form")
     try:
         return base64.b64decode(text.translate(_URL_SAFE) + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError) as error:
         raise WrongData("its base64 cannot be decoded") from error
+
+
+def _lost_pluses(body: str, text: str) -> bool:
+    """Whether blanks stand for `+`, as forms are decoded: to drop them would give another image.
+    Blanks that people write make groups of one length, and leave each `+` where it is."""
+    if " " not in body.strip() or "+" in text or "-" in text:
+        return False
+    groups = [line.split(" ") for line in body.strip().splitlines()]
+    inner = {len(group) for line in groups for group in line[1:-1]}
+    return len(inner - {0}) > 1
 
 
 def _where(body: str, wrong: str) -> str:

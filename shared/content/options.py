@@ -8,9 +8,16 @@ value of the job's profile, or else its default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.content.base import Frozen
@@ -26,6 +33,7 @@ from rerankfleet.shared.content.images import (
     VIDEO_PIXELS,
     ResizeMode,
 )
+from rerankfleet.shared.content.validation import WHOLE, no_boolean
 
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
@@ -55,10 +63,17 @@ def _preset(value: str) -> str:
 
 
 def _few_languages(value: Any) -> Any:
-    """Refuse more entries than there are languages, before each of them becomes an error."""
-    if isinstance(value, dict) and len(value) > len(LANGUAGES):
+    """Refuse more entries than there are languages, before each of them becomes an error; null is
+    no entry."""
+    if not isinstance(value, dict):
+        return value
+    if len(value) > len(LANGUAGES):
         raise PydanticCustomError("language", f"expected at most {len(LANGUAGES)} languages")
-    return value
+    return {code: text for code, text in value.items() if text is not None}
+
+
+def _empty_if_blank(value: Any) -> Any:
+    return "" if isinstance(value, str) and not value.strip() else value
 
 
 def _by_language(value: dict[str, str]) -> dict[str, str]:
@@ -76,15 +91,18 @@ def _by_language(value: dict[str, str]) -> dict[str, str]:
 TOKENS_MAX = 40_960
 """No model reads more tokens than this."""
 
-Instruction = Annotated[str, Field(max_length=64 << 10)]
-"""An empty one is none."""
+Instruction = Annotated[str, Field(max_length=64 << 10), BeforeValidator(_empty_if_blank)]
+"""A blank one is empty, and an empty one is none."""
 Instructions = Annotated[
-    dict[str, Annotated[str, Field(min_length=1, max_length=64 << 10)]],
+    dict[
+        str,
+        Annotated[str, Field(min_length=1, max_length=64 << 10), BeforeValidator(_empty_if_blank)],
+    ],
     BeforeValidator(_few_languages),
     AfterValidator(_by_language),
 ]
 """ISO 639-1 code -> the instruction for queries in that language."""
-TopN = Annotated[int, Field(ge=0, le=1 << 31)]
+TopN = Annotated[int, Field(ge=0, le=1 << 31), WHOLE]
 """0 means all."""
 MaxLength = Annotated[int, Field(ge=128, le=TOKENS_MAX)]
 MaxTokensPerDoc = Annotated[int, Field(ge=0, le=TOKENS_MAX)]
@@ -104,6 +122,14 @@ class OptionGroup(Frozen):
 
     panel: ClassVar[str]
     """Their heading in the help of commands and in the documentation."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where something else is expected: they would be read as 1 and 0."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        is_switch = bool in (annotation, *get_args(annotation))
+        return value if is_switch else no_boolean(value)
 
 
 class PairOptions(OptionGroup):

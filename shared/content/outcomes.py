@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from rerankfleet.shared.content.base import Reported
+from rerankfleet.shared.content.validation import ItemId
 
 POOR_QUERY = "low_quality_query"
 """Rejects a whole request: each of its pairs has this code, its line of output has it once."""
@@ -24,7 +25,7 @@ class Failure(Reported):
 
     line: int
     index: int | None = None
-    id: str | int | None = None
+    id: ItemId | None = None
     """The document's own."""
     image: str | None = None
     """The address of the image that is wrong, without secrets."""
@@ -86,7 +87,7 @@ class Scored(Reported):
     """So that scores and failures can be told apart in one list."""
 
     index: int
-    id: str | int | None = None
+    id: ItemId | None = None
     margin: float
     truncated_tokens: int = 0
     crowded: bool = False
@@ -102,13 +103,16 @@ class Scored(Reported):
     """Margins of its parts, when the job asks for sub-scores: see `shared.sub_scores`."""
     metadata: dict[str, Any] | None = None
     """The document's own."""
+    twin: str | None = None
+    """The index of the first equal document of its request, where that is another one; in a ranked
+    catalog a word that equal images share. See `shared.content.twins`."""
 
 
 class SliceOutcome(Reported):
     """The outcome of a slice: each of its items is in `results` or in `errors`."""
 
     line: int
-    id: str | int | None = None
+    id: ItemId | None = None
     top_n: int | None = None
     metadata: dict[str, Any] | None = None
     results: list[Scored] = Field(default_factory=list)

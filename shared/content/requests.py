@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.content.content import Content, Document, QueryContent
 from rerankfleet.shared.content.options import Instruction, TopN
 from rerankfleet.shared.content.outcomes import Failure
+from rerankfleet.shared.content.validation import ItemId, listed
 
 
 class RerankRequest(Frozen):
@@ -18,9 +19,9 @@ class RerankRequest(Frozen):
 
     model_config = ConfigDict(strict=True)
 
-    id: str | int | None = None
+    id: ItemId | None = None
     query: QueryContent
-    documents: list[Any]
+    documents: Annotated[list[Any], BeforeValidator(listed)]
     instruction: Instruction | None = None
     top_n: TopN | None = None
     """None: as the job has it."""
@@ -35,7 +36,7 @@ class Slice(Frozen):
     """
 
     line: int
-    id: str | int | None = None
+    id: ItemId | None = None
     query: QueryContent = Content(text="")
     instruction: str | None = None
     top_n: int | None = None
@@ -43,6 +44,9 @@ class Slice(Frozen):
     documents: list[Document] = Field(default_factory=list)
     indices: list[int] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
+    twins: dict[int, int] = Field(default_factory=dict)
+    """Indices of documents that have an equal one before them -> that one's: see
+    `shared.content.twins`."""
     continued: bool = False
     """Its request began in an earlier slice: so requests are counted once."""
 
@@ -51,15 +55,22 @@ class Slice(Frozen):
         """How many items of the cut order it covers."""
         return len(self.documents) + len(self.failures)
 
+    @property
+    def is_bad_line(self) -> bool:
+        """Whether it is a line that could not be read, which has no pairs."""
+        return any(failure.index is None for failure in self.failures)
+
     def cut(self, first: int, last: int) -> Slice:
         """The items at positions [first, last) as a slice of their own."""
         if first <= 0 and last >= self.items:
             return self
         pairs, first, last = len(self.documents), max(first, 0), min(last, self.items)
+        indices = self.indices[first:last]
         return self.model_copy(
             update={
                 "documents": self.documents[first:last],
-                "indices": self.indices[first:last],
+                "indices": indices,
+                "twins": {i: self.twins[i] for i in indices if i in self.twins},
                 "failures": self.failures[max(first - pairs, 0) : max(last - pairs, 0)],
                 "continued": self.continued or first > 0,
             }

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.errors import Path
 
@@ -14,6 +18,86 @@ NESTING_MAX = 200
 """So deep is JSON read; deeper values raise an error in pydantic's parser."""
 INTEGER_BOUND = 10**4300
 """Integers of more digits are read neither by Python's parser nor by pydantic's."""
+EXACT_BOUND = 2**53
+"""Below it, a float holds every whole number."""
+
+
+# ---- numbers, ids and lists ---------------------------------------------------------------------
+
+
+def _own(value: Any) -> Any:
+    """A number of a library as one of Python's own; anything else as it is."""
+    if isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def is_id(value: Any) -> bool:
+    """Whether a value may be an id: a text or a whole number, which may be written as a float."""
+    if isinstance(value, float):  # a larger one is no longer the number that was written
+        return value.is_integer() and abs(value) < EXACT_BOUND
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
+def _id(value: Any) -> Any:
+    own = _own(value)
+    if own is None or is_id(own):
+        return own
+    raise PydanticCustomError("id", "Input should be text or a whole number")
+
+
+ItemId = Annotated[str | int | float, BeforeValidator(_id)]
+"""The id of a request, document or image, which comes back as it came: 8, 8.0 or "8"."""
+
+
+def _whole(value: Any) -> Any:
+    own = _own(value)
+    return int(own) if isinstance(own, float) and own.is_integer() else own
+
+
+WHOLE = BeforeValidator(_whole)
+"""Of an integer, which may be written as a float without a fraction, as tables do."""
+
+
+def no_boolean(value: Any) -> Any:
+    """The value, a number as one of Python's own. Raises PydanticCustomError for true and false,
+    which are no numbers."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("boolean", "Input should not be true or false")
+    return _own(value)
+
+
+def listed(value: Any) -> list[Any]:
+    """Values that were passed as a list, tuple, Series, array or any other run of values.
+
+    Raises PydanticCustomError for a text, bytes or a mapping, whose letters, numbers or keys would
+    be taken for values; and for a set, which has no order.
+    """
+    is_named = hasattr(value, "keys") and not hasattr(value, "tolist")  # also a DataFrame
+    if isinstance(value, str | bytes | bytearray | memoryview | set | frozenset) or is_named:
+        raise _no_list(value)
+    if hasattr(value, "tolist"):  # a Series or an array: its values as Python's own
+        value = value.tolist()
+    if isinstance(value, list):
+        return value
+    try:
+        return list(value)
+    except TypeError:
+        raise _no_list(value) from None
+
+
+def _no_list(value: Any) -> PydanticCustomError:
+    kind = {"str": "one text", "dict": "an object", "NoneType": "nothing"}
+    name = type(value).__name__
+    shown = kind.get(name, f"a value of type {name}")
+    return PydanticCustomError(
+        "list", "Input should be a list, got {shown}: write [...]", {"shown": shown}
+    )
+
+
+# ---- errors -------------------------------------------------------------------------------------
 
 
 def first_error(errors: Sequence[Mapping[str, Any]]) -> tuple[Path, str]:

@@ -74,7 +74,6 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"PK\7\x08", "a part of a ZIP archive"),
     (b"!<arch>\n", "an ar archive"),
     # videos and sounds
-    (b"\x1a\x45\xdf\xa3", "a Matroska video"),
     (b"FLV\1", "a Flash video"),
     (b"OggS\0", "an Ogg file"),
     (b"\0\0\1\xba", "an MPEG video"),
@@ -128,7 +127,7 @@ _INSIDE: tuple[tuple[int, bytes, str], ...] = (
 """Bytes at an offset -> kind."""
 
 _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = (
-    (re.compile(rb"\s*\S*[/\\]annex[/\\]objects[/\\]"), "a git-annex pointer"),
+    (re.compile(rb"(?:(?:\.\./)*\.git)?/annex/objects/[^\n]+\n?\Z"), "a git-annex pointer"),
     (re.compile(rb"(?:#[^\n]*\n|md5: \w+\n)*outs:\s*\n\s*- (?:md5|hash|etag|size|path):"),
      "a DVC pointer"),
     (re.compile(rb"P[1-6]\s+(?:#|\d+\s)"), "a PNM image"),
@@ -136,6 +135,8 @@ _PATTERNS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL), IMAGE_KINDS["BMP"]),
     (re.compile(rb"MZ.*\0\0", re.DOTALL), "a Windows program"),
     (re.compile(rb"\x01\0\0\0.{36} EMF", re.DOTALL), "a Windows metafile"),
+    (re.compile(rb"\x1a\x45\xdf\xa3.{,60}\x42\x82.{1,8}webm", re.DOTALL), "a WebM video"),
+    (re.compile(rb"\x1a\x45\xdf\xa3"), "a Matroska video (MKV)"),
     (re.compile(rb"\x47.{187}\x47.{187}\x47", re.DOTALL), "an MPEG video"),
     (re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), "a bzip2 file"),
     (re.compile(rb"ID3[\2-\4]"), "an MP3 sound"),
@@ -153,7 +154,7 @@ _BRANDS = (
     ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"), IMAGE_KINDS["HEIF"]),
     ((b"mif1", b"msf1", b"mif2"), IMAGE_KINDS["HEIF"]),
     ((b"crx ",), _CAMERA),
-    ((b"qt  ",), "a QuickTime video"),
+    ((b"qt  ",), "a QuickTime video (MOV)"),
     ((b"M4A ", b"M4B ", b"M4P "), "an MPEG-4 sound"),
 )
 """Brands of a file of boxes -> kind. AVIF comes first: its files name `mif1` too."""

@@ -7,8 +7,9 @@ in order.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
 from pydantic import ValidationError
 
@@ -17,13 +18,24 @@ from rerankfleet.shared.content.content import Document, content_fields, few_fie
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
+from rerankfleet.shared.content.twins import find_twins
 from rerankfleet.shared.content.uris import URI_CHARACTERS
-from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
+from rerankfleet.shared.content.validation import (
+    FIELD_SHOWN,
+    NESTING_MAX,
+    ItemId,
+    first_error,
+    is_id,
+    require_json,
+)
 from rerankfleet.shared.errors import ItemError, Path, UsageError
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
     '"..."}]}, optionally with "id", "instruction", "top_n", "metadata"'
+)
+REQUEST_HINT = (
+    'a request has "query" and "documents", and optionally "id", "instruction", "top_n", "metadata"'
 )
 CONTENT_HINT = (
     'a query or document is a string or {"text"?, "image"?: URI or list, "video"?: {"frames": '
@@ -33,7 +45,7 @@ LISTING_HINT = (
     'write one image a line: a URI or path, or {"image": URI, "id"?, "text"?}; or CSV or Parquet '
     "with the columns image, id, text"
 )
-ENCODING_HINT = "repair the text's encoding"
+ENCODING_HINT = "repair the text's encoding: write it as UTF-8"
 JSON_HINT = "use finite numbers, text as keys, and fewer levels"
 
 
@@ -55,25 +67,37 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
 
 
 def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
-    """Raise UsageError when none of a file's first lines is a JSON object."""
+    """Raise UsageError when none of a file's first lines is a JSON object, or all that are hold
+    something else than a request."""
     lines = list(head)
     if not lines:
         raise UsageError(f"{name} is empty", hint=FORMAT_HINT)
-    if not any(line is not None and _is_object(line) for line in lines):
+    objects = [fields for line in lines if (fields := _as_object(line)) is not None]
+    if not objects:
         raise UsageError(f"{name} is not JSON Lines", hint=FORMAT_HINT)
+    if not any(_may_be_request(fields) for fields in objects):
+        keys = ", ".join(map(str, objects[0]))[:FIELD_SHOWN].encode("ascii", "backslashreplace")
+        batch = " (a batch file of another API)" if "custom_id" in objects[0] else ""
+        message = f"{name} holds no requests: its first line has {keys.decode()}{batch}"
+        raise UsageError(message, hint=FORMAT_HINT)
 
 
-def _is_object(line: bytes) -> bool:
+def _may_be_request(fields: Mapping[str, Any]) -> bool:
+    return not fields or not fields.keys().isdisjoint(("query", "documents"))
+
+
+def _as_object(line: bytes | None) -> dict[str, Any] | None:
+    """The fields of a line as it will be read, or None."""
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+        return None if line is None else json_object(line)
+    except ItemError:
+        return None
 
 
 def parse_line(number: int, raw: bytes | None, *, max_documents: int) -> Slice:
     """Turn line `number` (from 1) into a slice; what is wrong with it becomes its failure."""
     try:
-        return slice_of(number, _decode(_not_too_long(raw)), max_documents=max_documents)
+        return slice_of(number, json_object(_not_too_long(raw)), max_documents=max_documents)
     except ItemError as error:
         return Slice(line=number, id=_salvage_id(raw), failures=[_failure(error, number)])
 
@@ -112,6 +136,7 @@ def slice_of(
         documents=documents,
         indices=indices,
         failures=failures,
+        twins=find_twins(zip(indices, documents, strict=True)),
         **request.model_dump(exclude={"documents"}),
     )
 
@@ -126,17 +151,35 @@ def _not_too_long(raw: bytes | None) -> bytes:
     return raw
 
 
-def _decode(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+def text_of(raw: bytes, code: str = "malformed_line") -> str:
+    """The text of a line. Raises ItemError of this code naming the byte that is not UTF-8."""
     try:
-        fields = json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ItemError("malformed_line", f"not UTF-8 at byte {error.start}") from error
+        message = f"not UTF-8 at byte {error.start}"
+        raise ItemError(code, message, hint=ENCODING_HINT) from error
+
+
+def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
+    """The fields of a line of JSON. Raises ItemError where it is no object."""
+    text = text_of(raw)
+    try:
+        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {str(error)[:200]}"
         raise ItemError("malformed_line", message, hint=hint) from error
     if not isinstance(fields, dict):
         kind = type(fields).__name__
         raise ItemError("malformed_line", f"expected a JSON object, got {kind}", hint=hint)
+    return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key may stand twice: one of both values would be lost."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:FIELD_SHOWN]!a} stands twice in an object")
     return fields
 
 
@@ -150,7 +193,7 @@ def _request(fields: Mapping[str, Any]) -> RerankRequest:
         request = RerankRequest.model_validate(few_fields(dict(fields)))
     except ValidationError as error:
         path, message = first_error(error.errors())
-        hint = CONTENT_HINT if path[:1] == ("query",) else FORMAT_HINT
+        hint = CONTENT_HINT if path[:1] == ("query",) else REQUEST_HINT
         raise ItemError("invalid_request", message, hint=hint, path=path) from error
     own = (
         (("id",), request.id),
@@ -215,7 +258,7 @@ def image_of(number: int, raw: bytes | None, queries: int) -> ImageRun | Slice:
         return Slice(line=number, metadata=metadata, failures=[_failure(error, number)])
 
 
-def image_id(document: Document) -> str | int:
+def image_id(document: Document) -> ItemId:
     """How the output names an image of a catalog: by its id, or else by its address as it was
     written, without user, password and what signs it. Two lines may have the same."""
     return without_secrets(document.image[0]) if document.id is None else document.id
@@ -239,7 +282,7 @@ def _image(raw: bytes | None) -> Document:
 def _listed(raw: bytes) -> dict[str, Any]:
     """The fields of a row of a catalog: a JSON object, or a URI alone."""
     if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
-        return _decode(raw, hint=LISTING_HINT)
+        return json_object(raw, hint=LISTING_HINT)
     return {"image": raw.decode("utf-8-sig", "surrogateescape").strip(" \t\r\n")}
 
 
@@ -269,7 +312,7 @@ def valid_document(
     return document
 
 
-def _salvage_id(raw: bytes | None) -> str | int | None:
+def _salvage_id(raw: bytes | None) -> ItemId | None:
     """The id of a line that is wrong elsewhere, so that its error can be matched with it."""
     try:
         return _id_of(json.loads(raw or b"null"))
@@ -277,7 +320,7 @@ def _salvage_id(raw: bytes | None) -> str | int | None:
         return None
 
 
-def _salvage_name(raw: bytes | None) -> str | int | None:
+def _salvage_name(raw: bytes | None) -> ItemId | None:
     """The id of a catalog's line that is wrong elsewhere, or else the address that it has."""
     try:
         fields = _listed(raw or b"")
@@ -305,13 +348,13 @@ def _image_at(content: Any, path: Path) -> str | None:
     return shown if len(shown) <= URI_CHARACTERS else safe_uri(shown)
 
 
-def _id_of(fields: Any) -> str | int | None:
+def _id_of(fields: Any) -> ItemId | None:
     """The id of what is wrong elsewhere, or None where that is wrong too."""
     own_id = fields.get("id") if isinstance(fields, dict) else None
-    if isinstance(own_id, bool) or not isinstance(own_id, str | int):
+    if not is_id(own_id):
         return None
     try:
         require_json(own_id)
     except ValueError:
         return None
-    return own_id
+    return cast(ItemId, own_id)

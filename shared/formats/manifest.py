@@ -32,8 +32,11 @@ class Manifest(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
     lines: int = 0
     pairs: int = 0
+    """Its pairs, and the lines that could not be read."""
     scored: int = 0
     errors: int = 0
+    bad_lines: int = 0
+    """Of `pairs` and `errors`: lines that could not be read."""
     rejected: int = 0
     cancelled: int = 0
     truncated: int = 0

@@ -16,6 +16,7 @@ from rerankfleet.shared.content.outcomes import (
     SliceOutcome,
 )
 from rerankfleet.shared.content.requests import Slice
+from rerankfleet.shared.content.twins import tie
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.sub_scores import explain
 
@@ -54,12 +55,12 @@ def failure_of(line: int, index: int, document: Document, error: ItemError) -> F
 
 
 def merge(pieces: Sequence[SliceOutcome]) -> SliceOutcome:
-    """Join the outcomes of one line's slices."""
-    if len(pieces) == 1:
+    """Join the outcomes of one line's slices. Twins get one margin."""
+    if len(pieces) == 1 and not any(result.twin for result in pieces[0].results):
         return pieces[0]
     return pieces[0].model_copy(
         update={
-            "results": [result for piece in pieces for result in piece.results],
+            "results": tie([result for piece in pieces for result in piece.results]),
             "errors": [error for piece in pieces for error in piece.errors],
         }
     )
@@ -71,8 +72,13 @@ def output_line(
     *,
     top_n: int | None,
     calibration: Calibration = PLAIN,
+    place: int | None = None,
 ) -> dict[str, Any]:
-    """A line of output: results by margin, cut to the request's (or else the job's) top_n."""
+    """A line of output: results by margin, cut to the request's (or else the job's) top_n.
+
+    `place` is the line's own number in the output: where that of its request differs, since blank
+    lines were passed over, the line says which it is.
+    """
     kept = top_n if outcome.top_n is None else outcome.top_n
     ranked = sorted(outcome.results, key=lambda r: (-r.margin, r.index))[: kept or None]
     errors = sorted(
@@ -80,6 +86,7 @@ def output_line(
     )
     line: dict[str, Any] = {
         "id": outcome.id,
+        **({} if place in (None, outcome.line) else {"line": outcome.line}),
         "results": [_result(scored, calibration) for scored in ranked],
         "errors": [_error(error) for error in errors],
         "provenance": provenance.model_dump(exclude_none=True) if provenance else None,

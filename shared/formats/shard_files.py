@@ -84,8 +84,8 @@ def _pairs(image: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:
 
 def count_requests(slices: Iterable[Slice]) -> int:
     """How many requests begin in these slices. In a catalog an image with all its queries is one;
-    in a retry, a request of which anything is retried."""
-    return sum(not piece.continued for piece in slices)
+    in a retry, a request of which anything is retried. A line that could not be read is none."""
+    return sum(not (piece.continued or piece.is_bad_line) for piece in slices)
 
 
 def queries_uri(objects: Objects, job_id: str) -> str:

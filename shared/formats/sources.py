@@ -1,4 +1,5 @@
-"""Sources of lines: a path, standard input or a URI, plain or gzip; and what is refused."""
+"""Sources of lines: a path, standard input or a URI, plain or gzip, in UTF-8 or UTF-16; and what is
+refused."""
 
 from __future__ import annotations
 
@@ -9,15 +10,19 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
 from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
-from rerankfleet.shared.formats.lines import raw_lines, refuse_other_formats
-from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.formats.encodings import MARK_BYTES, as_utf8, is_blank, other_encoding
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
+from rerankfleet.shared.formats.file_kinds import kind_of
+from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
+from rerankfleet.shared.formats.manifest import manifest_uri
+from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -49,6 +54,8 @@ def source_of(text: str) -> str:
 @contextmanager
 def open_local(source: str) -> Iterator[BinaryIO]:
     """The bytes of a path, or of standard input for `-`. Raises UsageError if it cannot be read."""
+    if not source:
+        raise UsageError("the input has no name", hint="name a file, or - for standard input")
     if source == "-":
         yield sys.stdin.buffer
         return
@@ -69,14 +76,20 @@ def open_local(source: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def plain(raw: io.RawIOBase | BinaryIO, name: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a stream, unpacked if it is gzip."""
+    """The bytes of a stream in UTF-8, unpacked if it is gzip."""
     counted = _Counted(raw)
     buffered: io.BufferedReader = io.BufferedReader(cast(io.RawIOBase, counted), COPY_BYTES)
-    if not buffered.peek(2).startswith(GZIP_MAGIC):
-        yield buffered
-        return
-    unpacked = _Unpacked(buffered, counted, name)
-    yield io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+    if buffered.peek(2).startswith(GZIP_MAGIC):
+        unpacked = _Unpacked(buffered, counted, name)
+        buffered = io.BufferedReader(cast(io.RawIOBase, unpacked), COPY_BYTES)
+    yield as_utf8(buffered, name)
+
+
+def is_plain(raw: BinaryIO) -> bool:
+    """Whether the bytes of a stream at its start are lines as they stand: `plain` changes nothing,
+    and any offset in them can be sought."""
+    head = raw.read(MARK_BYTES)
+    return not head.startswith(GZIP_MAGIC) and other_encoding(head) is None
 
 
 def refuse_bomb(name: str, packed: int, unpacked: int) -> None:
@@ -131,11 +144,28 @@ class _Unpacked(io.RawIOBase):
 
 def probe(plain: io.BufferedReader, name: str) -> None:
     """Refuse what is not JSON Lines, without consuming anything."""
+    refuse_other_kinds(plain, name, "JSON Lines", FORMAT_HINT)
+    lines = first_lines(plain)
+    if lines is not None:
+        refuse_other_formats(lines, name)
+
+
+def refuse_other_kinds(plain: io.BufferedReader, name: str, expected: str, hint: str) -> None:
+    """Raise UsageError for what is no text by its first bytes, without consuming anything."""
+    if kind := kind_of(plain.peek(KIND_BYTES)[:KIND_BYTES]):
+        raise UsageError(f"{printable(name)} seems to be {kind}, expected {expected}", hint=hint)
+
+
+def first_lines(plain: io.BufferedReader) -> list[bytes] | None:
+    """The first lines, those that are not blank if any is, without consuming anything. None where
+    they are too long to tell: they are checked when they are read."""
     head = plain.peek(COPY_BYTES)
-    lines = [line for _, line in islice(raw_lines(io.BytesIO(head), len(head)), PROBE_LINES)]
-    if len(lines) == 1 and len(head) >= COPY_BYTES - 1:
-        return  # one very long line: it is checked when it is read
-    refuse_other_formats(lines, name)
+    is_cut = len(head) >= COPY_BYTES - 1
+    lines = [line for _, line in raw_lines(io.BytesIO(head), len(head)) if line is not None]
+    if is_cut and not head.endswith(b"\n"):
+        lines.pop()
+    kept = [line for line in lines if not is_blank(line)][:PROBE_LINES]
+    return None if is_cut and not kept else kept or lines[:1]
 
 
 class Hashing(io.RawIOBase):
@@ -166,10 +196,59 @@ def refuse_existing(output: str, objects: Objects, *, force: bool) -> None:
     if is_uri(output):
         objects.check(output)
         exists = objects.exists(output)
-    elif Path(output).is_dir():
-        raise UsageError(f"the output {printable(output)} is a folder", hint="name a file in it")
     else:
-        exists = Path(output).exists()
+        with output_errors(output):
+            path = Path(output)
+            if path.is_dir():
+                raise UsageError(
+                    f"the output {printable(output)} is a folder", hint="name a file in it"
+                )
+            require_writable(path)
+            exists = path.exists() and not is_stream(path)
     if exists and not force:
-        name = printable(output)
-        raise OutputExists(f"the output {name} exists", hint="use --force to replace it")
+        raise OutputExists(
+            f"the output {printable(output)} exists",
+            hint="set `force` to replace it",
+            command="--force",
+        )
+
+
+def refuse_same(source: str, output: str) -> None:
+    """Raise UsageError if an output, or its manifest, would replace the input."""
+    if any(_is_same(source, written) for written in (output, manifest_uri(output))):
+        raise UsageError(
+            f"the output {printable(output)} would replace the input {printable(source)}",
+            hint="name another file",
+        )
+
+
+def _is_same(one: str, other: str) -> bool:
+    if one.startswith("s3://") or other.startswith("s3://"):
+        return one == other
+    paths = [local_path(uri) if is_uri(uri) else Path(uri) for uri in (one, other)]
+    with suppress(OSError, ValueError):  # one of them does not exist
+        return paths[0].samefile(paths[1]) and not is_stream(paths[0])
+    return False
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError if a file cannot be made there. Folders that are missing will be made."""
+    if is_stream(path):
+        return
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    with TemporaryFile(dir=folder):
+        pass
+
+
+@contextmanager
+def output_errors(output: str | Path) -> Iterator[None]:
+    """Turn errors of the file system into a UsageError that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"the output {printable(str(output))} cannot be written ({error.strerror or error})",
+            hint="name a file where you may write and where there is room",
+        ) from error

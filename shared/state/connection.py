@@ -77,7 +77,8 @@ def redis_unavailable(error: Exception, name: str = "Redis") -> QueueUnavailable
                 return QueueUnavailable(f"{name} {what} ({_reason(cause)})", hint=hint)
     return QueueUnavailable(
         f"{name} does not answer ({_reason(error)})",
-        hint="start it, or set RERANK_REDIS_URL; `rerank up` starts one of its own",
+        hint="start it, or set RERANK_REDIS_URL",
+        command="`rerank up` starts one of its own",
     )
 
 

@@ -45,6 +45,8 @@ class WorkerRow(BaseModel):
     model: str
     state: WorkerState
     fingerprint: str = ""
+    revision: str = ""
+    """Of its weights, as results name it."""
     dtype: str = ""
     attention: str = ""
     supports_images: bool = Field(

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.client import Pipeline
 
+from rerankfleet.shared.advice import silent_limit_s
 from rerankfleet.shared.content.base import Frozen
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys, model_queue
@@ -54,6 +55,13 @@ class FleetSnapshot:
     """Of every model that is served or has had a job, or of those that were named; by name."""
     unfinished_jobs: tuple[str, ...] = ()
     """Ids, the most urgent first; only where they were requested."""
+    silent_limit_s: float = 10.0
+    """How long the coordinator may be silent before something is wrong."""
+
+    @property
+    def coordinator_lives(self) -> bool:
+        """Whether a coordinator gave a sign of life lately."""
+        return self.coordinator_silent_s < self.silent_limit_s
 
     def workers_of(self, model: str) -> list[WorkerRow]:
         """The workers of one model."""
@@ -104,6 +112,7 @@ def read_snapshot(
         workers=tuple(workers),
         queues=tuple(sorted(queues, key=lambda queue: queue.model)),
         unfinished_jobs=tuple(*unfinished),
+        silent_limit_s=silent_limit_s(connection.settings.tick_s),
     )
 
 

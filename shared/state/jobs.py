@@ -109,7 +109,7 @@ class Jobs:
             raise UnreadableJob(
                 f"job {job_id} was made by another version of rerankfleet", hint="update this one"
             )
-        raise UnknownJob(f"there is no job {job_id}", hint="`rerank jobs` lists them")
+        raise UnknownJob(f"there is no job {job_id}", hint="list the jobs", command="rerank jobs")
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Read many jobs at once, without those that are gone or that cannot be read: one of them

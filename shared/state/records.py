@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from rerankfleet.shared.job_spec import JobSpec
-from rerankfleet.shared.job_status import Progress
+from rerankfleet.shared.job_status import CODE, Progress
 from rerankfleet.shared.score_distribution import ScoreDistribution
 
 LOOK_AGAIN_MS = 10_000
@@ -63,6 +63,7 @@ class Job:
             "fed",
             "scored",
             "errors",
+            "bad_lines",
             "rejected",
             "cancelled",
             "tokens",
@@ -74,6 +75,12 @@ class Job:
             total=int(total) if total is not None else None,
             **{name: self.number(name) for name in names},
         )
+
+    @property
+    def error_codes(self) -> dict[str, int]:
+        """Its errors by their code."""
+        names = [name for name in self.facts if name.startswith(CODE)]
+        return {name.removeprefix(CODE): self.number(name) for name in names}
 
     @property
     def scores(self) -> ScoreDistribution:

@@ -28,7 +28,7 @@ from rerankfleet.shared.storage.errors import clear_errors
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import S3Body, multipart
 
-__all__ = ["Objects", "Stat", "file_uri", "local_path", "publish_file"]
+__all__ = ["Objects", "Stat", "file_uri", "is_stream", "local_path", "publish_file"]
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
@@ -352,9 +352,22 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def is_stream(path: Path) -> bool:
+    """Whether a path is a pipe or a device, which is written to and never replaced: also where
+    standard output, /dev/stdout, is a file."""
+    if not os.path.exists(path) or path.is_dir():
+        return False
+    return path.absolute().is_relative_to("/dev") or not path.is_file()
+
+
 @contextmanager
 def publish_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a local file under a temporary name; it is renamed when the block ends well."""
+    """Write a local file under a temporary name; it is renamed when the block ends well. A pipe or
+    a device is written to as it is."""
+    if is_stream(path):
+        with path.open("ab") as stream:  # what standard output holds already is kept
+            yield stream
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{uuid.uuid4().hex}.draft")  # short, however long the name is
     try:

@@ -98,5 +98,5 @@ def classify(error: Exception) -> tuple[S3Failure, str]:
         return S3Failure.CREDENTIALS, code
     if code in _BY_CODE:
         return _BY_CODE[code], code
-    refused = 400 <= status < 500 and status not in _RETRIED_STATUSES
+    refused = 300 <= status < 500 and status not in _RETRIED_STATUSES
     return (S3Failure.REFUSED if refused or code == "AccessDenied" else S3Failure.UNAVAILABLE), code

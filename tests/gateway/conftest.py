@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.job_spec import Priority
@@ -22,6 +23,13 @@ from tests.support.wait import patient
 def http(settings: Settings) -> Iterator[httpx.Client]:
     """A client of a gateway; nobody works behind it."""
     with running_gateway(settings) as client:
+        yield client
+
+
+@pytest.fixture
+def keyed(change: Callable[..., Settings]) -> Iterator[httpx.Client]:
+    """A client of a gateway that wants a key."""
+    with running_gateway(change(api_keys=(SecretStr("one"), SecretStr("two")))) as client:
         yield client
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 from pydantic import SecretStr
 
@@ -103,3 +107,105 @@ def test_without_redis_the_answer_is_503(change, tmp_path):
 def test_errors_of_http_itself_have_codes_too(http, method, path, status, code):
     answer = http.request(method, path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+# ---- in the language of the door ----------------------------------------------------------------
+
+OF_A_SHELL = re.compile(r"(?<![\w-])--[a-z]|\brerank (?!fleet)[a-z]+\b(?= -|`)|object a line")
+"""A flag, a command, or the shape of a file: nothing of which a client of HTTP could write."""
+WRONG: list[tuple[str, str, Any]] = [
+    ("GET", "/v1/jobs/none", None),
+    ("POST", "/v1/jobs/none/cancel", None),
+    ("GET", "/v1/jobs/none/results", None),
+    ("GET", "/v1/jobs/none/files/a.jsonl", None),
+    ("POST", "/v1/jobs/none/retry", {"only": "some"}),
+    ("POST", "/v1/jobs", {"input": "a.jsonl"}),
+    ("POST", "/v1/jobs", {"input": "s3://secret/a.jsonl"}),
+    ("POST", "/v1/jobs", {"input": "file:///etc/passwd"}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "model": "none"}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "output": "TAKEN"}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "adaptive_temperature": True}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "profile": "none"}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "temprature": 1}),
+    ("POST", "/v1/jobs", {"input": "INPUT", "catalog": {"queries": []}}),
+    ("POST", "/v1/jobs", {"input": "FOLDER", "output": "FOLDER", "catalog": {"queries": ["q"]}}),
+    *(
+        (verb, path, body)
+        for verb, path in (("POST", "/v1/rerank"), ("POST", "/rerank"), ("POST", "/v2/rerank"))
+        for body in (
+            None,
+            {},
+            BODY | {"model": "none"},
+            BODY | {"query": " "},
+            BODY | {"documents": []},
+            BODY | {"documents": [5]},
+            BODY | {"documents": ["a"] * 2000},
+            BODY | {"documents": [{"image": "ftp://x"}]},
+            BODY | {"top_n": -1},
+            BODY | {"instruction": "\ud800"},
+            BODY | {"profile": "none"},
+            BODY | {"topn": 1},
+            BODY | {"image": {"preset": "reference", "resize_mode": "fit"}},
+            {"query": "q", "texts": [5]},
+            {"query": "", "texts": ["a"]},
+        )
+    ),
+    ("POST", "/v1/score", {"queries": ["a", "b"], "documents": ["a"]}),
+    ("POST", "/v1/score", {"queries": [], "documents": ["a"]}),
+    ("POST", "/v1/uploads", None),
+    ("POST", "/v1/uploads?name=a.jsonl&ttl_s=1e9", BODY),
+    ("PUT", "/v1/nothing", None),
+    ("PUT", "/v1/rerank", None),
+]
+
+
+@pytest.fixture
+def hasty(change) -> Iterator[httpx.Client]:
+    """A client of a gateway that waits for no answer."""
+    with running_gateway(change(interactive_deadline_s=0.1)) as client:
+        yield client
+
+
+def test_no_answer_tells_a_client_of_http_what_to_type(hasty, fleet, tmp_path):
+    """Given a fleet that serves nothing, then something; and all that can be wrong."""
+    http, allowed = hasty, tmp_path / "allowed"
+    allowed.mkdir(exist_ok=True)
+    (allowed / "taken").write_text("mine")
+    places = {"TAKEN": (allowed / "taken").as_uri(), "FOLDER": f"{allowed.as_uri()}/"}
+    for row in (None, {"state": "loading"}, {}, {"model": "pocket-text"}):
+        if row is not None:
+            fleet.beat(worker_row(**row))
+        uploaded = http.post("/v1/uploads?name=in.jsonl", json=BODY).json()
+        not_lines = http.post("/v1/uploads?name=in.jsonl", content=b"a,b\n").json()
+        places["INPUT"] = uploaded["uri"]
+        wrong = [*WRONG, ("POST", "/v1/jobs", {"input": not_lines["uri"]})]
+        for verb, path, body in wrong:
+            named = body
+            if isinstance(body, dict):
+                named = {k: places.get(v, v) if isinstance(v, str) else v for k, v in body.items()}
+            data = None if body is None else json.dumps(named)
+            kind = {"Content-Type": "application/json"}
+            answer = http.request(verb, path, content=data, headers=kind)
+            assert answer.status_code >= 400 or row is None, (path, named, answer.text)
+            if "is not JSON Lines" not in answer.text:  # that is a file
+                assert not OF_A_SHELL.search(answer.text), (path, named, answer.text)
+
+
+def test_no_job_tells_a_client_of_http_what_to_type(http, control, fleet):
+    # given a job whose model is served no longer, one that is paused, and the words of workers
+    fleet.beat(worker_row())
+    source = http.post("/v1/uploads?name=in.jsonl", json=BODY).json()["uri"]
+    job = http.post("/v1/jobs", json={"input": source}).json()["id"]
+    fleet.leave("w1")
+    reason = http.get(f"/v1/jobs/{job}").json()["reason"]
+    assert "a worker must be started" in reason
+    assert not OF_A_SHELL.search(http.get("/v1/jobs").text + reason)
+
+
+def test_an_error_of_tei_says_what_to_do_too(http, fleet):
+    fleet.beat(worker_row())
+    answer = http.post("/rerank", json={"query": " ", "texts": ["a"]}).json()
+    assert answer == {
+        "error": "the query is empty: give a text or an image",
+        "error_type": "Validation",
+    }

@@ -50,6 +50,32 @@ def test_what_clients_of_other_servers_ask_first(http, fleet):
     assert (info["model_id"], info["models"]) == (None, [MODEL, "org/vl"])
 
 
+def test_the_information_that_clients_of_tei_read(http, fleet, settings):
+    # given a fleet that loads its model: what is not known yet is null
+    fleet.beat(worker_row(state="loading"))
+    info = http.get("/info").json()
+    assert (info["model_id"], info["model_sha"], info["max_batch_tokens"]) == (MODEL, None, None)
+    # clients that find no length cut texts to 512 tokens
+    assert info["max_input_length"] == 8192
+    # when it is loaded
+    row = {"dtype": "bf16", "revision": "r1", "batch_tokens": 4096}
+    fleet.beat(worker_row(**row))
+    fleet.beat(worker_row("w2", **row | {"batch_tokens": 2048}))
+    info = http.get("/info").json()
+    # then all is there, and true
+    assert (info["model_sha"], info["model_dtype"]) == ("r1", "bfloat16")
+    assert info["model_type"]["reranker"]["id2label"] == {"0": "relevant"}
+    assert info["max_batch_tokens"] == 2048
+    assert info["max_client_batch_size"] == settings.max_documents_per_request
+    assert info["max_concurrent_requests"] == settings.gateway_requests_max
+    assert info["auto_truncate"] is True
+    # and of workers or models that differ only what they have in common
+    fleet.beat(worker_row("w3", **row | {"revision": "r2"}))
+    assert http.get("/info").json()["model_sha"] is None
+    fleet.beat(worker_row("w3", "org/vl", **row))
+    assert http.get("/info").json()["model_dtype"] is None
+
+
 def test_what_can_be_chosen(http):
     presets = http.get("/v1/presets").json()
     assert {one["name"] for one in presets["image_presets"]} == set(PRESETS)

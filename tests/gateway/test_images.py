@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
-from tests.support.drawn import png
+from tests.support.drawn import encoded, png
 from tests.support.gateway import scrape, value
 from tests.support.stack import Stack
 from tests.support.wait import patient, wait_until
@@ -73,6 +75,10 @@ def test_an_image_is_the_same_however_it_comes(http):
         {"image": url},
         {"image": plain},
         {"content": [{"type": "image_url", "image_url": {"url": url}}]},
+        # and in base64 as other programs write it
+        {"image": f"DATA:;charset=utf-8;base64,{base64.encodebytes(data).decode()}"},
+        {"image": base64.urlsafe_b64encode(data).decode().rstrip("=")},
+        {"image": "data:text/plain," + "".join(f"%{byte:02x}" for byte in data)},
     ]
     # when they are ranked
     body = ask(http, documents)
@@ -83,14 +89,37 @@ def test_an_image_is_the_same_however_it_comes(http):
         (facts,) = result["images"]
         assert facts["original"] == list(SIZE)
         assert result["tokens"] == facts["tokens"] > 0
-    assert body["usage"]["images"] == 4
-    assert body["usage"]["image_tokens"] == 4 * facts["tokens"]
+    assert body["usage"]["images"] == len(documents)
+    assert body["usage"]["image_tokens"] == len(documents) * facts["tokens"]
     # and the bytes of data: URIs come back only on request
     echoed = {result["index"]: result["document"] for result in body["results"]}
     assert echoed[0]["multi_modal"] == [{"type": "image_url", "image_url": {"url": uri}}]
-    assert echoed[1] == {"text": None, "multi_modal": None}
+    for index in (1, 2, 4, 5, 6):
+        assert echoed[index] == {"text": None, "multi_modal": None}
     whole = ask(http, documents[1:2], return_documents=True)["results"][0]["document"]
     assert whole["image"] == url
+
+
+def test_wrong_base64_costs_its_own_document_and_says_where(http):
+    good = {"image": base64.b64encode(png(1, SIZE)).decode()}
+    bad = {"image": "data:image/png;base64,iVBORw0KGgo!AAAA"}
+    body = ask(http, [bad, good])
+    assert list(margins(body)) == [1]
+    (error,) = body["errors"]
+    assert (error["code"], error["retryable"]) == ("invalid_image", False)
+    assert "'!' at character 12" in error["message"]
+
+
+def test_avif_and_heic_are_scored(http):
+    heif = pytest.importorskip("pillow_heif")
+    image, out = Image.open(io.BytesIO(png(1, SIZE))).convert("RGB"), io.BytesIO()
+    heif.from_pillow(image).save(out, quality=95)
+    uris = [
+        http.post(f"/v1/uploads?name=a.{kind}", content=data).json()["uri"]
+        for kind, data in (("heic", out.getvalue()), ("avif", encoded(image, "AVIF")))
+    ]
+    body = ask(http, [{"image": uri} for uri in uris])
+    assert sorted(margins(body)) == [0, 1]
 
 
 def test_a_poor_image_is_rejected_with_a_hint_or_scored_anyway(http):

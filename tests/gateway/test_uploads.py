@@ -92,6 +92,10 @@ def test_workers_may_read_uploads_in_s3_and_nothing_beside_them(s3, change):
         ("a.csv.gz", "application/gzip", "application/gzip", ".csv.gz"),
         ("a.parquet", "", "application/vnd.apache.parquet", ".parquet"),
         ("", "image/jpeg", "image/jpeg", ".jpg"),
+        ("a.JFIF", None, "image/jpeg", ".jfif"),
+        ("a.heic", "application/octet-stream", "image/heic", ".heic"),
+        ("", "image/heif", "image/heif", ".heif"),
+        ("a.avif", "image/avif", "image/avif", ".avif"),
         ("../../etc/passwd", "image/webp", "image/webp", ".webp"),
         ("", "application/x-ndjson; charset=utf-8", "application/x-ndjson", ".jsonl"),
     ],
@@ -110,7 +114,7 @@ def test_what_nobody_can_use_is_refused(http, settings, name, kind):
     answer = http.post(
         "/v1/uploads", params={"name": name}, content=b"x", headers={"Content-Type": kind}
     )
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "Content-Type")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (415, "Content-Type")
     assert stored(settings) == []
 
 
@@ -190,7 +194,7 @@ def test_an_upload_that_comes_drop_by_drop_makes_room(change, monkeypatch):
 
 def test_an_empty_upload_is_refused(http, settings):
     answer = http.post("/v1/uploads?name=a.csv", content=b"")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "body")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "body")
     assert stored(settings) == []
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +16,7 @@ from rerankfleet.shared.errors import (
     DeadlineExceeded,
     InputChanged,
     QueueUnavailable,
+    RerankError,
     UnknownJob,
     UsageError,
     WrongState,
@@ -20,7 +25,7 @@ from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys, model_queue
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import file_uri
-from tests.support.fleet import MODEL
+from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, open_shards
 from tests.support.server import free_port
 from tests.support.wait import patient
@@ -28,7 +33,7 @@ from tests.support.wait import patient
 
 def test_a_redis_that_does_not_answer_is_one_sentence():
     settings = Settings(redis_url=f"redis://127.0.0.1:{free_port()}/0")
-    with pytest.raises(QueueUnavailable, match=r"does not answer \(ConnectionError\): start it"):
+    with pytest.raises(QueueUnavailable, match=r"does not answer \(.*\): start it"):
         Client(settings)
 
 
@@ -113,3 +118,35 @@ def test_jobs_that_are_gone_are_not_listed(api, source, control, client, store):
     do(control, job_id)
     client.delete(store.keys.job(job_id), store.keys.job_parts(job_id))
     assert api.jobs() == []
+
+
+OF_A_SHELL = re.compile(r"(?<![\w-])--[a-z]|\brerank (?!fleet)[a-z]+\b(?= -|`)|object a line")
+"""A flag, a command, or the shape of a file."""
+WRONG: list[Callable[[Client], Any]] = [
+    lambda api: api.rerank("q", ["a"], timeout_s=0.05),
+    lambda api: api.rerank("q", ["a"], model="none"),
+    lambda api: api.rerank(" ", ["a"], model=MODEL),
+    lambda api: api.rerank("q", [], model=MODEL),
+    lambda api: api.rerank("q", ["a"], model=MODEL, top_n=-1),
+    lambda api: api.rerank("q", ["a"], model=MODEL, instruction=5),  # type: ignore[arg-type]
+    lambda api: api.rerank("q", ["a"], model=MODEL, temprature=1),
+    lambda api: api.rerank("q", ["a"], model=MODEL, profile="none"),
+    lambda api: api.rerank("q", ["a"], model=MODEL, timeout_s=0.05),
+    lambda api: api.status("none"),
+    lambda api: api.retry("none", only="some"),
+    lambda api: api.submit("none.jsonl", model=MODEL),
+    lambda api: api.submit(__file__, output=__file__, model=MODEL),
+    lambda api: api.submit(__file__, model="none"),
+    lambda api: api.submit(__file__, model=MODEL, adaptive_temperature=True),
+    lambda api: api.submit_catalog("/", ["q"], output=Path(__file__).parent, model=MODEL),
+]
+
+
+@pytest.mark.parametrize("call", WRONG)
+@pytest.mark.parametrize("rows", [[], [{}], [{"model": "pocket-text"}]])
+def test_no_error_tells_a_caller_of_python_what_to_type(api, fleet, call, rows):
+    for row in rows:
+        fleet.beat(worker_row(**row))
+    with pytest.raises(RerankError) as caught:
+        call(api)
+    assert not OF_A_SHELL.search(f"{caught.value}"), caught.value

@@ -50,7 +50,7 @@ def test_an_address_of_another_host_is_refused_with_what_to_do():
 def test_beyond_this_host_a_gateway_needs_keys(tmp_path, host):
     open_to_all = Settings(gateway_host=host, state_dir=tmp_path / "state")
     with (
-        pytest.raises(UsageError, match=r"without keys .* RERANK_API_KEYS, or say --no-keys"),
+        pytest.raises(UsageError, match=r"without keys .* RERANK_API_KEYS, unless a proxy"),
         local.stack(open_to_all, gateway=True),
     ):
         pass

@@ -43,7 +43,7 @@ def test_without_a_name_nothing_is_guessed(settings, fleet):
 def test_a_demonstration_model_is_never_chosen_silently(settings, fleet):
     fleet.beat(worker_row(model="pocket-text"))
     api = Client(settings)
-    with pytest.raises(UnknownModel, match="only the demonstration model pocket-text: say --model"):
+    with pytest.raises(UnknownModel, match="only the demonstration model pocket-text: name it"):
         api.choose_model(None)
     assert api.choose_model("pocket-text") == "pocket-text"
 
@@ -199,7 +199,7 @@ def test_an_output_that_exists_is_kept(api, source, tmp_path):
     for out in (tmp_path / "out", tmp_path / "allowed" / "out"):
         out.write_text("mine")
     for target in (tmp_path / "out", file_uri(tmp_path / "allowed" / "out")):
-        with pytest.raises(OutputExists, match="exists: use --force"):
+        with pytest.raises(OutputExists, match="exists: set `force`"):
             api.submit(source, output=target)
         api.submit(source, output=target, force=True)
 

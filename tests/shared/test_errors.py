@@ -111,3 +111,52 @@ def test_every_code_is_documented_with_its_meaning():
     assert items == ITEM_CODES
     requests = class_codes() | set(STATUS_CODES.values()) | BODY_CODES
     assert set(documented("Requests and commands")) == requests - {"error"}
+
+
+# ---- hints fit every door -----------------------------------------------------------------------
+
+OF_THE_COMMAND_LINE = {
+    *(ROOT / "producer" / "cli").rglob("*.py"),
+    *(ROOT / "producer" / "terminal").rglob("*.py"),
+    *(ROOT / "workers" / "diagnostics").rglob("*.py"),
+    *(ROOT / "producer" / name for name in ("local.py", "demo.py")),
+    *(ROOT / "workers" / name for name in ("cli.py", "launcher.py", "__main__.py")),
+    *(ROOT / "shared" / name for name in ("cli.py", "command_options.py", "advice.py")),
+}
+"""What nothing but the command line shows."""
+SHELL = re.compile(r"(?<![\w-])--[a-z]|\brerank [a-z]+\b(?= -|`|$)")
+"""A flag, or a command of `rerank`."""
+
+
+def told_to_type(tree: ast.AST) -> set[str]:
+    """The texts that name a flag or a command, and are no documentation."""
+    silent = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            silent |= set(ast.walk(node))  # docstrings
+        if isinstance(node, ast.keyword) and node.arg in ("command", "description"):
+            silent |= set(ast.walk(node))
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node not in silent
+        if isinstance(node.value, str) and SHELL.search(node.value)
+    }
+
+
+def test_only_the_command_line_is_told_what_to_type():
+    """Python and HTTP have other doors: there, `--model` and `rerank worker` mean nothing."""
+    told = {path: told_to_type(tree) for path, tree in TREES.items()}
+    assert told_to_type(ast.parse('raise E("x", hint="use --force")')) == {"use --force"}
+    assert told_to_type(ast.parse('raise E("x", hint="start `rerank up`")'))
+    assert not told_to_type(ast.parse('raise E("x", command="--force")'))
+    assert {path: texts for path, texts in told.items() if texts} == {
+        path: told[path] for path in OF_THE_COMMAND_LINE if told.get(path)
+    }
+
+
+def test_the_command_line_shows_what_to_type():
+    error = UsageError("it exists", hint="set `force`", command="--force")
+    assert str(error) == "it exists: set `force`"
+    assert error.at_the_shell == "it exists: set `force` (--force)"
+    assert UsageError("it exists").at_the_shell == "it exists"

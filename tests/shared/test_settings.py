@@ -151,7 +151,7 @@ def test_what_is_set_comes_before_what_is_recorded(state, monkeypatch):
 def test_a_broken_record_is_as_good_as_none(state, content):
     (state / ADDRESS_FILE).write_text(content)
 
-    with pytest.raises(UsageError, match=r"no Redis is known: start `rerank up`"):
+    with pytest.raises(UsageError, match=r"no Redis is known: start a fleet"):
         _ = load_settings().redis_address
 
 

@@ -81,7 +81,8 @@ def an_observation(**figures: Any) -> Observation:
 
 
 class Worker:
-    """Scores shards with `margin_of`; a document that contains `fails` gets the failure `code`."""
+    """Scores shards with `margin_of`; a document that contains `fails` gets the failure `code`.
+    With `jitter` each margin is larger by that than the one before: as if by another pack."""
 
     def __init__(
         self,
@@ -90,9 +91,11 @@ class Worker:
         name: str = "w1",
         fails: str | None = None,
         code: str = "failed",
+        jitter: float = 0.0,
     ) -> None:
         self.control, self.model, self.name = control, model, name
         self.fails, self.code = fails, code
+        self.jitter, self.scored = jitter, 0
         self.fingerprint = FINGERPRINT
         self.provenance = PROVENANCE.model_copy(update={"model": model})
 
@@ -152,8 +155,11 @@ class Worker:
                 error = ItemError(self.code, "no")
                 errors.append(failure_of(piece.line, index, document, error))
             else:
-                margin = margin_of(name_of(piece.query), name)
+                self.scored += 1
+                margin = margin_of(name_of(piece.query), name) + self.jitter * self.scored
+                twin = piece.twins.get(index)
                 own = {"id": document.id, "metadata": document.metadata}
+                own["twin"] = None if twin is None else str(twin)
                 scored.append(Scored(index=index, margin=margin, **own))
         return SliceOutcome(
             line=piece.line,

@@ -19,6 +19,7 @@ STACKS = {
     "stack of gateway": (
         "tests/gateway/test_metrics.py",
         "tests/gateway/formats/test_shapes.py",
+        "tests/gateway/formats/test_ties.py",
     ),
     "vl_stack": (
         "tests/gateway/test_images.py",

@@ -171,6 +171,34 @@ def test_a_job_that_is_refused_names_the_file(
     browser.wait_text("#job-dialog .form-message", "pairs.jsonl is not JSON Lines")
 
 
+def test_a_job_of_which_nothing_is_scored_looks_like_a_failure(
+    browser: Browser, gateway: CannedGateway
+) -> None:
+    # given a job of three pairs and two lines that could not be read
+    serve_finished_job(gateway)
+    counts = {"total": 5, "fed": 5, "scored": 0, "errors": 5, "bad_lines": 2, "rejected": 0}
+    failed = {
+        **DONE_JOB,
+        "nothing_scored": True,
+        "reason": "nothing could be scored, most often because of not_found",
+        "progress": DONE_JOB["progress"] | counts,
+    }
+    gateway.reply("GET /v1/jobs", {"data": [failed]})
+    gateway.reply("GET /v1/jobs/j1", failed)
+    stream = f"event: status\ndata: {json.dumps(failed)}\n\nevent: end\ndata: {{}}\n\n"
+    gateway.answers["GET /v1/jobs/j1/events"] = lambda _: Reply(iter([stream]))
+    # then the list says so, and tells its pairs from its bad lines
+    browser.open(f"{gateway.address}#/jobs")
+    browser.wait_text("[data-job=j1]", "3 / 3")
+    assert "Failed" in browser.text("[data-job=j1]")
+    assert "2 bad lines" in browser.text("[data-job=j1]")
+    # and its own page gives the reason
+    browser.click("[data-job=j1] a")
+    browser.wait_text(".job-page .reason", "most often because of not_found")
+    assert browser.text(".job-page .state") == "Failed"
+    assert "3 / 3" in browser.text(".job-page .figures")
+
+
 def test_a_filter_without_jobs_says_so(browser: Browser, gateway: CannedGateway) -> None:
     gateway.reply("GET /v1/jobs", {"data": [JOB]})
     browser.open(f"{gateway.address}#/jobs")

@@ -13,6 +13,7 @@ from rerankfleet.shared.content.content import Document, Video
 from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.metrics import (
+    BAD_LINES,
     BATCH_SPLITS,
     FAMILIES,
     IMAGES_REJECTED,
@@ -143,8 +144,9 @@ def test_pairs_are_counted_by_what_they_hold_and_what_became_of_them(recorder):
         ("video", "ok"): 1,
         ("image", "error"): 1,
         ("image", "rejected"): 1,
-        ("unknown", "error"): 1,
     }
+    # and a line without pairs is none
+    assert counted(recorder, BAD_LINES) == {(): 1}
 
 
 def failure(line: int, index: int | None, code: str) -> Failure:

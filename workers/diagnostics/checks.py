@@ -39,4 +39,4 @@ def broken(name: str, fact: str, remedy: str) -> Check:
 
 def failed(name: str, error: RerankError) -> Check:
     """An error as a finding."""
-    return broken(name, error.message, error.hint)
+    return broken(name, error.message, error.shell_hint)

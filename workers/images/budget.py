@@ -28,6 +28,11 @@ def missing(uri: str, why: str) -> ItemError:
     return ItemError("not_found", f"{safe_uri(uri)} {why}", hint="check the address")
 
 
+def unreadable(uri: str, why: str, hint: str) -> ItemError:
+    """The outcome of a URI that cannot be read, and could not at another try."""
+    return ItemError("unreadable", f"{safe_uri(uri)} {why}", hint=hint)
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """The bytes and the time that one fetch has."""
@@ -55,11 +60,11 @@ class Budget:
             hint="check that its host is up and near enough",
         )
 
-    def too_large(self) -> ItemError:
+    def too_large(self, than: str = "is larger than") -> ItemError:
         """The outcome of an image of too many bytes."""
         return ItemError(
             "too_large",
-            f"{safe_uri(self.uri)} is larger than {self.max_bytes:,} bytes",
+            f"{safe_uri(self.uri)} {than} {self.max_bytes:,} bytes",
             hint="scale it down",
         )
 

@@ -5,25 +5,32 @@ s3://bucket/key  https://  http://  file:///path  path  data:image/png;base64,..
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import stamina
+import structlog
 
 from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
 from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
-from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
+from rerankfleet.shared.errors import CredentialsRefused, ItemError, RerankError, UsageError
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
-from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, unreadable
 from rerankfleet.workers.images.deadline import Deadline, cuttable
+from rerankfleet.workers.images.encodings import unpacked
 from rerankfleet.workers.images.http import HttpReader
 from rerankfleet.workers.images.turns import Signal
+
+log = structlog.get_logger()
 
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
@@ -70,10 +77,22 @@ class Fetcher:
         """The bytes of one image. Ends with CancelledError when it is `unwanted`.
 
         Raises ItemError: `refused_source` (not allowed), `not_found`, `too_large`, `timeout`,
-        `fetch_failed` (all else); and CredentialsRefused, which no item is to blame for.
+        `invalid_image` (wrong base64, or a damaged encoding), `fetch_failed` (another try may
+        succeed), `unreadable` (all else); and CredentialsRefused, which no item is to blame for.
         """
+        try:
+            return self._fetch(uri, unwanted or Signal())
+        except (RerankError, CancelledError):
+            raise
+        except Exception as error:  # whatever a library raises is this item's outcome
+            name = type(error).__name__
+            log.warning("an image could not be read", uri=safe_uri(uri), error=name)
+            hint = "check the address and what is there"
+            raise unreadable(uri, f"cannot be read ({name})", hint) from None
+
+    def _fetch(self, uri: str, unwanted: Signal) -> bytes:
         deadline_s = time.monotonic() + self._timeout_s
-        budget = Budget(uri, self._max_bytes, self._timeout_s, deadline_s, unwanted or Signal())
+        budget = Budget(uri, self._max_bytes, self._timeout_s, deadline_s, unwanted)
         if is_data_uri(uri):
             return _data(uri, budget)
         scheme = scheme_of(uri)
@@ -129,9 +148,12 @@ class Fetcher:
                     raise budget.too_large()
                 return budget.read(stream.read)
         except FileNotFoundError:
+            if "/annex/objects/" in path.as_posix():  # where a link of the name leads
+                why = f"{safe_uri(uri)} is a link of git-annex to a file that is not here"
+                raise ItemError("not_found", why, hint="fetch it: git annex get") from None
             raise missing(uri, "does not exist") from None
         except OSError as error:
-            raise missing(uri, f"cannot be read ({error.strerror})") from None
+            raise _file_error(uri, error) from None
 
     def _path(self, uri: str) -> Path:
         """The file's path with links followed. Raises ItemError when it is outside the roots."""
@@ -167,7 +189,8 @@ class Fetcher:
                 with closing(answer["Body"]) as body:
                     if answer.get("ContentLength", 0) > budget.max_bytes:
                         raise budget.too_large()
-                    return budget.read(body.read)
+                    data = budget.read(body.read)
+            return unpacked(data, answer.get("ContentEncoding"), budget)
         except CredentialsRefused:
             self._s3_client = None  # the next client reads the credentials again
             raise
@@ -188,11 +211,29 @@ class Fetcher:
             return self._s3_client
 
 
+_NOT_FILES = frozenset(
+    {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENXIO}
+)
+
+
+def _file_error(uri: str, error: OSError) -> ItemError:
+    """The outcome of a file that the system does not give out."""
+    why = f"cannot be read ({error.strerror})"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return unreadable(uri, why, "let the worker's user read it")
+    if error.errno in _NOT_FILES:
+        return missing(uri, why)
+    return ItemError("fetch_failed", f"{safe_uri(uri)} {why}", hint="try again later")
+
+
 @contextmanager
 def _s3_errors(budget: Budget) -> Iterator[None]:
     """Turn what S3 raises into our errors, without its message: it may hold secrets."""
     try:
         yield
+    except (OSError, HTTPException) as error:  # of the connection, past botocore
+        budget.check_time()  # was it cut by the deadline?
+        raise Transient(f"the connection broke ({type(error).__name__})") from None
     except Exception as error:
         if not is_s3_error(error):
             raise
@@ -200,6 +241,15 @@ def _s3_errors(budget: Budget) -> Iterator[None]:
         if isinstance(outcome, Transient):
             budget.check_time()  # was it cut by the deadline?
         raise outcome from None
+
+
+_REFUSED = {
+    "": "the credentials may not read it; without the right to list, S3 refuses missing objects"
+    " too",
+    "InvalidObjectState": "it is archived: restore it first",
+    "PermanentRedirect": "its bucket is in another region: set AWS_REGION",
+}
+"""Code of a refusal -> what to do about it."""
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:
@@ -211,12 +261,7 @@ def _s3_error(uri: str, error: Exception) -> Exception:
     if failure is S3Failure.MISSING:
         return missing(uri, f"does not exist ({code})")
     if failure is S3Failure.REFUSED:
-        return ItemError(
-            "fetch_failed",
-            f"{safe_uri(uri)} was refused ({code})",
-            hint="the credentials may not read it; without the right to list, S3 refuses missing"
-            " objects too",
-        )
+        return unreadable(uri, f"was refused ({code})", _REFUSED.get(code, _REFUSED[""]))
     return Transient(f"S3 is unavailable ({code})")
 
 

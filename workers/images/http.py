@@ -10,28 +10,48 @@ import base64
 import ipaddress
 import socket
 import ssl
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from http.client import HTTPException
+from http.client import HTTPException, LineTooLong, UnknownProtocol
 from typing import cast
 from urllib.parse import quote, urljoin, urlsplit
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.exceptions import HTTPError, InvalidHeader, NewConnectionError
 from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from rerankfleet.shared.addresses import canonical, canonical_host, login_of, safe_uri, scheme_of
+from rerankfleet.shared.addresses import canonical, canonical_host, login_of, scheme_of
 from rerankfleet.shared.errors import ItemError, UsageError
-from rerankfleet.workers.images.budget import Budget, Transient, missing, refused
+from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, unreadable
 from rerankfleet.workers.images.deadline import Deadline, cuttable
+from rerankfleet.workers.images.encodings import unpacked
 
 REDIRECTS_MAX = 3
 PORTS = {"https": 443, "http": 80}
 URL_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]"
 REDIRECTS = (301, 302, 303, 307, 308)
+_DIGITS = 18
+"""A length of more is larger than any limit; Python reads none of thousands."""
+_NO_SUCH_HOST = frozenset(
+    getattr(socket, name)
+    for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")
+    if hasattr(socket, name)
+)
+_NO_COMMON_TLS = frozenset(
+    {
+        "HTTP_REQUEST",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "TLSV1_UNRECOGNIZED_NAME",
+        "UNSUPPORTED_PROTOCOL",
+        "WRONG_VERSION_NUMBER",
+    }
+)
+"""Reasons of OpenSSL for which another try would fail too."""
 
 _HTTP, _HTTPS = cuttable(HTTPConnection), cuttable(HTTPSConnection)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -58,10 +78,10 @@ class HttpReader:
                 if answer.status not in REDIRECTS:
                     return _body(answer, uri, budget)
                 before, uri = target, _redirected(uri, answer.headers.get("location"), budget)
-        raise ItemError(
-            "fetch_failed",
-            f"{safe_uri(budget.uri)} redirects more than {REDIRECTS_MAX} times",
-            hint="use the address that it leads to",
+        raise unreadable(
+            budget.uri,
+            f"redirects more than {REDIRECTS_MAX} times",
+            "use the address that it leads to",
         )
 
     def _target(self, uri: str, before: _Target | None = None) -> _Target:
@@ -137,8 +157,11 @@ class _Target:
 
 def _redirected(uri: str, location: str | None, budget: Budget) -> str:
     """Where a redirect leads. Raises ItemError when that is no URL."""
+    if not location:
+        why = "redirects without saying where to"
+        raise unreadable(budget.uri, why, "look at what the address leads to")
     try:
-        raw = (location or "").encode("latin-1").decode("utf-8", "surrogateescape")
+        raw = location.encode("latin-1").decode("utf-8", "surrogateescape")
         to = canonical(urljoin(uri, raw))
     except (UsageError, ValueError):
         to = ""
@@ -166,10 +189,10 @@ def _resolved(uri: str, host: str, port: int, *, private: bool) -> str:
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        if error.errno == socket.EAI_AGAIN:
+        if error.errno not in _NO_SUCH_HOST:
             raise Transient("its host name cannot be resolved now") from None
         raise missing(uri, "has a host that does not exist") from None
-    except UnicodeError:
+    except (ValueError, OverflowError):  # UnicodeError is one of them
         raise refused(uri, "is not a valid URL", "check it") from None
     addresses = [str(entry[4][0]) for entry in entries]
     if not private and not all(_is_public(address) for address in addresses):
@@ -214,14 +237,23 @@ def _body(answer: BaseHTTPResponse, uri: str, budget: Budget) -> bytes:
         raise Transient(f"its host answered {status}")
     if status != 200:
         hint = "a signed link may have expired" if status in (401, 403) else "check the link"
-        raise ItemError("fetch_failed", f"{safe_uri(uri)} was answered with {status}", hint=hint)
-    announced = answer.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > budget.max_bytes:
+        raise unreadable(uri, f"was answered with {status}", hint)
+    announced = _announced(answer)
+    if announced is not None and announced > budget.max_bytes:
         raise budget.too_large()
     data = budget.read(lambda size: answer.read1(size))
-    if announced.isdecimal() and len(data) != int(announced):
+    if announced is not None and len(data) != announced:
         raise Transient("the connection broke")
-    return data
+    return unpacked(data, answer.headers.get("content-encoding"), budget)
+
+
+def _announced(answer: BaseHTTPResponse) -> int | None:
+    """The bytes that the answer says its body has, if it does: one in chunks need not."""
+    length = answer.headers.get("content-length", "").strip()
+    in_chunks = "chunked" in answer.headers.get("transfer-encoding", "").lower()
+    if in_chunks or not (length.isascii() and length.isdecimal()):
+        return None
+    return int(length[-_DIGITS:]) if not length[:-_DIGITS].strip("0") else sys.maxsize
 
 
 @contextmanager
@@ -230,14 +262,27 @@ def _http_errors(budget: Budget) -> Iterator[None]:
     try:
         yield
     except (CertificateError, ssl.SSLCertVerificationError):
-        raise ItemError(
-            "fetch_failed",
-            f"the certificate of the host of {safe_uri(budget.uri)} is not trusted",
-            hint="check its name and its issuer",
-        ) from None
+        why = "has a host whose certificate is not trusted"
+        raise unreadable(budget.uri, why, "check its name and its issuer") from None
+    except (LineTooLong, InvalidHeader, UnknownProtocol, ValueError) as error:
+        raise _nonsense(budget, error) from None
     except (HTTPError, HTTPException, OSError) as error:
+        if _is_hopeless(error):
+            raise _nonsense(budget, error) from None
         budget.check_time()  # was it cut by the deadline?
         timed_out = isinstance(error, HTTPTimeoutError | TimeoutError)
         if timed_out and not isinstance(error, NewConnectionError):  # that is a refusal
             raise budget.timeout() from None
         raise Transient(f"the connection broke ({type(error).__name__})") from None
+
+
+def _nonsense(budget: Budget, error: Exception) -> ItemError:
+    """The outcome of what no client can make sense of."""
+    why = f"was answered with what is not valid HTTP ({type(error).__name__})"
+    return unreadable(budget.uri, why, "check the address and its host")
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether a further try would fail too: too many headers, or a host without common TLS."""
+    reasons = {getattr(one, "reason", None) for one in (error, *error.args)}
+    return type(error) is HTTPException or not reasons.isdisjoint(_NO_COMMON_TLS)

@@ -10,9 +10,11 @@ from starlette.responses import Response
 
 from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key, ignored
+from rerankfleet.producer.gateway.formats.losses import losses
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.shared.content.options import TOKENS_MAX, PairOptions, ResultOptions
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 SEARCH_UNIT = 100
 """Documents of one search unit."""
@@ -46,6 +48,7 @@ async def rerank(request: Request, body: CohereBody) -> Response:
         key=idempotency_key(request),
     )
     line = answer.line(0)
+    warnings += losses((result["index"], result) for result in line["results"])
     reply: dict[str, Any] = {
         "id": answer.job.id,
         "results": [

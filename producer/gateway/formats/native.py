@@ -13,7 +13,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from starlette.responses import Response
 
 from rerankfleet.producer.client import Client
@@ -31,8 +38,11 @@ from rerankfleet.producer.gateway.formats.fields import (
     KEY_CHARACTERS,
     idempotency_key,
     ignored,
+    refuse_two,
 )
+from rerankfleet.producer.gateway.formats.losses import losses
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.producer.gateway.streaming import staged
 from rerankfleet.producer.interactive import Answer
 from rerankfleet.shared.content.data_uris import carries_file
@@ -41,7 +51,7 @@ from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 
@@ -67,6 +77,15 @@ class RerankBody(RequestOptions, ResultOptions):
         max_length=KEY_CHARACTERS,
         description="repeating it does no work twice; or as the header Idempotency-Key",
     )
+
+    @model_validator(mode="after")
+    def _wants_one_kind(self) -> RerankBody:
+        """Raises InvalidField when scores are to be margins by one name, and not by the other."""
+        if self.raw_scores is not None and self.use_activation is not None:
+            refuse_two(
+                "raw_scores", self.raw_scores, "use_activation: false", not self.use_activation
+            )
+        return self
 
     @property
     def wants_margins(self) -> bool:
@@ -113,7 +132,7 @@ async def rerank_either(
     request: Request, body: Annotated[dict[str, Any], WithJsonSchema(_EITHER), Body()]
 ) -> Response:
     """With `texts` in the body the response is TEI's bare list."""
-    if "texts" in body:
+    if body.get("texts") is not None:
         request.scope[SHAPE] = "tei"
         return await tei.answer(gateway_of(request), request, body_of(tei.TeiBody, body))
     return await answer(gateway_of(request), request, body_of(RerankBody, body))
@@ -145,7 +164,9 @@ async def answer(gateway: Gateway, request: Request, body: RerankBody) -> Respon
     async def answer_plain(on_start: staged.OnStart | None = None) -> dict[str, Any]:
         options = {"model": body.model, "key": key, **body.options()}
         scored = await gateway.ask(request, [rerank_input], on_start, **options)
-        return {**_superset(scored, body, rerank_input), "warnings": warnings}
+        reply = _superset(scored, body, rerank_input)
+        lost = losses((result["index"], result) for result in reply["results"])
+        return {**reply, "warnings": [*warnings, *lost]}
 
     if staged.wants_stages(request):
         return await staged.answer(request, answer_plain)

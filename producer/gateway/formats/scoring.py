@@ -10,22 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
-    AliasGenerator,
     ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from rerankfleet.producer.gateway.formats.fields import Fields
+from rerankfleet.producer.gateway.formats.fields import Fields, refuse_two
 from rerankfleet.shared.content import options
 from rerankfleet.shared.content.requests import RerankRequest
-
-_NAMES = {"instruction": AliasChoices("instruction", "instruct")}
-"""Options that a body may also give by another name."""
 
 
 class ImageOptions(Fields, options.ImageOptions):
@@ -47,10 +43,7 @@ class VideoOptions(Fields, options.VideoOptions):
 class Options(Fields, options.PairOptions):
     """What a request and a job both take."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        alias_generator=AliasGenerator(validation_alias=lambda name: _NAMES.get(name, name)),
-    )
+    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, max_length=512)
     profile: str | None = Field(
@@ -100,6 +93,14 @@ class RequestOptions(Options):
     truncate_prompt_tokens: PromptTokens | None = Field(
         default=None, description="vLLM's word for max_length; -1: the default"
     )
+
+    @model_validator(mode="after")
+    def _has_one_length(self) -> RequestOptions:
+        """Raises InvalidField when both words for the length are there and differ."""
+        tokens = self.truncate_prompt_tokens or -1
+        if tokens > 0 and "max_length" in self.model_fields_set:
+            refuse_two("max_length", self.max_length, "truncate_prompt_tokens", tokens)
+        return self
 
     def options(self) -> dict[str, Any]:
         """Those that are set, as options of a job; without what the request itself holds."""

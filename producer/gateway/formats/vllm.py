@@ -5,6 +5,7 @@ One query and one document, one and many, or as many of each: pair by pair.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,11 +16,13 @@ from rerankfleet.producer.gateway.admission import RerankInput, as_json, gateway
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.contents import AnyContent, content_of
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, idempotency_key, ignored
+from rerankfleet.producer.gateway.formats.losses import losses
 from rerankfleet.producer.gateway.formats.native import usage
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
+from rerankfleet.producer.gateway.json_bodies import JsonRoute
 from rerankfleet.shared.errors import Path, TooLarge
 
-routes = APIRouter(tags=["rerank"])
+routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
 
 
 class ScoreBody(RequestOptions):
@@ -39,24 +42,29 @@ async def score(request: Request, body: ScoreBody) -> Response:
     _refuse_many(request, body)
     queries = _contents(body.queries, "queries")
     documents = _contents(body.documents, "documents")
-    inputs = _pairs(body, queries, documents)
+    inputs, places = _pairs(body, queries, documents)
     warnings, key = ignored(body), idempotency_key(request)
     answer = await gateway_of(request).ask(
         request, inputs, model=body.model, key=key, **body.options()
     )
-    scores = []
+    by_input = []
     score_field = "margin" if body.use_activation is False else "relevance_score"
     for number, outcome in enumerate(answer.outcomes):
         refuse_unscored(outcome)
-        results = sorted(answer.line(number)["results"], key=lambda result: result["index"])
-        scores += [result[score_field] for result in results]
+        results = answer.line(number)["results"]
+        by_input.append(sorted(results, key=lambda result: result["index"]))
+    scored: list[dict[str, Any]] = [result for place in places for result in by_input[place]]
+    warnings += losses(enumerate(scored), "pair")
     return as_json(
         {
             "id": f"score-{answer.job.id}",
             "object": "list",
             "created": answer.job.number("created_ms") // 1000,
             "model": answer.job.spec.model,
-            "data": [{"index": at, "object": "score", "score": s} for at, s in enumerate(scores)],
+            "data": [
+                {"index": at, "object": "score", "score": result[score_field]}
+                for at, result in enumerate(scored)
+            ],
             "usage": usage(answer),
             "warnings": warnings,
         }
@@ -80,21 +88,32 @@ def _refuse_many(request: Request, body: ScoreBody) -> None:
         raise TooLarge(f"a request may have {most} pairs", hint="submit them as a job")
 
 
-def _pairs(body: ScoreBody, queries: list[Any], documents: list[Any]) -> list[RerankInput]:
-    """One request for one query, else one per pair."""
+def _pairs(
+    body: ScoreBody, queries: list[Any], documents: list[Any]
+) -> tuple[list[RerankInput], list[int]]:
+    """One request for one query, else one per pair; and the place of each pair's request among
+    them. Equal pairs share one, so that they have one score."""
     if not queries:
         raise InvalidField(("queries",), "there is none", hint="give at least one")
     if len(queries) == 1:
         path: Path = ("queries", 0) if isinstance(body.queries, list) else ("queries",)
-        return [RerankInput(queries[0], documents, body.instruction, query_path=path)]
+        return [RerankInput(queries[0], documents, body.instruction, query_path=path)], [0]
     if len(queries) != len(documents):
         raise InvalidField(
             ("documents",),
             f"{len(queries)} queries and {len(documents)} documents do not make pairs",
             hint="give one query, or as many queries as documents",
         )
-    pairs = zip(queries, documents, strict=True)
-    return [
-        RerankInput(query, [document], body.instruction, query_path=("queries", at), first=at)
-        for at, (query, document) in enumerate(pairs)
-    ]
+    inputs: list[RerankInput] = []
+    first: dict[str, int] = {}
+    places = []
+    for at, pair in enumerate(zip(queries, documents, strict=True)):
+        place = first.setdefault(json.dumps(pair, sort_keys=True), len(inputs))
+        if place == len(inputs):
+            query, document = pair
+            path = ("queries", at)
+            inputs.append(
+                RerankInput(query, [document], body.instruction, query_path=path, first=at)
+            )
+        places.append(place)
+    return inputs, places

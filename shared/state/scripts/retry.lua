@@ -15,7 +15,10 @@ redis.call('HINCRBY', KEYS[1], 'round', 1)
 local kept = tonumber(job[3] or 0) + tonumber(job[5] or 0)
 local cancelled = ARGV[2] == 'errors' and tonumber(job[6] or 0) or 0
 kept = kept + cancelled
-redis.call('HSET', KEYS[1], 'errors', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do  -- the errors by their code are counted anew
+  if string.sub(name, 1, 5) == 'code_' then redis.call('HDEL', KEYS[1], name) end
+end
+redis.call('HSET', KEYS[1], 'errors', 0, 'bad_lines', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
            'fed', kept, 'lines', 0, 'base', kept, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
            'd0', kept, 'd1', kept, 'began_ms', now)
 redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output')

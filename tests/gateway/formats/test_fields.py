@@ -13,11 +13,14 @@ from pydantic import ValidationError
 
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.cohere import CohereBody
-from rerankfleet.producer.gateway.formats.fields import LIKENESS, OTHERS, ignored
+from rerankfleet.producer.gateway.formats.fields import LIKENESS, _names, ignored
+from rerankfleet.producer.gateway.formats.foreign import FOREIGN, FOREIGN_NAMES
 from rerankfleet.producer.gateway.formats.native import RerankBody
 from rerankfleet.producer.gateway.formats.tei import TeiBody
 from rerankfleet.producer.gateway.formats.vllm import ScoreBody
 from rerankfleet.producer.gateway.jobs import JobBody, RetryBody
+from rerankfleet.shared.content.content import Video
+from rerankfleet.shared.formats.lines import valid_document
 from tests.support.fleet import MODEL, margin_of, worker_row
 from tests.support.gateway import posted, running_gateway, working_fleet
 from tests.support.records import open_shards
@@ -31,53 +34,34 @@ BODIES = {
 }
 ASKED = {"query": "q", "documents": ["a", "b"]}
 
-FOREIGN = {
-    "vLLM": {
-        "user": "me",
-        "request_id": "r1",
-        "priority": 0,
-        "padding": "do_not_pad",
-        "truncation_side": "right",
-        "mm_processor_kwargs": {"max_pixels": 1},
-        "cache_salt": "salt",
-        "activation": True,
-        "softmax": True,
-        "add_special_tokens": True,
-        "encoding_format": "float",
-        "chat_template": None,
-        "chat_template_kwargs": {},
-        "max_tokens_per_query": 0,
-    },
-    "Jina": {
-        "return_embeddings": False,
-        "truncation": True,
-        "max_doc_length": 1024,
-        "max_query_length": 512,
-    },
-    "Cohere": {"relevant_spans": True, "rank_fields": ["text"], "max_chunks_per_doc": 10},
-    "SGLang": {"rid": "r1"},
-    "infinity": {"embedding_format": "float", "modality": "text"},
-    "gateways in between": {"parameters": {}, "metadata": {"trace": 1}, "extra_body": {}},
-}
-"""What clients of other servers send, and nothing here knows."""
-
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("server", FOREIGN)
-def test_fields_of_other_servers_are_not_taken_for_typos(kind, server):
-    body = kind.model_validate(BODIES[kind] | FOREIGN[server])
-    warnings = ignored(body)
-    assert warnings == [
-        f"the field {name!r} is ignored"
-        for name in sorted(FOREIGN[server])
-        if name not in kind.model_fields
-    ]
+def test_a_name_that_another_server_has_is_no_slip_of_the_pen(kind, server):
+    own = {name for names in _names(kind) for name in names}
+    others = FOREIGN[server] - own
+    body = kind.model_validate(BODIES[kind] | dict.fromkeys(others, 0))
+    assert ignored(body) == [f"the field {name!r} is ignored" for name in sorted(others)]
 
 
-@pytest.mark.parametrize("name", sorted(OTHERS))
-def test_every_exception_is_needed(name):
-    assert name in {field for fields in FOREIGN.values() for field in fields}
-    assert get_close_matches(name, RerankBody.model_fields, 1, LIKENESS)
+@pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
+def test_a_name_that_another_route_here_has_is_none_either(kind):
+    own = {name for names in _names(kind) for name in names}
+    for other in (*BODIES, JobBody):
+        names = {name for names in _names(other) for name in names} - own
+        body = kind.model_validate(BODIES[kind] | dict.fromkeys(names, 0))
+        assert len(ignored(body)) == len(names)
+
+
+def test_the_names_of_others_are_needed():
+    """Some look like ours: without the list, they would be refused."""
+    like_ours = {
+        name
+        for name in FOREIGN_NAMES
+        for kind in BODIES
+        if get_close_matches(name, [n for names in _names(kind) for n in names], 1, LIKENESS)
+    }
+    assert {"modelId", "max_len", "images", "mode", "is_truncated", "activation"} <= like_ours
 
 
 @pytest.mark.parametrize(
@@ -85,14 +69,14 @@ def test_every_exception_is_needed(name):
     [
         (RerankBody, "temprature", "temperature"),
         (RerankBody, "Temperature", "temperature"),
-        (RerankBody, "top_k", "top_n or top_p"),
+        (RerankBody, "top_m", "top_n or top_p"),
         (RerankBody, "instructon", "instruction or instructions"),
         (RerankBody, "return_document", "return_documents"),
         (RerankBody, "max_token_per_doc", "max_tokens_per_doc"),
         (RerankBody, "idempotencyKey", "idempotency_key"),
         (CohereBody, "topn", "top_n"),
         (ScoreBody, "text1", "text_1"),
-        (TeiBody, "raw_score", "raw_scores"),
+        (ScoreBody, "instrution", "instruction or instructions"),
     ],
 )
 def test_a_typo_in_one_of_our_own_fields_is_refused(kind, name, meant):
@@ -139,11 +123,116 @@ def test_however_wrong_a_body_is_few_errors_are_made_of_it(kind, fields, param):
 
 
 @pytest.mark.parametrize("kind", BODIES, ids=lambda kind: kind.__name__)
-def test_null_means_unset(kind):
-    fields = {name for name, field in kind.model_fields.items() if not field.is_required()}
-    body = kind.model_validate(BODIES[kind] | dict.fromkeys(fields))
-    assert body.model_dump() == kind.model_validate(BODIES[kind]).model_dump()
+def test_null_is_absent_by_every_name(kind):
+    plain = kind.model_validate(BODIES[kind])
+    # given null in every field that may be left out, in each alias, and in unknown fields
+    names = {name for names in _names(kind) for name in names} - BODIES[kind].keys()
+    nulls = dict.fromkeys([*names, "unknown", "temprature", "modelId", "user"])
+    body = kind.model_validate(nulls | BODIES[kind])
+    # then it is as if they were not there
+    assert body.model_dump() == plain.model_dump()
+    assert body.model_fields_set == plain.model_fields_set
     assert ignored(body) == []
+    # and a field that is needed is missing
+    for name in BODIES[kind]:
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate(BODIES[kind] | {name: None})
+        assert caught.value.errors()[0]["type"] == "missing"
+
+
+SYNONYMS = [
+    (kind, names, value)
+    for kind in (*BODIES, JobBody)
+    for names in _names(kind)
+    if len(names) > 1
+    for value in [True if names[0] == "return_text" else 3 if names[0] == "top_n" else "a"]
+]
+
+
+@pytest.mark.parametrize(("kind", "names", "value"), SYNONYMS)
+def test_two_names_of_a_field_may_agree_and_not_differ(kind, names, value):
+    good = BODIES.get(kind, {"input": "s3://b/k"})
+    good = {name: one for name, one in good.items() if name not in names}
+    first, *others = names
+    for name in names:  # each name alone, beside others that are null
+        body = kind.model_validate(good | dict.fromkeys(names) | {name: value})
+        assert body.model_dump() == kind.model_validate(good | {first: value}).model_dump()
+        assert not body.model_extra
+    for other in others:
+        same = kind.model_validate(good | {other: value, first: value})
+        assert not same.model_extra
+        with pytest.raises(InvalidField) as caught:
+            kind.model_validate(good | {first: value, other: not value})
+        assert (
+            caught.value.message
+            == f"`{first}` and `{other}` mean the same and have different values"
+        )
+        assert caught.value.path == (other,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (
+            {"max_length": 512, "truncate_prompt_tokens": 256},
+            ("max_length", "truncate_prompt_tokens"),
+        ),
+        ({"raw_scores": True, "use_activation": True}, ("raw_scores", "use_activation")),
+        ({"raw_scores": False, "use_activation": False}, ("raw_scores", "use_activation")),
+        ({"instruction": "a", "instruct": "b"}, ("instruction", "instruct")),
+        ({"top_n": 1, "top_k": 2}, ("top_n", "top_k")),
+        ({"top_n": 0, "topK": 2}, ("top_n", "topK")),
+    ],
+)  # fmt: skip
+def test_fields_that_contradict_each_other_are_refused_by_both_names(http, fields, names):
+    error = problem(http, **fields)
+    assert all(name in error["message"] for name in names)
+    assert error["param"] in names or error["param"].startswith(names[1])
+    assert error["hint"] == "give one of them"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_length": 256, "truncate_prompt_tokens": 256},
+        {"max_length": 256, "truncate_prompt_tokens": -1},
+        {"raw_scores": True, "use_activation": False},
+        {"raw_scores": False, "use_activation": True},
+        {"instruction": "a", "instruct": "a"},
+        {"instruction": "a", "instruct": ""},
+        {"top_k": 2, "top_n": 2, "topN": 2},
+        {"frames": None, "images": None},
+    ],
+)
+def test_fields_that_agree_are_fine(http, working, fields):
+    assert ask(http, **fields)["warnings"] == []
+
+
+def test_frames_may_be_given_twice_if_they_are_the_same():
+    twice = {"frames": ["a.png"], "video": {"frames": ["a.png"], "fps": 2}}
+    assert valid_document(twice).video == Video(frames=("a.png",), fps=2)
+    nulls = {"frames": ["a.png"], "video": None, "text": None, "image": None, "txt": None}
+    assert valid_document(nulls).video == Video(frames=("a.png",))
+
+
+def test_top_k_is_what_others_call_top_n(http, working):
+    for name in ("top_n", "top_k", "topN", "topK"):
+        assert len(ask(http, **{name: 1})["results"]) == 1
+        assert len(ask(http, "/v2/rerank", **{name: 1})["results"]) == 1
+
+
+@pytest.mark.parametrize("value", ["x", 1, True, [], {}])
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank", "/v1/score", "tei"])
+def test_whatever_value_a_name_of_another_server_has_it_is_no_error(http, working, path, value):
+    kind = {"/v2/rerank": CohereBody, "/v1/score": ScoreBody, "tei": TeiBody}.get(path, RerankBody)
+    own = {name for names in _names(kind) for name in names}
+    names = sorted(FOREIGN_NAMES - own)
+    for at in range(0, len(names), 50):
+        fields = dict.fromkeys(names[at : at + 50], value)
+        answer = http.post("/rerank" if path == "tei" else path, json=BODIES[kind] | fields)
+        if path == "/rerank" and "texts" in fields:
+            continue  # which says whose request it is
+        assert answer.status_code == 200, answer.text
 
 
 def test_our_own_fields_never_cause_a_warning():
@@ -176,10 +265,15 @@ def test_ignored_fields_are_reported_where_the_format_has_a_place_for_it(http, w
         "the field 'user' is ignored",
     ]
     assert ask(http, "/v2/rerank", user="me")["meta"]["warnings"] == ["the field 'user' is ignored"]
-    bare = http.post("/rerank", json={"query": "q", "texts": ["a"], "user": "me"})
+    asked = {"query": "q", "texts": ["a"]}
+    bare = http.post("/rerank", json=asked | {"user": "me", "raw_score": True, "textz": 1})
     assert [rank["index"] for rank in bare.json()] == [0]
-    slip = http.post("/rerank", json={"query": "q", "texts": ["a"], "raw_score": True})
-    assert (slip.status_code, slip.json()["error_type"]) == (422, "Validation")
+    assert json.loads(bare.headers["X-Rerank-Warnings"]) == [
+        f"the field {name!r} is ignored" for name in ("raw_score", "textz", "user")
+    ]
+    assert "X-Rerank-Warnings" not in http.post("/rerank", json=asked).headers
+    many = http.post("/rerank", json=asked | {f"{'x' * 500}{n}": n for n in range(90)})
+    assert len(many.headers["X-Rerank-Warnings"]) < 2000
 
 
 @pytest.mark.parametrize(
@@ -233,6 +327,11 @@ def test_null_is_unset_over_http_too(http, working):
     nulls = dict.fromkeys(("truncation_direction", "raw_scores", "return_text", "truncate"))
     ranks = http.post("/rerank", json={"query": "q", "texts": ["a", "b"]} | nulls).json()
     assert [rank["score"] for rank in ranks] == plain
+    # and a null is no reason to take a request for another server's
+    assert ask(http, "/rerank", texts=None)["results"]
+    assert http.post("/rerank", json={"query": "q", "texts": ["a"], "documents": None}).json()
+    assert ask(http, "/v1/score", queries=None, text_1="q", query=None)["data"]
+    assert ask(http, instructions={"de": None})["warnings"] == []
 
 
 @pytest.mark.parametrize(

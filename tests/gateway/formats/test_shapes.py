@@ -233,10 +233,14 @@ def test_teis_shape(real, margins, order):
 @pytest.mark.parametrize(
     ("body", "error", "kind"),
     [
-        ({"query": QUERY, "texts": []}, "there are no documents", "Validation"),
+        ({"query": QUERY, "texts": []}, "there are no documents: give at least one", "Validation"),
         ({"query": QUERY, "texts": [1]}, "texts[0]: Input should be a valid string", "Validation"),
         ({"texts": ["a"]}, "query: Field required", "Validation"),
-        ({"query": "", "texts": ["a"]}, "the query is empty", "Validation"),
+        (
+            {"query": "", "texts": ["a"]},
+            "the query is empty: give a text or an image",
+            "Validation",
+        ),
     ],
 )
 def test_teis_errors(real, body, error, kind):
@@ -249,7 +253,8 @@ def test_tei_refuses_what_is_too_long_where_it_may_not_cut(real):
     long = "word " * 20_000
     body = {"model": MODEL, "query": QUERY, "texts": ["short", long], "truncate": False}
     answer = real.post("/rerank", json=body)
-    assert (answer.status_code, answer.json()["error"]) == (413, "texts[1] is too long")
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "texts[1] is too long: set truncate to true"
 
 
 def test_tei_texts_are_cut_at_their_end_only(real):

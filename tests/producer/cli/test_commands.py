@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -13,6 +17,7 @@ from rerankfleet.shared import cli
 from rerankfleet.shared.errors import RerankError
 from tests.producer.cli.conftest import (
     FAILURE,
+    INTERRUPTED,
     OK,
     USAGE,
     one_sentence,
@@ -45,15 +50,127 @@ def test_every_command_explains_itself_with_an_example(name):
         assert parameter.name == "help" or parameter.help, parameter.name
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("up", ("gateway_port", "gateway_host", "state_dir", "redis_url", "api_keys")),
+        ("gateway", ("gateway_port", "gateway_host", "redis_url")),
+        ("coordinator", ("redis_url", "storage")),
+        ("submit", ("redis_url", "state_dir", "storage", "allowed_roots", "profiles")),
+        ("watch", ("redis_url", "state_dir")),
+        ("query", ("redis_url", "interactive_deadline_s")),
+        ("health", ("gateway_port",)),
+        ("profiles", ("profiles",)),
+        ("worker", ("redis_url", "device", "dtype")),
+        ("score", ("device", "allowed_hosts")),
+    ],
+)
+def test_help_names_the_settings_that_govern_a_command(name, settings):
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), [name, "--help"]).output
+
+    for setting in settings:
+        assert f"RERANK_{setting.upper()}:" in shown
+
+
+@pytest.mark.parametrize("name", sorted(set(commands()) - {"study"}))
+def test_help_ends_with_the_exit_codes(name):
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), [name, "--help"]).output
+
+    words = " ".join(shown.split())
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in words
+    scores = name in ("submit", "watch", "score", "query")
+    assert ("3 some items have no score" in words) == scores
+
+
+def test_help_of_up_says_where_the_page_is():
+    shown = CliRunner().invoke(typer.main.get_command(cli.build()), ["up", "--help"]).output
+
+    assert "The page and the HTTP routes are at http://127.0.0.1:8080" in " ".join(shown.split())
+
+
 def test_without_arguments_there_is_help(rerank):
     ran = rerank()
     assert ran.code in (OK, USAGE)
     assert "submit" in ran.out + ran.err
 
 
-def test_a_wrong_option_is_a_usage_error(rerank):
-    for arguments in (["submit"], ["submit", "x", "--colour"], ["nonsense"]):
-        assert rerank(*arguments).code == USAGE
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["submit", "x", "--colour"], "No such option: --colour"),
+        (["submit", "x", "--top-n", "many"], "'--top-n': Input should be a valid integer"),
+        (["submit", "x", "--priority", "now"], "'now' is not one of 'interactive', 'normal'"),
+        (["submit", "x", "y"], "unexpected extra argument"),
+        (["status"], "Missing argument 'job': see `rerank status --help`"),
+        (["jobs", "-n", "0"], "greater than or equal to 1: see `rerank jobs --help`"),
+        (["nonsense"], "No such command 'nonsense': see `rerank --help`"),
+        (["study", "nonsense"], "see `rerank study --help`"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(rerank, arguments, says):
+    ran = rerank(*arguments)
+
+    assert ran.code == USAGE
+    one_sentence(ran, says)
+
+
+COMMAND = (sys.executable, "-P", "-m", "rerankfleet.shared.cli")
+
+
+@pytest.mark.parametrize("arguments", [("profiles",), ("profiles", "--json"), ("--help",)])
+def test_a_full_disk_behind_standard_output_is_one_sentence(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert done.returncode == FAILURE
+    assert done.stderr == (
+        "rerank: the output cannot be written (No space left on device): write it elsewhere\n"
+    )
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_word():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = subprocess.run(
+            [*COMMAND, "profiles", "--json"],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert (done.returncode, done.stderr) == (FAILURE, "")
+
+
+def test_closed_streams_are_empty_ones():
+    shown = subprocess.run(
+        ["sh", "-c", f"{shlex.join(COMMAND)} profiles <&- >&- 2>&-"], check=False
+    )
+
+    assert shown.returncode == OK
+
+
+def test_ctrl_c_while_the_command_still_loads_leaves_no_traceback(monkeypatch, capsys):
+    def pressed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build", pressed)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == INTERRUPTED
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_nobody_expected_keeps_its_traceback(monkeypatch):
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "build", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
 
 
 def test_what_goes_wrong_is_one_sentence(rerank, served, source, tmp_path, jsonl):
@@ -62,13 +179,13 @@ def test_what_goes_wrong_is_one_sentence(rerank, served, source, tmp_path, jsonl
         ("submit", tmp_path / "none"): "does not exist: check the path",
         ("submit", jsonl(b"a,b", name="csv")): "is not JSON Lines: write one JSON object a line",
         ("submit", source, "--model", "other"): "never served the model 'other'",
-        ("submit", source, "-o", tmp_path / "taken"): "exists: use --force",
+        ("submit", source, "-o", tmp_path / "taken"): "exists: set `force` to replace it (--force)",
         ("submit", source, "-o", "s3://b/k"): "RERANK_ALLOWED_BUCKETS=b",
         ("submit", "file:///etc/passwd"): "RERANK_ALLOWED_ROOTS=/etc",
         ("submit", source, "--max-length", 5): "max_length is wrong",
         ("submit", source, "--image-preset", "huge"): "expected one of general, product, art",
         ("submit", source, "--max-crop", 1.5): "max_crop is wrong",
-        ("status", "nope"): "there is no job nope: `rerank jobs` lists them",
+        ("status", "nope"): "there is no job nope: list the jobs (rerank jobs)",
         ("watch", "nope"): "there is no job nope",
         ("results", "nope"): "there is no job nope",
     }.items():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
 
 from rerankfleet.shared.job_status import Progress
 from tests.producer.cli.conftest import (
-    FAILURE,
     OK,
     USAGE,
+    Ran,
     one_sentence,
 )
 from tests.support.fleet import Worker, run
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 
 def test_watch_writes_the_output_that_submit_named(rerank, served, source, finish_jobs, tmp_path):
@@ -73,8 +78,54 @@ def test_an_output_that_cannot_be_written_is_one_sentence(
 
     ran = rerank("results", job_id, "-o", tmp_path / "file" / "out")
 
-    assert ran.code in (FAILURE, USAGE)
+    assert ran.code == USAGE
     one_sentence(ran, str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("", "is not a path"),
+        ("s3://bucket/out.jsonl", "is not a path: name one, or submit with -o and the URI"),
+        (".", "is a folder: name a file in it"),
+        ("/dev/full", "cannot be written (No space left on device)"),
+        ("x" * 300, "cannot be written (File name too long)"),
+    ],
+)
+def test_results_go_only_where_they_can_be_written(
+    rerank, served, source, control, tmp_path, monkeypatch, output, says
+):
+    job_id = rerank("submit", source).out.strip()
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+    monkeypatch.chdir(tmp_path)
+    there = sorted(tmp_path.iterdir())
+
+    for partial in ([], ["--partial"]):
+        ran = rerank("results", job_id, "-o", output, *partial)
+
+        assert ran.code == USAGE
+        one_sentence(ran, says)
+    assert sorted(tmp_path.iterdir()) == there
+    assert Path("/dev/full").is_char_device()
+
+
+def test_results_go_into_a_pipe_which_stays_one(rerank, served, source, control, tmp_path):
+    job_id = rerank("submit", source).out.strip()
+    control.hints.feed(job_id)
+    run(control, Worker(control))
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+
+    ran = rerank("results", job_id, "-o", pipe)
+
+    reader.join(patient(10))
+    assert ran == Ran(OK, "", "")
+    assert read == [rerank("results", job_id).out.encode()]
+    assert pipe.is_fifo()
+    assert not pipe.with_name("pipe.manifest.json").exists()
 
 
 def test_progress_counts_every_kind_of_outcome():

@@ -13,6 +13,7 @@ import pytest
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.profiles import PROFILES
 from tests.producer.cli.conftest import (
+    FAILURE,
     INTERRUPTED,
     LINES,
     OK,
@@ -96,7 +97,7 @@ def test_submit_and_wait_writes_the_output(rerank, served, source, finish_jobs, 
     ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--wait", "--json")
 
     assert ran.code == OK
-    assert ran.err == ""  # no progress where no terminal is
+    assert "done: 6/6 pairs" in ran.err.splitlines()[-1]  # no terminal: a line at each change
     status = json.loads(ran.out)
     assert (status["state"], status["progress"]["scored"]) == ("done", 6)
     assert status["output"] == str(tmp_path / "out.jsonl")
@@ -174,7 +175,7 @@ def test_inputs_and_outputs_have_any_name(rerank, served, finish_jobs, source, t
     assert rerank("watch", job_id).code == OK
     assert len((folder / "out" / name).read_bytes().splitlines()) == len(LINES)
     refused = rerank("submit", source, "-o", tmp_path / "out" / name)
-    one_sentence(refused, "exists: use --force to replace it")
+    one_sentence(refused, "exists: set `force` to replace it (--force)")
 
 
 @pytest.mark.parametrize("place", ["input", "output", "catalog", "queries"])
@@ -201,6 +202,105 @@ def test_bad_lines_end_in_partial_failure(rerank, served, jsonl, finish_jobs, tm
     assert ran.code == PARTIAL
     assert "2 scored, 2 errors" in ran.out
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_job_of_which_nothing_is_scored_is_not_done_like_any_other(
+    rerank, served, jsonl, finish_jobs
+):
+    """Given lines that cannot be read and documents that all fail."""
+    source = jsonl({"query": "q", "documents": ["bad", "bad", "bad"]}, b"no json", {"query": "q"})
+
+    ran = rerank("submit", source, "--wait")
+
+    assert ran.code == FAILURE
+    words = " ".join(ran.out.split())
+    assert "state failed nothing could be scored, most often because of failed: 3 of 5" in words
+    assert "pairs 3 of 3" in words
+    assert "5 errors (2 are lines that could not be read)" in words
+    (job,) = json.loads(rerank("jobs", "--json").out)
+    assert (job["state"], job["nothing_scored"], job["progress"]["bad_lines"]) == ("done", True, 2)
+    shown = rerank("jobs").out
+    assert "failed" in shown
+    assert "BAD LINES" in shown
+    assert "failed" in rerank("top", "--once").out
+
+
+def test_an_output_that_is_not_waited_for_says_who_writes_it(
+    rerank, served, source, store, tmp_path
+):
+    there = tmp_path / "allowed" / "out.jsonl"
+    there.parent.mkdir()
+
+    local = rerank("submit", source, "-o", tmp_path / "out put.jsonl")
+    other = rerank("submit", source, "-o", f"file://{there}")
+
+    job_id = local.out.strip()
+    _, who = local.err.splitlines()
+    assert who.startswith(f"{tmp_path}/out put.jsonl is not written until you ask for it")
+    assert f"`rerank watch {job_id}` waits" in who
+    assert f"`rerank results {job_id} -o '{tmp_path}/out put.jsonl'`" in who
+    assert other.err.splitlines()[1] == (
+        f"the coordinator writes file://{there}, on its own machine, when the job is done"
+    )
+
+
+def test_the_output_of_a_key_that_was_submitted_before_is_fetched_by_hand(
+    rerank, served, source, tmp_path
+):
+    first = rerank("submit", source, "-o", tmp_path / "one", "--key", "k")
+    again = rerank("submit", source, "-o", tmp_path / "two", "--key", "k")
+
+    assert again.out == first.out
+    assert f"rerank results {again.out.strip()} -o {tmp_path}/two" in again.err
+    assert "watch" not in again.err.splitlines()[1]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    rerank, served, source, store, tmp_path
+):
+    """Given names that no file can have, and names of the input itself."""
+    (tmp_path / "file").touch()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(source)
+    for output, says in {
+        "": "the output has no name",
+        tmp_path / "file" / "out": "cannot be written (Not a directory)",
+        "/proc/out": "the output /proc/out cannot be written",
+        tmp_path / ("x" * 300): "cannot be written (File name too long)",
+        tmp_path: "is a folder: name a file in it",
+        source: f"would replace the input {source}: name another file",
+        f"file://{source}": "would replace the input",
+        link: "would replace the input",
+    }.items():
+        ran = rerank("submit", source, "-o", output, "--force")
+        assert ran.code == USAGE, output
+        one_sentence(ran, says)
+    assert store.jobs.unfinished() == []
+    assert source.read_bytes()
+
+
+def test_an_output_that_fails_at_the_end_says_how_to_get_it(
+    rerank, served, source, finish_jobs, store
+):
+    ran = rerank("submit", source, "-o", "/dev/full", "--wait")
+
+    assert ran.code == USAGE
+    (job_id,) = store.jobs.recent()
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("rerank: the output /dev/full cannot be written (No space left")
+    assert last.endswith(f"get its output with `rerank results {job_id} -o FILE`")
+
+
+def test_a_retried_job_is_followed_too(rerank, served, jsonl, finish_jobs):
+    """Given a job that is watched while it is scored again."""
+    job_id = rerank("submit", jsonl(LINES[0], b"no json")).out.strip()
+    assert rerank("watch", job_id).code == PARTIAL
+    rerank("retry", job_id)
+
+    ran = rerank("watch", job_id)
+
+    assert ran.code == PARTIAL
+    assert f"job {job_id} done: 2/2 pairs" in ran.err
 
 
 def test_ctrl_c_detaches_and_says_how_to_come_back(settings, served, source, store):

@@ -47,6 +47,20 @@ def test_a_query_is_words_images_or_both(request_, image):
         request_.query("  ", [])
 
 
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("DATA:image/png;charset=utf-8;base64,iVBO\nRw==", "DATA:image/png"),
+        (base64.b64encode(png(1)).decode(), "base64"),
+    ],
+)
+def test_an_image_in_base64_travels_as_it_is(request_, image, name):
+    request_.add_image(image)
+    (candidate,) = request_.candidates
+    assert candidate.document["image"] == image
+    assert candidate.name == name
+
+
 def test_a_local_image_travels_inside_the_request(request_, image):
     request_.add_image(str(image))
 
@@ -162,7 +176,7 @@ def test_standard_input_is_a_file_too(request_, monkeypatch):
     ("data", "words"),
     [
         (b'good\n{"text": ', "line 2 is not valid JSON: write text, or"),
-        (b"\xff\xfe", r"is not UTF-8 \(at byte 0\)"),
+        (b"good\nna\xefve", "line 2 is not UTF-8 at byte 2"),
         (b"x" * 20_001, "has more than 20000 bytes: `rerank submit`"),
     ],
 )
@@ -189,7 +203,8 @@ def result(index: int, score: float, margin: float, **facts: Any) -> dict[str, A
 def shown(line: dict[str, Any], request: RequestBuilder, width: int = 100) -> list[str]:
     """The lines of a ranking on a terminal."""
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(ranking(line, request.candidates))
+    drawn = ranking(line, request.candidates, request.files)
+    Console(file=out, width=width, highlight=False).print(drawn)
     lines = [answer_.rstrip() for answer_ in out.getvalue().splitlines()]
     assert all(cell_len(answer_) <= width for answer_ in lines)
     return lines
@@ -278,6 +293,40 @@ def test_a_request_without_any_score_still_says_why(three):
 # ---- against a real stack -----------------------------------------------------------------------
 
 MODEL = ("--model", "pocket-vl", "--image-preset", "reference")
+
+
+def test_a_candidate_without_a_score_names_its_line_of_the_file(request_, tmp_path):
+    """Given a file with an empty line above the bad one."""
+    path = tmp_path / "docs.txt"
+    path.write_text('good\n\n{"id": "b", "image": 5}\n')
+    request_.add_text("typed")
+    request_.add_file(str(path))
+    line = {
+        "results": [],
+        "errors": [
+            {"index": index, "code": "invalid_document", "message": "wrong", "hint": ""}
+            for index in (0, 2)
+        ],
+        "provenance": None,
+    }
+
+    lines = [" ".join(line.split()) for line in shown(line, request_, width=200)]
+
+    assert "typed wrong" in lines
+    assert "line 3 of docs.txt: [b] 5 wrong" in lines
+    assert f"3 lines of {path}, 1 of them empty: 3 candidates, 2 without a score" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("", "0 lines of"), ("\n \n", "2 lines of .*, 2 of them empty")]
+)
+def test_a_file_without_candidates_says_what_it_holds(request_, tmp_path, text, says):
+    path = tmp_path / "docs.txt"
+    path.write_text(text)
+    request_.add_file(str(path))
+
+    with pytest.raises(UsageError, match=rf"there are no candidates \({says}"):
+        request_.require_candidates()
 
 
 def test_words_and_images_are_ranked_by_the_fleet(command, tmp_path):

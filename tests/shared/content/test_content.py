@@ -145,8 +145,8 @@ def test_a_query_of_an_image_needs_no_text():
     [
         {"image": [0] * 100_000},
         {"frames": [0] * 100_000},
-        {"video": {"frames": ["a.png"], **dict.fromkeys(map(str, range(100_000)))}},
-        {"text": "a", **dict.fromkeys(map(str, range(100_000)))},
+        {"video": {"frames": ["a.png"], **dict.fromkeys(map(str, range(100_000)), 0)}},
+        {"text": "a", **dict.fromkeys(map(str, range(100_000)), 0)},
         {"image": ["a.png"] * (URIS_MAX + 1)},
     ],
     ids=["images", "frames", "a video's fields", "fields", "too many images"],

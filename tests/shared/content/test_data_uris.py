@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -28,7 +29,8 @@ WRITTEN = {
     "windows line breaks": f"data:image/png;base64,{MIME}".replace("\n", "\r\n"),
     "blanks": f" data:image/png;base64, {PLAIN[:40]} {PLAIN[40:]}\t",
     "no padding": f"data:image/png;base64,{PLAIN.rstrip('=')}",
-    "too much padding": f"data:image/png;base64,{PLAIN.rstrip('=')}====",
+    "groups": "data:image/png;base64," + " ".join(re.findall(".{1,8}", PLAIN)),
+    "indented lines": "data:image/png;base64," + "\n    ".join(re.findall(".{1,60}", PLAIN)),
     "url-safe": f"data:image/png;base64,{URL_SAFE}",
     "url-safe, no padding": f"data:image/png;base64,{URL_SAFE.rstrip('=')}",
     "percent-encoded base64": f"data:image/png;base64,{PLAIN}".replace("+", "%2B")
@@ -105,6 +107,31 @@ def test_base64_is_read_as_people_write_it_at_each_door(door, way):
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        b"\xff\xd8\xff\xe0\0\x10JFIF",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF87a",
+        b"GIF89a",
+        b"RIFF\x24\7\0\0WEBPVP8 ",
+        b"BM\x46\x38\1\0\0\0\0\0\x36\0\0\0",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08",
+        b"II+\0\x08\0\0\0",
+        b"\0\0\0\x20ftypavif\0\0\0\0",
+        b"\0\0\0\x18ftypheic\0\0\0\0",
+        b"\0\0\0\x2cftypmif1\0\0\0\0",
+    ],
+)
+def test_base64_of_every_kind_of_image_is_recognised_alone(head):
+    data = head + PNG
+    for alone in (base64.b64encode(data), base64.urlsafe_b64encode(data).rstrip(b"=")):
+        uri = as_data_uri(alone.decode())
+        assert uri is not None
+        assert data_of(uri, MANY) == data
+
+
+@pytest.mark.parametrize(
     "image",
     [
         "s3://shop/iVBORw0KGg.png",
@@ -129,7 +156,10 @@ def test_an_address_stays_an_address(image):
         (f"data:image/png;base64,{PLAIN[:9]}=={PLAIN[9:]}==", "'=' at character 10"),
         (f"data:image/png;base64,\n{PLAIN[:9]}\\n", "'\\\\' at character 11"),
         (f"data:image/png;base64,{PLAIN[:9]}…", "'…' at character 10"),
-        ("data:image/png;base64,iVBOR", "ends within a byte, after 5 characters"),
+        ("data:image/png;base64,iVBOR", "has 5 characters: some of them are missing"),
+        ("data:image/png;base64,iVBORw=", "has 7 characters: some of them are missing"),
+        (f"data:image/png;base64,{PLAIN.replace('+', ' ')}", "some of them are missing"),
+        (f"data:image/png;base64,{(PLAIN * 4).replace('+', ' ')}", "blanks where each `+` was"),
         ("data:image/png;base64,====", None),
         (f"data:;base64,{PLAIN * 20}%", "'%' at character 7,121"),
     ],

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime
 import enum
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from rerankfleet.shared.content.content import Document
-from rerankfleet.shared.content.validation import NESTING_MAX, first_error, require_json
+from rerankfleet.shared.content.options import ScoringOptions
+from rerankfleet.shared.content.validation import NESTING_MAX, first_error, listed, require_json
 
 text = st.text(st.characters(exclude_categories=()), max_size=6)
 keys = text | st.integers() | st.booleans() | st.none()
@@ -107,3 +112,65 @@ def test_the_first_error_is_shown_with_its_path_cut_to_a_readable_length():
     ]
     assert first_error(errors) == (("documents", 3, "x" * 100), "there is no such field")
     assert first_error(errors[1:]) == (("query",), "Field required")
+
+
+# ---- ids, numbers and lists ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [8, 8.0, "8", 10**40, -0.0, 0, "", np.int64(8), np.float64(8)])
+def test_an_id_is_a_text_or_a_whole_number_and_comes_back(value):
+    document = Document(text="a", id=value)
+
+    again = Document.model_validate_json(document.model_dump_json())
+    for own in (document.id, again.id):
+        assert own == value
+        assert type(own) in (str, int, float, np.float64)
+        assert isinstance(own, float) == isinstance(value, float)
+
+
+@pytest.mark.parametrize("value", [True, 8.5, math.nan, math.inf, 2.0**60, [8], b"8"])
+def test_what_is_no_id_is_refused(value):
+    with pytest.raises(ValidationError, match="Input should be text or a whole number"):
+        Document(text="a", id=value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [["a", "b"], ("a", "b"), np.array(["a", "b"]), iter(["a", "b"]), {1: "a", 2: "b"}.values()],
+)
+def test_a_run_of_values_is_a_list(value):
+    assert listed(value) == ["a", "b"]
+
+
+class Frame:
+    """As a DataFrame: it has keys, and they are what it yields."""
+
+    def keys(self) -> list[str]:
+        return ["a", "b"]
+
+    def __iter__(self):
+        return iter(self.keys())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["ab", b"ab", bytearray(b"ab"), {"a": 1}, {"a", "b"}, frozenset("ab"), None, 5, Frame()],
+)
+def test_a_text_a_mapping_or_a_set_is_no_list(value):
+    with pytest.raises(PydanticCustomError, match="Input should be a list, got"):
+        listed(value)
+
+
+@pytest.mark.parametrize(
+    "name", ["top_n", "max_length", "temperature", "limit", "quality_threshold"]
+)
+def test_true_and_false_are_no_numbers(name):
+    with pytest.raises(ValidationError, match="should not be true or false"):
+        ScoringOptions(**{name: True})
+
+
+def test_an_option_may_be_a_whole_float():
+    options = ScoringOptions(top_n=3.0, max_length=np.float64(512), limit=np.int64(2))
+
+    assert (options.top_n, options.max_length, options.limit) == (3, 512, 2)
+    assert [type(getattr(options, name)) for name in ("top_n", "max_length", "limit")] == [int] * 3

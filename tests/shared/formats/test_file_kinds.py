@@ -51,10 +51,11 @@ def _boxes(major: bytes, *others: bytes) -> bytes:
         (_boxes(b"heic", b"mif1"), "a HEIC image"),
         (_boxes(b"msf1", b"hevc"), "a HEIC image"),
         (_boxes(b"isom", b"iso2", b"mp41"), "an MP4 video"),
-        (_boxes(b"qt  "), "a QuickTime video"),
+        (_boxes(b"qt  "), "a QuickTime video (MOV)"),
         (_boxes(b"M4A ", b"isom"), "an MPEG-4 sound"),
         (b"\0\0\0\x08wide\0\0\1\0mdat", "an MP4 video"),
-        (b"\x1a\x45\xdf\xa3\1\0\0\0", "a Matroska video"),
+        (b"\x1a\x45\xdf\xa3\xa3\x42\x86\x81\1\x42\x82\x88matroska", "a Matroska video (MKV)"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42\x86\x81\1\x42\x82\x84webm", "a WebM video"),
         (b"RIFF\x24\0\0\0AVI LIST", "an AVI video"),
         (b"\xff\x0a\xfa\x1f", "a JPEG XL image"),
         (b"8BPS\0\1", "a Photoshop file"),
@@ -79,6 +80,7 @@ def _boxes(major: bytes, *others: bytes) -> bytes:
         (b"PAR1\x15\4", "a Parquet file"),
         (b"\xff\xfe{\0", "a UTF-16 text"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,  # they hold a time
 )
 def test_a_kind_is_known_by_its_first_bytes(head, kind):
     assert kind_of(head) == kind == described(head)
@@ -97,6 +99,8 @@ def test_a_kind_is_known_by_its_first_bytes(head, kind):
         (b"MZ is the start of a line of text\n", "a plain text"),
         (b"PAR1,PAR2\n1,2\n", "a plain text"),
         (b"P2 is a query", "a plain text"),
+        (b'{"image":"/photos/.git/annex/objects/a.jpg"}\n', "a JSON text"),
+        (b".git/annex/objects/a.jpg\n.git/annex/objects/b.jpg\n", "a plain text"),
         (b"ID3,ID4\n", "a plain text"),
         (b"MMORPG,price\n", "a plain text"),
         (b"ab moov is a box", "a plain text"),

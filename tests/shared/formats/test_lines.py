@@ -190,7 +190,7 @@ def test_the_failure_of_a_line_carries_the_lines_own_id(line, expected):
         (
             {"frames": ["a.png"], "video": {"frames": ["b.png"]}},
             "invalid_document",
-            "documents.1.frames",
+            "documents.1: `frames` and `video` mean the same",
         ),
         ({"text": "a", "metadata": 5}, "invalid_document", "documents.1.metadata: Input should"),
         (
@@ -331,3 +331,55 @@ def test_the_failure_of_a_document_has_the_address_that_is_wrong(document, addre
     (failure,) = parse({"query": "q", "documents": [document]}).failures
     assert failure.image == address
     assert "SECRET" not in failure.model_dump_json()
+
+
+@pytest.mark.parametrize("own_id", ["8", "8.0", '"8"', "123456789012345678901234567890", "-3"])
+def test_an_id_goes_from_its_line_to_the_output_as_it_was_written(own_id):
+    line = f'{{"id": {own_id}, "query": "q", "documents": [{{"id": {own_id}, "text": "a"}}, 5]}}'
+    piece = parse(line.encode())
+    stored = Slice.model_validate_json(dump_slices([piece]))
+
+    out = dump_line(output_line(cancelled(stored), None, top_n=None)).decode()
+
+    assert out.count(f'"id":{own_id},') == 2
+
+
+@pytest.mark.parametrize("own_id", ["true", "NaN", "1e999", "8.5", "[8]"])
+def test_what_is_no_id_costs_its_line(own_id):
+    line = f'{{"id": {own_id}, "query": "q", "documents": ["a"]}}'
+    assert parse(line.encode()).failures[0].code in ("invalid_request", "malformed_line")
+
+
+def test_a_whole_float_is_a_number_of_results():
+    assert parse({**GOOD, "top_n": 1.0}).top_n == 1
+    for wrong in (1.5, True, "1"):
+        assert only_failure({**GOOD, "top_n": wrong}).code == "invalid_request"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id": 1, "id": 2, "query": "q", "documents": ["a"]}',
+        b'{"query": "q", "documents": [{"text": "a", "id": 1, "id": 1}]}',
+    ],
+)
+def test_a_key_that_stands_twice_costs_its_line(line):
+    failure = only_failure(line)
+
+    assert (failure.code, failure.message) == (
+        *("malformed_line", "not JSON: the key 'id' stands twice in an object"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"custom_id": "1", "method": "POST", "url": "/v1", "body": {}}, "a batch file of another"),
+        ({"custom_id": "1", "params": {}}, "a batch file of another API"),
+        ({"Query": "q", "Documents": []}, "its first line has Query, Documents"),
+        ({"prompt": "q", "completion": "a"}, "its first line has prompt, completion"),
+    ],
+)
+def test_lines_of_something_else_are_refused_as_a_whole(line, words):
+    with pytest.raises(UsageError, match=rf"f holds no requests: .*{words}.*: write one JSON"):
+        refuse_other_formats([json.dumps(line).encode()] * 3, "f")

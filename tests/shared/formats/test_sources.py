@@ -129,3 +129,25 @@ def test_what_the_coordinator_reads_itself_is_a_uri():
     assert is_uri("file:///p")
     assert not is_uri("http://host/p")
     assert not is_uri("C:/p")
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"PK\3\4" + bytes(50), "a ZIP archive"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (b"PAR1\x15", "a Parquet file"),
+        (gzip.compress(b"x" * 257 + b"ustar"), "a tar archive"),
+    ],
+)
+def test_what_is_no_text_is_called_by_its_name(data, kind):
+    words = f"f seems to be {kind}, expected JSON Lines: write one JSON object a line"
+    with plain(io.BytesIO(data), "f") as lines, pytest.raises(UsageError, match=words):
+        probe(lines, "f")
+
+
+def test_blank_lines_before_the_first_request_are_passed_over():
+    with plain(io.BytesIO(b"\n \n" * 40 + LINE), "f") as lines:
+        probe(lines, "f")

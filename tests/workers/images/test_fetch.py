@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import ssl
 import threading
@@ -10,18 +11,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import stamina
 
-from rerankfleet.shared.addresses import file_uri, path_address, scheme_of
+from rerankfleet.shared.addresses import file_uri, path_address, safe_uri, scheme_of
+from rerankfleet.shared.content.outcomes import RETRYABLE
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.images import http as module
-from rerankfleet.workers.images.budget import safe_uri
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.turns import Signal
 from tests.support.tls import self_signed
@@ -226,13 +228,13 @@ def test_no_failure_shows_a_login(fetcher, site):
     [
         ("status-404", "not_found", "does not exist (404)"),
         ("status-410", "not_found", "does not exist (410)"),
-        ("status-403", "fetch_failed", "may have expired"),
-        ("status-418", "fetch_failed", "answered with 418"),
+        ("status-403", "unreadable", "may have expired"),
+        ("status-418", "unreadable", "answered with 418"),
         ("status-500", "fetch_failed", "answered 500"),
         ("garbage", "fetch_failed", "connection broke"),
         ("cut", "fetch_failed", "connection broke"),
         ("endless", "too_large", "1,048,576 bytes"),
-        ("hops-9", "fetch_failed", "redirects more than 3 times"),
+        ("hops-9", "unreadable", "redirects more than 3 times"),
     ],
 )
 def test_each_failure_has_its_outcome(fetcher, site, path, code, words):
@@ -455,6 +457,36 @@ def test_what_is_not_a_file_or_too_large_has_its_outcome(files, folder):
         assert error_of(files, name).code == code
 
 
+def test_a_link_of_git_annex_to_a_file_that_was_not_fetched_is_named(files, folder):
+    (folder / "c.jpg").symlink_to(".git/annex/objects/Xx/1/MD5E-s9--0.jpg/MD5E-s9--0.jpg")
+    error = error_of(files, "c.jpg")
+    assert (error.code, "git annex get" in error.hint) == ("not_found", True)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.EACCES, "unreadable"),
+        (errno.EPERM, "unreadable"),
+        (errno.ELOOP, "not_found"),
+        (errno.EIO, "fetch_failed"),
+        (errno.EMFILE, "fetch_failed"),
+        (errno.ESTALE, "fetch_failed"),
+    ],
+)
+def test_what_the_system_refuses_is_retried_only_where_that_may_help(
+    files, monkeypatch, number, code
+):
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("rerankfleet.workers.images.fetch.os.open", refuse)
+    error = error_of(files, "a b.jpg")
+    assert error.code == code
+    assert os.strerror(number) in error.message
+    assert (code in RETRYABLE) == ("again" in error.hint)
+
+
 # ---- data: --------------------------------------------------------------------------------------
 
 
@@ -523,10 +555,52 @@ def test_refused_credentials_are_no_items_fault(bucket, monkeypatch, code):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "outcome", "words"),
+    [
+        ("AccessDenied", 403, "unreadable", "credentials may not read it"),
+        ("InvalidObjectState", 403, "unreadable", "archived"),
+        ("PermanentRedirect", 301, "unreadable", "another region"),
+        ("KMS.DisabledException", 400, "unreadable", "credentials may not read it"),
+        ("SlowDown", 503, "fetch_failed", "again"),
+        ("InternalError", 500, "fetch_failed", "again"),
+    ],
+)
+def test_a_refusal_of_s3_is_not_retried(bucket, monkeypatch, code, status, outcome, words):
+    from botocore.exceptions import ClientError
+
+    calls = []
+
+    def refuse(**_: object) -> None:
+        calls.append(1)
+        answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(answer, "GetObject")
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", refuse)
+    error = error_of(bucket, "s3://pairs/a/b c.jpg")
+    assert (error.code, words in error.hint) == (outcome, True)
+    assert (len(calls) == 1) == (outcome not in RETRYABLE)
+
+
 def test_an_s3_that_does_not_answer_is_a_failure_after_retries(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     fetcher = Fetcher(allowed_buckets=("pairs",))
     assert error_of(fetcher, "s3://pairs/a.jpg").code == "fetch_failed"
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(104, "reset"), HTTPException("secret")])
+def test_a_connection_to_s3_that_breaks_past_its_client_is_tried_again(bucket, monkeypatch, broken):
+    calls = []
+
+    def get(**_: object) -> None:
+        calls.append(1)
+        raise broken
+
+    bucket.fetch("s3://pairs/a/b c.jpg")
+    monkeypatch.setattr(bucket._s3_client, "get_object", get)
+    assert error_of(bucket, "s3://pairs/a/b c.jpg").code == "fetch_failed"
+    assert len(calls) > 1
 
 
 @pytest.mark.parametrize("path", ["slow", "announced", "headers"])

@@ -9,7 +9,7 @@ import { t } from "../i18n.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
 import { Downloads, downloadLink } from "./downloads.js";
-import { done, isOver, jobName, progressBar, stateChip } from "./parts.js";
+import { isOver, jobName, pairsOfTotal, progressBar, shownState, stateChip } from "./parts.js";
 
 const FLEET_MS = 2_000;
 const RECONNECT_MS = 1_500;
@@ -130,7 +130,7 @@ class JobPage {
   async end() {
     this.show(await this.app.api.job(this.id));
     this.downloads.show();
-    announce(t("announce.job", { name: jobName(this.job), state: t(`state.${this.job.state}`) }));
+    announce(t("announce.job", { name: jobName(this.job), state: t(`state.${shownState(this.job)}`) }));
   }
 
   show(job) {
@@ -157,7 +157,7 @@ class JobPage {
 
   /** The title and the buttons; rebuilt only when they change, so that clicks are not lost. */
   showHead() {
-    const version = `${this.job.state} ${this.canRetry}`;
+    const version = `${shownState(this.job)} ${this.canRetry}`;
     if (version === this.headVersion) return;
     this.headVersion = version;
     fill(this.head, this.title(), h("div", { class: "buttons" }, this.buttons()));
@@ -168,7 +168,7 @@ class JobPage {
       "div",
       { class: "title" },
       h("h1", {}, jobName(this.job)),
-      stateChip(this.job.state),
+      stateChip(this.job),
       h("p", { class: "hint" }, `${this.job.id} · ${this.job.model}`),
     );
   }
@@ -177,14 +177,15 @@ class JobPage {
     const { progress, pairs_per_s: rate, eta_s: eta, created_s: created, finished_s: finished } = this.job;
     const figure = (key, value, kind = "") =>
       h("div", { class: ["figure-box", kind] }, h("span", { class: "hint" }, t(key)), h("strong", {}, value));
-    const total = progress.total === null ? "…" : format.number(progress.total);
+    const { done, total } = pairsOfTotal(progress);
     return h(
       "div",
       { class: "figures" },
-      figure("job.done", `${format.number(done(progress))} / ${total}`),
+      figure("job.done", `${format.number(done)} / ${total === null ? "…" : format.number(total)}`),
       figure("scored", format.number(progress.scored)),
       figure("rejected", format.number(progress.rejected), progress.rejected > 0 ? "warn" : ""),
       figure("errors", format.number(progress.errors), progress.errors > 0 ? "bad" : ""),
+      progress.bad_lines > 0 && figure("job.bad_lines", format.number(progress.bad_lines), "bad"),
       progress.cancelled > 0 && figure("state.cancelled", format.number(progress.cancelled)),
       figure("job.rate", `${format.short(rate)} ${t("unit.pairs")}`),
       isOver(this.job)

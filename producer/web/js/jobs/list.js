@@ -7,7 +7,7 @@ import { modelNotice } from "../notices.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
 import { newJobDialog } from "./create.js";
-import { done, jobName, progressBar, stateChip } from "./parts.js";
+import { jobName, pairsOfTotal, progressBar, stateChip } from "./parts.js";
 
 const SHOWN = 100;
 const POLL_MS = 2_000;
@@ -153,12 +153,10 @@ function fillRow(row, job) {
 
 function jobCells(job) {
   const { progress } = job;
-  const counts =
-    progress.total === null
-      ? format.number(done(progress))
-      : `${format.number(done(progress))} / ${format.number(progress.total)}`;
+  const { done, total } = pairsOfTotal(progress);
+  const counts = total === null ? format.number(done) : `${format.number(done)} / ${format.number(total)}`;
   return [
-    h("td", {}, stateChip(job.state)),
+    h("td", {}, stateChip(job)),
     h(
       "td",
       { class: "wide" },
@@ -169,6 +167,7 @@ function jobCells(job) {
         counts,
         progress.errors > 0 &&
           h("span", { class: "bad" }, ` · ${counted("job.errors.n", progress.errors)}`),
+        progress.bad_lines > 0 && h("span", { class: "bad" }, ` · ${counted("job.bad_lines.n", progress.bad_lines)}`),
         progress.rejected > 0 &&
           h("span", { class: "warn" }, ` · ${t("job.rejected.n", { n: format.number(progress.rejected) })}`),
       ),

@@ -80,10 +80,10 @@ export const en = {
   "announce.copied": "Copied.", "announce.job": "Job {name}: {state}.",
 
   // jobs
-  "state.all": "All", "state.running": "Running", "state.paused": "Paused", "state.finishing": "Finishing", "state.done": "Done", "state.cancelled": "Cancelled",
+  "state.all": "All", "state.running": "Running", "state.paused": "Paused", "state.finishing": "Finishing", "state.done": "Done", "state.cancelled": "Cancelled", "state.failed": "Failed",
   "state.ready": "Ready", "state.loading": "Loading", "state.draining": "Draining",
   "job": "Job", "job.state": "State", "job.progress": "Progress", "job.rate": "Throughput", "job.eta": "Time left", "job.created": "Started", "job.done": "Pairs", "job.took": "Duration", "scored": "Scored",
-  "job.errors.n": "{n} errors", "job.errors.n.one": "{n} error", "job.rejected.n": "{n} rejected", "jobs.none.state": "No jobs in this state.", "jobs.none": "No jobs yet. Start one here or from a terminal:",
+  "job.errors.n": "{n} errors", "job.errors.n.one": "{n} error", "job.bad_lines.n": "{n} bad lines", "job.bad_lines.n.one": "{n} bad line", "job.bad_lines": "Bad lines, among the errors", "job.rejected.n": "{n} rejected", "jobs.none.state": "No jobs in this state.", "jobs.none": "No jobs yet. Start one here or from a terminal:",
   "job.new": "New job", "job.start": "Start job", "job.input": "Input", "job.file": "File: JSON Lines or CSV, optionally gzipped, or Parquet", "job.uri": "URI that the workers can read", "job.name": "Name",
   "job.output": "Output URI (default: kept by the gateway)", "job.profile": "Profile", "job.profile.none": "none", "job.options": "Options", "job.need.input": "Choose a file or enter a URI, but not both.",
   "job.queries": "Catalog queries, one per line", "job.queries.about": "With queries, the input is a catalog of images: every query is scored against every image.",

@@ -79,10 +79,10 @@ export const zh = {
   "announce.copied": "已复制。", "announce.job": "任务 {name}：{state}。",
 
   // 任务
-  "state.all": "全部", "state.running": "运行中", "state.paused": "已暂停", "state.finishing": "收尾中", "state.done": "已完成", "state.cancelled": "已取消",
+  "state.all": "全部", "state.running": "运行中", "state.paused": "已暂停", "state.finishing": "收尾中", "state.done": "已完成", "state.cancelled": "已取消", "state.failed": "失败",
   "state.ready": "就绪", "state.loading": "加载中", "state.draining": "停止中",
   "job": "任务", "job.state": "状态", "job.progress": "进度", "job.rate": "吞吐量", "job.eta": "剩余时间", "job.created": "开始", "job.done": "对数", "job.took": "用时", "scored": "已打分",
-  "job.errors.n": "{n} 个错误", "job.errors.n.one": "{n} 个错误", "job.rejected.n": "{n} 个被拒绝", "jobs.none.state": "没有处于此状态的任务。", "jobs.none": "还没有任务。在此新建，或在终端运行：",
+  "job.errors.n": "{n} 个错误", "job.errors.n.one": "{n} 个错误", "job.bad_lines.n": "{n} 行无法读取", "job.bad_lines.n.one": "{n} 行无法读取", "job.bad_lines": "无法读取的行（计入错误）", "job.rejected.n": "{n} 个被拒绝", "jobs.none.state": "没有处于此状态的任务。", "jobs.none": "还没有任务。在此新建，或在终端运行：",
   "job.new": "新建任务", "job.start": "开始任务", "job.input": "输入", "job.file": "文件：JSON Lines 或 CSV（可用 gzip 压缩），或 Parquet", "job.uri": "worker 可读取的 URI", "job.name": "名称",
   "job.output": "输出 URI（默认由网关保存）", "job.profile": "场景配置", "job.profile.none": "无", "job.options": "选项", "job.need.input": "请选择文件或填写 URI，只选其一。",
   "job.queries": "图库的查询，每行一个", "job.queries.about": "填写查询后，输入即为图库：每个查询与每张图片逐一配对。",

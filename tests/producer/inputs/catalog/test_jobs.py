@@ -54,7 +54,7 @@ def test_the_output_goes_where_the_job_says(api, control, bucket, s3):
     counts = manifest(control, job_id)
     assert sorted([*(p.name for p in counts.parts), "manifest.json", "ranking.jsonl"]) == names
     assert api.status(job_id).output == "s3://pairs/out/"
-    with pytest.raises(OutputExists, match="s3://pairs/out/ is not empty: use --force"):
+    with pytest.raises(OutputExists, match="s3://pairs/out/ is not empty: set `force`"):
         api.submit_catalog("s3://pairs/shop/", QUERIES, output="s3://pairs/out/")
 
 
@@ -94,6 +94,27 @@ def test_equal_margins_are_ranked_in_the_order_of_the_catalog():
     (line,) = ranking.lines([Document(id="q", text="q")], PLAIN)
 
     assert [result["image_id"] for result in line["results"]] == ["i2", "i4"]
+
+
+@pytest.mark.parametrize("top_n", [1, 2, 3, 5])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_same_image_in_several_rows_is_ranked_in_the_order_of_the_catalog(top_n, order):
+    """Given rows of which some have the same image, whose margins differ in their last digits."""
+    ranking = rows.Ranking(1, top_n=top_n)
+    images = {"a": 1.0, "b": 2.0, "c": 0.5}
+    catalog = "abcabcab"
+    for line, image in enumerate(catalog, 1):
+        margin = images[image] + order * line * 1e-9
+        scored = {"index": 0, "margin": margin, "twin": image.encode().hex()}
+        named = {"image_id": f"{image}{line}"}
+        ranking.add(rows.SliceOutcome(line=line, metadata=named, results=[scored]))
+
+    (line,) = ranking.lines([Document(id="q", text="q")], PLAIN)
+
+    ranked = [result["image_id"] for result in line["results"]]
+    assert ranked == ["b2", "b5", "b8", "a1", "a4", "a7", "c3", "c6"][:top_n]
+    margins = {result["margin"] for result in line["results"]}
+    assert len(margins) == len({image[0] for image in ranked})
 
 
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
