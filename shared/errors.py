@@ -70,6 +70,7 @@ ITEM_CODES = {
     "decode_timeout": "the image was not decoded in time; a retry may succeed",
     "decode_crashed": "the process that decoded the image died",
     "too_many_images": "more images in one query or document than are read",
+    "too_many_pixels": "more pixels in one interactive request than are decoded",
     "frames_differ": "the frames of a video have different shapes",
     "low_quality": "rejected: the image's quality is below the job's threshold",
     "low_quality_query": "rejected: so is that of the query's image, and with it the whole request",
