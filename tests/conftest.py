@@ -55,6 +55,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: not schedule.is_long(item))
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Long bytes by their length: those that gzip wrote hold the time, and so differ from process
+    to process, in which tests must have the same names."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) and len(val) > 12 else None
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Scheduling:
     """Keep tests together that share a stack."""
     return schedule.Scheduling(config, log)

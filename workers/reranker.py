@@ -128,7 +128,8 @@ class Reranker:
         finally:
             batcher.close()
         joined = merge(outcomes)
-        rows: list[Scored | Failure] = [*joined.results, *joined.errors]
+        errors = map(passed.without_name, joined.errors)
+        rows: list[Scored | Failure] = [*joined.results, *errors]
         return sorted(rows, key=lambda row: row.index or 0)
 
 
@@ -145,6 +146,11 @@ class _Passed:
         name = self._names.setdefault(id(image), f"{self._folder}/{len(self._names)}")
         self.images[name] = image
         return name
+
+    def without_name(self, failure: Failure) -> Failure:
+        """The failure, which names no image that has no address."""
+        known = failure.image not in self.images
+        return failure if known else failure.model_copy(update={"image": None})
 
 
 class _PassedImages:

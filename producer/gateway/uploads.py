@@ -46,6 +46,7 @@ SUFFIXES = {
     ".ndjson": "application/x-ndjson",
     ".txt": "text/plain",
     ".csv": "text/csv",
+    ".tsv": "text/tab-separated-values",
     ".parquet": "application/vnd.apache.parquet",
     ".gz": "application/gzip",
 }

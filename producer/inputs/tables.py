@@ -232,9 +232,11 @@ def plain_name(column: str | bytes) -> str:
     return text.strip("\ufeff").strip().casefold()
 
 
-def columns_of(columns: Sequence[str], name: str, needed: Needed) -> dict[str, int]:
-    """The columns that are read, each with its place in the table. Raises UsageError for a table
-    that has none of the needed ones, or one of them twice."""
+def columns_of(
+    columns: Sequence[str], name: str, needed: Needed, known: Sequence[str] = COLUMNS
+) -> dict[str, int]:
+    """The known columns, each with its place in the table. Raises UsageError for a table that has
+    none of the needed ones, or a known one twice."""
     places: dict[str, int] = {}
     for at, column in enumerate(map(plain_name, columns)):
         if column in places:
@@ -244,13 +246,13 @@ def columns_of(columns: Sequence[str], name: str, needed: Needed) -> dict[str, i
                 f"{places[column] + 1} and {at + 1}",
                 hint="rename one of them",
             )
-        if column in COLUMNS:
+        if column in known:
             places[column] = at
     if places.keys().isdisjoint(needed):
         wanted = " or ".join(map(repr, needed))
         raise UsageError(
             f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
-            hint=COLUMNS_HINT,
+            hint=f"the columns that are read are {', '.join(known)}",
         )
     return places
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import structlog
 
+from rerankfleet.producer.contents import read_contents
+from rerankfleet.producer.inputs.catalog import QUERIES_BYTES
+from rerankfleet.producer.inputs.csv_rows import CsvRows
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_image, passed_over, said
+from rerankfleet.producer.inputs.tables import CSV_ROW_BYTES, columns_of, table_suffix
 from rerankfleet.shared.addresses import (
     path_address,
     printable,
@@ -20,6 +24,7 @@ from rerankfleet.shared.addresses import (
     without_secrets,
 )
 from rerankfleet.shared.errors import ItemError, UsageError
+from rerankfleet.shared.formats.sources import plain
 from rerankfleet.shared.settings import Settings
 from rerankfleet.studies.resolution.plan import Cell
 from rerankfleet.workers.images.decode import prepare_image
@@ -57,12 +62,24 @@ class Skipped:
 
 
 def read_queries(path: Path) -> list[str]:
-    """One query per line; blank lines are skipped. Raises UsageError."""
-    queries = [line.strip() for line in _text(path, "queries").splitlines() if line.strip()]
+    """One query per line, or per row of a table with the column `text`; blank lines are skipped.
+    Raises UsageError."""
+    if table_suffix(str(path)):
+        rows = read_contents(str(path), None, QUERIES_BYTES)
+        queries = [_query_of(path, number, fields) for number, fields in rows]
+    else:
+        queries = [line.strip() for line in _text(path, "queries").splitlines() if line.strip()]
     if not queries:
         raise UsageError(f"{path} has no queries", hint="write one query per line")
     _refuse_twice(f"{path}: the query", queries)
     return queries
+
+
+def _query_of(path: Path, number: int, fields: Mapping[str, Any]) -> str:
+    text = fields.get("text")
+    if not isinstance(text, str) or not text.strip() or "image" in fields:
+        raise UsageError(f"{path}, line {number}: a query here is text alone", hint="see `text`")
+    return text.strip()
 
 
 def read_images(source: Path, categories: Path | None = None) -> list[Listed]:
@@ -151,24 +168,25 @@ def _listing(path: Path) -> Iterator[tuple[str, str]]:
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """(image, category) of each row of CSV that names an image."""
-    reader = csv.DictReader(io.StringIO(_text(path, "CSV"), newline=""))
+    rows = iter(CsvRows(io.BytesIO(_text(path, "CSV").encode()), str(path), CSV_ROW_BYTES))
+    header = next(rows, None)
+    names = header.cells if header else []
+    places = {}
     for column in needed:
-        if column not in (reader.fieldnames or ()):
-            raise UsageError(
-                f"{path} has no column {column!r}", hint="its first line names the columns"
-            )
-    for row in reader:
-        if image := _field(row, "image"):
-            yield image, _field(row, "category")
-
-
-def _field(row: Mapping[str, str | None], name: str) -> str:
-    return (row.get(name) or "").strip()
+        places = columns_of(names, str(path), (column,), ("image", "category"))
+    for row in rows:
+        if row.error or len(row.cells) != len(names):
+            why = row.error or f"{len(row.cells)} columns, expected {len(names)}"
+            raise UsageError(f"{path}, line {row.line}: {why}", hint="correct the row")
+        cells = {name: row.cells[at].strip() for name, at in places.items()}
+        if cells["image"]:
+            yield cells["image"], cells.get("category", "")
 
 
 def _text(path: Path, what: str, errors: str = "strict") -> str:
     try:
-        return path.read_text("utf-8-sig", errors)
+        with path.open("rb") as raw, plain(raw, str(path)) as stream:
+            return stream.read().decode("utf-8-sig", errors)
     except FileNotFoundError:
         raise UsageError(f"{path} ({what}) does not exist", hint="check the path") from None
     except UnicodeDecodeError as error:

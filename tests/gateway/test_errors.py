@@ -197,6 +197,7 @@ def test_no_job_tells_a_client_of_http_what_to_type(http, control, fleet):
     source = http.post("/v1/uploads?name=in.jsonl", json=BODY).json()["uri"]
     job = http.post("/v1/jobs", json={"input": source}).json()["id"]
     fleet.leave("w1")
+    control.store.coordination.pulse()
     reason = http.get(f"/v1/jobs/{job}").json()["reason"]
     assert "a worker must be started" in reason
     assert not OF_A_SHELL.search(http.get("/v1/jobs").text + reason)

@@ -15,6 +15,7 @@ from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.shared.errors import (
     DeadlineExceeded,
     InputChanged,
+    ItemError,
     QueueUnavailable,
     RerankError,
     UnknownJob,
@@ -150,3 +151,20 @@ def test_no_error_tells_a_caller_of_python_what_to_type(api, fleet, call, rows):
     with pytest.raises(RerankError) as caught:
         call(api)
     assert not OF_A_SHELL.search(f"{caught.value}"), caught.value
+
+
+# ---- what is no list ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("documents", ["one text", b"bytes", {"a": 1}, {"a", "b"}, None, 5])
+def test_documents_that_are_no_list_are_refused_in_one_sentence(api, documents):
+    with pytest.raises(ItemError, match=r"^documents: Input should be a list, got .*: write "):
+        api.rerank("q", documents, model=MODEL)
+
+
+@pytest.mark.parametrize("source", [["a"], b"pairs.jsonl", {"query": "q"}, None, 5])
+def test_an_input_that_is_no_path_is_refused(api, source):
+    with pytest.raises(UsageError, match=r"the input is of type .*, expected a path or URI"):
+        api.submit(source)
+    with pytest.raises(UsageError, match=r"the catalog is of type .*, expected a path or URI"):
+        api.submit_catalog(source, ["q"])

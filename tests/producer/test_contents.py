@@ -33,6 +33,7 @@ def contents(path, **options):
         ("q.csv", TABLE.replace(",", ";").encode()),
         ("q.tsv", TABLE.replace(",", "\t").encode()),
     ],
+    ids=["plain", "mark", "packed utf-16", "semicolons", "tabs"],
 )
 def test_a_table_is_read_row_by_row(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)

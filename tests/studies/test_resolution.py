@@ -408,6 +408,20 @@ def test_bad_files_give_one_clear_sentence(folder, tmp_path):
     other.write_text("photo\n0.png\n")
     with pytest.raises(UsageError, match="has no column 'image'"):
         read_images(other)
+    other.write_text('image\n"0.png\n1.png\n')
+    with pytest.raises(UsageError, match=r"line 2: the quotation mark of line 2 is never closed"):
+        read_images(other)
+
+
+def test_tables_of_a_study_are_read_as_those_of_a_job(tmp_path):
+    from rerankfleet.studies.resolution.inputs import read_images, read_queries
+
+    images, queries = tmp_path / "images.csv", tmp_path / "queries.csv"
+    images.write_bytes("Category; IMAGE \nred;a.png\n".encode("utf-16").replace(b";", b","))
+    queries.write_text("id,Text\n1,red chair\n")
+
+    assert [(image.uri, image.category) for image in read_images(images)] == [("a.png", "red")]
+    assert read_queries(queries) == ["red chair"]
 
 
 def test_signed_addresses_keep_their_secret(tmp_path):

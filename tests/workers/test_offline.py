@@ -151,3 +151,19 @@ def test_options_win_over_the_profile(ranked):
             likelier = 1 / (1 + math.exp(-abs(result["margin"]) / 0.5))
             certain = result["relevance_score"] in (0.0, 1.0)
             assert certain == (likelier >= 0.7)
+
+
+def test_blank_lines_and_other_encodings_are_read_as_in_a_job(tmp_path, jsonl, monkeypatch, capsys):
+    path, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    text = "\n".join(["", *(json.dumps(LINES[0] | {"id": n}) for n in range(3)), " ", "no json"])
+    path.write_bytes(text.encode("utf-16"))
+    command = ["rerank", "score", str(path), "-o", str(output), "--model", "pocket-text"]
+    monkeypatch.setattr(sys, "argv", [*command, "--limit", "4"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 3
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [(line["id"], line["line"]) for line in lines] == [(0, 2), (1, 3), (2, 4), (None, 6)]
+    assert lines[3]["errors"][0]["line"] == 6

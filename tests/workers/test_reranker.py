@@ -241,6 +241,8 @@ def test_one_bad_image_costs_itself_only(vl_reranker):
     assert [row.index for row in rows] == list(range(len(mixed)))
     assert [row.code for row in rows[::2]] == [code for code, _ in wrong]
     assert [row.id for row in rows[::2]] == [str(n) for n in range(len(wrong))]
+    addresses = [image if isinstance(image, str) else None for _, image in wrong]
+    assert [row.image for row in rows[::2]] == addresses
     assert all(row.message for row in rows[::2])
     good = [row.margin for row in rows[1::2]]
     alone = vl_reranker.margins({"query": "a stone", "documents": [{"image": data}]})
@@ -254,6 +256,7 @@ def test_a_bad_query_image_is_the_outcome_of_each_document(vl_reranker):
         (1, "unsupported_image"),
     ]
     assert rows[0].message.startswith("the query:")
+    assert rows[0].image is None
 
 
 def test_dead_links_never_end_a_request(vl_reranker):
@@ -316,3 +319,15 @@ def test_colour_variants_of_a_palette_score_apart(vl_reranker):
             margins += vl_reranker.margins({"query": query, "documents": documents})
         assert margins[:2] == pytest.approx(margins[2:], abs=TOLERANCE)
         assert abs(margins[0] - margins[1]) > 10 * TOLERANCE
+
+
+def test_documents_are_any_run_of_contents_but_no_text(reranker):
+    documents = ["a stone", "a river"]
+    want = reranker.margins({"query": "what?", "documents": documents})
+    for run in (tuple(documents), np.array(documents), iter(documents)):
+        assert reranker.margins({"query": "what?", "documents": run}) == want
+    for wrong in ("a stone", b"a stone", {"a stone": 1}, {"a stone"}, None):
+        with pytest.raises(ItemError, match="documents: Input should be a list, got"):
+            reranker.margins({"query": "what?", "documents": wrong})
+    with pytest.raises(ItemError, match="a request is of type str, expected a mapping"):
+        reranker.margins("what?")

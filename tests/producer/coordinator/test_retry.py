@@ -220,3 +220,33 @@ def test_the_client_reads_what_was_committed_so_far(control, submit, lines, sett
 
     assert 0 < sum(len(line["results"]) for line in partial) <= 6
     assert isinstance(control.hints, RecordedHints)
+
+
+def test_a_retry_of_an_input_with_blank_lines_gives_each_line_its_own_outcome(control, submit):
+    """Given blank lines before, between and behind requests, of which some fail at first."""
+    requests = [
+        {"id": n, "query": f"query {n}", "documents": [f"doc {n} {i}" for i in range(3)]}
+        for n in range(6)
+    ]
+    lines = [b"", requests[0], b" ", b"", *requests[1:5], b"no json", b"\t", requests[5], b""]
+    submit(lines)
+    control.hints.feed("j")
+    run(control, Worker(control, fails="doc 4"))
+    before = output(control)
+    # then an output line says on which line of the input its request stands
+    assert [line.get("line") for line in before] == [2, 5, 6, 7, 8, 9, 11]
+    assert [line["id"] for line in before] == [0, 1, 2, 3, 4, None, 5]
+    assert before[5]["errors"][0]["line"] == 9
+    progress = control.store.jobs.get("j").progress
+    assert (progress.lines, progress.scored, progress.errors) == (7, 15, 4)
+    assert manifest(control).lines == 7
+
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+
+    after = output(control)
+    assert [line.get("line") for line in after] == [2, 5, 6, 7, 8, 9, 11]
+    assert [len(line["results"]) for line in after] == [3, 3, 3, 3, 3, 0, 3]
+    assert after[:4] + after[5:] == before[:4] + before[5:]
+    assert manifest(control).errors == 1

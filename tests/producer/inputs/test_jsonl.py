@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from rerankfleet.producer.coordinator.cut import cut
 from rerankfleet.producer.inputs.cursor import Cursor
 from rerankfleet.producer.inputs.jsonl import (
     Input,
@@ -20,6 +21,7 @@ from rerankfleet.producer.inputs.jsonl import (
     previous_outcomes,
     refuse_changed,
 )
+from rerankfleet.producer.shard_size import ShardSize
 from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
 from rerankfleet.shared.errors import InputChanged, NotAllowed, UsageError
 from rerankfleet.shared.formats import sources
@@ -302,3 +304,59 @@ def test_a_retry_reads_the_input_beside_the_previous_output(objects, settings, r
     assert list(reader.reads(ref.uri, cursor)) == reads[2:]
     assert [p.outcome.line for p in previous_outcomes(job, objects)] == [1, 2, 3, 4, 5]
     assert next(previous_outcomes(job, objects)).provenance == PROVENANCE
+
+
+# ---- encodings and blank lines ------------------------------------------------------------------
+
+BLANK = DATA.replace(b"\n", b"\n\n \t\r\n", 2) + b"\n"
+"""The five lines, two blank ones behind each of the first two, and one at the end."""
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("place", ["path", "uri"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_an_input_in_another_encoding_is_read(
+    objects, settings, upload_to, allowed, encoding, place, pack
+):
+    path = allowed / "in"
+    path.write_bytes(pack(DATA.decode().replace(': "q', ': "ü').encode(encoding)))
+    ref = pin(file_uri(path) if place == "uri" else str(path), objects, settings, upload_to)
+
+    reader = Input(job_of(ref), objects, settings)
+    uri = reader.make_seekable(lambda: None)
+    pieces = [read.piece for read in reader.reads(uri, Cursor())]
+
+    assert ref.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [piece.query.text for piece in pieces] == [f"ü{n}" for n in range(5)]
+
+
+def test_blank_lines_are_passed_over_and_keep_their_numbers(objects, settings, ref):
+    objects.write(ref.uri, BLANK)
+    reader = Input(job_of(ref), objects, settings)
+
+    reads = list(reader.reads(ref.uri, Cursor()))
+
+    assert [read.piece.line for read in reads] == [1, 4, 7, 8, 9]
+    assert all(read.piece.failures == [] for read in reads)
+    for number, read in enumerate(reads, 1):
+        line = read.piece.line
+        cursor = Cursor(offset=read.offset, line=line, blank=line - number)
+        assert cursor.requests == number
+        assert list(reader.reads(ref.uri, cursor)) == reads[number:]
+
+
+def test_a_limit_counts_no_blank_lines(objects, settings, ref):
+    objects.write(ref.uri, BLANK)
+    reader = Input(job_of(ref, limit=3), objects, settings)
+
+    assert lines_read(reader, ref.uri) == [1, 4, 7]
+    assert lines_read(reader, ref.uri, Cursor(offset=20, line=7, blank=4)) == []
+
+
+def test_a_cut_counts_the_blank_lines_before_its_end(objects, settings, ref):
+    objects.write(ref.uri, BLANK)
+    reads = Input(job_of(ref), objects, settings).reads(ref.uri, Cursor())
+
+    *_, last = cut(reads, Cursor(), ShardSize(tokens=1e9, pairs=2))
+
+    assert (last.cursor.line, last.cursor.blank, last.cursor.requests) == (9, 4, 5)
