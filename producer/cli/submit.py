@@ -39,11 +39,11 @@ def submit(
         str | None,
         typer.Option(
             help="instead of a file: images that each query meets. s3://bucket/prefix/, a folder, "
-            "or a listing: URIs one a line, CSV or Parquet with the columns image, id, text"
+            "or a listing: URIs one a line, CSV, TSV or Parquet with the columns image, id, text"
         ),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="of a catalog: one query a line, text or JSON content")
+        str | None, typer.Option(help="of a catalog: one a line, text or JSON; or a table")
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,

@@ -36,6 +36,14 @@ class Row:
     error: str = ""
     not_utf8: str = ""
     """The first place at which it is not UTF-8."""
+    last_line: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the file."""
+        if self.last_line > self.line:
+            return f"at lines {self.line} to {self.last_line} of the file"
+        return f"at line {self.line} of the file"
 
 
 class CsvRows:
@@ -81,6 +89,7 @@ class CsvRows:
                     return
                 row.cells = [cell.decode(errors="surrogateescape") for cell in cells]
                 row.error, row.not_utf8 = self._wrong, self._not_utf8
+                row.last_line = self._number
                 yield row
             self._size, self._opened, self._wrong, self._not_utf8 = 0, 0, "", ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -131,8 +132,7 @@ def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
     if row.error:
         return _malformed(row.error)
     if len(row.cells) != count:
-        where = f"at line {row.line} of the file"
-        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {row.place}")
     fields = {column: row.cells[at] for column, at in places.items()}
     if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
         return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
@@ -159,9 +159,20 @@ def _names_in(header: bytes, delimiter: bytes) -> set[str]:
     return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
 
 
-def refuse_header(line: bytes, name: str, needed: Needed) -> None:
-    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
-    rows would be read as texts or addresses."""
+def _is_array(line: bytes) -> bool:
+    try:
+        return line.lstrip().startswith(b"[") and isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def refuse_other_lines(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table, or
+    begins a JSON array: what follows would be read as texts or addresses."""
+    if re.match(rb"\s*\[\s*(\{|$)", line) or _is_array(line):
+        raise UsageError(
+            f"{name} seems to be a JSON array", hint="write its values one a line, as JSON Lines"
+        )
     names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
     if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
         raise UsageError(
@@ -280,8 +291,9 @@ def columns_of(
             places[column] = at
     if places.keys().isdisjoint(needed):
         wanted = " or ".join(map(repr, needed))
+        found = " ".join(", ".join(columns).split())[:200] or "none"
         raise UsageError(
-            f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
+            f"{name} has no column {wanted}, only {found}",
             hint=f"the columns that are read are {', '.join(known)}",
         )
     return places

@@ -272,7 +272,9 @@ def _image(raw: bytes | None) -> Document:
     if MALFORMED in fields:
         raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
     if fields.get("image") in (None, [], ""):
-        raise ItemError("no_image", "there is no image", hint=LISTING_HINT)
+        others = sorted(fields.keys() - Document.model_fields.keys())[:1]
+        found = "".join(f", but {name[:FIELD_SHOWN]!a}" for name in others)
+        raise ItemError("no_image", f"there is no image{found}", hint=LISTING_HINT)
     document = valid_document(fields, code="invalid_image", hint=LISTING_HINT)
     if document.metadata is not None:
         message = "a row has no place for it"

@@ -362,3 +362,16 @@ def test_a_cut_counts_the_blank_lines_before_its_end(objects, settings, ref):
     *_, last = cut(reads, Cursor(), ShardSize(tokens=1e9, pairs=2))
 
     assert (last.cursor.line, last.cursor.blank, last.cursor.requests) == (9, 4, 5)
+
+
+def test_an_upload_in_another_encoding_is_read_when_its_turn_comes(objects, settings, upload_to):
+    upload_id, _ = new_upload(100)
+    uploaded = upload_uri(objects, upload_id, "upload.jsonl")
+    objects.write(uploaded, BLANK.decode().encode("utf-16"))
+    ref = pin(uploaded, objects, settings, upload_to)
+    reader = Input(job_of(ref), objects, settings)
+
+    uri = reader.make_seekable(lambda: None)
+
+    assert objects.read(uri) == BLANK
+    assert lines_read(reader, uri) == [1, 4, 7, 8, 9]
