@@ -371,7 +371,7 @@ def test_an_upload_in_another_encoding_is_read_when_its_turn_comes(objects, sett
     ref = pin(uploaded, objects, settings, upload_to)
     reader = Input(job_of(ref), objects, settings)
 
-    uri = reader.make_seekable(lambda: None)
+    uri = reader.make_seekable()
 
     assert objects.read(uri) == BLANK
     assert lines_read(reader, uri) == [1, 4, 7, 8, 9]
