@@ -14,9 +14,12 @@ from typing import BinaryIO
 
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.encodings import is_blank
+from rerankfleet.shared.heartbeat import beat
 
 COMMA = b","
 DELIMITERS = (COMMA, b";", b"\t")
+BLANK_BYTES_MAX = 16 << 20
+"""Limit of blank lines without a row between them, which pack a thousand times."""
 _QUOTE = b'"'
 _BLOCK_BYTES = 64 << 10
 _BEHIND_QUOTE = {d: re.compile(rb"[ \t]*" if d != b"\t" else rb" *") for d in DELIMITERS}
@@ -67,9 +70,17 @@ class CsvRows:
         self._wrong = self._not_utf8 = ""
 
     def __iter__(self) -> Iterator[Row]:
+        blank_bytes = 0
         while line := self._next():
             row = Row(self._number)
-            if not is_blank(line):
+            blank_bytes = blank_bytes + len(line) if is_blank(line) else 0
+            if blank_bytes > BLANK_BYTES_MAX:
+                raise UsageError(
+                    f"{self._name} has more than {BLANK_BYTES_MAX:,} bytes of blank lines, up to "
+                    f"line {self._number}",
+                    hint="remove them",
+                )
+            if not blank_bytes:
                 self._delimiter = self._delimiter or self._delimiter_of(line)
                 try:
                     cells = list(self._cells(line))
@@ -84,6 +95,7 @@ class CsvRows:
 
     def _next(self) -> bytes:
         """The next line, which belongs to the row that is read; empty at the end."""
+        beat()
         self._number, line = next(self._lines, (self._number, b""))
         self._size += len(line)
         if self._size > self._row_bytes:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
 from rerankfleet.shared.content.validation import is_id
@@ -30,12 +33,15 @@ from rerankfleet.shared.formats.sources import (
     plain,
     refuse_other_kinds,
 )
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
 """The columns that are read; others are ignored."""
 CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
+PARQUET_SILENT_S = 300.0
+"""For so long at most the reader of Parquet may yield nothing."""
 PARQUET_MEMORY_BYTES = 2 << 30
 """Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
 
@@ -215,13 +221,37 @@ def _parquet_lines(
     assert reader.stderr
     with reader:
         try:
-            yield from reader.stdout
+            yield from _while_heard(reader.stdout, name)
             message = reader.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             if status := reader.wait():
                 crash = f"{name} crashed the Parquet reader (status {status})"
                 raise UsageError(message if status == 1 else crash)
         finally:
             reader.kill()
+
+
+def _while_heard(pipe: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a pipe. Raises UsageError when it is silent for too long."""
+    rest = b""
+    while block := _heard(pipe, name):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _heard(pipe: IO[bytes], name: str) -> bytes:
+    """The next bytes of a pipe, nothing at its end; signs of life are given while it is silent."""
+    until_s = time.monotonic() + PARQUET_SILENT_S
+    while True:
+        beat()
+        if select.select([pipe], [], [], 0.5)[0]:
+            return os.read(pipe.fileno(), COPY_BYTES)
+        if time.monotonic() > until_s:
+            raise UsageError(
+                f"{name} yielded no row in {PARQUET_SILENT_S:.0f} seconds",
+                hint="write it with smaller row groups, or as JSON Lines",
+            )
 
 
 def no_pyarrow(purpose: str) -> UsageError:
