@@ -11,13 +11,13 @@ from typing import Any
 from rerankfleet.producer.inputs.tables import (
     CONTENTS,
     opened,
-    refuse_header,
+    refuse_other_lines,
     table_lines,
     table_suffix,
 )
 from rerankfleet.shared.errors import ItemError, UsageError
 from rerankfleet.shared.formats.encodings import is_blank
-from rerankfleet.shared.formats.lines import MALFORMED, json_object, refuse_json_document, text_of
+from rerankfleet.shared.formats.lines import MALFORMED, json_object, text_of
 from rerankfleet.shared.formats.sources import first_lines, plain, refuse_other_kinds
 from rerankfleet.shared.storage.objects import Objects
 
@@ -56,9 +56,7 @@ def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[byt
     if not table_suffix(source):
         with opened(source, objects) as raw, plain(raw, source) as stream:
             refuse_other_kinds(stream, source, "lines of text", CONTENT_HINT)
-            first = b"".join((first_lines(stream) or [])[:1])
-            refuse_header(first, source, CONTENTS)
-            refuse_json_document(first, source)
+            refuse_other_lines(b"".join((first_lines(stream) or [])[:1]), source, CONTENTS)
             yield from iter(lambda: stream.readline(bytes_max + 1), b"")
         return
     with table_lines(source, objects, bytes_max, CONTENTS) as rows:

@@ -22,8 +22,8 @@ from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.producer.inputs.tables import (
     IMAGES,
     csv_lines,
-    refuse_header,
     refuse_no_parquet,
+    refuse_other_lines,
     table_lines,
     table_suffix,
 )
@@ -38,7 +38,6 @@ from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
 from rerankfleet.shared.formats.lines import (
     LISTING_HINT,
     image_of,
-    refuse_json_document,
     valid_document,
 )
 from rerankfleet.shared.formats.sources import (
@@ -191,9 +190,7 @@ def _probe(stream: io.BufferedReader, name: str) -> None:
     refuse_other_kinds(stream, name, "a listing of images", LISTING_HINT)
     lines = first_lines(stream)
     if lines is not None:
-        first = lines[0] if lines else b""
-        refuse_header(first, name, IMAGES)
-        refuse_json_document(first, name)
+        refuse_other_lines(lines[0] if lines else b"", name, IMAGES)
         _refuse_others(lines, name)
 
 

@@ -30,6 +30,7 @@ from rerankfleet.shared.content.validation import (
 )
 from rerankfleet.shared.errors import ItemError, Path, UsageError
 from rerankfleet.shared.formats.encodings import is_blank
+from rerankfleet.shared.heartbeat import beat
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
@@ -56,11 +57,13 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
     Holds one line at the most, whatever the file is.
     """
     while line := stream.readline(max_bytes + 1):
+        beat()
         consumed = len(line)
         if consumed <= max_bytes or line.endswith(b"\n"):
             yield consumed, line.rstrip(b"\r\n")
             continue
         while rest := stream.readline(1 << 20):
+            beat()
             consumed += len(rest)
             if rest.endswith(b"\n"):
                 break
@@ -83,28 +86,6 @@ def refuse_other_formats(head: Iterable[bytes | None], name: str) -> None:
         batch = " (a batch file of another API)" if "custom_id" in objects[0] else ""
         message = f"{name} holds no requests: its first line has {keys.decode()}{batch}"
         raise UsageError(message, hint=FORMAT_HINT)
-
-
-def refuse_json_document(line: bytes, name: str) -> None:
-    """Raise UsageError where the first of a file's plain lines begins one JSON document over many
-    lines, or is a list of all there is: its parts would be read as texts or addresses."""
-    text = line.decode("utf-8-sig", "replace").strip()
-    if text not in ("[", "{", "[{") and not _is_list_of_contents(text):
-        return
-    raise UsageError(
-        f"{name} seems to be one JSON document, expected one value a line",
-        hint="write each text or object on a line of its own, without commas between (JSON Lines)",
-    )
-
-
-def _is_list_of_contents(text: str) -> bool:
-    if not text.startswith("["):
-        return False
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return bool(values) and all(isinstance(value, str | dict) for value in values)
 
 
 def _may_be_request(fields: Mapping[str, Any]) -> bool:
@@ -289,17 +270,14 @@ def image_id(document: Document) -> ItemId:
     return without_secrets(document.image[0]) if document.id is None else document.id
 
 
-_OF_A_LISTING = ("image", "id", "text")
-
-
 def _image(raw: bytes | None) -> Document:
     fields = _listed(_not_too_long(raw))
     if MALFORMED in fields:
         raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
     if fields.get("image") in (None, [], ""):
-        others = ", ".join(repr(name[:FIELD_SHOWN]) for name in fields if name not in _OF_A_LISTING)
-        seen = f", only {others[:FIELD_SHOWN]}" if others else ""
-        raise ItemError("no_image", f"there is no image{seen}", hint=LISTING_HINT)
+        others = sorted(fields.keys() - Document.model_fields.keys())[:1]
+        found = "".join(f", but {name[:FIELD_SHOWN]!a}" for name in others)
+        raise ItemError("no_image", f"there is no image{found}", hint=LISTING_HINT)
     document = valid_document(fields, code="invalid_image", hint=LISTING_HINT)
     if document.metadata is not None:
         message = "a row has no place for it"

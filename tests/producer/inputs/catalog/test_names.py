@@ -270,7 +270,7 @@ def test_a_row_of_a_table_that_is_wrong_has_what_names_it(row, named):
         (b'{"image": "a.png", "text": NaN}', "a.png", "NaN is not a JSON value"),
         (b'{"image": "a.png", "text": "x", "text": "y"}', "a.png", "stands twice"),
         (b'{"image": "a.png", "image": "b.png"}', None, "stands twice"),
-        (b'{"Image": "a.png", "id": 9}', 9, "there is no image, only 'Image'"),
+        (b'{"Image": "a.png", "id": 9}', 9, "there is no image, but 'Image'"),
         (b'{"id": 9}', 9, "there is no image"),
     ],
 )

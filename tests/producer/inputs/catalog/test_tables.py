@@ -178,9 +178,11 @@ def test_queries_that_are_no_list_are_refused(api, listing, queries):
         ("a.txt", b"id,image\n1,a.png\n", "seems to be CSV: its first line names columns"),
         ("a.txt", b"\n \n", "is not a listing of images"),
         ("a.parquet", b"PK\3\4" + bytes(60), "is not Parquet: it is a ZIP archive"),
-        ("a.json", b'\n[\n  {"image": "s3://pairs/a.jpg"}\n]\n', "seems to be one JSON document"),
-        ("a.json", b'{\n  "image":\n  "s3://pairs/a.jpg"\n}\n', "seems to be one JSON document"),
-        ("a.txt", b'[{"image": "s3://pairs/a.jpg"}]', "seems to be one JSON document"),
+        ("a.json", b'\n[\n  {"image": "s3://pairs/a.jpg"}\n]\n', "seems to be a JSON array"),
+        ("a.json", b'{\n  "image":\n  "s3://pairs/a.jpg"\n}\n', "seems to be a JSON object over"),
+        ("a.txt", b'[{"image": "s3://pairs/a.jpg"}]', "seems to be a JSON array"),
+        ("a.txt", b'["a.png", "b.png"]\n', "seems to be a JSON array"),
+        ("a.txt", b'{"Image": "a.png"}\n', "there is no image, but 'Image'"),
     ],
 )
 def test_what_is_no_catalog_is_called_by_its_name(api, table, name, data, words):
