@@ -204,7 +204,7 @@ def _show_images(
     """Print a sample of the ranking, with the relevant images marked."""
     step = max(len(labels) // SHOWN, 1)
     for label, results in list(zip(labels, rankings, strict=True))[::step][:SHOWN]:
-        texts = [f"{name}  ✓" if name in label["relevant"] else name for name in names]
+        texts = [f"{name} ✓" if name in label["relevant"] else name for name in names]
         tables.console().print(tables.ranked_table(label["query"], {"results": results}, texts))
 
 

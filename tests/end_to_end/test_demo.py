@@ -37,6 +37,6 @@ def test_the_demo_ranks_text_and_images(
     shown = capsys.readouterr().out
     assert "a relevant passage is first for" in shown
     assert "a red heart" in shown
-    assert "scene-1.jpg  ✓" in shown
+    assert "scene-1.jpg ✓" in shown
     assert "8 pairs of 4 images scored, 0 errors" in shown
     assert "a relevant image is first for" in shown

@@ -80,7 +80,7 @@ def test_a_health_check_gets_in_while_others_hold_all_connections(http, monkeypa
         wait_until(lambda: len(Connection.waiting) >= Connection.most - 1)
         # then new clients are answered, and those that waited longest made room
         for _ in range(20):
-            with httpx.Client(base_url=http.base_url) as client:
+            with httpx.Client(base_url=http.base_url, timeout=patient(20)) as client:
                 assert client.get("/version").status_code == 200
         assert len(Connection.waiting) <= Connection.most
 

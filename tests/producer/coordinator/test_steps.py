@@ -27,6 +27,7 @@ from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.outputs import check, manifest, output
+from tests.support.wait import patient
 
 ROWS = b"image\n" + b"s3://shop/a.jpg\n" * 3
 
@@ -274,18 +275,18 @@ def test_a_job_has_one_step_in_a_process(control):
     def slow(job_id: str, _: Control) -> None:
         calls.append(job_id)
         begun.set()
-        go_on.wait(10)
+        go_on.wait(patient(10))
 
     task = _task(slow, control)
     thread = threading.Thread(target=task, args=("j",))
     thread.start()
-    begun.wait(10)
+    begun.wait(patient(10))
     task("j")  # a hint of the same job is dropped
     other = threading.Thread(target=task, args=("k",))
     other.start()
     go_on.set()
-    thread.join(10)
-    other.join(10)
+    thread.join(patient(10))
+    other.join(patient(10))
     assert sorted(calls) == ["j", "k"]
     task("j")
     assert calls.count("j") == 2
