@@ -332,6 +332,7 @@ def test_null_is_unset_over_http_too(http, working):
     assert http.post("/rerank", json={"query": "q", "texts": ["a"], "documents": None}).json()
     assert ask(http, "/v1/score", queries=None, text_1="q", query=None)["data"]
     assert ask(http, instructions={"de": None})["warnings"] == []
+    assert ask(http, instructions={"de": " ", "fr": "\n"})["warnings"] == []  # blank ones are none
 
 
 @pytest.mark.parametrize(
