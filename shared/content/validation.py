@@ -101,11 +101,20 @@ def _no_list(value: Any) -> PydanticCustomError:
 
 
 def first_error(errors: Sequence[Mapping[str, Any]]) -> tuple[Path, str]:
-    """The path and message of the first of pydantic's errors."""
+    """The path and message of the first of pydantic's errors, in words that every door knows."""
     first = errors[0]
     path = tuple(part if isinstance(part, int) else part[:FIELD_SHOWN] for part in first["loc"])
-    unknown = first["type"] == "extra_forbidden"
-    return path, "there is no such field" if unknown else str(first["msg"])
+    return path, _SAID.get(first["type"], str(first["msg"]))
+
+
+_NO_OBJECT = "Input should be an object"
+_SAID = {
+    "extra_forbidden": "there is no such field",
+    "dict_type": _NO_OBJECT,
+    "model_type": _NO_OBJECT,
+    "model_attributes_type": _NO_OBJECT,
+}
+"""Pydantic's kinds of errors whose messages name classes of this program -> what is said."""
 
 
 def require_json(value: Any, levels: int = NESTING_MAX) -> None:

@@ -164,7 +164,7 @@ def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     """The fields of a line of JSON. Raises ItemError where it is no object."""
     text = text_of(raw)
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {str(error)[:200]}"
         raise ItemError("malformed_line", message, hint=hint) from error
@@ -174,8 +174,9 @@ def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     return fields
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no key may stand twice: one of both values would be lost."""
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for a key that stands twice: one of both values would be
+    lost."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]

@@ -27,7 +27,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ({"query": "q", "documents": []}, "documents", "there are no documents"),
         ({"query": " ", "documents": ["a"]}, "query", "the query is empty"),
         ({"query": {"id": 1}, "documents": ["a"]}, "query.id", "there is no such field"),
-        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "valid dictionary"),
+        ({"query": "q", "documents": ["a", 5]}, "documents[1]", "should be an object"),
         ({"query": "q", "documents": ["a", {"txt": "b"}]}, "documents[1].txt", "there is no such"),
         (
             {"query": "q", "documents": ["a", {"image": ["s3://b/c", "ftp://x"]}]},
@@ -40,7 +40,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ({**BODY, "image": {"preset": "huge"}}, "image.preset", "expected one of general"),
         ({**BODY, "image": {"max_crop": 2}}, "image.max_crop", "less than or equal to 1"),
         ({**BODY, "instuction": "x"}, "instuction", "there is no such field"),
-        ([], "body", "valid dictionary"),
+        ([], "body", "should be an object"),
     ],
 )
 def test_an_error_names_its_field_and_place(http, fleet, body, param, says):

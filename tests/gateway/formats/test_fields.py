@@ -200,6 +200,7 @@ def test_fields_that_contradict_each_other_are_refused_by_both_names(http, field
         {"raw_scores": False, "use_activation": True},
         {"instruction": "a", "instruct": "a"},
         {"instruction": "a", "instruct": ""},
+        {"instruction": " \n", "instruct": "a"},
         {"top_k": 2, "top_n": 2, "topN": 2},
         {"frames": None, "images": None},
     ],
