@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 from pydantic import ValidationError
 
 from rerankfleet.shared.addresses import printable, safe_uri, without_secrets
-from rerankfleet.shared.content.content import Document, content_fields, few_fields
+from rerankfleet.shared.content.content import Document, content_fields, given_fields
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
@@ -191,7 +191,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _request(fields: Mapping[str, Any]) -> RerankRequest:
     """Validate all of a request but its documents."""
     try:
-        request = RerankRequest.model_validate(few_fields(dict(fields)))
+        request = RerankRequest.model_validate(given_fields(fields))
     except ValidationError as error:
         path, message = first_error(error.errors())
         hint = CONTENT_HINT if path[:1] == ("query",) else REQUEST_HINT
