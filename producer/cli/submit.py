@@ -43,7 +43,8 @@ def submit(
         ),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="of a catalog: one a line, text or JSON; or a table")
+        str | None,
+        typer.Option(help="of a catalog: one query a line, text or JSON; or a table"),
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
@@ -79,24 +80,27 @@ def submit(
     made = {"id": job_id} | (_passed_over(client, job_id, as_json=as_json) if catalog else {})
     if wait:
         follow(client, job_id, as_json=as_json, output=output)
-    elif as_json:
-        sys.stdout.write(json.dumps(made) + "\n")
     else:
-        _tell(client, job_id, output)
+        _tell(client, made, output, as_json=as_json)
 
 
-def _tell(client: Client, job_id: str, output: str | None) -> None:
-    """Print the id of a job that is not waited for, and how to go on."""
+def _tell(client: Client, made: dict[str, str], output: str | None, *, as_json: bool) -> None:
+    """Print a job that is not waited for, how to go on, and where its output will be. Machines know
+    where it is unless they name it."""
+    job_id = made["id"]
     try:
-        sys.stdout.write(f"{job_id}\n")
+        sys.stdout.write(f"{json.dumps(made) if as_json else job_id}\n")
     finally:  # the id must not be lost with an output that cannot be written
-        tell(f"watch it:  rerank watch {job_id}")
-    if output is not None:
+        if not as_json:
+            tell(f"watch it:  rerank watch {job_id}")
+    if output is not None or not as_json:
         tell(_who_writes(client, job_id, output))
 
 
-def _who_writes(client: Client, job_id: str, output: str) -> str:
+def _who_writes(client: Client, job_id: str, output: str | None) -> str:
     """Which process writes the output that was named, where and when."""
+    if output is None:
+        return f"its output stays in the storage: `rerank results {job_id}` prints it"
     output = source_of(output)
     if output.startswith("file://"):
         return f"the coordinator writes {output}, on its own machine, when the job is done"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 from collections.abc import Callable, Coroutine
 from email.message import Message
 from typing import Any
@@ -12,14 +13,29 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from rerankfleet.producer.gateway.errors import UnreadableBody, UnsupportedBody
+from rerankfleet.producer.gateway.errors import InvalidField, UnreadableBody, UnsupportedBody
 from rerankfleet.shared.content.validation import FIELD_SHOWN
 from rerankfleet.shared.errors import CallerLeft
+from rerankfleet.shared.formats.encodings import other_encoding
+from rerankfleet.shared.formats.file_kinds import HEAD_BYTES, kind_of
+from rerankfleet.shared.formats.lines import object_of
 
 JSON_HEADER = "Content-Type: application/json"
 _SEND = f"send a JSON object as the body, with the header {JSON_HEADER}"
+_ENCODE = "encode it in UTF-8"
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class JsonRequest(Request):
+    """A request whose JSON was read before it gets to its handler."""
+
+    async def json(self) -> Any:
+        """The body. Raises JSONDecodeError for one that is no JSON, and InvalidField for a key that
+        stands twice in an object."""
+        if not hasattr(self, "_value"):
+            self._value = _loads(await self.body())
+        return self._value
 
 
 class JsonRoute(APIRoute):
@@ -33,15 +49,17 @@ class JsonRoute(APIRoute):
         is_required = body_field.field_info.is_required()
 
         async def checked(request: Request) -> Response:
+            request = JsonRequest(request.scope, request.receive)
             await _require_json(request, is_required=is_required)
             return await handle(request)
 
         return checked
 
 
-async def _require_json(request: Request, *, is_required: bool) -> None:
-    """Raises UnsupportedBody for a body that is not declared as JSON, UnreadableBody for one that
-    is missing or not UTF-8, and CallerLeft when the client leaves."""
+async def _require_json(request: JsonRequest, *, is_required: bool) -> None:
+    """Raises UnsupportedBody for a body that is not declared as JSON or is a file of another kind,
+    UnreadableBody for one that is missing or not UTF-8, InvalidField for a key that stands twice,
+    and CallerLeft when the client leaves."""
     try:
         body = await request.body()
     except ClientDisconnect:
@@ -51,11 +69,37 @@ async def _require_json(request: Request, *, is_required: bool) -> None:
             raise UnreadableBody(("body",), "there is none", hint=_SEND)
         return
     _require_headers(request)
+    _require_text(body)
+    try:
+        await request.json()
+    except (json.JSONDecodeError, RecursionError):
+        pass  # FastAPI answers it
+
+
+def _require_text(body: bytes) -> None:
+    """Raises UnsupportedBody for a file of another kind, UnreadableBody for what is not UTF-8."""
+    head = body[:HEAD_BYTES]
+    if encoding := other_encoding(head):  # without a mark its bytes are UTF-8 too
+        message = f"it is not UTF-8, it seems to be {encoding.upper()}"
+        raise UnreadableBody(("body",), message, hint=_ENCODE)
+    if kind := kind_of(head):
+        hint = f"{_SEND}; a file is a body of POST /v1/uploads"
+        raise UnsupportedBody(("body",), f"it seems to be {kind}", hint=hint)
     try:
         body.decode()
     except UnicodeDecodeError as error:
         message = f"it is not UTF-8 at byte {error.start}"
-        raise UnreadableBody(("body",), message, hint="encode it in UTF-8") from None
+        raise UnreadableBody(("body",), message, hint=_ENCODE) from None
+
+
+def _loads(body: bytes) -> Any:
+    """The value of a body of JSON. Raises InvalidField for a key that stands twice in an object."""
+    try:
+        return json.loads(body, object_pairs_hook=object_of)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # of object_of, or a number of too many digits
+        raise InvalidField(("body",), str(error)[: 2 * FIELD_SHOWN]) from None
 
 
 def _require_headers(request: Request) -> None:

@@ -201,7 +201,9 @@ def ranking(
 def _counts(line: Mapping[str, Any], candidates: Sequence[Candidate]) -> str:
     """How many candidates there were, and how many have no score."""
     unscored = len(line["errors"])
-    return f"{len(candidates):,} candidates" + (f", {unscored:,} without a score" * bool(unscored))
+    plural = "" if len(candidates) == 1 else "s"
+    without = f", {unscored:,} without a score" if unscored else ""
+    return f"{len(candidates):,} candidate{plural}{without}"
 
 
 def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate]) -> Table:

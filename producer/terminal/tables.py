@@ -141,6 +141,8 @@ def outcomes(progress: Progress) -> str:
         "cancelled": progress.cancelled,
     }
     words = {name: f"{count:,} {name}" for name, count in counts.items() if count}
+    if progress.errors == 1:
+        words["errors"] = "1 error"
     if bad := progress.bad_lines:
         lines = "1 is a line" if bad == 1 else f"{bad:,} are lines"
         words["errors"] += f" ({lines} that could not be read)"

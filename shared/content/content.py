@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any
 
@@ -78,9 +79,9 @@ def content_fields(value: Any) -> Any:
         return {"text": value}
     if not isinstance(value, dict):
         return value
-    value = _given_fields(value)
+    value = given_fields(value)
     if isinstance(value.get("video"), dict):
-        value["video"] = _given_fields(value["video"])
+        value["video"] = given_fields(value["video"])
     if "frames" not in value:
         return value
     frames, video = value["frames"], value.get("video")
@@ -92,14 +93,11 @@ def content_fields(value: Any) -> Any:
     return value
 
 
-def _given_fields(value: dict[str, Any]) -> dict[str, Any]:
-    """The first fields that are there: null is absent."""
-    return {name: field for name, field in few_fields(value).items() if field is not None}
-
-
-def few_fields(value: dict[str, Any]) -> dict[str, Any]:
-    """The first fields, enough to report that one is wrong: each wrong one costs memory."""
-    return value if len(value) <= FIELDS_MAX else dict(islice(value.items(), FIELDS_MAX))
+def given_fields(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are there: null is absent. Of too many the first, enough to report that one
+    is wrong: each wrong one costs memory."""
+    few = islice(value.items(), FIELDS_MAX)
+    return {name: field for name, field in few if field is not None}
 
 
 def _as_bare(content: Content) -> str | dict[str, Any]:

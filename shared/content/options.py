@@ -63,13 +63,13 @@ def _preset(value: str) -> str:
 
 
 def _few_languages(value: Any) -> Any:
-    """Refuse more entries than there are languages, before each of them becomes an error; null is
-    no entry."""
+    """Refuse more entries than there are languages, before each of them becomes an error; null and
+    a blank instruction are no entry."""
     if not isinstance(value, dict):
         return value
     if len(value) > len(LANGUAGES):
         raise PydanticCustomError("language", f"expected at most {len(LANGUAGES)} languages")
-    return {code: text for code, text in value.items() if text is not None}
+    return {code: text for code, text in value.items() if _empty_if_blank(text) not in (None, "")}
 
 
 def _empty_if_blank(value: Any) -> Any:
@@ -94,10 +94,7 @@ TOKENS_MAX = 40_960
 Instruction = Annotated[str, Field(max_length=64 << 10), BeforeValidator(_empty_if_blank)]
 """A blank one is empty, and an empty one is none."""
 Instructions = Annotated[
-    dict[
-        str,
-        Annotated[str, Field(min_length=1, max_length=64 << 10), BeforeValidator(_empty_if_blank)],
-    ],
+    dict[str, Annotated[str, Field(max_length=64 << 10)]],
     BeforeValidator(_few_languages),
     AfterValidator(_by_language),
 ]

@@ -100,23 +100,26 @@ def _no_list(value: Any) -> PydanticCustomError:
 # ---- errors -------------------------------------------------------------------------------------
 
 
-#: pydantic's type of an error -> a message in which no type of Python stands.
-_PLAIN = {
+_NO_OBJECT = "Input should be an object"
+_SAID = {
     "extra_forbidden": "there is no such field",
     "tuple_type": "Input should be a URI or a list of URIs",
-    "model_type": "Input should be an object",
+    "dict_type": _NO_OBJECT,
+    "model_type": _NO_OBJECT,
+    "model_attributes_type": _NO_OBJECT,
 }
-#: Models that a text may stand for.
+"""Pydantic's kinds of errors whose messages name types of this program -> what is said."""
 _CONTENTS = ("Content", "Document")
+"""Models that a text may stand for."""
 
 
 def first_error(errors: Sequence[Mapping[str, Any]]) -> tuple[Path, str]:
-    """The path and message of the first of pydantic's errors."""
+    """The path and message of the first of pydantic's errors, in words that every door knows."""
     first = errors[0]
     path = tuple(part if isinstance(part, int) else part[:FIELD_SHOWN] for part in first["loc"])
     if first.get("ctx", {}).get("class_name") in _CONTENTS:
         return path, "Input should be a text or an object"
-    return path, _PLAIN.get(first["type"], str(first["msg"]))
+    return path, _SAID.get(first["type"], str(first["msg"]))
 
 
 def require_json(value: Any, levels: int = NESTING_MAX) -> None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NoReturn, cast
 from pydantic import ValidationError
 
 from rerankfleet.shared.addresses import printable, safe_uri, without_secrets
-from rerankfleet.shared.content.content import Document, content_fields, few_fields
+from rerankfleet.shared.content.content import Document, content_fields, given_fields
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, RerankRequest, Slice
@@ -170,7 +170,7 @@ def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     """The fields of a line of JSON. Raises ItemError where it is no object."""
     text = text_of(raw)
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        fields = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
         message = f"not JSON: {str(error)[:200]}"
         raise ItemError("malformed_line", message, hint=hint) from error
@@ -180,8 +180,9 @@ def json_object(raw: bytes, hint: str = FORMAT_HINT) -> dict[str, Any]:
     return fields
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, in which no key may stand twice: one of both values would be lost."""
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError for a key that stands twice: one of both values would be
+    lost."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -196,7 +197,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _request(fields: Mapping[str, Any]) -> RerankRequest:
     """Validate all of a request but its documents."""
     try:
-        request = RerankRequest.model_validate(few_fields(dict(fields)))
+        request = RerankRequest.model_validate(given_fields(fields))
     except ValidationError as error:
         path, message = first_error(error.errors())
         hint = CONTENT_HINT if path[:1] == ("query",) else REQUEST_HINT

@@ -66,7 +66,7 @@ def open_local(source: str) -> Iterator[BinaryIO]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"the input {name} does not exist", hint="check the path") from None
     except IsADirectoryError:
-        raise UsageError(f"the input {name} is a folder", hint="name a JSON Lines file") from None
+        raise UsageError(f"the input {name} is a folder", hint="name a file in it") from None
     except OSError as error:
         raise UsageError(f"the input {name} cannot be read ({error.strerror})") from None
     except ValueError as error:  # a NUL

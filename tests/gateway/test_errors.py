@@ -40,7 +40,7 @@ BODY = {"query": "q", "documents": ["a", "b"]}
         ({**BODY, "image": {"preset": "huge"}}, "image.preset", "expected one of general"),
         ({**BODY, "image": {"max_crop": 2}}, "image.max_crop", "less than or equal to 1"),
         ({**BODY, "instuction": "x"}, "instuction", "there is no such field"),
-        ([], "body", "valid dictionary"),
+        ([], "body", "should be an object"),
     ],
 )
 def test_an_error_names_its_field_and_place(http, fleet, body, param, says):

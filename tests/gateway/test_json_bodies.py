@@ -83,6 +83,49 @@ def test_what_is_not_utf8_is_400(http, body):
     assert "UTF-8" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_body_in_another_encoding_is_named(http, encoding):
+    answer = post(http, "/v1/rerank", TEXT.encode(encoding), Content_Type=JSON)
+    assert answer.status_code == 400
+    assert f"it seems to be {encoding[:6].upper()}" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (gzip.compress(TEXT.encode()), "a gzip file"),  # its header Content-Encoding is missing
+        (b"\x28\xb5\x2f\xfd\x00", "a Zstandard file"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"\x89PNG\r\n\x1a\n\x00", "a PNG image"),
+    ],
+)
+@pytest.mark.parametrize("path", [*GOOD, "/v1/jobs"])
+def test_a_file_that_is_declared_as_json_is_named(http, path, body, kind):
+    answer = post(http, path, body, Content_Type=JSON)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (415, "body")
+    assert f"it seems to be {kind}" in error["message"]
+    assert "/v1/uploads" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        ("/v1/rerank", '{"query": "q", "query": "p", "documents": ["a"]}', "query"),
+        ("/v1/rerank", '{"query": "q", "documents": [{"text": "a", "text": "b"}]}', "text"),
+        ("/rerank", '{"query": "q", "texts": ["a"], "texts": ["b"]}', "texts"),
+        ("/v2/rerank", '{"query": "q", "documents": ["a"], "top_n": 1, "top_n": 2}', "top_n"),
+        ("/v1/score", '{"queries": "q", "documents": "a", "documents": "b"}', "documents"),
+        ("/v1/jobs", '{"input": "s3://a/b", "input": "s3://a/c"}', "input"),
+    ],
+)
+def test_no_key_of_an_object_stands_twice(http, path, body, key):
+    """The last value would be read, and the other one be lost."""
+    answer = post(http, path, body.encode(), Content_Type=JSON)
+    assert answer.status_code == 422
+    assert f"the key '{key}' stands twice in an object" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "deflate", "br", "zstd", "gzip, identity"])
 @pytest.mark.parametrize("path", [*GOOD, "/v1/jobs", "/v1/uploads?name=a.jsonl"])
 def test_a_compressed_body_is_415(http, path, encoding):

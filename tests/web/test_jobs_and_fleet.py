@@ -180,6 +180,7 @@ def test_a_job_of_which_nothing_is_scored_looks_like_a_failure(
     failed = {
         **DONE_JOB,
         "nothing_scored": True,
+        "passed_over": "7 passed over: 5 .psd, 2 without suffix",
         "reason": "nothing could be scored, most often because of not_found",
         "progress": DONE_JOB["progress"] | counts,
     }
@@ -195,6 +196,7 @@ def test_a_job_of_which_nothing_is_scored_looks_like_a_failure(
     # and its own page gives the reason
     browser.click("[data-job=j1] a")
     browser.wait_text(".job-page .reason", "most often because of not_found")
+    browser.wait_text("#job-passed-over", "7 passed over: 5 .psd")
     assert browser.text(".job-page .state") == "Failed"
     assert "3 / 3" in browser.text(".job-page .figures")
 

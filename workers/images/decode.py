@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from rerankfleet.shared.addresses import safe_uri, scheme_of
+from rerankfleet.shared.content.data_uris import carries_file
 from rerankfleet.shared.content.given import Given, file_bytes, is_pil, refuse_empty
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
@@ -66,11 +68,23 @@ def prepare_image(image: Given | str, options: ImageSpec | None = None) -> Prepa
     Raises ItemError when it cannot be used.
     """
     options = options or ImageSpec()
-    given: Given = Path(image) if isinstance(image, str) else image
+    given: Given = _path(image) if isinstance(image, str) else image
     data = file_bytes(given)
     if data is not None:
         return decode(data, options)
     return _prepare_pixels(given if is_pil(given) else Image.fromarray(given), options)
+
+
+def _path(image: str) -> Path:
+    """Raises ItemError for an address or base64: nothing is fetched here."""
+    if scheme_of(image) or carries_file(image):
+        shown = safe_uri(image) if scheme_of(image) else "base64"
+        raise ItemError(
+            "unsupported_image",
+            f"the image is {shown}; expected a path, or what a program holds of it",
+            hint="pass the path, or the bytes of the file",
+        )
+    return Path(image)
 
 
 def _prepare_pixels(image: Image.Image, options: ImageSpec) -> PreparedImage:

@@ -122,12 +122,16 @@ def _unite(names: Sequence[str], value: dict[str, Any]) -> None:
     given = [name for name in names if name in value]
     if len(given) < 2:
         return
-    first, *others = [name for name in given if value[name] != ""] or given
+    first, *others = [name for name in given if not _is_blank(value[name])] or given[:1]
     for other in others:
         refuse_two(first, value[first], other, value[other])
     for other in given:
         if other != first:
             del value[other]
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def refuse_two(name: str, value: Any, other: str, its_value: Any) -> None:

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import Gateway, RerankInput, as_json, gateway_of, taken
-from rerankfleet.producer.gateway.errors import MODEL, SHAPE
+from rerankfleet.producer.gateway.errors import MODEL, SHAPE, InvalidField
 from rerankfleet.producer.gateway.formats import tei
 from rerankfleet.producer.gateway.formats.contents import (
     AnyContent,
@@ -38,7 +38,6 @@ from rerankfleet.producer.gateway.formats.fields import (
     KEY_CHARACTERS,
     idempotency_key,
     ignored,
-    refuse_two,
 )
 from rerankfleet.producer.gateway.formats.losses import losses
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
@@ -82,10 +81,10 @@ class RerankBody(RequestOptions, ResultOptions):
     @model_validator(mode="after")
     def _wants_one_kind(self) -> RerankBody:
         """Raises InvalidField when scores are to be margins by one name, and not by the other."""
-        if self.raw_scores is not None and self.use_activation is not None:
-            refuse_two(
-                "raw_scores", self.raw_scores, "use_activation: false", not self.use_activation
-            )
+        raw, activated = self.raw_scores, self.use_activation
+        if raw is not None and raw == activated:
+            message = "`use_activation` is the opposite of `raw_scores`, and has the same value"
+            raise InvalidField(("use_activation",), message, hint="give one of them")
         return self
 
     @property

@@ -200,6 +200,7 @@ def test_fields_that_contradict_each_other_are_refused_by_both_names(http, field
         {"raw_scores": False, "use_activation": True},
         {"instruction": "a", "instruct": "a"},
         {"instruction": "a", "instruct": ""},
+        {"instruction": " \n", "instruct": "a"},
         {"top_k": 2, "top_n": 2, "topN": 2},
         {"frames": None, "images": None},
     ],
@@ -332,6 +333,7 @@ def test_null_is_unset_over_http_too(http, working):
     assert http.post("/rerank", json={"query": "q", "texts": ["a"], "documents": None}).json()
     assert ask(http, "/v1/score", queries=None, text_1="q", query=None)["data"]
     assert ask(http, instructions={"de": None})["warnings"] == []
+    assert ask(http, instructions={"de": " ", "fr": "\n"})["warnings"] == []  # blank ones are none
 
 
 @pytest.mark.parametrize(

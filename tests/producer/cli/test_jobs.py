@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rerankfleet.producer.terminal.tables import outcomes
 from rerankfleet.shared.job_status import Progress
 from tests.producer.cli.conftest import (
     OK,
@@ -130,3 +131,5 @@ def test_results_go_into_a_pipe_which_stays_one(rerank, served, source, control,
 
 def test_progress_counts_every_kind_of_outcome():
     assert Progress(scored=1, errors=2, rejected=3, cancelled=4).done == 10
+    assert outcomes(Progress(scored=1, errors=1)) == "1 scored, 1 error"
+    assert outcomes(Progress(errors=2, bad_lines=1)).startswith("2 errors (1 is a line")

@@ -29,10 +29,18 @@ def test_submit_prints_the_id_on_stdout_and_the_rest_on_stderr(rerank, served, s
     ran = rerank("submit", source)
 
     (job_id,) = store.jobs.unfinished()
-    assert ran == Ran(OK, f"{job_id}\n", f"watch it:  rerank watch {job_id}\n")
+    said = f"its output stays in the storage: `rerank results {job_id}` prints it"
+    assert ran == Ran(OK, f"{job_id}\n", f"watch it:  rerank watch {job_id}\n{said}\n")
     again = rerank("submit", source, "--json")
     assert set(json.loads(again.out)) == {"id"}
     assert again.err == ""
+
+
+def test_machines_learn_too_that_an_output_is_not_written_yet(rerank, served, source, tmp_path):
+    ran = rerank("submit", source, "-o", tmp_path / "out.jsonl", "--json")
+
+    assert set(json.loads(ran.out)) == {"id"}
+    assert "out.jsonl is not written until you ask for it" in ran.err
 
 
 def test_options_of_images_reach_the_job(rerank, served, source, store):

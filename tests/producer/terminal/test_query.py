@@ -317,6 +317,15 @@ def test_a_candidate_without_a_score_names_its_line_of_the_file(request_, tmp_pa
     assert f"3 lines of {path}, 1 of them empty: 3 candidates, 2 without a score" in lines
 
 
+def test_one_candidate_is_counted_as_one(request_, tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("only\n")
+    request_.add_file(str(path))
+    line = {"results": [], "errors": [{"index": 0, "code": "x", "message": "m", "hint": ""}]}
+    lines = shown(line | {"provenance": None}, request_, width=200)
+    assert any("1 line of" in one and "1 candidate, 1 without a score" in one for one in lines)
+
+
 @pytest.mark.parametrize(
     ("text", "says"), [("", "0 lines of"), ("\n \n", "2 lines of .*, 2 of them empty")]
 )

@@ -360,6 +360,13 @@ def test_what_is_no_id_costs_its_line(own_id):
     assert parse(line.encode()).failures[0].code in ("invalid_request", "malformed_line")
 
 
+def test_null_is_absent_by_any_name():
+    nulls = dict.fromkeys(("id", "top_n", "instruction", "metadata", "user", "top_k"))
+    assert parse({**nulls, **GOOD}).failures == parse(GOOD).failures == []
+    assert only_failure({**GOOD, "user": "me"}).code == "invalid_request"
+    assert only_failure({**GOOD, "query": None}).message == "query: Field required"
+
+
 def test_a_whole_float_is_a_number_of_results():
     assert parse({**GOOD, "top_n": 1.0}).top_n == 1
     for wrong in (1.5, True, "1"):

@@ -117,7 +117,7 @@ def test_a_path_that_cannot_be_read_says_why(tmp_path):
     for name, words in {
         "missing.jsonl": "missing.jsonl does not exist: check the path",
         "file/below": "below does not exist",
-        "": "is a folder: name a JSON Lines file",
+        "": "is a folder: name a file in it",
         "x" * 300: r"cannot be read \(File name too long\)",
     }.items():
         with pytest.raises(UsageError, match=words):

@@ -443,3 +443,20 @@ def test_the_cache_of_recent_images_is_bounded(folder):
         recent.put(w, image)
     assert [w.uri for w in refs if recent.get(w)] == ["2", "3", "4"]
     assert _Recent(1 << 20, max_age_s=-1).get(refs[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("https://user:secret@a.b/c.jpg?X-Amz-Signature=d", "https://a.b/c.jpg;"),
+        ("s3://bucket/c.jpg", "s3://bucket/c.jpg;"),
+        ("data:image/png;base64," + "iVBORw0KGgo" * 10_000, "data:image/png"),
+        ("iVBORw0KGgo" * 10_000, "the image is base64;"),
+    ],
+)
+def test_prepare_image_fetches_nothing_and_says_so(address, says):
+    with pytest.raises(ItemError, match="expected a path") as caught:
+        prepare_image(address)
+    assert says in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 300

@@ -139,7 +139,11 @@ class JobPage {
     if (first && this.fleet) this.showFleet(this.fleet); // it may have arrived first
     if (!this.over) this.charts.hidden = false;
     this.showHead();
-    fill(this.reason, job.reason && h("p", { class: "reason" }, job.reason));
+    fill(
+      this.reason,
+      job.reason && h("p", { class: "reason" }, job.reason),
+      job.passed_over && h("p", { class: "hint", id: "job-passed-over" }, job.passed_over),
+    );
     fill(this.facts, progressBar(this.job), this.figures());
     if (!isOver(job)) this.sample(job.pairs_per_s);
     this.rate.show([{ name: "", points: this.samples }]);
