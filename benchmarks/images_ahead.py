@@ -79,6 +79,7 @@ class Prompter:
         *,
         max_length: int,
         max_tokens_per_doc: int | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """A prompt for each document, or its error."""
         return [[self._prompt(side) for side in request.documents] for request in requests]

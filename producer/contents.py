@@ -11,7 +11,7 @@ from typing import Any
 from rerankfleet.producer.inputs.tables import (
     CONTENTS,
     opened,
-    refuse_header,
+    refuse_other_lines,
     table_lines,
     table_suffix,
 )
@@ -56,7 +56,7 @@ def _lines(source: str, objects: Objects | None, bytes_max: int) -> Iterator[byt
     if not table_suffix(source):
         with opened(source, objects) as raw, plain(raw, source) as stream:
             refuse_other_kinds(stream, source, "lines of text", CONTENT_HINT)
-            refuse_header(b"".join((first_lines(stream) or [])[:1]), source, CONTENTS)
+            refuse_other_lines(b"".join((first_lines(stream) or [])[:1]), source, CONTENTS)
             yield from iter(lambda: stream.readline(bytes_max + 1), b"")
         return
     with table_lines(source, objects, bytes_max, CONTENTS) as rows:

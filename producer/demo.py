@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.local import Local, stack
 from rerankfleet.producer.ports import free_port
@@ -29,6 +31,7 @@ from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.model_names import canonical_model
 from rerankfleet.shared.processes import Child, Supervisor
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.shown import clean_lines, one_line, tell
 from rerankfleet.shared.state.fleet import WorkerRow
 
 MODEL = "pocket-text"
@@ -139,8 +142,8 @@ def _rank_text(client: Client, worker: WorkerRow, output: Path) -> None:
     tables.console().print(
         f"\n{manifest.scored:,} pairs scored, {manifest.errors} errors, {manifest.seconds:.1f} s: "
         f"[bold]{manifest.pairs_per_s:,.0f} pairs/s[/]\n"
-        f"batch size {worker.batch_tokens:,} tokens ({worker.batch_reason}), "
-        f"{worker.latency_s * 1000:,.0f} ms a pack on {worker.device}\n"
+        f"batch size {worker.batch_tokens:,} tokens ({escape(one_line(worker.batch_reason))}), "
+        f"{worker.latency_s * 1000:,.0f} ms a pack on {escape(one_line(worker.device))}\n"
         f"a relevant passage is first for {_share_right(requests, lines):.0%} of the questions"
     )
 
@@ -234,10 +237,12 @@ def _wait_for_workers(client: Client, local: Local) -> list[WorkerRow]:
         for child in local.supervisor.children
         if child.name.startswith("worker")
     )
+    sys.stderr.write(f"{clean_lines(logs)}\n")
     raise NoWorker(
-        f"the workers were not ready within {WORKER_START_S:g} s", hint=f"their logs end:\n{logs}"
+        f"the workers were not ready within {WORKER_START_S:g} s",
+        hint="the end of their logs is above",
     )
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    tell(text)

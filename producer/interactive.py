@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -19,7 +19,7 @@ from rerankfleet.producer.coordinator.cut import Cut, cut
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.queue_position import QueuePosition, QueuePositions
-from rerankfleet.producer.shard_size import image_tokens, shard_size, slice_tokens
+from rerankfleet.producer.shard_size import ShardSize, costs, image_tokens, shard_size
 from rerankfleet.producer.submission import (
     NO_INPUT,
     START_ONE,
@@ -28,6 +28,8 @@ from rerankfleet.producer.submission import (
     input_of,
     with_calibration,
 )
+from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
+from rerankfleet.shared.content.image_headers import claimed_pixels
 from rerankfleet.shared.content.outcomes import Provenance, Scored, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.content.requests import Piece, Slice
@@ -128,10 +130,15 @@ class Interactive:
             key=key,
             **resolve(profile, options, settings.profiles),
         )
+        refuse_many_images(payload.slices, spec, settings)
         digest = digest_of(spec) if key else ""
         spec = with_calibration(spec, options, store.statistics)
         deadline_s = timeout_s or settings.interactive_deadline_s
-        job_id = self._create(spec, digest, payload, deadline_s, fleet.workers_of(model))
+        shards = _cut(payload.slices, spec, fleet.workers_of(model), settings)
+        left_s = started_s + deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise _too_late(deadline_s)
+        job_id = self._create(spec, digest, payload, shards, left_s)
         return PendingRequest(self, job_id, spec, deadline_s=deadline_s, started_s=started_s)
 
     def _create(
@@ -139,13 +146,14 @@ class Interactive:
         spec: JobSpec,
         digest: str,
         payload: Payload,
-        deadline_s: float,
-        workers: Sequence[WorkerRow],
+        cuts: Sequence[Cut],
+        left_s: float,
     ) -> str:
-        """Make the job, and hint its shards. Returns its id, or that of the one with its key."""
-        store, job_id, ttl_s = self.control.store, new_id(), deadline_s + ANSWER_TTL_S
+        """Make the job, which ends `left_s` from now, and hint its shards. Returns its id, or that
+        of the one with its key."""
+        store, job_id, ttl_s = self.control.store, new_id(), left_s + ANSWER_TTL_S
         shards = []
-        for shard in _cut(payload.slices, spec, workers, self.control.settings):
+        for shard in cuts:
             name = shard_file(0, shard.start, shard.end, "inline")
             uri = store.inline.put(job_id, name, payload.of(shard.slices), ttl_s)
             shards.append(OpenShard(shard.start, shard.end, uri))
@@ -153,7 +161,7 @@ class Interactive:
             job_id,
             spec,
             digest,
-            deadline_ms=int(deadline_s * 1000),
+            deadline_ms=int(left_s * 1000),
             inline_ttl_ms=int(ttl_s * 1000),
             shards=shards,
         )
@@ -201,7 +209,7 @@ class PendingRequest:
     def wait(self) -> Answer:
         """Wait for the answer. One thread waits. Raises DeadlineExceeded, or CallerLeft when
         another thread has called `cancel`."""
-        left_s = self._queued_s + self._deadline_s - time.monotonic()
+        left_s = self._started_s + self._deadline_s - time.monotonic()
         if self._end.wait(left_s):
             job = self._store.jobs.get(self.job_id)
             if not job.cancelled:
@@ -223,10 +231,7 @@ class PendingRequest:
         """Why there is no answer: the caller left, or else the deadline passed, by the clock of
         this process or of the monitor."""
         if not self._cancelled:
-            return DeadlineExceeded(
-                f"no answer within {self._deadline_s:g} s",
-                hint="send it again; the workers may have more to do than they can",
-            )
+            return _too_late(self._deadline_s)
         if self._is_repeatable:
             return CallerLeft("the caller left: who repeats the request gets its answer")
         return CallerLeft("the caller left: its job was cancelled")
@@ -259,6 +264,46 @@ class Payload:
         return b"".join(self._dumped.get(id(piece)) or dump_slices([piece]) for piece in pieces)
 
 
+def _too_late(deadline_s: float) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"no answer within {deadline_s:g} s",
+        hint="send it again; the workers may have more to do than they can",
+    )
+
+
+def refuse_many_images(slices: Sequence[Slice], spec: JobSpec, settings: Settings) -> None:
+    """Raise TooLarge for more images, or more pixels of those in data: URIs, than one request may
+    have. What others have is counted as they are decoded."""
+    contents = [content for piece in slices for content in (piece.query, *piece.documents)]
+    images = {uri for content in contents for uri in content.image}
+    videos = {content.video.frames for content in contents if content.video}
+    count = len(images) + sum(min(len(frames), spec.video_max_frames) for frames in videos)
+    if count > settings.interactive_images_max:
+        raise TooLarge(
+            f"a request with {count:,} images, at most {settings.interactive_images_max:,} are"
+            " read while somebody waits",
+            hint="submit it as a job",
+        )
+    most_bytes = settings.image_bytes_max
+    pixels = sum(_claimed_pixels(uri, most_bytes) for uri in images.union(*videos))
+    if pixels > settings.interactive_pixels_max:
+        raise TooLarge(
+            f"a request whose images have {pixels:,} pixels in all, at most"
+            f" {settings.interactive_pixels_max:,} are decoded while somebody waits",
+            hint="scale them down, or submit it as a job",
+        )
+
+
+def _claimed_pixels(uri: str, bytes_max: int) -> int:
+    """The pixels of an image that comes with the request; 0 of one that does not, or is broken."""
+    if not is_data_uri(uri):
+        return 0
+    try:
+        return claimed_pixels(data_of(uri, bytes_max) or b"")
+    except WrongData:
+        return 0
+
+
 def refuse_busy(fleet: FleetSnapshot, model: str, settings: Settings) -> None:
     """Raise NoWorker, ModelLoading or Overloaded where no small request can be taken now."""
     states = {worker.state for worker in fleet.workers_of(model)}
@@ -278,19 +323,36 @@ def refuse_busy(fleet: FleetSnapshot, model: str, settings: Settings) -> None:
 def _cut(
     slices: Sequence[Slice], spec: JobSpec, workers: Sequence[WorkerRow], settings: Settings
 ) -> list[Cut]:
-    """The shards of a request: small enough that every worker gets some."""
+    """The shards of a request: small enough that every worker gets some, and so few that it does
+    not fill the queue. Each document is priced once. Raises TooLarge."""
     per_image, text_max = image_tokens(spec.image_spec), spec.max_tokens_per_doc or math.inf
+    prices = ShardSize(0.0, 0, per_image, text_max=text_max)
+    priced = {id(piece): costs(piece, prices) for piece in slices}
+    tokens = sum(shared + sum(pairs) for shared, pairs in priced.values())
     size = shard_size(
         shard_s=SHARD_S,
         tokens_per_s=max((worker.tokens_per_s for worker in workers), default=0.0),
         pairs_max=settings.shard_pairs_max,
-        input_tokens=4 * sum(slice_tokens(piece, per_image, text_max) for piece in slices),
+        input_tokens=4 * tokens,
         workers=len(workers),
         images=spec.image_spec,
         text_max=spec.max_tokens_per_doc,
     )
+    most = settings.interactive_shards_max
+    size = replace(size, tokens=max(size.tokens, tokens / most))
     reads = [Read(piece, 0) for piece in slices]
-    return [shard for shard in cut(reads, Cursor(), size) if shard.slices]
+    while True:
+        cuts = cut(reads, Cursor(), size, price=lambda piece: priced[id(piece)])
+        shards = [shard for shard in cuts if shard.slices]
+        if len(shards) <= most:
+            return shards
+        if size.tokens > tokens:
+            raise TooLarge(
+                f"a request of {shards[-1].end:,} documents makes {len(shards)} shards, at most"
+                f" {most} are queued for one",
+                hint="submit it as a job",
+            )
+        size = replace(size, tokens=2 * size.tokens)
 
 
 def _by_line(outcomes: Sequence[SliceOutcome]) -> list[SliceOutcome]:

@@ -117,13 +117,15 @@ class JobMaker:
     @contextmanager
     def _files_of(self, job_id: str) -> Iterator[str]:
         """Yields where a job's input may be kept. When the block fails, every file written for the
-        job is deleted, unless the job exists after all: only the reply may have been lost."""
+        job is deleted, unless the job exists after all: only the reply may have been lost. What
+        cannot be deleted now, or by a process that was killed, the monitor finds."""
+        self._store.jobs.announce_files(job_id)
         try:
             yield job_uri(self._objects, job_id, "input.jsonl")
         except BaseException:
             with suppress(UsageError, Unavailable, *REDIS_ERRORS):  # the first error is raised
                 if not self._store.jobs.get_many([job_id]):
-                    self._objects.delete_tree(job_uri(self._objects, job_id))
+                    self._drop_files(job_id)
             raise
 
     def _start(self, job_id: str, spec: JobSpec, options: Mapping[str, Any]) -> str:
@@ -135,8 +137,13 @@ class JobMaker:
             self._store.jobs.wait_persisted()
             self._hints.feed(job_id)
         else:
-            self._objects.delete_tree(job_uri(self._objects, job_id))
+            with suppress(UsageError, Unavailable):  # the monitor will
+                self._drop_files(job_id)
         return created
+
+    def _drop_files(self, job_id: str) -> None:
+        self._objects.delete_tree(job_uri(self._objects, job_id))
+        self._store.jobs.end_sweep(job_id)
 
     def _is_own_output(self, key: str | None, target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""

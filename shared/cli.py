@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rerankfleet.shared.errors import ItemError, RerankError, UsageError
+from rerankfleet.shared.shown import clean_log, tell
 
 if TYPE_CHECKING:
     import typer
@@ -39,6 +40,7 @@ def configure_logs(level: str = "INFO") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.processors.format_exc_info,
+            clean_log,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -105,23 +107,26 @@ def _drop_output() -> None:
 def _explain(error: Exception) -> int:
     """Say what went wrong in one sentence. Returns the exit code; raises what nobody expected."""
     if isinstance(error, RerankError):
-        sys.stderr.write(f"rerank: {error.at_the_shell}\n")
+        tell(f"rerank: {error.at_the_shell}")
         return USAGE if isinstance(error, UsageError | ItemError) else FAILURE
     if isinstance(error, OSError):
         why = error.strerror or error
         if error.filename:
-            sys.stderr.write(f"rerank: {error.filename}: {why}\n")
+            tell(f"rerank: {error.filename}: {why}")
         else:
             _drop_output()
-            sys.stderr.write(f"rerank: the output cannot be written ({why}): write it elsewhere\n")
+            tell(f"rerank: the output cannot be written ({why}): write it elsewhere")
         return FAILURE
     if type(error).__module__.startswith("redis."):  # most commands never import it
         from rerankfleet.shared.state.connection import redis_unavailable
 
-        sys.stderr.write(f"rerank: {redis_unavailable(error)}. Jobs continue when it is back\n")
+        tell(f"rerank: {redis_unavailable(error)}. Jobs continue when it is back")
         return FAILURE
     if type(error).__name__ == "Abort":  # the end of standard input, where something was asked
         return INTERRUPTED
+    if isinstance(error, UnicodeEncodeError):  # bytes of an argument that are no text
+        tell("rerank: an argument or a setting is not UTF-8: write it in UTF-8")
+        return USAGE
     if hasattr(error, "format_message"):  # an error of the command line, by whichever click it is
         return _explain_usage(error)
     raise error
@@ -135,7 +140,7 @@ def _explain_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "rerank"
     message = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-    sys.stderr.write(f"rerank: {message}: see `{command} --help`\n")
+    tell(f"rerank: {message}: see `{command} --help`")
     return USAGE
 
 

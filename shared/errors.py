@@ -18,7 +18,8 @@ says what each means.
     │   ├── UnknownJob            404
     │   │   └── UnreadableJob     409  another version of this software wrote it
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
-    │   ├── CredentialsRefused    403  missing, expired or refused: no item is to blame
+    │   ├── StorageRefused        422  the storage has no such object, or does not allow it
+    │   │   └── CredentialsRefused 403 missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
     │   ├── InputChanged          409  the input is not the one that the job was made from
@@ -28,6 +29,7 @@ says what each means.
     ├── Unavailable               503  infrastructure: retried with back-off, never blamed on items
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
+    │   │   └── DraftsLost             what was to be published is gone: it is written again
     │   └── NoWorker                   no worker serves this model
     │       └── ModelLoading           its workers are still loading it
     ├── CallerLeft                499  the client closed its connection
@@ -68,6 +70,7 @@ ITEM_CODES = {
     "decode_timeout": "the image was not decoded in time; a retry may succeed",
     "decode_crashed": "the process that decoded the image died",
     "too_many_images": "more images in one query or document than are read",
+    "too_many_pixels": "more pixels in one interactive request than are decoded",
     "frames_differ": "the frames of a video have different shapes",
     "low_quality": "rejected: the image's quality is below the job's threshold",
     "low_quality_query": "rejected: so is that of the query's image, and with it the whole request",
@@ -185,7 +188,11 @@ class NotAllowed(UsageError):
     http_status = 403
 
 
-class CredentialsRefused(UsageError):
+class StorageRefused(UsageError):
+    """The object store or the disk has no such object, or does not allow what was asked of it."""
+
+
+class CredentialsRefused(StorageRefused):
     """The credentials are missing, expired or refused: no item is to blame, the job must pause."""
 
     code = "credentials_refused"
@@ -296,6 +303,10 @@ class StorageUnavailable(Unavailable):
     """The object store or the disk does not answer."""
 
     code = "storage_unavailable"
+
+
+class DraftsLost(StorageUnavailable):
+    """What was decided can no longer be published: it must be written again."""
 
 
 class NoWorker(Unavailable):

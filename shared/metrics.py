@@ -145,6 +145,7 @@ IMAGES_REJECTED = Family(
             "unsupported_image",
             "image_too_large",
             "decode_timeout",
+            "too_many_pixels",
             "decode_crashed",
             "low_quality",
         )

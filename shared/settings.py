@@ -169,6 +169,22 @@ class Settings(BaseSettings):
         ge=1,
         description="maximum number of waiting interactive shards; beyond it requests get 429",
     )
+    interactive_shards_max: int = Field(
+        32,
+        ge=1,
+        description="maximum number of shards that one interactive request is cut into; a large "
+        "one gets larger shards",
+    )
+    interactive_images_max: int = Field(
+        256,
+        ge=1,
+        description="maximum number of images, frames included, of an interactive request",
+    )
+    interactive_pixels_max: int = Field(
+        2_000_000_000,
+        ge=1,
+        description="maximum number of pixels, before scaling, of an interactive request's images",
+    )
     interactive_deadline_s: float = Field(
         60.0, gt=0, description="default deadline of an interactive request"
     )

@@ -121,7 +121,7 @@ def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
             key_prefix=f"t{uuid.uuid4().hex[:8]}",
             allowed_roots=(tmp_path / "allowed",),
             lease_s=patient(5),
-            heartbeat_s=patient(2),
+            heartbeat_s=patient(20),
             hint_grace_s=0,
         )
         yield own

@@ -144,3 +144,13 @@ def test_the_gateway_benchmark_measures_every_side_and_a_crowd():
         assert crowd["failures"] == 0
         assert crowd["statuses"]["200"] >= crowd["clients"]
         assert crowd["rss_end_bytes"] > 20 << 20
+
+
+def test_the_worst_case_benchmark_measures_each_step_at_three_sizes():
+    result = run_quickly("worst_case")
+
+    assert len(result["cases"]) >= 20
+    for case in result["cases"]:
+        n, twice, four_times = case["sizes"]
+        assert (twice, four_times) == (2 * n, 4 * n)
+        assert len(case["seconds"]) == 3

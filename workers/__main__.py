@@ -23,6 +23,7 @@ from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.processes import REFUSED
 from rerankfleet.shared.queue import SCORE_SHARD, model_queue, model_queues, serve
 from rerankfleet.shared.settings import Settings, load_settings
+from rerankfleet.shared.shown import tell
 from rerankfleet.workers.runtime import Runtime
 from rerankfleet.workers.tasks import score_shard
 from rerankfleet.workers.throttle import ConsumerThrottle
@@ -77,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return work(settings, options.model, options.device_name)
     except (ModelRefused, UsageError) as error:
-        sys.stderr.write(f"rerank worker: {error}\n")
+        tell(f"rerank worker: {error}")
         return REFUSED
     except RerankError as error:
-        sys.stderr.write(f"rerank worker: {error}\n")
+        tell(f"rerank worker: {error}")
         return 1
 
 

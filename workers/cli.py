@@ -13,6 +13,7 @@ import typer
 from rerankfleet.shared.cli import outcome_code
 from rerankfleet.shared.command_help import FILES, FLEET, SCORES, below
 from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_scoring_options
+from rerankfleet.shared.shown import clean_lines, one_line, tell
 
 if TYPE_CHECKING:
     from rerankfleet.shared.settings import Settings
@@ -116,9 +117,9 @@ def score(
     else:
         rejected = f"{manifest.rejected} rejected, " if manifest.rejected else ""
         bad = f" ({manifest.bad_lines} of them bad lines)" if manifest.bad_lines else ""
-        sys.stderr.write(
+        tell(
             f"{manifest.scored} pairs scored, {rejected}{manifest.errors} errors{bad}, "
-            f"{manifest.seconds:.1f} s, {manifest.pairs_per_s:.0f} pairs/s -> {output}\n"
+            f"{manifest.seconds:.1f} s, {manifest.pairs_per_s:.0f} pairs/s -> {output}"
         )
     unscored = manifest.errors + manifest.rejected
     raise typer.Exit(outcome_code(scored=manifest.scored, unscored=unscored))
@@ -175,12 +176,13 @@ def doctor(
 
 def _print_checks(checks: Sequence[Check]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, show_header=False)
     for check in checks:
-        table.add_row(MARKS[check.verdict], check.name, escape(check.fact))
+        fact = Text(clean_lines(check.fact))
+        table.add_row(MARKS[check.verdict], Text(one_line(check.name)), fact)
         if check.remedy:
-            table.add_row("", "", f"[dim]→ {escape(check.remedy)}[/]")
+            table.add_row("", "", Text(f"→ {clean_lines(check.remedy)}", "dim"))
     Console(highlight=False).print(table)

@@ -20,8 +20,9 @@ from collections.abc import Callable
 import structlog
 
 from rerankfleet.shared.cli import configure_logs
-from rerankfleet.shared.errors import RerankError, UnknownJob, UnreadableJob
+from rerankfleet.shared.errors import RerankError, UnknownJob, UnreadableJob, WrongState
 from rerankfleet.shared.formats.shard_files import job_uri
+from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import (
     MONITOR_QUEUE,
@@ -45,6 +46,10 @@ REPUBLISHED = "republished"
 REFUSED_MS = 600_000
 """For so long after a worker with other weights refused a job's shard, its hints do not count as
 lost."""
+SWEEP_RENEWED_S = 60.0
+"""How often a removal that takes long asks whether it may go on."""
+SWEEP_AGAIN_MS = 60_000
+"""When the removal of files that failed is tried again."""
 HINTS_AT_ONCE = 64
 """Most hints of one model that one tick sends."""
 SHARDS_LOOKED_AT = 1024
@@ -138,10 +143,31 @@ class Monitor:
             remaining_ms = self._store.jobs.begin_sweep(job_id)
             if remaining_ms < 0:
                 continue
-            for folder in ("shards", "parts") if remaining_ms else ("",):
-                self._objects.delete_tree(job_uri(self._objects, job_id, *filter(None, [folder])))
-            self._store.jobs.end_sweep(job_id, again_ms=remaining_ms and remaining_ms + 60_000)
+            again_ms = remaining_ms and remaining_ms + 60_000
+            try:
+                self._remove(job_id, all_files=not remaining_ms)
+            except (RerankError, OSError) as error:  # one must not starve the others
+                log.warning("files of a job are not removed yet", job=job_id, error=str(error))
+                again_ms = SWEEP_AGAIN_MS
+            self._store.jobs.end_sweep(job_id, again_ms=again_ms)
         sweep_uploads(self._objects)
+
+    def _remove(self, job_id: str, *, all_files: bool) -> None:
+        """Remove files of a job while it cannot be retried. Raises WrongState when it was."""
+        asked_s = time.monotonic()
+
+        def keep() -> None:
+            nonlocal asked_s
+            if time.monotonic() - asked_s < SWEEP_RENEWED_S:
+                return
+            asked_s = time.monotonic()
+            if self._store.jobs.begin_sweep(job_id) < 0:
+                raise WrongState("the job was retried", hint="its files stay")
+
+        with heartbeat(keep):
+            for names in [()] if all_files else [("shards",), ("parts",)]:
+                keep()
+                self._objects.delete_tree(job_uri(self._objects, job_id, *names))
 
 
 def next_step(job: Job) -> str | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
@@ -30,7 +30,13 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.metrics import BATCH_SPLITS, RETRIES
 from rerankfleet.shared.score_distribution import ScoreDistribution
 from rerankfleet.workers.batching.batcher import Batcher, Outcome
-from rerankfleet.workers.prepare import ImageLoader, LoadedImages, PreparedPair, Preparer
+from rerankfleet.workers.prepare import (
+    ImageLoader,
+    LoadedImages,
+    PreparedPair,
+    Preparer,
+    caller_of,
+)
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
@@ -108,26 +114,30 @@ class Scorer:
         self._canary = [p for p in encoded if isinstance(p, Prompt)]
 
     def score(
-        self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event
+        self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event, turn: Hashable = None
     ) -> tuple[list[SliceOutcome], int]:
-        """Score slices. Returns their outcomes in order, and the number of their tokens.
+        """Score slices. Returns their outcomes in order, and the number of their tokens. Their
+        images take turns with those of other jobs; `turn` names this one.
 
         Raises Stopped when `stop` is set, DeviceBroken when the device fails on any pair.
         """
         outcomes: list[SliceOutcome] = []
         tokens = 0
-        for run in self.runs(slices, spec, stop):
+        for run in self.runs(slices, spec, stop, turn):
             outcomes += self.collect(run, spec.priority, stop)
             tokens += run.tokens
         return outcomes, tokens
 
-    def runs(self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event) -> Iterator[Run]:
+    def runs(
+        self, slices: Iterable[Slice], spec: JobSpec, stop: threading.Event, turn: Hashable = None
+    ) -> Iterator[Run]:
         """Runs in order, each submitted to the device a few before it is to be collected."""
+        caller = caller_of(spec, stop, turn)
         loading: deque[tuple[list[Slice], Future[LoadedImages]]] = deque()
         pending: deque[Run] = deque()
         twins = Twins(spec)
         for slices_of_run in in_runs(slices):
-            loading.append((slices_of_run, self._preparer.load(slices_of_run, spec)))
+            loading.append((slices_of_run, self._preparer.load(slices_of_run, spec, caller)))
             if len(loading) > LOADS_AHEAD:
                 next_slices, images = loading.popleft()
                 pending.append(self.begin(next_slices, spec, stop, images, twins))
@@ -148,7 +158,10 @@ class Scorer:
         """Prepare some slices and submit their pairs; blocks while too many wait."""
         if stop.is_set():
             raise Stopped
-        prepared = self._preparer.prepare(slices, spec, images)
+        try:
+            prepared = self._preparer.prepare(slices, spec, images, caller_of(spec, stop))
+        except CancelledError:
+            raise Stopped from None
         twins = twins or Twins(spec)
         of_pairs = [twins.of(*slice_) for slice_ in zip(slices, prepared, strict=True)]
         prompts, places = _without_repeats(p for pairs in prepared for p in _prompts(pairs))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from rerankfleet.shared.job_spec import JobSpec, Priority
 from rerankfleet.shared.metrics import IMAGES_REJECTED
 from rerankfleet.shared.sub_scores import CHANNELS, TEXT
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
+from rerankfleet.workers.images.turns import Caller, FairThreads, result
 from rerankfleet.workers.prompting.languages import instruction_for
 from rerankfleet.workers.prompting.prompts import Prompt, Prompter, PromptRequest, Side
 from rerankfleet.workers.prompting.tokens import Visual
@@ -45,9 +46,10 @@ FETCH_CODES = frozenset(
     {"not_found", "refused_source", "unreadable", "fetch_failed", "timeout", "too_large"}
 )
 #: Runs whose images are loaded at the same time, over all shards; and in addition, those of
-#: interactive requests.
+#: interactive requests, of which one has only a part.
 LOADS_AT_A_TIME = 16
-URGENT_LOADS_AT_A_TIME = 4
+URGENT_LOADS_AT_A_TIME = 16
+LOADS_OF_A_REQUEST = 4
 #: The error rate of a job's fetches is that of the newest ones, this many; while there are fewer
 #: than FETCHES_MIN, the missing ones count as successes.
 FETCHES_JUDGED = 200
@@ -64,10 +66,11 @@ class ImageLoader(Protocol):
     """The seam to fetching and decoding."""
 
     def load(
-        self, refs: Iterable[ImageRef], *, urgent: bool = False
+        self, refs: Iterable[ImageRef], caller: Caller | None = None
     ) -> dict[ImageRef, PreparedImage | ItemError]:
-        """Each image, or the error why it could not be loaded; urgent ones do not wait for others.
-        Raises UsageError when the credentials are refused: then no image can be loaded."""
+        """Each image, or the error why it could not be loaded; callers take turns. Raises
+        UsageError when the credentials are refused: then no image can be loaded; CancelledError
+        when the caller stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +115,15 @@ class Preparer:
         self._recorder = recorder or Recorder()
         self._fetches = _Fetches()
         self._threads = {
-            False: ThreadPoolExecutor(LOADS_AT_A_TIME, "load"),
-            True: ThreadPoolExecutor(URGENT_LOADS_AT_A_TIME, "load-urgent"),
+            False: FairThreads(LOADS_AT_A_TIME, "load"),
+            True: FairThreads(URGENT_LOADS_AT_A_TIME, "load-urgent", per_turn=LOADS_OF_A_REQUEST),
         }
 
-    def load(self, slices: Sequence[Slice], spec: JobSpec) -> Future[LoadedImages]:
+    def load(
+        self, slices: Sequence[Slice], spec: JobSpec, caller: Caller | None = None
+    ) -> Future[LoadedImages]:
         """Begin to fetch and decode the images of some slices, for `prepare`."""
+        caller = caller or caller_of(spec)
         refs = dict.fromkeys(
             ref
             for piece in slices
@@ -125,28 +131,33 @@ class Preparer:
             for ref in images_of(content, spec)
         )
         if refs and self._images is not None:
-            urgent = spec.priority is Priority.interactive
-            return self._threads[urgent].submit(self._images.load, refs, urgent=urgent)
+            return self._threads[caller.urgent].submit(caller, self._images.load, refs, caller)
         loaded: Future[LoadedImages] = Future()
         loaded.set_result(dict.fromkeys(refs, _NOT_READ))
         return loaded
 
     def prepare(
-        self, slices: Sequence[Slice], spec: JobSpec, loading: Future[LoadedImages] | None = None
+        self,
+        slices: Sequence[Slice],
+        spec: JobSpec,
+        loading: Future[LoadedImages] | None = None,
+        caller: Caller | None = None,
     ) -> list[list[PreparedPair | ItemError]]:
-        """The pairs of some slices, or their errors. `loading` is the result of `load`.
+        """The pairs of some slices, or their errors. `loading` is the result of `load` with the
+        same caller; ends with CancelledError when that stops.
 
         Raises UsageError when no image can be fetched, when more of them fail than the job allows,
         or when the job has instructions by language and there is no detector: a person must act.
         """
-        loaded = (loading or self.load(slices, spec)).result()
+        caller = caller or caller_of(spec)
+        loaded = result(loading or self.load(slices, spec, caller), caller.stop)
         self._fetches.judge(loaded, spec)
         poor = sum(_is_too_poor(outcome, spec) for outcome in loaded.values())
         self._recorder.add(IMAGES_REJECTED, "low_quality", amount=poor)
         requests = [_request(piece, spec, loaded) for piece in slices]
         with self._recorder.timed("tokenize"):
-            encoded = self._encode(requests, spec)
-            channels = self._channels(requests, spec) if spec.explain else {}
+            encoded = self._encode(requests, spec, caller)
+            channels = self._channels(requests, spec, caller) if spec.explain else {}
         return [
             [
                 prompt
@@ -157,18 +168,29 @@ class Preparer:
             for line, (piece, prompts) in enumerate(zip(slices, encoded, strict=True))
         ]
 
-    def _channels(self, requests: Sequence[PromptRequest], spec: JobSpec) -> Channels:
+    def _channels(
+        self, requests: Sequence[PromptRequest], spec: JobSpec, caller: Caller
+    ) -> Channels:
         by_channel = {
             name: [_channel(request, *name.split("-")) for request in requests] for name in CHANNELS
         }
-        return {name: self._encode(parts, spec) for name, parts in by_channel.items()}
+        return {name: self._encode(parts, spec, caller) for name, parts in by_channel.items()}
 
     def _encode(
-        self, requests: Sequence[PromptRequest], spec: JobSpec
+        self, requests: Sequence[PromptRequest], spec: JobSpec, caller: Caller
     ) -> list[list[Prompt | ItemError]]:
         return self._prompter.encode_all(
-            requests, max_length=spec.max_length, max_tokens_per_doc=spec.max_tokens_per_doc
+            requests,
+            max_length=spec.max_length,
+            max_tokens_per_doc=spec.max_tokens_per_doc,
+            stop=caller.stop,
         )
+
+
+def caller_of(spec: JobSpec, stop: threading.Event | None = None, turn: Hashable = None) -> Caller:
+    """Who prepares pairs of a job: `turn` names the job or request; else this is one of its own."""
+    urgent = spec.priority is Priority.interactive
+    return Caller(turn or object(), urgent, stop or threading.Event())
 
 
 def images_of(content: Content, spec: JobSpec) -> list[ImageRef]:

@@ -29,6 +29,7 @@ from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import ImageSource
+from rerankfleet.workers.images.turns import Caller
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.prompting.languages import detector_of
 
@@ -159,13 +160,13 @@ class _PassedImages:
         self._source, self._passed, self._bytes_max = source, passed.images, bytes_max
 
     def load(
-        self, refs: Iterable[ImageRef], *, urgent: bool = False
+        self, refs: Iterable[ImageRef], caller: Caller | None = None
     ) -> dict[ImageRef, PreparedImage | ItemError]:
         """See `prepare.ImageLoader`."""
         refs = list(refs)
         passed = {ref: self._prepared(ref) for ref in refs if ref.uri in self._passed}
         others = [ref for ref in refs if ref.uri not in self._passed]
-        return passed | self._source.load(others, urgent=urgent)
+        return passed | self._source.load(others, caller)
 
     def _prepared(self, ref: ImageRef) -> PreparedImage | ItemError:
         image = self._passed[ref.uri]

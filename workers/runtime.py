@@ -42,6 +42,8 @@ from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.recorder import Recorder
 
 HOUSEKEEPING_S = 0.25
+RENEWAL_S = 1.0
+"""Leases are renewed this often at least: so soon a worker notices that a job was cancelled."""
 OUT_OF_MEMORY = "memory: packs ran out of memory here"
 """The reason for a limit that the worker lowered itself, until the monitor knows."""
 
@@ -152,7 +154,7 @@ class Runtime:
             self.meter.sample(holding=len(self.leases) > 0)
             try:
                 if now >= next_renewal and not self._stalled(now):
-                    next_renewal = now + self.settings.lease_s / 4
+                    next_renewal = now + min(self.settings.lease_s / 4, RENEWAL_S)
                     self.leases.renew()
                 if now >= next_beat:
                     next_beat = now + self.settings.heartbeat_s

@@ -113,7 +113,7 @@ def _score(
     if held.lease.poison:
         return [poisoned(piece) for piece in slices], 0
     try:
-        return runtime.scorer.score(slices, job.spec, held.stop)
+        return runtime.scorer.score(slices, job.spec, held.stop, job.id)
     except UsageError as error:
         if job.spec.priority is not Priority.interactive:
             raise

@@ -15,6 +15,7 @@ from rerankfleet.shared.cli import INTERRUPTED, PARTIAL, outcome_code
 from rerankfleet.shared.command_options import ForceOption
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import is_uri, source_of
+from rerankfleet.shared.shown import tell
 
 if TYPE_CHECKING:
     from rerankfleet.producer.client import Client
@@ -145,7 +146,7 @@ def _report(client: Client, job_id: str, text: str, *, as_json: bool) -> None:
 
         tables.as_json(client.status(job_id))
     else:
-        sys.stderr.write(f"{text}\n")
+        tell(text)
 
 
 def jobs(
@@ -177,7 +178,8 @@ def follow(client: Client, job_id: str, *, as_json: bool, output: str | None = N
             _fetch(client, job_id, target)
             status = status.model_copy(update={"output": target})
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nThe job goes on. Come back with:  rerank watch {job_id}\n")
+        sys.stderr.write("\n")
+        tell(f"The job goes on. Come back with:  rerank watch {job_id}")
         raise typer.Exit(INTERRUPTED) from None
     _show(status, as_json=as_json)
     progress = status.progress

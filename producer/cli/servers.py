@@ -10,6 +10,7 @@ import typer
 
 from rerankfleet.producer.cli.common import connected
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.shown import tell
 
 POCKET = "pocket-text"
 
@@ -62,15 +63,16 @@ def up(
     with stack(settings, model, gateway=True) as local:
         from rerankfleet.shared.settings import mask
 
-        sys.stderr.write(
-            f"Redis    {mask(local.settings.redis_address)}\n"
-            f"storage  {local.settings.storage_uri}\n"
-            f"state    {settings.state_dir}\n"
-            f"gateway  {local.gateway or no_gateway}\n"
-            "The worker is loading the model. In another terminal:\n"
-            f"  rerank submit pairs.jsonl -o ranked.jsonl --model {model} --wait\n"
-            "Ctrl-C stops everything and keeps the data.\n"
-        )
+        for line in (
+            f"Redis    {mask(local.settings.redis_address)}",
+            f"storage  {local.settings.storage_uri}",
+            f"state    {settings.state_dir}",
+            f"gateway  {local.gateway or no_gateway}",
+            "The worker is loading the model. In another terminal:",
+            f"  rerank submit pairs.jsonl -o ranked.jsonl --model {model} --wait",
+            "Ctrl-C stops everything and keeps the data.",
+        ):
+            tell(line)
         local.supervisor.wait()
         sys.stderr.write("stopping\n")
 
@@ -139,7 +141,7 @@ def health(
         Role.gateway: _gateway_health,
     }
     healthy, sentence = look[role]()
-    sys.stderr.write(f"{sentence}\n")
+    tell(sentence)
     if not healthy:
         raise typer.Exit(1)
 

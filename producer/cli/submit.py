@@ -17,6 +17,7 @@ from rerankfleet.shared.command_options import ForceOption, ProfileOption, with_
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.sources import is_uri, source_of
 from rerankfleet.shared.job_spec import OutputFormat, Priority
+from rerankfleet.shared.shown import tell
 
 if TYPE_CHECKING:
     from rerankfleet.producer.client import Client
@@ -38,12 +39,11 @@ def submit(
         str | None,
         typer.Option(
             help="instead of a file: images that each query meets. s3://bucket/prefix/, a folder, "
-            "or a listing: URIs one a line, CSV or Parquet with the columns image, id, text"
+            "or a listing: URIs one a line, CSV, TSV or Parquet with the columns image, id, text"
         ),
     ] = None,
     queries: Annotated[
-        str | None,
-        typer.Option(help="of a catalog: one query a line, text or JSON; CSV or Parquet"),
+        str | None, typer.Option(help="of a catalog: one a line, text or JSON; or a table")
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,
@@ -91,9 +91,9 @@ def _tell(client: Client, made: dict[str, str], output: str | None, *, as_json: 
         sys.stdout.write(f"{json.dumps(made) if as_json else job_id}\n")
     finally:  # the id must not be lost with an output that cannot be written
         if not as_json:
-            sys.stderr.write(f"watch it:  rerank watch {job_id}\n")
+            tell(f"watch it:  rerank watch {job_id}")
     if output is not None or not as_json:
-        sys.stderr.write(f"{_who_writes(client, job_id, output)}\n")
+        tell(_who_writes(client, job_id, output))
 
 
 def _who_writes(client: Client, job_id: str, output: str | None) -> str:
@@ -121,7 +121,7 @@ def _passed_over(client: Client, job_id: str, *, as_json: bool) -> dict[str, str
     """What the job does not take of its folder, as a field; people are told at once."""
     passed_over = client.status(job_id).passed_over
     if passed_over and not as_json:
-        sys.stderr.write(f"{passed_over}\n")
+        tell(passed_over)
     return {"passed_over": passed_over} if passed_over else {}
 
 

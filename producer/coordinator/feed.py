@@ -7,26 +7,42 @@ It grows with the fleet and has a minimum, so that an autoscaler sees a backlog 
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import structlog
 
 from rerankfleet.producer.coordinator.cut import Cut, cut
-from rerankfleet.producer.coordinator.step import Control, delay, lease_keeper
+from rerankfleet.producer.coordinator.step import Control, Step, StepOver
 from rerankfleet.producer.inputs.cursor import Cursor
 from rerankfleet.producer.inputs.jsonl import Input, refuse_changed
 from rerankfleet.producer.shard_size import CHARACTERS_PER_TOKEN, ShardSize, shard_size
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import Unavailable, UsageError
+from rerankfleet.shared.errors import (
+    InputChanged,
+    NotAllowed,
+    StorageRefused,
+    StorageUnavailable,
+    Unavailable,
+    UsageError,
+)
 from rerankfleet.shared.formats.shard_files import dump_slices, shard_file, shard_uri
+from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.records import Job, OpenShard
 
 SHARDS_PER_STEP = 8
 """A step ends after this many shards: steps stay short, so that jobs take turns."""
 SHARDS_PER_STEP_CANCELLED = 256
+STEP_S = 20.0
+"""Or after so long."""
+PATIENCE_S = 600.0
+"""For so long a cancelled job waits for an input that cannot be read."""
+REPORTED = "reported"
+"""The fact `unreadable` of a job that was paused since its input cannot be read; before that, since
+when it waits, in ms."""
 WINDOW_PER_SLOT = 4
 """Shards that wait per slot of the fleet: enough that no worker finds the queue empty."""
 
@@ -38,19 +54,26 @@ log = structlog.get_logger()
 
 def feed(job_id: str, control: Control) -> None:
     """Cut the next shards of a job, unless another step of it is running."""
-    store, token = control.store, uuid.uuid4().hex
-    if store.jobs.begin_step(job_id, token) != "yes":
+    step = Step.begin(job_id, control)
+    if step is None:
         return
-    feeding = Feeding(store.jobs.get(job_id), control, token)
+    feeding = Feeding(control.store.jobs.get(job_id), control, step)
     try:
-        following = feeding.run()
+        with heartbeat(step.beat):
+            following = feeding.run()
+    except StepOver as over:  # a cancelled job is cut on, to record what it leaves
+        following = "feed" if over.why == "cancelled" else None
     except Unavailable as error:
-        delay(job_id, token, control, error)
+        step.delay(error)
         return
-    except UsageError as error:  # the input is missing, changed or refused: a person must look
-        cancelled = store.jobs.pause(feeding.job, str(error)) == "cancelled"
-        following = feeding.end_early() if cancelled else None
-    store.jobs.end_step(job_id, token)
+    except Exception as error:
+        if step.is_lost():  # what failed here no longer matters
+            log.info("a step was overtaken", job=job_id, error=str(error))
+            return
+        if not isinstance(error, UsageError):
+            raise
+        following = feeding.refused(error)
+    step.end()
     if following == "finish":
         control.hints.finish(job_id)
     elif following == "feed":
@@ -60,10 +83,10 @@ def feed(job_id: str, control: Control) -> None:
 class Feeding:
     """One feed step of a job: what was read of it once, and the cursor as it moves."""
 
-    def __init__(self, job: Job, control: Control, token: str) -> None:
+    def __init__(self, job: Job, control: Control, step: Step) -> None:
         self.job = job
         self._control = control
-        self._token = token
+        self._step = step
         self._cursor = Cursor.parse(job.facts["cursor"])
 
     def run(self) -> Next:
@@ -73,55 +96,84 @@ class Feeding:
             return None if job.open_shards else "finish"
         if job.paused:
             return None
+        self._step.until_cancelled = not job.cancelled
         workers = store.fleet.workers(job.spec.model)
         share = self._window_share(workers)
         room = SHARDS_PER_STEP_CANCELLED if job.cancelled else share - job.open_shards
         if room <= 0:
             return None
-        steps = SHARDS_PER_STEP_CANCELLED if job.cancelled else SHARDS_PER_STEP
-        for count, shard in enumerate(self._cuts(workers), 1):
-            if store.jobs.begin_step(job.id, self._token) != "yes":
-                return None
+        at_once = min(room, SHARDS_PER_STEP_CANCELLED if job.cancelled else SHARDS_PER_STEP)
+        opened, until_s = 0, time.monotonic() + STEP_S
+        for shard in self._cuts(workers):
+            if not shard.slices and shard.cursor == self._cursor:
+                continue  # the end
+            self._step.hold()
             if self._open([shard], low_water=max(share // 2, 1))[0] != "opened":
                 return None
-            if count == min(room, steps):
-                return "feed" if count < room else None
+            opened += bool(shard.slices)
+            if opened == at_once or time.monotonic() >= until_s:
+                return "feed" if opened < room or job.cancelled else None
         return self._seal()
 
-    def end_early(self) -> Next:
+    def refused(self, error: UsageError) -> Next:
+        """Act on an input that cannot be read. Returns the step that is due next.
+
+        A person must look, and the job is paused meanwhile. A cancelled job, at which nobody may
+        look, waits first for a storage that may be away. It ends without the rest of its input only
+        when the bytes themselves are refused, or when somebody cancels it although it was paused
+        since they are not there.
+        """
+        jobs, id_ = self._control.store.jobs, self.job.id
+        if jobs.pause(self.job, str(error)) == "paused":
+            jobs.set_facts(id_, unreadable=REPORTED)
+            return None
+        since = jobs.get(id_).facts.get("unreadable")
+        may_return = isinstance(error, StorageRefused | NotAllowed | InputChanged)
+        if since == REPORTED or not may_return:
+            return self._end_early()
+        now_ms = self._control.store.now_ms()
+        if since is None:
+            jobs.set_facts(id_, unreadable=now_ms)
+        if since is None or now_ms - int(since) < PATIENCE_S * 1000:
+            self._step.delay(str(error))
+            return None
+        reason = f"{error}. Resume the job when that is mended, or cancel it again to end it now"
+        if jobs.pause(self.job, reason, even_cancelled=True) == "paused":
+            jobs.set_facts(id_, unreadable=REPORTED)
+        return None
+
+    def _end_early(self) -> Next:
         """Seal a cancelled job whose input can no longer be read with what was cut of it."""
         log.warning(
             "a cancelled job ends before its input does", job=self.job.id, line=self._cursor.line
         )
-        return self._seal()
+        return self._seal(short=True)
 
     def _cuts(self, workers: Sequence[WorkerRow]) -> Iterator[Cut]:
         """The shards that the input has from the cursor on."""
         control = self._control
         refuse_changed(self.job.spec.input, control.objects)
-        renew = lease_keeper(self.job.id, self._token, control)
         source = Input(self.job, control.objects, control.settings)
-        uri = self._plain_uri(source, renew)
-        reads = source.reads(uri, self._cursor, renew)
+        reads = source.reads(self._plain_uri(source), self._cursor)
         return cut(reads, self._cursor, self._shard_size(workers))
 
-    def _plain_uri(self, source: Input, renew: Callable[[], None]) -> str:
+    def _plain_uri(self, source: Input) -> str:
         """Where the plain lines of the input are; its first step makes them and measures them."""
         if (uri := self.job.facts.get("plain_uri")) is not None:
             return uri
-        uri = source.make_seekable(renew)
+        uri = source.make_seekable()
         facts = {"plain_uri": uri, "input_tokens": str(source.tokens(uri))}
         self._control.store.jobs.set_facts(self.job.id, **facts)
         self.job = self.job.with_facts(facts)
         return uri
 
-    def _seal(self) -> Next:
-        """End the cutting of the job. Returns the step that is due next."""
-        answer, open_shards = self._open([], low_water=0, sealed=True)
+    def _seal(self, *, short: bool = False) -> Next:
+        """End the cutting of the job, `short` of its input. Returns the step that is due next."""
+        answer, open_shards = self._open([], low_water=0, sealed=True, short=short)
         return "finish" if answer == "opened" and not open_shards else None
 
     def _open(
-        self, cuts: Sequence[Cut], *, low_water: int, sealed: bool = False
+        self, cuts: Sequence[Cut], *, low_water: int, sealed: bool = False, short: bool = False
     ) -> tuple[str, int]:
         """Write shard files, open the shards, hint them: in this order, so that no hint is early.
         Returns the answer of `open.lua` and how many shards of the job are open."""
@@ -133,6 +185,7 @@ class Feeding:
             (str(self._cursor), str(after)),
             shards,
             sealed=sealed,
+            short=short,
             lines=after.requests - self._cursor.requests,
             low_water=low_water,
         )
@@ -148,7 +201,12 @@ class Feeding:
         """Write a shard file under a name of this attempt. Returns the name."""
         objects, job = self._control.objects, self.job
         name = shard_file(job.round, shard.start, shard.end, uuid.uuid4().hex[:8])
-        objects.write(shard_uri(objects, job.id, name), dump_slices(shard.slices))
+        try:
+            objects.write(shard_uri(objects, job.id, name), dump_slices(shard.slices))
+        except UsageError as error:
+            if job.cancelled:  # it is not the input that is refused: nothing ends early
+                raise StorageUnavailable(str(error)) from error
+            raise
         return name
 
     def _shard_size(self, workers: Sequence[WorkerRow]) -> ShardSize:

@@ -2,29 +2,36 @@
 
 Parts are read in the order of the input, one request in memory at a time; a retry merges them into
 the previous output. The output appears whole, by rename or multipart completion. That of a catalog
-is a file of rows per part, listed in the manifest, which is written last. A step that is killed is
-repeated.
+is a file of rows per part, listed in the manifest, which appears last. A step that is killed is
+repeated, and one that was overtaken publishes nothing (`publishing.py`).
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
 import structlog
 
+from rerankfleet.producer.coordinator.publishing import (
+    Attempt,
+    discard_others,
+    forget_drafts,
+    publish,
+)
 from rerankfleet.producer.coordinator.rows import Ranking, Row, dump_rows, part_name, rows_of
-from rerankfleet.producer.coordinator.step import Control, delay, lease_keeper
+from rerankfleet.producer.coordinator.step import Control, Step, StepOver
 from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import Unavailable, UsageError
+from rerankfleet.shared.errors import DraftsLost, RerankError, Unavailable, UsageError
 from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
 from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
 from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
+from rerankfleet.shared.heartbeat import beat, heartbeat
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects
 
@@ -40,22 +47,31 @@ Merged = tuple[SliceOutcome, Provenance | None]
 
 def finish(job_id: str, control: Control) -> None:
     """Write a job's output, if all of its parts exist and no other step of it is running."""
-    store, token = control.store, uuid.uuid4().hex
-    if store.jobs.begin_step(job_id, token) != "yes":
+    step = Step.begin(job_id, control)
+    if step is None:
         return
-    job = store.jobs.get(job_id)
+    store, job = control.store, control.store.jobs.get(job_id)
     if not job.sealed or job.open_shards or job.paused:
-        store.jobs.end_step(job_id, token)
+        step.end()
         return
     try:
-        output = _publish(job, control, token)
+        with heartbeat(step.beat):
+            output = _publish(job, control, step)
         _adapt_temperature(job, control)
-        store.jobs.finish(job, token, output)
-    except Unavailable as error:
-        delay(job_id, token, control, error)
-    except UsageError as error:  # the output may not be written there: a person must look
-        store.jobs.pause(job, str(error), even_cancelled=True)
-        store.jobs.end_step(job_id, token)
+        if store.jobs.finish(job, step.token, output):
+            forget_drafts(job_id, control.objects)
+    except StepOver:
+        step.end()
+    except Exception as error:
+        if step.is_lost():  # what failed here no longer matters
+            log.info("a step was overtaken", job=job_id, error=str(error))
+        elif isinstance(error, Unavailable):
+            step.delay(error)
+        elif isinstance(error, UsageError):  # it may not be written there: a person must look
+            store.jobs.pause(job, str(error), even_cancelled=True)
+            step.end()
+        else:
+            raise
 
 
 def _adapt_temperature(job: Job, control: Control) -> None:
@@ -79,23 +95,51 @@ def output_uri(job: Job, objects: Objects) -> str:
     return job_uri(objects, job.id, f"output-{job.round}.jsonl")
 
 
-def _publish(job: Job, control: Control, token: str) -> str:
-    """Write the output and its manifest. Returns the output's URI."""
-    uri = output_uri(job, control.objects)
-    renew = lease_keeper(job.id, token, control)
-    write = _write_parts if job.spec.catalog else _write_lines
-    counted = write(job, control, uri, renew)
-    manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
-    control.objects.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
+def _publish(job: Job, control: Control, step: Step) -> str:
+    """Write the output and its manifest, and let them appear. Returns the output's URI."""
+    jobs, objects = control.store.jobs, control.objects
+    uri, decided = output_uri(job, objects), job.facts.get("publishing")
+    discard_others(job.id, decided, objects)
+    if decided is None:
+        decided = _decided(job, control, step, uri)
+    try:
+        publish(job.id, decided, objects)
+    except DraftsLost:
+        jobs.undecide(job.id, step.token, decided)
+        raise
     return uri
 
 
-def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+def _decided(job: Job, control: Control, step: Step, uri: str) -> str:
+    """Write the drafts of an attempt and let it be decided. Returns the attempt that is. Raises
+    StepOver when the step is another's by then."""
+    attempt, decided = Attempt(job.id, step.token, control.objects), ""
+    write = _write_parts if job.spec.catalog else _write_lines
+    try:
+        counted = write(job, control, uri, attempt)
+        manifest = make_manifest(job, control.store.now_ms() / 1000).model_copy(update=counted)
+        attempt.write(manifest_uri(uri), manifest.model_dump_json(indent=2).encode() + b"\n")
+        attempt.complete()
+        step.hold()
+        decided = control.store.jobs.decide(job.id, step.token)
+    except (Exception, KeyboardInterrupt):
+        with suppress(RerankError):
+            attempt.discard()
+        raise
+    if decided != attempt.name:
+        attempt.discard()
+    if not decided:
+        raise StepOver("lost")
+    return decided
+
+
+def _write_lines(job: Job, control: Control, uri: str, attempt: Attempt) -> dict[str, Any]:
     """A line per request, in one file. Returns the manifest's fields about them."""
     spec, lines = job.spec, 0
     provenances: list[Provenance] = []
-    with control.objects.writer(uri) as out:
+    with attempt.writer(uri) as out:
         for outcome, provenance in merged_lines(job, control):
+            beat()
             lines += 1
             line = output_line(
                 outcome,
@@ -107,11 +151,10 @@ def _write_lines(job: Job, control: Control, uri: str, renew: Callable[[], None]
             out.write(dump_line(line))
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
-            renew()
     return {"lines": lines, "provenance": provenances}
 
 
-def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]) -> dict[str, Any]:
+def _write_parts(job: Job, control: Control, uri: str, attempt: Attempt) -> dict[str, Any]:
     """A file of rows per shard, and a ranking. Returns the manifest's fields about them."""
     spec, objects = job.spec, control.objects
     assert spec.catalog
@@ -121,20 +164,21 @@ def _write_parts(job: Job, control: Control, uri: str, renew: Callable[[], None]
     for start, end, outcomes in committed_parts(job, control):
         rows: list[Row] = []
         for outcome, provenance in outcomes:
+            beat()
             rows += rows_of(outcome, spec.calibration)
             if ranking:
                 ranking.add(outcome)
             if provenance and provenance not in provenances:
                 provenances.append(provenance)
         name = part_name(start, spec.catalog.format)
-        objects.write(f"{uri}{name}", dump_rows(rows, spec.catalog.format))
+        attempt.write(f"{uri}{name}", dump_rows(rows, spec.catalog.format))
         parts.append(Part(name=name, rows=len(rows), start=start, end=end))
-        renew()
     fields = {"lines": job.progress.lines, "provenance": provenances, "parts": parts}
     if ranking is None:
         return fields
-    with objects.writer(f"{uri}{RANKING}") as out:
+    with attempt.writer(f"{uri}{RANKING}") as out:
         for line in ranking.lines(load_queries(objects, job.id), spec.calibration):
+            beat()
             out.write(dump_line(line))
     return fields | {"ranking": RANKING}
 
@@ -159,8 +203,7 @@ def merged_lines(job: Job, control: Control, *, whole: bool = True) -> Iterator[
 
 
 def _replace_failures(old: SliceOutcome, new: SliceOutcome) -> SliceOutcome:
-    """The old line without what was retried, and the new outcomes. The old line may
-    have them already, if a finish was killed after it had published."""
+    """The old line without what was retried, and the new outcomes."""
     retried = {r.index for r in new.results} | {e.index for e in new.errors}
     results = [r for r in old.results if r.index not in retried]
     kept = (e for e in old.errors if e.index is not None or e.rejected)

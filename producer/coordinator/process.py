@@ -12,8 +12,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import structlog
 
@@ -34,6 +35,8 @@ STEPS_AT_ONCE = 4
 
 log = structlog.get_logger()
 
+_jobs_in_hand: set[str] = set()
+_lock = threading.Lock()
 
 Step = Callable[[str, Control], None]
 
@@ -63,12 +66,30 @@ def main() -> int:
     return serve(app, name=name, queues=[CONTROL_QUEUE], concurrency=STEPS_AT_ONCE)
 
 
+@contextmanager
+def _in_hand(job_id: str) -> Iterator[bool]:
+    """Yields whether this process has no step of the job in hand yet: whatever became of its lease,
+    one job takes one of the threads. A hint that comes meanwhile is dropped, as while it is leased
+    elsewhere: the step that runs sends the next one, or the monitor does."""
+    with _lock:
+        free = job_id not in _jobs_in_hand
+        _jobs_in_hand.add(job_id)
+    try:
+        yield free
+    finally:
+        if free:
+            with _lock:
+                _jobs_in_hand.discard(job_id)
+
+
 def _task(step: Step, control: Control) -> Callable[[str], None]:
     """A step as a task that never fails: the monitor hints it again, or the job is paused."""
 
     def run(job_id: str) -> None:
         try:
-            step(job_id, control)
+            with _in_hand(job_id) as free:
+                if free:
+                    step(job_id, control)
         except (RerankError, *REDIS_ERRORS) as error:
             log.warning("a step failed", job=job_id, step=step.__name__, error=str(error))
         except Exception as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import uuid
 from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
@@ -16,6 +17,8 @@ from rerankfleet.shared.storage.objects import Objects
 
 DELAY_MS = 5000
 """When a step that found infrastructure unavailable is tried again."""
+LOOK_S = 1.0
+"""How often a step in hand looks whether it is still wanted."""
 
 log = structlog.get_logger()
 
@@ -30,22 +33,55 @@ class Control:
     settings: Settings
 
 
-def delay(job_id: str, token: str, control: Control, error: Unavailable) -> None:
-    """End a step for now, and say in the job what it waits for."""
-    log.warning("a step is delayed", job=job_id, error=str(error))
-    control.store.jobs.set_facts(job_id, waiting_for=str(error))
-    control.store.jobs.end_step(job_id, token, due_ms=DELAY_MS)
+class StepOver(Exception):
+    """A step must not go on: its lease is lost, or its job was paused or cancelled meanwhile."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the step is over: {why}")
+        self.why = why
 
 
-def lease_keeper(job_id: str, token: str, control: Control) -> Callable[[], None]:
-    """A function for the loops of a step: it renews the step's lease when that is due."""
-    interval_s = control.settings.lease_s / 4
-    last = time.monotonic()
+class Step:
+    """A step in hand. Its loops call `beat`, which renews its lease."""
 
-    def renew() -> None:
-        nonlocal last
-        if time.monotonic() - last > interval_s:
-            last = time.monotonic()
-            control.store.jobs.begin_step(job_id, token)
+    def __init__(self, job_id: str, control: Control) -> None:
+        self.token = uuid.uuid4().hex
+        self.until_cancelled = False
+        """Whether a cancellation ends it."""
+        self._job_id = job_id
+        self._control = control
+        self._looked_s = time.monotonic()
 
-    return renew
+    @classmethod
+    def begin(cls, job_id: str, control: Control) -> Self | None:
+        """Lease a job, unless another step of it is running or it has ended."""
+        step = cls(job_id, control)
+        began = control.store.jobs.begin_step(job_id, step.token)
+        return step if began == "yes" else None
+
+    def beat(self) -> None:
+        """Renew the lease when that is due. Raises StepOver."""
+        if time.monotonic() - self._looked_s >= min(LOOK_S, self._control.settings.lease_s / 4):
+            self.hold()
+
+    def hold(self) -> None:
+        """Renew the lease now. Raises StepOver."""
+        self._looked_s = time.monotonic()
+        answer = self._control.store.jobs.hold_step(self._job_id, self.token)
+        if answer in ("lost", "paused") or (answer == "cancelled" and self.until_cancelled):
+            raise StepOver(answer)
+
+    def is_lost(self) -> bool:
+        """Whether the step is another's, or the job ended."""
+        return self._control.store.jobs.hold_step(self._job_id, self.token) == "lost"
+
+    def end(self) -> None:
+        """Release the lease."""
+        self._control.store.jobs.end_step(self._job_id, self.token)
+
+    def delay(self, error: Unavailable | str) -> None:
+        """End the step for now, and say in the job what it waits for."""
+        log.warning("a step is delayed", job=self._job_id, error=str(error))
+        jobs = self._control.store.jobs
+        if jobs.end_step(self._job_id, self.token, due_ms=DELAY_MS):
+            jobs.set_facts(self._job_id, waiting_for=str(error))

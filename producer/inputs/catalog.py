@@ -22,7 +22,7 @@ from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.producer.inputs.tables import (
     IMAGES,
     csv_lines,
-    refuse_header,
+    refuse_other_lines,
     table_lines,
     table_suffix,
 )
@@ -174,7 +174,7 @@ def _probe(stream: io.BufferedReader, name: str) -> None:
     refuse_other_kinds(stream, name, "a listing of images", LISTING_HINT)
     lines = first_lines(stream)
     if lines is not None:
-        refuse_header(lines[0] if lines else b"", name, IMAGES)
+        refuse_other_lines(lines[0] if lines else b"", name, IMAGES)
         _refuse_others(lines, name)
 
 

@@ -14,9 +14,12 @@ from typing import BinaryIO
 
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.encodings import is_blank
+from rerankfleet.shared.heartbeat import beat
 
 COMMA = b","
 DELIMITERS = (COMMA, b";", b"\t")
+BLANK_BYTES_MAX = 16 << 20
+"""Limit of blank lines without a row between them, which pack a thousand times."""
 _QUOTE = b'"'
 _BLOCK_BYTES = 64 << 10
 _BEHIND_QUOTE = {d: re.compile(rb"[ \t]*" if d != b"\t" else rb" *") for d in DELIMITERS}
@@ -33,6 +36,14 @@ class Row:
     error: str = ""
     not_utf8: str = ""
     """The first place at which it is not UTF-8."""
+    last_line: int = 0
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the file."""
+        if self.last_line > self.line:
+            return f"at lines {self.line} to {self.last_line} of the file"
+        return f"at line {self.line} of the file"
 
 
 class CsvRows:
@@ -59,9 +70,17 @@ class CsvRows:
         self._wrong = self._not_utf8 = ""
 
     def __iter__(self) -> Iterator[Row]:
+        blank_bytes = 0
         while line := self._next():
             row = Row(self._number)
-            if not is_blank(line):
+            blank_bytes = blank_bytes + len(line) if is_blank(line) else 0
+            if blank_bytes > BLANK_BYTES_MAX:
+                raise UsageError(
+                    f"{self._name} has more than {BLANK_BYTES_MAX:,} bytes of blank lines, up to "
+                    f"line {self._number}",
+                    hint="remove them",
+                )
+            if not blank_bytes:
                 self._delimiter = self._delimiter or self._delimiter_of(line)
                 try:
                     cells = list(self._cells(line))
@@ -70,11 +89,13 @@ class CsvRows:
                     return
                 row.cells = [cell.decode(errors="surrogateescape") for cell in cells]
                 row.error, row.not_utf8 = self._wrong, self._not_utf8
+                row.last_line = self._number
                 yield row
             self._size, self._opened, self._wrong, self._not_utf8 = 0, 0, "", ""
 
     def _next(self) -> bytes:
         """The next line, which belongs to the row that is read; empty at the end."""
+        beat()
         self._number, line = next(self._lines, (self._number, b""))
         self._size += len(line)
         if self._size > self._row_bytes:

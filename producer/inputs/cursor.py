@@ -44,9 +44,17 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One line of input, or one image of a folder, and the positions after it."""
+    """One line of input, or one image of a folder, and the positions after it. Without a piece:
+    there was nothing up to there."""
 
-    piece: Piece
+    piece: Piece | None
     offset: int = 0
     previous: int = 0
     key: str = ""
+    passed: int = 0
+    """Without a piece: the last of the lines that were passed over."""
+
+    @property
+    def line(self) -> int:
+        """The line that it is, or that was passed over last."""
+        return self.passed if self.piece is None else self.piece.line

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.folders import is_folder, is_image, name_in
@@ -35,12 +35,18 @@ from rerankfleet.shared.formats.sources import (
     probe,
     refuse_bomb,
 )
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects, local_path
 from rerankfleet.shared.storage.uploads import is_upload
 
+SKIPPED_PER_CUT = 10_000
+"""After so many files of a folder that are no images, the position moves on without one."""
+BLANK_PER_CUT = 100_000
+"""After so many blank lines, the position moves on without a request."""
+BLANK = b""
 HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
@@ -132,9 +138,9 @@ class Input:
         self._objects = objects
         self._settings = settings
 
-    def make_seekable(self, renew: Callable[[], object]) -> str:
+    def make_seekable(self) -> str:
         """Return the URI of the plain lines in UTF-8; gzip, tables and other encodings are first
-        rewritten into the storage, which can take long: `renew` is called meanwhile."""
+        rewritten into the storage, which can take long."""
         if uri := self._job.facts.get("plain_uri"):
             return uri
         uri, objects = self._job.spec.input.uri, self._objects
@@ -142,14 +148,14 @@ class Input:
             return uri
         if self._job.spec.catalog and table_suffix(uri):
             with table_lines(uri, objects, self._settings.max_line_bytes) as lines:
-                return self._rewritten(lines, renew)
+                return self._rewritten(lines)
         with objects.open(uri) as raw:
             if is_plain(raw):
                 return uri
         with objects.open(uri) as raw, plain(raw, uri) as stream:
-            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""), renew)
+            return self._rewritten(iter(partial(stream.read, COPY_BYTES), b""))
 
-    def _rewritten(self, blocks: Iterable[bytes], renew: Callable[[], object]) -> str:
+    def _rewritten(self, blocks: Iterable[bytes]) -> str:
         """Write the plain lines beside the job's other files. Returns their URI."""
         pinned, size = self._job.spec.input, 0
         target = self._objects.at("jobs", self._job.id, "lines.jsonl")
@@ -158,7 +164,7 @@ class Input:
                 out.write(block)
                 size += len(block)
                 refuse_bomb(pinned.uri, pinned.size, size)
-                renew()
+                beat()
         return target
 
     def tokens(self, uri: str) -> float:
@@ -169,53 +175,64 @@ class Input:
         spec, tokens, offset = self._job.spec, 0.0, 0
         per_image, text_max = image_tokens(spec.image_spec), spec.max_tokens_per_doc or math.inf
         for line, offset in self._lines(uri, 0, 0):
-            tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
+            if line[1] != BLANK:
+                tokens += slice_tokens(self._parse_request(*line), per_image, text_max)
             if offset >= HEAD_BYTES:
                 break
         return tokens / max(offset, 1) * self._objects.stat(uri).size
 
-    def reads(
-        self, uri: str, cursor: Cursor, renew: Callable[[], object] = lambda: None
-    ) -> Iterator[Read]:
+    def reads(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """Yield the lines of the plain input, or the images of the folder, at `uri` from `cursor`
-        on. A folder may hold many other files: `renew` is called while they are skipped."""
+        on; where a folder holds many other files, now and then a position without an image."""
         if self._job.round:
-            yield from islice(self._failed(uri, cursor, renew), self._left(cursor))
+            yield from self._within_limit(self._failed(uri, cursor), cursor)
             return
         reads = self._images if is_folder(uri) else self._plain
-        yield from islice(reads(uri, cursor, renew), self._left(cursor))
+        yield from self._within_limit(reads(uri, cursor), cursor)
 
-    def _left(self, cursor: Cursor) -> int | None:
-        """How many requests the job's limit still allows from a cursor on."""
-        limit = self._job.spec.limit
-        return None if limit is None else max(limit - cursor.requests, 0)
+    def _within_limit(self, reads: Iterator[Read], cursor: Cursor) -> Iterator[Read]:
+        """The reads that the job's limit of requests still allows from a cursor on."""
+        limit, requests = self._job.spec.limit, cursor.requests
+        while limit is None or requests < limit:
+            if (read := next(reads, None)) is None:
+                return
+            requests += read.piece is not None
+            yield read
 
-    def _plain(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
-        for line, offset in self._lines(uri, cursor.offset, cursor.line, renew):
-            yield Read(self._parse(*line), offset)
+    def _plain(self, uri: str, cursor: Cursor) -> Iterator[Read]:
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+            blank = line[1] == BLANK
+            yield Read(None if blank else self._parse(*line), offset, passed=line[0] * blank)
 
-    def _images(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+    def _images(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """The images of a folder. One that is partly cut comes first, even if it no longer exists:
         no other may take its place."""
         begun = [cursor.key] if cursor.skip else []
-        number = cursor.line
+        number, skipped = cursor.line, 0
         for key in chain(begun, self._objects.listing(uri, cursor.key)):
-            renew()
             if is_image(name_in(key, uri)):
                 number += 1
                 yield Read(self._parse(number, json.dumps({"image": key}).encode()), key=key)
+                continue
+            skipped += 1
+            if skipped % SKIPPED_PER_CUT == 0:
+                yield Read(None, key=key, passed=number)
 
     def _lines(
-        self, uri: str, offset: int, number: int, renew: Callable[[], object] = lambda: None
+        self, uri: str, offset: int, number: int
     ) -> Iterator[tuple[tuple[int, bytes | None], int]]:
-        """The lines that are not blank, each with its number and the offset behind it."""
+        """The lines that are not blank, each with its number and the offset behind it; after many
+        blank ones the last of them, as BLANK."""
+        blank = 0
         with self._objects.open(uri, offset) as stream:
             for consumed, raw in raw_lines(stream, self._settings.max_line_bytes):
                 offset, number = offset + consumed, number + 1
                 if raw is None or not is_blank(raw):
                     yield (number, raw), offset
-                else:
-                    renew()
+                    continue
+                blank += 1
+                if blank % BLANK_PER_CUT == 0:
+                    yield (number, BLANK), offset
 
     def _parse(self, number: int, raw: bytes | None) -> Piece:
         if catalog := self._job.spec.catalog:
@@ -225,17 +242,30 @@ class Input:
     def _parse_request(self, number: int, raw: bytes | None) -> Slice:
         return parse_line(number, raw, max_documents=self._settings.max_documents_per_request)
 
-    def _failed(self, uri: str, cursor: Cursor, renew: Callable[[], object]) -> Iterator[Read]:
+    def _failed(self, uri: str, cursor: Cursor) -> Iterator[Read]:
         """Read the input and the previous output, which has a line for each of its requests."""
         before = previous_outcomes(self._job, self._objects, cursor.previous, cursor.requests)
-        only = self._job.facts.get("only", "")
         previous = cursor.previous
-        for line, offset in self._lines(uri, cursor.offset, cursor.line, renew):
+        for line, offset in self._lines(uri, cursor.offset, cursor.line):
+            if line[1] == BLANK:
+                yield Read(None, offset, previous, passed=line[0])
+                continue
             piece, old = self._parse(*line), next(before, None)
             # where the previous output was cut short, the whole line is due
             if old is not None and isinstance(piece, Slice):
-                piece, previous = only_failed(piece, old.outcome, only), old.offset
+                piece, previous = self._due_again(piece, old.outcome), old.offset
             yield Read(piece, offset, previous)
+
+    def _due_again(self, piece: Slice, before: SliceOutcome) -> Slice:
+        """`due_again`, for a line of which the previous output may hold only the best results, and
+        in the middle of which its job may have ended."""
+        facts = self._job.facts
+        only, end = facts.get("only", ""), Cursor.parse(facts.get("before", ""))
+        top_n = self._job.spec.top_n if piece.top_n is None else piece.top_n
+        if not top_n or len(before.results) < top_n:
+            return due_again(piece, before, only)
+        ended_here = end.skip and piece.line == end.line + 1
+        return due_again(piece, before, only, missing_from=end.skip if ended_here else piece.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +290,14 @@ def previous_outcomes(
             yield Previous(outcome_of(line.get("line", number), line), provenance, offset)
 
 
-def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
-    """The pairs of a line that have no score; with `only` "errors", without the cancelled ones."""
+def due_again(piece: Slice, before: SliceOutcome, only: str, *, missing_from: int = 0) -> Slice:
+    """The pairs of a line that have no score: those that failed, and those that the previous output
+    does not mention, since its job ended before they were cut.
+
+    With `only` "errors" the cancelled ones are left out. Where the output holds only the best
+    results of the line, an item before the position `missing_from` that it does not mention has a
+    score.
+    """
     failed = {
         e.index
         for e in before.errors
@@ -269,16 +305,20 @@ def only_failed(piece: Slice, before: SliceOutcome, only: str) -> Slice:
     }
     if None in failed:
         return piece
+    mentioned = {r.index for r in before.results} | {e.index for e in before.errors}
+    items = [*piece.indices, *(failure.index for failure in piece.failures)]
+    missing = {index for index in items[missing_from:] if not mentioned & {index, None}}
+    due = failed | missing
     kept = [
         (document, index)
         for document, index in zip(piece.documents, piece.indices, strict=True)
-        if index in failed
+        if index in due
     ]
     return piece.model_copy(
         update={
             "documents": [document for document, _ in kept],
             "indices": [index for _, index in kept],
-            "failures": [f for f in piece.failures if f.index in failed],
+            "failures": [f for f in piece.failures if f.index in due],
             "twins": _twins_left(piece, before, [index for _, index in kept]),
         }
     )

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from rerankfleet.producer.inputs.csv_rows import COMMA, DELIMITERS, CsvRows, Row
 from rerankfleet.shared.content.validation import is_id
@@ -29,12 +33,15 @@ from rerankfleet.shared.formats.sources import (
     plain,
     refuse_other_kinds,
 )
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects
 
 COLUMNS = ("id", "image", "text")
 """The columns that are read; others are ignored."""
 CSV_ROW_BYTES = 4 << 20
 """Limit of a CSV row, which may span many lines and takes more memory than its bytes."""
+PARQUET_SILENT_S = 300.0
+"""For so long at most the reader of Parquet may yield nothing."""
 PARQUET_MEMORY_BYTES = 2 << 30
 """Limit for reading Parquet, in which a few bytes may unpack to any number of long cells."""
 
@@ -125,8 +132,7 @@ def _csv_line(row: Row, places: Mapping[str, int], count: int) -> bytes:
     if row.error:
         return _malformed(row.error)
     if len(row.cells) != count:
-        where = f"at line {row.line} of the file"
-        return _malformed(f"{len(row.cells)} columns, expected {count}, {where}")
+        return _malformed(f"{len(row.cells)} columns, expected {count}, {row.place}")
     fields = {column: row.cells[at] for column, at in places.items()}
     if row.not_utf8 and any(_is_odd(fields[name]) for name in fields if name != "image"):
         return _malformed(row.not_utf8, {k: v for k, v in fields.items() if not _is_odd(v)})
@@ -153,9 +159,20 @@ def _names_in(header: bytes, delimiter: bytes) -> set[str]:
     return {plain_name(cell.strip(b' "\t\r\n')) for cell in header.split(delimiter)}
 
 
-def refuse_header(line: bytes, name: str, needed: Needed) -> None:
-    """Raise UsageError where the first of a file's plain lines names the columns of a table: its
-    rows would be read as texts or addresses."""
+def _is_array(line: bytes) -> bool:
+    try:
+        return line.lstrip().startswith(b"[") and isinstance(json.loads(line), list)
+    except (ValueError, RecursionError):
+        return False
+
+
+def refuse_other_lines(line: bytes, name: str, needed: Needed) -> None:
+    """Raise UsageError where the first of a file's plain lines names the columns of a table, or
+    begins a JSON array: what follows would be read as texts or addresses."""
+    if re.match(rb"\s*\[\s*(\{|$)", line) or _is_array(line):
+        raise UsageError(
+            f"{name} seems to be a JSON array", hint="write its values one a line, as JSON Lines"
+        )
     names = [_names_in(line, delimiter).intersection(COLUMNS) for delimiter in DELIMITERS]
     if any(len(known) > 1 and not known.isdisjoint(needed) for known in names):
         raise UsageError(
@@ -204,13 +221,37 @@ def _parquet_lines(
     assert reader.stderr
     with reader:
         try:
-            yield from reader.stdout
+            yield from _while_heard(reader.stdout, name)
             message = reader.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             if status := reader.wait():
                 crash = f"{name} crashed the Parquet reader (status {status})"
                 raise UsageError(message if status == 1 else crash)
         finally:
             reader.kill()
+
+
+def _while_heard(pipe: IO[bytes], name: str) -> Iterator[bytes]:
+    """The lines of a pipe. Raises UsageError when it is silent for too long."""
+    rest = b""
+    while block := _heard(pipe, name):
+        *lines, rest = (rest + block).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _heard(pipe: IO[bytes], name: str) -> bytes:
+    """The next bytes of a pipe, nothing at its end; signs of life are given while it is silent."""
+    until_s = time.monotonic() + PARQUET_SILENT_S
+    while True:
+        beat()
+        if select.select([pipe], [], [], 0.5)[0]:
+            return os.read(pipe.fileno(), COPY_BYTES)
+        if time.monotonic() > until_s:
+            raise UsageError(
+                f"{name} yielded no row in {PARQUET_SILENT_S:.0f} seconds",
+                hint="write it with smaller row groups, or as JSON Lines",
+            )
 
 
 def no_pyarrow(purpose: str) -> UsageError:
@@ -250,8 +291,9 @@ def columns_of(
             places[column] = at
     if places.keys().isdisjoint(needed):
         wanted = " or ".join(map(repr, needed))
+        found = " ".join(", ".join(columns).split())[:200] or "none"
         raise UsageError(
-            f"{name} has no column {wanted}, only {', '.join(columns)[:200] or 'none'}",
+            f"{name} has no column {wanted}, only {found}",
             hint=f"the columns that are read are {', '.join(known)}",
         )
     return places

@@ -10,10 +10,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from rerankfleet.producer.terminal.tables import STATE_STYLE, bar, duration, figure, one_line
+from rerankfleet.producer.terminal.tables import STATE_STYLE, bar, duration, figure
 from rerankfleet.producer.terminal.view import DepthHistory, View, tokens_per_s
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.shown import one_line
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.fleet_snapshot import ModelQueue
 
@@ -345,7 +346,7 @@ def _job(job: JobStatus, now_s: float, width: int) -> Entry:
     progress = job.progress
     total = "?" if progress.pairs_total is None else figure(progress.pairs_total)
     cells = {
-        "JOB": Text(job.id),
+        "JOB": Text(one_line(job.id)),
         "NAME": Text(one_line(job.name)),
         "STATE": Text(job.shown_state, STATE_STYLE[job.shown_state]),
         "PROGRESS": _progress(job),

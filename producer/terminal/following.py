@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from rerankfleet.producer.terminal.tables import duration, one_line, outcomes, pairs_of_total
+from rerankfleet.producer.terminal.tables import duration, outcomes, pairs_of_total
 from rerankfleet.shared.job_status import JobStatus
+from rerankfleet.shared.shown import one_line, tell
 
 PROGRESS_S = 60.0
 """How long nothing is said of a job that goes on without a change."""
@@ -27,7 +28,7 @@ Show = Callable[[JobStatus], None]
 def live_progress() -> Iterator[Show]:
     """Yields what shows a job's status on stderr, each time that it is called."""
     if not sys.stderr.isatty():
-        yield ProgressLines(lambda line: sys.stderr.write(f"{line}\n"))
+        yield ProgressLines(tell)
         return
     bar = Progress(
         TextColumn("{task.description}"),

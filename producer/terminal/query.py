@@ -18,12 +18,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rerankfleet.producer.contents import read_contents
-from rerankfleet.producer.terminal.tables import bar, one_line
+from rerankfleet.producer.terminal.tables import bar
 from rerankfleet.shared.addresses import printable, scheme_of, without_secrets
 from rerankfleet.shared.content.data_uris import carries_file, is_data_uri
 from rerankfleet.shared.content.outcomes import REJECTIONS
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.shown import one_line
 from rerankfleet.shared.storage.objects import Objects
 
 SUB_SCORES = {"visual_match": "VISUAL", "text_alignment": "WORDS", "consistency": "AGREE"}
@@ -46,7 +47,7 @@ class Candidate:
     @property
     def placed(self) -> str:
         """Its name after its place, where it has one."""
-        return f"{self.place}: {self.name}" if self.place else self.name
+        return one_line(f"{self.place}: {self.name}" if self.place else self.name)
 
 
 @dataclass(slots=True)
@@ -224,7 +225,7 @@ def _ranked(results: Sequence[Mapping[str, Any]], candidates: Sequence[Candidate
             f"{result['margin']:+.2f}",
             *(_sub_score(result["explain"].get(key)) for key in subs),
             Text(candidates[result["index"]].name),
-            *([note] if any(notes) else []),
+            *([Text(note)] if any(notes) else []),
         )
     return table
 

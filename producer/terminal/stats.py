@@ -12,10 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from rerankfleet.producer.terminal.tables import cell
 from rerankfleet.shared import advice
 from rerankfleet.shared.advice import Advice
 from rerankfleet.shared.job_status import JobStatus
 from rerankfleet.shared.score_distribution import ScoreDistribution
+from rerankfleet.shared.shown import one_line
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.statistics import KINDS, Kind, Statistics, TemperatureChange
 
@@ -135,7 +137,7 @@ def _table(kind: Kind, rows: Sequence[Statistics], hours: int) -> Table:
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, *(cell(row) for cell in columns.values()))
+        table.add_row(cell(row.name), *(figure(row) for figure in columns.values()))
     return table
 
 
@@ -146,7 +148,7 @@ def _workers_now(workers: Sequence[WorkerRow]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for worker in workers:
         table.add_row(
-            worker.id,
+            cell(worker.id),
             f"{worker.pairs_per_s:,.1f}",
             f"{worker.busy_share:.0%}",
             f"{worker.preparing_share:.0%}",
@@ -166,6 +168,7 @@ def _bare(title: str, first: str) -> Table:
 
 def scores_block(title: str, scores: ScoreDistribution) -> RenderableType:
     """The figures of a distribution and its histogram, for one job or profile."""
+    title = one_line(title)
     if not scores.count:
         return Text(f"scores of {title}: none yet")
     return Text(f"scores of {title}: {scores.describe()}\n  0 {scores.bars()} 1")
@@ -178,14 +181,14 @@ def _changes(changes: Sequence[TemperatureChange]) -> Table:
         table.add_column(name, justify="right")
     for one in changes:
         at = f"{datetime.fromtimestamp(one.at_s):%Y-%m-%d %H:%M}"
-        table.add_row(at, one.job, f"{one.mean:.3f}", f"{one.before:g}", f"{one.to:g}")
+        table.add_row(at, cell(one.job), f"{one.mean:.3f}", f"{one.before:g}", f"{one.to:g}")
     return table
 
 
 def _advice(one: Advice) -> RenderableType:
     mark, style = ("·", "bold") if one.harmless else ("!", "bold yellow")
-    text = Text.assemble((f"{mark} {one.symptom}", style), f"  {one.evidence}")
-    return Group(text, Padding(Text(one.remedy), (0, 0, 0, 2)))
+    text = Text.assemble((f"{mark} {one_line(one.symptom)}", style), f"  {one_line(one.evidence)}")
+    return Group(text, Padding(cell(one.remedy), (0, 0, 0, 2)))
 
 
 def _seconds(seconds: float) -> str:

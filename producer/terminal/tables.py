@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rerankfleet.shared.content.option_fields import option_fields
 from rerankfleet.shared.job_status import FAILED, JobStatus, Progress
 from rerankfleet.shared.profiles import Profile, ProfileOptions
+from rerankfleet.shared.shown import one_line, tell
 from rerankfleet.shared.state.fleet import WorkerRow
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -54,7 +55,7 @@ def listing(
     elif rows:
         console().print(table(rows))
     else:
-        sys.stderr.write(f"{none}\n")
+        tell(none)
 
 
 def duration(seconds: float | None) -> str:
@@ -84,9 +85,9 @@ def bar(share: float, width: int) -> str:
     return ("█" * whole + " ▏▎▍▌▋▊▉"[rest] * bool(rest)).ljust(width, "·")
 
 
-def one_line(text: str) -> str:
-    """Text from anywhere, fit for one line of a terminal: no breaks, no control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def cell(text: object, style: str = "") -> Text:
+    """Text from anywhere as a cell: no markup, one line, nothing that moves the cursor."""
+    return Text(one_line(text), style)
 
 
 def job_panel(status: JobStatus) -> Table:
@@ -96,15 +97,15 @@ def job_panel(status: JobStatus) -> Table:
     table.add_column(style="dim")
     table.add_column()
     total = f"{progress.pairs_total:,}" if progress.pairs_total is not None else "not known yet"
-    rows = {
-        "job": f"{status.id}  {status.name}",
-        "state": f"{_state(status)}  {escape(status.reason)}".strip(),
-        "model": f"{status.model}  ({status.priority.value})",
+    rows: dict[str, str | Text] = {
+        "job": cell(status.id).append(f"  {one_line(status.name)}"),
+        "state": _state(status).append(f"  {one_line(status.reason)}".rstrip()),
+        "model": cell(status.model).append(f"  ({status.priority.value})"),
         "pairs": f"{progress.pairs:,} of {total}",
         "outcomes": outcomes(progress) or "none yet",
         "rate": f"{status.pairs_per_s:,.1f} pairs/s, {duration(status.eta_s)} left",
         "shards": f"{status.open_shards} open, {status.leased_shards} with workers",
-        "output": status.output or "in the storage: `rerank results`",
+        "output": cell(status.output or "in the storage: `rerank results`"),
     }
     if progress.truncated:
         rows["truncated"] = f"{progress.truncated:,} pairs were longer than max_length"
@@ -120,9 +121,9 @@ def job_panel(status: JobStatus) -> Table:
     return table
 
 
-def _state(status: JobStatus) -> str:
+def _state(status: JobStatus) -> Text:
     """The state of a job in its colour."""
-    return f"[{STATE_STYLE[status.shown_state]}]{status.shown_state}[/]"
+    return Text.assemble((status.shown_state, STATE_STYLE[status.shown_state]))
 
 
 def pairs_of_total(progress: Progress) -> str:
@@ -159,10 +160,10 @@ def jobs_table(jobs: Sequence[JobStatus]) -> Table:
     for job in jobs:
         progress = job.progress
         table.add_row(
-            job.id,
-            job.name,
+            cell(job.id),
+            cell(job.name),
             _state(job),
-            job.model,
+            cell(job.model),
             pairs_of_total(progress),
             f"{progress.errors:,}",
             *([f"{progress.bad_lines:,}"] * any_bad),
@@ -182,16 +183,16 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
     table.add_column("BATCH BY", overflow="ellipsis", no_wrap=True)
     for worker in workers:
         table.add_row(
-            worker.id,
-            worker.host,
+            cell(worker.id),
+            cell(worker.host),
             str(worker.pid),
-            worker.device,
-            worker.model,
-            worker.state,
+            cell(worker.device),
+            cell(worker.model),
+            cell(worker.state),
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",
-            worker.batch_reason.partition(":")[0],
+            cell(worker.batch_reason.partition(":")[0]),
         )
     return table
 
@@ -211,27 +212,27 @@ def profiles_table(profiles: Mapping[str, Profile]) -> Table:
     table.add_column("instruction", overflow="fold")
     for name, profile in profiles.items():
         by_language = [f"{code}: {text}" for code, text in profile.instructions.items()]
-        instructions = "\n".join([profile.instruction or "the model's own", *by_language])
+        instructions = [profile.instruction or "the model's own", *by_language]
         table.add_row(
-            escape(name),
+            cell(name),
             *(_shown(getattr(profile, option)) for option in changed),
             str(profile.batch_pairs or ""),
-            escape(instructions),
+            Text("\n").join(map(cell, instructions)),
         )
     return table
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any) -> Text:
     """An option's value: a word for what is on or off, nothing for what is not set."""
     if isinstance(value, bool):
-        return "yes" if value else ""
-    return "" if value is None else escape(str(value))
+        return Text("yes" if value else "")
+    return cell("" if value is None else value)
 
 
 def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: int = 3) -> Table:
     """The best results of one request."""
     table = Table(
-        title=query,
+        title=cell(query),
         title_justify="left",
         title_style="bold",
         box=None,
@@ -241,5 +242,5 @@ def ranked_table(query: str, line: dict[str, Any], texts: Sequence[str], count: 
     table.add_column(justify="right", style="cyan", min_width=7)
     table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
     for result in line["results"][:count]:
-        table.add_row(f"{result['relevance_score']:.3f}", texts[result["index"]])
+        table.add_row(f"{result['relevance_score']:.3f}", cell(texts[result["index"]]))
     return table

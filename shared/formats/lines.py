@@ -29,6 +29,7 @@ from rerankfleet.shared.content.validation import (
     require_json,
 )
 from rerankfleet.shared.errors import ItemError, Path, UsageError
+from rerankfleet.shared.heartbeat import beat
 
 FORMAT_HINT = (
     'write one JSON object a line: {"query": "...", "documents": ["...", {"id": "d1", "text": '
@@ -55,11 +56,13 @@ def raw_lines(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[int, bytes | N
     Holds one line at the most, whatever the file is.
     """
     while line := stream.readline(max_bytes + 1):
+        beat()
         consumed = len(line)
         if consumed <= max_bytes or line.endswith(b"\n"):
             yield consumed, line.rstrip(b"\r\n")
             continue
         while rest := stream.readline(1 << 20):
+            beat()
             consumed += len(rest)
             if rest.endswith(b"\n"):
                 break
@@ -270,7 +273,9 @@ def _image(raw: bytes | None) -> Document:
     if MALFORMED in fields:
         raise ItemError("malformed_line", str(fields[MALFORMED]), hint=LISTING_HINT)
     if fields.get("image") in (None, [], ""):
-        raise ItemError("no_image", "there is no image", hint=LISTING_HINT)
+        others = sorted(fields.keys() - Document.model_fields.keys())[:1]
+        found = "".join(f", but {name[:FIELD_SHOWN]!a}" for name in others)
+        raise ItemError("no_image", f"there is no image{found}", hint=LISTING_HINT)
     document = valid_document(fields, code="invalid_image", hint=LISTING_HINT)
     if document.metadata is not None:
         message = "a row has no place for it"

@@ -22,6 +22,7 @@ from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
 from rerankfleet.shared.formats.file_kinds import kind_of
 from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
 from rerankfleet.shared.formats.manifest import manifest_uri
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
 
 COPY_BYTES = 1 << 20
@@ -112,6 +113,7 @@ class _Counted(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        beat()
         count = self._stream.readinto(buffer) or 0
         self.size += count
         return count
@@ -130,6 +132,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        beat()
         try:
             data = self._stream.read(len(buffer))
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:

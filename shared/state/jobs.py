@@ -25,6 +25,9 @@ from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShar
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take at most."""
 
+SUBMISSION_MS = 24 * 3_600_000
+"""How long a submission may take at most, from the first byte that it stores to its job."""
+
 log = structlog.get_logger()
 
 
@@ -67,6 +70,7 @@ class Jobs:
                 keys.models,
                 keys.open(spec.model),
                 keys.job_open(job_id),
+                keys.sweep,
                 *([keys.job_key(spec.key)] if spec.key else []),
             ],
             [
@@ -206,13 +210,19 @@ class Jobs:
         return cast(str, self._scripts.run("retry", keys, [job.id, only]))
 
     def begin_step(self, job_id: str, token: str) -> str:
-        """Lease a job for a feed or finish step, or renew that lease."""
+        """Lease a job for a feed or finish step."""
         keys = [self._keys.job(job_id), self._keys.jobs]
         return cast(str, self._scripts.run("begin", keys, [job_id, token, self._settings.lease_ms]))
 
-    def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> None:
-        """Release a step's lease."""
-        self._scripts.run("end", [self._keys.job(job_id), self._keys.jobs], [job_id, token, due_ms])
+    def hold_step(self, job_id: str, token: str) -> str:
+        """Renew a step's lease. Returns the answer of `hold.lua`."""
+        keys = [self._keys.job(job_id), self._keys.jobs]
+        return cast(str, self._scripts.run("hold", keys, [job_id, token, self._settings.lease_ms]))
+
+    def end_step(self, job_id: str, token: str, due_ms: int = LOOK_AGAIN_MS) -> bool:
+        """Release a step's lease. Returns whether it was held."""
+        keys = [self._keys.job(job_id), self._keys.jobs]
+        return bool(self._scripts.run("end", keys, [job_id, token, due_ms]))
 
     def active_count(self, model: str) -> int:
         """How many jobs of a model still have input to cut: they share its window."""
@@ -223,7 +233,8 @@ class Jobs:
 
     def set_facts(self, job_id: str, **facts: str | int) -> None:
         """Write facts that no script guards (timings, what is being waited for)."""
-        self._redis.hset(self._keys.job(job_id), mapping=cast("dict[Any, Any]", facts))
+        fields = [x for fact in facts.items() for x in fact]
+        self._scripts.run("facts", [self._keys.job(job_id)], fields)
 
     def parts(self, job_id: str) -> list[tuple[int, int, str]]:
         """Committed ranges in order: (start, end, part); a cancelled one has a part with a !."""
@@ -232,6 +243,16 @@ class Jobs:
             end, _, part = record.partition(" ")
             ranges.add((int(start), int(end), part))
         return sorted(ranges)
+
+    def decide(self, job_id: str, token: str) -> str:
+        """Decide which attempt publishes a job's output. Returns it, or nothing when the caller
+        does not hold the step."""
+        keys = [self._keys.job(job_id), self._keys.job_open(job_id)]
+        return cast(str, self._scripts.run("decide", keys, [token]))
+
+    def undecide(self, job_id: str, token: str, attempt: str) -> None:
+        """Let another attempt publish than the one that was decided."""
+        self._scripts.run("undecide", [self._keys.job(job_id)], [token, attempt])
 
     def finish(self, job: Job, token: str, output: str) -> bool:
         """End a job whose output is published."""
@@ -262,6 +283,11 @@ class Jobs:
         """Every model that a job was made for."""
         return sorted(cast("set[str]", self._redis.smembers(self._keys.models)))
 
+    def announce_files(self, job_id: str) -> None:
+        """Let the files of a job that is still to be made be removed if it never is."""
+        due_ms = now_ms(self._redis) + SUBMISSION_MS
+        self._redis.zadd(self._keys.sweep, {job_id: due_ms}, nx=True)
+
     def sweepable(self) -> list[str]:
         """Finished jobs whose files may be removed."""
         return cast(
@@ -283,7 +309,8 @@ class Jobs:
 
     def end_sweep(self, job_id: str, again_ms: int = 0) -> None:
         """End the removal, and set after how long it is repeated; 0: never."""
-        self._scripts.run("swept", [self._keys.job(job_id), self._keys.sweep], [job_id, again_ms])
+        k = self._keys
+        self._scripts.run("swept", [k.job(job_id), k.sweep, k.recent], [job_id, again_ms])
 
     def has_ended(self, job_id: str) -> bool:
         """Whether a job has ended."""

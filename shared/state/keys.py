@@ -5,7 +5,7 @@ Written in: the module of this package. By: the processes that call it (coord: t
     key                    type   lives                    written in            by
     {p}:jobs               zset   permanent                jobs, shards          all
     {p}:recent             zset   permanent, trimmed       jobs                  client
-    {p}:sweep              zset   permanent, emptied       jobs                  coord, monitor
+    {p}:sweep              zset   permanent, emptied       jobs                  all
     {p}:models             set    permanent, one per model jobs                  client
     {p}:open:{model}       zset   gone when empty          jobs, shards          coord, worker
     {p}:job:{id}           hash   result_ttl after the end jobs, shards          all
@@ -61,7 +61,7 @@ class Keys:
 
     @property
     def sweep(self) -> str:
-        """Finished jobs by the time when their files may be removed."""
+        """Finished jobs, and ones still to be made, by the time when their files may be removed."""
         return f"{self.prefix}:sweep"
 
     @property

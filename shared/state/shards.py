@@ -44,10 +44,12 @@ class Shards:
         shards: Sequence[OpenShard],
         *,
         sealed: bool,
+        short: bool = False,
         lines: int,
         low_water: int,
     ) -> tuple[str, int]:
         """Open shards and move the job's cursor from cursor[0] to cursor[1], if it is still there.
+        `sealed`: nothing follows; `short`: since the rest of the input could not be read.
         Returns the answer of `open.lua` and how many shards of the job are open then."""
         k = self._keys
         keys = [
@@ -58,7 +60,15 @@ class Shards:
             k.jobs,
         ]
         flat = [part for shard in shards for part in (shard.start, shard.end, shard.file)]
-        args = [job.id, *cursor, int(sealed), lines, LOOK_AGAIN_MS, low_water, *flat]
+        args = [
+            job.id,
+            *cursor,
+            "short" if short else int(sealed),
+            lines,
+            LOOK_AGAIN_MS,
+            low_water,
+            *flat,
+        ]
         answer, open_shards = self._scripts.run("open", keys, args)
         return answer, open_shards
 

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rerankfleet.shared.addresses import printable
-from rerankfleet.shared.errors import CredentialsRefused, StorageUnavailable, UsageError
+from rerankfleet.shared.errors import (
+    CredentialsRefused,
+    StorageRefused,
+    StorageUnavailable,
+    UsageError,
+)
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error
 
 
@@ -18,11 +23,13 @@ def clear_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{uri} does not exist", hint="check the path") from error
+        raise StorageRefused(f"{uri} does not exist", hint="check the path") from error
     except (IsADirectoryError, FileExistsError) as error:
-        raise UsageError(f"{uri} is a folder, or one is needed", hint="name a file") from error
+        raise StorageRefused(f"{uri} is a folder, or one is needed", hint="name a file") from error
     except PermissionError as error:
-        raise UsageError(f"{uri} may not be read or written", hint="check permissions") from error
+        raise StorageRefused(
+            f"{uri} may not be read or written", hint="check permissions"
+        ) from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # a retry would not help
             raise UsageError(
@@ -38,9 +45,9 @@ def clear_errors(uri: str) -> Iterator[None]:
 def _s3_error(uri: str, error: Exception) -> Exception:
     failure, code = classify(error)
     if failure is S3Failure.MISSING:
-        return UsageError(f"{uri} does not exist ({code})", hint="check bucket and key")
+        return StorageRefused(f"{uri} does not exist ({code})", hint="check bucket and key")
     if failure is S3Failure.REFUSED:
-        return UsageError(f"{uri} was refused ({code})", hint="check the AWS credentials")
+        return StorageRefused(f"{uri} was refused ({code})", hint="check the AWS credentials")
     if failure is S3Failure.CREDENTIALS:
         return CredentialsRefused(
             f"S3 refused the credentials for {uri} ({code})", hint="check the AWS credentials"

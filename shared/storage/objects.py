@@ -23,10 +23,19 @@ import stamina
 
 from rerankfleet.shared.addresses import file_uri, local_path, path_address, printable, safe_uri
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.folders import remove_tree, walk
 from rerankfleet.shared.storage.s3 import new_client
-from rerankfleet.shared.storage.s3_streams import S3Body, multipart
+from rerankfleet.shared.storage.s3_streams import (
+    S3Body,
+    abort_upload,
+    complete_upload,
+    multipart,
+    new_upload,
+    upload,
+)
 
 __all__ = ["Objects", "Stat", "file_uri", "is_stream", "local_path", "publish_file"]
 
@@ -189,6 +198,7 @@ class Objects:
     @retry_storage
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the object's bytes from `offset`."""
+        beat()
         self.check(uri)
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
@@ -217,7 +227,7 @@ class Objects:
         self.check(uri)
         root = local_path(uri).resolve()
         after_parts = local_path(after).relative_to(root).parts if after else ()
-        for path in _walk(root, after_parts):
+        for path in walk(root, after_parts):
             yield path_address(str(path))
 
     @retry_storage
@@ -245,6 +255,7 @@ class Objects:
         while True:
             keys, more = self._page(uri, bucket, prefix, key)
             for key in keys:
+                beat()
                 yield f"s3://{bucket}/{key}"
             if not more or not keys:
                 return
@@ -278,6 +289,64 @@ class Objects:
                 with publish_file(local_path(uri)) as stream:
                     yield stream
 
+    # ---- drafts ---------------------------------------------------------------------------------
+
+    @retry_storage
+    def new_draft(self, uri: str, name: str) -> str:
+        """Begin an object that appears only when it is published, by whoever does it first.
+        `name` is unique. Returns what identifies the draft."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                return new_upload(self._s3, *_bucket_and_key(uri))
+            path = _draft_path(uri, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            return name
+
+    @contextmanager
+    def draft_writer(self, uri: str, draft: str) -> Iterator[IO[bytes]]:
+        """A stream into a draft, which is complete when the block ends well."""
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                with upload(self._s3, *_bucket_and_key(uri), draft) as stream:
+                    yield stream
+                return
+            with _draft_path(uri, draft).open("r+b") as stream:  # one that was discarded is gone
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+
+    @retry_storage
+    def publish(self, uri: str, draft: str) -> bool:
+        """Make a draft the object. False when it is no draft any more: it was published, or
+        discarded."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                return complete_upload(self._s3, *_bucket_and_key(uri), draft)
+            path, target = _draft_path(uri, draft), local_path(uri)
+            try:
+                if is_stream(target):
+                    with path.open("rb") as source, target.open("ab") as stream:
+                        shutil.copyfileobj(source, stream)
+                    path.unlink()
+                else:
+                    path.replace(target)
+            except FileNotFoundError:
+                return False
+            return True
+
+    @retry_storage
+    def discard(self, uri: str, draft: str) -> None:
+        """Remove a draft, if there is one."""
+        self.check(uri)
+        with self._clear_errors(uri):
+            if uri.startswith("s3:"):
+                abort_upload(self._s3, *_bucket_and_key(uri), draft)
+            else:
+                _draft_path(uri, draft).unlink(missing_ok=True)
+
     @retry_storage
     def delete_tree(self, uri: str) -> None:
         """Remove everything under a URI of a job or an upload, if there is anything.
@@ -295,56 +364,30 @@ class Objects:
             if not uri.startswith("s3:"):
                 room = local_path(self.at(first)).resolve()
                 if local_path(uri).resolve().parent.is_relative_to(room):  # no link leads out
-                    _remove(local_path(uri))
+                    remove_tree(local_path(uri))
                 return
             bucket, prefix = _bucket_and_key(uri)
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=f"{prefix}/"
             )
             for page in pages:
+                beat()
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
                 if keys:
-                    self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
+                    for left in answer.get("Errors", ()):
+                        raise StorageUnavailable(f"{uri} is not removed ({left.get('Code')})")
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder with all in it, or a link to one; what is gone already is fine."""
-
-    def unless_gone(_function: object, _path: str, caught: Any) -> None:
-        if not isinstance(caught[1], FileNotFoundError):
-            raise caught[1]
-
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, onerror=unless_gone)
+def _draft_path(uri: str, draft: str) -> Path:
+    """The file of a draft, beside that of `uri`. Raises UsageError for what is no draft's name."""
+    if not _is_name(draft):
+        raise UsageError(f"{draft!r} is not a draft")
+    return local_path(uri).with_name(f".{draft}.draft")
 
 
 def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
-
-
-def _walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
-    """The files of a folder and its subfolders, by name, after the one whose path has the parts
-    `after`. Hidden ones and links to folders are left out."""
-    with clear_errors(str(folder)), os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        edge = after[0] if after else ""
-        if entry.name < edge or entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), after[1:] if entry.name == edge else ())
-        elif entry.name != edge and _is_file(entry):
-            yield Path(entry.path)
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link that leads nowhere: that is an error of its own, later."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
-    except OSError:  # a link that leads to itself
-        return True
 
 
 def _bucket_and_key(uri: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
+from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.storage.errors import clear_errors
 
 S3_PART_BYTES = 16 << 20
@@ -25,13 +26,49 @@ def multipart(s3: Any, bucket: str, key: str) -> Iterator[IO[bytes]]:
         raise
 
 
+def new_upload(s3: Any, bucket: str, key: str) -> str:
+    """Begin an upload, of which nothing is seen before it is completed. Returns its id."""
+    return cast(str, s3.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"])
+
+
+@contextmanager
+def upload(s3: Any, bucket: str, key: str, upload_id: str) -> Iterator[IO[bytes]]:
+    """A stream into an upload, which is not completed."""
+    stream = _Multipart(s3, bucket, key, upload_id)
+    yield cast("IO[bytes]", stream)
+    stream.send_rest()
+
+
+def complete_upload(s3: Any, bucket: str, key: str, upload_id: str) -> bool:
+    """Make the object of an upload appear. False when there is no such upload (any more)."""
+    names = {"Bucket": bucket, "Key": key, "UploadId": upload_id}
+    try:
+        pages = s3.get_paginator("list_parts").paginate(**names)
+        parts = [
+            {"ETag": part["ETag"], "PartNumber": part["PartNumber"]}
+            for page in pages
+            for part in page.get("Parts", ())
+        ]
+        s3.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
+    except s3.exceptions.NoSuchUpload:
+        return False
+    return True
+
+
+def abort_upload(s3: Any, bucket: str, key: str, upload_id: str) -> None:
+    """Remove an upload, if there is one."""
+    with suppress(s3.exceptions.NoSuchUpload):
+        s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+
+
 class _Multipart(io.RawIOBase):
     """Collects bytes into parts; a small object goes up in one call at the end."""
 
-    def __init__(self, s3: Any, bucket: str, key: str) -> None:
+    def __init__(self, s3: Any, bucket: str, key: str, upload_id: str | None = None) -> None:
         self._s3, self._object = s3, {"Bucket": bucket, "Key": key}
         self._buffer = bytearray()
-        self._upload: str | None = None
+        self._size = 0
+        self._upload = upload_id
         self._parts: list[dict[str, Any]] = []
 
     def writable(self) -> bool:
@@ -39,9 +76,18 @@ class _Multipart(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._buffer += data
+        self._size += len(data)
         if len(self._buffer) >= S3_PART_BYTES:
             self._send()
         return len(data)
+
+    def tell(self) -> int:
+        return self._size
+
+    def send_rest(self) -> None:
+        """Upload what was written; an upload has one part at least."""
+        if self._buffer or not self._parts:
+            self._send()
 
     def _send(self) -> None:
         if self._upload is None:
@@ -81,6 +127,7 @@ class S3Body(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        beat()
         with clear_errors(self._uri):
             data = self._body.read(len(buffer))
         buffer[: len(data)] = data

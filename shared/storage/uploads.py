@@ -10,11 +10,16 @@ import secrets
 import time
 from urllib.parse import unquote
 
+import structlog
+
+from rerankfleet.shared.errors import RerankError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects
 
 UPLOADS = "uploads"
 SWEPT_AT_ONCE = 1000
+
+log = structlog.get_logger()
 
 
 def uploads_uri(settings: Settings) -> str:
@@ -44,7 +49,11 @@ def sweep_uploads(objects: Objects) -> int:
     swept = 0
     for upload_id in objects.folders(objects.at(UPLOADS) + "/", SWEPT_AT_ONCE):
         expires_s = upload_id.partition("-")[0]
-        if expires_s.isdigit() and int(expires_s) < now_s:
+        if not (expires_s.isdigit() and int(expires_s) < now_s):
+            continue
+        try:
             objects.delete_tree(upload_uri(objects, upload_id))
             swept += 1
+        except RerankError as error:  # one must not starve the others
+            log.warning("an upload is not removed yet", upload=upload_id, error=str(error))
     return swept

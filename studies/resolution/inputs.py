@@ -176,7 +176,7 @@ def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         places = columns_of(names, str(path), (column,), ("image", "category"))
     for row in rows:
         if row.error or len(row.cells) != len(names):
-            why = row.error or f"{len(row.cells)} columns, expected {len(names)}"
+            why = row.error or f"{len(row.cells)} columns, expected {len(names)}, {row.place}"
             raise UsageError(f"{path}, line {row.line}: {why}", hint="correct the row")
         cells = {name: row.cells[at].strip() for name, at in places.items()}
         if cells["image"]:

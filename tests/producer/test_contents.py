@@ -69,6 +69,8 @@ def test_lines_are_texts_and_contents_in_any_encoding(tmp_path, encoding):
         ("q.csv", b"text,id\nna\xefve,2\n", "query 2: not UTF-8 at byte 2 of line 2"),
         ("q.csv", b"PK\3\4" + bytes(40), "seems to be a ZIP archive, expected CSV"),
         ("q.txt", b"id,text\n1,a\n", "seems to be CSV: its first line names columns"),
+        ("q.json", b'[\n"a",\n"b"\n]\n', "seems to be a JSON array: write its values one a line"),
+        ("q.json", b'[{"text": "a"}]', "seems to be a JSON array"),
         ("q.txt", b"\xff\xd8\xff\xe0JFIF", "seems to be a JPEG image, expected lines of text"),
         ("q.txt", b"a\nna\xefve\n", "query 2 is not UTF-8 at byte 2"),
         (

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rerankfleet.producer import interactive
+from rerankfleet.producer import shard_size as shard_sizes
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.interactive import Answer, Payload
 from rerankfleet.producer.queue_position import QueuePosition
@@ -262,3 +266,122 @@ def test_each_slice_is_serialised_once(settings, monkeypatch):
     # and what a cut divided is what it has become
     part = slice_of(1, {"query": "q", "documents": ["a", "b"]}, max_documents=9).cut(0, 1)
     assert payload.of([part]) == real([part])
+
+
+def a_large_request(documents: int, size: int = 350) -> Slice:
+    return slice_of(
+        1, {"query": "q", "documents": ["x" * size] * documents}, max_documents=documents
+    )
+
+
+def queued(api: Client, store, request: list[Slice], **options: Any) -> int:
+    pending = api.interactive.start(request, timeout_s=patient(20), **options)
+    shards = open_shards(store)
+    pending.cancel()
+    return shards
+
+
+def test_a_large_request_takes_a_share_of_the_queue_and_each_document_is_priced_once(
+    api, store, monkeypatch
+):
+    """Given ten thousand documents and a slow worker: hundreds of seconds of its time."""
+    store.fleet.beat(worker_row(tokens_per_s=100))
+    seen: list[Any] = []
+    price = shard_sizes.pair_tokens
+    monkeypatch.setattr(
+        shard_sizes, "pair_tokens", lambda document, *a: seen.append(0) or price(document, *a)
+    )
+
+    shards = queued(api, store, [a_large_request(10_000)])
+
+    most = api.settings.interactive_shards_max
+    assert most / 4 <= shards <= most
+    assert len(seen) == 10_000
+
+
+def test_many_requests_in_one_take_a_share_of_the_queue_too(api, store):
+    store.fleet.beat(worker_row(tokens_per_s=100))
+    pieces = [
+        slice_of(n, {"query": "q" * 3000, "documents": ["a", "b" * 2000]}, max_documents=9)
+        for n in range(1, 301)
+    ]
+
+    assert 1 < queued(api, store, pieces) <= api.settings.interactive_shards_max
+
+
+def test_more_documents_than_shards_may_hold_are_refused_in_a_sentence(api, store):
+    """Given shards of few pairs: larger ones are not made."""
+    store.fleet.beat(worker_row())
+    few = api.settings.model_copy(update={"shard_pairs_max": 10, "interactive_shards_max": 4})
+    api.interactive.control = replace(api.interactive.control, settings=few)
+
+    assert queued(api, store, [a_large_request(40)]) == 4
+    with pytest.raises(TooLarge, match="41 documents makes 5 shards, at most 4 are queued"):
+        queued(api, store, [a_large_request(41)])
+
+
+def test_the_deadline_includes_the_time_of_cutting(api, store, monkeypatch):
+    """Given a request whose cutting takes longer than its caller waits: no job is made."""
+    store.fleet.beat(worker_row())
+    cut = interactive._cut
+    clock = [0.0]
+    monkeypatch.setattr(interactive.time, "monotonic", lambda: clock[0])
+
+    def slow(*arguments: Any) -> Any:
+        clock[0] += 5.0
+        return cut(*arguments)
+
+    monkeypatch.setattr(interactive, "_cut", slow)
+
+    with pytest.raises(DeadlineExceeded, match="no answer within 4 s"):
+        api.interactive.start([a_slice()], timeout_s=4)
+    assert store.jobs.unfinished() == []
+
+
+def webp_header(side: int) -> str:
+    """34 bytes of a lossless WebP that claims a square picture, as a data: URI."""
+    bits = (side - 1) | (side - 1) << 14
+    body = b"\x2f" + struct.pack("<I", bits) + bytes([0x88, 0x88, 8, *6 * [0]])
+    chunk = b"VP8L" + struct.pack("<I", len(body)) + body
+    data = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+    assert len(data) == 34
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+def pictures(*uris: str, video: bool = False) -> Slice:
+    documents = [{"video": {"frames": list(uris)}}] if video else [{"image": uri} for uri in uris]
+    return slice_of(1, {"query": "q", "documents": documents}, max_documents=1000, strict=True)
+
+
+def test_small_files_that_claim_many_pixels_are_refused_before_a_job_is_made(api, store):
+    store.fleet.beat(worker_row(supports_images=True))
+    uris = [webp_header(10_000 - n) for n in range(40)]
+
+    with pytest.raises(TooLarge, match="pixels in all, at most 2,000,000,000") as caught:
+        api.interactive.start([pictures(*uris)])
+    with pytest.raises(TooLarge):
+        api.interactive.start([pictures(*uris, video=True)])
+    assert caught.value.hint == "scale them down, or submit it as a job"
+    assert store.jobs.unfinished() == []
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_large_pictures_in_small_files_are_taken_while_they_are_few(api, store, count):
+    """The same picture again and again is one."""
+    store.fleet.beat(worker_row(supports_images=True))
+    uris = [webp_header(10_000 - n) for n in range(count)] * 5
+
+    assert queued(api, store, [pictures(*uris)])
+
+
+def test_a_request_of_too_many_images_is_refused_before_a_job_is_made(api, store):
+    store.fleet.beat(worker_row(supports_images=True))
+    most = api.settings.interactive_images_max
+    uris = [f"s3://bucket/{n}.jpg" for n in range(most + 1)]
+
+    assert queued(api, store, [pictures(*uris[:most])])
+    with pytest.raises(TooLarge, match=f"a request with {most + 1} images, at most {most}"):
+        api.interactive.start([pictures(*uris)])
+    halves = [pictures(*uris[:200]), pictures(*uris[100:])]
+    with pytest.raises(TooLarge, match=f"{most + 1} images"):
+        api.interactive.start(halves)

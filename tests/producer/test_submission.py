@@ -19,6 +19,7 @@ from rerankfleet.shared.errors import (
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys
 from rerankfleet.shared.storage.objects import file_uri
+from rerankfleet.workers.monitor import Monitor
 from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, stored
 from tests.support.records import hints_waiting
@@ -151,6 +152,39 @@ def test_a_job_that_could_not_be_made_leaves_no_files(
     with pytest.raises(type(error)):
         api.submit_catalog(path, ["q"]) if catalog else api.submit(path)
     assert stored(tmp_path) == []
+
+
+def test_a_job_that_is_made_keeps_its_files_however_long_it_takes(api, source, store, tmp_path):
+    job_id = api.submit(source)
+    assert store.client.zcard(store.keys.sweep) == 0
+    assert stored(tmp_path) == [f"jobs/{job_id}/input.jsonl"]
+
+
+@pytest.mark.parametrize("case", ["refused", "same key"])
+def test_files_that_cannot_be_dropped_at_once_are_left_to_the_monitor(
+    api, jsonl, source, store, tmp_path, monkeypatch, case
+):
+    # given a submission that is refused, or repeated, after its upload while the storage is away
+    first = api.submit(source, key="k")
+    other = jsonl(*LINES[:2], name="other.jsonl")
+
+    def away(_: str) -> None:
+        raise StorageUnavailable("the disk is away")
+
+    monkeypatch.setattr(api.objects, "delete_tree", away)
+    if case == "refused":
+        with pytest.raises(KeyConflict):
+            api.submit(other, key="k")
+    else:
+        assert api.submit(source, key="k") == first
+    monkeypatch.undo()
+    # then its files are known, and are removed once its time is over
+    (left,) = store.client.zrange(store.keys.sweep, 0, -1)
+    assert left != first
+    assert f"jobs/{left}/input.jsonl" in stored(tmp_path)
+    store.client.zadd(store.keys.sweep, {left: 0})
+    Monitor(store, api.objects, api._hints, api.settings).sweep()
+    assert stored(tmp_path) == [f"jobs/{first}/input.jsonl"]
 
 
 def test_a_catalog_whose_queries_cannot_be_kept_leaves_no_files(api, jsonl, tmp_path, monkeypatch):

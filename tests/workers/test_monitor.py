@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from rerankfleet.shared.content.ranges import shard_name
+from rerankfleet.shared.errors import NotAllowed, StorageUnavailable
 from rerankfleet.shared.job_spec import InputRef, Priority, make_spec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import broker_keys, model_queue, model_queues
 from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.shards import OUTAGE_MS
+from rerankfleet.workers import monitor as monitoring
 from rerankfleet.workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
 from tests.support.fleet import MODEL, Worker
 from tests.support.records import hints_waiting, open_shards
@@ -353,6 +355,86 @@ def test_a_job_that_is_retried_just_now_keeps_its_files(
 
     assert "input.jsonl" in files(tmp_path)
     assert "output-0.jsonl" in files(tmp_path)
+
+
+def test_a_job_whose_files_cannot_be_removed_starves_no_other_and_has_its_turn_again(
+    monitor, ended, store, objects, client, tmp_path, monkeypatch
+):
+    # given a dozen jobs that are gone, and a storage that does not let go of their files
+    stuck = [f"{number:012x}" for number in range(12)]
+    uploads = [objects.at("uploads", f"000000000{n}-{'a' * 32}", "x") for n in range(2)]
+    for uri in [*(objects.at("jobs", job_id, "x") for job_id in stuck), *uploads]:
+        objects.write(uri, b"x")
+    client.zadd(store.keys.sweep, {job_id: 0 for job_id in stuck})
+    client.delete(store.keys.job("a"))
+    real, errors = objects.delete_tree, iter([StorageUnavailable("away"), NotAllowed("no")] * 6)
+
+    def sticks(uri: str) -> None:
+        name = uri.split("/")[-1]
+        if name in stuck or name.startswith("0000000000"):
+            raise next(errors, StorageUnavailable("away"))
+        real(uri)
+
+    monkeypatch.setattr(objects, "delete_tree", sticks)
+    # when the monitor sweeps a few times
+    for _ in range(3):
+        monitor.sweep()
+    # then the others had their turn
+    assert files(tmp_path) == []
+    assert not objects.exists(uploads[1])
+    assert objects.exists(uploads[0])
+    # and once the storage lets go, so do these
+    monkeypatch.setattr(objects, "delete_tree", real)
+    assert set(client.zrange(store.keys.sweep, 0, -1)) == set(stuck)
+    client.zadd(store.keys.sweep, {job_id: 0 for job_id in stuck})
+    for _ in range(2):
+        monitor.sweep()
+    assert not any(p.is_file() for p in (tmp_path / "storage").rglob("*"))
+    assert client.zcard(store.keys.sweep) == 0
+
+
+def test_what_has_expired_leaves_no_name_behind(monitor, ended, store, client):
+    client.delete(store.keys.job("a"))
+    monitor.sweep()
+    assert client.zrange(store.keys.recent, 0, -1) == []
+    # and a step that comes too late does not bring the job back, as a key without an end
+    store.jobs.set_facts("a", waiting_for="the storage")
+    assert not client.exists(store.keys.job("a"))
+
+
+def test_files_of_a_submission_that_was_killed_are_removed(
+    monitor, store, objects, client, tmp_path
+):
+    # given a client that was killed between its upload and its job
+    store.jobs.announce_files("a")
+    objects.write(objects.at("jobs", "a", "input.jsonl"), b"x")
+    monitor.sweep()
+    assert files(tmp_path) == ["input.jsonl"]  # it may still be at work
+    # when its time is over
+    client.zadd(store.keys.sweep, {"a": 0})
+    monitor.sweep()
+    assert files(tmp_path) == []
+    assert client.zcard(store.keys.sweep) == 0
+
+
+def test_a_removal_that_froze_until_the_job_was_retried_removes_nothing_more(
+    monitor, ended, store, objects, tmp_path, monkeypatch
+):
+    # given a monitor that freezes, once it has removed shards, until its time is over
+    monkeypatch.setattr(monitoring, "SWEEP_RENEWED_S", 0)
+    real = objects.delete_tree
+
+    def freeze(uri: str) -> None:
+        real(uri)
+        store.client.hset(store.keys.job("a"), "sweeping_until", 1)
+        assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+
+    monkeypatch.setattr(objects, "delete_tree", freeze)
+    monitor.sweep()
+    # then the parts stay, of which some may be new
+    assert files(tmp_path) == ["input.jsonl", "output-0.jsonl", "parts/0-p"]
+    assert store.jobs.sweepable() == []
+    store.jobs.cancel(store.jobs.get("a"))
 
 
 def test_a_job_whose_files_are_being_removed_cannot_be_retried(ended, store):

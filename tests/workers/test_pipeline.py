@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.content import Content, Document
 from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import DeviceBroken, ItemError, OutOfDeviceMemory
@@ -30,7 +31,7 @@ class Prompter:
     def __init__(self) -> None:
         self.encoded: list[tuple[str, int]] = []
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         return [self._encode(request, max_length) for request in requests]
 
     def _encode(self, request, max_length):
@@ -262,6 +263,27 @@ def test_work_in_the_queue_is_stopped(scorer, engine, stop):
     with pytest.raises(Stopped):
         list(scorer.collect(second, spec_of().priority, stop))
     del first
+
+
+def test_a_shard_that_waits_for_its_images_is_stopped(engine, stop):
+    """Given images that never come."""
+    asked = threading.Event()
+
+    class Images:
+        def load(self, refs, caller=None):
+            asked.set()
+            assert caller.stop is stop
+            assert caller.turn == "job"
+            assert caller.stop.wait(WAIT_S)
+            raise CancelledError
+
+    scorer = Scorer(Prompter(), Batcher(engine, Limit(1000)), Images())
+    piece = a_slice(1, 5).model_copy(update={"query": Content(image=("s3://b/q.jpg",))})
+    with ThreadPoolExecutor(1) as threads:
+        scoring = threads.submit(scorer.score, [piece], spec_of(), stop, "job")
+        assert asked.wait(WAIT_S)
+        stop.set()
+        assert isinstance(scoring.exception(WAIT_S), Stopped)
 
 
 def test_a_large_shard_is_prepared_in_runs(scorer, engine, stop):

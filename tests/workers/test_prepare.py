@@ -41,7 +41,7 @@ NOT_FOUND = ItemError("not_found", "there is no such image")
 class Prompter:
     """A prompt holds the images of its document, one after the other."""
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         self.requests = list(requests)
         return [[self._encode(request, side) for side in request.documents] for request in requests]
 
@@ -59,7 +59,7 @@ class Images:
         self.outcomes: dict[str, PreparedImage | ItemError] = {}
         self.loads: list[list[str]] = []
 
-    def load(self, refs, *, urgent=False):
+    def load(self, refs, caller=None):
         refs = list(refs)
         self.loads.append([w.uri for w in refs])
         return {w: self.outcomes.get(w.uri) or prepared(w.uri) for w in refs}
@@ -383,7 +383,7 @@ def test_frames_have_a_budget_of_their_own_in_every_preset(preset, prompter):
     requested = []
 
     class Recorded(Images):
-        def load(self, refs, *, urgent=False):
+        def load(self, refs, caller=None):
             requested.extend(refs)
             return super().load(requested)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
 
 from rerankfleet.shared.addresses import safe_uri
 from rerankfleet.shared.errors import ItemError
+from rerankfleet.workers.images.turns import Signal
 
 CHUNK_BYTES = 64 << 10
 
@@ -39,9 +41,12 @@ class Budget:
     max_bytes: int
     timeout_s: float
     deadline_s: float
+    unwanted: Signal = field(default_factory=Signal)
 
     def check_time(self) -> float:
-        """Seconds left. Raises ItemError when there are none."""
+        """Seconds left. Raises ItemError when there are none, CancelledError when nobody waits."""
+        if self.unwanted.is_set():
+            raise CancelledError
         left = self.deadline_s - time.monotonic()
         if left <= 0:
             raise self.timeout()

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from rerankfleet.workers.images.turns import Signal
+
 _thread = threading.local()
 
 
 class Deadline:
     """After this many seconds within the block, shuts down the socket in use and any that is opened
-    later; for connections that are `cuttable`."""
+    later, and as soon as nobody waits any more; for connections that are `cuttable`."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, unwanted: Signal) -> None:
+        self._unwanted = unwanted
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
         self._over = False
@@ -30,6 +33,7 @@ class Deadline:
     def __enter__(self) -> Deadline:
         _thread.deadline = self
         self._timer.start()
+        self._unwanted.call(self._end)
         return self
 
     def __exit__(self, *_: object) -> None:

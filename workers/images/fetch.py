@@ -11,6 +11,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -27,6 +28,7 @@ from rerankfleet.workers.images.budget import Budget, Transient, missing, refuse
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 from rerankfleet.workers.images.encodings import unpacked
 from rerankfleet.workers.images.http import HttpReader
+from rerankfleet.workers.images.turns import Signal
 
 log = structlog.get_logger()
 
@@ -71,16 +73,16 @@ class Fetcher:
         self._s3_client: Any = None
         self._s3_lock = threading.Lock()
 
-    def fetch(self, uri: str) -> bytes:
-        """The bytes of one image.
+    def fetch(self, uri: str, unwanted: Signal | None = None) -> bytes:
+        """The bytes of one image. Ends with CancelledError when it is `unwanted`.
 
         Raises ItemError: `refused_source` (not allowed), `not_found`, `too_large`, `timeout`,
         `invalid_image` (wrong base64, or a damaged encoding), `fetch_failed` (another try may
         succeed), `unreadable` (all else); and CredentialsRefused, which no item is to blame for.
         """
         try:
-            return self._fetch(uri)
-        except RerankError:
+            return self._fetch(uri, unwanted or Signal())
+        except (RerankError, CancelledError):
             raise
         except Exception as error:  # whatever a library raises is this item's outcome
             name = type(error).__name__
@@ -88,8 +90,9 @@ class Fetcher:
             hint = "check the address and what is there"
             raise unreadable(uri, f"cannot be read ({name})", hint) from None
 
-    def _fetch(self, uri: str) -> bytes:
-        budget = Budget(uri, self._max_bytes, self._timeout_s, time.monotonic() + self._timeout_s)
+    def _fetch(self, uri: str, unwanted: Signal) -> bytes:
+        deadline_s = time.monotonic() + self._timeout_s
+        budget = Budget(uri, self._max_bytes, self._timeout_s, deadline_s, unwanted)
         if is_data_uri(uri):
             return _data(uri, budget)
         scheme = scheme_of(uri)
@@ -119,6 +122,7 @@ class Fetcher:
             ):
                 if attempt.num > 1:
                     self._on_retry()
+                budget.check_time()
                 with attempt:
                     return read(uri, budget)
         except Transient as error:
@@ -180,7 +184,7 @@ class Fetcher:
         if not key:
             raise missing(uri, "names no object")
         try:
-            with _s3_errors(budget), Deadline(budget.check_time()):
+            with _s3_errors(budget), Deadline(budget.check_time(), budget.unwanted):
                 answer = self._client().get_object(Bucket=bucket, Key=key)
                 with closing(answer["Body"]) as body:
                     if answer.get("ContentLength", 0) > budget.max_bytes:

@@ -221,7 +221,7 @@ def _is_public(text: str) -> bool:
 def _answer(target: _Target, budget: Budget) -> Iterator[BaseHTTPResponse]:
     """The answer to a GET; the connection is cut at the deadline, even while the host sends."""
     connection = target.connection(budget.check_time())
-    with closing(connection), Deadline(budget.check_time()):
+    with closing(connection), Deadline(budget.check_time(), budget.unwanted):
         connection.request(
             "GET", target.path, headers=target.headers, preload_content=False, decode_content=False
         )

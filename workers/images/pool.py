@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -25,10 +25,14 @@ from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError, Unavailable
 from rerankfleet.workers.images.child import receive, send
 from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.turns import Caller, Signal, Turns
 
 START_S = 60.0
 MEMORY_BYTES = 4 << 30
 IN_FLIGHT_BYTES = 256 << 20
+UNWANTED_S = 1.0
+"""How much longer an image may be decoded that nobody waits for: most are done by then, and a new
+process costs more."""
 
 #: The child imports from the parent's path, and nothing from its working folder.
 _START = (
@@ -49,17 +53,20 @@ def default_processes() -> int:
     return max(1, min(PROCESSES_MAX, cores // 2))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Task:
     data: bytes
     options: ImageSpec
+    caller: Caller
+    unwanted: Signal
     future: Future[PreparedImage] = field(default_factory=Future)
 
 
 class Pool:
     """`prepare(data, options)` returns a future of a PreparedImage, or of an ItemError.
 
-    `prepare` blocks while more than `in_flight_bytes` of images wait to be decoded. A process is
+    Callers take turns. `prepare` blocks while more than `in_flight_bytes` of images wait to be
+    decoded, unless none of them is the caller's. A process is
     killed when a decode takes longer than `timeout_s`; it may use `memory_bytes` besides its
     libraries.
     """
@@ -72,9 +79,10 @@ class Pool:
         memory_bytes: int = MEMORY_BYTES,
         in_flight_bytes: int = IN_FLIGHT_BYTES,
     ) -> None:
-        self._waiting: deque[_Task] = deque()
+        self._waiting: Turns[_Task] = Turns()
         self._changed = threading.Condition()
-        self._in_flight_bytes, self._most_bytes = 0, in_flight_bytes
+        self._in_flight_bytes: Counter[Hashable] = Counter()  # of each turn
+        self._most_bytes = in_flight_bytes
         self._closed = False
         self._decoders = [
             _Decoder(timeout_s, memory_bytes) for _ in range(processes or default_processes())
@@ -97,33 +105,44 @@ class Pool:
     ) -> None:
         self.close()
 
-    def prepare(self, data: bytes, options: ImageSpec) -> Future[PreparedImage]:
-        """Queue one image. A future that is cancelled before its turn is not decoded."""
-        task = _Task(data, options)
+    def prepare(
+        self,
+        data: bytes,
+        options: ImageSpec,
+        caller: Caller | None = None,
+        unwanted: Signal | None = None,
+    ) -> Future[PreparedImage]:
+        """Queue one image. A future that is cancelled before its turn is not decoded; nor is an
+        image that is `unwanted`: its future is cancelled, or fails if it is being decoded."""
+        task = _Task(data, options, caller or Caller(turn=None), unwanted or Signal())
+        task.unwanted.call(self._wake)
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._has_room(len(data)))
+            self._changed.wait_for(lambda: self._closed or self._has_room(task))
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            self._in_flight_bytes += len(data)
-            self._waiting.append(task)
+            self._in_flight_bytes[task.caller.turn] += len(data)
+            self._waiting.put(task.caller, task)
             self._changed.notify_all()
+        task.unwanted.call(lambda: self._drop(task))
         return task.future
 
     def close(self) -> None:
         """End the processes; waiting images are cancelled, those being decoded fail."""
         with self._changed:
             self._closed = True
-            for task in self._waiting:
+            for task in self._waiting.clear():
                 task.future.cancel()
-            self._waiting.clear()
             self._changed.notify_all()
         for decoder in self._decoders:
             decoder.kill()
         for thread in self._threads:
             thread.join(START_S)
 
-    def _has_room(self, size: int) -> bool:
-        return not self._in_flight_bytes or self._in_flight_bytes + size <= self._most_bytes
+    def _has_room(self, task: _Task) -> bool:
+        """Whether it may wait to be decoded; an unwanted one is dropped at once."""
+        if task.unwanted.is_set() or not self._in_flight_bytes[task.caller.turn]:
+            return True
+        return self._in_flight_bytes.total() + len(task.data) <= self._most_bytes
 
     def _run(self, decoder: _Decoder) -> None:
         """The loop of one thread."""
@@ -132,24 +151,39 @@ class Pool:
                 if task.future.set_running_or_notify_cancel():
                     _settle(task, decoder)
             finally:
-                self._release(len(task.data))
+                self._release(task)
         decoder.end()
 
     def _next(self) -> _Task | None:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting)
-            return None if self._closed else self._waiting.popleft()
+            return None if self._closed else self._waiting.take()
 
-    def _release(self, size: int) -> None:
+    def _wake(self) -> None:
         with self._changed:
-            self._in_flight_bytes -= size
+            self._changed.notify_all()
+
+    def _drop(self, task: _Task) -> None:
+        """Forget an image that waits."""
+        with self._changed:
+            is_waiting = self._waiting.drop(task.caller, task)
+        if is_waiting:
+            self._release(task)
+            task.future.cancel()
+
+    def _release(self, task: _Task) -> None:
+        turn = task.caller.turn
+        with self._changed:
+            self._in_flight_bytes[turn] -= len(task.data)
+            if not self._in_flight_bytes[turn]:
+                del self._in_flight_bytes[turn]
             self._changed.notify_all()
 
 
 def _settle(task: _Task, decoder: _Decoder) -> None:
     """Set the future's image or error."""
     try:
-        image = decoder.decode(task.data, task.options)
+        image = decoder.decode(task.data, task.options, task.unwanted)
     except Exception as error:
         task.future.set_exception(error)
     else:
@@ -163,17 +197,21 @@ class _Decoder:
         self._timeout_s, self._memory_bytes = timeout_s, memory_bytes
         self.child: subprocess.Popen[bytes] | None = None
 
-    def decode(self, data: bytes, options: ImageSpec) -> PreparedImage:
-        """Raises ItemError; Unavailable when no child can be started."""
+    def decode(self, data: bytes, options: ImageSpec, unwanted: Signal) -> PreparedImage:
+        """Raises ItemError; Unavailable when no child can be started. Ends UNWANTED_S after it is
+        `unwanted`."""
         child = self._running()
         overdue = threading.Event()
         try:
-            with _killed_after(self._timeout_s, child, overdue):
+            with _killed_after(self._timeout_s, child, overdue) as end_within:
+                unwanted.call(lambda: end_within(UNWANTED_S))
                 send(_pipe(child.stdin), asdict(options), data)
                 answer, pixels = receive(_pipe(child.stdout))
         except (EOFError, OSError):
             self.end()
             raise _lost(overdue.is_set(), self._timeout_s) from None
+        if overdue.is_set():  # it answered, but was killed all the same
+            self.end()
         if "error" in answer:
             code, message, hint = answer["error"]
             raise ItemError(code, message, hint=hint)
@@ -227,20 +265,34 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 @contextmanager
 def _killed_after(
     timeout_s: float, child: subprocess.Popen[bytes], overdue: threading.Event
-) -> Iterator[None]:
-    """Kill the child and set `overdue` when the block takes too long."""
+) -> Iterator[Callable[[float], None]]:
+    """Kill the child and set `overdue` when the block takes too long. Gives a function that allows
+    the rest of the block fewer seconds."""
+    timers: list[threading.Timer] = []
+    lock, ended = threading.Lock(), threading.Event()
 
     def kill() -> None:
-        overdue.set()
-        child.kill()
+        with lock:
+            if not ended.is_set():
+                overdue.set()
+                child.kill()
 
-    timer = threading.Timer(timeout_s, kill)
-    timer.daemon = True
-    timer.start()
+    def end_within(seconds: float) -> None:
+        timer = threading.Timer(seconds, kill)
+        timer.daemon = True
+        with lock:
+            if not ended.is_set():
+                timers.append(timer)
+                timer.start()
+
+    end_within(timeout_s)
     try:
-        yield
+        yield end_within
     finally:
-        timer.cancel()
+        with lock:
+            ended.set()
+        for timer in timers:
+            timer.cancel()
 
 
 def _lost(overdue: bool, timeout_s: float) -> ItemError:

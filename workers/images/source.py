@@ -6,8 +6,8 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Hashable, Iterable
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 from rerankfleet.shared.content.images import ImageSpec
@@ -27,10 +27,15 @@ from rerankfleet.shared.tally import Tally
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
+from rerankfleet.workers.images.turns import Caller, FairThreads, Signal, result
 
 FETCHES_AT_A_TIME = 16
-URGENT_FETCHES_AT_A_TIME = 4
+URGENT_FETCHES_AT_A_TIME = 8
 """In addition, for interactive requests: a slow host cannot hold them up."""
+FETCHES_OF_A_REQUEST = 4
+"""Of these, for one request: nor can its own slow host hold up another request."""
+TURNS_COUNTED = 256
+"""Interactive requests whose pixels are counted at a time."""
 RECENT_BYTES = 128 << 20
 """Pixels cached for the next run: the image queries of a catalog come again and again."""
 RECENT_S = 60.0
@@ -44,15 +49,25 @@ class ImageSource:
     that is being loaded already is not fetched twice.
     """
 
-    def __init__(self, fetcher: Fetcher, pool: Pool, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        pool: Pool,
+        tally: Tally | None = None,
+        *,
+        urgent_pixels_max: float = math.inf,
+    ) -> None:
         self._fetcher, self._pool = fetcher, pool
         self._tally = tally or Tally()
         self._threads = {
-            False: ThreadPoolExecutor(FETCHES_AT_A_TIME, "fetch"),
-            True: ThreadPoolExecutor(URGENT_FETCHES_AT_A_TIME, "fetch-urgent"),
+            False: FairThreads(FETCHES_AT_A_TIME, "fetch"),
+            True: FairThreads(
+                URGENT_FETCHES_AT_A_TIME, "fetch-urgent", per_turn=FETCHES_OF_A_REQUEST
+            ),
         }
         self._lock = threading.Lock()
-        self._loading: dict[tuple[ImageRef, bool], Future[PreparedImage]] = {}
+        self._loading: dict[tuple[ImageRef, bool], _Load] = {}
+        self._pixels = _Pixels(urgent_pixels_max)
         self._recent = _Recent(RECENT_BYTES, RECENT_S)
 
     @classmethod
@@ -76,70 +91,126 @@ class ImageSource:
             timeout_s=settings.image_timeout_s,
             on_retry=lambda: tally.add(RETRIES, "fetch"),
         )
-        return cls(fetcher, Pool(settings.decode_processes), tally)
+        pool, most = Pool(settings.decode_processes), settings.interactive_pixels_max
+        return cls(fetcher, pool, tally, urgent_pixels_max=most)
 
     def load(
-        self, refs: Iterable[ImageRef], *, urgent: bool = False
+        self, refs: Iterable[ImageRef], caller: Caller | None = None
     ) -> dict[ImageRef, PreparedImage | ItemError]:
-        """Each image, or the error why it could not be loaded. Urgent ones have threads of their
-        own. Raises CredentialsRefused when the storage refuses ours."""
-        futures = {ref: self._begin(ref, urgent) for ref in refs}
-        misses = sum(is_new for _, is_new in futures.values())
-        self._tally.add(CACHE_LOOKUPS, "picture", "miss", amount=misses)
-        self._tally.add(CACHE_LOOKUPS, "picture", "hit", amount=len(futures) - misses)
-        return {ref: self._outcome(ref, urgent, *one) for ref, one in futures.items()}
+        """Each image, or the error why it could not be loaded. Callers take turns, the urgent ones
+        with threads of their own. Raises CredentialsRefused when the storage refuses ours, and
+        CancelledError when the caller stops: what no other caller waits for ends then."""
+        caller = caller or Caller()
+        if caller.stop.is_set():
+            raise CancelledError
+        begun: dict[ImageRef, tuple[_Load, bool]] = {}
+        try:
+            for ref in dict.fromkeys(refs):
+                begun[ref] = self._begin(ref, caller)
+            misses = sum(is_new for _, is_new in begun.values())
+            self._tally.add(CACHE_LOOKUPS, "picture", "miss", amount=misses)
+            self._tally.add(CACHE_LOOKUPS, "picture", "hit", amount=len(begun) - misses)
+            return {ref: self._outcome(ref, caller, *one) for ref, one in begun.items()}
+        finally:
+            for ref, (load, _) in begun.items():
+                self._leave(ref, caller, load)
 
     def prepare(self, data: bytes, options: ImageSpec) -> PreparedImage:
         """Decode a file that the caller holds. Raises ItemError."""
         return self._pool.prepare(data, options).result()
 
-    def _begin(self, ref: ImageRef, urgent: bool) -> tuple[Future[PreparedImage], bool]:
-        """The image's future, and whether loading it begins now: it may be cached, or on its
-        way."""
+    def _begin(self, ref: ImageRef, caller: Caller) -> tuple[_Load, bool]:
+        """The image's load, and whether it begins now: it may be cached, or on its way."""
         with self._lock:
             if image := self._recent.get(ref):
-                cached: Future[PreparedImage] = Future()
-                cached.set_result(image)
+                cached = _Load()
+                cached.future.set_result(image)
                 return cached, False
-            loading = self._loading.get((ref, urgent))
-            if loading and not loading.done():
-                return loading, False
-            future = self._threads[urgent].submit(self._load_one, ref)
-            self._loading[ref, urgent] = future
-        future.add_done_callback(lambda _: self._end(ref, urgent, future))
-        return future, True
+            load = self._loading.get((ref, caller.urgent))
+            if load and not load.future.done():
+                load.callers += 1
+                return load, False
+            self._loading[ref, caller.urgent] = load = _Load()
+        self._threads[caller.urgent].submit(caller, self._fetch, ref, load, caller)
+        return load, True
+
+    def _leave(self, ref: ImageRef, caller: Caller, load: _Load) -> None:
+        """Wait for an image no more; if nobody else does, end its load."""
+        with self._lock:
+            load.callers -= 1
+            if load.callers or load.future.done():
+                return
+            load.future.cancel()
+            if self._loading.get((ref, caller.urgent)) is load:
+                del self._loading[ref, caller.urgent]
+        load.unwanted.set()
 
     def _outcome(
-        self, ref: ImageRef, urgent: bool, future: Future[PreparedImage], is_new: bool
+        self, ref: ImageRef, caller: Caller, load: _Load, is_new: bool
     ) -> PreparedImage | ItemError:
         """The image or its error. Raises CredentialsRefused only when loading began with this
         call; otherwise tries again, since the credentials may have been renewed meanwhile."""
         try:
-            return future.result()
+            return result(load.future, caller.stop)
         except ItemError as error:
             return error
         except CredentialsRefused:
             if is_new:
                 raise
-            return self._outcome(ref, urgent, *self._begin(ref, urgent))
+            again, is_new = self._begin(ref, caller)
+            try:
+                return self._outcome(ref, caller, again, is_new)
+            finally:
+                self._leave(ref, caller, again)
 
-    def _end(self, ref: ImageRef, urgent: bool, future: Future[PreparedImage]) -> None:
-        with self._lock:
-            if self._loading.get((ref, urgent)) is future:
-                del self._loading[ref, urgent]
-            if not future.cancelled() and future.exception() is None:
-                self._recent.put(ref, future.result())
-
-    def _load_one(self, ref: ImageRef) -> PreparedImage:
+    def _fetch(self, ref: ImageRef, load: _Load, caller: Caller) -> None:
+        """In a thread: fetch an image, and have it decoded."""
+        if load.unwanted.is_set():
+            return
         try:
             with self._tally.timed("fetch"):
-                data = self._fetcher.fetch(ref.uri)
-            image = self._pool.prepare(data, ref.options).result()
-        except ItemError as error:
-            self._tally.add(IMAGES_REJECTED, error.code)
-            raise
-        self._record(len(data), image)
-        return image
+                data = self._fetcher.fetch(ref.uri, load.unwanted)
+            self._pixels.check(caller)
+            decoding = self._pool.prepare(data, ref.options, caller, load.unwanted)
+        except BaseException as error:
+            self._fail(ref, load, caller, error)
+            return
+        decoding.add_done_callback(lambda one: self._decoded(ref, load, caller, len(data), one))
+
+    def _decoded(
+        self,
+        ref: ImageRef,
+        load: _Load,
+        caller: Caller,
+        size_bytes: int,
+        decoding: Future[PreparedImage],
+    ) -> None:
+        if decoding.cancelled():
+            self._fail(ref, load, caller, CancelledError())
+        elif error := decoding.exception():
+            self._fail(ref, load, caller, error)
+        else:
+            image = decoding.result()
+            self._record(size_bytes, image)
+            self._pixels.count(ref, caller, math.prod(image.original))
+            with self._lock:
+                self._recent.put(ref, image)
+                self._end(ref, load, caller)
+                if not load.future.done():
+                    load.future.set_result(image)
+
+    def _fail(self, ref: ImageRef, load: _Load, caller: Caller, error: BaseException) -> None:
+        with self._lock:
+            self._end(ref, load, caller)
+            if load.future.done():  # nobody waits
+                return
+            if isinstance(error, ItemError):
+                self._tally.add(IMAGES_REJECTED, error.code)
+            load.future.set_exception(error)
+
+    def _end(self, ref: ImageRef, load: _Load, caller: Caller) -> None:
+        if self._loading.get((ref, caller.urgent)) is load:
+            del self._loading[ref, caller.urgent]
 
     def _record(self, size_bytes: int, image: PreparedImage) -> None:
         observe = self._tally.observe
@@ -152,8 +223,50 @@ class ImageSource:
     def close(self) -> None:
         """End the threads and the processes."""
         for threads in self._threads.values():
-            threads.shutdown(cancel_futures=True)
+            threads.shutdown()
         self._pool.close()
+        with self._lock:
+            for load in self._loading.values():
+                load.future.cancel()
+
+
+class _Load:
+    """An image on its way to its callers, and the signal that there are none."""
+
+    def __init__(self) -> None:
+        self.future: Future[PreparedImage] = Future()
+        self.unwanted = Signal()
+        self.callers = 1
+
+
+class _Pixels:
+    """Counts the pixels that urgent turns had decoded, by image; bounded in turns."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._decoded: OrderedDict[Hashable, dict[ImageRef, int]] = OrderedDict()
+
+    def check(self, caller: Caller) -> None:
+        """Raises ItemError when the caller's turn may have no more images decoded."""
+        with self._lock:
+            decoded = sum(self._decoded.get(caller.turn, {}).values())
+        if caller.urgent and decoded >= self._most:
+            raise ItemError(
+                "too_many_pixels",
+                f"the request's images have more than {self._most:,} pixels in all",
+                hint="scale them down, or submit it as a job",
+            )
+
+    def count(self, ref: ImageRef, caller: Caller, pixels: int) -> None:
+        """Add an image to its turn, once however often it is decoded."""
+        if not caller.urgent:
+            return
+        with self._lock:
+            self._decoded.setdefault(caller.turn, {})[ref] = pixels
+            self._decoded.move_to_end(caller.turn)
+            if len(self._decoded) > TURNS_COUNTED:
+                self._decoded.popitem(last=False)
 
 
 class _Recent:

@@ -16,7 +16,9 @@ Knows nothing of torch, batches or models beyond their tokeniser.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +27,7 @@ from tokenizers import Tokenizer
 
 from rerankfleet.shared.errors import ItemError, ModelRefused
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
+from rerankfleet.workers.prompting.windows import Reading
 
 SYSTEM_TURN = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and "
@@ -34,8 +37,8 @@ SYSTEM_TURN = (
 
 #: Instructions whose ids a prompter caches; a job has one, a fleet a handful.
 INSTRUCTIONS_CACHED = 256
-#: Text encoded at a time: an encoding takes about twenty times the memory of its ids.
-_BATCH_CHARACTERS = 1 << 20
+#: Text encoded at a time, about: an encoding takes 400 bytes a token, which may be a character.
+_BATCH_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,11 @@ class Prompter(Protocol):
         *,
         max_length: int,
         max_tokens_per_doc: int | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """The prompts of many requests, tokenised together. The text of each document is first cut
         on the right to `max_tokens_per_doc` tokens, then the whole to `max_length`. The error of a
-        request is returned for each of its documents."""
+        request is returned for each of its documents. Raises CancelledError when `stop` is set."""
 
 
 class TokenSource:
@@ -144,22 +148,52 @@ class TokenSource:
         ids: list[int] = self._full.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Ids of users' texts, encoded on several threads without the GIL, in bounded batches;
-        control-token strings stay text."""
-        at = 0
-        while at < len(texts):
-            end, size = at, 0
-            while end < len(texts) and (end == at or size + len(texts[end]) <= _BATCH_CHARACTERS):
-                size += len(texts[end])
-                end += 1
-            batch = self._plain.encode_batch_fast(texts[at:end], add_special_tokens=False)
-            yield from (encoding.ids for encoding in batch)
-            at = end
+    def encode_batch(
+        self,
+        texts: Sequence[str],
+        most: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Reading]:
+        """Users' texts, encoded on several threads without the GIL, in bounded batches; control-
+        token strings stay text. Of each at most the first `most` ids are kept, and all are counted.
+
+        Raises CancelledError when `stop` is set.
+        """
+        for batch in _batches(texts, most):
+            while reading := [one for one in batch if not one.done]:
+                if stop and stop.is_set():
+                    raise CancelledError
+                self._encode_windows([one for one in reading if not one.is_long], fast=True)
+                self._encode_windows([one for one in reading if one.is_long], fast=False)
+            yield from batch
+
+    def _encode_windows(self, batch: Sequence[Reading], *, fast: bool) -> None:
+        """The next window of each text; with `fast` without the offsets of its tokens."""
+        if not batch:
+            return
+        encode = self._plain.encode_batch_fast if fast else self._plain.encode_batch
+        encodings = encode([one.window() for one in batch], add_special_tokens=False)
+        for one, encoding in zip(batch, encodings, strict=True):
+            one.take(encoding)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one user text."""
-        return next(self.encode_batch([text]))
+        return next(self.encode_batch([text])).ids
+
+
+def _batches(texts: Iterable[str], most: int | None) -> Iterator[list[Reading]]:
+    """The texts in groups whose windows have at most _BATCH_CHARACTERS, or of one."""
+    batch: list[Reading] = []
+    size = 0
+    for text in texts:
+        reading = Reading(text, most)
+        if batch and size + reading.size > _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+        batch.append(reading)
+        size += reading.size
+    if batch:
+        yield batch
 
 
 def text_problem(text: str, what: str) -> ItemError | None:

@@ -10,6 +10,7 @@ parts have the ids of the whole.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ from rerankfleet.workers.prompting.prompts import (
     text_problem,
 )
 from rerankfleet.workers.prompting.tokens import Tokens
+from rerankfleet.workers.prompting.windows import Reading
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 
@@ -66,15 +68,16 @@ class TextPrompter:
         *,
         max_length: int,
         max_tokens_per_doc: int | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. The body (instruction, query, document) is cut on the right to
         what `max_length` leaves besides the system and the assistant turn."""
         checked = [self._check(request, max_length) for request in requests]
         texts = [text for c in checked if isinstance(c, _Checked) for text in _texts(c)]
-        ids = self._source.encode_batch(texts)
+        readings = self._source.encode_batch(texts, max_length, stop)
         room = max_length - len(self._system_turn) - len(self._suffix)
         return [
-            self._prompts(c, ids, room, max_tokens_per_doc)
+            self._prompts(c, readings, room, max_tokens_per_doc)
             if isinstance(c, _Checked)
             else [c] * len(request.documents)
             for request, c in zip(requests, checked, strict=True)
@@ -99,23 +102,23 @@ class TextPrompter:
         return _Checked(query, documents, instruction)
 
     def _prompts(
-        self, request: _Checked, ids: Iterator[list[int]], room: int, most: int | None
+        self, request: _Checked, texts: Iterator[Reading], room: int, most: int | None
     ) -> list[Prompt | ItemError]:
-        """A request's prompts, whose encoded texts come next in `ids`. A body has at most `room`
+        """A request's prompts, whose encoded texts come next in `texts`. A body has at most `room`
         tokens, the text of a document at most `most`."""
-        head, turn = self._head(request.instruction), next(ids)
-        prefix, query = self._prefix(head, room), Tokens.of(turn[: max(0, room - len(head))])
-        left = max(0, room - len(head) - len(turn))
+        head, turn = self._head(request.instruction), next(texts)
+        prefix, query = self._prefix(head, room), Tokens.of(turn.ids[: max(0, room - len(head))])
+        left = max(0, room - len(head) - turn.count)
         document_room = left if most is None else min(left, most)
-        overrun = max(0, len(head) + len(turn) - room)
+        overrun = max(0, len(head) + turn.count - room)
         prompts: list[Prompt | ItemError] = []
         for text in request.documents:
             if isinstance(text, ItemError):
                 prompts.append(text)
                 continue
-            document = next(ids)
-            cut = max(0, len(document) - document_room)
-            tail = Tokens.of([*document[:document_room], *self._suffix])
+            document = next(texts)
+            cut = max(0, document.count - document_room)
+            tail = Tokens.of([*document.ids[:document_room], *self._suffix])
             prompts.append(Prompt(prefix, query, tail, overrun + cut, left == 0))
         return prompts
 

@@ -14,6 +14,7 @@ Knows nothing of torch, batches, fetching or decoding.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from rerankfleet.workers.prompting.prompts import (
     text_problem,
 )
 from rerankfleet.workers.prompting.tokens import Tokens, Visual
+from rerankfleet.workers.prompting.windows import Reading
 
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 JOINT = ">:"
@@ -71,15 +73,16 @@ class VLPrompter:
         *,
         max_length: int,
         max_tokens_per_doc: int | None = None,
+        stop: threading.Event | None = None,
     ) -> list[list[Prompt | ItemError]]:
         """See `prompts.Prompter`. All special tokens are kept, and of the others as many of the
         first as `max_length` allows; the template's last five tokens are added on top, as in the
         authors' procedure. Images and the times of frames do not count as a document's text."""
         pieces = [self._pieces(request) for request in requests]
         texts = [t for of_request in pieces for side in of_request for t in _texts(side)]
-        ids = self._source.encode_batch(texts)
+        readings = self._source.encode_batch(texts, max_length, stop)
         return [
-            self._prompts(request, of_request, ids, max_length, max_tokens_per_doc)
+            self._prompts(request, of_request, readings, max_length, max_tokens_per_doc)
             for request, of_request in zip(requests, pieces, strict=True)
         ]
 
@@ -96,26 +99,26 @@ class VLPrompter:
         self,
         request: PromptRequest,
         pieces: list[Pieces | ItemError],
-        ids: Iterator[list[int]],
+        texts: Iterator[Reading],
         max_length: int,
         most: int | None,
     ) -> list[Prompt | ItemError]:
-        """A request's prompts, whose encoded texts come next in `ids`."""
+        """A request's prompts, whose encoded texts come next in `texts`."""
         first, *others = pieces
         if isinstance(first, ItemError):
             return [first] * len(request.documents)
         prefix = self._prefix(instruction_of(request, self))
-        query = self._join(first, ids)
+        query, query_rest = self._join(first, texts)
         shared = _prefix_with_images(prefix, query)
         prompts: list[Prompt | ItemError] = []
         for side, content in zip(others, request.documents, strict=True):
             if isinstance(side, ItemError):
                 prompts.append(side)
                 continue
-            whole = self._join(side, ids)
+            whole, rest = self._join(side, texts)
             has_text = isinstance(content, Side) and content.text
             document = self._cut_text(whole, most) if most and has_text else whole
-            lost = len(whole) - len(document)
+            lost = query_rest + len(whole) + rest - len(document)
             overrun = len(prefix) + len(query) + len(document) - max_length
             if overrun > 0:
                 prompts.append(self._cut_prompt(prefix, query, document, max_length, lost))
@@ -164,18 +167,22 @@ class VLPrompter:
                 room -= 1
         return Tokens.of(ids, [(moved[at], visual) for at, visual in tokens.visuals]), room
 
-    def _join(self, pieces: Pieces, ids: Iterator[list[int]]) -> Tokens:
-        """A side's tokens: encoded texts, and images between start and end tokens."""
+    def _join(self, pieces: Pieces, texts: Iterator[Reading]) -> tuple[Tokens, int]:
+        """A side's tokens: encoded texts, and images between start and end tokens. With how many
+        tokens its last text has besides, which fit into no prompt."""
         tokens: list[int] = []
+        rest = 0
         visuals: list[tuple[int, Visual]] = []
         for piece in pieces:
             if isinstance(piece, str):
-                tokens += next(ids)
+                text = next(texts)
+                tokens += text.ids
+                rest += text.count - len(text.ids)
                 continue
             pad = self._image if len(piece.frames) == 1 else self._video
             visuals.append((len(tokens) + 1, piece))
             tokens += [self._start, *[pad] * piece.tokens, self._end]
-        return Tokens.of(tokens, visuals)
+        return Tokens.of(tokens, visuals), rest
 
     def _encode_prefix(self, instruction: str) -> Tokens:
         return Tokens.of(

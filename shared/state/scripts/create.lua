@@ -1,7 +1,7 @@
 -- include include/shard_record.lua
 -- Create a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
 -- inline job lives as long as its answer.
--- KEYS job, jobs, recent, models, open, job_open, key (if it has one)
+-- KEYS job, jobs, recent, models, open, job_open, sweep, key (if it has one)
 -- ARGV id, spec, digest, model, due_ms, inline_ttl_ms (0: not inline), then for an inline job
 --      sealed items, and per shard: range, file
 -- -> {'made' | 'exists' | 'conflict', id}
@@ -9,19 +9,20 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, spec, digest, model = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'made', id} end
-if KEYS[7] then
-  local other = redis.call('GET', KEYS[7])
+if KEYS[8] then
+  local other = redis.call('GET', KEYS[8])
   if other then
     return {string.sub(other, 1, #digest) == digest and 'exists' or 'conflict',
             string.sub(other, #digest + 2)}
   end
-  redis.call('SET', KEYS[7], digest .. ' ' .. id)
-  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[7], ARGV[6]) end
+  redis.call('SET', KEYS[8], digest .. ' ' .. id)
+  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[8], ARGV[6]) end
 end
 redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'began_ms', now, 'cursor', '',
-           'sealed', '0', 'key', KEYS[7] or '', 't1', now, 'd1', 0, 't0', now, 'd0', 0)
+           'sealed', '0', 'key', KEYS[8] or '', 't1', now, 'd1', 0, 't0', now, 'd0', 0)
 redis.call('ZADD', KEYS[2], now + ARGV[5], id)
 redis.call('SADD', KEYS[4], model)
+redis.call('ZREM', KEYS[7], id)  -- its files are a job's now
 local ttl = tonumber(ARGV[6])
 if ttl == 0 then
   redis.call('ZADD', KEYS[3], now, id)

@@ -2,7 +2,7 @@
 -- Open the shards that one feed step cut, and move the job's cursor: a compare-and-set, so two feeders
 -- cannot both succeed. A cancelled job's shards are recorded as cancelled at once.
 -- KEYS job, job_open, open, parts, jobs
--- ARGV id, old cursor, new cursor, sealed, lines, due_ms, low_water, then per shard: start, end, file
+-- ARGV id, old cursor, new cursor, sealed (1 | 0 | short: the rest was not read), lines, due_ms, low_water, then per shard: start, end, file
 -- -> {'opened', open shards of the job} | {'stale' | 'paused', 0}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -25,10 +25,12 @@ for i = 8, #ARGV, 3 do
     redis.call('ZADD', KEYS[3], now, id .. '/' .. shard)
   end
 end
-redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'sealed', ARGV[4], 'low_water', ARGV[7])
-redis.call('HDEL', KEYS[1], 'waiting_for')
+local sealed = ARGV[4] ~= '0' and '1' or '0'
+if ARGV[4] == 'short' then redis.call('HSET', KEYS[1], 'cut_short', ARGV[3]) end
+redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'sealed', sealed, 'low_water', ARGV[7])
+redis.call('HDEL', KEYS[1], 'waiting_for', 'unreadable')
 redis.call('HINCRBY', KEYS[1], 'lines', ARGV[5])
 local fed = redis.call('HINCRBY', KEYS[1], 'fed', items)
-if ARGV[4] == '1' then redis.call('HSET', KEYS[1], 'total', fed) end
+if sealed == '1' then redis.call('HSET', KEYS[1], 'total', fed) end
 redis.call('ZADD', KEYS[5], now + ARGV[6], id)
 return {'opened', redis.call('HLEN', KEYS[2])}

@@ -9,7 +9,7 @@ local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'paused')
 if not job[1] then return {'gone'} end
 if job[2] then return {'finished'} end
 if not job[3] then return {'running'} end
-redis.call('HDEL', KEYS[1], 'paused')
+redis.call('HDEL', KEYS[1], 'paused', 'unreadable')
 redis.call('ZADD', KEYS[4], now, ARGV[1])
 local answer = {'resumed'}
 local all = redis.call('HGETALL', KEYS[2])

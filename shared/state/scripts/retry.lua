@@ -1,16 +1,16 @@
--- Reopen a finished job for what failed. Its scores stay; its failures are fed again.
+-- Reopen a finished job for what failed, or was never cut. Its scores stay; the rest is fed again.
 -- KEYS job, jobs, parts, sweep, recent, key (if it has one)
 -- ARGV id, only
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'scored', 'errors', 'rejected',
-                       'cancelled', 'output', 'sweeping_until')
+                       'cancelled', 'output', 'sweeping_until', 'cut_short')
 if not job[1] then return 'gone' end
 if not job[2] then return 'unfinished' end
 if tonumber(job[8] or 0) > now then return 'sweeping' end
 local failed = tonumber(job[4] or 0) + (ARGV[2] == 'errors' and 0 or tonumber(job[6] or 0))
-if failed == 0 then return 'nothing' end
+if failed == 0 and not job[9] then return 'nothing' end
 redis.call('HINCRBY', KEYS[1], 'round', 1)
 local kept = tonumber(job[3] or 0) + tonumber(job[5] or 0)
 local cancelled = ARGV[2] == 'errors' and tonumber(job[6] or 0) or 0
@@ -21,7 +21,8 @@ end
 redis.call('HSET', KEYS[1], 'errors', 0, 'bad_lines', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
            'fed', kept, 'lines', 0, 'base', kept, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
            'd0', kept, 'd1', kept, 'began_ms', now)
-redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output')
+redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before')
+if job[9] then redis.call('HSET', KEYS[1], 'before', job[9]) end
 redis.call('PERSIST', KEYS[1])
 if KEYS[6] then redis.call('PERSIST', KEYS[6]) end
 redis.call('DEL', KEYS[3])

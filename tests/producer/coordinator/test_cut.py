@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ from rerankfleet.producer.shard_size import (
     costs,
     slice_tokens,
 )
-from rerankfleet.shared.content.content import Document
+from rerankfleet.shared.content.content import Content, Document
 from rerankfleet.shared.content.outcomes import Failure
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
 
@@ -214,3 +216,63 @@ def test_a_folder_is_resumed_behind_the_image_that_was_begun(count, queries, siz
     assert list(dict.fromkeys(p.document.image[0] for p in pieces)) == [
         f"s3://b/{n}" for n in names
     ]
+
+
+def priced(monkeypatch) -> list[Document]:
+    """The documents that are priced from now on, once for each time."""
+    seen: list[Document] = []
+    price = shard_sizes.pair_tokens
+
+    def counted(document: Document, *args: Any) -> float:
+        seen.append(document)
+        return price(document, *args)
+
+    monkeypatch.setattr(shard_sizes, "pair_tokens", counted)
+    return seen
+
+
+@pytest.mark.parametrize("count", [100, 200, 400])
+def test_each_document_is_priced_once_and_copied_once(monkeypatch, count):
+    """Given requests that are cut into a shard for each document."""
+    copied: list[int] = []
+    cut_slice = Slice.cut
+
+    def counted(piece: Slice, first: int, last: int) -> Slice:
+        copied.append(last - first)
+        return cut_slice(piece, first, last)
+
+    monkeypatch.setattr(Slice, "cut", counted)
+    seen = priced(monkeypatch)
+    line = a_slice(1, [40] * count)
+
+    cuts = list(cut(reads([line]), Cursor(), ShardSize(1.0, 100)))
+
+    assert len(cuts) >= count / 8
+    assert len(seen) == count
+    assert sum(copied) == count
+
+
+def test_the_queries_of_a_catalog_are_priced_once_for_each_image(monkeypatch):
+    """Given an image with so many queries that they make many shards."""
+    prices: list[int] = []
+    price = cutting.costs
+    monkeypatch.setattr(
+        cutting, "costs", lambda piece, size: prices.append(piece.items) or price(piece, size)
+    )
+    run = ImageRun(run=(0, 1000), line=1, document=Document(image=("s3://b/a.jpg",)))
+
+    cuts = list(cut(reads([run]), Cursor(), ShardSize(1.0, 10)))
+
+    assert len(cuts) > 100
+    assert prices == [1000]
+
+
+def test_a_long_query_is_not_repeated_for_each_document():
+    """Given a query that is larger than a shard: its copies are no larger than the documents."""
+    line = a_slice(1, [35] * 1000).model_copy(update={"query": Content(text="q" * 50_000)})
+
+    shards = [c for c in cut(reads([line]), Cursor(), ShardSize(512.0, 4096)) if c.slices]
+
+    copied = sum(len(piece.query.text or "") for c in shards for piece in c.slices)
+    assert items(shards) == all_items([line])
+    assert copied <= len(line.query.text or "") + 1000 * 3.5 * (12 + 10)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish, merged_lines
-from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.errors import StorageUnavailable
 from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, run
@@ -137,8 +134,7 @@ def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monk
     def away(*_):
         raise StorageUnavailable("the bucket is away")
 
-    monkeypatch.setattr(control.objects, "writer", away)
-    monkeypatch.setattr(control.objects, "write", lambda uri, data: _write(control, uri, data))
+    monkeypatch.setattr(control.objects, "draft_writer", away)
     run(control, Worker(control))
     job = control.store.jobs.get("j")
     assert not job.finished
@@ -148,9 +144,3 @@ def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monk
     finish("j", control)
 
     check(lines, output(control))
-
-
-def _write(control: Control, uri: str, data: bytes) -> None:
-    path = Path(uri.removeprefix("file://"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from rerankfleet.producer.client import Client
+from rerankfleet.producer.coordinator import feed as feeding
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.shared.content.outcomes import POOR_QUERY
+from rerankfleet.shared.errors import CredentialsRefused, StorageRefused, StorageUnavailable
 from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import Worker, margin_of, run
 from tests.support.hints import RecordedHints
@@ -130,7 +132,7 @@ def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, subm
 
 
 def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit, lines, tmp_path):
-    # given a cancelled job that ended early since its input was away
+    # given a job that was paused since its input was away, and then ended early by a cancellation
     lines = lines * 3
     submit(lines)
     feed("j", control)
@@ -139,6 +141,8 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     path = Path(uri.removeprefix("file://"))
     kept = path.read_bytes(), path.stat()
     path.unlink()
+    feed("j", control)
+    assert "does not exist" in control.store.jobs.get("j").paused
     control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
     run(control)
@@ -153,6 +157,120 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     check(lines, output(control))
     counts = manifest(control)
     assert counts.scored + counts.errors == pairs_of(lines)
+
+
+LONG = [{"id": "long", "query": "q", "documents": [f"text {n}" for n in range(50)]}]
+
+
+@pytest.mark.parametrize("away", ["gone", "refused", "forbidden", "down"])
+@pytest.mark.parametrize("top_n", [None, 5])
+def test_a_storage_that_is_away_while_a_cancelled_job_is_cut_loses_nothing(
+    control, submit, lines, monkeypatch, away, top_n
+):
+    # given a cancelled job, of which a long request is partly cut, and a storage that goes away
+    lines = lines[:2] + LONG + lines[8:]
+    submit(lines, top_n=top_n)
+    feed("j", control)
+    Worker(control).work(4)
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    errors = {
+        "gone": StorageRefused("s3://x does not exist"),
+        "refused": CredentialsRefused("S3 refused the credentials"),
+        "forbidden": StorageRefused("s3://x may not be read or written"),
+        "down": StorageUnavailable("s3://x: connection reset"),
+    }
+    real = control.objects.open
+
+    def fails(*_: object) -> None:
+        raise errors[away]
+
+    monkeypatch.setattr(control.objects, "open", fails)
+    control.hints.feed("j")
+    run(control)
+    # then nothing ends before its input is accounted for; the job says what it waits for
+    job = control.store.jobs.get("j")
+    assert not job.sealed
+    assert "s3" in job.facts["waiting_for"].lower()
+    # when the storage is back
+    monkeypatch.setattr(control.objects, "open", real)
+    control.hints.feed("j")
+    run(control)
+    counts = manifest(control)
+    assert counts.pairs == pairs_of(lines)
+    assert len(output(control)) == len(lines)
+    assert counts.cancelled > 40
+    # and a retry scores all that was cancelled
+    control.store.jobs.retry(control.store.jobs.get("j"), "all")
+    control.hints.feed("j")
+    run(control, Worker(control))
+    counts = manifest(control)
+    assert (counts.pairs, counts.cancelled) == (pairs_of(lines), 0)
+    if top_n is None:
+        check(lines, output(control))
+
+
+def test_a_cancelled_job_whose_input_stays_away_asks_a_person(
+    control, submit, lines, monkeypatch, tmp_path
+):
+    submit(lines * 3)
+    feed("j", control)
+    Worker(control).work(1)
+    path = tmp_path / "storage" / "jobs" / "j" / "input.jsonl"
+    path.rename(tmp_path / "kept")
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    feed("j", control)
+    assert not control.store.jobs.get("j").sealed
+    monkeypatch.setattr(feeding, "PATIENCE_S", 0)
+    feed("j", control)
+    job = control.store.jobs.get("j")
+    assert "does not exist" in job.paused
+    assert "or cancel it again to end it now" in job.paused
+    # when it is resumed too early, the same begins anew
+    control.store.jobs.resume(job)
+    feed("j", control)
+    assert not control.store.jobs.get("j").sealed
+    # and when its input is back, it is cut to its end
+    (tmp_path / "kept").rename(path)
+    control.hints.feed("j")
+    run(control)
+    check(lines * 3, output(control))
+    assert "unreadable" not in control.store.jobs.get("j").facts
+
+
+@pytest.mark.parametrize("top_n", [None, 2])
+@pytest.mark.parametrize("scored", [0, 2, 4])
+def test_a_retry_takes_what_the_previous_output_does_not_mention(
+    control, submit, lines, tmp_path, top_n, scored
+):
+    # given a job that ended early in the middle of a request, by decision
+    lines = LONG + lines[8:]
+    submit(lines, top_n=top_n)
+    feed("j", control)
+    Worker(control).work(scored)
+    path = tmp_path / "storage" / "jobs" / "j" / "input.jsonl"
+    path.rename(tmp_path / "kept")
+    control.store.jobs.pause(control.store.jobs.get("j"), "the input does not exist")
+    control.store.jobs.set_facts("j", unreadable=feeding.REPORTED)
+    control.store.jobs.cancel(control.store.jobs.get("j"))
+    control.hints.feed("j")
+    run(control)
+    assert len(output(control)) == 1
+    assert manifest(control).pairs == 12
+    # when it is retried, even if nothing of what was cut has failed
+    (tmp_path / "kept").rename(path)
+    assert control.store.jobs.retry(control.store.jobs.get("j"), "all") == "reopened"
+    control.hints.feed("j")
+    run(control, Worker(control))
+    # then every pair has one outcome
+    counts = manifest(control)
+    assert (counts.pairs, counts.cancelled) == (pairs_of(lines), 0)
+    assert control.store.jobs.get("j").progress.total == pairs_of(lines)
+    margins = sorted((margin_of("q", text) for text in LONG[0]["documents"]), reverse=True)
+    assert [r["margin"] for r in output(control)[0]["results"]] == margins[:top_n]
+    if top_n is None:
+        check(lines, output(control))
+    # and there is nothing left to retry but the lines that are wrong
+    assert control.store.jobs.get("j").facts.get("cut_short") is None
 
 
 def test_a_retry_of_errors_alone_leaves_what_was_cancelled(control, submit, lines):

@@ -36,6 +36,12 @@ def test_rows_have_the_lines_on_which_they_begin():
     assert rows(data) == [(1, ["a", "b"]), (2, ["x\r\ny\rz", "1"]), (6, ["3", ""])]
 
 
+def test_a_row_of_several_lines_says_which():
+    _, *found = CsvRows(io.BytesIO(b'a,b,c\nx,"open,1\ny,"\nz\n'), "f", 1000)
+
+    assert [row.place for row in found] == ["at lines 2 to 3 of the file", "at line 4 of the file"]
+
+
 def test_a_quotation_mark_within_a_cell_is_a_character():
     assert rows(b'5" nail, "x"\n"he said ""hi""" ,\n') == [
         (1, ['5" nail', ' "x"']),

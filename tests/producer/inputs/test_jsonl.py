@@ -16,7 +16,7 @@ from rerankfleet.producer.coordinator.cut import cut
 from rerankfleet.producer.inputs.cursor import Cursor
 from rerankfleet.producer.inputs.jsonl import (
     Input,
-    only_failed,
+    due_again,
     pin,
     previous_outcomes,
     refuse_changed,
@@ -27,6 +27,7 @@ from rerankfleet.shared.errors import InputChanged, NotAllowed, UsageError
 from rerankfleet.shared.formats import sources
 from rerankfleet.shared.formats.lines import parse_line
 from rerankfleet.shared.formats.output import dump_line, output_line
+from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import make_spec
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import file_uri
@@ -180,14 +181,15 @@ def test_a_limit_takes_the_first_requests(objects, settings, ref):
 def test_gzip_that_cannot_be_sought_is_rewritten_once(objects, settings, allowed, upload_to):
     (allowed / "in.gz").write_bytes(gzip.compress(DATA, mtime=0))
     ref = pin(file_uri(allowed / "in.gz"), objects, settings, upload_to)
-    renewed: list[int] = []
+    signs: list[int] = []
 
-    uri = Input(job_of(ref), objects, settings).make_seekable(lambda: renewed.append(1))
+    with heartbeat(lambda: signs.append(1)):
+        uri = Input(job_of(ref), objects, settings).make_seekable()
 
     assert objects.read(uri) == DATA
-    assert renewed
+    assert signs
     again = Input(job_of(ref, plain_uri=uri), objects, settings)
-    assert again.make_seekable(renewed.clear) == uri
+    assert again.make_seekable() == uri
     assert lines_read(again, uri) == [1, 2, 3, 4, 5]
 
 
@@ -204,7 +206,7 @@ def test_an_upload_is_copied_as_it_is_and_unpacked_when_its_turn_comes(
 
     assert objects.read(ref.uri) == gzip.compress(DATA, mtime=0)
     assert ref.sha256 == hashlib.sha256(gzip.compress(DATA, mtime=0)).hexdigest()
-    uri = Input(job_of(ref), objects, settings).make_seekable(lambda: None)
+    uri = Input(job_of(ref), objects, settings).make_seekable()
     assert objects.read(uri) == DATA
 
 
@@ -219,7 +221,7 @@ def test_a_gzip_bomb_costs_neither_memory_nor_the_disk(
     reader = Input(job_of(ref), objects, settings)
     tracemalloc.start()
     with pytest.raises(UsageError, match=r"in\.gz unpacks to more than 100 times its size"):
-        reader.make_seekable(lambda: None)
+        reader.make_seekable()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 << 20
@@ -254,28 +256,28 @@ def test_a_retry_takes_only_the_pairs_that_failed():
         errors=[failure(1, "invalid_document"), failure(2), failure(3, "cancelled")],
     )
 
-    everything = only_failed(piece, before, "all")
-    errors = only_failed(piece, before, "errors")
+    everything = due_again(piece, before, "all")
+    errors = due_again(piece, before, "errors")
 
     assert everything.indices == [2, 3]
     assert [f.index for f in everything.failures] == [1]
     assert errors.indices == [2]
     assert [d.text for d in errors.documents] == ["c"]
-    assert only_failed(piece, SliceOutcome(line=1), "all").items == 0
+    assert due_again(piece, SliceOutcome(line=1), "all") == piece
 
 
 def test_a_retry_leaves_what_was_rejected():
     piece = parse_line(1, json.dumps(LINES[0]).encode(), max_documents=9)
     before = SliceOutcome(line=1, errors=[failure(0, "low_quality"), failure(1)])
 
-    assert only_failed(piece, before, "all").indices == [1]
+    assert due_again(piece, before, "all").indices == [1]
 
 
 def test_a_line_that_failed_as_a_whole_is_tried_as_a_whole():
     piece = parse_line(1, json.dumps(LINES[0]).encode(), max_documents=9)
     before = SliceOutcome(line=1, errors=[failure(None)])
 
-    assert only_failed(piece, before, "all") == piece
+    assert due_again(piece, before, "all") == piece
 
 
 def test_a_retry_reads_the_input_beside_the_previous_output(objects, settings, ref):
@@ -323,7 +325,7 @@ def test_an_input_in_another_encoding_is_read(
     ref = pin(file_uri(path) if place == "uri" else str(path), objects, settings, upload_to)
 
     reader = Input(job_of(ref), objects, settings)
-    uri = reader.make_seekable(lambda: None)
+    uri = reader.make_seekable()
     pieces = [read.piece for read in reader.reads(uri, Cursor())]
 
     assert ref.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -360,3 +362,16 @@ def test_a_cut_counts_the_blank_lines_before_its_end(objects, settings, ref):
     *_, last = cut(reads, Cursor(), ShardSize(tokens=1e9, pairs=2))
 
     assert (last.cursor.line, last.cursor.blank, last.cursor.requests) == (9, 4, 5)
+
+
+def test_an_upload_in_another_encoding_is_read_when_its_turn_comes(objects, settings, upload_to):
+    upload_id, _ = new_upload(100)
+    uploaded = upload_uri(objects, upload_id, "upload.jsonl")
+    objects.write(uploaded, BLANK.decode().encode("utf-16"))
+    ref = pin(uploaded, objects, settings, upload_to)
+    reader = Input(job_of(ref), objects, settings)
+
+    uri = reader.make_seekable()
+
+    assert objects.read(uri) == BLANK
+    assert lines_read(reader, uri) == [1, 4, 7, 8, 9]

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,10 +25,14 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.images import http as module
 from rerankfleet.workers.images.fetch import Fetcher
+from rerankfleet.workers.images.turns import Signal
 from tests.support.tls import self_signed
+from tests.support.wait import patient, wait_until
 
 BODY = b"bytes of an image" * 1000
 SECRET = "X-Amz-Signature=very-secret"
+
+WAIT_S = patient(20)
 
 
 class Site(ThreadingHTTPServer):
@@ -645,3 +650,25 @@ def test_missing_credentials_are_reported(s3, monkeypatch, tmp_path):
 )
 def test_what_is_shown_of_a_uri(uri, shown):
     assert safe_uri(uri) == shown
+
+
+@pytest.mark.parametrize("path", ["slow", "announced", "headers", "endless"])
+def test_a_fetch_that_nobody_waits_for_ends_while_the_host_sends(site, path):
+    """Given a host that never ends its answer, and far more time and bytes than the test has."""
+    fetcher = Fetcher(allowed_hosts=(site.host,), max_bytes=1 << 40, timeout_s=10 * WAIT_S)
+    unwanted = Signal()
+    with ThreadPoolExecutor(1) as threads:
+        fetching = threads.submit(fetcher.fetch, site.uri(path), unwanted)
+        wait_until(lambda: site.requested)
+        unwanted.set()
+
+        assert isinstance(fetching.exception(WAIT_S), CancelledError)
+
+
+def test_what_nobody_waits_for_is_not_even_begun(site, fetcher):
+    unwanted = Signal()
+    unwanted.set()
+
+    with pytest.raises(CancelledError):
+        fetcher.fetch(site.uri("ok"), unwanted)
+    assert not site.requested

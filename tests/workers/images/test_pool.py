@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.workers.images.decode import decode
 from rerankfleet.workers.images.pool import Pool
+from rerankfleet.workers.images.prepared import PreparedImage
+from rerankfleet.workers.images.turns import Caller, Signal
 from tests.support.drawn import draw_leaves, encoded
 from tests.support.wait import patient, wait_until
 
@@ -158,3 +161,77 @@ def test_an_image_that_needs_too_much_memory_is_an_error(small):
             pool.prepare(wide, OPTIONS).result(WAIT_S)
         assert caught.value.code == "image_too_large"
         assert pool.prepare(small, OPTIONS).result(WAIT_S)
+
+
+# ---- turns, and what nobody waits for -----------------------------------------------------------
+
+
+def stopped(pool: Pool, small: bytes) -> int:
+    """The process of a pool, which does not go on until it is continued."""
+    pid = pid_of(pool, small)
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def test_many_images_of_a_request_do_not_hold_up_anothers_one(pool, small):
+    """Given forty images of a request and of a job, before the one of somebody else."""
+    pid, order = stopped(pool, small), []
+    job, many, one = Caller("job"), Caller("many", urgent=True), Caller("one", urgent=True)
+
+    def begin(caller: Caller, count: int) -> list[Future[PreparedImage]]:
+        futures = [pool.prepare(small, OPTIONS, caller) for _ in range(count)]
+        for future in futures:
+            future.add_done_callback(lambda _: order.append(caller.turn))
+        return futures
+
+    futures = begin(job, 40)
+    wait_until(futures[0].running)
+    futures += [*begin(many, 40), *begin(one, 1)]
+    os.kill(pid, signal.SIGCONT)
+    assert all(future.result(WAIT_S) for future in futures)
+
+    assert order.index("one") <= 2
+    assert order[3:42] == ["many"] * 39
+    assert order[42:] == ["job"] * 39
+
+
+def test_a_full_pool_takes_an_image_of_who_has_none_in_it(small):
+    with Pool(1, timeout_s=WAIT_S, in_flight_bytes=2 * len(small)) as pool:
+        pid = stopped(pool, small)
+        many, one = Caller("many"), Caller("one")
+        futures = [pool.prepare(small, OPTIONS, many) for _ in range(2)]
+
+        futures.append(pool.prepare(small, OPTIONS, one))  # does not block
+
+        os.kill(pid, signal.SIGCONT)
+        assert all(future.result(WAIT_S) for future in futures)
+
+
+def test_unwanted_images_leave_the_pool(small):
+    """Given images that are decoded, that wait to be, and that wait for room."""
+    with Pool(1, timeout_s=WAIT_S, in_flight_bytes=2 * len(small)) as pool:
+        stopped(pool, small)
+        unwanted, caller = Signal(), Caller("gone")
+        held = pool.prepare(small, OPTIONS, caller, unwanted)
+        wait_until(held.running)
+        waiting = pool.prepare(small, OPTIONS, caller, unwanted)
+        outside = ThreadPoolExecutor(1).submit(pool.prepare, small, OPTIONS, caller, unwanted)
+
+        unwanted.set()
+
+        assert waiting.cancelled()
+        assert outside.result(WAIT_S).cancelled()
+        assert isinstance(held.exception(WAIT_S), ItemError)  # its process was killed
+        assert pool.prepare(small, OPTIONS, Caller("next")).result(WAIT_S)
+        assert not pool._in_flight_bytes
+
+
+def test_an_unwanted_image_that_is_decoded_soon_costs_no_process(pool, small):
+    pid, unwanted = stopped(pool, small), Signal()
+    held = pool.prepare(small, OPTIONS, Caller("gone"), unwanted)
+    wait_until(held.running)
+    unwanted.set()
+    os.kill(pid, signal.SIGCONT)
+    held.exception(WAIT_S)
+
+    assert pool.prepare(small, OPTIONS).result(WAIT_S)

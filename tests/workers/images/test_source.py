@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +30,8 @@ from rerankfleet.workers.images.decode import prepare_image
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
-from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, ImageSource
+from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, FETCHES_OF_A_REQUEST, ImageSource
+from rerankfleet.workers.images.turns import Caller, Signal
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
 from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
 from rerankfleet.workers.prompting.prompts import Prompt
@@ -38,7 +39,7 @@ from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
 from tests.support.drawn import draw_leaves, drawn, encoded, png
 from tests.support.fleet import PROVENANCE
-from tests.support.wait import patient
+from tests.support.wait import patient, wait_until
 
 WAIT_S = patient(20)
 OPTIONS = ImageSpec(preset="reference")
@@ -130,7 +131,7 @@ def test_without_a_folder_nothing_local_is_read(folder, settings):
 class Refused(Fetcher):
     """A storage that knows nobody any more."""
 
-    def fetch(self, uri: str) -> bytes:
+    def fetch(self, uri: str, unwanted: Signal | None = None) -> bytes:
         raise CredentialsRefused("S3 refused the credentials (ExpiredToken)")
 
 
@@ -148,7 +149,7 @@ def test_credentials_refused_to_an_earlier_caller_are_tried_again():
     calls = []
 
     class Renewed(Fetcher):
-        def fetch(self, uri):
+        def fetch(self, uri, unwanted=None):
             calls.append(uri)
             if len(calls) > 1:
                 return png(1)
@@ -176,10 +177,10 @@ def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host
     # given bulk work of more images and more runs than are loaded at a time, on a host that hangs
     fetch, speaks = source._fetcher.fetch, threading.Event()
 
-    def slow(uri):
+    def slow(uri, unwanted=None):
         if uri.startswith("slow"):
             assert speaks.wait(WAIT_S)
-        return fetch(uri)
+        return fetch(uri, unwanted)
 
     monkeypatch.setattr(source._fetcher, "fetch", slow)
     preparer = Preparer(Prompter(), source)
@@ -202,13 +203,107 @@ def test_an_image_that_somebody_waits_for_passes_bulk_that_waits_for_a_slow_host
     assert {o.code for future in bulk for o in future.result(WAIT_S).values()} == {"not_found"}
 
 
+class Hanging(Fetcher):
+    """A storage that gives nothing of `slow` before it is told to, or nobody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.speaks = threading.Event()
+        self.fetching: list[str] = []
+        self.ended: list[str] = []
+
+    def fetch(self, uri: str, unwanted: Signal | None = None) -> bytes:
+        self.fetching.append(uri)
+        if unwanted:
+            unwanted.call(lambda: self.ended.append(uri))
+        if uri.startswith("slow"):
+            wait_until(lambda: self.speaks.is_set() or bool(unwanted and unwanted.is_set()))
+            if unwanted and unwanted.is_set():
+                raise CancelledError
+        return png(1)
+
+
+@pytest.fixture
+def hanging() -> Iterator[tuple[Hanging, ImageSource]]:
+    fetcher = Hanging()
+    source = ImageSource(fetcher, Pool(1))
+    yield fetcher, source
+    fetcher.speaks.set()
+    source.close()
+
+
+def test_a_request_of_slow_images_does_not_hold_up_anothers(hanging):
+    """Given a request with more images on a hanging host than are fetched at a time."""
+    _, source = hanging
+    refs = [ImageRef(f"slow-{n}", OPTIONS) for n in range(40)]
+    caller = Caller("many", urgent=True)
+    with ThreadPoolExecutor(1) as threads:
+        many = threads.submit(source.load, refs, caller)
+
+        one = source.load([ImageRef("quick", OPTIONS)], Caller("one", urgent=True))
+
+        assert isinstance(one[ImageRef("quick", OPTIONS)], PreparedImage)
+        assert not many.done()
+        caller.stop.set()
+        assert isinstance(many.exception(WAIT_S), CancelledError)
+
+
+def test_what_a_stopped_caller_waited_for_ends_and_what_waits_is_not_begun(hanging):
+    fetcher, source = hanging
+    refs = [ImageRef(f"slow-{n}", OPTIONS) for n in range(40)]
+    caller = Caller("gone", urgent=True)
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(source.load, refs, caller)
+        wait_until(lambda: len(fetcher.fetching) == FETCHES_OF_A_REQUEST)
+        caller.stop.set()
+        assert isinstance(loading.exception(WAIT_S), CancelledError)
+
+    assert len(fetcher.fetching) == FETCHES_OF_A_REQUEST
+    wait_until(lambda: len(fetcher.ended) == FETCHES_OF_A_REQUEST)
+    assert not source._loading
+    assert isinstance(load(source, "quick")["quick"], PreparedImage)
+
+
+def test_an_image_that_another_caller_waits_for_is_loaded_on(hanging):
+    fetcher, source = hanging
+    ref = ImageRef("slow", OPTIONS)
+    gone, stays = Caller("gone", urgent=True), Caller("stays", urgent=True)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(source.load, [ref, ref], gone)
+        wait_until(lambda: fetcher.fetching)
+        second = threads.submit(source.load, [ref], stays)
+        wait_until(lambda: [one.callers for one in source._loading.values()] == [2])
+        gone.stop.set()
+        assert isinstance(first.exception(WAIT_S), CancelledError)
+        assert not fetcher.ended
+        fetcher.speaks.set()
+        assert isinstance(second.result(WAIT_S)[ref], PreparedImage)
+    assert fetcher.fetching == ["slow"]
+
+
+def test_a_request_has_a_bounded_number_of_pixels_decoded(folder):
+    """Given images of 128 x 96 pixels, and a bound that three of them reach."""
+    pixels = 128 * 96
+    source = ImageSource(Hanging(), Pool(1), urgent_pixels_max=2 * pixels + 1)
+    mine, yours, job = Caller("m", urgent=True), Caller("y", urgent=True), Caller("job")
+
+    def codes(caller: Caller, *uris: str) -> list[str]:
+        outcomes = [source.load([ImageRef(uri, OPTIONS)], caller) for uri in uris]
+        return [getattr(o, "code", "") for one in outcomes for o in one.values()]
+
+    assert codes(mine, "a", "b", "c", "d", "a") == ["", "", "", "too_many_pixels", ""]
+    assert codes(yours, "e") == [""]
+    assert codes(job, "f", "g", "h", "i") == [""] * 4
+    source.close()
+
+
 # ---- to scores ----------------------------------------------------------------------------------
 
 
 class Prompter:
     """A prompt is the document's image, or its text as a number."""
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         return [[self._prompt(side) for side in request.documents] for request in requests]
 
     def _prompt(self, side):
@@ -295,7 +390,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
     class Watched:
         loads = 0
 
-        def load(self, refs, *, urgent=False):
+        def load(self, refs, caller=None):
             self.loads += 1
             if self.loads == 2:
                 second_load.set()
@@ -317,7 +412,7 @@ def test_the_next_run_is_loaded_while_the_device_scores(source, folder):
 def test_an_image_of_the_last_run_is_not_fetched_again(source, folder, monkeypatch):
     fetched = []
     fetch = source._fetcher.fetch
-    monkeypatch.setattr(source._fetcher, "fetch", lambda uri: fetched.append(uri) or fetch(uri))
+    monkeypatch.setattr(source._fetcher, "fetch", lambda uri, _: fetched.append(uri) or fetch(uri))
     for _ in range(3):
         assert isinstance(load(source, "good.png", "good.png")["good.png"], PreparedImage)
     assert fetched == ["good.png"]

@@ -45,7 +45,7 @@ PLAIN = "Find passages that answer the question"
 class Prompter:
     """Records the instructions of its requests."""
 
-    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None):
+    def encode_all(self, requests, *, max_length, max_tokens_per_doc=None, stop=None):
         self.instructions = [request.instruction for request in requests]
         prompt = Prompt(Tokens.of([1]), Tokens.of([2]), Tokens.of([3]))
         return [[prompt] * len(request.documents) for request in requests]

@@ -176,6 +176,8 @@ def test_queries_that_are_no_list_are_refused(api, listing, queries):
         ("a.txt", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "seems to be a JPEG image"),
         ("a.txt", b"id,image\n1,a.png\n", "seems to be CSV: its first line names columns"),
         ("a.txt", b"\n \n", "is not a listing of images"),
+        ("a.txt", b'["a.png", "b.png"]\n', "seems to be a JSON array"),
+        ("a.txt", b'{"Image": "a.png"}\n', "there is no image, but 'Image'"),
     ],
 )
 def test_what_is_no_catalog_is_called_by_its_name(api, table, name, data, words):
