@@ -43,8 +43,7 @@ def submit(
         ),
     ] = None,
     queries: Annotated[
-        str | None,
-        typer.Option(help="of a catalog: one query a line, text or JSON; or a table"),
+        str | None, typer.Option(help="of a catalog: one a line, text or JSON; or a table")
     ] = None,
     format: Annotated[OutputFormat, typer.Option(help="of a catalog's rows")] = "jsonl",
     model: Annotated[str | None, typer.Option(help="a model that the fleet serves")] = None,

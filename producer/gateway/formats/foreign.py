@@ -44,6 +44,8 @@ FOREIGN: Mapping[str, frozenset[str]] = {
         "rerankingConfiguration sources top_n",
         "Azure AI": "documents extra_params model_extras model_version query queryLanguage "
         "queryType return_documents search select semanticConfiguration top top_n",
+        "Oracle": "compartmentId documents input isEcho maxChunksPerDocument maxTokensPerDocument "
+        "max_tokens_per_document servingMode topN",
         "Vertex AI": "ignoreRecordDetailsInResponse instances model parameters query records "
         "topN top_n userLabels user_labels",
         "DashScope": "input instruct output parameters query return_documents top_n workspace",
