@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import urllib.request
 import uuid
@@ -44,6 +45,9 @@ hypothesis_settings.register_profile(
     "fast", hypothesis_settings.get_profile("rerankfleet"), max_examples=15
 )
 hypothesis_settings.load_profile("rerankfleet")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would their children
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)

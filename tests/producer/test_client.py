@@ -156,10 +156,15 @@ def test_no_error_tells_a_caller_of_python_what_to_type(api, fleet, call, rows):
 # ---- what is no list ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("documents", ["one text", b"bytes", {"a": 1}, {"a", "b"}, None, 5])
+@pytest.mark.parametrize("documents", ["one text", b"bytes", {"a": 1}, {"a", "b"}, 5])
 def test_documents_that_are_no_list_are_refused_in_one_sentence(api, documents):
     with pytest.raises(ItemError, match=r"^documents: Input should be a list, got .*: write "):
         api.rerank("q", documents, model=MODEL)
+
+
+def test_documents_that_are_none_are_absent(api):
+    with pytest.raises(ItemError, match="documents: Field required: a request has"):
+        api.rerank("q", None, model=MODEL)
 
 
 @pytest.mark.parametrize("source", [["a"], b"pairs.jsonl", {"query": "q"}, None, 5])

@@ -326,8 +326,10 @@ def test_documents_are_any_run_of_contents_but_no_text(reranker):
     want = reranker.margins({"query": "what?", "documents": documents})
     for run in (tuple(documents), np.array(documents), iter(documents)):
         assert reranker.margins({"query": "what?", "documents": run}) == want
-    for wrong in ("a stone", b"a stone", {"a stone": 1}, {"a stone"}, None):
+    for wrong in ("a stone", b"a stone", {"a stone": 1}, {"a stone"}):
         with pytest.raises(ItemError, match="documents: Input should be a list, got"):
             reranker.margins({"query": "what?", "documents": wrong})
+    with pytest.raises(ItemError, match="documents: Field required"):
+        reranker.margins({"query": "what?", "documents": None})
     with pytest.raises(ItemError, match="a request is of type str, expected a mapping"):
         reranker.margins("what?")
