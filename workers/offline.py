@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from rerankfleet.shared.addresses import printable
+from rerankfleet.shared.addresses import local_path, printable
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.formats.encodings import is_blank
@@ -34,7 +34,7 @@ from rerankfleet.shared.formats.sources import (
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, is_stream, local_path, publish_file
+from rerankfleet.shared.storage.objects import Objects, is_stream, publish_file
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine

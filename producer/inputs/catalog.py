@@ -27,7 +27,7 @@ from rerankfleet.producer.inputs.tables import (
     table_lines,
     table_suffix,
 )
-from rerankfleet.shared.addresses import printable
+from rerankfleet.shared.addresses import file_uri, local_path, printable
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
@@ -52,7 +52,7 @@ from rerankfleet.shared.formats.sources import (
 )
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, file_uri, local_path
+from rerankfleet.shared.storage.objects import Objects
 
 QUERIES_BYTES = 64 << 20
 """The limit of a catalog's queries, which each process that works on it holds in memory."""

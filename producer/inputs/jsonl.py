@@ -19,6 +19,7 @@ from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.folders import is_folder, is_image, name_in
 from rerankfleet.producer.inputs.tables import table_lines, table_suffix
 from rerankfleet.producer.shard_size import image_tokens, slice_tokens
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Piece, Slice
 from rerankfleet.shared.errors import InputChanged
@@ -39,7 +40,7 @@ from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
-from rerankfleet.shared.storage.objects import Objects, local_path
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.shared.storage.uploads import is_upload
 
 SKIPPED_PER_CUT = 10_000

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO, cast
 
-from rerankfleet.shared.addresses import canonical, printable, safe_uri, scheme_of
+from rerankfleet.shared.addresses import canonical, local_path, printable, safe_uri, scheme_of
 from rerankfleet.shared.errors import OutputExists, UsageError
 from rerankfleet.shared.formats.encodings import MARK_BYTES, as_utf8, is_blank, other_encoding
 from rerankfleet.shared.formats.file_kinds import HEAD_BYTES as KIND_BYTES
@@ -23,7 +23,7 @@ from rerankfleet.shared.formats.file_kinds import kind_of
 from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
 from rerankfleet.shared.formats.manifest import manifest_uri
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.storage.objects import Objects, is_stream, local_path
+from rerankfleet.shared.storage.objects import Objects, is_stream
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"

@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import stamina
 
-from rerankfleet.shared.addresses import file_uri, local_path, path_address, printable, safe_uri
+from rerankfleet.shared.addresses import local_path, path_address, printable, safe_uri
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
@@ -36,8 +36,6 @@ from rerankfleet.shared.storage.s3_streams import (
     new_upload,
     upload,
 )
-
-__all__ = ["Objects", "Stat", "file_uri", "is_stream", "local_path", "publish_file"]
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""

@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from rerankfleet.producer.gateway import downloads
-from rerankfleet.shared.storage.objects import Objects, file_uri
+from rerankfleet.shared.addresses import file_uri
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import Worker, worker_row
 from tests.support.gateway import working_fleet
 from tests.support.wait import wait_until

@@ -21,9 +21,9 @@ from pydantic import SecretStr
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.middleware import slow_clients
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.job_status import JobStatus
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
 from tests.support.server import free_port, valkey

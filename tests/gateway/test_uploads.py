@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from rerankfleet.producer.gateway.middleware import slow_clients
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.storage import uploads as module
-from rerankfleet.shared.storage.objects import Objects, local_path
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.shared.storage.uploads import is_upload, new_upload, sweep_uploads, upload_uri
 from rerankfleet.workers.images.source import ImageSource
 from tests.support.drawn import png

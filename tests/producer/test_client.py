@@ -12,6 +12,7 @@ import pytest
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import (
     DeadlineExceeded,
     InputChanged,
@@ -25,7 +26,6 @@ from rerankfleet.shared.errors import (
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys, model_queue
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, open_shards
 from tests.support.server import free_port

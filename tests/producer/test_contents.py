@@ -8,8 +8,8 @@ import io
 import pytest
 
 from rerankfleet.producer.contents import read_contents
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.storage.objects import file_uri
 
 TABLE = 'ID, Text ,price,IMAGE\n8,a chair,3,\n\n,"two\nlines",4,s3://b/k.jpg\n'
 FIELDS = [

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from rerankfleet.producer.client import Client
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import (
     KeyConflict,
     NotAllowed,
@@ -18,7 +19,6 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys
-from rerankfleet.shared.storage.objects import file_uri
 from rerankfleet.workers.monitor import Monitor
 from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, stored

@@ -17,12 +17,13 @@ from pathlib import Path
 
 from rerankfleet import __version__
 from rerankfleet.shared import advice
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.errors import RerankError
 from rerankfleet.shared.settings import Settings, load_settings, mask
 from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
-from rerankfleet.shared.storage.objects import Objects, local_path
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
 
 SKEW_S = 2.0

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
+from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.content.images import ImageSpec
 from rerankfleet.shared.errors import CredentialsRefused, ItemError
 from rerankfleet.shared.metrics import (
@@ -21,7 +22,6 @@ from rerankfleet.shared.metrics import (
     STAGES,
 )
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import local_path
 from rerankfleet.shared.storage.uploads import uploads_uri
 from rerankfleet.shared.tally import Tally
 from rerankfleet.workers.images.fetch import Fetcher

@@ -10,8 +10,8 @@ from contextlib import suppress
 from rerankfleet.producer.coordinator.feed import SHARDS_PER_STEP, WINDOW_PER_SLOT, feed
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.step import Control
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import StorageUnavailable
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, margin_of, run, worker_row
 from tests.support.outputs import check, manifest, output, pairs_of
 

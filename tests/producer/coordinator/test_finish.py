@@ -6,8 +6,8 @@ import pytest
 
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish, merged_lines
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import StorageUnavailable
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.outputs import check, manifest, output, pairs_of
 

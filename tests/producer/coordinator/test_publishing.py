@@ -16,10 +16,11 @@ import pytest
 from rerankfleet.producer.coordinator import publishing
 from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.step import Control
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.formats.shard_files import dump_queries, queries_uri
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
-from rerankfleet.shared.storage.objects import Objects, file_uri
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.outputs import check, manifest, output
 from tests.support.wait import patient

@@ -11,9 +11,9 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator import feed as feeding
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.content.outcomes import POOR_QUERY
 from rerankfleet.shared.errors import CredentialsRefused, StorageRefused, StorageUnavailable
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.fleet import Worker, margin_of, run
 from tests.support.hints import RecordedHints
 from tests.support.outputs import check, manifest, output, pairs_of

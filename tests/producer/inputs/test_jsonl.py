@@ -22,6 +22,7 @@ from rerankfleet.producer.inputs.jsonl import (
     refuse_changed,
 )
 from rerankfleet.producer.shard_size import ShardSize
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.content.outcomes import Failure, Scored, SliceOutcome
 from rerankfleet.shared.errors import InputChanged, NotAllowed, UsageError
 from rerankfleet.shared.formats import sources
@@ -30,7 +31,6 @@ from rerankfleet.shared.formats.output import dump_line, output_line
 from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import make_spec
 from rerankfleet.shared.state.records import Job
-from rerankfleet.shared.storage.objects import file_uri
 from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 from tests.support.fleet import PROVENANCE
 

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rerankfleet.shared.addresses import file_uri, local_path
 from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage import objects as module
-from rerankfleet.shared.storage.objects import (
-    Objects,
-    Stat,
-    file_uri,
-    local_path,
-    publish_file,
-)
+from rerankfleet.shared.storage.objects import Objects, Stat, publish_file
 from rerankfleet.shared.storage.s3_streams import S3_PART_BYTES
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from rerankfleet.producer.coordinator import rows
 from rerankfleet.producer.coordinator.feed import feed
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.calibration import PLAIN, relevance_score
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.ranges import shard_name
@@ -22,7 +23,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.formats.manifest import Manifest
 from rerankfleet.shared.formats.shard_files import load_slices, shard_uri
-from rerankfleet.shared.storage.objects import Objects, file_uri
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.catalogs import IDS, QUERIES, all_expected, do, manifest
 from tests.support.fleet import MODEL, Worker, run
 

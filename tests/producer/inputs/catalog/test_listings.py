@@ -11,10 +11,10 @@ import pytest
 
 from rerankfleet.producer.inputs import tables
 from rerankfleet.producer.inputs.tables import table_lines
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import (
     UsageError,
 )
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.catalogs import IDS, QUERIES, do, expected, manifest
 
 

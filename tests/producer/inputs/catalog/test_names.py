@@ -10,9 +10,9 @@ import pytest
 from rerankfleet.producer.inputs import folders
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES
 from rerankfleet.producer.inputs.tables import row_line
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import image_of
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.catalogs import QUERIES, all_expected, do, expected, manifest
 
 SIGNED = "X-Amz-Credential=SECRET&X-Amz-Signature=SECRET"

@@ -8,9 +8,9 @@ import gzip
 import pytest
 
 from rerankfleet.producer.inputs import catalog
+from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats import sources
-from rerankfleet.shared.storage.objects import file_uri
 from tests.support.catalogs import QUERIES, do, expected, manifest
 
 PLACES = ["path", "uri"]
