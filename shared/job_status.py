@@ -77,11 +77,6 @@ class Progress(Frozen):
         until its shard is done."""
         return None if self.total is None else self.total - self.bad_lines
 
-    @property
-    def pair_errors(self) -> int:
-        """Pairs with an error."""
-        return self.errors - self.bad_lines
-
 
 FAILED = "failed"
 """What people read instead of "done" when nothing of a job could be scored."""
