@@ -20,7 +20,8 @@ from rerankfleet.shared.formats.manifest import Manifest, manifest_uri
 from rerankfleet.shared.formats.output import output_line
 from rerankfleet.shared.formats.sources import COPY_BYTES, output_errors
 from rerankfleet.shared.state.records import Job
-from rerankfleet.shared.storage.objects import Objects, is_stream, publish_file
+from rerankfleet.shared.storage.local_files import is_stream, publish_file
+from rerankfleet.shared.storage.objects import Objects
 
 Lines = Iterator[tuple[str, dict[str, Any]]]
 """Lines or rows, each with the cursor behind it."""

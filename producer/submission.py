@@ -29,7 +29,7 @@ from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
-from rerankfleet.shared.storage.objects import is_stream
+from rerankfleet.shared.storage.local_files import is_stream
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -60,6 +60,8 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
+        if target and is_uri(source) and is_uri(target):
+            self._check(source, target)
         if target:
             refuse_same(source, target)
         if target and not self._is_own_output(key, target):
@@ -104,6 +106,12 @@ class JobMaker:
             self._objects.write(queries_uri(self._objects, job_id), payload)
             spec = spec.model_copy(update={"input": pinned})
             return self._start(job_id, spec, options)
+
+    def _check(self, *uris: str) -> None:
+        """Raise NotAllowed where one of them may not be touched, before anything is told of what is
+        there."""
+        for uri in uris:
+            self._objects.check(uri)
 
     def _resolved(self, profile: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with those of the profile."""

@@ -34,7 +34,8 @@ from rerankfleet.shared.formats.sources import (
 from rerankfleet.shared.job_spec import InputRef, JobSpec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.objects import Objects, is_stream, publish_file
+from rerankfleet.shared.storage.local_files import is_stream, publish_file
+from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine

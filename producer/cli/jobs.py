@@ -63,7 +63,7 @@ def results(
     """
     from rerankfleet.shared.formats.output import dump_line
     from rerankfleet.shared.formats.sources import output_errors
-    from rerankfleet.shared.storage.objects import publish_file
+    from rerankfleet.shared.storage.local_files import publish_file
 
     client = connected()
     if output is None:

@@ -27,7 +27,7 @@ from rerankfleet.producer.inputs.tables import (
     table_lines,
     table_suffix,
 )
-from rerankfleet.shared.addresses import file_uri, local_path, printable
+from rerankfleet.shared.addresses import file_uri, printable
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.content.given import with_images
 from rerankfleet.shared.content.requests import ImageRun, Slice
@@ -157,8 +157,7 @@ def _is_local_folder(source: str, objects: Objects) -> bool:
         return Path(source).is_dir()
     if not source.startswith("file://") or is_folder(source):
         return False
-    objects.check(source)
-    return local_path(source).is_dir()
+    return objects.is_folder(source)
 
 
 def _pin_folder(uri: str, objects: Objects) -> InputRef:
@@ -225,12 +224,11 @@ def _refuse_others(lines: Sequence[bytes], name: str) -> None:
 def refuse_existing_folder(output: str, objects: Objects, *, force: bool) -> None:
     """Raise before any work if an output folder cannot be written, or is not empty and `force` is
     not set."""
-    if output.startswith("s3:"):
-        occupied = next(objects.listing(output), None) is not None
+    if is_uri(output):
+        occupied = objects.is_occupied(output)
+        objects.try_writing(output)
     else:
-        if is_uri(output):
-            objects.check(output)
-        path = local_path(output) if is_uri(output) else Path(output)
+        path = Path(output)
         if path.is_file():
             raise UsageError(f"the output {output} is a file", hint="name a folder")
         with output_errors(output):

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import cast
 
 from rerankfleet.producer.inputs.cursor import Cursor, Read
 from rerankfleet.producer.inputs.folders import is_folder, is_image, name_in
 from rerankfleet.producer.inputs.tables import table_lines, table_suffix
 from rerankfleet.producer.shard_size import image_tokens, slice_tokens
-from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.requests import Piece, Slice
 from rerankfleet.shared.errors import InputChanged
@@ -105,8 +105,8 @@ def _pin_uri(uri: str, objects: Objects, probe: Probe) -> InputRef:
     _probe_uri(uri, objects, probe)
     sha256 = None
     if uri.startswith("file://"):
-        with local_path(uri).open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        with objects.open(uri) as stream:
+            sha256 = hashlib.file_digest(cast(io.BufferedReader, stream), "sha256").hexdigest()
     return InputRef(uri=uri, size=stat.size, tag=stat.tag, sha256=sha256)
 
 

@@ -23,7 +23,8 @@ from rerankfleet.shared.formats.file_kinds import kind_of
 from rerankfleet.shared.formats.lines import FORMAT_HINT, raw_lines, refuse_other_formats
 from rerankfleet.shared.formats.manifest import manifest_uri
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.storage.objects import Objects, is_stream
+from rerankfleet.shared.storage.local_files import is_stream
+from rerankfleet.shared.storage.objects import Objects
 
 COPY_BYTES = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"

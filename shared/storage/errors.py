@@ -35,6 +35,11 @@ def clear_errors(uri: str) -> Iterator[None]:
             raise UsageError(
                 f"{uri} is not a path ({error.strerror})", hint="shorten it"
             ) from error
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise StorageRefused(
+                f"{uri} leads through links without an end, or to one that was put there meanwhile",
+                hint="check the links",
+            ) from error
         raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
     except Exception as error:
         if not is_s3_error(error):

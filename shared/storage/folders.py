@@ -1,49 +1,70 @@
-"""Folders of a disk: their files in a stable order, and their removal."""
+"""Folders of a disk: their files in a stable order, and their removal, through no link."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rerankfleet.shared.heartbeat import beat
+from rerankfleet.shared.storage.below import listable, open_folder
 from rerankfleet.shared.storage.errors import clear_errors
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it, or a link to one; what is gone already is fine."""
+def remove_tree(name: str, folder: int) -> None:
+    """Remove a folder with all in it, or a link, from the folder of a handle; what is gone already
+    is fine."""
 
     def unless_gone(_function: object, _path: str, caught: Any) -> None:
         if not isinstance(caught[1], FileNotFoundError):
             raise caught[1]
 
-    if path.is_symlink() or path.is_file():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, onerror=unless_gone)
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, onerror=unless_gone, dir_fd=folder)
+        else:
+            os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return
 
 
-def walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:
+def walk(handle: int, path: Path, after: tuple[str, ...]) -> Iterator[Path]:
     """The files of a folder and its subfolders, by name, after the one whose path has the parts
-    `after`. Hidden ones and links to folders are left out."""
-    with clear_errors(str(folder)), os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    for entry in entries:
-        beat()
-        edge = after[0] if after else ""
-        if entry.name < edge or entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path), after[1:] if entry.name == edge else ())
-        elif entry.name != edge and _is_file(entry):
-            yield Path(entry.path)
+    `after`. Hidden ones and links to folders are left out. `path` is that of the handle."""
+    with listable(handle) as folder:
+        with clear_errors(str(path)), os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+        for entry in entries:
+            beat()
+            edge = after[0] if after else ""
+            if entry.name < edge or entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                with clear_errors(str(path / entry.name)):
+                    below = open_folder([entry.name], folder)
+                try:
+                    beyond = after[1:] if entry.name == edge else ()
+                    yield from walk(below, path / entry.name, beyond)
+                finally:
+                    os.close(below)
+            elif entry.name != edge and _is_file(entry, folder):
+                yield path / entry.name
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _is_file(entry: os.DirEntry[str], folder: int) -> bool:
     """Whether it is a file, or a link that leads nowhere: that is an error of its own, later."""
     try:
-        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+        return entry.is_file() or (entry.is_symlink() and not _leads_somewhere(entry.name, folder))
     except OSError:  # a link that leads to itself
         return True
+
+
+def _leads_somewhere(link: str, folder: int) -> bool:
+    try:
+        os.stat(link, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True

@@ -2,79 +2,29 @@
 
 Reads stream from an offset; writes appear whole or not at all (rename, or multipart completion).
 Only what the settings allow is touched: the storage, the allowed buckets, the allowed folders.
-Knows nothing of what the bytes mean.
+`Files` and `Buckets` know how; here is what can be done. Knows nothing of what the bytes mean.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import re
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from contextlib import contextmanager
+from typing import IO, BinaryIO
 
 import stamina
 
-from rerankfleet.shared.addresses import local_path, path_address, printable, safe_uri
-from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.addresses import local_path, safe_uri
+from rerankfleet.shared.errors import NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.errors import clear_errors
-from rerankfleet.shared.storage.folders import remove_tree, walk
-from rerankfleet.shared.storage.s3 import new_client
-from rerankfleet.shared.storage.s3_streams import (
-    S3Body,
-    abort_upload,
-    complete_upload,
-    multipart,
-    new_upload,
-    upload,
-)
+from rerankfleet.shared.storage.below import Roots, real_path
+from rerankfleet.shared.storage.buckets import Buckets, bucket_and_key
+from rerankfleet.shared.storage.files import Files, path_of
+from rerankfleet.shared.storage.names import Stat, is_name
 
-KEYS_PER_PAGE = 1000
-"""Keys of a listing held at once: the most that S3 returns."""
-
-_NAME = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}")
-"""Of what rerankfleet keeps in its storage."""
 _REMOVABLE = ("jobs", "uploads")
 
-NAME_BYTES_MAX = 255
-"""Of a file or folder: the limit of common file systems."""
-
 retry_storage = stamina.retry(on=StorageUnavailable, attempts=5, timeout=60)
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """Identifies a version of an object: its size and a tag that changes with its bytes."""
-
-    size: int
-    tag: str
-
-
-def _resolved(uri: str) -> Path:
-    """The path of a file: URI, with links and `..` resolved.
-
-    Raises UsageError where it is not a path, or a relative one: that would depend on the working
-    folder of this process.
-    """
-    try:
-        path = local_path(uri)
-        if not path.is_absolute():
-            raise ValueError("it is not absolute")
-        if max(len(os.fsencode(name)) for name in path.parts) > NAME_BYTES_MAX:
-            raise ValueError(f"a name in it is longer than {NAME_BYTES_MAX} bytes")
-        return path.resolve()
-    except (ValueError, OSError) as error:  # also a NUL, or half a character
-        raise UsageError(
-            f"{uri!r} is not a path ({error})", hint="write file:///folder/name"
-        ) from error
 
 
 class Objects:
@@ -88,92 +38,57 @@ class Objects:
     ) -> None:
         self._settings = settings
         self._inline = inline
+        roots = list(settings.allowed_roots)
+        if settings.storage_uri.startswith("file://"):
+            roots.append(local_path(settings.storage_uri))
+        self._files = Files(Roots(roots))
+        self._buckets = Buckets(settings)
 
     def at(self, *names: str) -> str:
         """The URI of something in the storage. Raises UsageError for what is no name there, such as
         `..` in a record that somebody else wrote."""
         for name in names:
-            if not _is_name(name):
+            if not is_name(name):
                 raise UsageError(f"{name!r} cannot be a name in the storage")
         return "/".join((self._settings.storage_uri, *names))
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError, in one clear sentence, unless the URI may be touched."""
-        scheme = uri.partition("://")[0]
-        if uri.startswith("redis:") and self._inline:
-            return
-        if scheme == "s3":
-            self._check_bucket(uri)
-        elif scheme == "file":
-            self._check_folder(uri)
-        else:
-            raise UsageError(
-                f"{safe_uri(uri)} is not a URI that can be read",
-                hint="use s3://bucket/key or file:///path",
-            )
+        if not self._is_inline(uri):
+            self._half(uri).check(uri)
 
     def is_in_storage(self, uri: str) -> bool:
         """Whether a URI names something in the storage of running jobs, `..` and links resolved."""
         storage = self._settings.storage_uri
         if uri.startswith("file://") and storage.startswith("file://"):
-            return _resolved(uri).is_relative_to(_resolved(storage))
+            return real_path(path_of(uri)).is_relative_to(real_path(path_of(storage)))
         parts = [part for part in uri.split("/")[2:] if part not in ("", ".")]
         inside = parts[: len(storage.split("/")) - 2] == storage.split("/")[2:]
         return uri.startswith("s3://") and (inside or ".." in parts)
 
-    def _check_bucket(self, uri: str, *, listing: bool = False) -> None:
-        bucket, key = _bucket_and_key(uri)
-        if not bucket or not (key or listing):
-            raise UsageError(f"{printable(uri)} names no object", hint="write s3://bucket/key")
-        storage = self._settings.storage_uri + "/"
-        if bucket not in self._settings.allowed_buckets and not uri.startswith(storage):
-            raise NotAllowed(
-                f"the bucket {bucket!r} is not allowed",
-                hint=f"add it to RERANK_ALLOWED_BUCKETS: RERANK_ALLOWED_BUCKETS={bucket}",
-            )
+    def _half(self, uri: str) -> Files | Buckets:
+        scheme = uri.partition("://")[0]
+        if scheme == "file":
+            return self._files
+        if scheme == "s3":
+            return self._buckets
+        raise UsageError(
+            f"{safe_uri(uri)} is not a URI that can be read",
+            hint="use s3://bucket/key or file:///path",
+        )
 
-    def _check_folder(self, uri: str) -> None:
-        path = _resolved(uri)  # a link that leads out of a root is not in the root
-        roots = list(self._settings.allowed_roots)
-        if self._settings.storage_uri.startswith("file://"):
-            roots.append(local_path(self._settings.storage_uri))
-        if not any(path.is_relative_to(root.resolve()) for root in roots):
-            raise NotAllowed(
-                f"the folder {path.parent} is not allowed",
-                hint=f"add it to RERANK_ALLOWED_ROOTS: RERANK_ALLOWED_ROOTS={path.parent}",
-            )
-
-    @cached_property
-    def _s3(self) -> Any:
-        return new_client(attempts=5, connect_timeout_s=5, read_timeout_s=60, connections=32)
-
-    @contextmanager
-    def _clear_errors(self, uri: str) -> Iterator[None]:
-        """`clear_errors`; once credentials were refused, the next call reads them again, so that
-        renewed ones are used without a restart."""
-        try:
-            with clear_errors(uri):
-                yield
-        except CredentialsRefused:
-            vars(self).pop("_s3", None)
-            raise
+    def _is_inline(self, uri: str) -> bool:
+        return uri.startswith("redis:") and self._inline is not None
 
     # ---- reading --------------------------------------------------------------------------------
 
     @retry_storage
     def stat(self, uri: str) -> Stat:
         """Size and tag. Raises UsageError when there is no such object."""
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                bucket, key = _bucket_and_key(uri)
-                head = self._s3.head_object(Bucket=bucket, Key=key)
-                return Stat(head["ContentLength"], head["ETag"].strip('"'))
-            file = local_path(uri).stat()
-            return Stat(file.st_size, str(file.st_mtime_ns))
+        return self._half(uri).stat(uri)
 
     def exists(self, uri: str) -> bool:
-        """Whether there is such an object."""
+        """Whether there is such an object. Raises NotAllowed also for a pipe or a device."""
         try:
             self.stat(uri)
         except NotAllowed:
@@ -185,7 +100,7 @@ class Objects:
     @retry_storage
     def read(self, uri: str) -> bytes:
         """The whole object."""
-        if uri.startswith("redis:") and self._inline:
+        if self._inline and self._is_inline(uri):
             payload = self._inline(uri)
             if payload is None:
                 raise UsageError(f"{uri} has expired")
@@ -197,17 +112,7 @@ class Objects:
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the object's bytes from `offset`."""
         beat()
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                bucket, key = _bucket_and_key(uri)
-                if offset >= self.stat(uri).size:
-                    return io.BytesIO()
-                answer = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")
-                return cast(BinaryIO, io.BufferedReader(S3Body(answer["Body"], uri), 1 << 20))
-            stream = local_path(uri).open("rb")
-            stream.seek(offset)
-            return cast(BinaryIO, stream)
+        return self._half(uri).open(uri, offset)
 
     # ---- listing --------------------------------------------------------------------------------
 
@@ -218,56 +123,50 @@ class Objects:
         Memory holds one page of keys, or the names of one folder. `uri` ends with a slash.
         Raises UsageError when it may not be listed.
         """
-        if uri.startswith("s3:"):
-            self._check_bucket(uri, listing=True)
-            yield from self._list_keys(uri, after)
+        half = self._half(uri)
+        if isinstance(half, Files):
+            yield from half.listing(uri, after)
             return
-        self.check(uri)
-        root = local_path(uri).resolve()
-        after_parts = local_path(after).relative_to(root).parts if after else ()
-        for path in walk(root, after_parts):
-            yield path_address(str(path))
-
-    @retry_storage
-    def folders(self, uri: str, count: int = KEYS_PER_PAGE) -> list[str]:
-        """The names of the first folders directly under a prefix or folder, in order; none where it
-        does not exist. `uri` ends with a slash."""
-        if not uri.startswith("s3:"):
-            self.check(uri)
-            path = local_path(uri)
-            if not path.is_dir():
-                return []
-            with clear_errors(uri), os.scandir(path) as entries:
-                return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))[:count]
-        self._check_bucket(uri, listing=True)
-        bucket, prefix = _bucket_and_key(uri)
-        with self._clear_errors(uri):
-            page = self._s3.list_objects_v2(
-                Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=min(count, KEYS_PER_PAGE)
-            )
-        return [f["Prefix"][len(prefix) : -1] for f in page.get("CommonPrefixes", ())]
-
-    def _list_keys(self, uri: str, after: str) -> Iterator[str]:
-        bucket, prefix = _bucket_and_key(uri)
-        key = _bucket_and_key(after)[1]
-        while True:
-            keys, more = self._page(uri, bucket, prefix, key)
+        bucket, key = bucket_and_key(uri)[0], bucket_and_key(after)[1]
+        more = True
+        while more:
+            keys, more = self._page(uri, key)
             for key in keys:
                 beat()
                 yield f"s3://{bucket}/{key}"
-            if not more or not keys:
-                return
+            more = more and bool(keys)
 
     @retry_storage
-    def _page(self, uri: str, bucket: str, prefix: str, after: str) -> tuple[list[str], bool]:
-        """One page of keys after a key, and whether there are more."""
-        with self._clear_errors(uri):
-            page = self._s3.list_objects_v2(
-                Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=KEYS_PER_PAGE
-            )
-        return [entry["Key"] for entry in page.get("Contents", ())], page["IsTruncated"]
+    def _page(self, uri: str, after: str) -> tuple[list[str], bool]:
+        return self._buckets.page(uri, after)
+
+    @retry_storage
+    def folders(self, uri: str, count: int = 1000) -> list[str]:
+        """The names of the first folders directly under a prefix or folder, in order; none where it
+        does not exist. `uri` ends with a slash."""
+        return self._half(uri).folders(uri, count)
+
+    @retry_storage
+    def is_folder(self, uri: str) -> bool:
+        """Whether a URI names a folder of a disk. Raises NotAllowed for one that may not be
+        touched."""
+        half = self._half(uri)
+        return isinstance(half, Files) and half.is_folder(uri)
+
+    @retry_storage
+    def is_occupied(self, uri: str) -> bool:
+        """Whether there is anything under a prefix or in a folder. Raises UsageError for a file."""
+        return self._half(uri).is_occupied(uri)
 
     # ---- writing --------------------------------------------------------------------------------
+
+    @retry_storage
+    def try_writing(self, uri: str) -> None:
+        """Raise UsageError where no file can be made in a folder of a disk; of a bucket only a
+        write itself can tell."""
+        half = self._half(uri)
+        if isinstance(half, Files):
+            half.try_writing(uri)
 
     @retry_storage
     def write(self, uri: str, data: bytes) -> None:
@@ -278,14 +177,8 @@ class Objects:
     @contextmanager
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
         """A stream into a new object, published when the block ends well, discarded otherwise."""
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                with multipart(self._s3, *_bucket_and_key(uri)) as stream:
-                    yield stream
-            else:
-                with publish_file(local_path(uri)) as stream:
-                    yield stream
+        with self._half(uri).writer(uri) as stream:
+            yield stream
 
     # ---- drafts ---------------------------------------------------------------------------------
 
@@ -293,57 +186,24 @@ class Objects:
     def new_draft(self, uri: str, name: str) -> str:
         """Begin an object that appears only when it is published, by whoever does it first.
         `name` is unique. Returns what identifies the draft."""
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                return new_upload(self._s3, *_bucket_and_key(uri))
-            path = _draft_path(uri, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-            return name
+        return self._half(uri).new_draft(uri, name)
 
     @contextmanager
     def draft_writer(self, uri: str, draft: str) -> Iterator[IO[bytes]]:
         """A stream into a draft, which is complete when the block ends well."""
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                with upload(self._s3, *_bucket_and_key(uri), draft) as stream:
-                    yield stream
-                return
-            with _draft_path(uri, draft).open("r+b") as stream:  # one that was discarded is gone
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
+        with self._half(uri).draft_writer(uri, draft) as stream:
+            yield stream
 
     @retry_storage
     def publish(self, uri: str, draft: str) -> bool:
         """Make a draft the object. False when it is no draft any more: it was published, or
         discarded."""
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                return complete_upload(self._s3, *_bucket_and_key(uri), draft)
-            path, target = _draft_path(uri, draft), local_path(uri)
-            try:
-                if is_stream(target):
-                    with path.open("rb") as source, target.open("ab") as stream:
-                        shutil.copyfileobj(source, stream)
-                    path.unlink()
-                else:
-                    path.replace(target)
-            except FileNotFoundError:
-                return False
-            return True
+        return self._half(uri).publish(uri, draft)
 
     @retry_storage
     def discard(self, uri: str, draft: str) -> None:
         """Remove a draft, if there is one."""
-        self.check(uri)
-        with self._clear_errors(uri):
-            if uri.startswith("s3:"):
-                abort_upload(self._s3, *_bucket_and_key(uri), draft)
-            else:
-                _draft_path(uri, draft).unlink(missing_ok=True)
+        self._half(uri).discard(uri, draft)
 
     @retry_storage
     def delete_tree(self, uri: str) -> None:
@@ -354,70 +214,8 @@ class Objects:
         storage = self._settings.storage_uri + "/"
         first, *names = uri.removeprefix(storage).split("/")
         ours = uri.startswith(storage) and first in _REMOVABLE
-        if not (ours and names and all(map(_is_name, names))):
+        if not (ours and names and all(map(is_name, names))):
             raise NotAllowed(
                 f"{uri} is not a job or an upload of the storage", hint="nothing else is removed"
             )
-        with self._clear_errors(uri):
-            if not uri.startswith("s3:"):
-                room = local_path(self.at(first)).resolve()
-                if local_path(uri).resolve().parent.is_relative_to(room):  # no link leads out
-                    remove_tree(local_path(uri))
-                return
-            bucket, prefix = _bucket_and_key(uri)
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=f"{prefix}/"
-            )
-            for page in pages:
-                beat()
-                keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
-                if keys:
-                    answer = self._s3.delete_objects(Bucket=bucket, Delete={"Objects": keys})
-                    for left in answer.get("Errors", ()):
-                        raise StorageUnavailable(f"{uri} is not removed ({left.get('Code')})")
-
-
-def _draft_path(uri: str, draft: str) -> Path:
-    """The file of a draft, beside that of `uri`. Raises UsageError for what is no draft's name."""
-    if not _is_name(draft):
-        raise UsageError(f"{draft!r} is not a draft")
-    return local_path(uri).with_name(f".{draft}.draft")
-
-
-def _is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path is a pipe or a device, which is written to and never replaced: also where
-    standard output, /dev/stdout, is a file."""
-    if not os.path.exists(path) or path.is_dir():
-        return False
-    return path.absolute().is_relative_to("/dev") or not path.is_file()
-
-
-@contextmanager
-def publish_file(path: Path) -> Iterator[IO[bytes]]:
-    """Write a local file under a temporary name; it is renamed when the block ends well. A pipe or
-    a device is written to as it is."""
-    if is_stream(path):
-        with path.open("ab") as stream:  # what standard output holds already is kept
-            yield stream
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{uuid.uuid4().hex}.draft")  # short, however long the name is
-    try:
-        with draft.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())  # a commit must never outlive the part file that it names
-        draft.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+        self._half(uri).delete_tree(self.at(first), *names)

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from rerankfleet.shared.calibration import relevance_score
 from rerankfleet.shared.content.images import SIDE_PX
 from rerankfleet.shared.errors import ItemError, OutOfDeviceMemory, UsageError
-from rerankfleet.shared.storage.objects import publish_file
+from rerankfleet.shared.storage.local_files import publish_file
 from rerankfleet.studies.resolution.inputs import Held
 from rerankfleet.studies.resolution.plan import Cell, Plan, size_name
 from rerankfleet.workers.batching.packing import Limit, Pack, document_cost, query_cost

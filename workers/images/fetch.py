@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import structlog
 from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
 from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
 from rerankfleet.shared.errors import CredentialsRefused, ItemError, RerankError, UsageError
+from rerankfleet.shared.storage.below import PATH_BYTES_MAX, NotAFile, Outside, Roots
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
 from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, unreadable
 from rerankfleet.workers.images.deadline import Deadline, cuttable
@@ -64,7 +64,7 @@ class Fetcher:
     ) -> None:
         self._buckets = frozenset(allowed_buckets)
         self._http = HttpReader(allowed_hosts)
-        self._roots = tuple(Path(root).resolve() for root in allowed_roots)
+        self._roots = Roots(allowed_roots)
         self._prefixes = tuple(allowed_prefixes)
         self._base = base
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
@@ -139,16 +139,17 @@ class Fetcher:
     def _file(self, uri: str, budget: Budget) -> bytes:
         path = self._path(uri)
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(handle, "rb") as stream:
-                file = os.fstat(handle)
-                if not stat.S_ISREG(file.st_mode):
-                    raise missing(uri, "is not a file")
-                if file.st_size > budget.max_bytes:
+            with os.fdopen(self._roots.open_file(path), "rb") as stream:
+                if os.fstat(stream.fileno()).st_size > budget.max_bytes:
                     raise budget.too_large()
                 return budget.read(stream.read)
+        except Outside:
+            hint = "add its folder to RERANK_ALLOWED_ROOTS"
+            raise refused(uri, "is in no allowed folder", hint) from None
+        except NotAFile:
+            raise missing(uri, "is not a file") from None
         except FileNotFoundError:
-            if "/annex/objects/" in path.as_posix():  # where a link of the name leads
+            if "/annex/objects/" in os.path.realpath(path):  # where a link of the name leads
                 why = f"{safe_uri(uri)} is a link of git-annex to a file that is not here"
                 raise ItemError("not_found", why, hint="fetch it: git annex get") from None
             raise missing(uri, "does not exist") from None
@@ -156,22 +157,17 @@ class Fetcher:
             raise _file_error(uri, error) from None
 
     def _path(self, uri: str) -> Path:
-        """The file's path with links followed. Raises ItemError when it is outside the roots."""
+        """The file's path as it is written. Raises ItemError when it is none."""
         try:
             path = local_path(uri) if scheme_of(uri) else Path(uri)
-        except UnicodeEncodeError:
+            if "\0" in str(path) or len(os.fsencode(path)) > PATH_BYTES_MAX:
+                raise ValueError
+        except ValueError:  # also half a character
             raise missing(uri, "is not a path") from None
         if not path.is_absolute():
             if self._base is None:
                 raise refused(uri, "is a relative path", "write the whole path or a URI")
             path = self._base / path
-        try:
-            path = path.resolve()
-        except (OSError, ValueError, RuntimeError):
-            raise missing(uri, "is not a path") from None
-        if not any(path.is_relative_to(root) for root in self._roots):
-            hint = "add its folder to RERANK_ALLOWED_ROOTS"
-            raise refused(uri, "is in no allowed folder", hint)
         return path
 
     # ---- S3 -------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_storage_that_may_only_be_read_is_broken(healthy, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("rerankfleet.shared.storage.objects.publish_file", refuse)
+    monkeypatch.setattr("rerankfleet.shared.storage.files.new_file", refuse)
     check = finding(examine(), "storage")
     assert (check.verdict, check.remedy) == ("broken", "check permissions")
 

@@ -11,7 +11,7 @@ import pytest
 
 from rerankfleet.producer.client import Client
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage import objects as objects_module
+from rerankfleet.shared.storage import buckets
 from tests.support.fleet import worker_row
 
 
@@ -37,7 +37,7 @@ def api(settings: Settings, fleet) -> Client:
 @pytest.fixture
 def bucket(s3, monkeypatch) -> list[str]:
     """Twenty-three images in folders of a bucket, and other things; listed four keys a page."""
-    monkeypatch.setattr(objects_module, "KEYS_PER_PAGE", 4)
+    monkeypatch.setattr(buckets, "KEYS_PER_PAGE", 4)
     keys = [f"shop/{n % 3}/{n:02}.{'JPG' if n % 2 else 'png'}" for n in range(23)]
     for key in [*keys, "shop/", "shop/readme.txt", "shop/1/notes.json", "other/x.png"]:
         s3.put_object(Bucket="pairs", Key=key, Body=b"x")
