@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Three images from one file; the entry point of each is `rerank`:
 #
 #   docker build --target producer -t rerankfleet-producer .
@@ -10,7 +9,7 @@
 #
 # `producer` submits, watches, coordinates and is the gateway, Parquet included, and has no torch; `worker` scores.
 
-FROM python:3.11-slim AS base
+FROM python:3.11.16-slim@sha256:e41613d42d4891e4930f79523f93f81bbc7632584ec65e36ab055f41a800b41e AS base
 RUN groupadd --gid 10001 rerank \
     && useradd --uid 10001 --gid 10001 --create-home rerank \
     && install -d -o 10001 -g 10001 /data /var/cache/rerank
@@ -61,10 +60,11 @@ RUN if [ -n "$APT_PACKAGES" ]; then \
         && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=build-worker /opt/venv /opt/venv
-# models from the hub and compiled kernels outlive the container
+# models from the hub and compiled kernels outlive the container, whose own files are read-only
 ENV HF_HOME=/var/cache/rerank/huggingface \
     TORCHINDUCTOR_CACHE_DIR=/var/cache/rerank/inductor \
-    TRITON_CACHE_DIR=/var/cache/rerank/triton
+    TRITON_CACHE_DIR=/var/cache/rerank/triton \
+    CUDA_CACHE_PATH=/var/cache/rerank/cuda
 VOLUME /var/cache/rerank
 USER 10001:10001
 # healthy: a worker of this host sends heartbeats and has loaded its model (a download takes a while)

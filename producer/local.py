@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from rerankfleet.producer.coordinator import process
 from rerankfleet.producer.embedded import embedded_server
-from rerankfleet.producer.ports import free_port, refuse_open
+from rerankfleet.producer.ports import listen, refuse_open
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import Child, Supervisor
 from rerankfleet.shared.settings import ADDRESS_FILE, STORAGE_FOLDER, Settings, read_address
@@ -45,7 +46,10 @@ def stack(
     if gateway:
         refuse_open(settings)
     _make_private_folders(settings)
-    with _server(settings) as (redis_url, server):
+    with (
+        _gateway_socket(settings, gateway) as listening,
+        _server(settings) as (redis_url, server),
+    ):
         settings = settings.model_copy(
             update={
                 "redis_url": Settings(redis_url=redis_url).redis_url,
@@ -57,7 +61,7 @@ def stack(
             Child(f"worker-{number}", _command("worker", "--model", model), env)
             for number, model in enumerate(models, 1)
         ]
-        url, gateways = _gateway(settings) if gateway else (None, [])
+        url, gateways = _gateway(settings, listening) if listening else (None, [])
         children = [*server, *process.children(settings), *workers, *gateways]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
@@ -87,17 +91,29 @@ def _command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "rerankfleet.shared.cli", *arguments]
 
 
-def _gateway(settings: Settings) -> tuple[str | None, list[Child]]:
-    """The gateway's address and process; nothing where its libraries are not installed."""
-    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
-        return None, []
+@contextmanager
+def _gateway_socket(settings: Settings, wanted: bool) -> Iterator[socket.socket | None]:
+    """The socket that the gateway will listen on; None where its libraries are not installed.
+
+    It is opened here and handed over, so that nobody else takes its port meanwhile, and a gateway
+    that is started again has the same.
+    """
+    if not wanted or not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
+        yield None
+        return
     first = settings.gateway_port
-    host = settings.gateway_host
-    preferred = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
-    port = free_port(*preferred, host=host)
+    ports = range(first, min(first + PORTS_TRIED, 65_536)) if first else ()
+    with listen(settings.gateway_host, *ports, 0) as listening:
+        yield listening
+
+
+def _gateway(settings: Settings, listening: socket.socket) -> tuple[str, list[Child]]:
+    """The gateway's address, and its process."""
+    host, port = listening.getsockname()[:2]
     env = settings.model_copy(update={"gateway_port": port}).environment()
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}", [Child("gateway", _command("gateway"), env, vital=False)]
+    command = _command("gateway", "--socket", str(listening.fileno()))
+    child = Child("gateway", command, env, vital=False, files=(listening.fileno(),))
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}", [child]
 
 
 def _record(address: Path, settings: Settings, gateway: str | None) -> None:

@@ -44,10 +44,12 @@ def spawn(
     env: Mapping[str, str] | None = None,
     log_file: str | None = None,
     umask: int = -1,
+    files: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own: Ctrl-C reaches its supervisor alone.
 
-    `umask` decides who may read the files that it makes; -1: as its supervisor's.
+    `umask` decides who may read the files that it makes; -1: as its supervisor's. `files` are open
+    files that it inherits under the same numbers.
     """
     out = open(log_file, "ab") if log_file else None
     try:
@@ -59,6 +61,7 @@ def spawn(
             stderr=subprocess.STDOUT if out else None,
             start_new_session=True,
             umask=umask,
+            pass_fds=files,
             preexec_fn=_die_with_parent,  # safe: no thread was started
         )
     finally:
@@ -78,6 +81,8 @@ class Child:
     """Stopped after all others: they need it in order to end cleanly."""
     umask: int = -1
     """Who may read the files that it makes; -1: as its supervisor's."""
+    files: Sequence[int] = ()
+    """Open files that it inherits under the same numbers."""
     vital: bool = True
     """The others need it: when it cannot run, all are stopped."""
     refused: bool = False
@@ -88,7 +93,7 @@ class Child:
 
     def start(self) -> None:
         """Start the command."""
-        self.process = spawn(self.command, self.env, self.log_file, self.umask)
+        self.process = spawn(self.command, self.env, self.log_file, self.umask, self.files)
         self.started_s = time.monotonic()
 
     def revive(self) -> None:

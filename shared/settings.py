@@ -59,6 +59,11 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         None, description="URL of Redis or Valkey, `redis://` or `rediss://`"
     )
+    redis_url_file: Path | None = Field(
+        None,
+        description="file that holds that URL, password included; read when `RERANK_REDIS_URL` "
+        "is not set",
+    )
     state_dir: Path = Field(
         default_factory=_default_state_dir, description="data and address of `rerank up`"
     )
@@ -354,11 +359,33 @@ def read_environment(**overrides: Any) -> Settings:
     none: a misspelt RERANK_API_KEYS would leave a gateway open."""
     _refuse_unknown(os.environ)
     try:
-        return Settings(**overrides)
+        settings = Settings(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"][:1]).upper()
         raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
+    if settings.redis_url is None and settings.redis_url_file is not None:
+        url = SecretStr(_first_line(settings.redis_url_file))
+        settings = settings.model_copy(update={"redis_url": url})
+    return settings
+
+
+def _first_line(file: Path) -> str:
+    """The URL in a file. Raises UsageError, which never shows what else the file holds."""
+    try:
+        line, *more = file.read_text(encoding="utf-8").strip().splitlines() or [""]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(
+            f"the file of RERANK_REDIS_URL_FILE, {file}, cannot be read ({reason})",
+            hint="mount it, and let this user read it",
+        ) from error
+    if not line or more:
+        raise UsageError(
+            f"the file of RERANK_REDIS_URL_FILE, {file}, holds {len(more) + bool(line)} lines",
+            hint="write one line: redis://:PASSWORD@HOST:6379/0",
+        )
+    return line
 
 
 def _refuse_unknown(environ: Mapping[str, str]) -> None:

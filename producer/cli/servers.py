@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -106,6 +107,10 @@ def gateway(
     host: Annotated[str | None, typer.Option(help="else RERANK_GATEWAY_HOST")] = None,
     port: Annotated[int | None, typer.Option(help="else RERANK_GATEWAY_PORT")] = None,
     no_keys: NoKeys = False,
+    opened: Annotated[
+        int | None,
+        typer.Option("--socket", hidden=True, help="the number of an open socket"),
+    ] = None,
 ) -> None:
     """Serve the fleet over HTTP: /v1/rerank and its kin, jobs, uploads, metrics, the page.
 
@@ -122,7 +127,17 @@ def gateway(
         raise UsageError(
             f"the gateway needs {error.name}", hint="pip install 'rerankfleet[gateway]'"
         ) from error
-    serve(settings)
+    serve(settings, _opened(opened))
+
+
+def _opened(number: int | None) -> socket.socket | None:
+    """The socket that whoever started this process has opened for it."""
+    if number is None:
+        return None
+    try:
+        return socket.socket(fileno=number)
+    except OSError as error:
+        raise UsageError(f"--socket {number} is no socket ({error.strerror})") from error
 
 
 def health(
@@ -147,8 +162,6 @@ def health(
 
 
 def _worker_health() -> tuple[bool, str]:
-    import socket
-
     here = [w for w in connected().workers() if w.host == socket.gethostname()]
     ready = [w for w in here if w.state != "loading"]
     sentence = f"{len(ready)} of {len(here)} workers of this host have loaded their model"

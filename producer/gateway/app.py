@@ -37,8 +37,7 @@ from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
 from rerankfleet.producer.gateway.middleware.slashes import Slashes
 from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
 from rerankfleet.producer.gateway.paths import Paths
-from rerankfleet.producer.ports import refuse_open
-from rerankfleet.shared.errors import UsageError
+from rerankfleet.producer.ports import listen, refuse_open
 from rerankfleet.shared.settings import Settings
 
 SHUTDOWN_S = 5
@@ -111,11 +110,15 @@ def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Midd
     ]
 
 
-def serve(settings: Settings) -> None:
-    """Serve until a signal ends it. Raises QueueUnavailable when Redis does not answer, UsageError
-    where others could reach it without a key."""
+def serve(settings: Settings, listening: socket.socket | None = None) -> None:
+    """Serve until a signal ends it, on a socket that listens already or on the address of the
+    settings. Raises QueueUnavailable when Redis does not answer, UsageError where others could
+    reach it without a key."""
     refuse_open(settings)
-    listening = listen(settings.gateway_host, settings.gateway_port)
+    listening = listening or listen(settings.gateway_host, settings.gateway_port)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that is not read is not kept for ever
+        unread_ms = int(slow_clients.UNREAD_S * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
     config = uvicorn.Config(
         make_app(Client(settings)),
         log_level="warning",
@@ -128,24 +131,3 @@ def serve(settings: Settings) -> None:
         host, port = listening.getsockname()[:2]
         log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError when the address is taken or not one of this host."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # with the protocol given asyncio sets TCP_NODELAY: 40 ms less for each response
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that is not read is not kept for ever
-            unread_ms = int(slow_clients.UNREAD_S * 1000)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
-        listening.bind((host, port))
-        listening.listen()
-        return listening
-    except OSError as error:
-        listening.close()
-        raise UsageError(
-            f"{host}:{port} cannot be listened on ({error.strerror})",
-            hint="set RERANK_GATEWAY_HOST and RERANK_GATEWAY_PORT to what is free",
-        ) from error

@@ -148,3 +148,16 @@ def test_a_child_gets_its_own_environment_besides_ours(child, monkeypatch):
 
     assert log_of(one) == "1 2\n"
     assert "ITS" not in os.environ
+
+
+def test_a_child_inherits_the_files_that_are_handed_to_it(child, tmp_path):
+    with (tmp_path / "handed").open("wb") as handed, (tmp_path / "kept").open("wb") as kept:
+        code = "import os, sys; os.write(int(sys.argv[1]), b'x'); os.write(int(sys.argv[2]), b'x')"
+        one = child(code, files=(handed.fileno(),))
+        one.command = [*one.command, str(handed.fileno()), str(kept.fileno())]
+        one.start()
+        one.process.wait(patient(20))
+
+    assert (tmp_path / "handed").read_bytes() == b"x"
+    assert (tmp_path / "kept").read_bytes() == b""
+    assert "Bad file descriptor" in log_of(one)

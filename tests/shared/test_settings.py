@@ -211,3 +211,36 @@ def test_an_address_is_shown_without_its_password(url, shown):
 def test_every_setting_says_what_it_is_for():
     for name, field in Settings.model_fields.items():
         assert field.description, name
+
+
+def test_the_url_of_redis_may_be_in_a_file(state, monkeypatch):
+    # given a file as a container's secret has it, and an address that `rerank up` recorded
+    record(state, redis_url="redis://recorded/0")
+    file = state / "redis-url"
+    file.write_text("redis://:hunter2@host/0\n")
+    monkeypatch.setenv("RERANK_REDIS_URL_FILE", str(file))
+
+    # then it is the URL, also for a child process
+    settings = load_settings()
+    assert settings.redis_address == "redis://:hunter2@host/0"
+    assert settings.environment()["RERANK_REDIS_URL"] == "redis://:hunter2@host/0"
+    assert "hunter2" not in repr(settings)
+    # and one that is set comes before it, whatever the file holds
+    file.unlink()
+    monkeypatch.setenv("RERANK_REDIS_URL", "redis://set/0")
+    assert load_settings().redis_address == "redis://set/0"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n", b"redis://a\nhunter2", b"\xffhunter2"])
+def test_a_file_without_a_url_is_named_and_not_shown(state, monkeypatch, content):
+    file = state / "redis-url"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("RERANK_REDIS_URL_FILE", str(file))
+
+    with pytest.raises(UsageError) as raised:
+        load_settings()
+
+    assert "RERANK_REDIS_URL_FILE" in raised.value.message
+    assert str(file) in raised.value.message
+    assert "hunter2" not in f"{raised.value.message} {raised.value.hint}"

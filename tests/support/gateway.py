@@ -17,8 +17,9 @@ from prometheus_client.samples import Sample
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.step import Control
-from rerankfleet.producer.gateway.app import listen, make_app
+from rerankfleet.producer.gateway.app import make_app
 from rerankfleet.producer.gateway.connections import Connection
+from rerankfleet.producer.ports import listen
 from rerankfleet.shared.settings import Settings
 from tests.support.fleet import Worker, run, worker_row
 from tests.support.wait import patient, wait_until
