@@ -1,43 +1,30 @@
 """`rerank worker`: one process per GPU, pinned before anything loads CUDA, or one CPU process.
 
 Restarts a process with back-off when it dies; on SIGTERM the processes drain. Never loads CUDA
-itself: devices are counted from the environment and from nvidia-smi.
+itself: see `gpus.py`.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
+
+import structlog
 
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import Child, Supervisor
 from rerankfleet.shared.settings import Settings
+from rerankfleet.workers.gpus import is_part, short_names, visible_gpus
 
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1")]
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return listed.stdout.split()
+log = structlog.get_logger()
 
 
 def device_groups(device: str, gpus: Sequence[str], gpus_per_worker: int) -> list[list[str]]:
     """The GPUs of each process; [[]] is one CPU process.
 
-    Raises UsageError when CUDA is requested and there are too few GPUs.
+    Raises UsageError when CUDA is requested and there are too few GPUs, or parts of GPUs (MIG),
+    which CUDA does not open together.
     """
     if device == "cpu" or (device == "auto" and not gpus):
         return [[]]
@@ -46,21 +33,42 @@ def device_groups(device: str, gpus: Sequence[str], gpus_per_worker: int) -> lis
             f"{len(gpus)} GPUs are visible, {gpus_per_worker} are needed for one worker",
             hint="check nvidia-smi and CUDA_VISIBLE_DEVICES, or use RERANK_DEVICE=cpu",
         )
+    if gpus_per_worker > 1 and any(map(is_part, gpus)):
+        raise UsageError(
+            "parts of GPUs (MIG) cannot be joined into one worker",
+            hint="set RERANK_GPUS_PER_WORKER=1, or switch MIG off",
+        )
     last = len(gpus) - gpus_per_worker + 1
     return [list(gpus[at : at + gpus_per_worker]) for at in range(0, last, gpus_per_worker)]
 
 
 def children(settings: Settings, model: str) -> list[Child]:
     """The processes that serve `model` on this host."""
+    gpus = [] if settings.device == "cpu" else visible_gpus()
+    if not gpus:
+        log.info("no GPU: the worker scores on the CPU", device=settings.device)
+    names = dict(zip(gpus, short_names(gpus), strict=True))
     processes = []
-    for group in device_groups(settings.device, visible_gpus(), settings.gpus_per_worker):
-        name = f"cuda{'+'.join(group)}" if group else "cpu"
-        env = settings.environment() | {"CUDA_VISIBLE_DEVICES": ",".join(group)}
+    for group in device_groups(settings.device, gpus, settings.gpus_per_worker):
+        name = f"cuda{'+'.join(names[gpu] for gpu in group)}" if group else "cpu"
         command = [sys.executable, "-P", "-m", "rerankfleet.workers", "--model", model]
         command += ["--device-name", name]
+        env = settings.environment() | _pinned(group)
         # one broken GPU must not stop the others
         processes.append(Child(f"worker {name}", command, env, vital=False))
     return processes
+
+
+def _pinned(group: Sequence[str]) -> dict[str, str]:
+    """The environment of a process that uses these GPUs and no other device: one that cannot use
+    them must say so, not score on the CPU."""
+    env = {
+        "CUDA_VISIBLE_DEVICES": ",".join(group),
+        "RERANK_DEVICE": "cuda" if group else "cpu",
+    }
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # the numbers are nvidia-smi's
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    return env
 
 
 def launch(settings: Settings, model: str) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 
 from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.processes import REFUSED
 from rerankfleet.shared.settings import Settings
-from rerankfleet.workers import launcher
 from rerankfleet.workers.cli import starting_at
-from rerankfleet.workers.launcher import children, device_groups, visible_gpus
+from rerankfleet.workers.launcher import children, device_groups
+from tests.support.wait import patient
 
 
 @pytest.mark.parametrize(
@@ -36,33 +37,9 @@ def test_too_few_gpus_are_refused_in_one_sentence(device, gpus, per_worker):
         device_groups(device, gpus, per_worker)
 
 
-@pytest.mark.parametrize(
-    ("chosen", "gpus"),
-    [("0,2", ["0", "2"]), ("", []), ("-1", []), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"])],
-)
-def test_the_environment_chooses_the_gpus(monkeypatch, chosen, gpus):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
-    assert visible_gpus() == gpus
-
-
-def test_otherwise_nvidia_smi_lists_them(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(
-        launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="0\n1\n")
-    )
-    assert visible_gpus() == ["0", "1"]
-
-
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(), subprocess.TimeoutExpired("nvidia-smi", 20)]
-)
-def test_a_host_without_nvidia_smi_has_no_gpus(monkeypatch, error):
-    def fails(*_, **__):
-        raise error
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(launcher.subprocess, "run", fails)
-    assert visible_gpus() == []
+def test_parts_of_gpus_are_not_joined():
+    with pytest.raises(UsageError, match=r"parts of GPUs \(MIG\) cannot be joined"):
+        device_groups("auto", ["MIG-a", "MIG-b"], 2)
 
 
 def test_each_process_has_its_own_gpus_visible(monkeypatch):
@@ -84,7 +61,45 @@ def test_a_process_on_the_cpu_has_none_visible(monkeypatch):
     (child,) = children(Settings(device="cpu"), "m")
 
     assert child.env["CUDA_VISIBLE_DEVICES"] == ""
+    assert child.env["RERANK_DEVICE"] == "cpu"
     assert child.name == "worker cpu"
+
+
+def test_a_process_that_is_pinned_to_a_gpu_uses_no_other_device(monkeypatch):
+    """Given `auto`, which in the process would mean the CPU where CUDA cannot start."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    (child,) = children(Settings(device="auto"), "m")
+    assert child.env["RERANK_DEVICE"] == "cuda"
+    assert "CUDA_DEVICE_ORDER" not in child.env  # the numbers are whoever set them's
+
+
+def test_numbers_that_nvidia_smi_gave_mean_the_same_to_cuda(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("rerankfleet.workers.launcher.visible_gpus", lambda: ["0", "1"])
+    assert {c.env["CUDA_DEVICE_ORDER"] for c in children(Settings(), "m")} == {"PCI_BUS_ID"}
+
+
+def test_processes_of_parts_have_short_names(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-11111111-2222,MIG-33333333-4444")
+    names = [child.name for child in children(Settings(), "m")]
+    assert names == ["worker cudaMIG-11111111", "worker cudaMIG-33333333"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_use_its_gpu_says_so_once(settings, monkeypatch):
+    """Given a torch that finds no device where the launcher found one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (child,) = children(settings, "pocket-text")
+    run = subprocess.run(
+        child.command,
+        env={**os.environ, **child.env},
+        capture_output=True,
+        text=True,
+        timeout=patient(60),
+    )
+    assert run.returncode == REFUSED
+    (sentence,) = [line for line in run.stderr.splitlines() if line.startswith("rerank worker:")]
+    assert "no GPU can be used" in sentence
 
 
 @pytest.mark.parametrize(

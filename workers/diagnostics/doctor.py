@@ -25,6 +25,7 @@ from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
+from rerankfleet.workers.engine.compiler import NO_COMPILER, REMEDY, has_compiler
 
 SKEW_S = 2.0
 """A clock that is further off confuses signed addresses and logs."""
@@ -57,7 +58,10 @@ def _of_install() -> Iterator[Check]:
         )
     else:
         yield ok("scoring", ", ".join(f"{name} {number}" for name, number in versions.items()))
-    yield _of_gpus(versions["torch"])
+    gpus = _gpus()
+    yield _of_gpus(gpus, versions["torch"])
+    if gpus:
+        yield _of_compiler()
     for name, (without, remedy) in _OPTIONAL.items():
         known = _version(name)
         if known is None and remedy:
@@ -73,14 +77,19 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _of_gpus(torch: str | None) -> Check:
-    gpus = _gpus()
+def _of_gpus(gpus: Sequence[str], torch: str | None) -> Check:
     if not gpus:
         return ok("GPUs", "none: workers here score on the CPU")
     names = ", ".join(gpus)
     if torch is not None and torch.endswith("+cpu"):
         return broken("GPUs", f"{names}; torch {torch} cannot use them", "install torch for CUDA")
     return ok("GPUs", names)
+
+
+def _of_compiler() -> Check:
+    if has_compiler():
+        return ok("C compiler", "kernels between matrix products are compiled")
+    return warning("C compiler", f"{NO_COMPILER}: workers run slower", REMEDY)
 
 
 def _gpus() -> list[str]:

@@ -2,9 +2,9 @@
 was named and cannot run is an error.
 
 matmul  batched matrix products over groups of similar shapes   fp32; fastest on CPUs
-sdpa    the same groups by scaled_dot_product_attention         all types; fastest for fp32 on CUDA
+sdpa    the same groups by scaled_dot_product_attention         all types; on CUDA for fp32, Turing
 flash   flash-attn's varlen kernel                              CUDA, bf16 and fp16
-varlen  torch's varlen kernel                                   CUDA, bf16 and fp16
+varlen  torch's varlen kernel, from torch 2.11 on               CUDA, bf16 and fp16
 flex    FlexAttention                                           all types; slow except on CUDA
 """
 
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from rerankfleet.shared.errors import ModelRefused
+from rerankfleet.workers.engine.compiler import NO_COMPILER, has_compiler
 from rerankfleet.workers.engine.layout import Layout
 from rerankfleet.workers.engine.weights import Heads
 from rerankfleet.workers.engine.workspace import Workspace
 
 ATTENTIONS = ("matmul", "sdpa", "flash", "varlen", "flex")
+#: The first compute capability with bf16, and with kernels for it.
+AMPERE = (8, 0)
 #: Preferred order for half types on CUDA.
-_CUDA_HALF = ("flash", "varlen", "flex")
+_CUDA_HALF = ("flash", "varlen", "flex", "sdpa")
 
 
 class Attention(Protocol):
@@ -78,16 +81,18 @@ def unavailable(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """The reason why a kernel cannot run here; empty when it can."""
     if name == "matmul" and dtype != torch.float32:
         return "computes in fp32 only"
-    if name not in ("flash", "varlen"):
+    if name not in ("flash", "varlen", "flex") or (name == "flex" and device.type != "cuda"):
         return ""
-    if device.type != "cuda" or dtype == torch.float32:
+    if name != "flex" and (device.type != "cuda" or dtype == torch.float32):
         return "runs on CUDA in bf16 or fp16 only"
-    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < AMPERE:
         return "needs a GPU of compute capability 8.0"
+    if name == "flex":
+        return "" if has_compiler() else f"needs to be compiled, and {NO_COMPILER}"
     try:
         _factory(name)
-    except ImportError as error:
-        return f"is not installed ({error})"
+    except (ImportError, OSError) as error:  # OSError: built against another torch or CUDA
+        return f"is not available ({error})"
     return ""
 
 

@@ -8,6 +8,7 @@ rows "yes" and "no".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,36 @@ class VisualFeatures:
             x.index_add_(0, self._rows.to(x.device), self._features[layer + 1].to(x.device))
 
 
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotary embedding: a table of our own from the model's frequencies. How its module wants
+    to be called differs between releases of transformers, these figures do not."""
+
+    frequencies: Tensor
+    """[dim / 2] fp32, radians a position"""
+    scaling: float
+    """of cosine and sine"""
+    axes: Tensor
+    """[dim / 2] the axis (time, height, width) of each frequency: interleaved in Qwen3-VL, time
+    alone in a text model"""
+
+    @classmethod
+    def of(cls, module: Any, dim: int) -> Rotary:
+        """Takes the figures of a model's rotary module."""
+        frequencies = module.inv_freq.detach().float()
+        axes = torch.zeros(dim // 2, dtype=torch.int64, device=frequencies.device)
+        for axis in (1, 2):
+            share = getattr(module, "mrope_section", (0, 0, 0))[axis]
+            axes[axis : share * 3 : 3] = axis
+        return cls(frequencies, float(module.attention_scaling), axes)
+
+    def table(self, length: int, device: torch.device) -> Tensor:
+        """Rotations [length, dim / 2] as complex64."""
+        positions = torch.arange(length, device=device).float()
+        angles = positions[:, None] * self.frequencies.to(device)
+        return torch.complex(angles.cos() * self.scaling, angles.sin() * self.scaling)
+
+
 class Decoder:
     """The forward pass of one model. Not thread-safe: one pack at a time."""
 
@@ -57,8 +88,7 @@ class Decoder:
         self._direction = yes_minus_no(model, (yes_id, no_id))
         model.lm_head = None
         self.embedding: Tensor = text.embed_tokens.weight.detach()
-        self._rotary = text.rotary_emb
-        self._axes = _axes(text.rotary_emb, self.heads.dim)
+        self._rotary = Rotary.of(text.rotary_emb, self.heads.dim)
         self.device, self.dtype = self.embedding.device, self.embedding.dtype
         self._elementwise = elementwise(self.dtype, self.device)
         gate = self._elementwise.gate
@@ -126,7 +156,7 @@ class Decoder:
         table = self._rotations(int(layout.positions.max()) + 1)
         if layout.visuals:
             # each frequency belongs to one of the three axes
-            rotations = table.gather(0, positions[:, self._axes])
+            rotations = table.gather(0, positions[:, self._rotary.axes])
         else:
             rotations = table[positions[:, 0]]
         x = self._take("residual", len(ids), self.embedding.shape[1], like=ids)
@@ -200,18 +230,5 @@ class Decoder:
     def _rotations(self, length: int) -> Tensor:
         """Rotations [at least `length`, dim / 2] as complex64, by position."""
         if len(self._table) < length:
-            positions = torch.arange(max(length, 2 * len(self._table), 1024), device=self.device)
-            cos, sin = self._rotary(positions.float(), positions[None])
-            half = self.heads.dim // 2
-            self._table = torch.complex(cos[0, :, :half], sin[0, :, :half])
+            self._table = self._rotary.table(max(length, 2 * len(self._table), 1024), self.device)
         return self._table
-
-
-def _axes(rotary: Any, dim: int) -> Tensor:
-    """[dim / 2] the axis (time, height, width) of each frequency: interleaved in Qwen3-VL, time
-    alone in a text model."""
-    axes = torch.zeros(dim // 2, dtype=torch.int64, device=rotary.inv_freq.device)
-    for axis in (1, 2):
-        share = getattr(rotary, "mrope_section", (0, 0, 0))[axis]
-        axes[axis : share * 3 : 3] = axis
-    return axes

@@ -5,12 +5,18 @@ A head's dimensions are in pairs (i, i + half) side by side; the weights are per
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
+
+from rerankfleet.workers.engine.compiler import NO_COMPILER, REMEDY, has_compiler
+from rerankfleet.workers.engine.failures import first_line, is_lost, is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 
 class Elementwise(Protocol):
@@ -68,7 +74,32 @@ def elementwise(dtype: torch.dtype, device: torch.device) -> Elementwise:
     """The implementation for a number type and device."""
     if dtype == torch.float32:
         return Fp32()
-    return Half(compiled=device.type == "cuda")
+    return _compiled(dtype, device) if device.type == "cuda" else Half(compiled=False)
+
+
+def _compiled(dtype: torch.dtype, device: torch.device) -> Half:
+    """The compiled operations, tried once; uncompiled with a warning where that fails: right, but
+    slower."""
+    why = ""
+    if not has_compiler():
+        why = f"{NO_COMPILER}: {REMEDY}"
+    else:
+        half = Half(compiled=True)
+        try:
+            _try(half, dtype, device)
+            return half
+        except Exception as error:
+            if is_out_of_memory(error) or is_lost(error):
+                raise
+            why = first_line(error)
+    log.warning("operations between matrix products are not compiled, and slower: %s", why)
+    return Half(compiled=False)
+
+
+def _try(half: Half, dtype: torch.dtype, device: torch.device) -> None:
+    x = torch.ones(4, 2, 16, device=device, dtype=dtype)
+    half.rotate(x, x[0, 0].float(), torch.ones(4, 1, 8, device=device).to(torch.complex64), 1e-6)
+    half.norm(half.gate(x.flatten(1)), None, 1e-6, x)
 
 
 def _half_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:

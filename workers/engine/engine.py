@@ -13,6 +13,7 @@ from rerankfleet.shared.errors import OutOfDeviceMemory
 from rerankfleet.workers.batching.packing import Pack, Prices
 from rerankfleet.workers.engine.attention import Attention, AttentionFactory, PerDeviceAttention
 from rerankfleet.workers.engine.decoder import Decoder
+from rerankfleet.workers.engine.failures import is_out_of_memory, told
 from rerankfleet.workers.engine.layout import Layout, lay_out, lay_out_prefix
 from rerankfleet.workers.engine.memory import gpu_bytes, peak_bytes
 from rerankfleet.workers.engine.self_test import SelfTest, run_self_test
@@ -81,10 +82,8 @@ class Engine:
                 self._visual_features(layout),
             ).tolist()
             return margins
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _out_of_memory(pack) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # raised by the CPU allocator
+        except Exception as error:
+            if is_out_of_memory(error):
                 raise _out_of_memory(pack) from error
             raise
 
@@ -117,10 +116,11 @@ class Engine:
     def self_test(self) -> SelfTest:
         """Compare the fast path with the unmodified model, and time it; see `self_test.py`.
 
-        Runs in a short-lived thread, for the same reason as `load_engine`.
+        Runs in a short-lived thread, for the same reason as `load_engine`. Raises ModelRefused,
+        whatever went wrong, unless the device is to blame: see `failures.told`.
         """
         parts = (self.score, self.prompter, self.decoder, self.prices, self.reference)
-        with ThreadPoolExecutor(1, "self-test") as thread:
+        with told("the self-test"), ThreadPoolExecutor(1, "self-test") as thread:
             return thread.submit(run_self_test, *parts).result()
 
     def _compute_prefixes(self, prefixes: Sequence[Tokens]) -> list[Tensor]:

@@ -18,10 +18,11 @@ from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
 from rerankfleet.shared.content.outcomes import Provenance
 from rerankfleet.shared.errors import ModelRefused
-from rerankfleet.workers.engine.attention import choose_attention
+from rerankfleet.workers.engine.attention import AMPERE, choose_attention
 from rerankfleet.workers.engine.decoder import Decoder
 from rerankfleet.workers.engine.device_map import place_on
 from rerankfleet.workers.engine.engine import Engine
+from rerankfleet.workers.engine.failures import first_line
 from rerankfleet.workers.engine.locate import (
     read_config,
     resolve_model,
@@ -58,7 +59,7 @@ def load(
 ) -> Engine:
     """Load a Qwen3 reranker from a folder or the hub.
 
-    dtype          auto (bf16 on CUDA, fp32 on CPU), bf16, fp16 or fp32
+    dtype          auto (CPU: fp32; CUDA: bf16, before Ampere fp16), bf16, fp16 or fp32
     attention      auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device         auto (CUDA if available), cpu, cuda or cuda:N
     deterministic  a pair has the same bits in any pack; costs speed
@@ -172,8 +173,21 @@ def _device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelRefused("device cuda was requested, but torch sees none", hint="use device=cpu")
+        raise ModelRefused(
+            f"no GPU can be used: {_why_no_cuda()}",
+            hint="install a driver and a torch build that fit each other, or set RERANK_DEVICE=cpu",
+        )
     return place
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:  # among others: the driver is older than the build
+        return first_line(error).split(". ")[0]
+    return f"torch {torch.__version__} sees none"
 
 
 def _devices(device: str, gpus: int) -> list[torch.device]:
@@ -192,7 +206,11 @@ def _devices(device: str, gpus: int) -> list[torch.device]:
 
 def _dtype(dtype: str, place: torch.device) -> torch.dtype:
     if dtype == "auto":
-        return torch.bfloat16 if place.type == "cuda" else torch.float32
+        if place.type != "cuda":
+            return torch.float32
+        return (
+            torch.bfloat16 if torch.cuda.get_device_capability(place) >= AMPERE else torch.float16
+        )
     if dtype not in DTYPES:
         raise ModelRefused(f"dtype {dtype!r} is unknown", hint="auto, bf16, fp16 or fp32")
     return DTYPES[dtype]

@@ -6,12 +6,15 @@ the causal mask is aligned at the bottom right, as in both kernels.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from rerankfleet.workers.engine.layout import Layout, Segment
 from rerankfleet.workers.engine.weights import Heads
@@ -98,17 +101,38 @@ def flash_kernel() -> Kernel:
 
 
 def torch_kernel() -> Kernel:
-    """torch's kernel; raises ImportError when this torch has none."""
+    """torch's kernel; raises ImportError when this torch has none that can be used."""
     from torch.nn.attention.varlen import varlen_attn
+
+    return adapt(varlen_attn, torch.__version__, rocm=torch.version.hip is not None)
+
+
+def adapt(varlen_attn: Callable[..., Any], version: str, *, rocm: bool) -> Kernel:
+    """The kernel of any torch, as its signature allows. What it lacks is decided here, once.
+
+    Raises ImportError for one that cannot leave scores unscaled: its own scale of 1 / sqrt(dim)
+    could only be undone by rounding the queries again.
+    """
+    accepts = inspect.signature(varlen_attn).parameters
+    if not {"scale", "window_size"} <= accepts.keys():
+        raise ImportError(f"that of torch {version} takes no scale: from torch 2.11 on it does")
+    options: dict[str, Any] = {"scale": 1.0, "window_size": (-1, 0)}
+    # One split: with more, the order of summation would depend on the load of the device. torch
+    # 2.12 takes the option and raises unless FlashAttention 3 is installed.
+    if "num_splits" in accepts and not rocm and TorchVersion(version) >= (2, 13):
+        options["num_splits"] = 1
+    shares_heads = "enable_gqa" in accepts
 
     def kernel(
         q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor, k_starts: Tensor, q_max: int, k_max: int
     ) -> Tensor:
-        # One split: with more, the order of summation would depend on the load of the device.
-        out = varlen_attn(
-            q, k, v, q_starts, k_starts, q_max, k_max,
-            scale=1.0, window_size=(-1, 0), enable_gqa=q.shape[1] != k.shape[1], num_splits=1,
-        )  # fmt: skip
+        fan = q.shape[1] // k.shape[1]
+        sharing = {}
+        if fan > 1 and shares_heads:
+            sharing["enable_gqa"] = True
+        elif fan > 1:
+            k, v = (t.repeat_interleave(fan, 1) for t in (k, v))
+        out = varlen_attn(q, k, v, q_starts, k_starts, q_max, k_max, **options, **sharing)
         assert isinstance(out, Tensor)
         return out
 

@@ -178,6 +178,15 @@ def test_a_gpu_that_torch_cannot_use_is_broken(healthy, monkeypatch):
     assert finding(examine(), "GPUs").fact == "NVIDIA H200"
 
 
+@pytest.mark.parametrize(("compiler", "verdict"), [(True, "ok"), (False, "warning")])
+def test_beside_gpus_a_c_compiler_is_looked_for(compiler, verdict, monkeypatch):
+    monkeypatch.setattr(doctor, "_gpus", lambda: ["NVIDIA H200"])
+    monkeypatch.setattr(doctor, "has_compiler", lambda: compiler)
+    check = finding(list(doctor._of_install()), "C compiler")
+    assert check.verdict == verdict
+    assert ("gcc" in check.remedy) != compiler
+
+
 # ---- a model ------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -9,14 +11,14 @@ from hypothesis import strategies as st
 
 from rerankfleet.shared.errors import ModelRefused
 from rerankfleet.workers.batching.packing import Pack
-from rerankfleet.workers.engine import grouped, layout
+from rerankfleet.workers.engine import attention, grouped, layout
 from rerankfleet.workers.engine.attention import ATTENTIONS, choose_attention, unavailable
 from rerankfleet.workers.engine.layout import group, lay_out
 from rerankfleet.workers.engine.self_test import reference_margins
-from rerankfleet.workers.engine.varlen import VarlenAttention
+from rerankfleet.workers.engine.varlen import VarlenAttention, adapt
 from rerankfleet.workers.engine.weights import Heads
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SLOW_SETUP = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 #: (prefix, query, document) lengths; equal prefix and query lengths make the same part.
 shapes = st.lists(
@@ -135,24 +137,125 @@ def test_the_kernel_is_the_one_that_was_named():
 
 
 def test_cuda_prefers_varlen_kernels_for_half_types(monkeypatch):
-    from rerankfleet.workers.engine import attention
-
-    cuda = torch.device("cuda")
-    assert choose_attention("auto", cuda, torch.float32)[0] == "sdpa"
-    for there, best in ((("flash", "varlen"), "flash"), (("varlen",), "varlen"), ((), "flex")):
+    assert choose_attention("auto", CUDA, torch.float32)[0] == "sdpa"
+    for there, best in (
+        (("flash", "varlen", "flex"), "flash"),
+        (("varlen", "flex"), "varlen"),
+        (("flex",), "flex"),
+        ((), "sdpa"),
+    ):
         monkeypatch.setattr(
             attention,
             "unavailable",
-            lambda name, *_, there=there: "" if name in (*there, "flex") else "is not installed",
+            lambda name, *_, there=there: "" if name in (*there, "sdpa") else "is not available",
         )
-        assert attention._best(cuda, torch.bfloat16) == best
+        assert attention._best(CUDA, torch.bfloat16) == best
+
+
+@pytest.mark.parametrize(
+    ("capability", "compiler", "best"),
+    [
+        ((7, 5), True, "sdpa"),  # Turing
+        ((8, 0), True, "varlen"),
+        ((8, 0), False, "varlen"),
+        ((9, 0), True, "varlen"),
+    ],
+)
+def test_the_kernel_suits_the_card(capability, compiler, best, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(attention, "has_compiler", lambda: compiler)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    assert choose_attention("auto", CUDA, torch.float16)[0] == best
+
+
+def test_without_a_compiler_flex_is_refused_on_cuda(monkeypatch):
+    monkeypatch.setattr(attention, "has_compiler", lambda: False)
+    with pytest.raises(ModelRefused, match="C compiler"):
+        choose_attention("flex", CUDA, torch.bfloat16)
 
 
 def test_a_kernel_that_is_not_installed_says_so(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "flash_attn", None)
-    assert "is not installed" in unavailable("flash", torch.device("cuda"), torch.bfloat16)
+    assert "is not available" in unavailable("flash", torch.device("cuda"), torch.bfloat16)
+
+
+# ---- the varlen kernels of several torches ------------------------------------------------------
+
+
+def compute(q, k, v, *tables, shares: bool):
+    """What a kernel computes; one that was not told to share key heads refuses fewer of them."""
+    assert shares or q.shape[1] == k.shape[1], "another number of key heads"
+    return emulated_varlen(q, k, v, *tables)
+
+
+def torch_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False):
+    raise AssertionError("it divides scores by the square root of the dimension")
+
+
+def torch_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
+    return_aux=None, scale=None, window_size=(-1, -1),
+):  # fmt: skip
+    assert (scale, window_size) == (1.0, (-1, 0))
+    return compute(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, shares=False)
+
+
+def torch_2_12(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
+    return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None,
+    num_splits=None,
+):  # fmt: skip
+    if num_splits is not None:
+        raise RuntimeError("num_splits requires FlashAttention 3")
+    assert (scale, window_size) == (1.0, (-1, 0))
+    return compute(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, shares=enable_gqa)
+
+
+def torch_2_13(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *,
+    return_aux=None, scale=None, window_size=(-1, -1), enable_gqa=False, seqused_k=None,
+    block_table=None, num_splits=None,
+):  # fmt: skip
+    assert num_splits == 1, "the order of summation may depend on other sequences"
+    assert (scale, window_size) == (1.0, (-1, 0))
+    return compute(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, shares=enable_gqa)
+
+
+@pytest.mark.parametrize(
+    ("varlen_attn", "version", "rocm"),
+    [
+        (torch_2_11, "2.11.0+cu130", False),
+        (torch_2_12, "2.12.1", False),
+        (torch_2_13, "2.13.0+cu130", False),
+        (torch_2_13, "2.14.0", False),
+        (torch_2_12, "2.14.0+rocm7.2", True),  # there the number of splits is refused too
+    ],
+)
+def test_the_varlen_kernel_of_any_torch_is_called_as_it_allows(
+    varlen_attn, version, rocm, engine, plain, score, prompt_of, monkeypatch
+):
+    kernel = adapt(varlen_attn, version, rocm=rocm)
+    factory = lambda lay, heads, _, device: VarlenAttention(lay, heads, device, kernel)  # noqa: E731
+    monkeypatch.setattr(engine, "_attention", factory)
+    prompts = [prompt_of(11, 6, n, seed=n % 3) for n in (40, 39, 20, 1)]
+    engine.free()
+
+    got, want = score(engine, prompts), plain(engine, prompts)
+
+    engine.free()
+    assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-4
+
+
+def test_a_varlen_kernel_that_takes_no_scale_is_passed_over(monkeypatch):
+    with pytest.raises(ImportError, match=r"torch 2\.10\.0 takes no scale"):
+        adapt(torch_2_10, "2.10.0", rocm=False)
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", torch_2_10)
+    monkeypatch.setattr(attention, "has_compiler", lambda: True)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    assert choose_attention("auto", CUDA, torch.bfloat16)[0] == "flex"
+    with pytest.raises(ModelRefused, match=r"is not available .*takes no scale"):
+        choose_attention("varlen", CUDA, torch.bfloat16)
 
 
 @pytest.mark.gpu
