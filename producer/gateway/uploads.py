@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
@@ -22,7 +23,7 @@ from rerankfleet.producer.gateway.errors import (
 from rerankfleet.producer.gateway.json_bodies import refuse_encoded
 from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.uploads import new_upload, upload_uri
+from rerankfleet.shared.storage.uploads import new_upload, record_hash, upload_uri
 
 routes = APIRouter(tags=["uploads"])
 
@@ -89,7 +90,9 @@ async def upload(
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
     ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
     with taken(gateway.uploads, "uploads"):
-        upload_id, expires_s, uri, size = await _keep(request, gateway, suffix, ttl_s)
+        upload_id, expires_s, uri, size = await _keep(
+            request, gateway, suffix, ttl_s, is_image=kind.startswith("image/")
+        )
     fields = {
         "id": upload_id,
         "uri": uri,
@@ -114,16 +117,24 @@ def _allowed_ttl_s(requested_s: float | None, settings: Settings) -> float:
 
 
 async def _keep(
-    request: Request, gateway: Gateway, suffix: str, ttl_s: float
+    request: Request, gateway: Gateway, suffix: str, ttl_s: float, *, is_image: bool
 ) -> tuple[str, int, str, int]:
     """Stream an upload into the storage. Returns its id, when it expires, its URI and its size."""
     settings, objects = gateway.client.settings, gateway.client.objects
     upload_id, expires_s = new_upload(ttl_s)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
     try:
+        digest = hashlib.sha256()
         async with _in_threads(gateway, objects.writer(uri)) as target:
-            write = partial(gateway.in_thread, target.write)
-            size = await _copy(request, write, settings.upload_bytes_max)
+
+            def write(block: bytes) -> int:
+                digest.update(block)
+                return target.write(block)
+
+            write_block = partial(gateway.in_thread, write)
+            size = await _copy(request, write_block, settings.upload_bytes_max)
+        if not is_image:
+            await gateway.in_thread(record_hash, objects, upload_id, digest.hexdigest())
     except BaseException:
         with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
             await gateway.in_thread(objects.delete_tree, upload_uri(objects, upload_id))

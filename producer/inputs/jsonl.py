@@ -41,7 +41,7 @@ from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects
-from rerankfleet.shared.storage.uploads import is_upload
+from rerankfleet.shared.storage.uploads import is_upload, recorded_hash
 
 SKIPPED_PER_CUT = 10_000
 """After so many files of a folder that are no images, the position moves on without one."""
@@ -69,7 +69,7 @@ def pin(
     """Check an input and pin its bytes.
 
     A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
-    upload expires, so the job copies it, packed as it is.
+    upload expires, so the storage makes the job a copy, packed as it is.
     Raises UsageError when it is missing, not allowed, empty or refused by `probe`.
     """
     if is_upload(source, settings):
@@ -85,9 +85,13 @@ def pin(
 
 def _pin_upload(uri: str, objects: Objects, upload_to: str, probe: Probe) -> InputRef:
     _probe_uri(uri, objects, probe)
-    with objects.open(uri) as raw:
-        hashing = Hashing(raw)
-        return _copied(hashing, hashing, objects, upload_to)
+    sha256 = recorded_hash(objects, uri)
+    if sha256 is None:
+        with objects.open(uri) as raw:
+            sha256 = hashlib.file_digest(raw, "sha256").hexdigest()
+    objects.copy(uri, upload_to)
+    stat = objects.stat(upload_to)
+    return InputRef(uri=upload_to, size=stat.size, tag=stat.tag, sha256=sha256)
 
 
 def _copied(

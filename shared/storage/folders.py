@@ -1,15 +1,16 @@
-"""Folders of a disk: their files in a stable order, and their removal."""
+"""Folders of a disk: their files in a stable order, their removal, and copies that share bytes."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.errors import FULL, clear_errors
 
 
 def remove_tree(path: Path) -> None:
@@ -23,6 +24,44 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path, onerror=unless_gone)
+
+
+COPY_BYTES = 64 << 20
+"""Bytes that one call copies in the kernel."""
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that nobody changes a second name, so that its bytes are shared and outlive the
+    first one. Where the file system has no such names, it copies the bytes itself, shared if it
+    can. The target appears whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{uuid.uuid4().hex}.draft")
+    try:
+        try:
+            os.link(source, draft)
+        except FileNotFoundError:
+            raise
+        except OSError:  # another file system, one without links, a file of another user
+            _copy(source, draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)  # of two names of one file, a rename removes neither
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as data, target.open("wb") as copy:
+        try:
+            while os.copy_file_range(data.fileno(), copy.fileno(), COPY_BYTES):
+                beat()
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            data.seek(0)  # between file systems of two kinds
+            copy.truncate(0)
+            copy.seek(0)
+            shutil.copyfileobj(data, copy, COPY_BYTES)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def walk(folder: Path, after: tuple[str, ...]) -> Iterator[Path]:

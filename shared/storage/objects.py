@@ -26,12 +26,14 @@ from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUna
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
-from rerankfleet.shared.storage.folders import remove_tree, walk
+from rerankfleet.shared.storage.folders import link_or_copy, remove_tree, walk
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import (
     S3Body,
     abort_upload,
+    abort_uploads,
     complete_upload,
+    copy_object,
     multipart,
     new_upload,
     upload,
@@ -287,6 +289,18 @@ class Objects:
                 with publish_file(local_path(uri)) as stream:
                     yield stream
 
+    @retry_storage
+    def copy(self, source: str, target: str) -> None:
+        """Make an object of the bytes of another one in the same kind of storage, which nobody
+        changes. The storage copies, or lets both share the bytes: none comes through here."""
+        self.check(source)
+        self.check(target)
+        with self._clear_errors(source):
+            if source.startswith("s3:"):
+                copy_object(self._s3, _bucket_and_key(source), _bucket_and_key(target))
+            else:
+                link_or_copy(local_path(source), local_path(target))
+
     # ---- drafts ---------------------------------------------------------------------------------
 
     @retry_storage
@@ -347,7 +361,8 @@ class Objects:
 
     @retry_storage
     def delete_tree(self, uri: str) -> None:
-        """Remove everything under a URI of a job or an upload, if there is anything.
+        """Remove everything under a URI of a job or an upload, if there is anything, even what
+        was never completed.
 
         Raises NotAllowed for any other: a record that somebody else wrote must not name it.
         """
@@ -365,6 +380,7 @@ class Objects:
                     remove_tree(local_path(uri))
                 return
             bucket, prefix = _bucket_and_key(uri)
+            abort_uploads(self._s3, bucket, f"{prefix}/")
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=f"{prefix}/"
             )

@@ -1,7 +1,8 @@
 """Files uploaded through the gateway: where they are stored, and for how long.
 
-An upload is a folder of the storage, uploads/{expiry}-{random}/, with one file in it. Which uploads
-have expired is known from the names alone, oldest first; no other record is kept.
+An upload is a folder of the storage, uploads/{expiry}-{random}/, with one file in it, and its hash
+where a job may be made of it. Which uploads have expired is known from the names alone, oldest
+first.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from urllib.parse import unquote
 
 import structlog
 
-from rerankfleet.shared.errors import RerankError
+from rerankfleet.shared.errors import ObjectMissing, RerankError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects
 
 UPLOADS = "uploads"
 SWEPT_AT_ONCE = 1000
+HASH = "sha256"
+"""The name of the file with the hash of an upload, in hexadecimal."""
+HASH_BYTES = 64
 
 log = structlog.get_logger()
 
@@ -41,6 +45,20 @@ def new_upload(ttl_s: float) -> tuple[str, int]:
 def upload_uri(objects: Objects, upload_id: str, *name: str) -> str:
     """The URI of an upload, or of the file `name` in it."""
     return objects.at(UPLOADS, upload_id, *name)
+
+
+def record_hash(objects: Objects, upload_id: str, sha256: str) -> None:
+    """Keep the hash of an upload beside it, so that nobody need read it again."""
+    objects.write(upload_uri(objects, upload_id, HASH), sha256.encode())
+
+
+def recorded_hash(objects: Objects, uri: str) -> str | None:
+    """The hash of the upload at `uri`, where one was kept."""
+    try:
+        text = objects.read(f"{uri.rpartition('/')[0]}/{HASH}")
+    except ObjectMissing:
+        return None
+    return text.decode() if len(text) == HASH_BYTES else None
 
 
 def sweep_uploads(objects: Objects) -> int:
