@@ -36,6 +36,7 @@ from rerankfleet.shared.storage.s3_streams import (
     copy_object,
     multipart,
     new_upload,
+    unfinished_keys,
     upload,
 )
 
@@ -248,6 +249,16 @@ class Objects:
                 Bucket=bucket, Prefix=prefix, Delimiter="/", MaxKeys=min(count, KEYS_PER_PAGE)
             )
         return [f["Prefix"][len(prefix) : -1] for f in page.get("CommonPrefixes", ())]
+
+    @retry_storage
+    def unfinished(self, uri: str) -> set[str]:
+        """The names of folders directly under a prefix in which S3 has parts of what was never
+        completed; those of a disk show among its folders. `uri` ends with a slash."""
+        if not uri.startswith("s3:"):
+            return set()
+        with self._clear_errors(uri):
+            keys = unfinished_keys(self._s3, *(at := _bucket_and_key(uri)))
+            return {key.removeprefix(at[1]).partition("/")[0] for key, _ in keys}
 
     def _list_keys(self, uri: str, after: str) -> Iterator[str]:
         bucket, prefix = _bucket_and_key(uri)

@@ -72,9 +72,15 @@ def copy_object(s3: Any, source: tuple[str, str], target: tuple[str, str]) -> No
 def abort_uploads(s3: Any, bucket: str, prefix: str) -> None:
     """Remove every upload under a prefix that was never completed: nobody sees its parts, but they
     are paid for."""
+    for key, upload_id in list(unfinished_keys(s3, bucket, prefix)):
+        abort_upload(s3, bucket, key, upload_id)
+
+
+def unfinished_keys(s3: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """The key and the id of every upload under a prefix that is not completed."""
     for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
         for begun in page.get("Uploads", ()):
-            abort_upload(s3, bucket, begun["Key"], begun["UploadId"])
+            yield begun["Key"], begun["UploadId"]
 
 
 def abort_upload(s3: Any, bucket: str, key: str, upload_id: str) -> None:

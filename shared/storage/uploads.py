@@ -61,17 +61,32 @@ def recorded_hash(objects: Objects, uri: str) -> str | None:
     return text.decode() if len(text) == HASH_BYTES else None
 
 
-def sweep_uploads(objects: Objects) -> int:
-    """Remove expired uploads; returns how many. Repeatable."""
-    now_s = time.time()
-    swept = 0
-    for upload_id in objects.folders(objects.at(UPLOADS) + "/", SWEPT_AT_ONCE):
+def sweep_uploads(objects: Objects) -> tuple[int, float]:
+    """Remove expired uploads. Returns how many, and the time before which none is left, in Unix
+    time. Repeatable."""
+    swept, now_s = 0, time.time()
+    left_s = now_s
+    room = objects.at(UPLOADS) + "/"
+    names = objects.folders(room, SWEPT_AT_ONCE)
+    for upload_id in {*names, *objects.unfinished(room)}:
         expires_s = upload_id.partition("-")[0]
         if not (expires_s.isdigit() and int(expires_s) < now_s):
             continue
-        try:
-            objects.delete_tree(upload_uri(objects, upload_id))
+        if remove_upload(objects, upload_id):
             swept += 1
-        except RerankError as error:  # one must not starve the others
-            log.warning("an upload is not removed yet", upload=upload_id, error=str(error))
-    return swept
+        else:
+            left_s = min(left_s, int(expires_s))
+    if len(names) == SWEPT_AT_ONCE:
+        left_s = 0.0  # there are more
+    return swept, left_s
+
+
+def remove_upload(objects: Objects, upload_id: str) -> bool:
+    """Remove an upload, complete or not. False when that cannot be done now, which is logged: one
+    must not starve the others."""
+    try:
+        objects.delete_tree(upload_uri(objects, upload_id))
+    except RerankError as error:
+        log.warning("an upload is not removed yet", upload=upload_id, error=str(error))
+        return False
+    return True

@@ -218,7 +218,7 @@ def test_an_upload_lives_as_long_as_it_asks_for(change, monkeypatch):
 @pytest.mark.parametrize("storage", [None, "s3://pairs/work"])
 def test_uploads_go_when_their_time_is_over(storage, change, s3, settings):
     objects = Objects(change(storage=storage) if storage else settings)
-    assert sweep_uploads(objects) == 0
+    assert sweep_uploads(objects)[0] == 0
     # given uploads over their time, one that is not, and a draft that was never published
     old, _ = new_upload(-10)
     older, _ = new_upload(-100)
@@ -226,7 +226,7 @@ def test_uploads_go_when_their_time_is_over(storage, change, s3, settings):
     for one in (old, older, fresh):
         objects.write(upload_uri(objects, one, "upload.png"), b"x")
     # when it is swept, again and again
-    assert [sweep_uploads(objects) for _ in range(2)] == [2, 0]
+    assert [sweep_uploads(objects)[0] for _ in range(2)] == [2, 0]
     # then only the fresh one is left
     assert objects.folders(objects.at("uploads") + "/") == [fresh]
     assert objects.read(upload_uri(objects, fresh, "upload.png")) == b"x"
