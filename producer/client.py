@@ -284,7 +284,7 @@ class Client:
             "top_n": top_n,
         }
         most = self.settings.max_documents_per_request
-        with ImageSender(self.objects, self.settings) as sender:
+        with ImageSender(self.store, self.objects, self.settings) as sender:
             piece = slice_of(1, fields, max_documents=most, replace_image=sender.uri)
             answer = self.ask([piece], model=model, profile=profile, timeout_s=timeout_s, **options)
         return answer.line(0)

@@ -12,6 +12,7 @@ import zlib
 from contextlib import suppress
 from typing import Any
 
+from rerankfleet.producer.quotas import Reservation
 from rerankfleet.shared.content.given import (
     Given,
     file_bytes,
@@ -22,6 +23,7 @@ from rerankfleet.shared.content.given import (
 from rerankfleet.shared.content.uris import DATA_URI_BYTES, data_uri
 from rerankfleet.shared.errors import ItemError, StorageUnavailable, UsageError
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 
@@ -40,18 +42,19 @@ _PNG_COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 class ImageSender:
     """Sends the images of one request. A context: its uploads are removed at the end."""
 
-    def __init__(self, objects: Objects, settings: Settings) -> None:
-        self._objects, self._settings = objects, settings
+    def __init__(self, store: Store, objects: Objects, settings: Settings) -> None:
+        self._store, self._objects, self._settings = store, objects, settings
         self._room_bytes = int(min(INLINE_SHARE * settings.inline_bytes_max, DATA_URI_BYTES))
-        self._uploads: list[str] = []
+        self._uploads: dict[str, Reservation] = {}
 
     def __enter__(self) -> ImageSender:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for uri in self._uploads:
-            with suppress(UsageError, StorageUnavailable):  # it expires anyway
+        for uri, room in self._uploads.items():
+            with suppress(UsageError, StorageUnavailable):  # the monitor will
                 self._objects.delete_tree(uri)
+                room.release()
 
     def uri(self, image: Given) -> str:
         """Where a worker finds the image. Raises ItemError for what is no image, and what the
@@ -61,8 +64,11 @@ class ImageSender:
         if len(uri) <= self._room_bytes:
             self._room_bytes -= len(uri)
             return uri
-        upload_id, _ = new_upload(self._settings.upload_ttl_s)
-        self._uploads.append(upload_uri(self._objects, upload_id))
+        ttl_s = self._settings.upload_ttl_s
+        upload_id, _ = new_upload(ttl_s)
+        room = Reservation(self._store, self._settings, "uploads", upload_id, len(data), ttl_s)
+        room.begin()
+        self._uploads[upload_uri(self._objects, upload_id)] = room
         uri = upload_uri(self._objects, upload_id, "upload.image")
         self._objects.write(uri, data)
         return uri

@@ -17,6 +17,7 @@ from rerankfleet.producer.coordinator.rows import refuse_large_ranking
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refuse_existing_folder
 from rerankfleet.producer.inputs.jsonl import pin
+from rerankfleet.producer.quotas import Reservation
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
@@ -68,10 +69,10 @@ class JobMaker:
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
         spec = _spec(model, target, key=key, force=force, source=source, **fields)
-        with self._files_of(job_id) as input_uri:
-            pinned = pin(source, self._objects, self._settings, input_uri)
+        with self._files_of(job_id) as (input_uri, room):
+            pinned = pin(source, self._objects, self._settings, input_uri, room.grow)
             spec = spec.model_copy(update={"input": pinned})
-            return self._start(job_id, spec, options)
+            return self._start(job_id, spec, options, stored_bytes=self._own_bytes(pinned))
 
     def submit_catalog(
         self,
@@ -101,11 +102,13 @@ class JobMaker:
             model, target, key=key, force=force, source=catalog, catalog=reference, **fields
         )
         refuse_large_ranking(len(documents), spec.top_n)
-        with self._files_of(job_id) as input_uri:
-            pinned = pin_catalog(catalog, self._objects, self._settings, input_uri)
+        with self._files_of(job_id) as (input_uri, room):
+            pinned = pin_catalog(catalog, self._objects, self._settings, input_uri, room.grow)
+            stored_bytes = self._own_bytes(pinned) + len(payload)
+            room.grow(stored_bytes)
             self._objects.write(queries_uri(self._objects, job_id), payload)
             spec = spec.model_copy(update={"input": pinned})
-            return self._start(job_id, spec, options)
+            return self._start(job_id, spec, options, stored_bytes=stored_bytes)
 
     def _check(self, *uris: str) -> None:
         """Raise NotAllowed where one of them may not be touched, before anything is told of what is
@@ -123,24 +126,33 @@ class JobMaker:
         return resolve(profile, options, self._settings.profiles)
 
     @contextmanager
-    def _files_of(self, job_id: str) -> Iterator[str]:
-        """Yields where a job's input may be kept. When the block fails, every file written for the
-        job is deleted, unless the job exists after all: only the reply may have been lost. What
-        cannot be deleted now, or by a process that was killed, the monitor finds."""
-        self._store.jobs.announce_files(job_id)
-        try:
-            yield job_uri(self._objects, job_id, "input.jsonl")
-        except BaseException:
-            with suppress(UsageError, Unavailable, *REDIS_ERRORS):  # the first error is raised
-                if not self._store.jobs.get_many([job_id]):
-                    self._drop_files(job_id)
-            raise
+    def _files_of(self, job_id: str) -> Iterator[tuple[str, Reservation]]:
+        """Yields where a job's input may be kept, and the bytes reserved for it. When the block
+        fails, every file written for the job is deleted, unless the job exists after all: only the
+        reply may have been lost. What cannot be deleted now, or by a process that was killed, the
+        monitor finds. Raises StorageFull."""
+        with Reservation(self._store, self._settings, "jobs", job_id, 0) as room:
+            try:
+                yield job_uri(self._objects, job_id, "input.jsonl"), room
+            except BaseException:
+                with suppress(UsageError, Unavailable, *REDIS_ERRORS):  # the first error is raised
+                    if not self._store.jobs.get_many([job_id]):
+                        self._drop_files(job_id)
+                raise
 
-    def _start(self, job_id: str, spec: JobSpec, options: Mapping[str, Any]) -> str:
+    def _own_bytes(self, pinned: InputRef) -> int:
+        """Bytes of the input that the job keeps itself."""
+        return pinned.size if pinned.uri.startswith(f"{self._objects.at('jobs')}/") else 0
+
+    def _start(
+        self, job_id: str, spec: JobSpec, options: Mapping[str, Any], *, stored_bytes: int
+    ) -> str:
         """Create the job and hint its feed. Returns its id, or that of the job which already has
         its key; then the files written for this one are deleted."""
         calibrated = with_calibration(spec, options, self._store.statistics)
-        created = self._store.jobs.create(job_id, calibrated, digest_of(spec))
+        created = self._store.jobs.create(
+            job_id, calibrated, digest_of(spec), stored_bytes=stored_bytes
+        )
         if created == job_id:
             self._store.jobs.wait_persisted()
             self._hints.feed(job_id)

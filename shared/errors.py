@@ -19,6 +19,7 @@ says what each means.
     │   │   └── UnreadableJob     409  another version of this software wrote it
     │   ├── NotAllowed            403  a bucket, host or folder that was not allowed
     │   ├── StorageRefused        422  the storage has no such object, or does not allow it
+    │   │   ├── ObjectMissing     422  there is no such object
     │   │   └── CredentialsRefused 403 missing, expired or refused: no item is to blame
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
@@ -29,7 +30,9 @@ says what each means.
     ├── Unavailable               503  infrastructure: retried with back-off, never blamed on items
     │   ├── QueueUnavailable           Redis does not answer
     │   ├── StorageUnavailable         the object store or disk does not answer
-    │   │   └── DraftsLost             what was to be published is gone: it is written again
+    │   │   ├── StorageFull       507  a quota or the disk has no room: more may be free later
+    │   │   ├── DraftsLost             what was to be published is gone: it is written again
+    │   │   └── PartLost               a committed part is gone: its shard is scored again
     │   └── NoWorker                   no worker serves this model
     │       └── ModelLoading           its workers are still loading it
     ├── CallerLeft                499  the client closed its connection
@@ -192,6 +195,10 @@ class StorageRefused(UsageError):
     """The object store or the disk has no such object, or does not allow what was asked of it."""
 
 
+class ObjectMissing(StorageRefused):
+    """There is no such object, or file."""
+
+
 class CredentialsRefused(StorageRefused):
     """The credentials are missing, expired or refused: no item is to blame, the job must pause."""
 
@@ -305,8 +312,19 @@ class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
 
 
+class StorageFull(StorageUnavailable):
+    """A quota or the disk has no room: it may have when something is removed or expires."""
+
+    code = "storage_full"
+    http_status = 507
+
+
 class DraftsLost(StorageUnavailable):
     """What was decided can no longer be published: it must be written again."""
+
+
+class PartLost(StorageUnavailable):
+    """The part of a committed shard is gone or damaged: the shard must be scored again."""
 
 
 class NoWorker(Unavailable):

@@ -81,6 +81,18 @@ class Settings(BaseSettings):
         (),
         description="hosts that images may be fetched from, `host` or `host:port`, comma-separated",
     )
+    jobs_bytes_max: int = Field(
+        0,
+        ge=0,
+        description="bytes of the storage that jobs may keep together before new ones are refused; "
+        "0: no limit",
+    )
+    free_bytes_min: int = Field(
+        1 << 30,
+        ge=0,
+        description="free bytes of the storage's disk below which uploads and new jobs are "
+        "refused; 0: none",
+    )
     profiles: Path | None = Field(None, description="TOML file with your own profiles")
 
     batch_policy: Literal["model", "thresholds", "aimd", "fixed"] = Field(
@@ -231,6 +243,11 @@ class Settings(BaseSettings):
     )
     upload_bytes_max: int = Field(1 << 30, ge=1, description="maximum size of an upload")
     upload_ttl_s: float = Field(86_400.0, gt=0, description="default lifetime of an upload")
+    uploads_bytes_max: int = Field(
+        100 << 30,
+        ge=0,
+        description="maximum bytes of all uploads together; beyond it 507; 0: no limit",
+    )
     upload_ttl_max_s: float = Field(30 * 86_400, gt=0, description="maximum lifetime of an upload")
 
     lease_s: float = Field(

@@ -9,6 +9,7 @@ Started by the coordinator:  python -m rerankfleet.workers.monitor
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from rerankfleet.shared.cli import configure_logs
 from rerankfleet.shared.errors import RerankError, UnknownJob, UnreadableJob, WrongState
 from rerankfleet.shared.formats.shard_files import job_uri
 from rerankfleet.shared.heartbeat import heartbeat
+from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import (
     MONITOR_QUEUE,
@@ -39,7 +41,7 @@ from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
-from rerankfleet.shared.storage.uploads import sweep_uploads
+from rerankfleet.shared.storage.uploads import remove_upload, sweep_uploads
 from rerankfleet.workers.batch_limits.decide import set_limits
 
 REPUBLISHED = "republished"
@@ -48,6 +50,8 @@ REFUSED_MS = 600_000
 lost."""
 SWEEP_RENEWED_S = 60.0
 """How often a removal that takes long asks whether it may go on."""
+CORRECTED_S = 600.0
+"""How often the ledger of what jobs keep is brought in line with their records."""
 SWEEP_AGAIN_MS = 60_000
 """When the removal of files that failed is tried again."""
 HINTS_AT_ONCE = 64
@@ -66,6 +70,7 @@ class Monitor:
         self._hints = hints
         self._settings = settings
         self._missing_since: dict[str, float] = {}
+        self._corrected_s = -math.inf
 
     def tick(self) -> None:
         """Check the clock, the shards and the jobs."""
@@ -150,7 +155,19 @@ class Monitor:
                 log.warning("files of a job are not removed yet", job=job_id, error=str(error))
                 again_ms = SWEEP_AGAIN_MS
             self._store.jobs.end_sweep(job_id, again_ms=again_ms)
-        sweep_uploads(self._objects)
+        self._sweep_uploads()
+        if time.monotonic() - self._corrected_s >= CORRECTED_S:
+            self._corrected_s = time.monotonic()
+            self._store.ledger.correct()
+
+    def _sweep_uploads(self) -> None:
+        """Remove uploads whose writer died, and those that expired."""
+        ledger = self._store.ledger
+        for upload_id in ledger.lapsed_uploads():
+            if not is_id(upload_id) or remove_upload(self._objects, upload_id):
+                ledger.drop("uploads", upload_id)
+        _, left_s = sweep_uploads(self._objects)
+        ledger.drop_expired_uploads(left_s)
 
     def _remove(self, job_id: str, *, all_files: bool) -> None:
         """Remove files of a job while it cannot be retried. Raises WrongState when it was."""
@@ -168,6 +185,8 @@ class Monitor:
             for names in [()] if all_files else [("shards",), ("parts",)]:
                 keep()
                 self._objects.delete_tree(job_uri(self._objects, job_id, *names))
+        if not all_files:
+            self._store.ledger.set(job_id, "work_bytes", 0)
 
 
 def next_step(job: Job) -> str | None:

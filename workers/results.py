@@ -37,6 +37,7 @@ def write(
     data = dump_part(outcomes, provenance)
     if lease.file.startswith("redis:"):
         return store.inline.put(lease.job_id, f"part-{start}-{attempt}", data, inline_ttl_s)
+    store.ledger.add(lease.job_id, "work_bytes", len(data))
     objects.write(part_uri(objects, lease.job_id, start, attempt), data)
     return attempt
 

@@ -163,7 +163,10 @@ class Feeding:
             return uri
         uri = source.make_seekable()
         facts = {"plain_uri": uri, "input_tokens": str(source.tokens(uri))}
-        self._control.store.jobs.set_facts(self.job.id, **facts)
+        store, objects = self._control.store, self._control.objects
+        store.jobs.set_facts(self.job.id, **facts)
+        if uri != self.job.spec.input.uri:
+            store.ledger.set(self.job.id, "lines_bytes", objects.stat(uri).size)
         self.job = self.job.with_facts(facts)
         return uri
 
@@ -201,8 +204,10 @@ class Feeding:
         """Write a shard file under a name of this attempt. Returns the name."""
         objects, job = self._control.objects, self.job
         name = shard_file(job.round, shard.start, shard.end, uuid.uuid4().hex[:8])
+        data = dump_slices(shard.slices)
+        self._control.store.ledger.add(job.id, "work_bytes", len(data))
         try:
-            objects.write(shard_uri(objects, job.id, name), dump_slices(shard.slices))
+            objects.write(shard_uri(objects, job.id, name), data)
         except UsageError as error:
             if job.cancelled:  # it is not the input that is refused: nothing ends early
                 raise StorageUnavailable(str(error)) from error

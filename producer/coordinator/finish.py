@@ -56,9 +56,10 @@ def finish(job_id: str, control: Control) -> None:
         return
     try:
         with heartbeat(step.beat):
-            output = _publish(job, control, step)
+            output, size = _publish(job, control, step)
         _adapt_temperature(job, control)
-        if store.jobs.finish(job, step.token, output):
+        stored_bytes = 0 if job.spec.output else size
+        if store.jobs.finish(job, step.token, output, stored_bytes):
             forget_drafts(job_id, control.objects)
     except StepOver:
         step.end()
@@ -95,19 +96,19 @@ def output_uri(job: Job, objects: Objects) -> str:
     return job_uri(objects, job.id, f"output-{job.round}.jsonl")
 
 
-def _publish(job: Job, control: Control, step: Step) -> str:
-    """Write the output and its manifest, and let them appear. Returns the output's URI."""
+def _publish(job: Job, control: Control, step: Step) -> tuple[str, int]:
+    """Write the output and its manifest, and let them appear. Returns the output's URI, and how
+    many bytes it has."""
     jobs, objects = control.store.jobs, control.objects
     uri, decided = output_uri(job, objects), job.facts.get("publishing")
     discard_others(job.id, decided, objects)
     if decided is None:
         decided = _decided(job, control, step, uri)
     try:
-        publish(job.id, decided, objects)
+        return uri, publish(job.id, decided, objects)
     except DraftsLost:
         jobs.undecide(job.id, step.token, decided)
         raise
-    return uri
 
 
 def _decided(job: Job, control: Control, step: Step, uri: str) -> str:

@@ -65,8 +65,9 @@ class Attempt:
         self._objects.write(uri, json.dumps(value).encode())
 
 
-def publish(job_id: str, attempt: str, objects: Objects) -> None:
-    """Make the drafts of the attempt that was decided appear. Raises DraftsLost."""
+def publish(job_id: str, attempt: str, objects: Objects) -> int:
+    """Make the drafts of the attempt that was decided appear. Returns how many bytes they have.
+    Raises DraftsLost."""
     try:
         drafts = json.loads(objects.read(job_uri(objects, job_id, DRAFTS, attempt, ALL)))
     except UsageError as error:
@@ -76,6 +77,7 @@ def publish(job_id: str, attempt: str, objects: Objects) -> None:
         uri = draft["uri"]
         if not objects.publish(uri, draft["draft"]) and not _stands(uri, draft["size"], objects):
             raise DraftsLost(f"the draft of {uri} is gone")
+    return sum(draft["size"] for draft in drafts)
 
 
 def _stands(uri: str, size: int, objects: Objects) -> bool:

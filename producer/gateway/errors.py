@@ -47,7 +47,7 @@ STATUS_CODES = {
 """Codes of errors of HTTP itself, by status."""
 LOC_SHOWN = 4
 """Parts of a field's path in an error of a body."""
-_RETRY_AFTER_S = {429: 1, 503: 5}
+_RETRY_AFTER_S = {429: 1, 503: 5, 507: 60}
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -57,7 +57,14 @@ _TYPES = {
     424: "failed_dependency",
     429: "rate_limit_error",
 }
-_TEI_TYPES = {424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy", 504: "Backend"}
+_TEI_TYPES = {
+    424: "Backend",
+    429: "Overloaded",
+    500: "Backend",
+    503: "Unhealthy",
+    504: "Backend",
+    507: "Overloaded",
+}
 
 
 class InvalidField(UsageError):

@@ -115,7 +115,7 @@ class Requests:
 def _outcome(status: int) -> str:
     if status < 400:
         return "ok"
-    if status == 429:
+    if status in (429, 507):
         return "overloaded"
     return "client_error" if status < 500 else "server_error"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, Annotated
+from typing import IO, Annotated, TypeVar
 
 import anyio
 from fastapi import APIRouter, Query, Request
@@ -20,9 +21,10 @@ from rerankfleet.producer.gateway.errors import (
     UnsupportedBody,
 )
 from rerankfleet.producer.gateway.json_bodies import refuse_encoded
+from rerankfleet.producer.quotas import Reservation
 from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.uploads import new_upload, upload_uri
+from rerankfleet.shared.storage.uploads import new_upload, record_hash, upload_uri
 
 routes = APIRouter(tags=["uploads"])
 
@@ -89,7 +91,9 @@ async def upload(
     kind, suffix = _kind_of(request.headers.get("content-type", ""), name)
     ttl_s = _allowed_ttl_s(ttl_s, gateway.client.settings)
     with taken(gateway.uploads, "uploads"):
-        upload_id, expires_s, uri, size = await _keep(request, gateway, suffix, ttl_s)
+        upload_id, expires_s, uri, size = await _keep(
+            request, gateway, suffix, ttl_s, is_image=kind.startswith("image/")
+        )
     fields = {
         "id": upload_id,
         "uri": uri,
@@ -114,21 +118,54 @@ def _allowed_ttl_s(requested_s: float | None, settings: Settings) -> float:
 
 
 async def _keep(
-    request: Request, gateway: Gateway, suffix: str, ttl_s: float
+    request: Request, gateway: Gateway, suffix: str, ttl_s: float, *, is_image: bool
 ) -> tuple[str, int, str, int]:
     """Stream an upload into the storage. Returns its id, when it expires, its URI and its size."""
-    settings, objects = gateway.client.settings, gateway.client.objects
+    client = gateway.client
+    settings, objects, in_thread = client.settings, client.objects, gateway.in_thread
     upload_id, expires_s = new_upload(ttl_s)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
-    try:
-        async with _in_threads(gateway, objects.writer(uri)) as target:
-            write = partial(gateway.in_thread, target.write)
-            size = await _copy(request, write, settings.upload_bytes_max)
-    except BaseException:
-        with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
-            await gateway.in_thread(objects.delete_tree, upload_uri(objects, upload_id))
-        raise
+    announced = _announced_bytes(request, settings.upload_bytes_max)
+    reserved = Reservation(client.store, settings, "uploads", upload_id, announced)
+    async with _in_threads(gateway, reserved) as room:
+        try:
+            async with _in_threads(gateway, objects.writer(uri)) as target:
+                written = _Written(target, room)
+                size = await _copy(request, partial(in_thread, written.write), settings)
+            if not is_image:
+                await in_thread(record_hash, objects, upload_id, written.hexdigest())
+            await in_thread(room.keep_upload, expires_s, size)
+        except BaseException:
+            with anyio.CancelScope(shield=True), suppress(UsageError, StorageUnavailable):
+                await in_thread(objects.delete_tree, upload_uri(objects, upload_id))
+                await in_thread(room.release)
+            raise
     return upload_id, expires_s, uri, size
+
+
+def _announced_bytes(request: Request, bytes_max: int) -> int:
+    """The size that the client announced; 0 for none. Raises TooLarge."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if announced.isdecimal() else 0
+    _refuse_large(size, bytes_max)
+    return size
+
+
+class _Written:
+    """What is written of an upload: counted, hashed, and within its room."""
+
+    def __init__(self, target: IO[bytes], room: Reservation) -> None:
+        self._target, self._room = target, room
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def write(self, block: bytes) -> int:
+        self._size += len(block)
+        self._room.grow(self._size)
+        self._digest.update(block)
+        return self._target.write(block)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _kind_of(content_type: str, name: str) -> tuple[str, str]:
@@ -160,13 +197,12 @@ _TYPES = (
 _COMPRESSED = "leave this header out; a gzip file is uploaded as it is, as in ?name=pairs.jsonl.gz"
 
 
-async def _copy(request: Request, write: Write, bytes_max: int) -> int:
+async def _copy(request: Request, write: Write, settings: Settings) -> int:
     """Write the body in blocks, within the cap. Returns its size."""
     size, block = 0, bytearray()
     async for chunk in _chunks(request):
         size += len(chunk)
-        if size > bytes_max:
-            raise TooLarge(f"the upload is larger than {bytes_max} bytes", hint=_LARGER)
+        _refuse_large(size, settings.upload_bytes_max)
         block += chunk
         if len(block) >= BLOCK_BYTES:
             await write(bytes(block))
@@ -175,6 +211,11 @@ async def _copy(request: Request, write: Write, bytes_max: int) -> int:
         raise UnreadableBody(("body",), "the upload is empty", hint="send the file as the body")
     await write(bytes(block))
     return size
+
+
+def _refuse_large(size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise TooLarge(f"the upload is larger than {bytes_max} bytes", hint=_LARGER)
 
 
 Write = Callable[[bytes], Awaitable[int]]
@@ -192,10 +233,13 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
 _LARGER = "put it into S3 and name its URI, or raise RERANK_UPLOAD_BYTES_MAX"
 
 
+Opened = TypeVar("Opened")
+
+
 @asynccontextmanager
 async def _in_threads(
-    gateway: Gateway, opened: AbstractContextManager[IO[bytes]]
-) -> AsyncIterator[IO[bytes]]:
+    gateway: Gateway, opened: AbstractContextManager[Opened]
+) -> AsyncIterator[Opened]:
     """A blocking context, entered and left in threads."""
     stream = await gateway.in_thread(opened.__enter__)
     try:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from rerankfleet.producer.contents import CONTENT_HINT, read_contents
 from rerankfleet.producer.given_images import inline_uri
 from rerankfleet.producer.inputs.folders import IMAGE_SUFFIXES, is_folder, survey
-from rerankfleet.producer.inputs.jsonl import pin
+from rerankfleet.producer.inputs.jsonl import Grow, no_quota, pin
 from rerankfleet.producer.inputs.tables import (
     IMAGES,
     csv_lines,
@@ -129,8 +129,11 @@ def _query(where: str, number: int, value: Any) -> Document:
 # ---- images -------------------------------------------------------------------------------------
 
 
-def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: str) -> InputRef:
-    """Check a catalog's images and pin them; a prefix or folder is listed while the job is cut.
+def pin_catalog(
+    source: str, objects: Objects, settings: Settings, upload_to: str, grow: Grow = no_quota
+) -> InputRef:
+    """Check a catalog's images and pin them, for which `grow` makes room; a prefix or folder is
+    listed while the job is cut.
 
     A local listing is uploaded to `upload_to` as lines; a URI stays where it is.
     Raises UsageError when it is missing, not allowed or not a listing.
@@ -141,13 +144,13 @@ def pin_catalog(source: str, objects: Objects, settings: Settings, upload_to: st
         return _pin_folder(source, objects)
     suffix = table_suffix(source)
     if not suffix:
-        return pin(source, objects, settings, upload_to, probe=_probe)
+        return pin(source, objects, settings, upload_to, grow, probe=_probe)
     if is_uri(source):
         upload_to = f"{upload_to.removesuffix('.jsonl')}{suffix}"
         probe = _probe_parquet if suffix == ".parquet" else _probe_csv
-        return pin(source, objects, settings, upload_to, probe=probe)
+        return pin(source, objects, settings, upload_to, grow, probe=probe)
     with table_lines(source, objects, settings.max_line_bytes) as lines:
-        return _upload(lines, source, objects, upload_to)
+        return _upload(lines, source, objects, upload_to, grow)
 
 
 def _is_local_folder(source: str, objects: Objects) -> bool:
@@ -171,13 +174,17 @@ def _pin_folder(uri: str, objects: Objects) -> InputRef:
     return InputRef(uri=uri, size=0, tag="", passed_over=passed_over)
 
 
-def _upload(lines: Iterator[bytes], source: str, objects: Objects, target: str) -> InputRef:
+def _upload(
+    lines: Iterator[bytes], source: str, objects: Objects, target: str, grow: Grow
+) -> InputRef:
     """Write lines into the storage, once some of the first are images."""
     head = list(islice(lines, PROBE_LINES))
     _refuse_others(head, source)
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     with objects.writer(target) as out:
         for line in chain(head, lines):
+            size += len(line)
+            grow(size)
             digest.update(line)
             out.write(line)
     stat = objects.stat(target)

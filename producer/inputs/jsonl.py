@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import cast
 
 from rerankfleet.producer.inputs.cursor import Cursor, Read
@@ -41,7 +42,7 @@ from rerankfleet.shared.job_spec import InputRef
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects
-from rerankfleet.shared.storage.uploads import is_upload
+from rerankfleet.shared.storage.uploads import is_upload, recorded_hash
 
 SKIPPED_PER_CUT = 10_000
 """After so many files of a folder that are no images, the position moves on without one."""
@@ -52,8 +53,14 @@ HEAD_BYTES = 256 << 10
 """How much of an input is read to estimate the cost of all of it."""
 
 
+Grow = Callable[[int], None]
+"""Makes room for so many bytes in all, before the last of them are written."""
 Probe = Callable[[io.BufferedReader, str], None]
 """Refuses an input by its first bytes, without consuming them; the text is its name."""
+
+
+def no_quota(_: int) -> None:
+    """There is room for any number of bytes."""
 
 
 # ---- before the job -----------------------------------------------------------------------------
@@ -64,37 +71,55 @@ def pin(
     objects: Objects,
     settings: Settings,
     upload_to: str,
+    grow: Grow = no_quota,
     probe: Probe = probe,
 ) -> InputRef:
-    """Check an input and pin its bytes.
+    """Check an input and pin its bytes, for which `grow` makes room.
 
     A local path or `-` is uploaded to `upload_to` as plain lines; a URI stays where it is. An
-    upload expires, so the job copies it, packed as it is.
+    upload expires, so the storage makes the job a copy, packed as it is.
     Raises UsageError when it is missing, not allowed, empty or refused by `probe`.
     """
     if is_upload(source, settings):
-        return _pin_upload(source, objects, upload_to, probe)
+        return _pin_upload(source, objects, upload_to, grow, probe)
     if is_uri(source):
         return _pin_uri(source, objects, probe)
+    if (path := Path(source)).is_file():
+        grow(path.stat().st_size)
     with open_local(source) as raw:
         hashing = Hashing(raw)
         with plain(hashing, source) as lines:
             probe(lines, source)
-            return _copied(lines, hashing, objects, upload_to)
+            return _copied(lines, hashing, objects, upload_to, grow)
 
 
-def _pin_upload(uri: str, objects: Objects, upload_to: str, probe: Probe) -> InputRef:
+def _pin_upload(uri: str, objects: Objects, upload_to: str, grow: Grow, probe: Probe) -> InputRef:
+    grow(objects.stat(uri).size)
     _probe_uri(uri, objects, probe)
-    with objects.open(uri) as raw:
-        hashing = Hashing(raw)
-        return _copied(hashing, hashing, objects, upload_to)
+    sha256 = recorded_hash(objects, uri)
+    if sha256 is None:
+        with objects.open(uri) as raw:
+            hashing = Hashing(raw)
+            while hashing.read(COPY_BYTES):
+                beat()
+        sha256 = hashing.hexdigest()
+    objects.copy(uri, upload_to)
+    stat = objects.stat(upload_to)
+    return InputRef(uri=upload_to, size=stat.size, tag=stat.tag, sha256=sha256)
 
 
 def _copied(
-    source: io.RawIOBase | io.BufferedReader, hashing: Hashing, objects: Objects, target: str
+    source: io.RawIOBase | io.BufferedReader,
+    hashing: Hashing,
+    objects: Objects,
+    target: str,
+    grow: Grow,
 ) -> InputRef:
+    size = 0
     with objects.writer(target) as out:
         while block := source.read(COPY_BYTES):
+            size += len(block)
+            grow(size)
             out.write(block)
     stat = objects.stat(target)
     return InputRef(uri=target, size=stat.size, tag=stat.tag, sha256=hashing.hexdigest())

@@ -37,7 +37,7 @@ is full, Redis is away as well."""
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _INCLUDE = "-- include "
-"""First line of a script that uses another file's functions."""
+"""A line of a script that uses another file's functions."""
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -141,12 +141,10 @@ class Scripts:
 
 
 def _source(path: Path) -> str:
-    """A script's text, preceded by that of the file it includes."""
+    """A script's text, preceded by those of the files it includes."""
     text = path.read_text()
-    first = text.partition("\n")[0]
-    if not first.startswith(_INCLUDE):
-        return text
-    return (_SCRIPTS / first.removeprefix(_INCLUDE)).read_text() + text
+    names = [line.removeprefix(_INCLUDE) for line in text.splitlines() if line.startswith(_INCLUDE)]
+    return "".join((_SCRIPTS / name).read_text() for name in names) + text
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import redis
 import structlog
 
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, UsageError
+from rerankfleet.shared.errors import KeyConflict, UnknownJob, UnreadableJob, UsageError, WrongState
 from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.state.connection import Connection, now_ms
@@ -24,9 +24,6 @@ from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShar
 
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take at most."""
-
-SUBMISSION_MS = 24 * 3_600_000
-"""How long a submission may take at most, from the first byte that it stores to its job."""
 
 log = structlog.get_logger()
 
@@ -51,11 +48,14 @@ class Jobs:
         deadline_ms: int = 0,
         inline_ttl_ms: int = 0,
         shards: Sequence[OpenShard] = (),
+        stored_bytes: int | None = None,
     ) -> str:
         """Create a job; an inline one is sealed from the start, with open shards and a deadline.
+        `stored_bytes`: of the files that it has already, for which bytes were reserved.
 
         Returns its id, or that of the job which already has this key, input and options.
-        Raises KeyConflict when the key belongs to another input or other options.
+        Raises KeyConflict when the key belongs to another input or other options, and WrongState
+        when the reservation lapsed.
         """
         keys = self._keys
         inline: list[str | int] = [shards[-1].end] if shards else []
@@ -71,6 +71,7 @@ class Jobs:
                 keys.open(spec.model),
                 keys.job_open(job_id),
                 keys.sweep,
+                keys.stored("jobs"),
                 *([keys.job_key(spec.key)] if spec.key else []),
             ],
             [
@@ -80,6 +81,7 @@ class Jobs:
                 spec.model,
                 deadline_ms or LOOK_AGAIN_MS,
                 inline_ttl_ms,
+                "" if stored_bytes is None else stored_bytes,
                 *inline,
             ],
         )
@@ -89,6 +91,11 @@ class Jobs:
             raise KeyConflict(
                 f"the key {spec.key!r} belongs to job {id_}, made from another input or options",
                 hint="choose another key, or submit the same input and options",
+            )
+        if answer == "lapsed":
+            raise WrongState(
+                "the submission gave no sign of life for too long, and its files may be gone",
+                hint="submit it again",
             )
         return cast(str, id_)
 
@@ -254,14 +261,16 @@ class Jobs:
         """Let another attempt publish than the one that was decided."""
         self._scripts.run("undecide", [self._keys.job(job_id)], [token, attempt])
 
-    def finish(self, job: Job, token: str, output: str) -> bool:
-        """End a job whose output is published."""
+    def finish(self, job: Job, token: str, output: str, stored_bytes: int = 0) -> bool:
+        """End a job whose output is published, of which so many bytes are in the storage."""
         k, settings = self._keys, self._settings
         keys = [k.job(job.id), k.jobs, k.job_open(job.id), k.job_parts(job.id), k.sweep]
+        keys += [k.stored("jobs")]
         keys += _own_key(job)
         result_ms, parts_ms = settings.result_ttl_s * 1000, settings.parts_ttl_s * 1000
         channel = k.done_channel(job.id)
         args: list[str | int] = [job.id, token, output, int(result_ms), int(parts_ms), channel]
+        args.append(stored_bytes)
         return bool(self._scripts.run("finish", keys, args))
 
     def unfinished(self) -> list[str]:
@@ -282,11 +291,6 @@ class Jobs:
     def models(self) -> list[str]:
         """Every model that a job was made for."""
         return sorted(cast("set[str]", self._redis.smembers(self._keys.models)))
-
-    def announce_files(self, job_id: str) -> None:
-        """Let the files of a job that is still to be made be removed if it never is."""
-        due_ms = now_ms(self._redis) + SUBMISSION_MS
-        self._redis.zadd(self._keys.sweep, {job_id: due_ms}, nx=True)
 
     def sweepable(self) -> list[str]:
         """Finished jobs whose files may be removed."""
@@ -310,7 +314,9 @@ class Jobs:
     def end_sweep(self, job_id: str, again_ms: int = 0) -> None:
         """End the removal, and set after how long it is repeated; 0: never."""
         k = self._keys
-        self._scripts.run("swept", [k.job(job_id), k.sweep, k.recent], [job_id, again_ms])
+        self._scripts.run(
+            "swept", [k.job(job_id), k.sweep, k.recent, k.stored("jobs")], [job_id, again_ms]
+        )
 
     def has_ended(self, job_id: str) -> bool:
         """Whether a job has ended."""

@@ -7,6 +7,7 @@ Written in: the module of this package. By: the processes that call it (coord: t
     {p}:recent             zset   permanent, trimmed       jobs                  client
     {p}:sweep              zset   permanent, emptied       jobs                  all
     {p}:models             set    permanent, one per model jobs                  client
+    {p}:stored:{kind}      hash   permanent, emptied       ledger, jobs          all
     {p}:open:{model}       zset   gone when empty          jobs, shards          coord, worker
     {p}:job:{id}           hash   result_ttl after the end jobs, shards          all
     {p}:job:{id}:open      hash   gone when empty          jobs, shards          coord, worker
@@ -68,6 +69,10 @@ class Keys:
     def models(self) -> str:
         """Every model that a job was made for."""
         return f"{self.prefix}:models"
+
+    def stored(self, kind: str) -> str:
+        """The ledger of bytes in the storage, of jobs or uploads (scripts/include/ledger.lua)."""
+        return f"{self.prefix}:stored:{kind}"
 
     @property
     def workers(self) -> str:

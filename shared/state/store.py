@@ -2,6 +2,7 @@
 
 store.jobs          created, paused, cancelled, retried, finished
 store.shards        opened, claimed, renewed, committed, released, split
+store.ledger        bytes that jobs and uploads keep in the storage
 store.inline        small payloads and results
 store.fleet         heartbeats, observations, batch limits
 store.statistics    counters by the hour, temperatures of profiles
@@ -26,6 +27,7 @@ from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot, read_snapshot
 from rerankfleet.shared.state.inline import Inline
 from rerankfleet.shared.state.jobs import Jobs
 from rerankfleet.shared.state.keys import Keys
+from rerankfleet.shared.state.ledger import Ledger
 from rerankfleet.shared.state.shards import Shards
 from rerankfleet.shared.state.statistics import StatisticsRecords
 
@@ -41,6 +43,7 @@ class Store:
         self.inline = Inline(connection)
         self.jobs = Jobs(connection, self.inline)
         self.shards = Shards(connection, self.inline)
+        self.ledger = Ledger(connection)
         self.fleet = Fleet(connection)
         self.statistics = StatisticsRecords(connection)
         self.coordination = Coordination(connection)

@@ -23,9 +23,12 @@ from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import (
     S3Body,
     abort_upload,
+    abort_uploads,
     complete_upload,
+    copy_object,
     multipart,
     new_upload,
+    unfinished_keys,
     upload,
 )
 
@@ -92,6 +95,12 @@ class Buckets:
             )
         return [f["Prefix"][len(prefix) : -1] for f in page.get("CommonPrefixes", ())]
 
+    def unfinished(self, uri: str) -> set[str]:
+        """The names directly under a prefix below which an upload is not completed."""
+        with self._checked(uri, listing=True) as (bucket, prefix):
+            keys = [key for key, _ in unfinished_keys(self.client, bucket, prefix)]
+        return {key.removeprefix(prefix).partition("/")[0] for key in keys}
+
     def is_occupied(self, uri: str) -> bool:
         """Whether there is anything under a prefix."""
         return bool(self.page(uri, "")[0])
@@ -103,6 +112,12 @@ class Buckets:
         """A stream into a new object, which appears when the block ends well."""
         with self._checked(uri) as place, multipart(self.client, *place) as stream:
             yield stream
+
+    def copy(self, source: str, target: str) -> None:
+        """Make an object of another one, within S3."""
+        self.check(source)
+        with self._checked(target) as place:
+            copy_object(self.client, bucket_and_key(source), place)
 
     def new_draft(self, uri: str, _name: str) -> str:
         """Begin an object that appears when it is published. Returns the id of its upload."""
@@ -129,6 +144,7 @@ class Buckets:
         """Remove all objects below some names under a prefix of the storage."""
         uri = "/".join((room, *names))
         with self._checked(uri) as (bucket, prefix):
+            abort_uploads(self.client, bucket, f"{prefix}/")
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=bucket, Prefix=f"{prefix}/"
             )

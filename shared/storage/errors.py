@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import (
     CredentialsRefused,
+    ObjectMissing,
+    StorageFull,
     StorageRefused,
     StorageUnavailable,
     UsageError,
 )
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The disk is full, or what its user may have of it."""
 
 
 @contextmanager
@@ -23,7 +28,7 @@ def clear_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise StorageRefused(f"{uri} does not exist", hint="check the path") from error
+        raise ObjectMissing(f"{uri} does not exist", hint="check the path") from error
     except (IsADirectoryError, FileExistsError) as error:
         raise StorageRefused(f"{uri} is a folder, or one is needed", hint="name a file") from error
     except PermissionError as error:
@@ -40,6 +45,11 @@ def clear_errors(uri: str) -> Iterator[None]:
                 f"{uri} leads through links without an end, or to one that was put there meanwhile",
                 hint="check the links",
             ) from error
+        if error.errno in FULL:
+            raise StorageFull(
+                f"{uri} cannot be written: its disk is full ({error.strerror})",
+                hint="make room on it; what waits for that goes on by itself",
+            ) from error
         raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
     except Exception as error:
         if not is_s3_error(error):
@@ -50,7 +60,7 @@ def clear_errors(uri: str) -> Iterator[None]:
 def _s3_error(uri: str, error: Exception) -> Exception:
     failure, code = classify(error)
     if failure is S3Failure.MISSING:
-        return StorageRefused(f"{uri} does not exist ({code})", hint="check bucket and key")
+        return ObjectMissing(f"{uri} does not exist ({code})", hint="check bucket and key")
     if failure is S3Failure.REFUSED:
         return StorageRefused(f"{uri} was refused ({code})", hint="check the AWS credentials")
     if failure is S3Failure.CREDENTIALS:

@@ -23,7 +23,7 @@ from rerankfleet.shared.storage.below import (
     replace_file,
 )
 from rerankfleet.shared.storage.errors import clear_errors
-from rerankfleet.shared.storage.folders import remove_tree, walk
+from rerankfleet.shared.storage.folders import link_or_copy, remove_tree, walk
 from rerankfleet.shared.storage.names import Stat, is_name
 
 NAME_BYTES_MAX = 255
@@ -159,6 +159,18 @@ class Files:
                 with suppress(OSError):
                     os.unlink(draft, dir_fd=folder)
                 raise
+
+    def copy(self, source: str, target: str) -> None:
+        """Make a file of the bytes of another one, shared where the file system can."""
+        draft = _draft_name(uuid.uuid4().hex)
+        with self._clear_errors(target), self._place(target, make=True) as (folder, name):
+            with self._place(source) as (from_folder, from_name):
+                try:
+                    link_or_copy(from_name, from_folder, draft, folder)
+                    replace_file(draft, name, folder)
+                finally:
+                    with suppress(FileNotFoundError):  # of two names of one file, none is renamed
+                        os.unlink(draft, dir_fd=folder)
 
     def new_draft(self, uri: str, name: str) -> str:
         """Begin a file that appears when it is published."""

@@ -1,4 +1,6 @@
-"""Folders of a disk: their files in a stable order, and their removal, through no link."""
+"""Folders of a disk: their files in a stable order, their removal, and copies that share bytes.
+
+No link is followed."""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.storage.below import listable, open_folder
-from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.below import listable, new_file, open_file, open_folder
+from rerankfleet.shared.storage.errors import FULL, clear_errors
 
 
 def remove_tree(name: str, folder: int) -> None:
@@ -29,6 +31,50 @@ def remove_tree(name: str, folder: int) -> None:
             os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         return
+
+
+COPY_BYTES = 64 << 20
+"""Bytes that one call copies in the kernel."""
+
+
+def link_or_copy(name: str, folder: int, copy: str, copy_folder: int) -> None:
+    """Give a file that nobody changes a second name, so that its bytes are shared and outlive the
+    first one. Where the file system has no such names, the bytes are copied, shared if it can.
+    Raises NotAFile and other OSErrors."""
+    source = open_file(name, folder)
+    try:
+        if not _linked(name, folder, copy, copy_folder, os.fstat(source)):
+            _copy(source, new_file(copy, copy_folder))
+    finally:
+        os.close(source)
+
+
+def _linked(name: str, folder: int, copy: str, copy_folder: int, source: os.stat_result) -> bool:
+    """Whether a second name was given to the file `source`."""
+    try:
+        os.link(name, copy, src_dir_fd=folder, dst_dir_fd=copy_folder, follow_symlinks=False)
+    except OSError:  # another file system, one without links, a file of another user
+        return False
+    if os.path.samestat(os.stat(copy, dir_fd=copy_folder, follow_symlinks=False), source):
+        return True
+    os.unlink(copy, dir_fd=copy_folder)  # the name was swapped meanwhile
+    return False
+
+
+def _copy(source: int, target: int) -> None:
+    with os.fdopen(os.dup(source), "rb") as data, os.fdopen(target, "wb") as copy:
+        try:
+            while os.copy_file_range(data.fileno(), copy.fileno(), COPY_BYTES):
+                beat()
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            data.seek(0)  # between file systems of two kinds
+            copy.truncate(0)
+            copy.seek(0)
+            shutil.copyfileobj(data, copy, COPY_BYTES)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def walk(handle: int, path: Path, after: tuple[str, ...]) -> Iterator[Path]:

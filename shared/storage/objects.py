@@ -147,6 +147,13 @@ class Objects:
         return self._half(uri).folders(uri, count)
 
     @retry_storage
+    def unfinished(self, uri: str) -> set[str]:
+        """The names of folders directly under a prefix in which S3 has parts of what was never
+        completed; those of a disk show among its folders. `uri` ends with a slash."""
+        half = self._half(uri)
+        return half.unfinished(uri) if isinstance(half, Buckets) else set()
+
+    @retry_storage
     def is_folder(self, uri: str) -> bool:
         """Whether a URI names a folder of a disk. Raises NotAllowed for one that may not be
         touched."""
@@ -179,6 +186,15 @@ class Objects:
         """A stream into a new object, published when the block ends well, discarded otherwise."""
         with self._half(uri).writer(uri) as stream:
             yield stream
+
+    @retry_storage
+    def copy(self, source: str, target: str) -> None:
+        """Make an object of the bytes of another one in the same kind of storage, which nobody
+        changes. The storage copies, or lets both share the bytes: none comes through here."""
+        half = self._half(source)
+        if half is not self._half(target):
+            raise UsageError(f"{safe_uri(source)} and {safe_uri(target)} are of two kinds")
+        half.copy(source, target)
 
     # ---- drafts ---------------------------------------------------------------------------------
 

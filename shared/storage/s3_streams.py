@@ -1,4 +1,5 @@
-"""Objects of S3 as streams: one to read, and one that uploads what is written in parts."""
+"""Objects of S3 as streams: one to read, and one that uploads what is written in parts; and copies
+that S3 makes itself."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from rerankfleet.shared.storage.errors import clear_errors
 
 S3_PART_BYTES = 16 << 20
 """Multipart uploads: 10,000 parts of this size make 160 GB, the largest output of one job."""
+
+S3_COPY_PART_BYTES = 256 << 20
+"""A larger object is copied in parts: one call copies 5 GB at most, and takes long before that."""
 
 
 @contextmanager
@@ -53,6 +57,30 @@ def complete_upload(s3: Any, bucket: str, key: str, upload_id: str) -> bool:
     except s3.exceptions.NoSuchUpload:
         return False
     return True
+
+
+def copy_object(s3: Any, source: tuple[str, str], target: tuple[str, str]) -> None:
+    """Copy an object, each given by bucket and key: S3 moves the bytes, a large one in parts."""
+    from boto3.s3.transfer import TransferConfig  # only s3:// users pay for the import
+
+    config = TransferConfig(
+        multipart_threshold=S3_COPY_PART_BYTES, multipart_chunksize=S3_COPY_PART_BYTES
+    )
+    s3.copy(dict(zip(("Bucket", "Key"), source, strict=True)), *target, Config=config)
+
+
+def abort_uploads(s3: Any, bucket: str, prefix: str) -> None:
+    """Remove every upload under a prefix that was never completed: nobody sees its parts, but they
+    are paid for."""
+    for key, upload_id in list(unfinished_keys(s3, bucket, prefix)):
+        abort_upload(s3, bucket, key, upload_id)
+
+
+def unfinished_keys(s3: Any, bucket: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """The key and the id of every upload under a prefix that is not completed."""
+    for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+        for begun in page.get("Uploads", ()):
+            yield begun["Key"], begun["UploadId"]
 
 
 def abort_upload(s3: Any, bucket: str, key: str, upload_id: str) -> None:

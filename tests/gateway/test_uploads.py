@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from rerankfleet.producer.gateway.middleware import slow_clients
@@ -16,6 +17,7 @@ from rerankfleet.shared.addresses import local_path
 from rerankfleet.shared.errors import ItemError
 from rerankfleet.shared.storage import uploads as module
 from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.storage.s3_streams import S3Body
 from rerankfleet.shared.storage.uploads import is_upload, new_upload, sweep_uploads, upload_uri
 from rerankfleet.workers.images.source import ImageSource
 from tests.support.drawn import png
@@ -216,7 +218,7 @@ def test_an_upload_lives_as_long_as_it_asks_for(change, monkeypatch):
 @pytest.mark.parametrize("storage", [None, "s3://pairs/work"])
 def test_uploads_go_when_their_time_is_over(storage, change, s3, settings):
     objects = Objects(change(storage=storage) if storage else settings)
-    assert sweep_uploads(objects) == 0
+    assert sweep_uploads(objects)[0] == 0
     # given uploads over their time, one that is not, and a draft that was never published
     old, _ = new_upload(-10)
     older, _ = new_upload(-100)
@@ -224,21 +226,64 @@ def test_uploads_go_when_their_time_is_over(storage, change, s3, settings):
     for one in (old, older, fresh):
         objects.write(upload_uri(objects, one, "upload.png"), b"x")
     # when it is swept, again and again
-    assert [sweep_uploads(objects) for _ in range(2)] == [2, 0]
+    assert [sweep_uploads(objects)[0] for _ in range(2)] == [2, 0]
     # then only the fresh one is left
     assert objects.folders(objects.at("uploads") + "/") == [fresh]
     assert objects.read(upload_uri(objects, fresh, "upload.png")) == b"x"
 
 
-def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet, objects):
+LINE = {"query": "q", "documents": ["a"]}
 
+
+def test_a_job_keeps_its_input_when_the_upload_goes(http, settings, store, fleet, objects):
     fleet.beat(worker_row())
-    line = {"query": "q", "documents": ["a"]}
-    uri = http.post("/v1/uploads?name=a.jsonl", json=line).json()["uri"]
-    job = http.post("/v1/jobs", json={"input": uri}).json()
+    upload = http.post("/v1/uploads?name=a.jsonl", json=LINE).json()
+    job = http.post("/v1/jobs", json={"input": upload["uri"]}).json()
     pinned = store.jobs.get(job["id"]).spec.input
     assert not is_upload(pinned.uri, settings)
+    # both share their bytes, until one goes
+    assert local_path(pinned.uri).samefile(local_path(upload["uri"]))
+    objects.delete_tree(upload_uri(objects, upload["id"]))
     assert objects.stat(pinned.uri).size == pinned.size
+    assert json.loads(objects.read(pinned.uri)) == LINE
+
+
+@pytest.mark.parametrize("hash_is_lost", [False, True])
+def test_the_same_bytes_uploaded_again_are_the_same_job(http, fleet, objects, hash_is_lost):
+    # given a client that makes a job of an upload under a key
+    fleet.beat(worker_row())
+
+    def submitted(line: dict[str, object]) -> httpx.Response:
+        upload = http.post("/v1/uploads?name=a.jsonl", json=line).json()
+        if hash_is_lost:  # a gateway of an older version kept none
+            local_path(upload_uri(objects, upload["id"], "sha256")).unlink()
+        return http.post("/v1/jobs", json={"input": upload["uri"], "key": "k"})
+
+    first = submitted(LINE).json()["id"]
+    # when it starts anew, it finds its job
+    assert submitted(LINE).json()["id"] == first
+    # and other bytes are refused under this key
+    assert submitted(LINE | {"query": "other"}).status_code == 409
+
+
+def test_of_an_upload_that_becomes_a_job_in_s3_only_the_first_bytes_are_read(
+    s3, change, fleet, monkeypatch
+):
+    # given a large upload in S3
+    fleet.beat(worker_row())
+    with running_gateway(change(storage="s3://pairs/work")) as http:
+        lines = json.dumps(LINE).encode() + b"\n" + b" " * (9 << 20) + b"\n"
+        uri = http.post("/v1/uploads?name=a.jsonl", content=lines).json()["uri"]
+        read: list[int] = []
+        real = S3Body.readinto
+        monkeypatch.setattr(S3Body, "readinto", lambda *args: read.append(real(*args)) or read[-1])
+        # when a job is made of it
+        answer = http.post("/v1/jobs", json={"input": uri})
+    # then its bytes did not come through here, and it has them
+    assert answer.status_code == 201
+    assert sum(read) <= 2 << 20
+    key = f"work/jobs/{answer.json()['id']}/input.jsonl"
+    assert s3.head_object(Bucket="pairs", Key=key)["ContentLength"] == len(lines)
 
 
 def test_an_upload_that_unpacks_to_much_is_not_unpacked_while_its_job_is_made(

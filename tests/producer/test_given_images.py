@@ -191,10 +191,10 @@ def test_a_damaged_file_that_pil_opened_is_refused():
 # ---- the way ------------------------------------------------------------------------------------
 
 
-def test_small_images_travel_in_the_request_and_large_ones_as_uploads(objects, settings):
+def test_small_images_travel_in_the_request_and_large_ones_as_uploads(store, objects, settings):
     settings = settings.model_copy(update={"inline_bytes_max": 2000})
     small, large = bytes(range(60)), bytes(3000)
-    with ImageSender(objects, settings) as sender:
+    with ImageSender(store, objects, settings) as sender:
         inline, upload, again = (sender.uri(each) for each in (small, large, small))
         assert base64.b64decode(inline.partition(",")[2]) == small
         assert again == inline
@@ -203,9 +203,9 @@ def test_small_images_travel_in_the_request_and_large_ones_as_uploads(objects, s
     assert not objects.exists(upload)
 
 
-def test_images_leave_room_for_the_texts_of_their_request(objects, settings):
+def test_images_leave_room_for_the_texts_of_their_request(store, objects, settings):
     settings = settings.model_copy(update={"inline_bytes_max": 2000})
-    with ImageSender(objects, settings) as sender:
+    with ImageSender(store, objects, settings) as sender:
         uris = [sender.uri(bytes(300)) for _ in range(4)]
     assert [uri.startswith("data:") for uri in uris] == [True, True, False, False]
 

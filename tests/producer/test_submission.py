@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import io
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+from rerankfleet.producer import quotas
 from rerankfleet.producer.client import Client
+from rerankfleet.producer.quotas import amount
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import (
     KeyConflict,
     NotAllowed,
     OutputExists,
+    StorageFull,
     StorageUnavailable,
     UnknownModel,
     UsageError,
 )
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys
+from rerankfleet.shared.storage import objects as objects_module
 from rerankfleet.workers.monitor import Monitor
 from tests.support.fleet import MODEL, worker_row
 from tests.support.jobs import LINES, do, stored
 from tests.support.records import hints_waiting
+from tests.support.wait import patient, wait_until
 
 # ---- which model --------------------------------------------------------------------------------
 
@@ -248,3 +256,95 @@ def test_ones_own_profiles_come_from_the_settings(settings, fleet, source, store
 
     assert (spec.profile, spec.temperature, spec.max_length) == ("shop", 0.5, 4096)
     assert spec.instructions == {"de": "Finde Waren"}
+
+
+# ---- the quota of jobs --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(settings, fleet):
+    """`limited(3000)`: a client of a fleet whose jobs may keep so many bytes."""
+    fleet.beat(worker_row())
+    return lambda size: Client(settings.model_copy(update={"jobs_bytes_max": size}))
+
+
+@pytest.mark.parametrize("catalog", [False, True])
+def test_a_job_beyond_the_quota_is_refused_before_any_work(
+    limited, jsonl, store, tmp_path, catalog
+):
+    # given a job that keeps most of what jobs may
+    source = jsonl(*(["s3://pairs/a.jpg" * 10] * 100 if catalog else LINES * 10), name="in.txt")
+    size = source.stat().st_size
+    api = limited(int(1.9 * size))
+    submit = (
+        (lambda: api.submit_catalog(source, ["q"])) if catalog else (lambda: api.submit(source))
+    )
+    first = submit()
+    kept = stored(tmp_path)
+    # when another one does not fit
+    with pytest.raises(StorageFull) as refused:
+        submit()
+    # then it says what is used, what is allowed, and what to do
+    assert "jobs keep" in str(refused.value)
+    assert f"of {amount(int(1.9 * size))} at most" in str(refused.value)
+    assert "RERANK_JOBS_BYTES_MAX" in refused.value.hint
+    assert (stored(tmp_path), store.jobs.unfinished()) == (kept, [first])
+    assert size <= store.ledger.used("jobs") < 1.1 * size
+
+
+def test_an_input_of_unknown_size_is_stopped_at_the_quota(limited, store, tmp_path, monkeypatch):
+    api = limited(300_000)
+    monkeypatch.setattr(
+        "sys.stdin",
+        SimpleNamespace(buffer=io.BytesIO(json.dumps(LINES[0]).encode() + b" " * 10**6)),
+    )
+    with pytest.raises(StorageFull):
+        api.submit("-")
+    assert stored(tmp_path) == []
+    assert store.ledger.used("jobs") == 0
+
+
+def test_what_a_job_keeps_is_counted_until_it_is_removed(
+    limited, control, store, objects, client, tmp_path, hints
+):
+    # given a job at its end
+    def on_disk() -> int:
+        return sum((tmp_path / "storage" / name).stat().st_size for name in stored(tmp_path))
+
+    api = limited(1_000_000)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    job_id = api.submit(tmp_path / "in.jsonl")
+    do(control, job_id)
+    assert api.status(job_id).state == "done"
+    # then all its files are counted
+    assert store.ledger.used("jobs") == on_disk() > 0
+    monitor = Monitor(store, objects, hints, api.settings)
+    for gone in ("shards and parts", "everything"):
+        # when some or all of them are removed
+        client.zadd(store.keys.sweep, {job_id: 0})
+        if gone == "everything":
+            client.delete(store.keys.job(job_id))
+        monitor.sweep()
+        assert store.ledger.used("jobs") == on_disk(), gone
+    assert on_disk() == 0
+
+
+def test_a_submission_lives_as_long_as_its_process_however_slow_its_input(
+    api, source, store, monkeypatch
+):
+    # given an input that comes more slowly than a reservation lasts
+    monkeypatch.setattr(quotas, "LEASE_S", patient(0.5))
+    real, due = objects_module.Objects.stat, []
+
+    def slow(self: Any, uri: str) -> Any:
+        if uri.endswith("/input.jsonl") and not due:
+            job_id = uri.split("/")[-2]
+            due.append(store.client.zscore(store.keys.sweep, job_id))
+            renewed = lambda: store.client.zscore(store.keys.sweep, job_id) > due[0] + 500  # noqa: E731
+            wait_until(renewed, 20, "it is renewed")
+        return real(self, uri)
+
+    monkeypatch.setattr(objects_module.Objects, "stat", slow)
+    job_id = api.submit(source)
+    assert store.jobs.get(job_id).number("input_bytes") == source.stat().st_size
+    assert store.client.zcard(store.keys.sweep) == 0

@@ -26,6 +26,8 @@ def _may_stay(client: redis.Redis, prefix: str, key: str, unfinished: set[str]) 
         return True
     if kind == "job":
         return rest.partition(":")[0] in unfinished
+    if kind == "stored":  # what finished jobs and uploads keep
+        return True
     if kind == "open":
         jobs = {member.rsplit("/", 1)[0] for member in client.zrange(key, 0, -1)}
         return jobs <= unfinished

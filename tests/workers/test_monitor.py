@@ -406,7 +406,7 @@ def test_files_of_a_submission_that_was_killed_are_removed(
     monitor, store, objects, client, tmp_path
 ):
     # given a client that was killed between its upload and its job
-    store.jobs.announce_files("a")
+    store.ledger.reserve("jobs", "a", 1, lease_ms=60_000, bytes_max=0, begins=True)
     objects.write(objects.at("jobs", "a", "input.jsonl"), b"x")
     monitor.sweep()
     assert files(tmp_path) == ["input.jsonl"]  # it may still be at work

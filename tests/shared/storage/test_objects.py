@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +10,18 @@ from pathlib import Path
 import pytest
 
 from rerankfleet.shared.addresses import file_uri, local_path
-from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.errors import (
+    CredentialsRefused,
+    NotAllowed,
+    ObjectMissing,
+    StorageFull,
+    StorageUnavailable,
+    UsageError,
+)
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage import buckets as s3_half
 from rerankfleet.shared.storage import files as disk_half
+from rerankfleet.shared.storage import s3_streams
 from rerankfleet.shared.storage.local_files import publish_file
 from rerankfleet.shared.storage.names import Stat
 from rerankfleet.shared.storage.objects import Objects
@@ -472,3 +481,89 @@ def test_a_connection_that_breaks_while_reading_is_infrastructure(buckets, monke
 
     with pytest.raises(StorageUnavailable):
         buckets.read(buckets.at("x"))
+
+
+# ---- copies -------------------------------------------------------------------------------------
+
+
+def test_a_copy_in_a_folder_shares_its_bytes_and_outlives_its_source(files, tmp_path):
+    # given an object, copied twice to the same place as a repeated call would
+    source, target = files.at("uploads", "1-a", "x"), files.at("jobs", "j", "input")
+    files.write(source, b"bytes")
+    for _ in range(2):
+        files.copy(source, target)
+    # then both are one file on the disk, and nothing lies beside it
+    assert os.path.samefile(local_path(source), local_path(target))
+    assert [path.name for path in local_path(target).parent.iterdir()] == ["input"]
+    # when the source is removed, and its name taken by another
+    files.delete_tree(files.at("uploads", "1-a"))
+    files.write(source, b"others")
+    assert files.read(target) == b"bytes"
+
+
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_where_a_file_can_have_one_name_only_its_bytes_are_copied(files, monkeypatch, in_kernel):
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refused)
+    if not in_kernel:
+        monkeypatch.setattr(os, "copy_file_range", refused)
+    source, target = files.at("uploads", "1-a", "x"), files.at("jobs", "j", "input")
+    files.write(source, b"bytes" * 100_000)
+    files.copy(source, target)
+    assert files.read(target) == b"bytes" * 100_000
+    assert not os.path.samefile(local_path(source), local_path(target))
+
+
+def test_what_is_not_there_is_not_copied(files):
+    with pytest.raises(ObjectMissing, match="does not exist"):
+        files.copy(files.at("uploads", "1-a", "x"), files.at("jobs", "j", "input"))
+    assert files.folders(files.at("jobs", "j") + "/") == []
+    assert not files.exists(files.at("jobs", "j", "input"))
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_s3_copies_its_objects_itself(s3, tmp_path, monkeypatch, in_parts):
+    # given an object in S3, and a client through which no byte of an object may come
+    in_s3 = Objects(Settings(storage="s3://pairs/work"))
+    data = os.urandom(11 << 20)
+    source, target = in_s3.at("uploads", "1-a", "x"), in_s3.at("jobs", "j", "input")
+    in_s3.write(source, data)
+    if in_parts:
+        monkeypatch.setattr(s3_streams, "S3_COPY_PART_BYTES", 5 << 20)
+    calls: list[str] = []
+    in_s3._buckets.client.meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
+    # when it is copied
+    in_s3.copy(source, target)
+    # then S3 did it
+    assert {"GetObject", "PutObject", "UploadPart"}.isdisjoint(calls)
+    assert calls.count("UploadPartCopy") == (3 if in_parts else 0)
+    in_s3.delete_tree(in_s3.at("uploads", "1-a"))
+    assert in_s3.read(target) == data
+
+
+def test_what_was_never_completed_in_s3_goes_with_its_folder(s3):
+    # given writers that were killed in the middle of an upload, of a job, and of something else
+    in_s3 = Objects(Settings(storage="s3://pairs/work"))
+    names = ("work/uploads/1-a/x", "work/jobs/j/parts/0", "work/jobs/j2/parts/0", "other/x")
+    for key in names:
+        begun = s3.create_multipart_upload(Bucket="pairs", Key=key)["UploadId"]
+        s3.upload_part(Bucket="pairs", Key=key, UploadId=begun, PartNumber=1, Body=b"x")
+    # when both are removed
+    in_s3.delete_tree(in_s3.at("uploads", "1-a"))
+    in_s3.delete_tree(in_s3.at("jobs", "j"))
+    # then only the others are left
+    left = s3.list_multipart_uploads(Bucket="pairs")["Uploads"]
+    assert sorted(upload["Key"] for upload in left) == sorted(names[2:])
+
+
+# ---- a full disk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_as_such_and_passes(files, number):
+    with pytest.raises(StorageFull, match=r"its disk is full .*make room on it"):
+        with files.writer(files.at("x")):
+            raise OSError(number, os.strerror(number))
+    assert not files.exists(files.at("x"))
