@@ -190,7 +190,7 @@ def run_authors(work: Work, setting: Setting) -> dict[str, Any]:
     from transformers import Qwen3VLForConditionalGeneration
 
     from rerankfleet.workers.engine.load import DTYPES
-    from rerankfleet.workers.engine.self_test import pixel_inputs
+    from rerankfleet.workers.engine.reference import pixel_inputs
     from rerankfleet.workers.prompting.vl import VLPrompter
 
     torch.set_num_threads(setting.threads)

@@ -193,3 +193,29 @@ def reference(vl_folder: Path):
     from tests.support.vl_reference import Reference  # loads torch
 
     return Reference(vl_folder)
+
+
+@pytest.fixture(scope="session")
+def rounding() -> Callable[..., float]:
+    """How far a margin of the unmodified model may be from its fp32 one in a half type, as far as
+    its own roundings explain: the bound for an engine in that type."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rerankfleet.workers.engine.reference import reference_answers
+
+    def bound(engine, folder: Path, prompts: Sequence[Prompt], device: str = "cpu") -> float:
+        ids, dtype = (engine.prompter.yes_id, engine.prompter.no_id), engine.decoder.dtype
+        exact, own = (
+            reference_answers(
+                AutoModelForCausalLM.from_pretrained(folder, dtype=of).to(device).eval(),
+                prompts,
+                *ids,
+            )
+            for of in (torch.float32, dtype)
+        )
+        errors = [abs((a - b) - (c - d)) for (a, b), (c, d) in zip(exact, own, strict=True)]
+        step = torch.finfo(dtype).eps * max(abs(logit) for pair in own for logit in pair)
+        return 3 * max(errors) + 2 * step
+
+    return bound

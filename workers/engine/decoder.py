@@ -7,6 +7,7 @@ rows "yes" and "no".
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,14 +79,14 @@ class Rotary:
 class Decoder:
     """The forward pass of one model. Not thread-safe: one pack at a time."""
 
-    def __init__(self, model: Any, yes_id: int, no_id: int) -> None:
+    def __init__(self, model: Any, yes_id: int, no_id: int | None) -> None:
         """Takes the weights out of a Qwen3 or Qwen3-VL model, which is unusable afterwards."""
         text = text_model(model)
         config = text.config
         self.heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
         self._inner = int(config.intermediate_size)
         self.eps = float(config.rms_norm_eps)
-        self._direction = yes_minus_no(model, (yes_id, no_id))
+        self._direction = yes_minus_no(model, yes_id, no_id)
         model.lm_head = None
         self.embedding: Tensor = text.embed_tokens.weight.detach()
         self._rotary = Rotary.of(text.rotary_emb, self.heads.dim)
@@ -121,6 +122,13 @@ class Decoder:
         prefix    [layers, prefix rows, 2 · kv heads · dim]
         features  [visual tokens, (1 + taps) · hidden] of the layout's images, in order
         """
+        x = self.hidden(layout, prefix, attention, features)
+        return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
+
+    def hidden(
+        self, layout: Layout, prefix: Tensor, attention: Attention, features: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states [documents, hidden] fp32 of the last tokens, before the final norm."""
         visual_features = VisualFeatures(layout, features, self.embedding.shape[1])
         x, table = self._start(layout, visual_features)
         for number, (layer, state) in enumerate(zip(self.layers[:-1], prefix[:-1], strict=True)):
@@ -128,8 +136,13 @@ class Decoder:
             queries, kv = self._project(x, layer, state, table)
             self._finish(x, layer, attention.all(queries, kv))
             visual_features.add(x, number)
-        x = self._last_layer(x, layout.last_rows, prefix[-1], table, attention).float()
-        return torch.mv(Fp32().norm(x, None, self.eps, x), self._direction)
+        return self._last_layer(x, layout.last_rows, prefix[-1], table, attention).float()
+
+    def first(self, layers: int) -> Decoder:
+        """A decoder of the first layers, which shares all memory with this one."""
+        shallow = copy.copy(self)
+        shallow.layers = self.layers[:layers]
+        return shallow
 
     def compute_prefix(
         self, layout: Layout, attention: Attention, features: Tensor | None = None

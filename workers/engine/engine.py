@@ -16,6 +16,7 @@ from rerankfleet.workers.engine.decoder import Decoder
 from rerankfleet.workers.engine.failures import is_out_of_memory, told
 from rerankfleet.workers.engine.layout import Layout, lay_out, lay_out_prefix
 from rerankfleet.workers.engine.memory import gpu_bytes, peak_bytes
+from rerankfleet.workers.engine.reference import Reference
 from rerankfleet.workers.engine.self_test import SelfTest, run_self_test
 from rerankfleet.workers.engine.tensor_cache import TensorCache
 from rerankfleet.workers.engine.vision import Tower
@@ -39,7 +40,7 @@ class Engine:
         seen_bytes: int,
         deterministic: bool,
         device_name: str,
-        reference: list[float],
+        reference: Reference,
     ) -> None:
         self.prompter = prompter
         self.provenance = provenance
@@ -87,6 +88,16 @@ class Engine:
                 raise _out_of_memory(pack) from error
             raise
 
+    @torch.inference_mode()
+    def hidden(self, pack: Pack, layers: int) -> Tensor:
+        """[documents, hidden] of the last tokens after the first layers; nothing is cached."""
+        decoder = self.decoder.first(layers)
+        states = [self._prefix(decoder, part.tokens) for part in pack.parts]
+        layout = lay_out(pack)
+        return decoder.hidden(
+            layout, torch.cat(states, 1), self._attend(layout), self._visual_features(layout)
+        )
+
     def free(self) -> None:
         """Free device memory: scratch, cached tensors, the allocator's cache."""
         self.prefix_cache.clear()
@@ -119,16 +130,16 @@ class Engine:
         Runs in a short-lived thread, for the same reason as `load_engine`. Raises ModelRefused,
         whatever went wrong, unless the device is to blame: see `failures.told`.
         """
-        parts = (self.score, self.prompter, self.decoder, self.prices, self.reference)
+        parts = (self.score, self.hidden, self.decoder, self.prices, self.reference)
         with told("the self-test"), ThreadPoolExecutor(1, "self-test") as thread:
             return thread.submit(run_self_test, *parts).result()
 
     def _compute_prefixes(self, prefixes: Sequence[Tokens]) -> list[Tensor]:
-        layouts = map(lay_out_prefix, prefixes)
-        return [
-            self.decoder.compute_prefix(layout, self._attend(layout), self._visual_features(layout))
-            for layout in layouts
-        ]
+        return [self._prefix(self.decoder, tokens) for tokens in prefixes]
+
+    def _prefix(self, decoder: Decoder, tokens: Tokens) -> Tensor:
+        layout = lay_out_prefix(tokens)
+        return decoder.compute_prefix(layout, self._attend(layout), self._visual_features(layout))
 
     def _visual_features(self, layout: Layout) -> Tensor | None:
         """Features of a layout's images, in order; None without images."""

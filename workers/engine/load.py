@@ -29,7 +29,8 @@ from rerankfleet.workers.engine.locate import (
     revision_of,
     weights_identity,
 )
-from rerankfleet.workers.engine.self_test import reference_margins, self_test_prompts
+from rerankfleet.workers.engine.reference import Reference, take_reference
+from rerankfleet.workers.engine.self_test import self_test_prompts
 from rerankfleet.workers.engine.vision import Tower
 from rerankfleet.workers.prompting.prompts import Prompter
 from rerankfleet.workers.prompting.templates import prompter_of
@@ -106,12 +107,12 @@ def load(
     )
 
 
-def _take_apart(model: Any, prompter: Prompter) -> tuple[Decoder, Tower | None, list[float]]:
-    """The decoder and the vision tower of a loaded model, and the self-test's reference margins,
-    which need the unmodified model."""
-    prompts = self_test_prompts(prompter)
-    reference = reference_margins(model, prompts, prompter.yes_id, prompter.no_id)
-    return Decoder(model, prompter.yes_id, prompter.no_id), _tower(model), reference
+def _take_apart(model: Any, prompter: Prompter) -> tuple[Decoder, Tower | None, Reference]:
+    """The decoder and the vision tower of a loaded model, and the self-test's reference, which
+    needs the unmodified model."""
+    answers = prompter.yes_id, prompter.no_id
+    reference = take_reference(model, self_test_prompts(prompter), *answers)
+    return Decoder(model, *answers), _tower(model), reference
 
 
 def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +97,21 @@ def text_model(model: Any) -> Any:
     return getattr(model.model, "language_model", model.model)
 
 
-def yes_minus_no(model: Any, ids: Sequence[int]) -> Tensor:
+def head_of(model: Any) -> Tensor:
+    """The weight of a model's head: a row for each token, or for each label of a classifier."""
+    head: Tensor = (model.score if hasattr(model, "score") else model.lm_head).weight
+    return head.detach()
+
+
+def yes_minus_no(model: Any, yes_id: int, no_id: int | None) -> Tensor:
     """The fp32 direction whose dot product with a normed hidden state is the margin.
 
-    The final norm's gain is included. A tied head shares the embedding's matrix.
+    The final norm's gain is included. A tied head shares the embedding's matrix; a classifier with
+    one label has no row for "no".
     """
-    head = model.get_output_embeddings().weight
+    head = head_of(model)
     gain = text_model(model).norm.weight.float()
-    yes, no = (head[i].to(gain) for i in ids)
-    direction: Tensor = (yes - no) * gain
-    return direction
+    direction: Tensor = head[yes_id].to(gain)
+    if no_id is not None:
+        direction = direction - head[no_id].to(gain)
+    return direction * gain

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from rerankfleet.shared.errors import ModelRefused, OutOfDeviceMemory
+from rerankfleet.shared.errors import OutOfDeviceMemory
 from rerankfleet.workers.batching.packing import Limit, Pack, plan
 from rerankfleet.workers.engine import self_test
 from rerankfleet.workers.prompting.prompts import PromptRequest
@@ -132,22 +132,17 @@ def test_no_limit_goes_beyond_the_memory_of_a_container(engine, monkeypatch):
     assert engine.self_test().tokens_max == self_test.TOKENS_MAX
 
 
-def test_a_model_that_fails_its_self_test_is_refused(model_folders):
-    from rerankfleet.workers.engine import load_engine
-
-    engine = load_engine(str(model_folders["tied"]))
-    engine.decoder._direction.mul_(1.5)
-    with pytest.raises(ModelRefused, match="self-test failed"):
-        engine.self_test()
-
-
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_types_stay_near_fp32(dtype, load, model_folders, pairs, encode, score):
+def test_half_types_stay_as_near_fp32_as_the_model_itself(
+    dtype, load, model_folders, pairs, encode, score, rounding
+):
     exact, half = load(model_folders["tied"]), load(model_folders["tied"], dtype=dtype)
     prompts = encode(exact, pairs)
     assert half.provenance.dtype == dtype
     assert half.fingerprint != exact.fingerprint
-    assert worst(score(half, prompts), score(exact, prompts)) < 0.75
+    bound = rounding(half, model_folders["tied"], prompts)
+    assert bound < 0.3
+    assert worst(score(half, prompts), score(exact, prompts)) < bound
     half.self_test()
 
 
@@ -242,7 +237,7 @@ def test_provenance_names_what_scored(engine, model_folder):
 
 
 @pytest.mark.gpu
-def test_cuda_agrees_with_the_cpu(load, model_folders, pairs, encode, score):
+def test_cuda_agrees_with_the_cpu(load, model_folders, pairs, encode, score, rounding):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     cpu = load(model_folders["tied"], device="cpu")
@@ -252,7 +247,8 @@ def test_cuda_agrees_with_the_cpu(load, model_folders, pairs, encode, score):
     assert worst(score(exact, prompts), want) < 1e-3
     half = load(model_folders["tied"], device="cuda")
     assert half.provenance.dtype == "bf16"
-    assert worst(score(half, prompts), want) < 0.75
+    bound = rounding(half, model_folders["tied"], prompts, "cuda")
+    assert worst(score(half, prompts), want) < bound
     half.self_test()
 
 

@@ -77,7 +77,7 @@ def test_the_self_test_covers_images_and_refuses_what_differs(vl_folder):
     assert engine.self_test().pairs == 9
     engine._tower._still_weight.mul_(1.5)
     engine.free()
-    with pytest.raises(ModelRefused, match="margins differ"):
+    with pytest.raises(ModelRefused, match="hidden states differ"):
         engine.self_test()
 
 
@@ -93,14 +93,15 @@ def test_images_pass_the_tower_together_or_one_by_one(vl_engine, reference, monk
         assert got == pytest.approx([want], abs=TOLERANCE)
 
 
-def test_half_types_stay_near(vl_folder, vl_engine):
+def test_half_types_stay_as_near_as_the_model_itself(vl_folder, vl_engine):
     half = load_engine(str(vl_folder), device="cpu", dtype="bf16")
     documents = list(CONTENTS.values())
     got, want = (
         score(engine, prompts_of(engine, CONTENTS["image"], documents))
         for engine in (half, vl_engine)
     )
-    assert np.abs(np.array(got) - want).max() < 0.75
+    assert np.abs(np.array(got) - want).max() < 0.25  # a step of bf16 at its logits is 0.06
+    half.self_test()
 
 
 def test_an_image_costs_the_tower_until_its_features_are_cached(vl_engine):
