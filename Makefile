@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-fast docs bench clean
+.PHONY: help setup demo up check test test-fast states docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test: $(STAMP) ## all tests; they start the servers that they need
 test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack, nothing slow
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fast --ignore tests/test_architecture.py \
 		-m "not browser and not whole_stack and not slow"
+
+states: $(STAMP) ## thousands of drawn interleavings of what is done to jobs, beside a model
+	$(BIN)/python -m pytest -n 0 --hypothesis-profile long tests/shared/state/test_state_machine.py
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py

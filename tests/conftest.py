@@ -44,6 +44,9 @@ hypothesis_settings.register_profile(
 hypothesis_settings.register_profile(
     "fast", hypothesis_settings.get_profile("rerankfleet"), max_examples=15
 )
+hypothesis_settings.register_profile(
+    "long", hypothesis_settings.get_profile("rerankfleet"), max_examples=6000, derandomize=False
+)
 hypothesis_settings.load_profile("rerankfleet")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would their children

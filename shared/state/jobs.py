@@ -182,10 +182,14 @@ class Jobs:
         )
 
     def resume(self, job: Job) -> tuple[str, list[str]]:
-        """Put a paused job's shards back. Returns the answer and the shards to hint."""
+        """Put a paused job's shards back. Returns the answer and the shards to hint. A job that was
+        paused when it was read, and runs by now, is resumed: the reply to this call was lost, or
+        another one came first. The monitor hints its shards."""
         k = self._keys
         keys = [k.job(job.id), k.job_open(job.id), k.open(job.spec.model), k.jobs]
         answer, *shards = self._scripts.run("resume", keys, [job.id])
+        if answer == "running" and job.paused is not None:
+            answer = "resumed"
         return answer, shards
 
     def cancel(self, job: Job) -> str:
@@ -214,7 +218,7 @@ class Jobs:
             k.recent,
             *_own_key(job),
         ]
-        return cast(str, self._scripts.run("retry", keys, [job.id, only]))
+        return cast(str, self._scripts.run("retry", keys, [job.id, only, job.round]))
 
     def begin_step(self, job_id: str, token: str) -> str:
         """Lease a job for a feed or finish step."""

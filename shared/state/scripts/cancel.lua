@@ -5,9 +5,9 @@
 -- -> {'cancelled' | 'finished' | 'gone', sealed, payloads of an inline job that ended with it}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'sealed', 'inline', 'payloads')
+local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'sealed', 'inline', 'payloads', 'cancel')
 if not job[1] then return {'gone', 0, ''} end
-if job[2] then return {'finished', 0, ''} end
+if job[2] then return {job[4] and job[6] and 'cancelled' or 'finished', 1, job[5] or ''} end
 redis.call('HSET', KEYS[1], 'cancel', '1')
 redis.call('HDEL', KEYS[1], 'paused')
 local all = redis.call('HGETALL', KEYS[2])

@@ -19,13 +19,7 @@ if job[2] then return {'paused'} end
 local member = id .. '/' .. shard
 local record = read_record(text)
 local due = tonumber(redis.call('ZSCORE', KEYS[3], member) or now)
-if job[3] and job[3] ~= ARGV[7] then  -- due again later: a worker with the right weights may come
-  if due <= now then redis.call('ZADD', KEYS[3], now + ARGV[6], member) end
-  redis.call('HSET', KEYS[1], 'newer_ms', now)
-  return {'newer'}
-end
-if record.token and record.token ~= token then
-  if due > now then return {'busy'} end
+if record.token and record.token ~= token and due <= now then  -- that lease ran out
   local pulse = tonumber(redis.call('GET', KEYS[4]) or 0)
   local amnesty = tonumber(redis.call('GET', KEYS[5]) or 0)
   if due > amnesty and now - pulse < tonumber(ARGV[8]) then
@@ -37,6 +31,12 @@ if record.token and record.token ~= token then
   write_record(KEYS[2], shard, record)
   redis.call('ZADD', KEYS[3], now, member)
 end
+if job[3] and job[3] ~= ARGV[7] then  -- due again later: a worker with the right weights may come
+  if due <= now then redis.call('ZADD', KEYS[3], now + ARGV[6], member) end
+  redis.call('HSET', KEYS[1], 'newer_ms', now)
+  return {'newer'}
+end
+if record.token and record.token ~= token then return {'busy'} end
 local answer = 'yes'
 if record.suspect then
   local deaths = record.deaths or 0

@@ -1,13 +1,14 @@
--- Reopen a finished job for what failed, or was never cut. Its scores stay; the rest is fed again.
+-- Reopen a finished job for what failed, or was never cut. Its scores stay; the rest is fed again. Repeatable:
+-- a job that is one round further than its caller knows is reopened already.
 -- KEYS job, jobs, parts, sweep, recent, key (if it has one)
--- ARGV id, only
+-- ARGV id, only, round as the caller knows it
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'scored', 'errors', 'rejected',
-                       'cancelled', 'output', 'sweeping_until', 'cut_short')
+                       'cancelled', 'output', 'sweeping_until', 'cut_short', 'round')
 if not job[1] then return 'gone' end
-if not job[2] then return 'unfinished' end
+if not job[2] then return tonumber(job[10] or 0) == ARGV[3] + 1 and 'reopened' or 'unfinished' end
 if tonumber(job[8] or 0) > now then return 'sweeping' end
 local failed = tonumber(job[4] or 0) + (ARGV[2] == 'errors' and 0 or tonumber(job[6] or 0))
 if failed == 0 and not job[9] then return 'nothing' end

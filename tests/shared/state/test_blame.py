@@ -46,6 +46,16 @@ def test_a_shard_that_nobody_blames_is_never_split(store, make):
     assert store.shards.split("a", MODEL, "90-99") == []
 
 
+def test_a_suspect_is_not_split_before_a_worker_died_with_it_alone(store, make):
+    """Whoever was told to split it may be late, and mean an older shard of that name."""
+    make("a", (0, 10))
+    die_with(store, "a", "0-10", alone=False)
+    assert claim(store, token="second") == "suspect"
+
+    assert store.shards.split("a", MODEL, "0-10") == []
+    assert isinstance(claim(store, token="second", alone=True), Lease)
+
+
 def test_a_single_pair_that_kills_its_worker_twice_alone_is_poison(store, make):
     make("a", (3, 4))
     die_with(store, "a", "3-4", alone=False)
@@ -106,3 +116,28 @@ def test_after_an_outage_leases_get_time_to_be_renewed(store, make):
     run_out(store, lease)
 
     assert isinstance(claim(store, token="second"), Lease)
+
+
+def test_a_worker_with_other_weights_does_not_make_an_outage_a_death(store, make):
+    # given a lease that ran out in an outage
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+    store.client.set(store.keys.pulse, store.now_ms() - OUTAGE_MS - 1)
+    run_out(store, lease)
+    # when a worker looks at its shard that cannot serve it, and the outage is over
+    assert claim(store, token="second", fingerprint="other") == "newer"
+    store.coordination.pulse()
+    store.client.set(store.keys.amnesty, 0)
+    # then it is free for all that can
+    assert isinstance(claim(store, token="third"), Lease)
+
+
+def test_a_worker_with_other_weights_does_not_prolong_a_lease_that_ran_out(store, make):
+    make("a", (0, 10))
+    lease = claim(store, token="first")
+    run_out(store, lease)
+
+    assert claim(store, token="second", fingerprint="other") == "newer"
+
+    assert claim(store, token="third") == "suspect"
+    assert isinstance(claim(store, token="third", alone=True), Lease)

@@ -122,6 +122,17 @@ def test_a_cancelled_inline_job_is_over_at_once(store):
     assert store.client.ttl(store.keys.job("a")) > 0
 
 
+def test_a_cancellation_whose_reply_was_lost_is_repeated_without_harm(store):
+    inline(store, "a", (0, 1))
+    job = store.jobs.get("a")
+
+    assert store.jobs.cancel(job) == "cancelled"
+    ended = store.client.hgetall(store.keys.job("a"))
+
+    assert store.jobs.cancel(job) == "cancelled"
+    assert store.client.hgetall(store.keys.job("a")) == ended
+
+
 def test_an_inline_payload_ends_with_its_time(store):
     uri = store.inline.put("a", "p", "ü".encode(), 0.01)
 

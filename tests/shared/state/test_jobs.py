@@ -217,6 +217,17 @@ def test_a_retry_opens_the_job_again_for_what_failed(store, make):
     assert store.jobs.retry(store.jobs.get("a"), "all") == "unfinished"
 
 
+def test_a_retry_whose_reply_was_lost_is_repeated_without_harm(store, make):
+    failed_job(store, make, scored=6, errors=4)
+    job = store.jobs.get("a")
+
+    assert store.jobs.retry(job, "all") == "reopened"
+    reopened = store.client.hgetall(store.keys.job("a"))
+
+    assert store.jobs.retry(job, "all") == "reopened"
+    assert store.client.hgetall(store.keys.job("a")) == reopened
+
+
 def test_a_job_without_failures_has_nothing_to_retry(store, make):
     failed_job(store, make, scored=10)
     assert store.jobs.retry(store.jobs.get("a"), "all") == "nothing"

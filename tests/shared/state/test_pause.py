@@ -9,7 +9,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease
-from tests.support.records import ALL, MODEL, claim, open_shards
+from tests.support.records import ALL, MODEL, claim, die_with, open_shards
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -64,6 +64,30 @@ def test_a_shard_released_during_a_pause_comes_back_with_the_resume(store, make)
 
     store.jobs.resume(store.jobs.get("a"))
     assert store.shards.due(MODEL, 9) == [("a", "0-10")]
+
+
+def test_a_shard_that_is_split_during_a_pause_waits_for_the_resume(store, make):
+    # given a worker that was told to split a shard, and a pause before it does
+    make("a", (0, 10))
+    die_with(store, "a", "0-10", alone=False)
+    die_with(store, "a", "0-10", alone=True)
+    assert claim(store, alone=True) == "split"
+    store.jobs.pause(store.jobs.get("a"), "why")
+
+    assert store.shards.split("a", MODEL, "0-10") == ["0-5", "5-10"]
+
+    assert open_shards(store, MODEL) == 0
+    assert store.jobs.resume(store.jobs.get("a"))[0] == "resumed"
+    assert sorted(store.shards.due(MODEL, 9)) == [("a", "0-5"), ("a", "5-10")]
+
+
+def test_a_resume_whose_reply_was_lost_is_repeated_without_harm(store, make):
+    make("a", (0, 10))
+    store.jobs.pause(store.jobs.get("a"), "why")
+    paused = store.jobs.get("a")
+
+    assert store.jobs.resume(paused) == ("resumed", ["0-10"])
+    assert store.jobs.resume(paused) == ("resumed", [])
 
 
 def test_cancelling_keeps_what_was_scored_and_counts_the_rest(store, make):
