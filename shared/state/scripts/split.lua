@@ -14,7 +14,7 @@ if record.token or not record.suspect then return 0 end
 redis.call('HDEL', KEYS[1], shard)
 redis.call('ZREM', KEYS[2], id .. '/' .. shard)
 for _, half in ipairs({first .. '-' .. middle, middle .. '-' .. last}) do
-  write_record(KEYS[1], half, {file = record.file, suspect = 1})
+  write_record(KEYS[1], half, {file = record.file, suspect = 1, counted = record.counted})
   redis.call('ZADD', KEYS[2], now, id .. '/' .. half)
 end
 return 1
