@@ -324,7 +324,12 @@ class DraftsLost(StorageUnavailable):
 
 
 class PartLost(StorageUnavailable):
-    """The part of a committed shard is gone or damaged: the shard must be scored again."""
+    """The part of a committed shard, which begins at the item `start`, is gone or damaged: the
+    shard must be scored again."""
+
+    def __init__(self, message: str, *, start: int) -> None:
+        super().__init__(message)
+        self.start = start
 
 
 class NoWorker(Unavailable):

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from rerankfleet.producer.coordinator.lost_parts import recounted, reopen_lost
 from rerankfleet.producer.coordinator.publishing import (
     Attempt,
     discard_others,
@@ -27,7 +28,14 @@ from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import DraftsLost, RerankError, Unavailable, UsageError
+from rerankfleet.shared.errors import (
+    DraftsLost,
+    ObjectMissing,
+    PartLost,
+    RerankError,
+    Unavailable,
+    UsageError,
+)
 from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
 from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
 from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
@@ -56,11 +64,12 @@ def finish(job_id: str, control: Control) -> None:
         return
     try:
         with heartbeat(step.beat):
-            output, size = _publish(job, control, step)
-        _adapt_temperature(job, control)
-        stored_bytes = 0 if job.spec.output else size
-        if store.jobs.finish(job, step.token, output, stored_bytes):
-            forget_drafts(job_id, control.objects)
+            published = _published(job, control, step)
+        if published:
+            _end(job, control, step, *published)
+        else:
+            step.end()
+            control.hints.finish(job_id)  # of a cancelled job
     except StepOver:
         step.end()
     except Exception as error:
@@ -73,6 +82,25 @@ def finish(job_id: str, control: Control) -> None:
             step.end()
         else:
             raise
+
+
+def _published(job: Job, control: Control, step: Step) -> tuple[str, int] | None:
+    """`_publish`; None when parts are lost, whose shards had to be opened again."""
+    try:
+        if "reopened" in job.facts:
+            job = recounted(job, control, _all_outcomes(job, control))
+        return _publish(job, control, step)
+    except PartLost as lost:
+        reopen_lost(job, control, step, lost)
+        return None
+
+
+def _end(job: Job, control: Control, step: Step, output: str, size: int) -> None:
+    """End a job whose output of so many bytes is published."""
+    _adapt_temperature(job, control)
+    stored_bytes = 0 if job.spec.output else size
+    if control.store.jobs.finish(job, step.token, output, stored_bytes):
+        forget_drafts(job.id, control.objects)
 
 
 def _adapt_temperature(job: Job, control: Control) -> None:
@@ -239,11 +267,24 @@ def committed_parts(
 
 
 def _outcomes(job: Job, control: Control, start: int, end: int, part: str) -> Iterator[Merged]:
-    if part.startswith("!"):
-        for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
-            yield cancelled(piece), None
-    else:
-        yield from load_part(control.objects, job.id, start, part)
+    """The outcomes of a shard's slices. Raises PartLost."""
+    try:
+        if part.startswith("!"):
+            for piece in load_slices(control.objects, job.id, part[1:], shard_name(start, end)):
+                yield cancelled(piece), None
+        else:
+            yield from load_part(control.objects, job.id, start, part)
+    except (ObjectMissing, ValueError) as error:
+        why = error.message if isinstance(error, ObjectMissing) else "it is damaged"
+        raise PartLost(
+            f"the result of items {start} to {end} is lost ({why})", start=start
+        ) from error
+
+
+def _all_outcomes(job: Job, control: Control) -> Iterator[SliceOutcome]:
+    """The outcomes of this round."""
+    for *_, part in committed_parts(job, control):
+        yield from (outcome for outcome, _ in part)
 
 
 def make_manifest(job: Job, end_s: float) -> Manifest:

@@ -79,7 +79,7 @@ class Job:
     @property
     def error_codes(self) -> dict[str, int]:
         """Its errors by their code."""
-        names = [name for name in self.facts if name.startswith(CODE)]
+        names = [name for name in self.facts if name.startswith(CODE) and self.number(name)]
         return {name.removeprefix(CODE): self.number(name) for name in names}
 
     @property

@@ -154,6 +154,13 @@ class Shards:
         self._inline.drop(payloads.split())
         return answer, bool(feed), bool(finish)
 
+    def reopen(self, job: Job, token: str, lost: tuple[int, int, str], file: str) -> bool:
+        """Open a committed shard again, whose part is lost: its start, end and part, and a file
+        that holds its items. Returns whether it is open, or recorded as cancelled."""
+        k = self._keys
+        keys = [k.job(job.id), k.job_open(job.id), k.open(job.spec.model), k.job_parts(job.id)]
+        return bool(self._scripts.run("reopen", keys, [job.id, token, *lost, file]))
+
     def release(self, lease: Lease) -> bool:
         """Release a shard, which is not blamed for it. Returns whether it is free again."""
         keys = [self._keys.job_open(lease.job_id), self._keys.open(lease.model)]

@@ -13,8 +13,9 @@ redis.call('HDEL', KEYS[1], 'paused')
 local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
   local first, last = string.match(all[i], '(%d+)-(%d+)')
-  redis.call('HSET', KEYS[4], first, last .. ' !' .. read_record(all[i + 1]).file)
-  redis.call('HINCRBY', KEYS[1], 'cancelled', last - first)
+  local record = read_record(all[i + 1])
+  redis.call('HSET', KEYS[4], first, last .. ' !' .. record.file)
+  if not record.counted then redis.call('HINCRBY', KEYS[1], 'cancelled', last - first) end
   redis.call('ZREM', KEYS[3], ARGV[1] .. '/' .. all[i])
 end
 redis.call('DEL', KEYS[2])

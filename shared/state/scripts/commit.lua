@@ -20,7 +20,7 @@ if record and record.file == ARGV[5] then
   redis.call('HDEL', KEYS[2], shard)
   redis.call('ZREM', KEYS[3], id .. '/' .. shard)
   redis.call('HSET', KEYS[4], first, committed)
-  count(KEYS[1])
+  if not record.counted then count(KEYS[1]) end
   local done = 0
   for _, total in ipairs(redis.call('HMGET', KEYS[1], 'scored', 'errors', 'rejected', 'cancelled')) do
     done = done + tonumber(total or 0)

@@ -15,7 +15,7 @@ if record.token or (record.deaths or 0) < 1 then return 0 end
 redis.call('HDEL', KEYS[1], shard)
 local waits = redis.call('ZREM', KEYS[2], id .. '/' .. shard) == 1
 for _, half in ipairs({first .. '-' .. middle, middle .. '-' .. last}) do
-  write_record(KEYS[1], half, {file = record.file, suspect = 1})
+  write_record(KEYS[1], half, {file = record.file, suspect = 1, counted = record.counted})
   if waits then redis.call('ZADD', KEYS[2], now, id .. '/' .. half) end
 end
 return 1

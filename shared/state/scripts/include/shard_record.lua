@@ -7,6 +7,7 @@
 --   suspect     1: a lease on it ran out, so a worker claims it only while it holds nothing else
 --   alone       1: its worker holds nothing else, so a death is its own
 --   deaths      how many workers died with it alone
+--   counted     1: its items are among the job's counts: it was committed before, and its part lost
 -- Version 0.1 wrote one letter per field. Its records are read until 0.3.
 local OLD_NAMES = {f = 'file', t = 'token', w = 'worker', c = 'claimed_ms', q = 'queued_ms',
                    s = 'suspect', a = 'alone', d = 'deaths'}
