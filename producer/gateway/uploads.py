@@ -20,6 +20,7 @@ from rerankfleet.producer.gateway.errors import (
     UnsupportedBody,
 )
 from rerankfleet.producer.gateway.json_bodies import refuse_encoded
+from rerankfleet.producer.gateway.rights import key_of
 from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.uploads import new_upload, upload_uri
@@ -118,7 +119,7 @@ async def _keep(
 ) -> tuple[str, int, str, int]:
     """Stream an upload into the storage. Returns its id, when it expires, its URI and its size."""
     settings, objects = gateway.client.settings, gateway.client.objects
-    upload_id, expires_s = new_upload(ttl_s)
+    upload_id, expires_s = new_upload(ttl_s, key_of(request).name)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
     try:
         async with _in_threads(gateway, objects.writer(uri)) as target:

@@ -1,36 +1,39 @@
 -- include include/shard_record.lua
 -- Create a job, unless its key already names one. Repeatable: the same id changes nothing. The key of an
 -- inline job lives as long as its answer.
--- KEYS job, jobs, recent, models, open, job_open, sweep, key (if it has one)
--- ARGV id, spec, digest, model, due_ms, inline_ttl_ms (0: not inline), then for an inline job
+-- KEYS job, jobs, recent, models, open, job_open, sweep, recent of its owner, key (if it has one)
+-- ARGV id, spec, digest, model, due_ms, owner, inline_ttl_ms (0: not inline), then for an inline job
 --      sealed items, and per shard: range, file
 -- -> {'made' | 'exists' | 'conflict', id}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id, spec, digest, model = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'made', id} end
-if KEYS[8] then
-  local other = redis.call('GET', KEYS[8])
+if KEYS[9] then
+  local other = redis.call('GET', KEYS[9])
   if other then
     return {string.sub(other, 1, #digest) == digest and 'exists' or 'conflict',
             string.sub(other, #digest + 2)}
   end
-  redis.call('SET', KEYS[8], digest .. ' ' .. id)
-  if ARGV[6] ~= '0' then redis.call('PEXPIRE', KEYS[8], ARGV[6]) end
+  redis.call('SET', KEYS[9], digest .. ' ' .. id)
+  if ARGV[7] ~= '0' then redis.call('PEXPIRE', KEYS[9], ARGV[7]) end
 end
 redis.call('HSET', KEYS[1], 'spec', spec, 'model', model, 'created_ms', now, 'began_ms', now, 'cursor', '',
-           'sealed', '0', 'key', KEYS[8] or '', 't1', now, 'd1', 0, 't0', now, 'd0', 0)
+           'sealed', '0', 'key', KEYS[9] or '', 't1', now, 'd1', 0, 't0', now, 'd0', 0)
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'owner', ARGV[6]) end
 redis.call('ZADD', KEYS[2], now + ARGV[5], id)
 redis.call('SADD', KEYS[4], model)
 redis.call('ZREM', KEYS[7], id)  -- its files are a job's now
-local ttl = tonumber(ARGV[6])
+local ttl = tonumber(ARGV[7])
 if ttl == 0 then
-  redis.call('ZADD', KEYS[3], now, id)
-  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, -1001)
+  for _, recent in ipairs({KEYS[3], KEYS[8]}) do
+    redis.call('ZADD', recent, now, id)
+    redis.call('ZREMRANGEBYRANK', recent, 0, -1001)
+  end
 else
-  local items, files = tonumber(ARGV[7]), {}
+  local items, files = tonumber(ARGV[8]), {}
   redis.call('HSET', KEYS[1], 'inline', ttl, 'sealed', '1', 'fed', items, 'total', items, 'lines', 1)
-  for i = 8, #ARGV, 2 do
+  for i = 9, #ARGV, 2 do
     write_record(KEYS[6], ARGV[i], {file = ARGV[i + 1]})
     redis.call('ZADD', KEYS[5], now, id .. '/' .. ARGV[i])
     table.insert(files, ARGV[i + 1])

@@ -1,5 +1,5 @@
 -- Reopen a finished job for what failed, or was never cut. Its scores stay; the rest is fed again.
--- KEYS job, jobs, parts, sweep, recent, key (if it has one)
+-- KEYS job, jobs, parts, sweep, recent, recent of its owner, key (if it has one)
 -- ARGV id, only
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'
 local clock = redis.call('TIME')
@@ -24,9 +24,10 @@ redis.call('HSET', KEYS[1], 'errors', 0, 'bad_lines', 0, 'cancelled', cancelled,
 redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before')
 if job[9] then redis.call('HSET', KEYS[1], 'before', job[9]) end
 redis.call('PERSIST', KEYS[1])
-if KEYS[6] then redis.call('PERSIST', KEYS[6]) end
+if KEYS[7] then redis.call('PERSIST', KEYS[7]) end
 redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZADD', KEYS[5], now, ARGV[1])
+redis.call('ZADD', KEYS[6], now, ARGV[1])
 return 'reopened'
