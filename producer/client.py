@@ -142,9 +142,9 @@ class Client:
         job = self.store.jobs.get(job_id)
         return describe(job, self.store.snapshot([job.spec.model]))
 
-    def jobs(self, count: int = 50) -> list[JobStatus]:
-        """The newest jobs, newest first."""
-        jobs = self.store.jobs.get_many(self.store.jobs.recent(count))
+    def jobs(self, count: int = 50, owner: str = "") -> list[JobStatus]:
+        """The newest jobs, newest first; with an `owner`, those made with that key of a gateway."""
+        jobs = self.store.jobs.get_many(self.store.jobs.recent(count, owner))
         fleet = self.store.snapshot({job.spec.model for job in jobs})
         return [describe(job, fleet) for job in jobs]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
+from rerankfleet.producer.api_keys import KeyRing
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import Settings
 
@@ -50,11 +51,13 @@ def free_port(*preferred: int) -> int:
 
 def refuse_open(settings: Settings) -> None:
     """Raise UsageError where a gateway could be used by anyone who reaches this host, unless that
-    was asked for."""
-    if not (settings.api_keys or settings.no_keys or is_loopback(settings.gateway_host)):
+    was asked for; and where its keys cannot be read."""
+    KeyRing(settings)
+    has_keys = settings.api_keys or settings.api_keys_file
+    if not (has_keys or settings.no_keys or is_loopback(settings.gateway_host)):
         raise UsageError(
             f"a gateway on {settings.gateway_host} without keys would serve anyone who reaches it",
-            hint="set RERANK_API_KEYS, unless a proxy or network guards it",
+            hint="set RERANK_API_KEYS_FILE or RERANK_API_KEYS, unless a proxy or network guards it",
             command="then say --no-keys",
         )
 

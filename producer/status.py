@@ -43,6 +43,7 @@ def describe(job: Job, fleet: FleetSnapshot) -> JobStatus:
         pairs_per_s=rate,
         eta_s=left / rate if left is not None and rate > 0 and state == "running" else None,
         name=job.spec.name,
+        owner=job.spec.owner,
         round=job.round,
         output=job.facts.get("output") or job.spec.output,
         passed_over=job.spec.input.passed_over,

@@ -65,7 +65,7 @@ class JobMaker:
             self._check(source, target)
         if target:
             refuse_same(source, target)
-        if target and not self._is_own_output(key, target):
+        if target and not self._is_own_output(key, options, target):
             refuse_existing(target, self._objects, force=force)
         fields = self._resolved(profile, options)
         spec = _spec(model, target, key=key, force=force, source=source, **fields)
@@ -92,7 +92,7 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output, folder=True)
-        if target and not self._is_own_output(key, target):
+        if target and not self._is_own_output(key, options, target):
             refuse_existing_folder(target, self._objects, force=force)
         documents = read_queries(queries, self._objects)
         payload = dump_queries(documents)
@@ -165,9 +165,9 @@ class JobMaker:
         self._objects.delete_tree(job_uri(self._objects, job_id))
         self._store.jobs.end_sweep(job_id)
 
-    def _is_own_output(self, key: str | None, target: str) -> bool:
+    def _is_own_output(self, key: str | None, options: Mapping[str, Any], target: str) -> bool:
         """Whether a job with this key writes there: submitting it again is harmless."""
-        job = self._store.jobs.with_key(key) if key else None
+        job = self._store.jobs.with_key(key, options.get("owner", "")) if key else None
         own = (job.spec.output, job.spec.local_output) if job else ()
         return target in own or printable(target) in own
 
@@ -251,7 +251,8 @@ def digest_of(spec: JobSpec) -> str:
 
     It is taken of the spec before its calibration: a temperature that earlier jobs changed makes no
     other job of the same key."""
-    ignored = {"input", "key", "force", "local_output", "name", "profile_temperature"}
+    of_the_job = {"input", "key", "force", "local_output", "name", "owner", "own_uploads_only"}
+    ignored = of_the_job | {"profile_temperature"}
     fields = spec.model_dump(mode="json", exclude=ignored, exclude_defaults=True)
     pinned = spec.input
     content = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]

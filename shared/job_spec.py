@@ -67,6 +67,11 @@ class JobSpec(ScoringOptions):
     key: str | None = None
     force: bool = False
     name: str = ""
+    owner: str = ""
+    """The name of the API key that it was made with: only that key's holder sees it. Empty: made by
+    who has Redis, or through a gateway without keys."""
+    own_uploads_only: bool = False
+    """Whether it may read only uploads of its owner, not those of others."""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself. A path, or where its
     name is no plain text, the file: address of that path."""

@@ -104,6 +104,8 @@ class JobStatus(Frozen):
     pairs_per_s: float = 0.0
     eta_s: float | None = None
     name: str = ""
+    owner: str = ""
+    """The name of the API key that made it; empty without one."""
     round: int = 0
     output: str | None = None
     passed_over: str = ""

@@ -236,7 +236,14 @@ class Settings(BaseSettings):
         description="concurrent uploads per gateway, up to 33 MiB of memory each; beyond it 429",
     )
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="keys of the gateway, comma-separated; without any it is open"
+        (),
+        description="keys of the gateway with every right, comma-separated; without any, and "
+        "without the file below, it is open",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="TOML file of the gateway's keys with names, rights and rates, which "
+        "`rerank key` helps to write; a change of it is in force at once",
     )
     no_keys: bool = Field(
         False, description="lets a gateway without keys listen beyond this host: `--no-keys`"
@@ -416,12 +423,19 @@ def _refuse_unknown(environ: Mapping[str, str]) -> None:
             f"{name} is not a setting",
             hint=f"did you mean {near[0]}?" if near else "docs/settings.md lists them: unset it",
         )
-    keys = environ.get("RERANK_API_KEYS")
-    if keys is not None and not keys.replace(",", "").strip():
-        raise UsageError(
-            "RERANK_API_KEYS is set and holds no key",
-            hint="write keys, comma-separated, or unset it",
-        )
+    for name, (what, expected) in _NEVER_EMPTY.items():
+        value = environ.get(name)
+        if value is not None and not value.replace(",", "").strip():
+            raise UsageError(
+                f"{name} is set and holds no {what}", hint=f"write {expected}, or unset it"
+            )
+
+
+_NEVER_EMPTY = {
+    "RERANK_API_KEYS": ("key", "keys, comma-separated"),
+    "RERANK_API_KEYS_FILE": ("path", "the path of a file"),
+}
+"""What would leave a gateway open if it were set in vain: what is missing, what is expected."""
 
 
 def read_address(state_dir: Path) -> dict[str, Any]:

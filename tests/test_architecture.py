@@ -51,6 +51,7 @@ ROOMS = {
 
 SPEAKS = {
     "redis": {"shared/state", "producer/embedded.py"},  # embedded: is the server up yet?
+    "limits": {"shared/state/rates.py"},
     "boto3": {"shared/storage"},
     "botocore": {"shared/storage"},
     "urllib3": {"workers/images"},

@@ -190,7 +190,8 @@ class Preparer:
 def caller_of(spec: JobSpec, stop: threading.Event | None = None, turn: Hashable = None) -> Caller:
     """Who prepares pairs of a job: `turn` names the job or request; else this is one of its own."""
     urgent = spec.priority is Priority.interactive
-    return Caller(turn or object(), urgent, stop or threading.Event())
+    owner = spec.owner if spec.own_uploads_only else None
+    return Caller(turn or object(), urgent, stop or threading.Event(), owner)
 
 
 def images_of(content: Content, spec: JobSpec) -> list[ImageRef]:

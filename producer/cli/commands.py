@@ -17,6 +17,7 @@ from rerankfleet.producer.cli.jobs import (
     status,
     watch,
 )
+from rerankfleet.producer.cli.keys import key
 from rerankfleet.producer.cli.query import query
 from rerankfleet.producer.cli.reports import profiles, stats
 from rerankfleet.producer.cli.servers import coordinator, demo, gateway, health, up
@@ -30,17 +31,20 @@ def commands(app: typer.Typer) -> None:
     follows = below(*FLEET, *FILES, codes=WAITS)
     verbs: dict[Callable[..., None], str] = {
         up: below(
-            *("gateway_port", "gateway_host", "api_keys", *FLEET, *FILES, "allowed_hosts"),
+            *("gateway_port", "gateway_host", "api_keys_file", "api_keys"),
+            *(*FLEET, *FILES, "allowed_hosts"),
             note="The page and the HTTP routes are at http://127.0.0.1:8080, or on the next port "
             "that is free; the address is printed. --help of `rerank gateway` says more.",
         ),
         demo: below(),
         coordinator: of_files,
         gateway: below(
-            *("gateway_port", "gateway_host", "api_keys", "upload_bytes_max", *FLEET, "storage"),
+            *("gateway_port", "gateway_host", "api_keys_file", "api_keys", "upload_bytes_max"),
+            *(*FLEET, "storage"),
             note="The page is at the address that it listens on, the routes are under /v1, their "
             "description at /docs.",
         ),
+        key: below("api_keys_file"),
         query: below(
             *(*FLEET, "interactive_deadline_s", "inline_bytes_max", "profiles"), codes=SCORES
         ),

@@ -28,7 +28,7 @@ NoKeys = Annotated[
     bool,
     typer.Option(
         "--no-keys",
-        help="without RERANK_API_KEYS, let everyone who reaches the gateway use it",
+        help="without API keys, let everyone who reaches the gateway use it",
     ),
 ]
 

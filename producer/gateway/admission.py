@@ -22,6 +22,7 @@ from starlette.responses import Response
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.errors import MODEL, InvalidField, NotScored
 from rerankfleet.producer.gateway.history import History
+from rerankfleet.producer.gateway.rights import key_of
 from rerankfleet.producer.interactive import Answer, PendingRequest
 from rerankfleet.shared.content.outcomes import SliceOutcome
 from rerankfleet.shared.content.requests import Slice
@@ -67,6 +68,7 @@ class Gateway:
         CallerLeft when the client closes its connection.
         """
         request.scope[MODEL] = options.get("model")
+        options |= key_of(request).of_its_jobs
         with taken(self.requests, "requests"):
             pending = await self._start(request, inputs, options)
             if on_start:

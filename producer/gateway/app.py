@@ -18,6 +18,7 @@ from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
 from rerankfleet import __version__
+from rerankfleet.producer.api_keys import KeyRing
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway import downloads, fleet, jobs, metrics, openapi_page, uploads
 from rerankfleet.producer.gateway.admission import Gateway
@@ -37,8 +38,10 @@ from rerankfleet.producer.gateway.middleware.safe_headers import SafeHeaders
 from rerankfleet.producer.gateway.middleware.slashes import Slashes
 from rerankfleet.producer.gateway.middleware.slow_clients import SlowClients
 from rerankfleet.producer.gateway.paths import Paths
+from rerankfleet.producer.gateway.rights import require_rules
 from rerankfleet.producer.ports import listen, refuse_open
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.rates import Rates
 
 SHUTDOWN_S = 5
 """How long open requests may take when the gateway is stopped."""
@@ -53,9 +56,10 @@ ROUTES = tuple(part.routes for part in PARTS)
 
 
 def make_app(client: Client) -> FastAPI:
-    """The application over a fleet's client."""
+    """The application over a fleet's client. Raises UsageError where its keys cannot be read."""
     history = History(client)
     settings = client.settings
+    ring = KeyRing(settings)
     exposition = metrics.Exposition(client)
     most = (
         settings.gateway_requests_max,
@@ -68,8 +72,10 @@ def make_app(client: Client) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         history.start()
+        ring.start()
         app.state.gateway = Gateway(client, history, *map(anyio.CapacityLimiter, most))
         yield
+        ring.stop()
         history.stop()
 
     app = FastAPI(
@@ -80,21 +86,23 @@ def make_app(client: Client) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        middleware=_middleware(settings, exposition),
+        middleware=_middleware(client, ring, exposition),
     )
     app.state.metrics = exposition
     handle_errors(app)
     for routes in ROUTES:
         app.include_router(routes)
     all_routes = [route for routes in ROUTES for route in routes.routes]
+    require_rules(all_routes)
     Paths(all_routes, StaticFiles(directory=str(PAGE), html=True)).install(app)
     return app
 
 
-def _middleware(settings: Settings, exposition: metrics.Exposition) -> list[Middleware]:
+def _middleware(client: Client, ring: KeyRing, exposition: metrics.Exposition) -> list[Middleware]:
     """What every request passes, outermost first: see `middleware/__init__.py` for the order."""
-    if settings.api_keys:
-        guard = Middleware(Keys, keys=settings.api_keys)
+    settings = client.settings
+    if settings.api_keys or settings.api_keys_file:
+        guard = Middleware(Keys, ring=ring, rates=Rates(client.store))
     else:
         guard = Middleware(Names, names=(settings.gateway_host, *settings.gateway_names))
     return [

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,10 @@ SHAPE = "rerank_shape"
 
 MODEL = "rerank_model"
 """Key of the scope: the model of the request, or at least the one that its body named."""
+KEY = "rerank_key"
+"""Key of the scope: the `ApiKey` that the request came with."""
+OUTCOME = "rerank_outcome"
+"""Key of the scope: how metrics call the end of a request, where its status does not say it."""
 STATUS = "rerank_status"
 """Key of the scope: the status that a request ended with, when its response had begun before."""
 
@@ -90,6 +95,24 @@ class KeyRefused(RerankError):
     http_status = 401
 
 
+class MissingRight(RerankError):
+    """The API key may not do this."""
+
+    code = "missing_right"
+    http_status = 403
+
+
+class TooOften(RerankError):
+    """Requests come too often: with a key over its rate, or with wrong keys."""
+
+    http_status = 429
+
+    def __init__(self, code: str, message: str, *, hint: str, retry_after_s: float) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
 class UnsupportedBody(InvalidField):
     """The body is of a type or in an encoding that is not read; the path names the header."""
 
@@ -134,6 +157,8 @@ class Problem:
     code: str
     param: str | None = None
     hint: str = ""
+    retry_after_s: float | None = None
+    """When to try again; a usual time for the status where it is not known."""
 
     def body(self, shape: str = "") -> dict[str, Any]:
         """The body in a shape."""
@@ -154,8 +179,9 @@ class Problem:
     def answer(self, shape: str = "") -> Response:
         """The response. In ASCII: what it quotes of a request may hold half a surrogate pair."""
         headers = {}
-        if self.status in _RETRY_AFTER_S:
-            headers["Retry-After"] = str(_RETRY_AFTER_S[self.status])
+        after_s = self.retry_after_s or _RETRY_AFTER_S.get(self.status)
+        if after_s is not None:
+            headers["Retry-After"] = str(math.ceil(after_s))
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         content = json.dumps(self.body(shape))
@@ -184,6 +210,7 @@ def _of_ours(error: RerankError) -> Problem:
         code=error.code,
         param=as_param(_field_of(error)) or None,
         hint=error.hint,
+        retry_after_s=getattr(error, "retry_after_s", None),
     )
 
 

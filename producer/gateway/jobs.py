@@ -6,17 +6,20 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+import structlog
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathParam
 from pydantic import ConfigDict, Field
 from starlette.responses import Response
 
+from rerankfleet.producer.api_keys import ApiKey
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import as_json, gateway_of, in_thread, taken
 from rerankfleet.producer.gateway.errors import InvalidField
 from rerankfleet.producer.gateway.formats.fields import IDEMPOTENT, Fields, idempotency_key
 from rerankfleet.producer.gateway.formats.scoring import Options
 from rerankfleet.producer.gateway.json_bodies import JsonRoute
+from rerankfleet.producer.gateway.rights import key_of
 from rerankfleet.producer.gateway.streaming.events import KEEP_ALIVE, Events, event
 from rerankfleet.producer.gateway.streaming.streams import stream_lines
 from rerankfleet.producer.status import describe
@@ -27,13 +30,29 @@ from rerankfleet.shared.formats.sources import is_uri
 from rerankfleet.shared.job_spec import OutputFormat, Priority
 from rerankfleet.shared.job_status import JobStatus
 from rerankfleet.shared.state.connection import REDIS_ERRORS
+from rerankfleet.shared.storage.errors import missing
+from rerankfleet.shared.storage.uploads import OwnUploads
 
 routes = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=JsonRoute)
 
 EVENT_S = 1.0
 """How often the status of a followed job is sent."""
 
-JobId = Annotated[str, PathParam(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+log = structlog.get_logger()
+
+
+async def _own_job(
+    request: Request, job_id: Annotated[str, PathParam(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+) -> str:
+    """The id of a job, where the request's key may see it. Raises UnknownJob."""
+    key = key_of(request)
+    if not key.is_admin:
+        await in_thread(gateway_of(request).client.store.jobs.refuse_foreign, job_id, key.name)
+    return job_id
+
+
+JobId = Annotated[str, Depends(_own_job)]
+"""Of every route that is about one job: what another key made is unknown to it."""
 
 
 class CatalogBody(Fields):
@@ -81,9 +100,12 @@ async def submit(request: Request, body: JobBody) -> Response:
     gateway = gateway_of(request)
     client = gateway.client
     _refuse_local(body, client)
+    owner = key_of(request)
+    _refuse_foreign(body, client, owner)
     key = idempotency_key(request, body.key)
     with taken(gateway.jobs, "new jobs"):
-        job_id = await gateway.in_thread(_submit, client, body, key)
+        job_id = await gateway.in_thread(_submit, client, body, key, owner)
+    log.info("a job was submitted", job=job_id)
     return as_json(await in_thread(_status, client, job_id), 201)
 
 
@@ -106,9 +128,24 @@ def _refuse_local(body: JobBody, client: Client) -> None:
 _OUTPUT = "choose another place, or leave it out and fetch the results"
 
 
-def _submit(client: Client, body: JobBody, key: str | None) -> str:
+def _refuse_foreign(body: JobBody, client: Client, owner: ApiKey) -> None:
+    """Raise StorageRefused for an input in the storage that is no upload of this key: to its
+    holder it is as if it were not there."""
+    if owner.is_admin:
+        return
+    uploads = OwnUploads(client.settings)
+    for given in (body.input, body.catalog and body.catalog.queries):
+        if not isinstance(given, str):
+            continue
+        uri = canonical(given)
+        if client.objects.is_in_storage(uri) and not uploads.is_own(uri, owner.name):
+            raise missing(uri)
+
+
+def _submit(client: Client, body: JobBody, key: str | None, owner: ApiKey) -> str:
     options: dict[str, Any] = {
         **body.options(),
+        **owner.of_its_jobs,
         "output": body.output,
         "model": body.model,
         "key": key,
@@ -122,8 +159,10 @@ def _submit(client: Client, body: JobBody, key: str | None) -> str:
 
 @routes.get("", summary="List the newest jobs")
 async def listing(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
-    """The newest first."""
-    statuses = await in_thread(gateway_of(request).client.jobs, limit)
+    """The newest first: those that this key made; with the right `admin` all."""
+    key = key_of(request)
+    owner = "" if key.is_admin else key.name
+    statuses = await in_thread(gateway_of(request).client.jobs, limit, owner)
     return as_json({"data": [_as_fields(status) for status in statuses]})
 
 
@@ -154,31 +193,34 @@ def _as_fields(status: JobStatus) -> dict[str, Any]:
 @routes.post("/{job_id}/cancel", summary="Stop a job")
 async def cancel(request: Request, job_id: JobId) -> Response:
     """What was scored is published."""
-    return await _do(request, job_id, Client.cancel)
+    return await _do(request, job_id, Client.cancel, "cancelled")
 
 
 @routes.post("/{job_id}/pause", summary="Pause a job")
 async def pause(request: Request, job_id: JobId) -> Response:
     """Shards that are being scored are finished; no other is begun."""
-    return await _do(request, job_id, Client.pause)
+    return await _do(request, job_id, Client.pause, "paused")
 
 
 @routes.post("/{job_id}/resume", summary="Resume a paused job")
 async def resume(request: Request, job_id: JobId) -> Response:
     """Its shards go back into the queue."""
-    return await _do(request, job_id, Client.resume)
+    return await _do(request, job_id, Client.resume, "resumed")
 
 
 @routes.post("/{job_id}/retry", summary="Score again what has no score")
 async def retry(request: Request, job_id: JobId, body: RetryBody | None = None) -> Response:
     """Merged into the same output; `only` "errors" leaves out what was cancelled."""
     only = (body or RetryBody()).only
-    return await _do(request, job_id, lambda client, job_id: client.retry(job_id, only))
+    return await _do(request, job_id, lambda client, job_id: client.retry(job_id, only), "retried")
 
 
-async def _do(request: Request, job_id: str, verb: Callable[[Client, str], None]) -> Response:
+async def _do(
+    request: Request, job_id: str, verb: Callable[[Client, str], None], done: str
+) -> Response:
     client = gateway_of(request).client
     await in_thread(verb, client, job_id)
+    log.info(f"a job was {done}", job=job_id)
     return as_json(await in_thread(_status, client, job_id))
 
 

@@ -31,9 +31,10 @@ from prometheus_client.utils import floatToGoString
 from starlette.responses import Response
 from starlette.types import Scope
 
+from rerankfleet.producer.api_keys import NOBODY, ApiKey
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import in_thread
-from rerankfleet.producer.gateway.errors import MODEL
+from rerankfleet.producer.gateway.errors import KEY, MODEL, OUTCOME
 from rerankfleet.producer.status import is_unservable, state_of
 from rerankfleet.shared.metrics import FAMILIES, Counts, Family, Value
 from rerankfleet.shared.model_names import canonical_model
@@ -85,6 +86,12 @@ class Requests:
             ("route", "model", "outcome"),
             registry=registry,
         )
+        self._by_key = Counter(
+            "rerank_key_requests",
+            "Requests by the name of their API key and outcome",
+            ("key", "outcome"),
+            registry=registry,
+        )
         self._seconds = Histogram(
             "rerank_request_duration_seconds",
             "Seconds until the answer was sent",
@@ -94,10 +101,12 @@ class Requests:
         )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """Count one request. Only known routes and models become labels."""
+        """Count one request. Only known routes, models and keys become labels."""
         route = getattr(scope.get("route"), "path", "") or "page"
         model = self._model(scope, status)
-        self._total.labels(route, model, _outcome(status)).inc()
+        outcome = scope.get(OUTCOME) or _outcome(status)
+        self._total.labels(route, model, outcome).inc()
+        self._by_key.labels(_name_of(scope.get(KEY)), outcome).inc()
         self._seconds.labels(route, model).observe(seconds)
 
     def _model(self, scope: Scope, status: int) -> str:
@@ -110,6 +119,11 @@ class Requests:
             return named
         model = named if named in self._fleet.models else canonical_model(named)
         return model if model in self._fleet.models else ""
+
+
+def _name_of(key: ApiKey | None) -> str:
+    """The name of a key: one of the few that the gateway knows."""
+    return key.name if key else NOBODY
 
 
 def _outcome(status: int) -> str:

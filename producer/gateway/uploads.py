@@ -21,6 +21,7 @@ from rerankfleet.producer.gateway.errors import (
     UnsupportedBody,
 )
 from rerankfleet.producer.gateway.json_bodies import refuse_encoded
+from rerankfleet.producer.gateway.rights import key_of
 from rerankfleet.producer.quotas import Reservation
 from rerankfleet.shared.errors import StorageUnavailable, TooLarge, UsageError
 from rerankfleet.shared.settings import Settings
@@ -123,7 +124,7 @@ async def _keep(
     """Stream an upload into the storage. Returns its id, when it expires, its URI and its size."""
     client = gateway.client
     settings, objects, in_thread = client.settings, client.objects, gateway.in_thread
-    upload_id, expires_s = new_upload(ttl_s)
+    upload_id, expires_s = new_upload(ttl_s, key_of(request).name)
     uri = upload_uri(objects, upload_id, f"upload{suffix}")
     announced = _announced_bytes(request, settings.upload_bytes_max)
     reserved = Reservation(client.store, settings, "uploads", upload_id, announced)

@@ -107,6 +107,8 @@ def job_panel(status: JobStatus) -> Table:
         "shards": f"{status.open_shards} open, {status.leased_shards} with workers",
         "output": cell(status.output or "in the storage: `rerank results`"),
     }
+    if status.owner:
+        rows["owner"] = cell(status.owner)
     if progress.truncated:
         rows["truncated"] = f"{progress.truncated:,} pairs were longer than max_length"
     if progress.crowded:
@@ -152,7 +154,8 @@ def outcomes(progress: Progress) -> str:
 def jobs_table(jobs: Sequence[JobStatus]) -> Table:
     """A row per job. ERRORS counts bad lines too, PAIRS does not."""
     table = Table(box=None, header_style="bold")
-    for name in ("JOB", "NAME", "STATE", "MODEL"):
+    any_owner = any(job.owner for job in jobs)
+    for name in ("JOB", "NAME", *(["OWNER"] * any_owner), "STATE", "MODEL"):
         table.add_column(name, overflow="ellipsis", no_wrap=name in ("JOB", "STATE"))
     any_bad = any(job.progress.bad_lines for job in jobs)
     for name in ("PAIRS", "ERRORS", *(["BAD LINES"] * any_bad), "PAIRS/S", "ETA"):
@@ -162,6 +165,7 @@ def jobs_table(jobs: Sequence[JobStatus]) -> Table:
         table.add_row(
             cell(job.id),
             cell(job.name),
+            *([cell(job.owner)] * any_owner),
             _state(job),
             cell(job.model),
             pairs_of_total(progress),

@@ -71,8 +71,9 @@ class Jobs:
                 keys.open(spec.model),
                 keys.job_open(job_id),
                 keys.sweep,
+                keys.recent_of(spec.owner),
                 keys.stored("jobs"),
-                *([keys.job_key(spec.key)] if spec.key else []),
+                *([keys.job_key(spec.key, spec.owner)] if spec.key else []),
             ],
             [
                 job_id,
@@ -80,6 +81,7 @@ class Jobs:
                 digest,
                 spec.model,
                 deadline_ms or LOOK_AGAIN_MS,
+                spec.owner,
                 inline_ttl_ms,
                 "" if stored_bytes is None else stored_bytes,
                 *inline,
@@ -99,9 +101,9 @@ class Jobs:
             )
         return cast(str, id_)
 
-    def with_key(self, key: str) -> Job | None:
-        """The job that has this key."""
-        record = cast("str | None", self._redis.get(self._keys.job_key(key)))
+    def with_key(self, key: str, owner: str = "") -> Job | None:
+        """The job of an owner that has this key."""
+        record = cast("str | None", self._redis.get(self._keys.job_key(key, owner)))
         try:
             return self.get(record.rpartition(" ")[2]) if record else None
         except UnknownJob:
@@ -120,7 +122,12 @@ class Jobs:
             raise UnreadableJob(
                 f"job {job_id} was made by another version of rerankfleet", hint="update this one"
             )
-        raise UnknownJob(f"there is no job {job_id}", hint="list the jobs", command="rerank jobs")
+        raise _unknown(job_id)
+
+    def refuse_foreign(self, job_id: str, owner: str) -> None:
+        """Raise UnknownJob for a job that is not this owner's, as for one that is not there."""
+        if not is_id(job_id) or self._redis.hget(self._keys.job(job_id), "owner") != owner:
+            raise _unknown(job_id)
 
     def get_many(self, job_ids: Sequence[str]) -> list[Job]:
         """Read many jobs at once, without those that are gone or that cannot be read: one of them
@@ -157,9 +164,10 @@ class Jobs:
                 log.warning("a job that cannot be read is left out", job=job_id)
             return None
 
-    def recent(self, count: int = 50) -> list[str]:
-        """The newest jobs' ids, newest first."""
-        return cast("list[str]", self._redis.zrevrange(self._keys.recent, 0, count - 1))
+    def recent(self, count: int = 50, owner: str = "") -> list[str]:
+        """The newest jobs' ids, newest first; with an `owner` only those of that."""
+        keys = [self._keys.recent_of(owner)]
+        return cast("list[str]", self._scripts.run("recent", keys, [count, self._keys.job("")]))
 
     def pause(
         self,
@@ -216,6 +224,7 @@ class Jobs:
             k.job_parts(job.id),
             k.sweep,
             k.recent,
+            k.recent_of(job.spec.owner),
             *_own_key(job),
         ]
         return cast(str, self._scripts.run("retry", keys, [job.id, only, job.round]))
@@ -338,6 +347,10 @@ class Jobs:
                 if left <= 0:
                     return False
                 channel.get_message(timeout=min(left, 1.0))
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(f"there is no job {job_id}", hint="list the jobs", command="rerank jobs")
 
 
 def _own_key(job: Job) -> list[str]:

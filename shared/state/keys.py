@@ -5,6 +5,7 @@ Written in: the module of this package. By: the processes that call it (coord: t
     key                    type   lives                    written in            by
     {p}:jobs               zset   permanent                jobs, shards          all
     {p}:recent             zset   permanent, trimmed       jobs                  client
+    {p}:recent:{owner}     zset   permanent, trimmed       jobs                  client
     {p}:sweep              zset   permanent, emptied       jobs                  all
     {p}:models             set    permanent, one per model jobs                  client
     {p}:stored:{kind}      hash   permanent, emptied       ledger, jobs          all
@@ -13,6 +14,8 @@ Written in: the module of this package. By: the processes that call it (coord: t
     {p}:job:{id}:open      hash   gone when empty          jobs, shards          coord, worker
     {p}:job:{id}:parts     hash   parts_ttl after the end  shards, jobs (cancel) worker
     {p}:key:{digest}       string with its job, or answer  jobs                  client
+    {p}:key:{owner}:{digest}
+                           string with its job, or answer  jobs                  client
     {p}:inline:{id}:{name} string TTL from the beginning   inline                client, worker
     {p}:worker:{id}        hash   3 heartbeats             fleet                 worker
     {p}:worker:{id}:counts string 3 heartbeats             fleet                 worker
@@ -29,6 +32,7 @@ Written in: the module of this package. By: the processes that call it (coord: t
     {p}:stats:{kind}:{name}:{hour}
                            hash   25 h after a commit      shards                worker
     {p}:profile:{name}     list   90 days after a change   statistics            coord, client
+    {p}:rate:{...}         string two windows of the rate  rates                 gateway
 
 The module that writes a key also reads it. In addition `shards` reads pulse and amnesty when it
 claims, and `statistics` reads stats.
@@ -58,7 +62,11 @@ class Keys:
     @property
     def recent(self) -> str:
         """The newest jobs by creation time, finished ones too."""
-        return f"{self.prefix}:recent"
+        return self.recent_of("")
+
+    def recent_of(self, owner: str) -> str:
+        """The newest jobs of an owner; of all, owned or not, where that is empty."""
+        return f"{self.prefix}:recent{f':{owner}' if owner else ''}"
 
     @property
     def sweep(self) -> str:
@@ -105,9 +113,16 @@ class Keys:
         """Committed shards of a job: start -> "end part"."""
         return f"{self.prefix}:job:{job_id}:parts"
 
-    def job_key(self, key: str) -> str:
-        """The user's key of a job -> digest of its input and options, and its id."""
-        return f"{self.prefix}:key:{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    def job_key(self, key: str, owner: str = "") -> str:
+        """The user's key of a job -> digest of its input and options, and its id. Equal keys of two
+        owners have nothing to do with each other."""
+        digest = hashlib.sha256(key.encode()).hexdigest()[:32]
+        return f"{self.prefix}:key:{f'{owner}:' if owner else ''}{digest}"
+
+    @property
+    def rates(self) -> str:
+        """How the keys of the counted requests begin."""
+        return f"{self.prefix}:rate"
 
     def inline(self, job_id: str, name: str) -> str:
         """Payload or result of an interactive request."""

@@ -21,6 +21,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk is full, or what its user may have of it."""
 
 
+def missing(uri: str) -> StorageRefused:
+    """What is raised of an object that is not there, or that is to be as if it were not."""
+    return StorageRefused(f"{printable(uri)} does not exist", hint="check the address")
+
+
 @contextmanager
 def clear_errors(uri: str) -> Iterator[None]:
     """Turn what the disk or S3 raises while it works on `uri` into our errors."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,8 +17,11 @@ from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.fleet import Fleet
 from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.gateway import running_gateway, working_fleet
+from tests.support.keys import KeyFile
 from tests.support.stack import Stack, StartStack
 from tests.support.wait import patient
+
+Clients = dict[str, httpx.Client]
 
 
 @pytest.fixture
@@ -31,6 +36,24 @@ def keyed(change: Callable[..., Settings]) -> Iterator[httpx.Client]:
     """A client of a gateway that wants a key."""
     with running_gateway(change(api_keys=(SecretStr("one"), SecretStr("two")))) as client:
         yield client
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    """Two teams, one key for each other right, and one that may do everything."""
+    keys = KeyFile(tmp_path / "keys.toml")
+    for team in ("alice", "bob"):
+        keys.add(team, "rerank", "jobs")
+    for right in ("rerank", "jobs", "metrics", "admin"):
+        keys.add(f"only-{right}", right)
+    return keys
+
+
+@pytest.fixture
+def clients(change: Callable[..., Settings], key_file: KeyFile) -> Iterator[Clients]:
+    """`clients["alice"]`: a client of a gateway with the key of alice."""
+    with running_gateway(change(api_keys_file=key_file.path)) as http, ExitStack() as opened:
+        yield {name: opened.enter_context(key_file.client(http, name)) for name in key_file.keys}
 
 
 @pytest.fixture

@@ -33,4 +33,6 @@ def _may_stay(client: redis.Redis, prefix: str, key: str, unfinished: set[str]) 
         return jobs <= unfinished
     if kind == "key":
         return client.get(key).split(" ")[1] in unfinished
+    if kind == "recent":  # and those of an owner
+        return True
     return not rest and kind in PERMANENT

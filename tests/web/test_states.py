@@ -201,3 +201,90 @@ def test_a_profile_fills_in_its_settings(browser: Browser, gateway: CannedGatewa
     # and choosing an instruction alone changes nothing else
     browser.choose("#instruction-preset", "instruction/web search")
     assert browser.run("return document.getElementById('preset').value") == "product"
+
+
+MAY_NOT = "the key reader may not look at the workers: it has the right rerank"
+
+
+def test_what_a_key_may_not_see_is_said_and_the_rest_works(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("403")
+    # given a key that may only have requests scored
+    refusal = error(MAY_NOT, "this needs the right admin", "missing_right")
+    answers = dict(gateway.answers)
+    for route in ("GET /v1/fleet", "GET /v1/jobs", "GET /v1/jobs/j1/events"):
+        gateway.reply(route, refusal, 403)
+    browser.open(gateway.address)
+    fill_in(browser)
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    browser.wait(".result")
+    # then the other tabs say what it may not do, and show neither empty charts nor "no jobs yet"
+    browser.click("#tab-fleet")
+    browser.wait_text("[data-state=refused]", MAY_NOT)
+    browser.wait_text("[data-state=refused]", "needs the right admin")
+    assert not browser.run("return document.querySelector('.charts').checkVisibility()")
+    browser.click("#tab-jobs")
+    browser.wait_text(".jobs-page [data-state=refused]", MAY_NOT)
+    assert not browser.wait("#new-job").is_enabled()
+    assert not browser.run("return document.querySelector('.empty').checkVisibility()")
+    browser.run("location.hash = '#/jobs/j1'")
+    browser.wait_text(".job-page [data-state=refused]", MAY_NOT)
+    # when the right is given, then opening the tab shows it
+    gateway.answers.update(answers)
+    browser.click("#tab-fleet")
+    browser.wait(".worker")
+    browser.wait_gone(".fleet-page [data-state=refused]")
+
+
+def test_a_key_over_its_rate_is_told_so_and_waits(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors.append("429")
+    said = "the key slow may send 3 requests a day"
+    limited = error(said, "try again in 2 s", "rate_limited")
+    # given a page in use, whose key comes over its rate
+    browser.open(gateway.address)
+    fill_in(browser)
+    gateway.reply("POST /v1/rerank", limited, 429, Retry_After="3600")
+    browser.press(Keys.CONTROL, Keys.ENTER)
+    # then the run ends with the reason, instead of waiting for an hour
+    browser.wait_text("#run-status", said)
+    # and so does what is asked for again and again, no sooner than it may be
+    models = gateway.answers["GET /v1/models"]
+    gateway.reply("GET /v1/models", limited, 429, Retry_After="1")
+    browser.wait_text(".banner[data-state=refused]", said)
+    gateway.answers["GET /v1/models"] = models
+    browser.wait_gone(".banner[data-state=refused]")
+
+
+def test_a_refused_key_is_not_sent_again_and_again(
+    browser: Browser, gateway: CannedGateway, allowed_errors: list[str]
+) -> None:
+    allowed_errors += ["401", "429"]
+    # given a gateway that has heard too many wrong keys from here
+    answers = dict(gateway.answers)
+    many = error("too many wrong API keys came from this address", "", "too_many_wrong_keys")
+    for route in answers:
+        gateway.reply(route, error("a key is needed"), 401)
+    browser.open(gateway.address)
+    browser.wait("#key-dialog")
+    for route in answers:
+        gateway.reply(route, many, 429, Retry_After="1")
+    # when another wrong one is entered, then the dialog asks for the right one at once
+    browser.write("#key", "wrong")
+    browser.press(Keys.ENTER)
+    browser.wait_text("#key-dialog", "rejected")
+    # and the wrong one is not sent any more
+    browser.run(
+        "window.sent = []; const send = fetch;"
+        "window.fetch = (path, how) => { sent.push(how?.headers?.Authorization ?? ''); "
+        "return send(path, how); }"
+    )
+    wait_until(lambda: len(browser.run("return sent")) > 1, WAIT_S, "the page asks again")
+    assert set(browser.run("return sent")) == {""}
+    gateway.answers.update(answers)
+    browser.write("#key", "right")
+    browser.press(Keys.ENTER)
+    browser.wait_gone("#key-dialog")
+    browser.wait(".offer")

@@ -22,8 +22,9 @@ from rerankfleet.shared.metrics import (
     STAGES,
 )
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.uploads import uploads_uri
+from rerankfleet.shared.storage.uploads import OwnUploads, uploads_uri
 from rerankfleet.shared.tally import Tally
+from rerankfleet.workers.images.budget import missing
 from rerankfleet.workers.images.fetch import Fetcher
 from rerankfleet.workers.images.pool import Pool
 from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
@@ -56,8 +57,9 @@ class ImageSource:
         tally: Tally | None = None,
         *,
         urgent_pixels_max: float = math.inf,
+        uploads: OwnUploads | None = None,
     ) -> None:
-        self._fetcher, self._pool = fetcher, pool
+        self._fetcher, self._pool, self._uploads = fetcher, pool, uploads
         self._tally = tally or Tally()
         self._threads = {
             False: FairThreads(FETCHES_AT_A_TIME, "fetch"),
@@ -92,7 +94,8 @@ class ImageSource:
             on_retry=lambda: tally.add(RETRIES, "fetch"),
         )
         pool, most = Pool(settings.decode_processes), settings.interactive_pixels_max
-        return cls(fetcher, pool, tally, urgent_pixels_max=most)
+        own = OwnUploads(settings)
+        return cls(fetcher, pool, tally, urgent_pixels_max=most, uploads=own)
 
     def load(
         self, refs: Iterable[ImageRef], caller: Caller | None = None
@@ -103,17 +106,31 @@ class ImageSource:
         caller = caller or Caller()
         if caller.stop.is_set():
             raise CancelledError
+        wanted = list(dict.fromkeys(refs))
+        outcomes: dict[ImageRef, PreparedImage | ItemError] = {
+            ref: missing(ref.uri, "does not exist")
+            for ref in wanted
+            if self._is_foreign(ref, caller)
+        }
         begun: dict[ImageRef, tuple[_Load, bool]] = {}
         try:
-            for ref in dict.fromkeys(refs):
-                begun[ref] = self._begin(ref, caller)
+            for ref in wanted:
+                if ref not in outcomes:
+                    begun[ref] = self._begin(ref, caller)
             misses = sum(is_new for _, is_new in begun.values())
             self._tally.add(CACHE_LOOKUPS, "picture", "miss", amount=misses)
             self._tally.add(CACHE_LOOKUPS, "picture", "hit", amount=len(begun) - misses)
-            return {ref: self._outcome(ref, caller, *one) for ref, one in begun.items()}
+            outcomes |= {ref: self._outcome(ref, caller, *one) for ref, one in begun.items()}
+            return outcomes
         finally:
             for ref, (load, _) in begun.items():
                 self._leave(ref, caller, load)
+
+    def _is_foreign(self, ref: ImageRef, caller: Caller) -> bool:
+        """Whether it is another's upload, which is for the caller as if it were not there."""
+        if caller.owner is None or self._uploads is None:
+            return False
+        return self._uploads.is_foreign(ref.uri, caller.owner)
 
     def prepare(self, data: bytes, options: ImageSpec) -> PreparedImage:
         """Decode a file that the caller holds. Raises ItemError."""

@@ -19,11 +19,13 @@ class Caller:
     turn    a request or job: those of a turn take turns with all others
     urgent  somebody waits: before all that are not
     stop    set when they are wanted no more
+    owner   whose uploads alone may be read; None: anybody's
     """
 
     turn: Hashable = field(default_factory=object)
     urgent: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
+    owner: str | None = None
 
 
 STOP_POLL_S = 0.1

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from starlette.responses import Response
 
+from rerankfleet.producer.api_keys import ApiKey
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import Gateway, RerankInput, as_json, gateway_of, taken
 from rerankfleet.producer.gateway.errors import MODEL, SHAPE, InvalidField
@@ -42,6 +43,7 @@ from rerankfleet.producer.gateway.formats.fields import (
 from rerankfleet.producer.gateway.formats.losses import losses
 from rerankfleet.producer.gateway.formats.scoring import RequestOptions
 from rerankfleet.producer.gateway.json_bodies import JsonRoute
+from rerankfleet.producer.gateway.rights import JOBS, key_of, require
 from rerankfleet.producer.gateway.streaming import staged
 from rerankfleet.producer.interactive import Answer
 from rerankfleet.shared.addresses import without_login
@@ -177,10 +179,12 @@ async def _accept(
     gateway: Gateway, request: Request, body: RerankBody, rerank_input: RerankInput, key: str | None
 ) -> Response:
     """Make a job of a request, and answer where its results will be."""
+    owner = key_of(request)
+    require(owner, JOBS, "make jobs")
     warnings = ignored(body, body.of_the_answer)
     request.scope[MODEL] = body.model
     with taken(gateway.jobs, "new jobs"):
-        told = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key)
+        told = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key, owner)
     request.scope[MODEL] = told["model"]
     answered = as_json({**told, "warnings": warnings}, 202)
     answered.headers["Location"] = told["links"]["self"]
@@ -188,7 +192,7 @@ async def _accept(
 
 
 def _make_job(
-    client: Client, body: RerankBody, rerank_input: RerankInput, key: str | None
+    client: Client, body: RerankBody, rerank_input: RerankInput, key: str | None, owner: ApiKey
 ) -> dict[str, Any]:
     """A job of this request as its one line. What is wrong with it is said now, as if it were to
     be answered at once."""
@@ -199,7 +203,8 @@ def _make_job(
     with TemporaryDirectory(prefix="rerank-") as folder:
         file = Path(folder, "request.jsonl")
         file.write_bytes(line)
-        job_id = client.submit(file, model=body.model, key=key, **body.options())
+        options = body.options() | owner.of_its_jobs
+        job_id = client.submit(file, model=body.model, key=key, **options)
     status, home = client.status(job_id), f"/v1/jobs/{job_id}"
     parts = ("results", "errors", "events", "cancel")
     return {

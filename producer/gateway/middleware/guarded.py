@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-GUARDED = ("/v1", "/v2", "/rerank", "/score", "/info", "/metrics")
-"""The beginnings of guarded paths. Health, documentation and the page are open."""
+from rerankfleet.producer.gateway.rights import GUARDED
 
 
 def is_guarded(scope: Scope) -> bool:

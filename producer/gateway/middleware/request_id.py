@@ -28,7 +28,10 @@ class RequestId:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request=request_id):
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                structlog.contextvars.unbind_contextvars("key")  # which `keys.py` binds
 
 
 def _request_id(headers: Headers) -> str:

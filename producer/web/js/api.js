@@ -245,7 +245,8 @@ export class Api {
 
   headers() {
     const key = sessionStorage.getItem(KEY);
-    return key === null ? {} : { Authorization: `Bearer ${key}` };
+    if (key === null || this.locked.now) return {}; // a refused key is not sent again and again
+    return { Authorization: `Bearer ${key}` };
   }
 
   unreachable() {
@@ -254,8 +255,9 @@ export class Api {
   }
 
   refusal(status, text, headers) {
-    if (status === 401) this.locked.set(true);
-    return new ApiError(status, readError(text, status), about(headers));
+    const error = readError(text, status);
+    if (status === 401 || error.code === "too_many_wrong_keys") this.locked.set(true);
+    return new ApiError(status, error, about(headers));
   }
 }
 

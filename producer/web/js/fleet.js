@@ -4,7 +4,7 @@ import { ColumnChart, LineChart } from "./charts.js";
 import { fill, h } from "./dom.js";
 import * as format from "./format.js";
 import { counted, t } from "./i18n.js";
-import { noWorker } from "./notices.js";
+import { noWorker, refused } from "./notices.js";
 import { poll } from "./poll.js";
 
 const POLL_MS = 2_000;
@@ -23,26 +23,25 @@ export function showFleet(root, app, signal) {
   const totals = h("div", { class: "figures" });
   const workers = h("div", { class: "workers" });
   const queues = h("div", { class: "table-holder" });
+  const notice = h("div", { class: "notice-holder", "aria-live": "polite" });
   const rate = new LineChart({ title: t("chart.rate"), unit: t("unit.pairs") }, signal);
   const queue = queueChart(signal);
   const batch = batchChart(signal);
   const latency = latencyChart(signal);
-  fill(
-    root,
+  const shown = h(
+    "div",
+    { class: "fleet-page" },
+    totals,
+    workers,
     h(
       "div",
-      { class: "fleet-page" },
-      h("div", { class: "page-head" }, h("h1", {}, t("tab.fleet"))),
-      totals,
-      workers,
-      h(
-        "div",
-        { class: "charts" },
-        [rate, queue, batch, latency].map((chart) => chart.element),
-      ),
-      h("section", { class: "panel" }, h("h2", { class: "panel-title" }, t("queues")), queues),
+      { class: "charts" },
+      [rate, queue, batch, latency].map((chart) => chart.element),
     ),
+    h("section", { class: "panel" }, h("h2", { class: "panel-title" }, t("queues")), queues),
   );
+  const head = h("div", { class: "page-head" }, h("h1", {}, t("tab.fleet")));
+  fill(root, h("div", { class: "fleet-page" }, head, notice, shown));
   poll(
     async () => {
       const fleet = await app.fleet.refresh();
@@ -57,6 +56,10 @@ export function showFleet(root, app, signal) {
     },
     POLL_MS,
     signal,
+    (error) => {
+      shown.hidden = error !== null;
+      fill(notice, error && refused(error));
+    },
   );
 }
 

@@ -14,6 +14,7 @@ import { showRerank } from "./rerank/view.js";
 import { addressOf, route, syncSettings, TABS } from "./router.js";
 import { remembered, Value } from "./value.js";
 import { FleetHistory } from "./fleet_history.js";
+import { isRefusal, pauseMs } from "./poll.js";
 
 const POLL_MS = 5_000;
 const POLL_SOON_MS = 2_000;
@@ -33,6 +34,8 @@ export class App {
     /** Throughput samples of each job, kept while the page is open. @type {Map<string, [number, number][]>} */
     this.rates = new Map();
     this.fleet = new FleetHistory(this.api);
+    /** Why the gateway refuses what every tab needs. @type {Value<import("./api.js").ApiError | null>} */
+    this.refused = new Value(null);
     this.timer = 0;
   }
 
@@ -48,6 +51,7 @@ export class App {
   /** Fetch what the gateway serves, now and periodically. */
   async refresh() {
     clearTimeout(this.timer);
+    let waitMs = POLL_SOON_MS;
     try {
       if (!this.session.offers.image_presets.length) {
         this.session.offers = { ...this.session.offers, ...(await this.api.presets()) };
@@ -55,12 +59,15 @@ export class App {
         route.set({ ...route.now }); // draw the tab again, with the presets
       }
       this.models.set(await this.api.models());
+      this.refused.set(null);
       this.intake.examineSoon();
-    } catch {
-      // the banner or the key dialog shows it
+    } catch (error) {
+      // a banner or the key dialog shows it
+      if (isRefusal(error)) this.refused.set(this.api.locked.now ? null : error);
+      waitMs = pauseMs(error, POLL_SOON_MS);
     }
     const ready = this.api.reachable.now && this.model()?.state === "ready";
-    this.timer = window.setTimeout(() => this.refresh(), ready ? POLL_MS : POLL_SOON_MS);
+    this.timer = window.setTimeout(() => this.refresh(), ready ? Math.max(waitMs, POLL_MS) : waitMs);
   }
 }
 
@@ -88,6 +95,7 @@ function frame(app, signal) {
     ),
     header(app, signal),
     banner(app, signal),
+    refusedBanner(app, signal),
     view,
   );
   return { page, view };
@@ -211,6 +219,15 @@ function banner(app, signal) {
       ],
     );
     if (!reachable) app.timer = (clearTimeout(app.timer), window.setTimeout(() => app.refresh(), POLL_SOON_MS));
+  }, signal);
+  return element;
+}
+
+function refusedBanner(app, signal) {
+  const element = h("div", { class: "banner", role: "alert", "data-state": "refused" });
+  app.refused.watch((error) => {
+    element.hidden = error === null;
+    fill(element, error && [h("strong", {}, error.message), " ", error.hint]);
   }, signal);
   return element;
 }

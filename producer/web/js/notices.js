@@ -59,6 +59,16 @@ export function noWorker(model = "pocket-vl") {
   );
 }
 
+/** That the gateway refused a request, in its own words. @param {import("./api.js").ApiError} error */
+export function refused(error) {
+  return h(
+    "div",
+    { class: "notice warn", "data-state": "refused" },
+    icon("warning"),
+    h("div", {}, h("h3", {}, error.message), h("p", {}, error.hint)),
+  );
+}
+
 function loading(model) {
   return h(
     "div",

@@ -1,6 +1,6 @@
 -- Reopen a finished job for what failed, or was never cut. Its scores stay; the rest is fed again. Repeatable:
 -- a job that is one round further than its caller knows is reopened already.
--- KEYS job, jobs, parts, sweep, recent, key (if it has one)
+-- KEYS job, jobs, parts, sweep, recent, recent of its owner, key (if it has one)
 -- ARGV id, only, round as the caller knows it
 -- -> 'reopened' | 'unfinished' | 'gone' | 'nothing' | 'sweeping'
 local clock = redis.call('TIME')
@@ -27,9 +27,10 @@ redis.call('HSET', KEYS[1], 'scored_base', job[3] or 0, 'rejected_base', job[5] 
 redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before', 'reopened')
 if job[9] then redis.call('HSET', KEYS[1], 'before', job[9]) end
 redis.call('PERSIST', KEYS[1])
-if KEYS[6] then redis.call('PERSIST', KEYS[6]) end
+if KEYS[7] then redis.call('PERSIST', KEYS[7]) end
 redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[4], ARGV[1])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 redis.call('ZADD', KEYS[5], now, ARGV[1])
+redis.call('ZADD', KEYS[6], now, ARGV[1])
 return 'reopened'

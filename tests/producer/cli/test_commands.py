@@ -35,7 +35,7 @@ def test_both_sides_bring_their_commands():
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
         *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
         *("doctor", "study"),
-        *("query", "top", "gateway"),
+        *("query", "top", "gateway", "key"),
     }
 
 

@@ -18,6 +18,7 @@ from tests.producer.cli.conftest import (
     one_sentence,
 )
 from tests.support.fleet import Worker, run
+from tests.support.records import spec_of
 from tests.support.wait import patient, wait_until
 
 
@@ -133,3 +134,19 @@ def test_progress_counts_every_kind_of_outcome():
     assert Progress(scored=1, errors=2, rejected=3, cancelled=4).done == 10
     assert outcomes(Progress(scored=1, errors=1)) == "1 scored, 1 error"
     assert outcomes(Progress(errors=2, bad_lines=1)).startswith("2 errors (1 is a line")
+
+
+def test_the_owner_of_a_job_is_shown_where_there_is_one(rerank, store):
+    store.jobs.create("a1", spec_of(name="nobodys"), "digest")
+    assert "OWNER" not in rerank("jobs").out
+    assert "owner" not in rerank("status", "a1").out
+
+    store.jobs.create("b1", spec_of(owner="search-team"), "digest")
+
+    assert "OWNER" in rerank("jobs").out
+    assert "search-team" in rerank("jobs").out
+    assert "search-team" in rerank("status", "b1").out
+    owners = {job["id"]: job["owner"] for job in json.loads(rerank("jobs", "--json").out)}
+    assert owners == {"a1": "", "b1": "search-team"}
+    for job_id in ("a1", "b1"):
+        rerank("cancel", job_id)  # of whoever has Redis, whose ever it is

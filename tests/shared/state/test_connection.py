@@ -19,6 +19,7 @@ from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import CONNECTIONS_MAX, connect
+from rerankfleet.shared.state.rates import Rates
 from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.store import Store
 from tests.support.records import claim, spec_of
@@ -102,6 +103,10 @@ def test_a_user_limited_to_the_prefix_can_do_everything(guarded, settings, objec
     store.coordination.pulse()
     store.snapshot(unfinished_jobs=True)
     store.jobs.wait_persisted()
+    # and when jobs and requests are those of a key with a rate
+    store.jobs.create("b", spec_of(owner="team", key="mine"), "digest")
+    assert store.jobs.recent(9, "team") == ["b"]
+    assert [Rates(store).take("team", 1, 60).is_within for _ in range(2)] == [True, False]
     # then nothing was refused, and nothing else can be touched
     assert not [entry for entry in admin.acl_log() if entry["object"] != "config|get"]
     with pytest.raises(redis.exceptions.NoPermissionError):

@@ -64,7 +64,7 @@ def test_the_list_of_recent_jobs_is_bounded(store):
     store.jobs.create("a", spec_of(), "digest")
 
     assert store.client.zcard(store.keys.recent) == 1000
-    assert store.jobs.recent(2) == ["a", "old1199"]
+    assert store.client.zrevrange(store.keys.recent, 0, 1) == ["a", "old1199"]
 
 
 # ---- steps of the coordinator --------------------------------------------------------------------
@@ -282,3 +282,71 @@ def test_jobs_with_input_to_be_cut_share_the_window(store, make):
     assert store.jobs.active_count(MODEL) == 1
     assert store.jobs.active_count("other") == 0
     assert store.jobs.models() == [MODEL]
+
+
+# ---- owned --------------------------------------------------------------------------------------
+
+
+def test_an_owner_sees_its_own_jobs_only(store):
+    for job_id, owner in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "")):
+        store.jobs.create(job_id, spec_of(owner=owner), "digest")
+
+    assert store.jobs.recent() == ["d", "c", "b", "a"]
+    assert store.jobs.recent(owner="x") == ["c", "a"]
+    assert store.jobs.recent(1, "x") == ["c"]
+    assert store.jobs.recent(owner="z") == []
+    store.jobs.refuse_foreign("a", "x")
+    refused = []
+    for job_id, owner in (("a", "y"), ("d", "x"), ("d", ""), ("none", "x"), ("../a", "x")):
+        with pytest.raises(UnknownJob) as error:
+            store.jobs.refuse_foreign(job_id, owner)
+        refused.append(str(error.value).replace(job_id, "JOB"))
+    assert len(set(refused)) == 1  # a foreign job is as one that never was
+    with pytest.raises(UnknownJob) as error:
+        store.jobs.get("none")
+    assert str(error.value).replace("none", "JOB") == refused[0]
+
+
+def test_a_list_passes_over_what_is_gone_and_forgets_it(store):
+    store.jobs.create("a", spec_of(owner="x"), "digest")
+    store.jobs.create("b", spec_of(owner="x"), "digest")
+    between = {f"gone{n}": 2 + n for n in range(500)}
+    store.client.zadd(store.keys.recent_of("x"), {"a": 1, **between, "b": 1000})
+
+    assert store.jobs.recent(2, "x") == ["b", "a"]
+    assert store.client.zrange(store.keys.recent_of("x"), 0, -1) == ["a", "b"]
+
+
+def test_the_list_of_an_owner_is_bounded(store):
+    now = store.now_ms()
+    old = {f"old{n}": now - 10_000 + n for n in range(1200)}
+    store.client.zadd(store.keys.recent_of("x"), old)
+    store.jobs.create("a", spec_of(owner="x"), "digest")
+    assert store.client.zcard(store.keys.recent_of("x")) == 1000
+
+
+def test_the_same_key_of_two_owners_makes_two_jobs(store):
+    for job_id, owner in (("a", "x"), ("b", "y"), ("c", "")):
+        assert store.jobs.create(job_id, spec_of(owner=owner, key="mine"), "digest") == job_id
+    assert store.jobs.create("d", spec_of(owner="y", key="mine"), "digest") == "b"
+    assert store.jobs.with_key("mine", "x").id == "a"
+    assert store.jobs.with_key("mine").id == "c"
+
+
+def test_a_retried_job_is_among_its_owners_newest_again(store, make):
+    make("a", (0, 10), owner="x", key="mine")
+    store.shards.commit(claim(store), "p", ShardSummary(scored=9, errors=1))
+    end_job(store, "a")
+    store.client.zadd(store.keys.recent_of("x"), {"a": 1})
+    store.jobs.create("A", spec_of(owner="x"), "digest")
+    assert store.jobs.recent(owner="x") == ["A", "a"]
+    assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+    assert store.jobs.recent(owner="x") == ["a", "A"]
+    assert store.client.ttl(store.keys.job_key("mine", "x")) == -1
+
+
+def test_a_job_without_an_owner_is_written_as_before(store):
+    store.jobs.create("a", spec_of(), "digest")
+    record = store.client.hgetall(store.keys.job("a"))
+    assert "owner" not in record
+    assert "own" not in record["spec"]

@@ -533,7 +533,9 @@ def test_s3_copies_its_objects_itself(s3, tmp_path, monkeypatch, in_parts):
     if in_parts:
         monkeypatch.setattr(s3_streams, "S3_COPY_PART_BYTES", 5 << 20)
     calls: list[str] = []
-    in_s3._buckets.client.meta.events.register("before-call.s3.*", lambda model, **_: calls.append(model.name))
+    in_s3._buckets.client.meta.events.register(
+        "before-call.s3.*", lambda model, **_: calls.append(model.name)
+    )
     # when it is copied
     in_s3.copy(source, target)
     # then S3 did it

@@ -23,6 +23,8 @@ from rerankfleet.shared.errors import CredentialsRefused, ItemError, UsageError
 from rerankfleet.shared.job_spec import InputRef, Priority, make_spec
 from rerankfleet.shared.metrics import CACHE_LOOKUPS, IMAGES_REJECTED, PIXELS, SOURCE_BYTES, STAGES
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.storage.uploads import new_upload, upload_uri
 from rerankfleet.workers import offline
 from rerankfleet.workers.batching.batcher import Batcher
 from rerankfleet.workers.batching.packing import Limit, Prices
@@ -33,7 +35,7 @@ from rerankfleet.workers.images.prepared import ImageRef, PreparedImage
 from rerankfleet.workers.images.source import FETCHES_AT_A_TIME, FETCHES_OF_A_REQUEST, ImageSource
 from rerankfleet.workers.images.turns import Caller, Signal
 from rerankfleet.workers.pipeline import IMAGES_AHEAD, Scorer
-from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer
+from rerankfleet.workers.prepare import LOADS_AT_A_TIME, Preparer, caller_of
 from rerankfleet.workers.prompting.prompts import Prompt
 from rerankfleet.workers.prompting.tokens import Tokens
 from rerankfleet.workers.recorder import Recorder
@@ -221,6 +223,52 @@ class Hanging(Fetcher):
             if unwanted and unwanted.is_set():
                 raise CancelledError
         return png(1)
+
+
+def test_an_upload_of_another_owner_is_as_if_it_were_not_there(settings):
+    # given uploads of two owners and of nobody, and a source that read all of them lately
+    objects = Objects(settings)
+    uris = {}
+    for owner in ("alice", "bob", ""):
+        upload_id, _ = new_upload(1000, owner)
+        uris[owner] = upload_uri(objects, upload_id, "upload.png")
+        objects.write(uris[owner], png(1))
+    source = ImageSource.of(settings)
+    path = uris["alice"].removeprefix("file://")
+    folder, name = path.rsplit("/", 1)
+    ways = (uris["alice"], path, f"{folder}/../{folder.rsplit('/')[-1]}/{name}", f"FILE://{path}")
+    assert all(
+        isinstance(one, PreparedImage) for one in load(source, *uris.values(), *ways).values()
+    )
+
+    def as_seen_by(owner: str | None, *seen: str) -> list[str]:
+        refs = [ImageRef(uri, OPTIONS) for uri in seen]
+        loaded = source.load(refs, Caller(owner=owner))
+        return [getattr(loaded[ref], "code", "read") for ref in refs]
+
+    # then each owner may read its own alone, by whatever way
+    assert as_seen_by("alice", *uris.values()) == ["read", "not_found", "not_found"]
+    assert as_seen_by("bob", *uris.values()) == ["not_found", "read", "not_found"]
+    assert as_seen_by("bob", *ways) == ["not_found"] * 4
+    assert as_seen_by("alice", *ways) == ["read"] * 4
+    assert as_seen_by(None, *uris.values()) == ["read"] * 3
+    # and is told of another's what is told of one that never was
+    gone = f"{settings.storage_uri}/uploads/0000000001-00/upload.png"
+    told = source.load([ImageRef(gone, OPTIONS)], Caller(owner="bob"))
+    foreign = source.load([ImageRef(uris["alice"], OPTIONS)], Caller(owner="bob"))
+    (one,), (other,) = told.values(), foreign.values()
+    assert str(one).replace(gone, "URI") == str(other).replace(uris["alice"], "URI")
+    source.close()
+
+
+def test_a_job_says_whose_uploads_it_may_read():
+    def spec(**options):
+        pinned = InputRef(uri="", size=0, tag="")
+        return make_spec(model="m", input=pinned, **options)
+
+    assert caller_of(spec()).owner is None
+    assert caller_of(spec(owner="alice")).owner is None  # that of an administrator
+    assert caller_of(spec(owner="alice", own_uploads_only=True)).owner == "alice"
 
 
 @pytest.fixture

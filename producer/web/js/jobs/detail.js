@@ -6,7 +6,8 @@ import { announce, fill, h, icon } from "../dom.js";
 import { batchChart, latencyChart, queueChart } from "../fleet.js";
 import * as format from "../format.js";
 import { t } from "../i18n.js";
-import { poll } from "../poll.js";
+import { refused } from "../notices.js";
+import { isRefusal, pauseMs, poll } from "../poll.js";
 import { addressOf } from "../router.js";
 import { Downloads, downloadLink } from "./downloads.js";
 import { isOver, jobName, pairsOfTotal, progressBar, shownState, stateChip } from "./parts.js";
@@ -33,7 +34,7 @@ export function showJob(root, app, id, signal) {
   const refresh = async () => {
     if (!page.over) page.showFleet(await app.fleet.refresh());
   };
-  poll(refresh, FLEET_MS, signal);
+  poll(refresh, FLEET_MS, signal, (error) => page.showFleetCharts(error?.status !== 403));
 }
 
 class JobPage {
@@ -100,31 +101,27 @@ class JobPage {
 
   /** Read the job's events; reconnect when the connection is lost. */
   async followEvents() {
+    let wasRefused = false;
     while (!this.signal.aborted) {
+      let waitMs = RECONNECT_MS;
       try {
         for await (const { event, data } of this.app.api.events(this.id, this.signal)) {
+          if (wasRefused) fill(this.notice);
+          wasRefused = false;
           if (event === "status") this.show(data);
           if (event === "end") break;
         }
         if (this.job && isOver(this.job)) return await this.end();
       } catch (error) {
         if (this.signal.aborted) return;
-        if (error instanceof ApiError && error.status === 404) return this.unknown(error);
+        const unknown = error instanceof ApiError && error.status === 404;
+        wasRefused = unknown || isRefusal(error);
+        if (wasRefused) fill(this.notice, refused(error));
+        if (unknown) return;
+        waitMs = pauseMs(error, RECONNECT_MS);
       }
-      await new Promise((resolve) => setTimeout(resolve, RECONNECT_MS));
+      await new Promise((resolve) => setTimeout(resolve, waitMs));
     }
-  }
-
-  unknown(error) {
-    fill(
-      this.notice,
-      h(
-        "div",
-        { class: "notice warn" },
-        icon("warning"),
-        h("div", {}, h("h3", {}, error.message), h("p", {}, error.hint)),
-      ),
-    );
   }
 
   async end() {
@@ -173,7 +170,7 @@ class JobPage {
       { class: "title" },
       h("h1", {}, jobName(this.job)),
       stateChip(this.job),
-      h("p", { class: "hint" }, `${this.job.id} · ${this.job.model}`),
+      h("p", { class: "hint" }, [this.job.id, this.job.model, this.job.owner].filter(Boolean).join(" · ")),
     );
   }
 
@@ -257,6 +254,11 @@ class JobPage {
   /** Whether the job is known to be over. */
   get over() {
     return this.job !== null && isOver(this.job);
+  }
+
+  /** Whether the key may see what the charts of the fleet show. @param {boolean} may */
+  showFleetCharts(may) {
+    for (const chart of [this.queue, this.batch, this.latency]) chart.element.hidden = !may;
   }
 
   showFleet(fleet) {

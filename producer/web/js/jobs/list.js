@@ -3,7 +3,7 @@
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
 import { counted, t } from "../i18n.js";
-import { modelNotice } from "../notices.js";
+import { modelNotice, refused } from "../notices.js";
 import { poll } from "../poll.js";
 import { addressOf } from "../router.js";
 import { newJobDialog } from "./create.js";
@@ -22,6 +22,13 @@ const STATES = ["all", "running", "paused", "done", "cancelled"];
 export function showJobs(root, app, signal) {
   const dialog = newJobDialog(app, signal);
   const list = new JobList();
+  const notice = h("div", { class: "notice-holder", "aria-live": "polite" });
+  const create = h(
+    "button",
+    { type: "button", class: "button primary", id: "new-job", onclick: () => dialog.showModal() },
+    icon("add"),
+    t("job.new"),
+  );
   fill(
     root,
     h(
@@ -32,19 +39,20 @@ export function showJobs(root, app, signal) {
         { class: "page-head" },
         h("h1", {}, t("tab.jobs")),
         stateFilter((state) => list.filter(state)),
-        h(
-          "button",
-          { type: "button", class: "button primary", id: "new-job", onclick: () => dialog.showModal() },
-          icon("add"),
-          t("job.new"),
-        ),
+        create,
       ),
       modelNotice(app, signal),
+      notice,
       list.elements,
       dialog,
     ),
   );
-  poll(async () => list.show(await app.api.jobs(SHOWN)), POLL_MS, signal);
+  const refresh = async () => list.show(await app.api.jobs(SHOWN));
+  poll(refresh, POLL_MS, signal, (error) => {
+    create.disabled = error?.status === 403;
+    if (error) list.hide();
+    fill(notice, error && refused(error));
+  });
 }
 
 /** The table of jobs, and the message shown instead while it has no rows. */
@@ -95,6 +103,11 @@ class JobList {
     this.table.hidden = shown.length === 0;
   }
 
+  /** Show nothing, not even that there is none. */
+  hide() {
+    for (const element of this.elements) element.hidden = true;
+  }
+
   matches({ state }) {
     return this.state === "all" || state === this.state || (this.state === "running" && state === "finishing");
   }
@@ -141,7 +154,7 @@ function emptyRow(job) {
       "th",
       { scope: "row" },
       h("a", { href: addressOf("jobs", job.id) }, jobName(job)),
-      h("span", { class: "hint" }, job.model.split("/").at(-1)),
+      h("span", { class: "hint" }, [job.model.split("/").at(-1), job.owner].filter(Boolean).join(" · ")),
     ),
   );
 }

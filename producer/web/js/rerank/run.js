@@ -119,14 +119,17 @@ export class Runner {
     return { body: renewed, answer: await this.send(renewed, signal) };
   }
 
-  /** Send the request; while the queue is full, wait as long as the gateway says and send it again. */
+  /**
+   * Send the request; while the queue is full, wait as long as the gateway says and send it again. A key
+   * that is over its rate is no such case: that may last for hours.
+   */
   async send(body, signal) {
     while (true) {
       this.session.progress.set({ stage: "sent" });
       try {
         return await this.api.rerankStaged(body, (stage) => this.session.progress.set(stage), signal);
       } catch (error) {
-        if (!(error instanceof ApiError) || error.status !== 429) throw error;
+        if (!(error instanceof ApiError) || error.status !== 429 || error.code === "rate_limited") throw error;
         await this.waitForQueue(error.retryAfterS || BUSY_S, signal);
       }
     }
