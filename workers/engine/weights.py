@@ -110,7 +110,7 @@ def yes_minus_no(model: Any, yes_id: int, no_id: int | None) -> Tensor:
     one label has no row for "no".
     """
     head = head_of(model)
-    gain = text_model(model).norm.weight.float()
+    gain: Tensor = text_model(model).norm.weight.float()
     direction: Tensor = head[yes_id].to(gain)
     if no_id is not None:
         direction = direction - head[no_id].to(gain)
