@@ -127,11 +127,24 @@ class Monitor:
             return
         if "inline" in job.facts:
             self._store.jobs.cancel(job)  # past its deadline: no client waits for it
+        elif "resumes_at" in job.facts:
+            self._resume(job)
         elif step := next_step(job):
             log.info("step hinted again", job=job_id, step=step)
             self._store.coordination.count_event(REPUBLISHED)
             self._hints.finish(job_id) if step == "finish" else self._hints.feed(job_id)
         self._store.jobs.look_again(job_id)
+
+    def _resume(self, job: Job) -> None:
+        """Let a job that was paused for its storage look again, when that is due."""
+        answer, shards = self._store.jobs.resume(job, by_itself=True)
+        if answer != "resumed":
+            return
+        log.info("a paused job looks again by itself", job=job.id, was=job.paused)
+        for shard in shards:
+            self._hints.shard(job.spec.model, job.spec.priority, job.id, shard)
+        if not shards or not job.sealed:  # finish, when nothing is left to cut
+            self._hints.feed(job.id)
 
     def sweep(self) -> None:
         """Delete the shard and part files of jobs that ended a while ago, later all their files;

@@ -40,6 +40,7 @@ from rerankfleet.workers.leases import RELEASE_S, Leases
 from rerankfleet.workers.meter import Meter
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.recorder import Recorder
+from rerankfleet.workers.storage_health import StorageHealth
 
 HOUSEKEEPING_S = 0.25
 RENEWAL_S = 1.0
@@ -58,6 +59,7 @@ class Runtime:
         self.model = canonical_model(model)
         self.device = device
         self.draining = False
+        self.storage = StorageHealth()
         redis = connect(settings)
         self.store = Store(redis, settings)
         self.objects = Objects(settings, inline=self.store.inline.get)
@@ -215,6 +217,7 @@ class Runtime:
             pack_overhead_s=self._tested.overhead_s,
             pack_s_per_token=1 / self._tested.tokens_per_s,
             shards=len(self.leases),
+            waiting_for=self.storage.reason,
             **self.meter.rates(),
         )
 
@@ -240,6 +243,7 @@ class Runtime:
         self.draining, self._state = True, "draining"
         log.info("draining", shards=len(self.leases))
         self.leases.close()
+        self.storage.close()
         patience_s = max(self.settings.drain_s - RELEASE_S, self.settings.drain_s / 2)
         deadline = threading.Timer(patience_s, self._end_now)
         deadline.daemon = True

@@ -71,6 +71,8 @@ class WorkerRow(BaseModel):
     """Fixed seconds of a pack, by the self-test."""
     pack_s_per_token: float = 0.0
     """Seconds of a token-equivalent, by the self-test."""
+    waiting_for: str = ""
+    """What it waits for, when the storage fails here; it claims little meanwhile."""
     shards: int = 0
     slots: int = 0
     pairs_per_s: float = 0.0

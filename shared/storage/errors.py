@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import (
@@ -36,6 +37,8 @@ def clear_errors(uri: str) -> Iterator[None]:
                 f"{uri} is not a path ({error.strerror})", hint="shorten it"
             ) from error
         raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
+    except HTTPException as error:  # of a connection, past botocore
+        raise StorageUnavailable(f"{uri}: {type(error).__name__}") from error
     except Exception as error:
         if not is_s3_error(error):
             raise

@@ -22,7 +22,13 @@ from typing import IO, Any, BinaryIO, cast
 import stamina
 
 from rerankfleet.shared.addresses import local_path, path_address, printable, safe_uri
-from rerankfleet.shared.errors import CredentialsRefused, NotAllowed, StorageUnavailable, UsageError
+from rerankfleet.shared.errors import (
+    CredentialsRefused,
+    NotAllowed,
+    StorageRefused,
+    StorageUnavailable,
+    UsageError,
+)
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
@@ -88,6 +94,7 @@ class Objects:
     ) -> None:
         self._settings = settings
         self._inline = inline
+        self._storage_seen = False
 
     def at(self, *names: str) -> str:
         """The URI of something in the storage. Raises UsageError for what is no name there, such as
@@ -143,6 +150,19 @@ class Objects:
                 hint=f"add it to RERANK_ALLOWED_ROOTS: RERANK_ALLOWED_ROOTS={path.parent}",
             )
 
+    def _look_at_storage(self, uri: str) -> None:
+        """Raise StorageRefused for a URI in the folder of the storage when that was there before
+        and is not: one made anew would be in the way when it comes back."""
+        storage = self._settings.storage_uri
+        if not (uri.startswith("file:") and uri.startswith(storage + "/")):
+            return
+        if local_path(storage).is_dir():
+            self._storage_seen = True
+        elif self._storage_seen:
+            raise StorageRefused(
+                f"the folder of the storage, {printable(storage)}, is away", hint="bring it back"
+            )
+
     @cached_property
     def _s3(self) -> Any:
         return new_client(attempts=5, connect_timeout_s=5, read_timeout_s=60, connections=32)
@@ -169,6 +189,7 @@ class Objects:
                 bucket, key = _bucket_and_key(uri)
                 head = self._s3.head_object(Bucket=bucket, Key=key)
                 return Stat(head["ContentLength"], head["ETag"].strip('"'))
+            self._look_at_storage(uri)
             file = local_path(uri).stat()
             return Stat(file.st_size, str(file.st_mtime_ns))
 
@@ -205,6 +226,7 @@ class Objects:
                     return io.BytesIO()
                 answer = self._s3.get_object(Bucket=bucket, Key=key, Range=f"bytes={offset}-")
                 return cast(BinaryIO, io.BufferedReader(S3Body(answer["Body"], uri), 1 << 20))
+            self._look_at_storage(uri)
             stream = local_path(uri).open("rb")
             stream.seek(offset)
             return cast(BinaryIO, stream)
@@ -279,6 +301,7 @@ class Objects:
     def writer(self, uri: str) -> Iterator[IO[bytes]]:
         """A stream into a new object, published when the block ends well, discarded otherwise."""
         self.check(uri)
+        self._look_at_storage(uri)
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 with multipart(self._s3, *_bucket_and_key(uri)) as stream:
@@ -294,6 +317,7 @@ class Objects:
         """Begin an object that appears only when it is published, by whoever does it first.
         `name` is unique. Returns what identifies the draft."""
         self.check(uri)
+        self._look_at_storage(uri)
         with self._clear_errors(uri):
             if uri.startswith("s3:"):
                 return new_upload(self._s3, *_bucket_and_key(uri))

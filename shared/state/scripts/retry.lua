@@ -21,7 +21,7 @@ end
 redis.call('HSET', KEYS[1], 'errors', 0, 'bad_lines', 0, 'cancelled', cancelled, 'cursor', '', 'sealed', '0',
            'fed', kept, 'lines', 0, 'base', kept, 'only', ARGV[2], 'previous', job[7], 't0', now, 't1', now,
            'd0', kept, 'd1', kept, 'began_ms', now)
-redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before')
+redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before', 'resumes_at')
 if job[9] then redis.call('HSET', KEYS[1], 'before', job[9]) end
 redis.call('PERSIST', KEYS[1])
 if KEYS[6] then redis.call('PERSIST', KEYS[6]) end
