@@ -78,9 +78,12 @@ class Child:
     """Stopped after all others: they need it in order to end cleanly."""
     umask: int = -1
     """Who may read the files that it makes; -1: as its supervisor's."""
+    replaces: str = ""
+    """The option that tells the command the id of the process in whose place it is started."""
     vital: bool = True
     """The others need it: when it cannot run, all are stopped."""
     refused: bool = False
+    former_pid: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     next_start_s: float = 0.0
@@ -88,7 +91,8 @@ class Child:
 
     def start(self) -> None:
         """Start the command."""
-        self.process = spawn(self.command, self.env, self.log_file, self.umask)
+        told = [self.replaces, str(self.former_pid)] if self.replaces and self.former_pid else []
+        self.process = spawn([*self.command, *told], self.env, self.log_file, self.umask)
         self.started_s = time.monotonic()
 
     def revive(self) -> None:
@@ -105,7 +109,7 @@ class Child:
             if now - self.started_s > STEADY_S:
                 self.backoff_s = RESTART_MIN_S
             log.warning("restarting", child=self.name, status=status, in_s=self.backoff_s)
-            self.process = None
+            self.former_pid, self.process = self.process.pid, None
             self.next_start_s = now + self.backoff_s
             self.backoff_s = min(self.backoff_s * 2, RESTART_MAX_S)
         if now >= self.next_start_s:

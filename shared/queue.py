@@ -31,6 +31,9 @@ TICK = "rerank.tick"
 
 HINT_TRANSPORT = "rerankfleet.shared.hint_transport:Transport"
 
+FIRST = 9
+"""The priority of a message that is taken before those that wait in its queue already."""
+
 CONTROL_QUEUE = "control"
 """Feed and finish steps."""
 MONITOR_QUEUE = "monitor"
@@ -140,10 +143,13 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def shard(self, model: str, priority: Priority, job_id: str, shard: str) -> None:
-        """A shard waits to be scored."""
-        queue = model_queue(model, priority)
-        self._send(SCORE_SHARD, [job_id, shard], queue, task_id=hint_id(job_id, shard))
+    def shard(
+        self, model: str, priority: Priority, job_id: str, shard: str, *, first: bool = False
+    ) -> None:
+        """A shard waits to be scored, `first`: before all that waits at its priority, since it has
+        waited before."""
+        queue, id_ = model_queue(model, priority), hint_id(job_id, shard)
+        self._send(SCORE_SHARD, [job_id, shard], queue, task_id=id_, priority=FIRST * first)
 
     def feed(self, job_id: str) -> None:
         """A job's window has room."""

@@ -59,7 +59,8 @@ def children(settings: Settings, model: str) -> list[Child]:
         command = [sys.executable, "-P", "-m", "rerankfleet.workers", "--model", model]
         command += ["--device-name", name]
         # one broken GPU must not stop the others
-        processes.append(Child(f"worker {name}", command, env, vital=False))
+        child = Child(f"worker {name}", command, env, vital=False, replaces="--replaces")
+        processes.append(child)
     return processes
 
 

@@ -183,7 +183,7 @@ def _release_stopped(runtime: Runtime, held: HeldShard) -> None:
 def _hint(runtime: Runtime, lease: Lease) -> None:
     """Hint a shard to whoever is free."""
     priority = runtime.job(lease.job_id).spec.priority
-    runtime.hints.shard(lease.model, priority, lease.job_id, lease.shard)
+    runtime.hints.shard(lease.model, priority, lease.job_id, lease.shard, first=True)
 
 
 def _wait_for_storage(runtime: Runtime, held: HeldShard, error: RerankError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -31,6 +32,11 @@ SERVED_TTL_S = 30 * 86_400
 _OBSERVATION = TypeAdapter(Observation)
 
 WorkerState = Literal["loading", "ready", "draining"]
+
+
+def worker_id(device: str, pid: int) -> str:
+    """The id of a worker process on this host."""
+    return f"{socket.gethostname()}:{device}:{pid}"
 
 
 class WorkerRow(BaseModel):
