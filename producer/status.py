@@ -82,9 +82,9 @@ def _reason(job: Job, state: JobState, fleet: FleetSnapshot) -> tuple[str, bool]
     if state in ("done", "cancelled"):
         return (_why_nothing(job) if _nothing_scored(job, state) else ""), False
     if state == "paused":
-        return job.paused or "", True
-    if waiting := job.facts.get("waiting_for"):
-        return f"storage: {waiting}", True
+        return _why_paused(job, fleet.at_ms), True
+    if "waiting_for" in job.facts:
+        return _wait(job, fleet.at_ms), not fleet.queue(job.spec.model).leased_shards
     if not job.open_shards and not fleet.coordinator_lives:
         work = "writes the output" if state == "finishing" else "reads the input"
         return f"no coordinator runs, which {work}: one must be started", True
@@ -99,6 +99,32 @@ def _reason(job: Job, state: JobState, fleet: FleetSnapshot) -> tuple[str, bool]
     if waits := _queue(job, fleet.queue(job.spec.model)):
         return waits, True
     return _device_or_preparing(_able(job, fleet.workers_of(job.spec.model))), False
+
+
+def _why_paused(job: Job, now_ms: int) -> str:
+    """Why a job is paused, and when it looks again where it does so by itself."""
+    resumes_ms = job.number("resumes_at")
+    again = f" (looks again by itself in {_span(resumes_ms - now_ms)})" if resumes_ms else ""
+    return f"{job.paused}{again}"
+
+
+def _wait(job: Job, now_ms: int) -> str:
+    """What a job waits for, since when, and what comes of it. In spans of time: the clocks of the
+    fleet and of who reads this may differ, and their zones too."""
+    text = f"waiting for the storage: {job.facts['waiting_for']}"
+    if not (since_ms := job.number("waiting_since")):
+        return text
+    spans = [f"for {_span(now_ms - since_ms)}"]
+    spans.append(f"tries again in {_span(job.number('waiting_again') - now_ms)}")
+    if until_ms := job.number("waiting_until"):
+        spans.append(f"pauses in {_span(until_ms - now_ms)}")
+    return f"{text} ({', '.join(spans)})"
+
+
+def _span(ms: float) -> str:
+    """A time in words: 42 s, 3 min."""
+    seconds = max(round(ms / 1000), 0)
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min"
 
 
 def _unserved(job: Job, workers: Sequence[WorkerRow]) -> str:

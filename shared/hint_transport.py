@@ -24,7 +24,14 @@ log = structlog.get_logger()
 
 
 class Channel(original.Channel):
-    """Reads hints, and drops what is none."""
+    """Reads hints, and drops what is none; sends those that are to be taken first to the head."""
+
+    def _put(self, queue: str, message: Mapping[str, Any], **options: Any) -> None:
+        if not message["properties"].get("priority"):
+            super()._put(queue, message, **options)  # type: ignore[no-untyped-call]
+            return
+        with self.conn_or_acquire() as client:
+            client.rpush(self._q_for_pri(queue, 0), json.dumps(message))  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

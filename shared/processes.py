@@ -83,9 +83,12 @@ class Child:
     """Who may read the files that it makes; -1: as its supervisor's."""
     files: Sequence[int] = ()
     """Open files that it inherits under the same numbers."""
+    replaces: str = ""
+    """The option that tells the command the id of the process in whose place it is started."""
     vital: bool = True
     """The others need it: when it cannot run, all are stopped."""
     refused: bool = False
+    former_pid: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     next_start_s: float = 0.0
@@ -93,7 +96,9 @@ class Child:
 
     def start(self) -> None:
         """Start the command."""
-        self.process = spawn(self.command, self.env, self.log_file, self.umask, self.files)
+        told = [self.replaces, str(self.former_pid)] if self.replaces and self.former_pid else []
+        command = [*self.command, *told]
+        self.process = spawn(command, self.env, self.log_file, self.umask, self.files)
         self.started_s = time.monotonic()
 
     def revive(self) -> None:
@@ -110,7 +115,7 @@ class Child:
             if now - self.started_s > STEADY_S:
                 self.backoff_s = RESTART_MIN_S
             log.warning("restarting", child=self.name, status=status, in_s=self.backoff_s)
-            self.process = None
+            self.former_pid, self.process = self.process.pid, None
             self.next_start_s = now + self.backoff_s
             self.backoff_s = min(self.backoff_s * 2, RESTART_MAX_S)
         if now >= self.next_start_s:

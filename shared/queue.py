@@ -17,7 +17,6 @@ import structlog
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from kombu import Queue  # type: ignore[attr-defined]
-from kombu.exceptions import OperationalError
 
 from rerankfleet.shared.content.ranges import is_shard
 from rerankfleet.shared.ids import is_id
@@ -31,6 +30,9 @@ FINISH = "rerank.finish"
 TICK = "rerank.tick"
 
 HINT_TRANSPORT = "rerankfleet.shared.hint_transport:Transport"
+
+FIRST = 9
+"""The priority of a message that is taken before those that wait in its queue already."""
 
 CONTROL_QUEUE = "control"
 """Feed and finish steps."""
@@ -141,10 +143,13 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def shard(self, model: str, priority: Priority, job_id: str, shard: str) -> None:
-        """A shard waits to be scored."""
-        queue = model_queue(model, priority)
-        self._send(SCORE_SHARD, [job_id, shard], queue, task_id=hint_id(job_id, shard))
+    def shard(
+        self, model: str, priority: Priority, job_id: str, shard: str, *, first: bool = False
+    ) -> None:
+        """A shard waits to be scored, `first`: before all that waits at its priority, since it has
+        waited before."""
+        queue, id_ = model_queue(model, priority), hint_id(job_id, shard)
+        self._send(SCORE_SHARD, [job_id, shard], queue, task_id=id_, priority=FIRST * first)
 
     def feed(self, job_id: str) -> None:
         """A job's window has room."""
@@ -161,5 +166,5 @@ class Hints:
     def _send(self, task: str, args: list[str], queue: str, **options: Any) -> None:
         try:
             self._app.send_task(task, args=args, queue=queue, retry=True, **options)
-        except (OperationalError, OSError) as error:
+        except Exception as error:  # a hint is disposable, whatever the broker's client raises
             log.warning("hint not sent", task=task, args=args, error=str(error))

@@ -269,6 +269,12 @@ class Settings(BaseSettings):
         ge=0,
         description="how long a hint may be missing from the queue before it is sent again",
     )
+    storage_wait_s: float = Field(
+        300.0,
+        gt=0,
+        description="how long a job waits for files that are not there or may not be touched "
+        "before it is paused, and how often it then looks again by itself",
+    )
     drain_s: float = Field(18.0, gt=0, description="time that a worker has to shut down")
     stall_timeout_s: float = Field(
         300.0, gt=0, description="a worker whose pack takes longer than this is restarted"

@@ -41,6 +41,15 @@ def test_the_image_benchmark_measures_both_sides_and_their_difference():
         assert 0 < image["difference"] < 3
 
 
+def test_the_benchmark_of_recovery_sees_every_shard_of_a_dead_worker_again():
+    result = run_quickly("recovery")
+
+    assert result["deaths"] == 1
+    assert result["shards"] >= 2
+    assert 0 < result["median_s"] <= result["longest_s"] < 300
+    assert result["errors"] == 0
+
+
 def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
     result = run_quickly("images_ahead")
 

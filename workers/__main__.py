@@ -31,9 +31,9 @@ from rerankfleet.workers.throttle import ConsumerThrottle
 log = structlog.get_logger()
 
 
-def work(settings: Settings, model: str, device: str) -> int:
+def work(settings: Settings, model: str, device: str, replaces: int | None = None) -> int:
     """Serve a model until a signal arrives. Returns the exit status."""
-    runtime = Runtime(settings, model, device)
+    runtime = Runtime(settings, model, device, replaces)
     quick = [model_queue(runtime.model, Priority.interactive)]
     bulk = [model_queue(runtime.model, p) for p in (Priority.normal, Priority.bulk)]
     throttles = [
@@ -70,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--device-name", default="cpu", help="the device's name in the fleet")
+    parser.add_argument("--replaces", type=int, help="id of a process on this host that is gone")
     options = parser.parse_args(arguments)
     settings = load_settings()
     configure_logs(settings.log_level)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     faulthandler.enable()
     try:
-        return work(settings, options.model, options.device_name)
+        return work(settings, options.model, options.device_name, options.replaces)
     except (ModelRefused, UsageError) as error:
         tell(f"rerank worker: {error}")
         return REFUSED

@@ -55,7 +55,8 @@ def children(settings: Settings, model: str) -> list[Child]:
         command += ["--device-name", name]
         env = settings.environment() | _pinned(group)
         # one broken GPU must not stop the others
-        processes.append(Child(f"worker {name}", command, env, vital=False))
+        child = Child(f"worker {name}", command, env, vital=False, replaces="--replaces")
+        processes.append(child)
     return processes
 
 

@@ -29,6 +29,14 @@ REDIS_BACKOFF_S = 1.0
 log = structlog.get_logger()
 
 
+def end_leases(store: Store, model: str, worker: str) -> None:
+    """End the leases of a worker whose process is known to be gone, so that nobody waits for them
+    to run out. They make suspects as if they had."""
+    ended = store.shards.end_leases(model, worker)
+    store.fleet.leave(worker)
+    log.info("a worker is gone", worker=worker, leases=ended)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldShard:
     """A leased shard; `stop` is set when this worker is to stop working on it."""
@@ -96,7 +104,7 @@ class Leases:
             self._recorder.add(BATCH_SPLITS, "poison")
             priority = self._store.jobs.get(job_id).spec.priority
             for half in self._store.shards.split(job_id, self._model, shard):
-                self._hints.shard(self._model, priority, job_id, half)
+                self._hints.shard(self._model, priority, job_id, half, first=True)
         return answer
 
     def _claim(self, job_id: str, shard: str, *, alone: bool) -> Lease | str:

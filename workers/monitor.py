@@ -90,23 +90,25 @@ class Monitor:
 
     def _rehint_shards(self, model: str) -> dict[str, float]:
         """Resend the hints of shards that no worker holds and no message names, once they have been
-        missing for a while. Returns since when each is missing."""
+        missing for a while: a message may have been taken just now. What a dead worker left is sent
+        at once. Returns since when each is missing."""
         due = self._store.shards.due(model, SHARDS_LOOKED_AT)
         if not due:
             return {}
         waiting = self._store.broker.hint_ids(broker_keys(self._settings, model_queues(model)))
+        due = [one for one in due if hint_id(*one) not in waiting]
+        new = [one for one in due if hint_id(*one) not in self._missing_since]
+        left = self._store.shards.abandoned(new)
         now = time.monotonic()
         missing, sent = {}, 0
         for job_id, shard in due:
             name = hint_id(job_id, shard)
-            if name in waiting:
-                continue
-            since = self._missing_since.get(name, now)
-            if now - since >= self._settings.hint_grace_s and sent < HINTS_AT_ONCE:
+            missing[name] = self._missing_since.get(name, now)
+            is_lost = now - missing[name] >= self._settings.hint_grace_s
+            if sent < HINTS_AT_ONCE and (is_lost or (job_id, shard) in left):
                 self._rehint(model, job_id, shard)
                 sent += 1
-                continue
-            missing[name] = since
+                missing[name] = now
         return missing
 
     def _rehint(self, model: str, job_id: str, shard: str) -> None:
@@ -118,7 +120,7 @@ class Monitor:
         log.info("hint sent again", job=job_id, shard=shard)
         if self._store.now_ms() - refused_ms > REFUSED_MS:
             self._store.coordination.count_event(REPUBLISHED)
-        self._hints.shard(model, priority, job_id, shard)
+        self._hints.shard(model, priority, job_id, shard, first=True)
 
     def _check_job(self, job_id: str) -> None:
         """Hint the next step of a job that nothing touched for a while, computed from its facts."""
@@ -132,11 +134,24 @@ class Monitor:
             return
         if "inline" in job.facts:
             self._store.jobs.cancel(job)  # past its deadline: no client waits for it
+        elif "resumes_at" in job.facts:
+            self._resume(job)
         elif step := next_step(job):
             log.info("step hinted again", job=job_id, step=step)
             self._store.coordination.count_event(REPUBLISHED)
             self._hints.finish(job_id) if step == "finish" else self._hints.feed(job_id)
         self._store.jobs.look_again(job_id)
+
+    def _resume(self, job: Job) -> None:
+        """Let a job that was paused for its storage look again, when that is due."""
+        answer, shards = self._store.jobs.resume(job, by_itself=True)
+        if answer != "resumed":
+            return
+        log.info("a paused job looks again by itself", job=job.id, was=job.paused)
+        for shard in shards:
+            self._hints.shard(job.spec.model, job.spec.priority, job.id, shard)
+        if not shards or not job.sealed:  # finish, when nothing is left to cut
+            self._hints.feed(job.id)
 
     def sweep(self) -> None:
         """Delete the shard and part files of jobs that ended a while ago, later all their files;

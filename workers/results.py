@@ -10,7 +10,7 @@ import structlog
 
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_range
-from rerankfleet.shared.formats.shard_files import dump_part, part_uri
+from rerankfleet.shared.formats.shard_files import dump_part, part_uri, shard_uri
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.state.connection import REDIS_AWAY
@@ -37,6 +37,8 @@ def write(
     data = dump_part(outcomes, provenance)
     if lease.file.startswith("redis:"):
         return store.inline.put(lease.job_id, f"part-{start}-{attempt}", data, inline_ttl_s)
+    # where a folder is not mounted, an empty one would take the part, which is missing afterwards
+    objects.stat(shard_uri(objects, lease.job_id, lease.file))
     store.ledger.add(lease.job_id, "work_bytes", len(data))
     objects.write(part_uri(objects, lease.job_id, start, attempt), data)
     return attempt

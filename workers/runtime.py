@@ -26,7 +26,7 @@ from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.connection import connect
-from rerankfleet.shared.state.fleet import WorkerRow, WorkerState
+from rerankfleet.shared.state.fleet import WorkerRow, WorkerState, worker_id
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
@@ -36,10 +36,11 @@ from rerankfleet.workers.batching.batcher import Batcher, waiting_tokens_max
 from rerankfleet.workers.batching.packing import Limit
 from rerankfleet.workers.engine import load_engine
 from rerankfleet.workers.images.source import ImageSource
-from rerankfleet.workers.leases import RELEASE_S, Leases
+from rerankfleet.workers.leases import RELEASE_S, Leases, end_leases
 from rerankfleet.workers.meter import Meter
 from rerankfleet.workers.pipeline import Scorer
 from rerankfleet.workers.recorder import Recorder
+from rerankfleet.workers.storage_health import StorageHealth
 
 HOUSEKEEPING_S = 0.25
 RENEWAL_S = 1.0
@@ -53,20 +54,25 @@ log = structlog.get_logger()
 class Runtime:
     """All that the task needs, and the housekeeping thread."""
 
-    def __init__(self, settings: Settings, model: str, device: str) -> None:
+    def __init__(
+        self, settings: Settings, model: str, device: str, replaces: int | None = None
+    ) -> None:
         self.settings = settings
         self.model = canonical_model(model)
         self.device = device
         self.draining = False
+        self.storage = StorageHealth()
         redis = connect(settings)
         self.store = Store(redis, settings)
         self.objects = Objects(settings, inline=self.store.inline.get)
         self.app = make_app(settings)
         self.hints = Hints(self.app)
-        self.id = f"{socket.gethostname()}:{device}:{os.getpid()}"
+        self.id = worker_id(device, os.getpid())
         self._fleet = self.store.fleet
         self._state: WorkerState = "loading"
         self._fleet.forget(self.id)  # an earlier process in a container of the same name
+        if replaces is not None:
+            end_leases(self.store, self.model, worker_id(device, replaces))
         self._beat(WorkerRow(**self._identity()))
         self._load(model)
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
@@ -215,6 +221,7 @@ class Runtime:
             pack_overhead_s=self._tested.overhead_s,
             pack_s_per_token=1 / self._tested.tokens_per_s,
             shards=len(self.leases),
+            waiting_for=self.storage.reason,
             **self.meter.rates(),
         )
 
@@ -240,6 +247,7 @@ class Runtime:
         self.draining, self._state = True, "draining"
         log.info("draining", shards=len(self.leases))
         self.leases.close()
+        self.storage.close()
         patience_s = max(self.settings.drain_s - RELEASE_S, self.settings.drain_s / 2)
         deadline = threading.Timer(patience_s, self._end_now)
         deadline.daemon = True

@@ -30,6 +30,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.formats.shard_files import dump_slices, shard_file, shard_uri
 from rerankfleet.shared.heartbeat import heartbeat
+from rerankfleet.shared.outages import as_outage
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.records import Job, OpenShard
 
@@ -38,11 +39,8 @@ SHARDS_PER_STEP = 8
 SHARDS_PER_STEP_CANCELLED = 256
 STEP_S = 20.0
 """Or after so long."""
-PATIENCE_S = 600.0
-"""For so long a cancelled job waits for an input that cannot be read."""
 REPORTED = "reported"
-"""The fact `unreadable` of a job that was paused since its input cannot be read; before that, since
-when it waits, in ms."""
+"""The fact `unreadable` of a job that was paused since its input cannot be read."""
 WINDOW_PER_SLOT = 4
 """Shards that wait per slot of the fleet: enough that no worker finds the queue empty."""
 
@@ -63,16 +61,17 @@ def feed(job_id: str, control: Control) -> None:
             following = feeding.run()
     except StepOver as over:  # a cancelled job is cut on, to record what it leaves
         following = "feed" if over.why == "cancelled" else None
-    except Unavailable as error:
-        step.delay(error)
-        return
     except Exception as error:
         if step.is_lost():  # what failed here no longer matters
             log.info("a step was overtaken", job=job_id, error=str(error))
             return
-        if not isinstance(error, UsageError):
+        outage = as_outage(error)
+        if isinstance(outage, Unavailable):
+            step.wait(outage)
+            return
+        if not isinstance(outage, UsageError):
             raise
-        following = feeding.refused(error)
+        following = feeding.refused(outage)
     step.end()
     if following == "finish":
         control.hints.finish(job_id)
@@ -118,29 +117,27 @@ class Feeding:
     def refused(self, error: UsageError) -> Next:
         """Act on an input that cannot be read. Returns the step that is due next.
 
-        A person must look, and the job is paused meanwhile. A cancelled job, at which nobody may
-        look, waits first for a storage that may be away. It ends without the rest of its input only
-        when the bytes themselves are refused, or when somebody cancels it although it was paused
-        since they are not there.
+        What the storage does not give out may be back in a moment: the job waits, then it is
+        paused, since a person must look. Of all else one must look at once; only a cancelled job,
+        at which nobody may look, waits first for whatever may return. It ends without the rest of
+        its input only when the bytes themselves are refused, or when somebody cancels it although
+        it was paused since they are not there.
         """
-        jobs, id_ = self._control.store.jobs, self.job.id
-        if jobs.pause(self.job, str(error)) == "paused":
-            jobs.set_facts(id_, unreadable=REPORTED)
+        jobs = self._control.store.jobs
+        job, reason = jobs.get(self.job.id), str(error)
+        may_return = isinstance(error, StorageRefused)
+        if job.cancelled:
+            may_return |= isinstance(error, NotAllowed | InputChanged)
+            if job.facts.get("unreadable") == REPORTED or not may_return:
+                return self._end_early()
+            reason += ". Resume the job when that is mended, or cancel it again to end it now"
+        if may_return and self._step.wait(error):
             return None
-        since = jobs.get(id_).facts.get("unreadable")
-        may_return = isinstance(error, StorageRefused | NotAllowed | InputChanged)
-        if since == REPORTED or not may_return:
-            return self._end_early()
-        now_ms = self._control.store.now_ms()
-        if since is None:
-            jobs.set_facts(id_, unreadable=now_ms)
-        if since is None or now_ms - int(since) < PATIENCE_S * 1000:
-            self._step.delay(str(error))
-            return None
-        reason = f"{error}. Resume the job when that is mended, or cancel it again to end it now"
-        if jobs.pause(self.job, reason, even_cancelled=True) == "paused":
-            jobs.set_facts(id_, unreadable=REPORTED)
-        return None
+        resumes_s = self._step.resumes_s(error)
+        answer = jobs.pause(job, reason, even_cancelled=job.cancelled, resumes_s=resumes_s)
+        if answer == "paused":
+            jobs.set_facts(job.id, unreadable=REPORTED)
+        return "feed" if answer == "cancelled" else None
 
     def _end_early(self) -> Next:
         """Seal a cancelled job whose input can no longer be read with what was cut of it."""

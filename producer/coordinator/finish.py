@@ -33,6 +33,7 @@ from rerankfleet.shared.errors import (
     ObjectMissing,
     PartLost,
     RerankError,
+    StorageRefused,
     Unavailable,
     UsageError,
 )
@@ -40,6 +41,7 @@ from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
 from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
 from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
 from rerankfleet.shared.heartbeat import beat, heartbeat
+from rerankfleet.shared.outages import as_outage
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.storage.objects import Objects
 
@@ -58,7 +60,7 @@ def finish(job_id: str, control: Control) -> None:
     step = Step.begin(job_id, control)
     if step is None:
         return
-    store, job = control.store, control.store.jobs.get(job_id)
+    job = control.store.jobs.get(job_id)
     if not job.sealed or job.open_shards or job.paused:
         step.end()
         return
@@ -75,13 +77,21 @@ def finish(job_id: str, control: Control) -> None:
     except Exception as error:
         if step.is_lost():  # what failed here no longer matters
             log.info("a step was overtaken", job=job_id, error=str(error))
-        elif isinstance(error, Unavailable):
-            step.delay(error)
-        elif isinstance(error, UsageError):  # it may not be written there: a person must look
-            store.jobs.pause(job, str(error), even_cancelled=True)
-            step.end()
         else:
-            raise
+            _wait_or_pause(job, control, step, error)
+
+
+def _wait_or_pause(job: Job, control: Control, step: Step, error: Exception) -> None:
+    """Wait for a storage that may be away; of all else a person must look at the job. Raises what
+    is a bug."""
+    outage = as_outage(error)
+    if isinstance(outage, Unavailable | StorageRefused) and step.wait(outage):
+        return
+    if not isinstance(outage, UsageError):
+        raise error
+    resumes_s = step.resumes_s(outage)
+    control.store.jobs.pause(job, str(outage), even_cancelled=True, resumes_s=resumes_s)
+    step.end()
 
 
 def _published(job: Job, control: Control, step: Step) -> tuple[str, int] | None:

@@ -23,6 +23,7 @@ from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.cli import configure_logs
 from rerankfleet.shared.errors import RerankError
+from rerankfleet.shared.outages import as_outage
 from rerankfleet.shared.processes import Child
 from rerankfleet.shared.queue import CONTROL_QUEUE, FEED, FINISH, Hints, make_app, serve
 from rerankfleet.shared.settings import Settings, load_settings
@@ -93,6 +94,9 @@ def _task(step: Step, control: Control) -> Callable[[str], None]:
         except (RerankError, *REDIS_ERRORS) as error:
             log.warning("a step failed", job=job_id, step=step.__name__, error=str(error))
         except Exception as error:
+            if as_outage(error):
+                log.warning("a step failed", job=job_id, step=step.__name__, error=str(error))
+                return
             log.exception("internal error in a step", job=job_id, step=step.__name__)
             reason = f"internal error in {step.__name__}: {type(error).__name__}: {error}"
             with suppress(RerankError, *REDIS_ERRORS):

@@ -70,7 +70,7 @@ def publish(job_id: str, attempt: str, objects: Objects) -> int:
     Raises DraftsLost."""
     try:
         drafts = json.loads(objects.read(job_uri(objects, job_id, DRAFTS, attempt, ALL)))
-    except UsageError as error:
+    except (UsageError, ValueError) as error:
         raise DraftsLost(f"the drafts of the output are gone ({error})") from error
     for draft in drafts:
         beat()

@@ -9,14 +9,12 @@ from typing import Self
 
 import structlog
 
-from rerankfleet.shared.errors import Unavailable
+from rerankfleet.shared.errors import RerankError, StorageRefused, Unavailable
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
 
-DELAY_MS = 5000
-"""When a step that found infrastructure unavailable is tried again."""
 LOOK_S = 1.0
 """How often a step in hand looks whether it is still wanted."""
 
@@ -79,9 +77,24 @@ class Step:
         """Release the lease."""
         self._control.store.jobs.end_step(self._job_id, self.token)
 
-    def delay(self, error: Unavailable | str) -> None:
-        """End the step for now, and say in the job what it waits for."""
+    def wait(self, error: RerankError) -> bool:
+        """End the step for now, and say in the job what it waits for.
+
+        Infrastructure that is away is waited for without end, a refusal for `storage_wait_s`: a
+        folder that is mounted again in a moment looks like one that was deleted. Returns False when
+        that time is over: then the step is still in hand.
+        """
+        if self.is_lost():
+            return True
+        passes, jobs = isinstance(error, Unavailable), self._control.store.jobs
+        patience_s = None if passes else self._control.settings.storage_wait_s
+        waits = jobs.wait(self._job_id, str(error), patience_s=patience_s)
+        if waits.over:
+            return False
         log.warning("a step is delayed", job=self._job_id, error=str(error))
-        jobs = self._control.store.jobs
-        if jobs.end_step(self._job_id, self.token, due_ms=DELAY_MS):
-            jobs.set_facts(self._job_id, waiting_for=str(error))
+        jobs.end_step(self._job_id, self.token, due_ms=waits.delay_ms)
+        return True
+
+    def resumes_s(self, error: RerankError) -> float:
+        """After which time a job that is paused for an error looks again by itself; 0: never."""
+        return self._control.settings.storage_wait_s if isinstance(error, StorageRefused) else 0

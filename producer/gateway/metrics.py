@@ -207,13 +207,14 @@ class FleetCollector(Collector):
             yield _counted(family, workers, counts)
 
     def _jobs(self, fleet: FleetSnapshot) -> Iterator[Metric]:
-        unservable = 0
+        unservable = waiting = 0
         states: Count[str] = Count(running=0, paused=0, finishing=0)
         items: Count[str] = Count()
         for job in self._client.store.jobs.get_many(fleet.unfinished_jobs[:JOBS_MAX]):
             if "inline" in job.facts:
                 continue
             states[state_of(job)] += 1
+            waiting += "waiting_for" in job.facts
             unservable += job.open_shards > 0 and is_unservable(job, fleet.workers)
             progress = job.progress
             items.update({name: getattr(progress, name) for name in _ITEMS})
@@ -237,7 +238,12 @@ class FleetCollector(Collector):
             "Unfinished jobs begun with other weights than any worker serves",
             unservable,
         )
-        yield from (jobs, of_jobs, bad_lines, of_weights)
+        for_storage = GaugeMetricFamily(
+            "rerank_jobs_waiting_for_storage",
+            "Unfinished jobs that wait for a storage that is away or refuses",
+            waiting,
+        )
+        yield from (jobs, of_jobs, bad_lines, of_weights, for_storage)
 
 
 def _queues(fleet: FleetSnapshot) -> Iterator[Metric]:

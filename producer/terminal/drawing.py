@@ -255,6 +255,9 @@ def _worker_notes(worker: WorkerRow, now_s: float, width: int) -> list[Text]:
         limit.append(f"batch{since}: {one_line(worker.batch_reason)}")
     lines = [[*names, *limit]] if width >= WIDE else [names, limit]
     notes = [[Text(part, "dim") for part in line] for line in lines]
+    if worker.waiting_for:
+        text = f"waits for the storage: {one_line(worker.waiting_for)}"
+        notes[-1].insert(0, Text(text, "red"))
     if worker.ooms:
         notes[-1].insert(0, Text(f"{worker.ooms} × out of memory", "red"))
     return [_dotted(line) for line in notes if line]

@@ -192,7 +192,7 @@ def workers_table(workers: Sequence[WorkerRow]) -> Table:
             str(worker.pid),
             cell(worker.device),
             cell(worker.model),
-            cell(worker.state),
+            cell(f"{worker.state}, waits for the storage" if worker.waiting_for else worker.state),
             f"{worker.batch_tokens:,} tok" if worker.batch_tokens else "–",
             f"{worker.pairs_per_s:,.0f}",
             f"{worker.busy_share:.0%}",

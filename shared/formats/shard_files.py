@@ -8,12 +8,14 @@ its commit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from rerankfleet.shared.content.content import Content, Document
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_range
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
+from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.formats.lines import image_id
 from rerankfleet.shared.storage.objects import Objects
 
@@ -47,19 +49,32 @@ def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Sl
     An image of a catalog becomes one slice per query, the image being its only document and the
     query's ordinal that document's index; `metadata` names the image.
     """
-    at = int(file.rsplit("/", 1)[-1].split("-")[1])
-    first, last = shard_range(shard)
-    slices: list[Slice] = []
-    for line in objects.read(shard_uri(objects, job_id, file)).splitlines():
-        piece = _piece(line)
-        if at < last and at + piece.items > first:
-            part = piece.cut(first - at, last - at)
-            if isinstance(part, ImageRun):
-                slices += _pairs(part, load_queries(objects, job_id))
-            else:
-                slices.append(part)
-        at += piece.items
-    return slices
+    with _damaged(f"the record or the file of shard {shard} of job {job_id}"):
+        at = int(file.rsplit("/", 1)[-1].split("-")[1])
+        pieces = map(_piece, objects.read(shard_uri(objects, job_id, file)).splitlines())
+        first, last = shard_range(shard)
+        slices: list[Slice] = []
+        for piece in pieces:
+            if at < last and at + piece.items > first:
+                part = piece.cut(first - at, last - at)
+                if isinstance(part, ImageRun):
+                    slices += _pairs(part, load_queries(objects, job_id))
+                else:
+                    slices.append(part)
+            at += piece.items
+        return slices
+
+
+@contextmanager
+def _damaged(name: str) -> Iterator[None]:
+    """Raise UsageError for what another process wrote and cannot be read."""
+    try:
+        yield
+    except (ValueError, IndexError) as error:
+        raise UsageError(
+            f"{name} is damaged ({type(error).__name__})",
+            hint="cancel the job and retry it: what was scored is kept",
+        ) from error
 
 
 def _piece(line: bytes) -> Piece:
@@ -101,8 +116,9 @@ def dump_queries(queries: Sequence[Document]) -> bytes:
 @lru_cache(maxsize=QUERY_SETS_KEPT)
 def load_queries(objects: Objects, job_id: str) -> tuple[Document, ...]:
     """A catalog's queries, by ordinal. Cached: they never change."""
-    lines = objects.read(queries_uri(objects, job_id)).splitlines()
-    return tuple(Document.model_validate_json(line) for line in lines)
+    with _damaged(f"the queries of job {job_id}"):
+        lines = objects.read(queries_uri(objects, job_id)).splitlines()
+        return tuple(Document.model_validate_json(line) for line in lines)
 
 
 def part_uri(objects: Objects, job_id: str, start: int, part: str) -> str:
@@ -125,7 +141,8 @@ def load_part(
 ) -> Iterator[tuple[SliceOutcome, Provenance]]:
     """The outcomes of a part, each with its provenance. A part is as small as its shard, so it is
     read whole: a failing storage is retried for this part alone."""
-    outcomes, provenance = parse_part(objects.read(part_uri(objects, job_id, start, part)))
+    with _damaged(f"part {start}-{part} of job {job_id}"):
+        outcomes, provenance = parse_part(objects.read(part_uri(objects, job_id, start, part)))
     for outcome in outcomes:
         yield outcome, provenance
 

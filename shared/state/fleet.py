@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
@@ -31,6 +32,11 @@ SERVED_TTL_S = 30 * 86_400
 _OBSERVATION = TypeAdapter(Observation)
 
 WorkerState = Literal["loading", "ready", "draining"]
+
+
+def worker_id(device: str, pid: int) -> str:
+    """The id of a worker process on this host."""
+    return f"{socket.gethostname()}:{device}:{pid}"
 
 
 class WorkerRow(BaseModel):
@@ -71,6 +77,8 @@ class WorkerRow(BaseModel):
     """Fixed seconds of a pack, by the self-test."""
     pack_s_per_token: float = 0.0
     """Seconds of a token-equivalent, by the self-test."""
+    waiting_for: str = ""
+    """What it waits for, when the storage fails here; it claims little meanwhile."""
     shards: int = 0
     slots: int = 0
     pairs_per_s: float = 0.0

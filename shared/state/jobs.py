@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
@@ -25,7 +26,24 @@ from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShar
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take at most."""
 
+TRY_AGAIN_MIN_MS, TRY_AGAIN_MAX_MS = 5_000, 30_000
+"""How soon a storage that cannot be used is tried again: as long as it has been away, in these
+bounds."""
+WITNESSES = 3
+"""So many different workers must meet a storage that refuses before it pauses a job: credentials
+that ran out in one worker are no reason to stop the others."""
+
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class StorageWait:
+    """How a wait for the storage goes on."""
+
+    over: bool
+    """Whether it took as long as it may: a person must look."""
+    delay_ms: int
+    """Until the next try."""
 
 
 class Jobs:
@@ -176,26 +194,28 @@ class Jobs:
         *,
         even_cancelled: bool = False,
         lease: Lease | None = None,
+        resumes_s: float = 0,
     ) -> str:
         """Take a job's shards out of the open set; with a `lease`, under which something failed,
-        only while that is held. Returns the answer of `pause.lua`."""
+        only while that is held. With `resumes_s` it looks again by itself after that time.
+        Returns the answer of `pause.lua`."""
         keys = [
             self._keys.job(job.id),
             self._keys.job_open(job.id),
             self._keys.open(job.spec.model),
         ]
         holder = [lease.shard, lease.token] if lease else ["", ""]
-        return cast(
-            str, self._scripts.run("pause", keys, [job.id, reason, int(even_cancelled), *holder])
-        )
+        args: list[str | int] = [job.id, reason, int(even_cancelled), *holder]
+        args.append(int(resumes_s * 1000))
+        return cast(str, self._scripts.run("pause", keys, args))
 
-    def resume(self, job: Job) -> tuple[str, list[str]]:
-        """Put a paused job's shards back. Returns the answer and the shards to hint. A job that was
-        paused when it was read, and runs by now, is resumed: the reply to this call was lost, or
-        another one came first. The monitor hints its shards."""
+    def resume(self, job: Job, *, by_itself: bool = False) -> tuple[str, list[str]]:
+        """Put a paused job's shards back, by itself only when that is due. Returns the answer and
+        the shards to hint. A job that was paused when it was read, and runs by now, is resumed: the
+        reply to this call was lost, or another one came first. The monitor hints its shards."""
         k = self._keys
         keys = [k.job(job.id), k.job_open(job.id), k.open(job.spec.model), k.jobs]
-        answer, *shards = self._scripts.run("resume", keys, [job.id])
+        answer, *shards = self._scripts.run("resume", keys, [job.id, int(by_itself)])
         if answer == "running" and job.paused is not None:
             answer = "resumed"
         return answer, shards
@@ -250,6 +270,21 @@ class Jobs:
         for job_id in self.unfinished():
             pipe.hmget(self._keys.job(job_id), "model", "sealed", "paused")
         return sum(facts == [model, "0", None] for facts in pipe.execute())
+
+    def wait(
+        self, job_id: str, reason: str, *, patience_s: float | None, worker: str = "", of: int = 1
+    ) -> StorageWait:
+        """Record that a job waits for the storage, and say for how long its user waits before the
+        next try. `patience_s` None: without end. A `worker` decides alone only if `of` is 1: the
+        patience of a job ends when a few different ones met the same."""
+        patience_ms = 0 if patience_s is None else max(int(patience_s * 1000), 1)
+        witnesses = min(of, WITNESSES) if worker else 0
+        over, delay_ms = self._scripts.run(
+            "wait",
+            [self._keys.job(job_id)],
+            [reason, patience_ms, TRY_AGAIN_MIN_MS, TRY_AGAIN_MAX_MS, worker, witnesses],
+        )
+        return StorageWait(over=bool(over), delay_ms=delay_ms)
 
     def set_facts(self, job_id: str, **facts: str | int) -> None:
         """Write facts that no script guards (timings, what is being waited for)."""

@@ -175,13 +175,40 @@ class Shards:
             return []
         return [shard_name(start, middle), shard_name(middle, end)]
 
+    def end_leases(self, model: str, worker: str) -> int:
+        """End the leases of a worker whose process is known to be gone, as if they had run out.
+        Returns how many."""
+        key = self._keys.open(model)
+        held = self._redis.zrange(key, now_ms(self._redis), "+inf", byscore=True)
+        ended = 0
+        for job_id, shard in self._as_shards(model, cast("list[str]", held)):
+            keys = [self._keys.job_open(job_id), key]
+            ended += self._scripts.run("lapse", keys, [job_id, shard, worker])
+        return ended
+
+    def abandoned(self, due: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the due shards whose lease ran out: their worker died or hung."""
+        pipe = self._redis.pipeline(transaction=False)
+        for job_id, shard in due:
+            pipe.hget(self._keys.job_open(job_id), shard)
+        records = pipe.execute(raise_on_error=False)
+        return {
+            one
+            for one, record in zip(due, records, strict=True)
+            if isinstance(record, str) and ('"token"' in record or '"t":' in record)
+        }
+
     def due(self, model: str, count: int) -> list[tuple[str, str]]:
         """Shards that no worker holds: (job, range), the longest waiting first. What is no shard is
         removed: it would wait for ever."""
         key = self._keys.open(model)
         due = self._redis.zrange(key, 0, now_ms(self._redis), byscore=True, offset=0, num=count)
+        return self._as_shards(model, cast("list[str]", due))
+
+    def _as_shards(self, model: str, members: Sequence[str]) -> list[tuple[str, str]]:
+        key = self._keys.open(model)
         shards = []
-        for member in cast("list[str]", due):
+        for member in members:
             job_id, _, shard = member.rpartition("/")
             if is_id(job_id) and is_shard(shard):
                 shards.append((job_id, shard))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 from rerankfleet.shared.addresses import printable
 from rerankfleet.shared.errors import (
@@ -21,9 +22,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """The disk is full, or what its user may have of it."""
 
 
-def missing(uri: str) -> StorageRefused:
+def missing(uri: str) -> ObjectMissing:
     """What is raised of an object that is not there, or that is to be as if it were not."""
-    return StorageRefused(f"{printable(uri)} does not exist", hint="check the address")
+    return ObjectMissing(f"{printable(uri)} does not exist", hint="check the address")
 
 
 @contextmanager
@@ -32,34 +33,37 @@ def clear_errors(uri: str) -> Iterator[None]:
     uri = printable(uri)
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ObjectMissing(f"{uri} does not exist", hint="check the path") from error
-    except (IsADirectoryError, FileExistsError) as error:
-        raise StorageRefused(f"{uri} is a folder, or one is needed", hint="name a file") from error
-    except PermissionError as error:
-        raise StorageRefused(
-            f"{uri} may not be read or written", hint="check permissions"
-        ) from error
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # a retry would not help
-            raise UsageError(
-                f"{uri} is not a path ({error.strerror})", hint="shorten it"
-            ) from error
-        if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise StorageRefused(
-                f"{uri} leads through links without an end, or to one that was put there meanwhile",
-                hint="check the links",
-            ) from error
-        if error.errno in FULL:
-            raise StorageFull(
-                f"{uri} cannot be written: its disk is full ({error.strerror})",
-                hint="make room on it; what waits for that goes on by itself",
-            ) from error
-        raise StorageUnavailable(f"{uri}: {error.strerror or error}") from error
+        raise _disk_error(uri, error) from error
+    except HTTPException as error:  # of a connection, past botocore
+        raise StorageUnavailable(f"{uri}: {type(error).__name__}") from error
     except Exception as error:
         if not is_s3_error(error):
             raise
         raise _s3_error(uri, error) from error
+
+
+def _disk_error(uri: str, error: OSError) -> Exception:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return ObjectMissing(f"{uri} does not exist", hint="check the path")
+    if isinstance(error, IsADirectoryError | FileExistsError):
+        return StorageRefused(f"{uri} is a folder, or one is needed", hint="name a file")
+    if isinstance(error, PermissionError):
+        return StorageRefused(f"{uri} may not be read or written", hint="check permissions")
+    why = error.strerror or str(error)
+    if error.errno == errno.ENAMETOOLONG:  # a retry would not help
+        return UsageError(f"{uri} is not a path ({why})", hint="shorten it")
+    if error.errno in (errno.ELOOP, errno.EMLINK):
+        return StorageRefused(
+            f"{uri} leads through links without an end, or to one that was put there meanwhile",
+            hint="check the links",
+        )
+    if error.errno in FULL:
+        return StorageFull(
+            f"{uri} cannot be written: its disk is full ({why})",
+            hint="make room on it; what waits for that goes on by itself",
+        )
+    return StorageUnavailable(f"{uri}: {why}")
 
 
 def _s3_error(uri: str, error: Exception) -> Exception:

@@ -57,26 +57,43 @@ class Files:
     """Reads and writes files by URI, in the allowed folders and nowhere else. The verbs are those
     of `Objects`, which describes them."""
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, storage: Path | None = None) -> None:
         self._roots = roots
+        self._storage = storage
+        self._storage_seen = False
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError unless the file may be touched, as things stand now."""
         with _refusals(uri, self._roots):
             self._roots.locate(path_of(uri))
 
+    def _refuse_unmounted(self, path: Path) -> None:
+        """Raise StorageRefused for a path in the folder of the storage when that was there before
+        and is not: one made anew would be in the way when it comes back."""
+        if self._storage is None or not path.is_relative_to(self._storage):
+            return
+        if self._storage.is_dir():
+            self._storage_seen = True
+        elif self._storage_seen:
+            raise StorageRefused(
+                f"the folder of the storage, {printable(str(self._storage))}, is away",
+                hint="bring it back",
+            )
+
     # ---- reading --------------------------------------------------------------------------------
 
     def stat(self, uri: str) -> Stat:
         """Size and tag, of a folder too."""
         with self._clear_errors(uri):
-            file = self._roots.stat(path_of(uri))
+            self._refuse_unmounted(path := path_of(uri))
+            file = self._roots.stat(path)
             return Stat(file.st_size, str(file.st_mtime_ns))
 
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the file's bytes from `offset`."""
         with self._clear_errors(uri):
-            stream = os.fdopen(self._roots.open_file(path_of(uri)), "rb")
+            self._refuse_unmounted(path := path_of(uri))
+            stream = os.fdopen(self._roots.open_file(path), "rb")
             stream.seek(offset)
             return cast(BinaryIO, stream)
 
@@ -220,7 +237,7 @@ class Files:
     def _place(self, uri: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """The folder in which a file is written, as a handle, and the file's name in it. Where the
         name is a link, the link is replaced."""
-        path = path_of(uri)
+        self._refuse_unmounted(path := path_of(uri))
         if path.name in ("", ".."):
             raise IsADirectoryError
         with self._roots.folder(path.parent, make=make) as folder:

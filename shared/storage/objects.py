@@ -38,10 +38,10 @@ class Objects:
     ) -> None:
         self._settings = settings
         self._inline = inline
-        roots = list(settings.allowed_roots)
+        roots, storage = list(settings.allowed_roots), None
         if settings.storage_uri.startswith("file://"):
-            roots.append(local_path(settings.storage_uri))
-        self._files = Files(Roots(roots))
+            roots.append(storage := local_path(settings.storage_uri))
+        self._files = Files(Roots(roots), storage)
         self._buckets = Buckets(settings)
 
     def at(self, *names: str) -> str:

@@ -43,6 +43,18 @@ _BY_CODE = {
         S3Failure.CREDENTIALS,
     ),
     **dict.fromkeys(
+        (
+            "ConfigNotFound",
+            "ConfigParseError",
+            "InvalidConfigError",
+            "InvalidRegionError",
+            "NoRegionError",
+            "UnknownEndpointError",
+            "UnknownRegionError",
+        ),
+        S3Failure.REFUSED,  # by this machine's configuration
+    ),
+    **dict.fromkeys(
         ("BadDigest", "IncompleteBody", "OperationAborted", "RequestTimeout"),
         S3Failure.UNAVAILABLE,  # each has a status that would read as a refusal
     ),

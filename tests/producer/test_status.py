@@ -41,7 +41,7 @@ def test_the_status_names_what_holds_a_job_back(api, source, control, store, fle
     fleet.leave("w1")
     assert reason(api, job_id) == (f"no worker serves {MODEL}: a worker must be started for it")
     store.jobs.set_facts(job_id, waiting_for="the disk is full")
-    assert reason(api, job_id) == "storage: the disk is full"
+    assert reason(api, job_id) == "waiting for the storage: the disk is full"
     store.jobs.pause(store.jobs.get(job_id), "lunch")
     assert reason(api, job_id) == "lunch"
     store.jobs.resume(store.jobs.get(job_id))

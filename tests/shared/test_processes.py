@@ -59,6 +59,18 @@ def test_a_child_that_dies_is_started_again_with_back_off(child, monkeypatch):
     assert backoffs[-1] == RESTART_MAX_S
 
 
+def test_a_child_is_told_which_process_it_replaces(child, monkeypatch):
+    one = child("import sys; print(sys.argv[1:])", replaces="--replaces")
+    one.start()
+    first = one.process
+    first.wait(patient(20))
+    one.revive()
+    one.next_start_s = 0
+    one.revive()
+    one.process.wait(patient(20))
+    assert log_of(one).splitlines() == ["[]", f"['--replaces', '{first.pid}']"]
+
+
 def test_a_child_that_lived_long_begins_anew(child, monkeypatch):
     one = child("raise SystemExit(3)")
     one.start()

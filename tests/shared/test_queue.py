@@ -52,6 +52,15 @@ def test_a_hint_of_a_shard_is_found_by_its_id(real_hints, store, settings):
     assert message["headers"]["task"] == "rerank.score_shard"
 
 
+def test_a_hint_sent_again_is_taken_before_those_that_wait(real_hints, store, settings):
+    for shard in ("0-1", "1-2"):
+        real_hints.shard("m", Priority.normal, "j", shard)
+    real_hints.shard("m", Priority.normal, "j", "2-3", first=True)
+    (key,) = broker_keys(settings, [model_queue("m", Priority.normal)])
+    taken = [json.loads(store.client.rpop(key))["headers"]["id"] for _ in range(3)]
+    assert taken == ["j/2-3", "j/0-1", "j/1-2"]
+
+
 def test_every_kind_of_hint_has_its_queue(real_hints, store, settings):
     real_hints.feed("j")
     real_hints.finish("j")

@@ -14,7 +14,9 @@ class RecordedHints:
         self.sent: list[Hint] = []
         self.priorities: list[Priority] = []
 
-    def shard(self, model: str, priority: Priority, job_id: str, shard: str) -> None:
+    def shard(
+        self, model: str, priority: Priority, job_id: str, shard: str, *, first: bool = False
+    ) -> None:
         self.sent.append(("shard", job_id, shard))
         self.priorities.append(priority)
 

@@ -15,6 +15,7 @@ STACKS = {
         "tests/end_to_end/test_disturbed_jobs.py",
         "tests/end_to_end/test_other_stories.py",
         "tests/end_to_end/test_statistics.py",
+        "tests/end_to_end/test_storage_away.py",
     ),
     "stack of gateway": (
         "tests/gateway/test_metrics.py",

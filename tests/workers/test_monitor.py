@@ -114,16 +114,43 @@ def test_what_a_worker_holds_is_left_alone(monitor, job, hints, control, clock):
     assert hints.take() == []
 
 
-def test_a_lease_that_ran_out_is_hinted(monitor, job, hints, control, store, clock):
+def test_a_lease_that_ran_out_is_hinted_at_once_and_then_after_the_grace(
+    monitor, job, hints, control, store, clock
+):
     job("a", (0, 2))
     Worker(control).claimed("a", "0-2")
     store.client.zadd(store.keys.open(MODEL), {"a/0-2": store.now_ms() - 1})
 
     monitor.tick()
+    assert hints.take() == [("shard", "a", "0-2")]
+    monitor.tick()
+    assert hints.take() == []
     clock.now_s += GRACE_S
     monitor.tick()
-
     assert hints.take() == [("shard", "a", "0-2")]
+
+
+def test_a_suspect_that_a_worker_makes_room_for_is_not_hinted_to_others(
+    monitor, job, hints, control, store, clock
+):
+    # given a suspect, and a worker that must finish first what it holds
+    job("a", (0, 2))
+    Worker(control).claimed("a", "0-2")
+    store.client.zadd(store.keys.open(MODEL), {"a/0-2": store.now_ms() - 1})
+    assert Worker(control, name="w2").claim("a", "0-2") == "suspect"
+    # then nobody else is made to wait for it
+    for _ in range(3):
+        monitor.tick()
+        clock.now_s += GRACE_S
+    assert hints.take() == []
+    # but whoever is free may take it, and when that worker dies too it is hinted again
+    assert store.shards.due(MODEL, 9) == []
+    store.client.zadd(store.keys.open(MODEL), {"a/0-2": store.now_ms() - 1})
+    monitor.tick()
+    clock.now_s += GRACE_S
+    monitor.tick()
+    assert hints.take() == [("shard", "a", "0-2")]
+    assert Worker(control, name="w3").claimed("a", "0-2", alone=True)
 
 
 def test_after_an_outage_hints_get_their_grace_anew(monitor, job, hints, store, client, clock):

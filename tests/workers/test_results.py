@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
-from rerankfleet.shared.formats.shard_files import load_part, parse_part
+from rerankfleet.shared.formats.shard_files import load_part, parse_part, shard_uri
 from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.state.records import Lease, OpenShard
@@ -32,6 +32,7 @@ def lease(store) -> Lease:
 
 
 def test_every_attempt_has_a_part_of_its_own(lease, objects, store):
+    objects.write(shard_uri(objects, "j", lease.file), b"")
     parts = [results.write(OUTCOMES, PROVENANCE, lease, objects, store, 60) for _ in range(2)]
 
     assert parts[0] != parts[1]

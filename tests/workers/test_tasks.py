@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 import redis
 
+from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.content.outcomes import Scored, SliceOutcome
 from rerankfleet.shared.content.requests import Slice
 from rerankfleet.shared.errors import (
+    CredentialsRefused,
     DeviceBroken,
     EngineError,
     NotAllowed,
+    StorageRefused,
     StorageUnavailable,
     UsageError,
 )
-from rerankfleet.shared.formats.shard_files import load_part
+from rerankfleet.shared.formats.shard_files import load_part, shard_uri
 from rerankfleet.shared.job_spec import InputRef, make_spec
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.metrics import PAIRS, QUEUE_WAIT, RETRIES, STAGES
 from rerankfleet.shared.state.records import Lease, OpenShard
-from rerankfleet.workers import tasks
+from rerankfleet.workers import storage_health, tasks
 from rerankfleet.workers.leases import Leases
 from rerankfleet.workers.pipeline import Stopped
 from rerankfleet.workers.prompting import languages
 from rerankfleet.workers.recorder import Recorder
 from rerankfleet.workers.runtime import Runtime
-from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE
+from rerankfleet.workers.storage_health import StorageHealth
+from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE, Worker, worker_row
 from tests.support.records import leased_shards
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 OUTCOMES = [SliceOutcome(line=1, results=[Scored(index=0, margin=1.0)])]
 
@@ -42,13 +48,14 @@ class Ended(BaseException):
 
 
 @pytest.fixture
-def job(store, client) -> str:
+def job(store, client, objects) -> str:
     """A job with one shard of one pair, over a coordinator that ticks."""
     store.coordination.pulse()
     client.set(store.keys.amnesty, 0)
     spec = make_spec(model=MODEL, input=InputRef(uri="file:///in", size=1, tag="t"))
     store.jobs.create("j", spec, "digest")
     shards = [OpenShard(0, 1, "0-0-1-x")]
+    objects.write(shard_uri(objects, "j", "0-0-1-x"), b"")
     store.shards.open(store.jobs.get("j"), ("", "1"), shards, sealed=False, lines=1, low_water=0)
     return "j"
 
@@ -73,13 +80,16 @@ def runtime(store, objects, hints, settings, monkeypatch) -> Runtime:
         hints,
     )
     fake.draining, fake.provenance, fake.supports_images = False, PROVENANCE, True
-    fake.recorder = Recorder()
+    fake.recorder, fake.storage = Recorder(), StorageHealth()
+    fake.id, fake.model, fake.fingerprint = "w1", MODEL, FINGERPRINT
     fake.leases = Leases(store, hints, model=MODEL, worker="w1", fingerprint=FINGERPRINT)
     fake.scorer = SimpleNamespace(score=score, fails_with=None)
     fake.batcher = SimpleNamespace(alive=True)
     one = Slice(line=1, query="q", documents=[{"text": "d"}], indices=[0])
     monkeypatch.setattr(tasks, "load_slices", lambda *_: [one])
     monkeypatch.setattr(tasks, "BACKOFF_S", 0)
+    monkeypatch.setattr(storage_health, "REST_MIN_S", 0)
+    monkeypatch.setattr(storage_health, "REST_MAX_S", 0)
     monkeypatch.setattr(os, "_exit", end)
     return fake
 
@@ -99,9 +109,14 @@ def test_a_committed_shard_is_counted_and_a_late_one_is_not(runtime, job, store)
     # given a shard that is committed by somebody else while it is scored here
     tasks.score_shard(runtime, job, "0-1")
     store.shards.open(
-        store.jobs.get(job), ("1", "2"), [OpenShard(1, 2, "f")], sealed=False, lines=1, low_water=0
+        store.jobs.get(job),
+        ("1", "2"),
+        [OpenShard(1, 2, "0-0-1-x")],
+        sealed=False,
+        lines=1,
+        low_water=0,
     )
-    other = Lease(job, MODEL, "1-2", "other", "f")
+    other = Lease(job, MODEL, "1-2", "other", "0-0-1-x")
     score = runtime.scorer.score
 
     def overtaken(*_):
@@ -150,6 +165,87 @@ def test_what_passes_gives_the_shard_back(error, runtime, job, store):
     assert leased_shards(store, MODEL) == 0
     assert not {"token", "suspect"} & set(state(store))
     assert store.jobs.get(job).paused is None
+
+
+REFUSALS = [
+    StorageRefused("file:///x does not exist"),
+    CredentialsRefused("S3 refused the credentials"),
+    OSError(errno.EMFILE, "too many open files"),
+    MemoryError("no memory"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=repr)
+def test_what_may_pass_is_waited_for_and_only_then_pauses_the_job(
+    error, runtime, job, store, settings
+):
+    # given a storage that refuses
+    runtime.scorer.fails_with = error
+    tasks.score_shard(runtime, job, "0-1")
+    # then the shard is free and hinted, nobody is blamed, and the job says what it waits for
+    assert not {"token", "suspect", "deaths"} & set(state(store))
+    assert runtime.hints.take() == [("shard", job, "0-1")]
+    facts = store.jobs.get(job).facts
+    assert str(error) in facts["waiting_for"]
+    assert runtime.storage.reason == facts["waiting_for"]
+    assert int(facts["waiting_until"]) - int(facts["waiting_since"]) == 300_000
+    # when that took too long
+    store.jobs.set_facts(job, waiting_until=1)
+    tasks.score_shard(runtime, job, "0-1")
+    # then a person is asked, and the job looks again by itself later
+    paused = store.jobs.get(job)
+    assert str(error) in paused.paused
+    assert store.jobs.resume(paused, by_itself=True)[0] == "early"
+    store.jobs.set_facts(job, resumes_at=1)
+    assert store.jobs.resume(paused, by_itself=True)[0] == "resumed"
+    # and is paused at once when nothing has changed
+    tasks.score_shard(runtime, job, "0-1")
+    assert store.jobs.get(job).paused
+    # but not when a person says that it has
+    store.jobs.resume(store.jobs.get(job))
+    tasks.score_shard(runtime, job, "0-1")
+    assert store.jobs.get(job).paused is None
+    # and once it works all is well
+    runtime.scorer.fails_with = None
+    tasks.score_shard(runtime, job, "0-1")
+    assert store.jobs.get(job).number("scored") == 1
+    assert not [name for name in store.jobs.get(job).facts if name.startswith("waiting")]
+    assert runtime.storage.reason == ""
+
+
+def test_credentials_that_ran_out_in_one_worker_pause_nothing(runtime, job, store, fleet):
+    # given a worker that may not read the storage, beside others that serve the same weights
+    for name in ("w1", "w2", "w3"):
+        fleet.beat(worker_row(name))
+    runtime.scorer.fails_with = CredentialsRefused("S3 refused the credentials")
+    # when it fails again and again, for long
+    for _ in range(3):
+        tasks.score_shard(runtime, job, "0-1")
+        store.jobs.set_facts(job, waiting_until=1)
+    # then the job waits for one of the others
+    assert store.jobs.get(job).paused is None
+    # and when each of them meets the same, it is paused
+    for runtime.id in ("w2", "w3"):
+        tasks.score_shard(runtime, job, "0-1")
+    assert "S3 refused the credentials" in store.jobs.get(job).paused
+
+
+def test_a_slot_that_met_a_failing_storage_rests_outside_its_lease(
+    runtime, job, store, monkeypatch
+):
+    monkeypatch.setattr(storage_health, "REST_MIN_S", patient(60))
+    monkeypatch.setattr(storage_health, "REST_MAX_S", patient(60))
+    runtime.scorer.fails_with = StorageUnavailable("no answer")
+    slot = threading.Thread(target=tasks.score_shard, args=(runtime, job, "0-1"))
+    slot.start()
+    wait_until(lambda: runtime.hints.sent)
+    # then the shard is others' meanwhile
+    assert isinstance(Worker(Control(store, None, None, runtime.settings)).claim(job, "0-1"), Lease)
+    assert slot.is_alive()
+    # and a drain ends the rest
+    runtime.storage.close()
+    slot.join(patient(10))
+    assert not slot.is_alive()
 
 
 def test_a_redis_that_stays_away_raises_nothing(runtime, job, store, monkeypatch):

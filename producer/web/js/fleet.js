@@ -96,6 +96,7 @@ function workerCard(worker, steps = {}) {
         "worker.batch",
         `${format.number(worker.batch_tokens)} ${t("unit.tokens")} · ${format.number(worker.batch_pairs)} ${t("pairs")}`,
       ),
+      worker.waiting_for && row("worker.storage", worker.waiting_for),
       worker.batch_reason && row("worker.reason", worker.batch_reason),
       row("worker.precision", [worker.dtype, worker.attention].filter(Boolean).join(" · ") || "–"),
       row("worker.latency", packTimes(worker)),

@@ -9,7 +9,7 @@ local job = redis.call('HMGET', KEYS[1], 'spec', 'finished_ms', 'sealed', 'inlin
 if not job[1] then return {'gone', 0, ''} end
 if job[2] then return {job[4] and job[6] and 'cancelled' or 'finished', 1, job[5] or ''} end
 redis.call('HSET', KEYS[1], 'cancel', '1')
-redis.call('HDEL', KEYS[1], 'paused')
+redis.call('HDEL', KEYS[1], 'paused', 'resumes_at', 'waiting_for', 'waiting_since', 'waiting_again', 'waiting_until', 'waiting_workers')
 local all = redis.call('HGETALL', KEYS[2])
 for i = 1, #all, 2 do
   local first, last = string.match(all[i], '(%d+)-(%d+)')

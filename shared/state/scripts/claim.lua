@@ -43,7 +43,10 @@ if record.suspect then
   local first, last = string.match(shard, '(%d+)-(%d+)')
   if deaths >= 1 and last - first > 1 then return {'split'} end
   if deaths >= 2 then answer = 'poison'
-  elseif ARGV[5] ~= '1' then return {'suspect'} end
+  elseif ARGV[5] ~= '1' then  -- the caller comes again once it holds nothing: meanwhile nobody need be sent
+    redis.call('ZADD', KEYS[3], now + ARGV[6], member)
+    return {'suspect'}
+  end
   record.alone = 1
 end
 redis.call('HSETNX', KEYS[1], 'fingerprint', ARGV[7])

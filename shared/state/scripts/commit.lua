@@ -31,7 +31,7 @@ if record and record.file == ARGV[5] then
     redis.call('HSET', KEYS[1], 't0', sample[1], 'd0', sample[2], 't1', now, 'd1', done)
   end
   redis.call('HSET', KEYS[1], 'last_commit_ms', now)
-  redis.call('HDEL', KEYS[1], 'waiting_for')
+  redis.call('HDEL', KEYS[1], 'waiting_for', 'waiting_since', 'waiting_again', 'waiting_until', 'waiting_workers')
   if redis.call('HEXISTS', KEYS[1], 'inline') == 0 then  -- an inline job keeps its deadline
     redis.call('ZADD', KEYS[5], 'XX', now + ARGV[6], id)
   end

@@ -9,7 +9,8 @@ if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return 1 end
 if redis.call('HGET', KEYS[1], 'step_token') ~= ARGV[2] then return 0 end
 if redis.call('HGET', KEYS[1], 'sealed') ~= '1' or redis.call('HLEN', KEYS[3]) > 0 then return 0 end
 redis.call('HSET', KEYS[1], 'finished_ms', now, 'output', ARGV[3])
-redis.call('HDEL', KEYS[1], 'step_token', 'step_until', 'waiting_for', 'publishing', 'unreadable', 'lost_ms')
+redis.call('HDEL', KEYS[1], 'step_token', 'step_until', 'publishing', 'unreadable', 'lost_ms', 'waiting_for',
+           'waiting_since', 'waiting_again', 'waiting_until', 'waiting_workers')
 redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[7] then redis.call('PEXPIRE', KEYS[7], ARGV[4]) end

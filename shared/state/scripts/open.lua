@@ -28,7 +28,7 @@ end
 local sealed = ARGV[4] ~= '0' and '1' or '0'
 if ARGV[4] == 'short' then redis.call('HSET', KEYS[1], 'cut_short', ARGV[3]) end
 redis.call('HSET', KEYS[1], 'cursor', ARGV[3], 'sealed', sealed, 'low_water', ARGV[7])
-redis.call('HDEL', KEYS[1], 'waiting_for', 'unreadable')
+redis.call('HDEL', KEYS[1], 'waiting_for', 'waiting_since', 'waiting_again', 'waiting_until', 'waiting_workers', 'unreadable')
 redis.call('HINCRBY', KEYS[1], 'lines', ARGV[5])
 local fed = redis.call('HINCRBY', KEYS[1], 'fed', items)
 if sealed == '1' then redis.call('HSET', KEYS[1], 'total', fed) end

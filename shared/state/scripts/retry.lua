@@ -24,7 +24,8 @@ redis.call('HSET', KEYS[1], 'errors', 0, 'bad_lines', 0, 'cancelled', cancelled,
            'd0', kept, 'd1', kept, 'began_ms', now)
 -- what counts already when the parts of this round are counted (producer/coordinator/lost_parts.py)
 redis.call('HSET', KEYS[1], 'scored_base', job[3] or 0, 'rejected_base', job[5] or 0, 'cancelled_base', cancelled)
-redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before', 'reopened')
+redis.call('HDEL', KEYS[1], 'finished_ms', 'cancel', 'paused', 'total', 'output', 'cut_short', 'before', 'reopened',
+           'resumes_at')
 if job[9] then redis.call('HSET', KEYS[1], 'before', job[9]) end
 redis.call('PERSIST', KEYS[1])
 if KEYS[7] then redis.call('PERSIST', KEYS[7]) end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,13 @@ from tests.support.fleet import MODEL
 def control(store, fleet, objects, hints, change) -> Control:
     """Shards of three pairs, four open at the most."""
     return Control(store, objects, hints, change(shard_pairs_max=3, window_min=4))
+
+
+@pytest.fixture
+def impatient(control) -> Control:
+    """The same, except that a storage which refuses is waited for once."""
+    settings = control.settings.model_copy(update={"storage_wait_s": 0.001})
+    return replace(control, settings=settings)
 
 
 @pytest.fixture

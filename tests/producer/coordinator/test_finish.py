@@ -9,6 +9,7 @@ from rerankfleet.producer.coordinator.finish import finish, merged_lines
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import StorageUnavailable
 from tests.support.fleet import MODEL, Worker, run
+from tests.support.jobs import feed_until_paused
 from tests.support.outputs import check, manifest, output, pairs_of
 
 # ---- paused and cancelled ------------------------------------------------------------------------
@@ -33,13 +34,13 @@ def test_a_cancelled_job_ends_with_a_line_for_every_request(control, submit, lin
     assert codes.count("cancelled") == counts.cancelled
 
 
-def test_a_job_can_be_cancelled_when_its_input_is_gone(control, submit, lines, tmp_path):
+def test_a_job_can_be_cancelled_when_its_input_is_gone(control, impatient, submit, lines, tmp_path):
     submit(lines * 3)
     feed("j", control)
     (tmp_path / "storage" / "jobs" / "j" / "input.jsonl").unlink()
     worker = Worker(control)
     worker.work()
-    run(control, worker)
+    feed_until_paused(impatient)
     assert "does not exist" in control.store.jobs.get("j").paused
 
     control.store.jobs.cancel(control.store.jobs.get("j"))

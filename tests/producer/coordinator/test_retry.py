@@ -16,6 +16,7 @@ from rerankfleet.shared.content.outcomes import POOR_QUERY
 from rerankfleet.shared.errors import CredentialsRefused, StorageRefused, StorageUnavailable
 from tests.support.fleet import Worker, margin_of, run
 from tests.support.hints import RecordedHints
+from tests.support.jobs import feed_until_paused
 from tests.support.outputs import check, manifest, output, pairs_of
 
 
@@ -131,7 +132,7 @@ def test_a_retry_keeps_the_results_of_lines_that_it_does_not_touch(control, subm
     assert after[1]["errors"] == []
 
 
-def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit, lines, tmp_path):
+def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, impatient, submit, lines):
     # given a job that was paused since its input was away, and then ended early by a cancellation
     lines = lines * 3
     submit(lines)
@@ -141,7 +142,7 @@ def test_a_retry_scores_the_lines_that_a_cut_short_output_lacks(control, submit,
     path = Path(uri.removeprefix("file://"))
     kept = path.read_bytes(), path.stat()
     path.unlink()
-    feed("j", control)
+    feed_until_paused(impatient)
     assert "does not exist" in control.store.jobs.get("j").paused
     control.store.jobs.cancel(control.store.jobs.get("j"))
     control.hints.feed("j")
@@ -210,7 +211,7 @@ def test_a_storage_that_is_away_while_a_cancelled_job_is_cut_loses_nothing(
 
 
 def test_a_cancelled_job_whose_input_stays_away_asks_a_person(
-    control, submit, lines, monkeypatch, tmp_path
+    control, impatient, submit, lines, tmp_path
 ):
     submit(lines * 3)
     feed("j", control)
@@ -218,10 +219,9 @@ def test_a_cancelled_job_whose_input_stays_away_asks_a_person(
     path = tmp_path / "storage" / "jobs" / "j" / "input.jsonl"
     path.rename(tmp_path / "kept")
     control.store.jobs.cancel(control.store.jobs.get("j"))
-    feed("j", control)
+    feed("j", impatient)
     assert not control.store.jobs.get("j").sealed
-    monkeypatch.setattr(feeding, "PATIENCE_S", 0)
-    feed("j", control)
+    feed_until_paused(impatient)
     job = control.store.jobs.get("j")
     assert "does not exist" in job.paused
     assert "or cancel it again to end it now" in job.paused

@@ -21,7 +21,7 @@ from rerankfleet.producer.inputs import jsonl as reading
 from rerankfleet.producer.inputs.cursor import Cursor
 from rerankfleet.producer.inputs.jsonl import Input
 from rerankfleet.shared.content.content import Document
-from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.errors import StorageUnavailable, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, queries_uri
 from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
@@ -231,7 +231,7 @@ def test_a_step_ends_when_its_lease_is_anothers(control, submit, lines):
     with pytest.raises(StepOver, match="lost"):
         step.hold()
     step.end()
-    step.delay("whatever")
+    assert step.wait(StorageUnavailable("whatever"))
     other.hold()
     assert "waiting_for" not in control.store.jobs.get("j").facts
     other.end()

@@ -22,6 +22,28 @@ def test_a_shard_whose_lease_ran_out_is_for_a_worker_that_holds_nothing_else(sto
     assert isinstance(claim(store, token="second", alone=True), Lease)
 
 
+def test_a_worker_that_is_known_to_be_gone_leaves_suspects_at_once(store, make):
+    # given two workers
+    make("a", (0, 10), (10, 20), (20, 30))
+    kept = claim(store, shard="20-30", token="kept")
+    store.client.hset(
+        store.keys.job_open("a"), "20-30", '{"file":"f","token":"kept","worker":"other"}'
+    )
+    for shard in ("0-10", "10-20"):
+        claim(store, shard=shard, token=shard)
+    # when it is told that one is gone, twice
+    assert store.shards.end_leases(MODEL, "w") == 2
+    assert store.shards.end_leases(MODEL, "nobody") == 0
+    # then its shards are as if their leases had run out, those of the other are its own
+    due = store.shards.due(MODEL, 9)
+    assert set(due) == {("a", "0-10"), ("a", "10-20")}
+    assert store.shards.abandoned(due) == set(due)
+    assert claim(store, token="second") == "suspect"
+    assert store.coordination.event_count(LEFT) == 1
+    assert store.shards.renew([kept]) == ["ok"]
+    assert claim(store, shard="20-30", token="second") == "busy"
+
+
 def test_dying_alone_with_a_suspect_splits_it(store, make):
     make("a", (0, 10))
     die_with(store, "a", "0-10", alone=False)

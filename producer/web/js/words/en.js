@@ -100,7 +100,7 @@ export const en = {
   "chart.latency": "Pack latency", "chart.latency.about": "How the time of each pack was spent", "chart.latency.packs": "last {n} packs", "chart.latency.packs.one": "last pack",
   "chart.latency.earlier": "earlier", "chart.latency.now": "now", "stage.preparing_s": "Device idle", "stage.waiting_s": "Waiting", "stage.forward_s": "Computing",
   "fleet.workers": "Workers", "fleet.devices": "Devices", "fleet.rate": "Throughput", "fleet.queued": "Queued shards",
-  "worker.rate": "Throughput", "worker.batch": "Batch size", "worker.reason": "Reason", "worker.precision": "Precision", "worker.latency": "Pack latency", "worker.steps": "Mean step times",
+  "worker.rate": "Throughput", "worker.batch": "Batch size", "worker.reason": "Reason", "worker.storage": "Waits for the storage", "worker.precision": "Precision", "worker.latency": "Pack latency", "worker.steps": "Mean step times",
   "step.load": "load", "step.fetch": "fetch", "step.decode": "decode", "step.resize": "resize", "step.quality": "quality", "step.tokenize": "tokenize", "step.forward": "compute", "step.store": "store",
   "worker.shards": "Active shards",
   "worker.memory": "Memory", "worker.ooms": "OOM errors", "worker.busy": "Computing", "worker.preparing": "Waiting for input",

@@ -98,7 +98,7 @@ export const zh = {
   "chart.latency": "各批耗时", "chart.latency.about": "每批时间的去向", "chart.latency.packs": "最近 {n} 批", "chart.latency.packs.one": "最近一批",
   "chart.latency.earlier": "较早", "chart.latency.now": "现在", "stage.preparing_s": "设备空闲", "stage.waiting_s": "等待", "stage.forward_s": "计算",
   "fleet.workers": "Worker", "fleet.devices": "设备", "fleet.rate": "吞吐量", "fleet.queued": "排队分片",
-  "worker.rate": "吞吐量", "worker.batch": "批大小", "worker.reason": "原因", "worker.precision": "精度", "worker.latency": "每批耗时", "worker.steps": "各步平均",
+  "worker.rate": "吞吐量", "worker.batch": "批大小", "worker.reason": "原因", "worker.storage": "等待存储", "worker.precision": "精度", "worker.latency": "每批耗时", "worker.steps": "各步平均",
   "step.load": "装载", "step.fetch": "获取", "step.decode": "解码", "step.resize": "缩放", "step.quality": "质量", "step.tokenize": "分词", "step.forward": "计算", "step.store": "存储",
   "worker.shards": "处理中的分片",
   "worker.memory": "内存", "worker.ooms": "内存不足次数", "worker.busy": "计算", "worker.preparing": "等待输入",
