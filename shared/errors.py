@@ -21,6 +21,7 @@ says what each means.
     │   ├── StorageRefused        422  the storage has no such object, or does not allow it
     │   │   ├── ObjectMissing     422  there is no such object
     │   │   └── CredentialsRefused 403 missing, expired or refused: no item is to blame
+    │   ├── Damaged               422  what another process of the fleet wrote cannot be read
     │   ├── OutputExists          409  would overwrite; needs --force
     │   ├── KeyConflict           409  the same job key with another input or other options
     │   ├── InputChanged          409  the input is not the one that the job was made from
@@ -193,6 +194,10 @@ class NotAllowed(UsageError):
 
 class StorageRefused(UsageError):
     """The object store or the disk has no such object, or does not allow what was asked of it."""
+
+
+class Damaged(UsageError):
+    """What another process of the fleet wrote can no longer be read."""
 
 
 class ObjectMissing(StorageRefused):

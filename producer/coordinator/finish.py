@@ -29,6 +29,7 @@ from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.errors import (
+    Damaged,
     DraftsLost,
     ObjectMissing,
     PartLost,
@@ -284,10 +285,9 @@ def _outcomes(job: Job, control: Control, start: int, end: int, part: str) -> It
                 yield cancelled(piece), None
         else:
             yield from load_part(control.objects, job.id, start, part)
-    except (ObjectMissing, ValueError) as error:
-        why = error.message if isinstance(error, ObjectMissing) else "it is damaged"
+    except (ObjectMissing, Damaged) as error:
         raise PartLost(
-            f"the result of items {start} to {end} is lost ({why})", start=start
+            f"the result of items {start} to {end} is lost ({error.message})", start=start
         ) from error
 
 

@@ -18,7 +18,13 @@ from rerankfleet.producer.inputs.jsonl import Input, refuse_changed
 from rerankfleet.shared.content.outcomes import SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
 from rerankfleet.shared.content.requests import Piece
-from rerankfleet.shared.errors import ObjectMissing, PartLost, StorageUnavailable, UsageError
+from rerankfleet.shared.errors import (
+    Damaged,
+    ObjectMissing,
+    PartLost,
+    StorageUnavailable,
+    UsageError,
+)
 from rerankfleet.shared.formats.shard_files import (
     dump_slices,
     job_uri,
@@ -125,7 +131,7 @@ def _holds(file: str, shard: str, job: Job, control: Control) -> bool:
     start, _, end = shard.partition("-")
     try:
         slices = load_slices(control.objects, job.id, file, shard)
-    except (ObjectMissing, ValueError):
+    except (ObjectMissing, Damaged):
         return False
     return sum(piece.items for piece in slices) == int(end) - int(start)
 

@@ -15,7 +15,7 @@ from rerankfleet.shared.content.content import Content, Document
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_range
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
-from rerankfleet.shared.errors import UsageError
+from rerankfleet.shared.errors import Damaged
 from rerankfleet.shared.formats.lines import image_id
 from rerankfleet.shared.storage.objects import Objects
 
@@ -67,11 +67,11 @@ def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Sl
 
 @contextmanager
 def _damaged(name: str) -> Iterator[None]:
-    """Raise UsageError for what another process wrote and cannot be read."""
+    """Raise Damaged for what another process wrote and cannot be read."""
     try:
         yield
     except (ValueError, IndexError) as error:
-        raise UsageError(
+        raise Damaged(
             f"{name} is damaged ({type(error).__name__})",
             hint="cancel the job and retry it: what was scored is kept",
         ) from error

@@ -271,7 +271,7 @@ def test_an_s3_that_refuses_for_a_while(in_s3, submit, lines, monkeypatch, code)
         raw = type("Raw", (), {"stream": lambda *_: iter(()), "read": lambda *_: b""})()
         return AWSResponse("", code, {}, raw)
 
-    events = control.objects._s3.meta.events
+    events = control.objects._buckets.client.meta.events
     for step in ("feed", "finish"):
         monkeypatch.setattr("stamina.is_active", lambda: False)
         events.register("before-send.s3", refuse)
@@ -282,7 +282,7 @@ def test_an_s3_that_refuses_for_a_while(in_s3, submit, lines, monkeypatch, code)
         facts = control.store.jobs.get("j").facts
         assert "s3://pairs/work" in facts["waiting_for"], facts
         assert ("waiting_until" in facts) == (code != 500)
-        events = control.objects._s3.meta.events  # new credentials, new client
+        events = control.objects._buckets.client.meta.events  # new credentials, new client
         events.unregister("before-send.s3", refuse)
         if step == "feed":
             control.hints.feed("j")
