@@ -262,7 +262,10 @@ class KeyRing:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_S):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:  # the next look may succeed: keys must stay revocable
+                log.exception("the file of keys could not be looked at")
 
     def refresh(self) -> None:
         """Read the file if it has changed. What cannot be read changes nothing: it is logged."""

@@ -2,6 +2,7 @@
 
 app.py          the application: middleware, routes, the page
 middleware/     what every request passes before its route: id, headers, limits, keys
+rights.py       which right of an API key each path needs
 paths.py        paths that no route has, methods that a path does not have
 json_bodies.py  bodies that are not JSON in UTF-8: which header is missing
 formats/        the bodies and responses of each kind of client

@@ -370,6 +370,7 @@ def _progress(job: JobStatus) -> Text:
 def _job_notes(job: JobStatus, now_s: float, width: int) -> list[Text]:
     """What limits it, or when it ended; and what has no column."""
     words = [one_line(job.name)] if width < WIDE else []
+    words += [f"of {one_line(job.owner)}"] if job.owner else []
     if job.finished_s is None:
         words.append(one_line(job.reason))
     else:

@@ -118,7 +118,8 @@ def test_the_counts_of_a_worker_end_with_it(http, fleet, client, store):
 def test_a_gateway_and_the_fleet_can_be_scraped_apart(http, counted):
     gateway, fleet = families(http, of="gateway"), families(http, of="fleet")
 
-    assert set(gateway) == {"rerank_requests", "rerank_request_duration_seconds"}
+    own = {"rerank_requests", "rerank_key_requests", "rerank_request_duration_seconds"}
+    assert set(gateway) == own
     assert not set(gateway) & set(fleet)
     assert set(families(http)) == set(gateway) | set(fleet)
     assert http.get("/metrics", params={"of": "moon"}).status_code == 422

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal, TypeVar
 
+import structlog
 from fastapi import APIRouter, Body, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import (
@@ -54,6 +55,8 @@ from rerankfleet.shared.errors import TooLarge
 from rerankfleet.shared.formats.output import dump_line
 
 routes = APIRouter(tags=["rerank"], route_class=JsonRoute)
+
+log = structlog.get_logger()
 
 Body_ = TypeVar("Body_", bound=BaseModel)
 
@@ -186,6 +189,7 @@ async def _accept(
     with taken(gateway.jobs, "new jobs"):
         told = await gateway.in_thread(_make_job, gateway.client, body, rerank_input, key, owner)
     request.scope[MODEL] = told["model"]
+    log.info("a job was submitted", job=told["id"])
     answered = as_json({**told, "warnings": warnings}, 202)
     answered.headers["Location"] = told["links"]["self"]
     return answered

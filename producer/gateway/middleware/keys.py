@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -105,11 +106,12 @@ class _OverRate(TooOften):
     def __init__(
         self, key: ApiKey, rate: Rate, allowance: Allowance, headers: Mapping[str, str]
     ) -> None:
+        wait_s = math.ceil(max(allowance.reset_s, 1.0))
         super().__init__(
             "rate_limited",
             f"the key {key.name} may send {rate}",
-            hint="send fewer, or wait as long as Retry-After says",
-            retry_after_s=max(allowance.reset_s, 1.0),
+            hint=f"send fewer, and the next one in {wait_s} s",
+            retry_after_s=wait_s,
         )
         self.headers = headers
 

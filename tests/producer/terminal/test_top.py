@@ -472,3 +472,10 @@ def test_it_finds_a_stack_that_starts_later(settings, fleet, tmp_path: Path):
 def test_what_waiting_does_not_cure_is_raised():
     with pytest.raises(ZeroDivisionError):
         top._message(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_owner_of_a_job_is_shown_where_there_is_one(width):
+    owned = a_view(jobs=(a_job(owner="search-team"),))
+    assert any("of search-team · device:" in line for line in lines(owned, width))
+    assert not any(" of " in line for line in lines(a_view(), width) if "device:" in line)
