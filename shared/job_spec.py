@@ -66,6 +66,8 @@ class JobSpec(ScoringOptions):
     """The profile's own, from which `temperature` may have been adapted."""
     key: str | None = None
     force: bool = False
+    over_http: bool = False
+    """Whether it was submitted over HTTP: then its output must lie where such outputs may."""
     name: str = ""
     local_output: str | None = None
     """Where the submitting client wants the result; it writes there itself. A path, or where its

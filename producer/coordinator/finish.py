@@ -59,7 +59,7 @@ def finish(job_id: str, control: Control) -> None:
             output = _publish(job, control, step)
         _adapt_temperature(job, control)
         if store.jobs.finish(job, step.token, output):
-            forget_drafts(job_id, control.objects)
+            forget_drafts(job_id, control.outputs_of(job))
     except StepOver:
         step.end()
     except Exception as error:
@@ -97,7 +97,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 
 def _publish(job: Job, control: Control, step: Step) -> str:
     """Write the output and its manifest, and let them appear. Returns the output's URI."""
-    jobs, objects = control.store.jobs, control.objects
+    jobs, objects = control.store.jobs, control.outputs_of(job)
     uri, decided = output_uri(job, objects), job.facts.get("publishing")
     discard_others(job.id, decided, objects)
     if decided is None:
@@ -113,7 +113,7 @@ def _publish(job: Job, control: Control, step: Step) -> str:
 def _decided(job: Job, control: Control, step: Step, uri: str) -> str:
     """Write the drafts of an attempt and let it be decided. Returns the attempt that is. Raises
     StepOver when the step is another's by then."""
-    attempt, decided = Attempt(job.id, step.token, control.objects), ""
+    attempt, decided = Attempt(job.id, step.token, control.outputs_of(job)), ""
     write = _write_parts if job.spec.catalog else _write_lines
     try:
         counted = write(job, control, uri, attempt)

@@ -113,6 +113,7 @@ def _submit(client: Client, body: JobBody, key: str | None) -> str:
         "model": body.model,
         "key": key,
         "force": body.force,
+        "over_http": True,
     }
     if body.catalog is None:
         return client.submit(body.input, **options)

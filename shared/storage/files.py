@@ -13,6 +13,7 @@ from rerankfleet.shared.addresses import local_path, path_address, printable
 from rerankfleet.shared.errors import NotAllowed, StorageRefused, UsageError
 from rerankfleet.shared.storage.below import (
     PATH_BYTES_MAX,
+    Closed,
     NotAFile,
     Outside,
     Roots,
@@ -57,12 +58,13 @@ class Files:
     """Reads and writes files by URI, in the allowed folders and nowhere else. The verbs are those
     of `Objects`, which describes them."""
 
-    def __init__(self, roots: Roots) -> None:
+    def __init__(self, roots: Roots, lists: str = "ALLOWED") -> None:
         self._roots = roots
+        self._setting = f"RERANK_{lists}_ROOTS"
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError unless the file may be touched, as things stand now."""
-        with _refusals(uri, self._roots):
+        with self._refusals(uri):
             self._roots.locate(path_of(uri))
 
     # ---- reading --------------------------------------------------------------------------------
@@ -86,11 +88,13 @@ class Files:
         """The files in a folder and its subfolders, behind the one with the URI `after`."""
         with ExitStack() as stack:
             with self._clear_errors(uri):
+                if self._roots.is_list_of_all(path_of(uri)):
+                    raise Closed
                 root, names = self._roots.locate(path_of(uri))
                 path = root.joinpath(*names)
                 folder = stack.enter_context(self._roots.folder(path))
             after_parts = local_path(after).relative_to(path).parts if after else ()
-            for file in walk(folder, path, after_parts):
+            for file in walk(folder, path, after_parts, self._roots.hidden()):
                 yield path_address(str(file))
 
     def folders(self, uri: str, count: int) -> list[str]:
@@ -216,8 +220,42 @@ class Files:
 
     @contextmanager
     def _clear_errors(self, uri: str) -> Iterator[None]:
-        with _refusals(uri, self._roots), clear_errors(uri):
+        with self._refusals(uri), clear_errors(uri):
             yield
+
+    @contextmanager
+    def _refusals(self, uri: str) -> Iterator[None]:
+        """Turn what is refused into NotAllowed, which shows the path as it was given: where its
+        links lead is nobody's business."""
+        try:
+            yield
+        except NotAFile as error:
+            raise NotAllowed(
+                f"{printable(uri)} is a pipe, a socket or a device", hint="name a file"
+            ) from error
+        except Closed as error:
+            raise kept(uri) from error
+        except Outside as error:
+            path = path_of(uri)
+            if self._roots.seem_to_hold(path):
+                raise NotAllowed(
+                    f"{printable(uri)} is not allowed: a link in it leads out of the allowed "
+                    "folders",
+                    hint=f"name the file itself, and add its folder to {self._setting}",
+                ) from error
+            folder = printable(str(path.parent))
+            raise NotAllowed(
+                f"the folder {folder} is not allowed",
+                hint=f"add it to {self._setting}: {self._setting}={folder}",
+            ) from error
+
+
+def kept(uri: str) -> NotAllowed:
+    """The refusal of what the storage keeps for somebody else."""
+    return NotAllowed(
+        f"{printable(uri)} is not allowed: the storage keeps the files of other jobs there",
+        hint="name a file of your own, or the URI of an upload",
+    )
 
 
 def _to_disk(stream: IO[bytes]) -> None:
@@ -230,27 +268,3 @@ def _draft_name(draft: str) -> str:
     if not is_name(draft):
         raise UsageError(f"{draft!r} is not a draft")
     return f".{draft}.draft"
-
-
-@contextmanager
-def _refusals(uri: str, roots: Roots) -> Iterator[None]:
-    """Turn what is refused into NotAllowed, which shows the path as it was given: where its links
-    lead is nobody's business."""
-    try:
-        yield
-    except NotAFile as error:
-        raise NotAllowed(
-            f"{printable(uri)} is a pipe, a socket or a device", hint="name a file"
-        ) from error
-    except Outside as error:
-        path = path_of(uri)
-        if roots.seem_to_hold(path):
-            raise NotAllowed(
-                f"{printable(uri)} is not allowed: a link in it leads out of the allowed folders",
-                hint="name the file itself, and add its folder to RERANK_ALLOWED_ROOTS",
-            ) from error
-        folder = printable(str(path.parent))
-        raise NotAllowed(
-            f"the folder {folder} is not allowed",
-            hint=f"add it to RERANK_ALLOWED_ROOTS: RERANK_ALLOWED_ROOTS={folder}",
-        ) from error

@@ -199,7 +199,7 @@ def _make_job(
     with TemporaryDirectory(prefix="rerank-") as folder:
         file = Path(folder, "request.jsonl")
         file.write_bytes(line)
-        job_id = client.submit(file, model=body.model, key=key, **body.options())
+        job_id = client.submit(file, model=body.model, key=key, over_http=True, **body.options())
     status, home = client.status(job_id), f"/v1/jobs/{job_id}"
     parts = ("results", "errors", "events", "cancel")
     return {
