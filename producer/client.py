@@ -220,7 +220,7 @@ class Client:
                 f"job {job_id} is a catalog, which cannot be retried",
                 hint="submit the images whose rows have errors as a listing of their own",
             )
-        refuse_changed(job.spec.input, self.objects)
+        refuse_changed(job.spec.input, self.objects.for_inputs(job_id))
         _refuse_no_retry(job_id, self.store.jobs.retry(job, only))
         self.store.jobs.wait_persisted()
         self._hints.feed(job_id)

@@ -42,7 +42,10 @@ class Output:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._objects: Objects = control.objects
+
+    def objects_of(self, job: Job) -> Objects:
+        """Reads a job's output."""
+        return self._control.outputs_of(job)
 
     def lines(self, job: Job, *, partial: bool) -> Iterator[dict[str, Any]]:
         """The lines or rows of a job. Raises WrongState for an unfinished one without `partial`."""
@@ -79,7 +82,7 @@ class Output:
 
     def fetch(self, job: Job, path: str) -> None:
         """Copy a finished job's output and its manifest to a path, a catalog's to a folder."""
-        files = self.files(job)
+        files, objects = self.files(job), self.objects_of(job)
         copies = [path, manifest_uri(path)]
         if job.spec.catalog:
             copies = [f"{path}/{file.name}" for file in files]
@@ -87,7 +90,7 @@ class Output:
             files, copies = files[:1], copies[:1]
         for file, copy in zip(files, copies, strict=True):
             with (
-                self._objects.open(file.uri) as stream,
+                objects.open(file.uri) as stream,
                 output_errors(copy),
                 publish_file(Path(copy)) as out,
             ):
@@ -121,9 +124,10 @@ class Output:
     def _published_lines(self, job: Job, cursor: str) -> Lines:
         """The lines of an output, each with the offset behind it."""
         output, offset = job.facts["output"], int(cursor or 0) if "." not in cursor else -1
-        if offset > self._objects.stat(output).size:
+        objects = self.objects_of(job)
+        if offset > objects.stat(output).size:
             raise _wrong_cursor(cursor)
-        with self._objects.open(output, max(offset - 1, 0)) as stream:
+        with objects.open(output, max(offset - 1, 0)) as stream:
             if offset and stream.read(1) != b"\n":
                 raise _wrong_cursor(cursor)
             for line in stream:
@@ -137,13 +141,13 @@ class Output:
         if not skip:
             raise _wrong_cursor(cursor)
         for number, part in enumerate(self._manifest(job).parts[int(first) :], int(first)):
-            data = self._objects.read(job.facts["output"] + part.name)
+            data = self.objects_of(job).read(job.facts["output"] + part.name)
             rows = enumerate(parse_rows(data, job.spec.catalog.format), 1)
             start = int(skip) if number == int(first) else 0
             yield from ((f"{number}.{count}", row) for count, row in rows if count > start)
 
     def _manifest(self, job: Job) -> Manifest:
-        data = self._objects.read(manifest_uri(job.facts["output"]))
+        data = self.objects_of(job).read(manifest_uri(job.facts["output"]))
         return Manifest.model_validate_json(data)
 
 

@@ -19,7 +19,7 @@ from rerankfleet.producer.inputs.catalog import pin_catalog, read_queries, refus
 from rerankfleet.producer.inputs.jsonl import pin
 from rerankfleet.producer.quotas import Reservation
 from rerankfleet.shared.addresses import printable
-from rerankfleet.shared.errors import Unavailable, UnknownModel, UsageError
+from rerankfleet.shared.errors import NotAllowed, Unavailable, UnknownModel, UsageError
 from rerankfleet.shared.formats.shard_files import dump_queries, job_uri, queries_uri
 from rerankfleet.shared.formats.sources import is_uri, refuse_existing, refuse_same, source_of
 from rerankfleet.shared.ids import new_id
@@ -31,6 +31,7 @@ from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
 from rerankfleet.shared.state.statistics import StatisticsRecords
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.local_files import is_stream
+from rerankfleet.shared.storage.objects import Objects
 
 NO_INPUT = InputRef(uri="", size=0, tag="")
 """The input of a spec before it is pinned."""
@@ -61,16 +62,19 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output)
-        if target and is_uri(source) and is_uri(target):
-            self._check(source, target)
+        inputs = self._objects.for_inputs(job_id)
         if target:
+            outputs = self._outputs_of(job_id, options, force=force)
+            if is_uri(source) and is_uri(target):  # before anything is told of what is there
+                inputs.check(source)
+                outputs.check(target)
             refuse_same(source, target)
-        if target and not self._is_own_output(key, options, target):
-            refuse_existing(target, self._objects, force=force)
+            if not self._is_own_output(key, options, target):
+                refuse_existing(target, outputs, force=force)
         fields = self._resolved(profile, options)
         spec = _spec(model, target, key=key, force=force, source=source, **fields)
         with self._files_of(job_id) as (input_uri, room):
-            pinned = pin(source, self._objects, self._settings, input_uri, room.grow)
+            pinned = pin(source, inputs, self._settings, input_uri, room.grow)
             spec = spec.model_copy(update={"input": pinned})
             return self._start(job_id, spec, options, stored_bytes=self._own_bytes(pinned))
 
@@ -92,9 +96,12 @@ class JobMaker:
         model = choose_model(self._store, model)
         job_id = new_id()
         target = _target(output, folder=True)
-        if target and not self._is_own_output(key, options, target):
-            refuse_existing_folder(target, self._objects, force=force)
-        documents = read_queries(queries, self._objects)
+        inputs = self._objects.for_inputs(job_id)
+        if target:
+            outputs = self._outputs_of(job_id, options, force=force)
+            if not self._is_own_output(key, options, target):
+                refuse_existing_folder(target, outputs, force=force)
+        documents = read_queries(queries, inputs)
         payload = dump_queries(documents)
         reference = {"queries": input_of(payload), "count": len(documents), "format": format}
         fields = self._resolved(profile, options)
@@ -103,18 +110,23 @@ class JobMaker:
         )
         refuse_large_ranking(len(documents), spec.top_n)
         with self._files_of(job_id) as (input_uri, room):
-            pinned = pin_catalog(catalog, self._objects, self._settings, input_uri, room.grow)
+            pinned = pin_catalog(catalog, inputs, self._settings, input_uri, room.grow)
             stored_bytes = self._own_bytes(pinned) + len(payload)
             room.grow(stored_bytes)
             self._objects.write(queries_uri(self._objects, job_id), payload)
             spec = spec.model_copy(update={"input": pinned})
             return self._start(job_id, spec, options, stored_bytes=stored_bytes)
 
-    def _check(self, *uris: str) -> None:
-        """Raise NotAllowed where one of them may not be touched, before anything is told of what is
-        there."""
-        for uri in uris:
-            self._objects.check(uri)
+    def _outputs_of(self, job_id: str, options: Mapping[str, Any], *, force: bool) -> Objects:
+        """Where a job with these options may write. Raises NotAllowed for `force` over HTTP."""
+        over_http = bool(options.get("over_http"))
+        if force and over_http and not self._settings.http_force:
+            raise NotAllowed(
+                "an output that exists is not replaced over HTTP",
+                hint="name another output, or have the operator set RERANK_HTTP_FORCE",
+                path=("force",),
+            )
+        return self._objects.for_outputs(job_id, over_http=over_http)
 
     def _resolved(self, profile: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options with those of the profile."""
@@ -251,8 +263,8 @@ def digest_of(spec: JobSpec) -> str:
 
     It is taken of the spec before its calibration: a temperature that earlier jobs changed makes no
     other job of the same key."""
-    of_the_job = {"input", "key", "force", "local_output", "name", "owner", "own_uploads_only"}
-    ignored = of_the_job | {"profile_temperature"}
+    of_the_job = {"input", "key", "force", "over_http", "local_output", "name"}
+    ignored = of_the_job | {"owner", "own_uploads_only", "profile_temperature"}
     fields = spec.model_dump(mode="json", exclude=ignored, exclude_defaults=True)
     pinned = spec.input
     content = pinned.sha256 or [pinned.uri, pinned.size, pinned.tag]

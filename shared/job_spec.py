@@ -66,6 +66,8 @@ class JobSpec(ScoringOptions):
     """The profile's own, from which `temperature` may have been adapted."""
     key: str | None = None
     force: bool = False
+    over_http: bool = False
+    """Whether it was submitted over HTTP: then its output must lie where such outputs may."""
     name: str = ""
     owner: str = ""
     """The name of the API key that it was made with: only that key's holder sees it. Empty: made by

@@ -72,11 +72,25 @@ class Settings(BaseSettings):
     )
     key_prefix: str = Field("rerank", description="first part of every Redis key")
     allowed_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="buckets that inputs, outputs and images may be in, comma-separated"
+        (),
+        description="buckets that inputs, images and outputs may be in, each `bucket` or "
+        "`bucket/prefix`, comma-separated; outputs not over HTTP",
     )
     allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        (), description="folders that inputs, outputs and images may be in, comma-separated"
+        (),
+        description="folders that inputs, images and outputs may be in, comma-separated; outputs "
+        "not over HTTP",
     )
+    output_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="folders that outputs may be in, comma-separated; the only ones for jobs that "
+        "are submitted over HTTP",
+    )
+    output_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="the same for buckets, each `bucket` or `bucket/prefix`",
+    )
+    http_force: bool = Field(False, description="lets `force` over HTTP replace outputs that exist")
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="hosts that images may be fetched from, `host` or `host:port`, comma-separated",
@@ -288,7 +302,8 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        *("allowed_buckets", "allowed_hosts", "allowed_roots", "gateway_names", "api_keys"),
+        *("allowed_buckets", "allowed_hosts", "allowed_roots", "output_buckets", "output_roots"),
+        *("gateway_names", "api_keys"),
         mode="before",
     )
     @classmethod

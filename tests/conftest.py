@@ -127,6 +127,7 @@ def settings(redis_server: str, tmp_path: Path) -> Iterator[Settings]:
             state_dir=tmp_path / "state",
             key_prefix=f"t{uuid.uuid4().hex[:8]}",
             allowed_roots=(tmp_path / "allowed",),
+            output_roots=(tmp_path / "outputs",),
             lease_s=patient(5),
             heartbeat_s=patient(20),
             hint_grace_s=0,

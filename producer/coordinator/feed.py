@@ -149,7 +149,7 @@ class Feeding:
     def _cuts(self, workers: Sequence[WorkerRow]) -> Iterator[Cut]:
         """The shards that the input has from the cursor on."""
         control = self._control
-        refuse_changed(self.job.spec.input, control.objects)
+        refuse_changed(self.job.spec.input, control.inputs_of(self.job))
         source = Input(self.job, control.objects, control.settings)
         reads = source.reads(self._plain_uri(source), self._cursor)
         return cut(reads, self._cursor, self._shard_size(workers))

@@ -111,7 +111,7 @@ def _end(job: Job, control: Control, step: Step, output: str, size: int) -> None
     _adapt_temperature(job, control)
     stored_bytes = 0 if job.spec.output else size
     if control.store.jobs.finish(job, step.token, output, stored_bytes):
-        forget_drafts(job.id, control.objects)
+        forget_drafts(job.id, control.outputs_of(job))
 
 
 def _adapt_temperature(job: Job, control: Control) -> None:
@@ -138,7 +138,7 @@ def output_uri(job: Job, objects: Objects) -> str:
 def _publish(job: Job, control: Control, step: Step) -> tuple[str, int]:
     """Write the output and its manifest, and let them appear. Returns the output's URI, and how
     many bytes it has."""
-    jobs, objects = control.store.jobs, control.objects
+    jobs, objects = control.store.jobs, control.outputs_of(job)
     uri, decided = output_uri(job, objects), job.facts.get("publishing")
     discard_others(job.id, decided, objects)
     if decided is None:
@@ -153,7 +153,7 @@ def _publish(job: Job, control: Control, step: Step) -> tuple[str, int]:
 def _decided(job: Job, control: Control, step: Step, uri: str) -> str:
     """Write the drafts of an attempt and let it be decided. Returns the attempt that is. Raises
     StepOver when the step is another's by then."""
-    attempt, decided = Attempt(job.id, step.token, control.objects), ""
+    attempt, decided = Attempt(job.id, step.token, control.outputs_of(job)), ""
     write = _write_parts if job.spec.catalog else _write_lines
     try:
         counted = write(job, control, uri, attempt)

@@ -12,6 +12,7 @@ import structlog
 from rerankfleet.shared.errors import RerankError, StorageRefused, Unavailable
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.state.store import Store
 from rerankfleet.shared.storage.objects import Objects
 
@@ -29,6 +30,14 @@ class Control:
     objects: Objects
     hints: Hints
     settings: Settings
+
+    def inputs_of(self, job: Job) -> Objects:
+        """The objects that a job may read by the addresses it names, and its own."""
+        return self.objects.for_inputs(job.id)
+
+    def outputs_of(self, job: Job) -> Objects:
+        """The objects that a job may write by the address it names, and its own."""
+        return self.objects.for_outputs(job.id, over_http=job.spec.over_http)
 
 
 class StepOver(Exception):

@@ -84,9 +84,10 @@ def _streamed(gateway: Gateway, job: Job, name: str) -> Streamed:
     file = next((file for file in client.output.files(job) if file.name == name), None)
     if file is None:
         raise UnknownFile(f"job {job.id} has no file {name!r}", hint="GET …/files lists them")
-    size = client.objects.stat(file.uri).size
+    objects = client.output.objects_of(job)
+    size = objects.stat(file.uri).size
     kind = KINDS.get(name.rpartition(".")[2], "application/octet-stream")
-    blocks = _blocks(client.objects.open(file.uri))
+    blocks = _blocks(objects.open(file.uri))
     return Streamed(gateway, blocks, kind, {"Content-Length": str(size)})
 
 

@@ -150,6 +150,7 @@ def _submit(client: Client, body: JobBody, key: str | None, owner: ApiKey) -> st
         "model": body.model,
         "key": key,
         "force": body.force,
+        "over_http": True,
     }
     if body.catalog is None:
         return client.submit(body.input, **options)

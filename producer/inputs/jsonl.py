@@ -161,7 +161,7 @@ class Input:
 
     def __init__(self, job: Job, objects: Objects, settings: Settings) -> None:
         self._job = job
-        self._objects = objects
+        self._objects = objects.for_inputs(job.id)
         self._settings = settings
 
     def make_seekable(self) -> str:
@@ -308,7 +308,8 @@ def previous_outcomes(
 ) -> Iterator[Previous]:
     """The lines of the previous round's output from an offset on, before which there are `number`
     lines."""
-    with objects.open(job.facts["previous"], offset) as stream:
+    outputs = objects.for_outputs(job.id, over_http=job.spec.over_http)
+    with outputs.open(job.facts["previous"], offset) as stream:
         for raw in stream:
             offset, number = offset + len(raw), number + 1
             line = json.loads(raw)

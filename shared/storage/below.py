@@ -42,21 +42,46 @@ class NotAFile(Exception):
     """A pipe, a socket or a device."""
 
 
-class Roots:
-    """Folders below which files may be opened. A root itself may be a link: it is trusted."""
+class Closed(Outside):
+    """A path that lies in a closed folder."""
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._folders = tuple(folders)
+
+class Roots:
+    """Folders below which files may be opened. A root itself may be a link: it is trusted.
+
+    closed: folders in which nothing may be opened. Of roots and closed folders that hold one
+        another the innermost decides, links resolved.
+    unlisted: folders of which a listing says nothing, as of closed ones.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[Path],
+        closed: Iterable[Path] = (),
+        unlisted: Iterable[Path] = (),
+    ) -> None:
+        self._folders, self._closed = tuple(folders), tuple(closed)
+        self._unlisted = tuple(unlisted)
 
     def locate(self, path: Path) -> tuple[Path, tuple[str, ...]]:
         """The root of an absolute path, and the names below it, links and `..` resolved. Raises
-        Outside when it lies in no root."""
+        Outside when it lies in no root, Closed when a closed folder is nearer than any root."""
         real = real_path(path)
-        for folder in self._folders:
-            root = real_path(folder)
-            if real.is_relative_to(root):
-                return root, real.relative_to(root).parts
-        raise Outside(path)
+        root = _innermost(real, self._folders)
+        closed = _innermost(real, self._closed)
+        if closed and (root is None or len(closed.parts) > len(root.parts)):
+            raise Closed(path)
+        if root is None:
+            raise Outside(path)
+        return root, real.relative_to(root).parts
+
+    def hidden(self) -> frozenset[Path]:
+        """The folders that are left out of listings."""
+        return frozenset(map(real_path, (*self._closed, *self._unlisted)))
+
+    def is_list_of_all(self, path: Path) -> bool:
+        """Whether a path is that of a folder whose files are known to their owners only."""
+        return real_path(path) in map(real_path, self._unlisted)
 
     def seem_to_hold(self, path: Path) -> bool:
         """Whether a path lies in a root as it is written: then a link leads out of it."""
@@ -105,6 +130,11 @@ def real_path(path: Path) -> Path:
         with suppress(OSError):  # a link that was swapped between a look and its reading
             return Path(os.path.realpath(path))
     raise Outside(path)
+
+
+def _innermost(path: Path, folders: Iterable[Path]) -> Path | None:
+    holding = [folder for folder in map(real_path, folders) if path.is_relative_to(folder)]
+    return max(holding, key=lambda folder: len(folder.parts), default=None)
 
 
 # ---- through no link ----------------------------------------------------------------------------

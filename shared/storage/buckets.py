@@ -16,8 +16,8 @@ from rerankfleet.shared.errors import (
     UsageError,
 )
 from rerankfleet.shared.heartbeat import beat
-from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.errors import clear_errors
+from rerankfleet.shared.storage.files import kept
 from rerankfleet.shared.storage.names import Stat
 from rerankfleet.shared.storage.s3 import new_client
 from rerankfleet.shared.storage.s3_streams import (
@@ -31,17 +31,35 @@ from rerankfleet.shared.storage.s3_streams import (
     unfinished_keys,
     upload,
 )
+from rerankfleet.shared.storage.scopes import Scope
 
 KEYS_PER_PAGE = 1000
 """Keys of a listing held at once: the most that S3 returns."""
+
+
+DOTS = "a part of its key is `.` or `..`, which some servers resolve"
+DOTS_HINT = "rename the object"
+
+
+class Connection:
+    """A client of S3, made when it is needed first."""
+
+    @cached_property
+    def client(self) -> Any:
+        """The client."""
+        return new_client(attempts=5, connect_timeout_s=5, read_timeout_s=60, connections=32)
+
+    def forget(self) -> None:
+        """Make another one the next time, with credentials that are read anew."""
+        vars(self).pop("client", None)
 
 
 class Buckets:
     """Reads and writes objects of S3, in the storage and the allowed buckets. The verbs are those
     of `Objects`, which describes them."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, scope: Scope, connection: Connection) -> None:
+        self._scope, self._connection = scope, connection
 
     def check(self, uri: str, *, listing: bool = False) -> None:
         """Raise NotAllowed or UsageError unless the object, or with `listing` the prefix, may be
@@ -49,17 +67,22 @@ class Buckets:
         bucket, key = bucket_and_key(uri)
         if not bucket or not (key or listing):
             raise UsageError(f"{printable(uri)} names no object", hint="write s3://bucket/key")
-        storage = self._settings.storage_uri + "/"
-        if bucket not in self._settings.allowed_buckets and not uri.startswith(storage):
+        verdict = self._scope.verdict(uri)
+        if verdict == "closed" or (listing and self._scope.is_list_of_all(uri)):
+            raise kept(uri)
+        if verdict == "dots":
+            raise NotAllowed(f"{printable(uri)} is not allowed: {DOTS}", hint=DOTS_HINT)
+        if verdict == "outside":
+            setting = f"RERANK_{self._scope.lists}_BUCKETS"
             raise NotAllowed(
                 f"the bucket {bucket!r} is not allowed",
-                hint=f"add it to RERANK_ALLOWED_BUCKETS: RERANK_ALLOWED_BUCKETS={bucket}",
+                hint=f"add it to {setting}: {setting}={bucket}",
             )
 
-    @cached_property
+    @property
     def client(self) -> Any:
         """The client of S3."""
-        return new_client(attempts=5, connect_timeout_s=5, read_timeout_s=60, connections=32)
+        return self._connection.client
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -86,6 +109,11 @@ class Buckets:
                 Bucket=bucket, Prefix=prefix, StartAfter=after, MaxKeys=KEYS_PER_PAGE
             )
         return [entry["Key"] for entry in page.get("Contents", ())], page["IsTruncated"]
+
+    def is_listed(self, uri: str, key: str) -> bool:
+        """Whether a listing of a prefix tells of a key."""
+        inside = not self._scope.is_listed(uri)  # of what somebody knows already
+        return inside or self._scope.is_listed(f"s3://{bucket_and_key(uri)[0]}/{key}")
 
     def folders(self, uri: str, count: int) -> list[str]:
         """The names of the first folders directly under a prefix."""
@@ -170,7 +198,7 @@ class Buckets:
             with clear_errors(uri):
                 yield bucket_and_key(uri)
         except CredentialsRefused:
-            vars(self).pop("client", None)
+            self._connection.forget()
             raise
 
 

@@ -13,6 +13,7 @@ from rerankfleet.shared.addresses import local_path, path_address, printable
 from rerankfleet.shared.errors import NotAllowed, StorageRefused, UsageError
 from rerankfleet.shared.storage.below import (
     PATH_BYTES_MAX,
+    Closed,
     NotAFile,
     Outside,
     Roots,
@@ -53,46 +54,54 @@ def path_of(uri: str) -> Path:
         ) from error
 
 
+class Mount:
+    """The folder of the storage, where it is one: whether it was there, and is away."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._seen = False
+
+    def refuse_away(self, path: Path) -> None:
+        """Raise StorageRefused for a path in the folder when that was there before and is not: one
+        made anew would be in the way when it comes back."""
+        if self._folder is None or not path.is_relative_to(self._folder):
+            return
+        if self._folder.is_dir():
+            self._seen = True
+        elif self._seen:
+            raise StorageRefused(
+                f"the folder of the storage, {printable(str(self._folder))}, is away",
+                hint="bring it back",
+            )
+
+
 class Files:
     """Reads and writes files by URI, in the allowed folders and nowhere else. The verbs are those
     of `Objects`, which describes them."""
 
-    def __init__(self, roots: Roots, storage: Path | None = None) -> None:
+    def __init__(self, roots: Roots, mount: Mount, lists: str = "ALLOWED") -> None:
         self._roots = roots
-        self._storage = storage
-        self._storage_seen = False
+        self._mount = mount
+        self._setting = f"RERANK_{lists}_ROOTS"
 
     def check(self, uri: str) -> None:
         """Raise NotAllowed or UsageError unless the file may be touched, as things stand now."""
-        with _refusals(uri, self._roots):
+        with self._refusals(uri):
             self._roots.locate(path_of(uri))
-
-    def _refuse_unmounted(self, path: Path) -> None:
-        """Raise StorageRefused for a path in the folder of the storage when that was there before
-        and is not: one made anew would be in the way when it comes back."""
-        if self._storage is None or not path.is_relative_to(self._storage):
-            return
-        if self._storage.is_dir():
-            self._storage_seen = True
-        elif self._storage_seen:
-            raise StorageRefused(
-                f"the folder of the storage, {printable(str(self._storage))}, is away",
-                hint="bring it back",
-            )
 
     # ---- reading --------------------------------------------------------------------------------
 
     def stat(self, uri: str) -> Stat:
         """Size and tag, of a folder too."""
         with self._clear_errors(uri):
-            self._refuse_unmounted(path := path_of(uri))
+            self._mount.refuse_away(path := path_of(uri))
             file = self._roots.stat(path)
             return Stat(file.st_size, str(file.st_mtime_ns))
 
     def open(self, uri: str, offset: int = 0) -> BinaryIO:
         """A stream of the file's bytes from `offset`."""
         with self._clear_errors(uri):
-            self._refuse_unmounted(path := path_of(uri))
+            self._mount.refuse_away(path := path_of(uri))
             stream = os.fdopen(self._roots.open_file(path), "rb")
             stream.seek(offset)
             return cast(BinaryIO, stream)
@@ -103,11 +112,13 @@ class Files:
         """The files in a folder and its subfolders, behind the one with the URI `after`."""
         with ExitStack() as stack:
             with self._clear_errors(uri):
+                if self._roots.is_list_of_all(path_of(uri)):
+                    raise Closed
                 root, names = self._roots.locate(path_of(uri))
                 path = root.joinpath(*names)
                 folder = stack.enter_context(self._roots.folder(path))
             after_parts = local_path(after).relative_to(path).parts if after else ()
-            for file in walk(folder, path, after_parts):
+            for file in walk(folder, path, after_parts, self._roots.hidden()):
                 yield path_address(str(file))
 
     def folders(self, uri: str, count: int) -> list[str]:
@@ -237,7 +248,7 @@ class Files:
     def _place(self, uri: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
         """The folder in which a file is written, as a handle, and the file's name in it. Where the
         name is a link, the link is replaced."""
-        self._refuse_unmounted(path := path_of(uri))
+        self._mount.refuse_away(path := path_of(uri))
         if path.name in ("", ".."):
             raise IsADirectoryError
         with self._roots.folder(path.parent, make=make) as folder:
@@ -245,8 +256,42 @@ class Files:
 
     @contextmanager
     def _clear_errors(self, uri: str) -> Iterator[None]:
-        with _refusals(uri, self._roots), clear_errors(uri):
+        with self._refusals(uri), clear_errors(uri):
             yield
+
+    @contextmanager
+    def _refusals(self, uri: str) -> Iterator[None]:
+        """Turn what is refused into NotAllowed, which shows the path as it was given: where its
+        links lead is nobody's business."""
+        try:
+            yield
+        except NotAFile as error:
+            raise NotAllowed(
+                f"{printable(uri)} is a pipe, a socket or a device", hint="name a file"
+            ) from error
+        except Closed as error:
+            raise kept(uri) from error
+        except Outside as error:
+            path = path_of(uri)
+            if self._roots.seem_to_hold(path):
+                raise NotAllowed(
+                    f"{printable(uri)} is not allowed: a link in it leads out of the allowed "
+                    "folders",
+                    hint=f"name the file itself, and add its folder to {self._setting}",
+                ) from error
+            folder = printable(str(path.parent))
+            raise NotAllowed(
+                f"the folder {folder} is not allowed",
+                hint=f"add it to {self._setting}: {self._setting}={folder}",
+            ) from error
+
+
+def kept(uri: str) -> NotAllowed:
+    """The refusal of what the storage keeps for somebody else."""
+    return NotAllowed(
+        f"{printable(uri)} is not allowed: the storage keeps the files of other jobs there",
+        hint="name a file of your own, or the URI of an upload",
+    )
 
 
 def _to_disk(stream: IO[bytes]) -> None:
@@ -259,27 +304,3 @@ def _draft_name(draft: str) -> str:
     if not is_name(draft):
         raise UsageError(f"{draft!r} is not a draft")
     return f".{draft}.draft"
-
-
-@contextmanager
-def _refusals(uri: str, roots: Roots) -> Iterator[None]:
-    """Turn what is refused into NotAllowed, which shows the path as it was given: where its links
-    lead is nobody's business."""
-    try:
-        yield
-    except NotAFile as error:
-        raise NotAllowed(
-            f"{printable(uri)} is a pipe, a socket or a device", hint="name a file"
-        ) from error
-    except Outside as error:
-        path = path_of(uri)
-        if roots.seem_to_hold(path):
-            raise NotAllowed(
-                f"{printable(uri)} is not allowed: a link in it leads out of the allowed folders",
-                hint="name the file itself, and add its folder to RERANK_ALLOWED_ROOTS",
-            ) from error
-        folder = printable(str(path.parent))
-        raise NotAllowed(
-            f"the folder {folder} is not allowed",
-            hint=f"add it to RERANK_ALLOWED_ROOTS: RERANK_ALLOWED_ROOTS={folder}",
-        ) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,12 @@ def _copy(source: int, target: int) -> None:
         os.fsync(copy.fileno())
 
 
-def walk(handle: int, path: Path, after: tuple[str, ...]) -> Iterator[Path]:
+def walk(
+    handle: int, path: Path, after: tuple[str, ...], hidden: Container[Path] = ()
+) -> Iterator[Path]:
     """The files of a folder and its subfolders, by name, after the one whose path has the parts
-    `after`. Hidden ones and links to folders are left out. `path` is that of the handle."""
+    `after`. Those whose names begin with a dot, folders that are `hidden` and links to folders are
+    left out. `path` is that of the handle."""
     with listable(handle) as folder:
         with clear_errors(str(path)), os.scandir(folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
@@ -89,11 +92,13 @@ def walk(handle: int, path: Path, after: tuple[str, ...]) -> Iterator[Path]:
             if entry.name < edge or entry.name.startswith("."):
                 continue
             if entry.is_dir(follow_symlinks=False):
+                if path / entry.name in hidden:
+                    continue
                 with clear_errors(str(path / entry.name)):
                     below = open_folder([entry.name], folder)
                 try:
                     beyond = after[1:] if entry.name == edge else ()
-                    yield from walk(below, path / entry.name, beyond)
+                    yield from walk(below, path / entry.name, beyond, hidden)
                 finally:
                     os.close(below)
             elif entry.name != edge and _is_file(entry, folder):

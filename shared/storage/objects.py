@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, BinaryIO
 
 import stamina
@@ -17,12 +18,11 @@ from rerankfleet.shared.addresses import local_path, safe_uri
 from rerankfleet.shared.errors import NotAllowed, StorageUnavailable, UsageError
 from rerankfleet.shared.heartbeat import beat
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.storage.below import Roots, real_path
-from rerankfleet.shared.storage.buckets import Buckets, bucket_and_key
-from rerankfleet.shared.storage.files import Files, path_of
+from rerankfleet.shared.storage.below import real_path
+from rerankfleet.shared.storage.buckets import Buckets, Connection, bucket_and_key
+from rerankfleet.shared.storage.files import Files, Mount, path_of
 from rerankfleet.shared.storage.names import Stat, is_name
-
-_REMOVABLE = ("jobs", "uploads")
+from rerankfleet.shared.storage.scopes import JOBS, UPLOADS, Scope
 
 retry_storage = stamina.retry(on=StorageUnavailable, attempts=5, timeout=60)
 
@@ -34,15 +34,33 @@ class Objects:
     """
 
     def __init__(
-        self, settings: Settings, inline: Callable[[str], bytes | None] | None = None
+        self,
+        settings: Settings,
+        inline: Callable[[str], bytes | None] | None = None,
+        *,
+        scope: Scope | None = None,
+        connection: Connection | None = None,
+        mount: Mount | None = None,
     ) -> None:
         self._settings = settings
         self._inline = inline
-        roots, storage = list(settings.allowed_roots), None
-        if settings.storage_uri.startswith("file://"):
-            roots.append(storage := local_path(settings.storage_uri))
-        self._files = Files(Roots(roots), storage)
-        self._buckets = Buckets(settings)
+        self._connection = connection or Connection()
+        self._mount = mount or Mount(_folder_of(settings))
+        scope = scope or Scope.everything(settings)
+        self._files = Files(scope.roots(), self._mount, scope.lists)
+        self._buckets = Buckets(scope, self._connection)
+
+    def for_inputs(self, job_id: str) -> Objects:
+        """The same, for the addresses that a job names to read, and for its own files."""
+        return self._within(Scope.inputs(self._settings, job_id))
+
+    def for_outputs(self, job_id: str, *, over_http: bool) -> Objects:
+        """The same, for the address that a job names to write, and for its own files."""
+        return self._within(Scope.outputs(self._settings, job_id, over_http=over_http))
+
+    def _within(self, scope: Scope) -> Objects:
+        connection, mount = self._connection, self._mount
+        return Objects(self._settings, scope=scope, connection=connection, mount=mount)
 
     def at(self, *names: str) -> str:
         """The URI of something in the storage. Raises UsageError for what is no name there, such as
@@ -133,7 +151,8 @@ class Objects:
             keys, more = self._page(uri, key)
             for key in keys:
                 beat()
-                yield f"s3://{bucket}/{key}"
+                if self._buckets.is_listed(uri, key):
+                    yield f"s3://{bucket}/{key}"
             more = more and bool(keys)
 
     @retry_storage
@@ -229,9 +248,15 @@ class Objects:
         """
         storage = self._settings.storage_uri + "/"
         first, *names = uri.removeprefix(storage).split("/")
-        ours = uri.startswith(storage) and first in _REMOVABLE
-        if not (ours and names and all(map(is_name, names))):
+        is_ours = uri.startswith(storage) and first in (JOBS, UPLOADS)
+        if not (is_ours and names and all(map(is_name, names))):
             raise NotAllowed(
                 f"{uri} is not a job or an upload of the storage", hint="nothing else is removed"
             )
-        self._half(uri).delete_tree(self.at(first), *names)
+        ours = Objects(self._settings, connection=self._connection)  # in any scope
+        ours._half(uri).delete_tree(self.at(first), *names)
+
+
+def _folder_of(settings: Settings) -> Path | None:
+    is_folder = settings.storage_uri.startswith("file://")
+    return local_path(settings.storage_uri) if is_folder else None

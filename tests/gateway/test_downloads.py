@@ -49,7 +49,7 @@ def test_the_files_of_a_job_of_lines(http, working, folder):
     source = folder / "in.jsonl"
     lines = [{"id": n, "query": "q", "documents": ["a", 5]} for n in range(3)]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    output = file_uri(folder / "out.jsonl")
+    output = file_uri(folder.parent / "outputs" / "out.jsonl")
     job = finished(http, input=file_uri(source), output=output)
     # then its results, its manifest and what failed can be had
     assert listed(http, job) == [
@@ -58,7 +58,7 @@ def test_the_files_of_a_job_of_lines(http, working, folder):
         ("errors.jsonl", None),
     ]
     results = http.get(f"{job}/files/results.jsonl")
-    assert results.content == (folder / "out.jsonl").read_bytes()
+    assert results.content == (folder.parent / "outputs" / "out.jsonl").read_bytes()
     assert results.headers["content-type"] == "application/x-ndjson"
     assert results.headers["content-length"] == str(len(results.content))
     assert http.get(f"{job}/files/manifest.json").json()["lines"] == 3
@@ -124,7 +124,9 @@ def test_nothing_else_can_be_had(http, working, folder):
     (folder / "secret.txt").write_text("secret")
     source = folder / "in.jsonl"
     source.write_text('{"query": "q", "documents": ["a"]}\n')
-    job = finished(http, input=file_uri(source), output=file_uri(folder / "out.jsonl"))
+    job = finished(
+        http, input=file_uri(source), output=file_uri(folder.parent / "outputs" / "out.jsonl")
+    )
     for name in ("secret.txt", "out.jsonl", "in.jsonl", "part-000000000000.jsonl"):
         answer = http.get(f"{job}/files/{name}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_file")

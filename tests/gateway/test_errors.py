@@ -170,8 +170,9 @@ def test_no_answer_tells_a_client_of_http_what_to_type(hasty, fleet, tmp_path):
     """Given a fleet that serves nothing, then something; and all that can be wrong."""
     http, allowed = hasty, tmp_path / "allowed"
     allowed.mkdir(exist_ok=True)
-    (allowed / "taken").write_text("mine")
-    places = {"TAKEN": (allowed / "taken").as_uri(), "FOLDER": f"{allowed.as_uri()}/"}
+    (outputs := tmp_path / "outputs").mkdir(exist_ok=True)
+    (outputs / "taken").write_text("mine")
+    places = {"TAKEN": (outputs / "taken").as_uri(), "FOLDER": f"{allowed.as_uri()}/"}
     for row in (None, {"state": "loading"}, {}, {"model": "pocket-text"}):
         if row is not None:
             fleet.beat(worker_row(**row))

@@ -22,8 +22,10 @@ import structlog
 from rerankfleet.shared.addresses import canonical, local_path, safe_uri, scheme_of
 from rerankfleet.shared.content.data_uris import WrongData, data_of, is_data_uri
 from rerankfleet.shared.errors import CredentialsRefused, ItemError, RerankError, UsageError
-from rerankfleet.shared.storage.below import PATH_BYTES_MAX, NotAFile, Outside, Roots
+from rerankfleet.shared.storage.below import PATH_BYTES_MAX, Closed, NotAFile, Outside
+from rerankfleet.shared.storage.buckets import DOTS, DOTS_HINT
 from rerankfleet.shared.storage.s3 import S3Failure, classify, is_s3_error, new_client
+from rerankfleet.shared.storage.scopes import Scope, places
 from rerankfleet.workers.images.budget import Budget, Transient, missing, refused, unreadable
 from rerankfleet.workers.images.deadline import Deadline, cuttable
 from rerankfleet.workers.images.encodings import unpacked
@@ -32,6 +34,8 @@ from rerankfleet.workers.images.turns import Signal
 
 log = structlog.get_logger()
 
+KEPT = "is kept by the storage for another job"
+KEPT_HINT = "name a file of your own, or the URI of an upload"
 MAX_BYTES = 32 << 20
 TIMEOUT_S = 10.0
 
@@ -43,6 +47,7 @@ class Fetcher:
         address. With a port, or as an address, it may be a private one.
     allowed_roots: folders that paths and file:// URIs must be in, links resolved.
     allowed_prefixes: s3://bucket/prefix/ of objects that are allowed though their bucket is not.
+    closed: file: or s3:// URIs of folders and prefixes that are not, though what is around them is.
     base: the folder that relative paths are relative to; it must be in an allowed root too.
     connections: how many threads fetch from S3 at once.
     on_retry: called before each further attempt.
@@ -55,6 +60,7 @@ class Fetcher:
         allowed_hosts: Sequence[str] = (),
         allowed_roots: Sequence[Path] = (),
         allowed_prefixes: Sequence[str] = (),
+        closed: Sequence[str] = (),
         base: Path | None = None,
         max_bytes: int = MAX_BYTES,
         timeout_s: float = TIMEOUT_S,
@@ -62,10 +68,11 @@ class Fetcher:
         connections: int = 32,
         on_retry: Callable[[], None] = lambda: None,
     ) -> None:
-        self._buckets = frozenset(allowed_buckets)
+        self._scope = Scope(
+            tuple(places(allowed_roots, (*allowed_buckets, *allowed_prefixes))), tuple(closed)
+        )
         self._http = HttpReader(allowed_hosts)
-        self._roots = Roots(allowed_roots)
-        self._prefixes = tuple(allowed_prefixes)
+        self._roots = self._scope.roots()
         self._base = base
         self._max_bytes, self._timeout_s = max_bytes, timeout_s
         self._attempts, self._connections = attempts, connections
@@ -143,6 +150,8 @@ class Fetcher:
                 if os.fstat(stream.fileno()).st_size > budget.max_bytes:
                     raise budget.too_large()
                 return budget.read(stream.read)
+        except Closed:
+            raise refused(uri, KEPT, KEPT_HINT) from None
         except Outside:
             hint = "add its folder to RERANK_ALLOWED_ROOTS"
             raise refused(uri, "is in no allowed folder", hint) from None
@@ -174,7 +183,12 @@ class Fetcher:
 
     def _s3(self, uri: str, budget: Budget) -> bytes:
         bucket, _, key = uri.partition("://")[2].partition("/")
-        if bucket not in self._buckets and not self._is_under_prefix(uri):
+        verdict = self._scope.verdict(uri)
+        if verdict == "closed":
+            raise refused(uri, KEPT, KEPT_HINT)
+        if verdict == "dots":
+            raise refused(uri, f"is not read: {DOTS}", DOTS_HINT)
+        if verdict == "outside":
             hint = f"add it to RERANK_ALLOWED_BUCKETS: RERANK_ALLOWED_BUCKETS={bucket}"
             raise refused(uri, f"is in the bucket {bucket!r}, which is not allowed", hint)
         if not key:
@@ -190,9 +204,6 @@ class Fetcher:
         except CredentialsRefused:
             self._s3_client = None  # the next client reads the credentials again
             raise
-
-    def _is_under_prefix(self, uri: str) -> bool:
-        return uri.startswith(self._prefixes) and "/../" not in uri  # some servers resolve it
 
     def _client(self) -> Any:
         with self._s3_lock:

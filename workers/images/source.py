@@ -22,6 +22,7 @@ from rerankfleet.shared.metrics import (
     STAGES,
 )
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.storage.scopes import JOBS
 from rerankfleet.shared.storage.uploads import OwnUploads, uploads_uri
 from rerankfleet.shared.tally import Tally
 from rerankfleet.workers.images.budget import missing
@@ -88,6 +89,7 @@ class ImageSource:
             allowed_hosts=settings.allowed_hosts,
             allowed_roots=roots,
             allowed_prefixes=[uploads] if uploads.startswith("s3://") else [],
+            closed=[f"{settings.storage_uri}/{JOBS}"],
             base=base,
             max_bytes=settings.image_bytes_max,
             timeout_s=settings.image_timeout_s,

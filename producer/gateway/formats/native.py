@@ -208,7 +208,7 @@ def _make_job(
         file = Path(folder, "request.jsonl")
         file.write_bytes(line)
         options = body.options() | owner.of_its_jobs
-        job_id = client.submit(file, model=body.model, key=key, **options)
+        job_id = client.submit(file, model=body.model, key=key, over_http=True, **options)
     status, home = client.status(job_id), f"/v1/jobs/{job_id}"
     parts = ("results", "errors", "events", "cancel")
     return {

@@ -8,6 +8,7 @@ from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish, merged_lines
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import StorageUnavailable
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.jobs import feed_until_paused
 from tests.support.outputs import check, manifest, output, pairs_of
@@ -135,7 +136,7 @@ def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monk
     def away(*_):
         raise StorageUnavailable("the bucket is away")
 
-    monkeypatch.setattr(control.objects, "draft_writer", away)
+    monkeypatch.setattr(Objects, "draft_writer", away)
     run(control, Worker(control))
     job = control.store.jobs.get("j")
     assert not job.finished

@@ -107,7 +107,7 @@ def test_a_step_that_was_frozen_publishes_nothing_over_a_newer_output(
         retried(control)
         assert manifest(control).errors == 2
 
-    room = control.store.jobs if where == "jobs" else control.objects
+    room = control.store.jobs if where == "jobs" else Objects
     frozen(monkeypatch, room, name, meanwhile)
     # when it wakes up
     finish("j", control)
@@ -191,25 +191,24 @@ def test_a_finish_that_is_killed_while_it_publishes_is_carried_on(
     # given a finisher that is killed when the output is there and its manifest is not, or both are
     submit(lines, output=target)
     ready(control)
-    real, left = control.objects.publish, [None] * published
+    real, left = Objects.publish, [None] * published
 
-    def dies(uri: str, draft: str) -> bool:
+    def dies(objects: Objects, uri: str, draft: str) -> bool:
         if not left:
             raise Killed
         left.pop()
-        return real(uri, draft)
+        return real(objects, uri, draft)
 
-    if published < 2:
-        control.objects.publish = dies
-    else:
-        control.store.jobs.finish, kept = dies, control.store.jobs.finish
-        left.clear()
-        monkeypatch.setattr(control.store.jobs, "finish", lambda *_: dies("", ""))
-    with pytest.raises(Killed):
-        finish("j", control)
-    control.objects.publish = real
-    if published == 2:
-        control.store.jobs.finish = kept
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as deadly:
+        if published < 2:
+            deadly.setattr(Objects, "publish", dies)
+        else:
+            deadly.setattr(control.store.jobs, "finish", killed)
+        with pytest.raises(Killed):
+            finish("j", control)
     decided = control.store.jobs.get("j").facts["publishing"]
     # when the next one comes
     expire(control)
@@ -226,14 +225,14 @@ def test_a_finish_that_is_killed_while_it_publishes_is_carried_on(
 def test_drafts_that_are_lost_are_written_again(control, submit, lines, target, monkeypatch, s3):
     submit(lines, output=target)
     ready(control)
-    real = control.objects.publish
+    real = Objects.publish
 
-    def lost(uri: str, draft: str) -> bool:
-        control.objects.discard(uri, draft)
-        control.objects.publish = real
-        return real(uri, draft)
+    def lost(objects: Objects, uri: str, draft: str) -> bool:
+        objects.discard(uri, draft)
+        monkeypatch.setattr(Objects, "publish", real)
+        return real(objects, uri, draft)
 
-    control.objects.publish = lost
+    monkeypatch.setattr(Objects, "publish", lost)
     finish("j", control)
     assert "is gone" in control.store.jobs.get("j").facts["waiting_for"]
     finish("j", control)
@@ -287,7 +286,7 @@ def test_a_frozen_step_changes_nothing_in_the_folder_of_a_catalog(
         for name in ("part-000000000000.jsonl", "ranking.jsonl", "manifest.json"):
             control.objects.write(folder[where] + name, b"newer")
 
-    frozen(monkeypatch, control.objects, "publish", meanwhile)
+    frozen(monkeypatch, Objects, "publish", meanwhile)
     # when it wakes up
     finish("j", control)
     # then that stands

@@ -14,6 +14,7 @@ from rerankfleet.producer.coordinator.finish import finish
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.content.outcomes import POOR_QUERY
 from rerankfleet.shared.errors import CredentialsRefused, StorageRefused, StorageUnavailable
+from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import Worker, margin_of, run
 from tests.support.hints import RecordedHints
 from tests.support.jobs import feed_until_paused
@@ -180,12 +181,12 @@ def test_a_storage_that_is_away_while_a_cancelled_job_is_cut_loses_nothing(
         "forbidden": StorageRefused("s3://x may not be read or written"),
         "down": StorageUnavailable("s3://x: connection reset"),
     }
-    real = control.objects.open
+    real = Objects.open
 
     def fails(*_: object) -> None:
         raise errors[away]
 
-    monkeypatch.setattr(control.objects, "open", fails)
+    monkeypatch.setattr(Objects, "open", fails)
     control.hints.feed("j")
     run(control)
     # then nothing ends before its input is accounted for; the job says what it waits for
@@ -193,7 +194,7 @@ def test_a_storage_that_is_away_while_a_cancelled_job_is_cut_loses_nothing(
     assert not job.sealed
     assert "s3" in job.facts["waiting_for"].lower()
     # when the storage is back
-    monkeypatch.setattr(control.objects, "open", real)
+    monkeypatch.setattr(Objects, "open", real)
     control.hints.feed("j")
     run(control)
     counts = manifest(control)

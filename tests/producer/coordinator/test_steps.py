@@ -37,7 +37,7 @@ def catalog(control) -> Callable[..., str]:
     """`catalog("a.csv", data)` or `catalog("folder/")`: a job of that input, without a hint."""
 
     def make(name: str, data: bytes = b"", **options) -> str:
-        uri, pinned = control.objects.at("jobs", "in") + "/" + name, (0, "")
+        uri, pinned = control.objects.at("jobs", "j") + "/" + name, (0, "")
         if data:
             control.objects.write(uri, data)
             stat = control.objects.stat(uri)
@@ -93,13 +93,13 @@ def test_whatever_yields_nothing_gives_signs_of_life(control, catalog, change, n
 def test_a_folder_of_other_files_gives_signs_of_life_and_moves_on(control, catalog, monkeypatch):
     monkeypatch.setattr(reading, "SKIPPED_PER_CUT", 10)
     for number in range(35):
-        control.objects.write(control.objects.at("jobs", "in", "f", f"{number:03}.txt"), b"x")
-    control.objects.write(control.objects.at("jobs", "in", "f", "zz.jpg"), b"x")
+        control.objects.write(control.objects.at("jobs", "j", "f", f"{number:03}.txt"), b"x")
+    control.objects.write(control.objects.at("jobs", "j", "f", "zz.jpg"), b"x")
     catalog("f/")
     source = Input(control.store.jobs.get("j"), control.objects, control.settings)
     signs: list[int] = []
     with heartbeat(lambda: signs.append(1)):
-        reads = list(source.reads(control.objects.at("jobs", "in", "f") + "/", Cursor()))
+        reads = list(source.reads(control.objects.at("jobs", "j", "f") + "/", Cursor()))
     assert len(signs) >= 36
     # then there are positions without an image, from which the rest is the same
     assert [read.piece is None for read in reads] == [True, True, True, False]
@@ -115,8 +115,8 @@ def test_a_step_that_finds_nothing_ends_and_the_next_goes_on_from_there(
     monkeypatch.setattr(reading, "SKIPPED_PER_CUT", 10)
     monkeypatch.setattr(feeding, "STEP_S", 0)
     for number in range(35):
-        control.objects.write(control.objects.at("jobs", "in", "f", f"{number:03}.txt"), b"x")
-    control.objects.write(control.objects.at("jobs", "in", "f", "zz.jpg"), b"x")
+        control.objects.write(control.objects.at("jobs", "j", "f", f"{number:03}.txt"), b"x")
+    control.objects.write(control.objects.at("jobs", "j", "f", "zz.jpg"), b"x")
     catalog("f/")
     # when it is fed step by step
     keys = []
