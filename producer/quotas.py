@@ -14,6 +14,7 @@ from typing import Self
 
 from rerankfleet.shared.errors import StorageFull, StorageUnavailable
 from rerankfleet.shared.settings import Settings
+from rerankfleet.shared.shown import amount
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.ledger import Kind
 from rerankfleet.shared.state.store import Store
@@ -159,12 +160,3 @@ def _lapsed() -> StorageUnavailable:
         "what is being written gave no sign of life for too long, and may have been removed",
         hint="send it again",
     )
-
-
-def amount(size: int) -> str:
-    """A number of bytes for people: "3.2 GiB"."""
-    value, units = float(size), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
-    unit = next(units)
-    while value >= 1024 and (larger := next(units, "")):
-        value, unit = value / 1024, larger
-    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"

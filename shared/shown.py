@@ -28,6 +28,15 @@ def clean_lines(text: str) -> str:
     return "\n".join(map(clean, text.split("\n")))
 
 
+def amount(size: int) -> str:
+    """A number of bytes for people: "3.2 GiB"."""
+    value, units = float(size), iter(("bytes", "KiB", "MiB", "GiB", "TiB"))
+    unit = next(units)
+    while value >= 1024 and (larger := next(units, "")):
+        value, unit = value / 1024, larger
+    return f"{value:,.0f} {unit}" if unit == "bytes" else f"{value:,.1f} {unit}"
+
+
 def tell(text: str) -> None:
     """Write a line for people on standard error."""
     sys.stderr.write(f"{clean(text)}\n")

@@ -51,7 +51,7 @@ lost."""
 SWEEP_RENEWED_S = 60.0
 """How often a removal that takes long asks whether it may go on."""
 CORRECTED_S = 600.0
-"""How often the ledger of what jobs keep is brought in line with their records."""
+"""How often it looks for what is rarely left: in the ledger, in S3, in the broker."""
 SWEEP_AGAIN_MS = 60_000
 """When the removal of files that failed is tried again."""
 HINTS_AT_ONCE = 64
@@ -170,18 +170,29 @@ class Monitor:
                 log.warning("files of a job are not removed yet", job=job_id, error=str(error))
                 again_ms = SWEEP_AGAIN_MS
             self._store.jobs.end_sweep(job_id, again_ms=again_ms)
-        self._sweep_uploads()
-        if time.monotonic() - self._corrected_s >= CORRECTED_S:
-            self._corrected_s = time.monotonic()
+        thorough = time.monotonic() - self._corrected_s >= CORRECTED_S
+        self._sweep_uploads(thorough=thorough)
+        if thorough:
             self._store.ledger.correct()
+            self._forget_hints()
+            self._corrected_s = time.monotonic()
 
-    def _sweep_uploads(self) -> None:
+    def _forget_hints(self) -> None:
+        """Remove hints of models that nobody serves and that have no shard: nobody reads them. One
+        of a shard that is opened meanwhile is sent again."""
+        fleet = self._store.snapshot()
+        for queue in fleet.queues:
+            if not queue.open_shards and not fleet.workers_of(queue.model):
+                names = broker_keys(self._settings, model_queues(queue.model))
+                self._store.broker.forget(names)
+
+    def _sweep_uploads(self, *, thorough: bool) -> None:
         """Remove uploads whose writer died, and those that expired."""
         ledger = self._store.ledger
         for upload_id in ledger.lapsed_uploads():
             if not is_id(upload_id) or remove_upload(self._objects, upload_id):
                 ledger.drop("uploads", upload_id)
-        _, left_s = sweep_uploads(self._objects)
+        _, left_s = sweep_uploads(self._objects, unfinished=thorough)
         ledger.drop_expired_uploads(left_s)
 
     def _remove(self, job_id: str, *, all_files: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Count
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from typing import Literal
 
@@ -36,12 +37,15 @@ from rerankfleet.producer.client import Client
 from rerankfleet.producer.gateway.admission import in_thread
 from rerankfleet.producer.gateway.errors import KEY, MODEL, OUTCOME
 from rerankfleet.producer.status import is_unservable, state_of
+from rerankfleet.shared.errors import StorageUnavailable
 from rerankfleet.shared.metrics import FAMILIES, Counts, Family, Value
 from rerankfleet.shared.model_names import canonical_model
 from rerankfleet.shared.state.connection import REDIS_ERRORS
 from rerankfleet.shared.state.fleet import WorkerRow
 from rerankfleet.shared.state.fleet_snapshot import FleetSnapshot
+from rerankfleet.shared.state.ledger import Kind
 from rerankfleet.shared.state.shards import LEFT
+from rerankfleet.shared.storage.disk import free_in_storage
 
 # a gauge beside each counter with the time of its creation: of no use here
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -156,6 +160,7 @@ class FleetCollector(Collector):
                 *self._workers(fleet.workers),
                 *_queues(fleet),
                 *self._jobs(fleet),
+                *self._storage(),
             ]
         except REDIS_ERRORS:
             families = []
@@ -244,6 +249,34 @@ class FleetCollector(Collector):
             waiting,
         )
         yield from (jobs, of_jobs, bad_lines, of_weights, for_storage)
+
+    def _storage(self) -> Iterator[Metric]:
+        ledger, settings = self._client.store.ledger, self._client.settings
+        used = GaugeMetricFamily(
+            "rerank_stored_bytes", "Bytes that jobs and uploads keep in the storage", labels=("of",)
+        )
+        most = GaugeMetricFamily(
+            "rerank_stored_limit_bytes", "Their quota; absent where there is none", labels=("of",)
+        )
+        kinds: tuple[tuple[Kind, int], ...] = (
+            ("uploads", settings.uploads_bytes_max),
+            ("jobs", settings.jobs_bytes_max),
+        )
+        for kind, quota in kinds:
+            used.add_metric([kind], ledger.used(kind))
+            if quota:
+                most.add_metric([kind], quota)
+        yield from (used, most)
+        with suppress(StorageUnavailable):
+            if (free := free_in_storage(settings)) is not None:
+                yield GaugeMetricFamily(
+                    "rerank_storage_free_bytes", "Free bytes of the storage's disk", free
+                )
+                yield GaugeMetricFamily(
+                    "rerank_storage_free_min_bytes",
+                    "With less, uploads and new jobs are refused",
+                    settings.free_bytes_min,
+                )
 
 
 def _queues(fleet: FleetSnapshot) -> Iterator[Metric]:

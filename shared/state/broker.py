@@ -1,4 +1,4 @@
-"""The lists of Celery's queues: which hints wait in them. They are only read here."""
+"""The lists of Celery's queues: which hints wait in them. They are read here, and forgotten."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ class Broker:
         for key in list_keys:
             pipe.lrange(key, 0, -1)
         return {_hint_id(message) for waiting in pipe.execute() for message in waiting}
+
+    def forget(self, list_keys: Sequence[str]) -> None:
+        """Remove the broker's lists with all their messages."""
+        self._redis.delete(*list_keys)
 
     def hint_positions(self, list_key: str) -> tuple[int, dict[str, int]]:
         """How many messages wait in a broker's list, and how many of them are taken before the

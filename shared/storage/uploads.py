@@ -115,14 +115,14 @@ def recorded_hash(objects: Objects, uri: str) -> str | None:
     return text.decode() if len(text) == HASH_BYTES else None
 
 
-def sweep_uploads(objects: Objects) -> tuple[int, float]:
-    """Remove expired uploads. Returns how many, and the time before which none is left, in Unix
-    time. Repeatable."""
+def sweep_uploads(objects: Objects, *, unfinished: bool = True) -> tuple[int, float]:
+    """Remove expired uploads, and with `unfinished` what was never completed of them. Returns how
+    many, and the time before which none is left, in Unix time. Repeatable."""
     swept, now_s = 0, time.time()
     left_s = now_s
     room = objects.at(UPLOADS) + "/"
     names = objects.folders(room, SWEPT_AT_ONCE)
-    for upload_id in {*names, *objects.unfinished(room)}:
+    for upload_id in {*names, *(objects.unfinished(room) if unfinished else ())}:
         expires_s = upload_id.partition("-")[0]
         if not (expires_s.isdigit() and int(expires_s) < now_s):
             continue

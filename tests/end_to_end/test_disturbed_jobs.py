@@ -107,6 +107,20 @@ def test_the_coordinator_killed_while_it_writes_the_output(
     check(job)
 
 
+def test_a_part_deleted_from_the_storage_is_scored_again(
+    stack: Stack, job: str, check: Check
+) -> None:
+    # when somebody deletes the result of a shard, and the shard's file, while the job runs
+    folder = Path(stack.settings.storage_uri.removeprefix("file://")) / "jobs" / job
+    part = next(iter((folder / "parts").glob("[0-9]*")))
+    start = part.name.partition("-")[0]
+    for path in (part, *(folder / "shards").glob(f"0-{start}-*")):
+        path.unlink()
+    # then every pair still gets its one outcome
+    check(job)
+    assert stack.client.store.jobs.get(job).number("reopened") == 1
+
+
 def test_hints_published_three_times_change_nothing(stack: Stack, job: str, check: Check) -> None:
     # when every waiting shard and the job's next step are hinted three more times
     hints = Hints(make_app(stack.settings))

@@ -312,3 +312,28 @@ def test_the_runbook_speaks_of_metrics_that_there_are(known):
 
 def test_a_worker_has_few_series(http, counted):
     assert sum(len(f.samples) for f in families(http, of="fleet").values()) < 400
+
+
+# ---- the storage --------------------------------------------------------------------------------
+
+
+def test_what_the_storage_holds_is_shown_beside_what_it_may(change, store):
+    settings = change(uploads_bytes_max=5000, jobs_bytes_max=0, free_bytes_min=77)
+    with running_gateway(settings) as http:
+        # given an upload, and a job that is being submitted
+        http.post("/v1/uploads?name=a.csv", content=b"x" * 1000)
+        store.ledger.reserve("jobs", "j", 300, lease_ms=60_000, bytes_max=0, begins=True)
+        samples = scrape(http, of="fleet")
+    assert value(samples, "rerank_stored_bytes", of="uploads") == 1000
+    assert value(samples, "rerank_stored_bytes", of="jobs") == 300
+    assert [s.labels["of"] for s in samples["rerank_stored_limit_bytes"]] == ["uploads"]
+    assert value(samples, "rerank_stored_limit_bytes", of="uploads") == 5000
+    assert value(samples, "rerank_storage_free_bytes") > 0
+    assert value(samples, "rerank_storage_free_min_bytes") == 77
+
+
+def test_a_storage_in_s3_has_no_disk(s3, change):
+    with running_gateway(change(storage="s3://pairs/work")) as http:
+        samples = scrape(http, of="fleet")
+    assert "rerank_storage_free_bytes" not in samples
+    assert "rerank_stored_bytes" in samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from rerankfleet.shared.storage import disk
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.shared.storage.uploads import new_upload
 from rerankfleet.workers.monitor import Monitor
+from tests.support.fleet import worker_row
 from tests.support.gateway import running_gateway
 from tests.support.server import free_port
 from tests.support.small_disk import small_disk
@@ -202,6 +204,21 @@ def test_an_upload_that_froze_until_it_was_removed_is_not_told_as_kept(
         answer = sent(http, 1000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
     assert stored(settings) == []
+
+
+def test_a_job_beyond_the_quota_of_jobs_is_refused_over_http_too(change, store, fleet):
+    fleet.beat(worker_row())
+    line = json.dumps({"query": "q", "documents": ["a"] * 100}).encode() + b"\n"
+    with running_gateway(change(jobs_bytes_max=len(line) + 10)) as http:
+        uri = http.post("/v1/uploads?name=a.jsonl", content=line).json()["uri"]
+        assert http.post("/v1/jobs", json={"input": uri}).status_code == 201
+        answer = http.post("/v1/jobs", json={"input": uri})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (507, "storage_full")
+    assert "jobs keep" in error["message"]
+    assert "RERANK_JOBS_BYTES_MAX" in error["hint"]
+    assert len(store.jobs.unfinished()) == 1
+    assert store.ledger.used("jobs") == len(line)
 
 
 # ---- the disk -----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import redis
 
 from rerankfleet.producer import quotas
 from rerankfleet.producer.client import Client
-from rerankfleet.producer.quotas import amount
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import (
     KeyConflict,
@@ -25,6 +24,7 @@ from rerankfleet.shared.errors import (
 )
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import broker_keys
+from rerankfleet.shared.shown import amount
 from rerankfleet.shared.storage import objects as objects_module
 from rerankfleet.workers.monitor import Monitor
 from tests.support.fleet import MODEL, worker_row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from rerankfleet.shared.content.ranges import shard_name
@@ -13,7 +15,7 @@ from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.shards import OUTAGE_MS
 from rerankfleet.workers import monitor as monitoring
 from rerankfleet.workers.monitor import HINTS_AT_ONCE, REPUBLISHED, Monitor, next_step
-from tests.support.fleet import MODEL, Worker
+from tests.support.fleet import MODEL, Worker, worker_row
 from tests.support.records import hints_waiting, open_shards
 from tests.support.wait import wait_until
 
@@ -480,3 +482,25 @@ def test_the_end_of_a_job_is_the_end_of_its_keys(ended, store, client):
         client.pexpire(key, 1)
     wait_until(lambda: not client.exists(store.keys.job("a")))
     assert shard_name(0, 2) == "0-2"
+
+
+def test_hints_of_a_model_that_nobody_serves_any_more_go_when_it_has_no_shard(
+    monitor, job, store, fleet, settings, real_hints
+):
+    # given hints of a model with a shard, and of one that has none
+    job("a", (0, 2))
+    old = InputRef(uri="file:///in", size=1, tag="t")
+    store.jobs.create("b", make_spec(model="org/old", input=old), "digest")
+    store.jobs.cancel(store.jobs.get("b"))
+    lists = {m: broker_keys(settings, model_queues(m)) for m in (MODEL, "org/old")}
+    for model in lists:
+        real_hints.shard(model, Priority.normal, "a", "0-2")
+    # when the monitor sweeps while a worker may still read them
+    fleet.beat(worker_row("w", "org/old"))
+    monitor.sweep()
+    assert [hints_waiting(store, keys) for keys in lists.values()] == [1, 1]
+    # and when there is none
+    fleet.leave("w")
+    monitor._corrected_s = -math.inf
+    monitor.sweep()
+    assert [hints_waiting(store, keys) for keys in lists.values()] == [1, 0]

@@ -13,23 +13,26 @@ import uuid
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
-from pathlib import Path
 
 from rerankfleet import __version__
 from rerankfleet.shared import advice
-from rerankfleet.shared.addresses import local_path
+from rerankfleet.shared.addresses import file_uri, local_path
 from rerankfleet.shared.errors import RerankError
 from rerankfleet.shared.settings import Settings, load_settings, mask
+from rerankfleet.shared.shown import amount
 from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.fleet import WorkerRow
+from rerankfleet.shared.state.ledger import Kind
 from rerankfleet.shared.state.store import Store
+from rerankfleet.shared.storage.disk import free_bytes
 from rerankfleet.shared.storage.objects import Objects
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
 from rerankfleet.workers.engine.compiler import NO_COMPILER, REMEDY, has_compiler
 
 SKEW_S = 2.0
 """A clock that is further off confuses signed addresses and logs."""
-FREE_BYTES_MIN = 1 << 30
+NEARLY = 0.9
+"""Share of a quota above which it is nearly reached."""
 REDIS_WITH_WAITAOF = (7, 2)
 
 _SCORES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -125,6 +128,7 @@ def _of_fleet() -> Iterator[Check]:
     with client:
         store = Store(client, settings)
         yield from _of_redis(store, settings)
+        yield from _of_quotas(store, settings)
         yield from _of_work(store, settings)
 
 
@@ -141,16 +145,30 @@ def _of_folders(settings: Settings) -> Iterator[Check]:
         storage = local_path(settings.storage_uri)
         folders = [storage] if storage.is_relative_to(settings.state_dir) else [*folders, storage]
     for folder in folders:
-        free = shutil.disk_usage(_existing(folder)).free
-        if free < FREE_BYTES_MIN:
-            yield warning("disk", f"{free >> 20:,} MiB free at {folder}", "make room")
+        free = free_bytes(folder)
+        found = f"{amount(free)} free at {folder}"
+        is_storage = settings.storage_uri == file_uri(folder)
+        if is_storage and free < settings.free_bytes_min:
+            yield broken("disk", f"{found}: uploads and new jobs are refused", "make room")
+        elif free < 2 * settings.free_bytes_min:
+            yield warning("disk", found, "make room")
         else:
-            yield ok("disk", f"{free >> 30:,} GiB free at {folder}")
+            yield ok("disk", found)
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.exists())
+def _of_quotas(store: Store, settings: Settings) -> Iterator[Check]:
+    kinds: tuple[tuple[Kind, int], ...] = (
+        ("uploads", settings.uploads_bytes_max),
+        ("jobs", settings.jobs_bytes_max),
+    )
+    for kind, most in kinds:
+        used = store.ledger.used(kind)
+        found = f"{kind} keep {amount(used)}" + (f" of {amount(most)} at most" if most else "")
+        if most and used > NEARLY * most:
+            remedy = f"wait until some expire, or raise RERANK_{kind.upper()}_BYTES_MAX"
+            yield warning("quota", found, remedy)
+        else:
+            yield ok("quota", found)
 
 
 def _of_storage(settings: Settings) -> Check:

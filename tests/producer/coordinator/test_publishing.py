@@ -18,6 +18,7 @@ from rerankfleet.producer.coordinator.step import Control
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.content.content import Document
 from rerankfleet.shared.formats.shard_files import dump_queries, queries_uri
+from rerankfleet.shared.heartbeat import heartbeat
 from rerankfleet.shared.job_spec import Catalog, InputRef, make_spec
 from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import MODEL, Worker, run
@@ -69,7 +70,8 @@ def frozen(monkeypatch, room: object, name: str, meanwhile: Callable[[], None]) 
 
     def freeze(*args: Any, **options: Any) -> Any:
         monkeypatch.setattr(room, name, real)
-        meanwhile()
+        with heartbeat(lambda: None):  # who is frozen notices nothing, however long it takes
+            meanwhile()
         return real(*args, **options)
 
     monkeypatch.setattr(room, name, freeze)

@@ -361,3 +361,30 @@ def test_the_command_ends_with_1_when_something_is_broken(healthy, client, monke
 
     assert code == 1
     assert {"name", "verdict", "found", "remedy"} == set(json.loads(out)[0])
+
+
+# ---- the storage --------------------------------------------------------------------------------
+
+
+def quota(checks: list[Check], kind: str) -> Check:
+    (check,) = [c for c in checks if c.name == "quota" and c.fact.startswith(kind)]
+    return check
+
+
+def test_what_the_storage_keeps_is_told_beside_the_quotas(healthy, store, monkeypatch):
+    monkeypatch.setenv("RERANK_JOBS_BYTES_MAX", "1000")
+    store.ledger.reserve("uploads", "u", 2048, lease_ms=60_000, bytes_max=0, begins=True)
+    store.ledger.reserve("jobs", "j", 901, lease_ms=60_000, bytes_max=0, begins=True)
+    checks = examine()
+    uploads, jobs = quota(checks, "uploads"), quota(checks, "jobs")
+    assert (uploads.verdict, uploads.fact) == ("ok", "uploads keep 2.0 KiB of 100.0 GiB at most")
+    assert (jobs.verdict, jobs.fact) == ("warning", "jobs keep 901 bytes of 1,000 bytes at most")
+    assert "RERANK_JOBS_BYTES_MAX" in jobs.remedy
+
+
+@pytest.mark.parametrize(("least", "verdict"), [(1, "ok"), (1 << 60, "broken")])
+def test_a_disk_that_is_nearly_full_is_told(healthy, monkeypatch, least, verdict):
+    monkeypatch.setenv("RERANK_FREE_BYTES_MIN", str(least))
+    disks = [check for check in examine() if check.name == "disk"]
+    assert disks[-1].verdict == verdict
+    assert ("uploads and new jobs are refused" in disks[-1].fact) == (verdict == "broken")
