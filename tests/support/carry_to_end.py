@@ -8,7 +8,7 @@ from tests.support.records import MODEL
 from tests.support.shard_model import ERRORS, OPEN, SCORED, UNREAD, bounds
 from tests.support.store_beside_model import StoreBesideModel
 
-TICKS_MAX = 60
+TICKS_MAX = 80
 """By then a few small jobs are done, whatever happened to them."""
 LONG_TICKS = 4000
 """By then every time is over."""

@@ -36,8 +36,8 @@ TICK_MS = 32_000
 long a call really takes."""
 CALL_MS = TICK_MS // 4
 """No call takes so long, even on a busy machine."""
-LEASE_MS, DEADLINE_MS, INLINE_TTL_MS = (int(ticks * TICK_MS) for ticks in (2.5, 5.5, 10.5))
-RESULT_TTL_MS, PARTS_TTL_MS = (int(ticks * TICK_MS) for ticks in (40.5, 20.5))
+LEASE_MS, DEADLINE_MS, INLINE_TTL_MS = (int(ticks * TICK_MS) for ticks in (9.5, 20.5, 30.5))
+RESULT_TTL_MS, PARTS_TTL_MS = (int(ticks * TICK_MS) for ticks in (120.5, 60.5))
 REPEATABLE = frozenset(
     "create pause cancel retry begin hold decide finish claim renew commit".split()
 )
