@@ -168,15 +168,14 @@ class StoreBesideModel:
         after, short = str(end) if names else cursor, bool(short and job and job.cancelled)
         files = [(name, self.new_name(f"{round_}-{name}-")) for name in names]
         shards = [OpenShard(*bounds(name), file) for name, file in files]
+        record = self.records[id_].with_facts({"round": str(round_)})
         options = {"sealed": short or end == total, "short": short, "low_water": 1}
         if not names and not options["sealed"]:
             return "nothing"
         answer, _ = self.do(
             "open",
-            lambda: self.store.shards.open(
-                self.records[id_], (cursor, after), shards, lines=1, **options
-            ),
-            lambda: self.model.open(id_, (cursor, after), files, **options),
+            lambda: self.store.shards.open(record, (cursor, after), shards, lines=1, **options),
+            lambda: self.model.open(id_, round_, (cursor, after), files, **options),
         )
         self.places.append((id_, round_, after, end))
         self.shards += [(id_, name) for name in names]

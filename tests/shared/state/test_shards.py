@@ -37,6 +37,25 @@ def test_of_two_feeders_exactly_one_wins(store):
     assert claim(store).file == "0-0-10-x"
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["shards", "the end"])
+def test_a_feeder_that_froze_before_a_retry_opens_nothing_after_it(store, make, sealed):
+    """The next round reads the same input, so its cursor comes by the same places."""
+    make("a", (0, 10), sealed=False)
+    old = store.jobs.get("a")
+    store.jobs.cancel(old)
+    open_(store, "a", "1", "2", sealed=True)
+    end_job(store, "a")
+    assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+    open_(store, "a", "", "1", [OpenShard(0, 10, "1-0-10-x")])
+
+    late = [] if sealed else [OpenShard(10, 20, "0-10-20-x")]
+    answer = store.shards.open(old, ("1", "2"), late, sealed=sealed, lines=1, low_water=1)
+
+    assert answer == ("stale", 0)
+    assert not store.jobs.get("a").sealed
+    assert store.jobs.get("a").number("fed") == 10
+
+
 def test_sealing_sets_the_total(store, make):
     make("a", (0, 10), sealed=False)
     assert store.jobs.get("a").progress.total is None

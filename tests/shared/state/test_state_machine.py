@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from rerankfleet.shared.state.records import Lease
 from rerankfleet.shared.state.store import Store
-from tests.support.carry_to_end import carry_to_end, forget_all
+from tests.support.carry_to_end import carry_to_end, end_one, forget_all
 from tests.support.shard_model import ERRORS, REJECTED, SCORED, ModelJob, bounds
 from tests.support.store_beside_model import (
     LEASE_MS,
@@ -62,6 +62,9 @@ class States(RuleBasedStateMachine):
     def jobs(self) -> list[ModelJob]:
         return list(self.both.model.jobs.values())
 
+    def unfinished(self) -> list[ModelJob]:
+        return [job for job in self.jobs() if job.finished_at is None and not job.inline_ttl]
+
     def a_job(self, data: st.DataObject, *, ended: bool = False) -> str:
         """Any job, also one that is forgotten; mostly one that has `ended` or has not."""
         some = [job.id for job in self.jobs() if (job.finished_at is not None) == ended]
@@ -71,7 +74,7 @@ class States(RuleBasedStateMachine):
         """Mostly one that is held, sometimes one that was."""
         held = {shard.token for job in self.jobs() for shard in job.shards.values()}
         live = [lease for lease in self.both.leases if lease.token in held]
-        return data.draw(st.sampled_from([*live * 3, *self.both.leases[-4:]]), "lease")
+        return data.draw(st.sampled_from([*live * 2, *self.both.leases[-8:]]), "lease")
 
     def a_shard(self, data: st.DataObject) -> tuple[str, str]:
         """Mostly an open shard, sometimes one that was."""
@@ -118,6 +121,17 @@ class States(RuleBasedStateMachine):
             self.both.cancel(id_)
         elif id_.startswith("job"):  # a small request is not retried
             self.both.retry(id_, only or "all")
+
+    @precondition(lambda self: self.unfinished())
+    @rule(data=st.data(), errors=st.booleans(), again=st.booleans())
+    def end_and_retry(self, data: st.DataObject, errors: bool, again: bool) -> None:
+        """A job is carried to its end, and its next round may have shards of the same names."""
+        self.turn()
+        job = data.draw(st.sampled_from(self.unfinished()), "job")
+        end_one(self.both, job.id, ERRORS if errors else SCORED)
+        if again and job.finished_at is not None:
+            self.both.retry(job.id, "all")
+            self.both.feed((job.id, job.round, job.cursor, job.cut), job.sizes)
 
     @precondition(lambda self: self.both.leases)
     @rule(data=st.data(), held=st.booleans())
