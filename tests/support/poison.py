@@ -7,7 +7,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,22 +40,30 @@ def deaths_max(items: int, poison: int) -> int:
 
 
 @contextmanager
-def mortal_workers(stack: Stack, folder: Path, model: str) -> Iterator[Deaths]:
-    """Workers that die of poison in the place of the stack's own. Yields who died how often."""
+def replaced_workers(
+    stack: Stack, folder: Path, script: str, model: str, env: Mapping[str, str]
+) -> Iterator[None]:
+    """Workers that a script of this folder runs, in the place of the stack's own."""
     stack.kill(LAUNCHER, signal.SIGSTOP)  # it does not restart ...
     for worker in stack.client.workers():
         with suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGKILL)  # ... the harmless worker
     wait_until(lambda: not stack.client.workers(), 30, "the harmless worker is forgotten")
-    log = folder / "deaths.log"
-    log.touch()
-    script = str(Path(__file__).with_name("poison_worker.py"))
-    root = str(Path(__file__).parents[2])
-    environment = {POISON_LOG: str(log), "PYTHONPATH": root}
+    path, root = Path(__file__).with_name(script), Path(__file__).parents[2]
     try:
-        with running_module(stack, folder, script, "--model", model, env=environment):
-            wait_until(stack.ready_workers, 90, "a mortal worker is ready")
-            yield lambda: Counter(log.read_text().splitlines())
+        command = (str(path), "--model", model)
+        with running_module(stack, folder, *command, env={"PYTHONPATH": str(root), **env}):
+            wait_until(stack.ready_workers, 90, "another worker is ready")
+            yield
     finally:
         stack.kill(LAUNCHER, signal.SIGCONT)
         wait_until(stack.ready_workers, 90, "the harmless worker is back")
+
+
+@contextmanager
+def mortal_workers(stack: Stack, folder: Path, model: str) -> Iterator[Deaths]:
+    """Workers that die of poison in the place of the stack's own. Yields who died how often."""
+    log = folder / "deaths.log"
+    log.touch()
+    with replaced_workers(stack, folder, "poison_worker.py", model, {POISON_LOG: str(log)}):
+        yield lambda: Counter(log.read_text().splitlines())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from rerankfleet.shared.job_status import ShardSummary
@@ -18,7 +20,7 @@ from tests.support.records import (
     run_out,
     spec_of,
 )
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -178,6 +180,25 @@ def test_a_lease_runs_out_by_the_servers_clock(client, change, make):
     lease = wait_until(lambda: isinstance(claim(store, token="second", alone=True), Lease))
 
     assert lease
+
+
+@pytest.mark.parametrize("off_s", [-86_400, 86_400], ids=["slow", "fast"])
+def test_no_clock_but_the_servers_is_asked(store, make, monkeypatch, off_s):
+    # given a process whose clock is a day off
+    make("a", (0, 10))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + off_s)
+    # when it claims, renews and asks for what is due
+    lease = claim(store, token="first")
+    assert store.shards.renew([lease]) == ["ok"]
+    # then its lease is as long as anybody's
+    assert store.shards.due(MODEL, 9) == []
+    assert claim(store, token="second") == "busy"
+    left_ms = store.client.zscore(store.keys.open(MODEL), "a/0-10") - store.now_ms()
+    assert 0 < left_ms <= patient(5) * 1000
+    # and the coordinator's step too
+    assert store.jobs.begin_step("a", "one") == "yes"
+    assert store.jobs.begin_step("a", "two") == "busy"
 
 
 def test_a_commit_removes_the_shard_and_adds_its_counts(store, make):
