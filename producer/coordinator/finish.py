@@ -27,7 +27,13 @@ from rerankfleet.producer.inputs.jsonl import previous_outcomes
 from rerankfleet.shared.calibration import adapted_temperature
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_name
-from rerankfleet.shared.errors import DraftsLost, RerankError, Unavailable, UsageError
+from rerankfleet.shared.errors import (
+    DraftsLost,
+    RerankError,
+    Unavailable,
+    UnreadableJob,
+    UsageError,
+)
 from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
 from rerankfleet.shared.formats.output import cancelled, dump_line, merge, output_line
 from rerankfleet.shared.formats.shard_files import job_uri, load_part, load_queries, load_slices
@@ -67,6 +73,8 @@ def finish(job_id: str, control: Control) -> None:
             log.info("a step was overtaken", job=job_id, error=str(error))
         elif isinstance(error, Unavailable):
             step.delay(error)
+        elif isinstance(error, UnreadableJob):  # a newer coordinator may come
+            step.delay(str(error))
         elif isinstance(error, UsageError):  # it may not be written there: a person must look
             store.jobs.pause(job, str(error), even_cancelled=True)
             step.end()
