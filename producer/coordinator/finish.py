@@ -36,6 +36,7 @@ from rerankfleet.shared.errors import (
     RerankError,
     StorageRefused,
     Unavailable,
+    UnreadableJob,
     UsageError,
 )
 from rerankfleet.shared.formats.manifest import Manifest, Part, manifest_uri
@@ -83,10 +84,10 @@ def finish(job_id: str, control: Control) -> None:
 
 
 def _wait_or_pause(job: Job, control: Control, step: Step, error: Exception) -> None:
-    """Wait for a storage that may be away; of all else a person must look at the job. Raises what
-    is a bug."""
+    """Wait for a storage that may be away, or for a newer coordinator; of all else a person must
+    look at the job. Raises what is a bug."""
     outage = as_outage(error)
-    if isinstance(outage, Unavailable | StorageRefused) and step.wait(outage):
+    if isinstance(outage, Unavailable | StorageRefused | UnreadableJob) and step.wait(outage):
         return
     if not isinstance(outage, UsageError):
         raise error

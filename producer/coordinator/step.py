@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from rerankfleet.shared.errors import RerankError, StorageRefused, Unavailable
+from rerankfleet.shared.errors import RerankError, StorageRefused, Unavailable, UnreadableJob
 from rerankfleet.shared.queue import Hints
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.records import Job
@@ -95,7 +95,8 @@ class Step:
         """
         if self.is_lost():
             return True
-        passes, jobs = isinstance(error, Unavailable), self._control.store.jobs
+        passes = isinstance(error, Unavailable | UnreadableJob)  # a newer version may come
+        jobs = self._control.store.jobs
         patience_s = None if passes else self._control.settings.storage_wait_s
         waits = jobs.wait(self._job_id, str(error), patience_s=patience_s)
         if waits.over:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
+from pydantic import ValidationError
+
 from rerankfleet.shared.content.content import Content, Document
 from rerankfleet.shared.content.outcomes import Provenance, SliceOutcome
 from rerankfleet.shared.content.ranges import shard_range
 from rerankfleet.shared.content.requests import ImageRun, Piece, Slice
-from rerankfleet.shared.errors import Damaged
+from rerankfleet.shared.errors import Damaged, UnreadableJob
 from rerankfleet.shared.formats.lines import image_id
 from rerankfleet.shared.storage.objects import Objects
 
@@ -47,14 +49,15 @@ def load_slices(objects: Objects, job_id: str, file: str, shard: str) -> list[Sl
     """The slices of a shard: all of its file or, after a split, a range of it.
 
     An image of a catalog becomes one slice per query, the image being its only document and the
-    query's ordinal that document's index; `metadata` names the image.
+    query's ordinal that document's index; `metadata` names the image. Raises UnreadableJob for a
+    file of a newer version.
     """
     with _damaged(f"the record or the file of shard {shard} of job {job_id}"):
         at = int(file.rsplit("/", 1)[-1].split("-")[1])
-        pieces = map(_piece, objects.read(shard_uri(objects, job_id, file)).splitlines())
+        lines = objects.read(shard_uri(objects, job_id, file)).splitlines()
         first, last = shard_range(shard)
         slices: list[Slice] = []
-        for piece in pieces:
+        for piece in (_piece(line, job_id) for line in lines):
             if at < last and at + piece.items > first:
                 part = piece.cut(first - at, last - at)
                 if isinstance(part, ImageRun):
@@ -77,9 +80,18 @@ def _damaged(name: str) -> Iterator[None]:
         ) from error
 
 
-def _piece(line: bytes) -> Piece:
+def _piece(line: bytes, job_id: str) -> Piece:
     kind = ImageRun if line.startswith(b'{"run":') else Slice  # its first field
-    return kind.model_validate_json(line)
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
+        if not unknown:
+            raise
+        raise UnreadableJob(
+            f"a shard of job {job_id} was written by a newer version: {unknown[0]!r} is not known",
+            hint="update this one",
+        ) from error
 
 
 def _pairs(image: ImageRun, queries: Sequence[Document]) -> Iterator[Slice]:

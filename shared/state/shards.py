@@ -48,7 +48,8 @@ class Shards:
         lines: int,
         low_water: int,
     ) -> tuple[str, int]:
-        """Open shards and move the job's cursor from cursor[0] to cursor[1], if it is still there.
+        """Open shards and move the job's cursor from cursor[0] to cursor[1], if it is still there,
+        in the same round.
         `sealed`: nothing follows; `short`: since the rest of the input could not be read.
         Returns the answer of `open.lua` and how many shards of the job are open then."""
         k = self._keys
@@ -67,6 +68,7 @@ class Shards:
             lines,
             LOOK_AGAIN_MS,
             low_water,
+            job.round,
             *flat,
         ]
         answer, open_shards = self._scripts.run("open", keys, args)

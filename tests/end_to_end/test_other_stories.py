@@ -1,4 +1,4 @@
-"""Poison pairs, urgent requests, and the command line with a running stack."""
+"""Urgent requests, and the command line with a running stack."""
 
 from __future__ import annotations
 
@@ -6,47 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.support.stack import RERANK, Stack, running_module
+from tests.support.stack import RERANK, Stack
 from tests.support.wait import patient, wait_until
 
 MODEL = "pocket-text"
-POISON = "this text kills its worker"
-
-
-def test_a_pair_that_kills_its_worker_becomes_an_error_and_all_others_get_scores(
-    stack: Stack, tmp_path: Path
-) -> None:
-    # given workers that die when they read a certain text, restarted each time they do
-    stack.kill("rerankfleet.shared.cli worker", signal.SIGSTOP)  # the launcher does not restart ...
-    for worker in stack.client.workers():
-        with suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGKILL)  # ... the harmless worker
-    try:
-        requests = [
-            {"query": "what is bread", "documents": ["bread", "stone"]},
-            {"query": "what is bread", "documents": [POISON]},
-        ]
-        source = tmp_path / "poison.jsonl"
-        source.write_text("".join(json.dumps(r) + "\n" for r in requests))
-        job_id = stack.client.submit(source, model=MODEL)
-        # when the job runs
-        script = str(Path(__file__).parent.parent / "support" / "poison_worker.py")
-        with running_module(stack, tmp_path, script, "--model", MODEL):
-            assert stack.client.wait(job_id, timeout_s=patient(300)).state == "done"
-        # then that pair alone has no score, and says why
-        lines = list(stack.client.results(job_id))
-        errors = [
-            (error["line"], error["index"], error["code"]) for x in lines for error in x["errors"]
-        ]
-        assert errors == [(2, 0, "worker_died")]
-        assert sum(len(line["results"]) for line in lines) == 2
-    finally:
-        stack.kill("rerankfleet.shared.cli worker", signal.SIGCONT)
-        wait_until(stack.ready_workers, 60, "the harmless worker is back")
 
 
 def test_a_small_request_does_not_wait_for_a_large_job(stack: Stack, source: Path) -> None:

@@ -14,6 +14,8 @@ STACKS = {
         "tests/end_to_end/test_batch_limits.py",
         "tests/end_to_end/test_disturbed_jobs.py",
         "tests/end_to_end/test_other_stories.py",
+        "tests/end_to_end/test_poison.py",
+        "tests/end_to_end/test_scenarios.py",
         "tests/end_to_end/test_statistics.py",
         "tests/end_to_end/test_storage_away.py",
     ),
@@ -23,6 +25,7 @@ STACKS = {
         "tests/gateway/formats/test_ties.py",
     ),
     "vl_stack": (
+        "tests/end_to_end/test_poison_images.py",
         "tests/gateway/test_images.py",
         "tests/producer/test_client_images.py",
         "tests/producer/terminal/test_query.py",

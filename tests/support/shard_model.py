@@ -56,6 +56,8 @@ class ModelJob:
     low_water: int = 0
     shards: dict[str, ModelShard] = field(default_factory=dict)
     parts: dict[int, tuple[int, str]] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    """The shards of the first round, as they were cut."""
     cancelled: bool = False
     paused: str | None = None
     fingerprint: str | None = None
@@ -68,6 +70,11 @@ class ModelJob:
     parts_until: int = NEVER
     until: int = NEVER
     """When it is forgotten."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the shards of the first round."""
+        return [end - start for start, end in map(bounds, self.names)]
 
     @property
     def counts(self) -> Counter[str]:
@@ -275,6 +282,7 @@ class ShardModel:
     def open(
         self,
         id_: str,
+        round_: int,
         cursor: tuple[str, str],
         shards: Sequence[tuple[str, str]],
         *,
@@ -282,9 +290,12 @@ class ShardModel:
         short: bool,
         low_water: int,
     ) -> tuple[str, int]:
-        """Open shards (name, file) if the cursor is still there; nothing is opened in a pause."""
+        """Open shards (name, file) if the cursor of this round is still there; nothing is opened
+        in a pause."""
         job = self.jobs.get(id_)
-        if job is None or job.finished_at is not None or job.sealed or job.cursor != cursor[0]:
+        if job is None or job.finished_at is not None or job.sealed:
+            return "stale", 0
+        if (job.round, job.cursor) != (round_, cursor[0]):
             return "stale", 0
         if job.paused is not None:
             return "paused", 0
@@ -296,6 +307,8 @@ class ShardModel:
                 job.move(name, [OPEN] * (end - start))
                 job.shards[name] = ModelShard(file)
             job.cut = bounds(name)[1]
+            if not job.round:
+                job.names.append(name)
         job.cursor, job.sealed, job.short = cursor[1], sealed or short, short
         job.low_water = low_water
         return "opened", len(job.shards)

@@ -98,13 +98,15 @@ StartStack = Callable[..., AbstractContextManager[Stack]]
 
 
 @contextmanager
-def running_module(stack: Stack, folder: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_module(
+    stack: Stack, folder: Path, *command: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run one more, unsupervised process beside the stack: `python -m MODULE ...` or a script."""
     first = ["-P", "-m"] if not command[0].endswith(".py") else []
     with (folder / "process.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *first, *command],
-            env={**os.environ, **stack.settings.environment(), **QUICK},
+            env={**os.environ, **stack.settings.environment(), **QUICK, **(env or {})},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

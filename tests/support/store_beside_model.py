@@ -36,8 +36,8 @@ TICK_MS = 32_000
 long a call really takes."""
 CALL_MS = TICK_MS // 4
 """No call takes so long, even on a busy machine."""
-LEASE_MS, DEADLINE_MS, INLINE_TTL_MS = (int(ticks * TICK_MS) for ticks in (2.5, 5.5, 10.5))
-RESULT_TTL_MS, PARTS_TTL_MS = (int(ticks * TICK_MS) for ticks in (40.5, 20.5))
+LEASE_MS, DEADLINE_MS, INLINE_TTL_MS = (int(ticks * TICK_MS) for ticks in (9.5, 20.5, 30.5))
+RESULT_TTL_MS, PARTS_TTL_MS = (int(ticks * TICK_MS) for ticks in (120.5, 60.5))
 REPEATABLE = frozenset(
     "create pause cancel retry begin hold decide finish claim renew commit".split()
 )
@@ -168,15 +168,14 @@ class StoreBesideModel:
         after, short = str(end) if names else cursor, bool(short and job and job.cancelled)
         files = [(name, self.new_name(f"{round_}-{name}-")) for name in names]
         shards = [OpenShard(*bounds(name), file) for name, file in files]
+        record = self.records[id_].with_facts({"round": str(round_)})
         options = {"sealed": short or end == total, "short": short, "low_water": 1}
         if not names and not options["sealed"]:
             return "nothing"
         answer, _ = self.do(
             "open",
-            lambda: self.store.shards.open(
-                self.records[id_], (cursor, after), shards, lines=1, **options
-            ),
-            lambda: self.model.open(id_, (cursor, after), files, **options),
+            lambda: self.store.shards.open(record, (cursor, after), shards, lines=1, **options),
+            lambda: self.model.open(id_, round_, (cursor, after), files, **options),
         )
         self.places.append((id_, round_, after, end))
         self.shards += [(id_, name) for name in names]

@@ -22,6 +22,7 @@ from rerankfleet.shared.errors import (
     NotAllowed,
     StorageRefused,
     StorageUnavailable,
+    UnreadableJob,
     UsageError,
 )
 from rerankfleet.shared.formats.shard_files import load_part, shard_uri
@@ -269,6 +270,21 @@ def test_a_job_of_a_newer_version_is_left_to_a_newer_worker(runtime, job, store)
     # then its shard is free, nobody is blamed, and the job goes on
     assert not {"token", "suspect", "deaths"} & set(state(store))
     assert "paused" not in store.client.hgetall(key)
+
+
+def test_a_shard_file_of_a_newer_version_is_left_to_a_newer_worker(
+    runtime, job, store, monkeypatch, capsys
+):
+    def newer(*_):
+        raise UnreadableJob("a shard was written by a newer version")
+
+    monkeypatch.setattr(tasks, "load_slices", newer)
+
+    tasks.score_shard(runtime, job, "0-1")
+
+    assert not {"token", "suspect", "deaths"} & set(state(store))
+    assert store.jobs.get(job).paused is None
+    assert "left to a newer worker" in capsys.readouterr().err
 
 
 def test_an_internal_error_pauses_the_job_and_makes_no_suspect(runtime, job, store):

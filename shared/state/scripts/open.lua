@@ -1,19 +1,22 @@
 -- include include/shard_record.lua
 -- Open the shards that one feed step cut, and move the job's cursor: a compare-and-set, so two feeders
--- cannot both succeed. A cancelled job's shards are recorded as cancelled at once.
+-- cannot both succeed. The cursor comes by the same places in the next round, so the round is compared too.
+-- A cancelled job's shards are recorded as cancelled at once.
 -- KEYS job, job_open, open, parts, jobs
--- ARGV id, old cursor, new cursor, sealed (1 | 0 | short: the rest was not read), lines, due_ms, low_water, then per shard: start, end, file
+-- ARGV id, old cursor, new cursor, sealed (1 | 0 | short: the rest was not read), lines, due_ms, low_water, round,
+--      then per shard: start, end, file
 -- -> {'opened', open shards of the job} | {'stale' | 'paused', 0}
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local id = ARGV[1]
 if redis.call('HGET', KEYS[1], 'cursor') ~= ARGV[2] then return {'stale', 0} end
+if tonumber(redis.call('HGET', KEYS[1], 'round') or 0) ~= tonumber(ARGV[8]) then return {'stale', 0} end
 if redis.call('HEXISTS', KEYS[1], 'finished_ms') == 1 then return {'stale', 0} end
 if redis.call('HGET', KEYS[1], 'sealed') == '1' then return {'stale', 0} end
 if redis.call('HEXISTS', KEYS[1], 'paused') == 1 then return {'paused', 0} end
 local cancelled = redis.call('HEXISTS', KEYS[1], 'cancel') == 1
 local items = 0
-for i = 8, #ARGV, 3 do
+for i = 9, #ARGV, 3 do
   local first, last, file = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local shard = first .. '-' .. last
   items = items + last - first

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.finish import finish, merged_lines
 from rerankfleet.shared.addresses import file_uri
 from rerankfleet.shared.errors import StorageUnavailable
+from rerankfleet.shared.formats.shard_files import shard_uri
 from rerankfleet.shared.storage.objects import Objects
 from tests.support.fleet import MODEL, Worker, run
 from tests.support.jobs import feed_until_paused
@@ -127,6 +130,32 @@ def test_an_output_that_may_not_be_written_pauses_the_job(control, submit, lines
     run(control, Worker(control))
 
     assert "is not allowed" in control.store.jobs.get("j").paused
+
+
+def test_a_shard_file_of_a_newer_version_is_left_to_a_newer_coordinator(control, submit, lines):
+    # given a cancelled job, of which a newer coordinator cut a shard
+    submit(lines)
+    feed("j", control)
+    store, objects = control.store, control.objects
+    store.jobs.cancel(store.jobs.get("j"))
+    feed("j", control)
+    (_, _, part), *_ = store.jobs.parts("j")
+    uri = shard_uri(objects, "j", part.removeprefix("!"))
+    ours = objects.read(uri)
+    first, rest = ours.split(b"\n", 1)
+    newer = json.dumps({**json.loads(first), "colour": "blue"}).encode() + b"\n" + rest
+    objects.write(uri, newer)
+    # when this one is to finish it
+    finish("j", control)
+    # then it says what it waits for, and leaves the file and the job as they are
+    job = store.jobs.get("j")
+    assert "written by a newer version" in job.facts["waiting_for"]
+    assert job.paused is None
+    assert objects.read(uri) == newer
+    # and one that can read it finishes the job
+    objects.write(uri, ours)
+    finish("j", control)
+    assert store.jobs.get("j").finished
 
 
 def test_finishing_waits_for_a_storage_that_is_away(control, submit, lines, monkeypatch):

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import pytest
+import uuid
 
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from rerankfleet.shared.content.ranges import shard_range
 from rerankfleet.shared.job_status import ShardSummary
-from rerankfleet.shared.state.records import Lease
+from rerankfleet.shared.state.records import Lease, OpenShard
 from rerankfleet.shared.state.shards import LEFT, OUTAGE_MS
-from tests.support.records import MODEL, claim, die_with, open_shards, run_out
+from rerankfleet.shared.state.store import Store
+from tests.support.poison import deaths_max
+from tests.support.records import (
+    MODEL,
+    claim,
+    die_with,
+    open_,
+    open_shards,
+    run_out,
+    spec_of,
+)
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -90,33 +105,62 @@ def test_a_single_pair_that_kills_its_worker_twice_alone_is_poison(store, make):
     assert store.shards.commit(lease, "p", ShardSummary(errors=1)) == ("committed", False, True)
 
 
-def test_of_a_large_shard_only_the_poisonous_pair_is_lost(store, make):
-    """Whatever holds item 5 kills its worker; all others are committed."""
-    make("a", (0, 8))
-    todo, poisoned = ["0-8"], []
-    for turn in range(100):
-        if not todo:
-            break
+def isolate(store: Store, items: int, poison: set[int]) -> tuple[int, set[int]]:
+    """Workers try a shard until all is done, and whoever has a poison pair in hand dies. Returns
+    how many died, and which items were given up."""
+    todo, given_up, deaths = [f"0-{items}"], set(), 0
+    while todo:
         shard = todo.pop(0)
-        first, last = map(int, shard.split("-"))
-        lease = claim(store, shard=shard, token=f"t{turn}")
+        first, last = shard_range(shard)
+        lease = claim(store, shard=shard, token=uuid.uuid4().hex)
         if lease == "suspect":
-            lease = claim(store, shard=shard, token=f"t{turn}", alone=True)
+            lease = claim(store, shard=shard, token=uuid.uuid4().hex, alone=True)
         if lease == "split":
             todo += store.shards.split("a", MODEL, shard)
         elif lease.poison:
-            poisoned.append(shard)
+            given_up.add(first)
             store.shards.commit(lease, "p", ShardSummary(errors=1))
-        elif first <= 5 < last:
+        elif poison & set(range(first, last)):
             run_out(store, lease)
             todo.append(shard)
+            deaths += 1
         else:
             store.shards.commit(lease, "p", ShardSummary(scored=last - first))
+    return deaths, given_up
 
-    assert poisoned == ["5-6"]
-    assert store.jobs.get("a").progress.scored == 7
-    assert store.jobs.get("a").progress.errors == 1
-    assert [end for _, end, _ in store.jobs.parts("a")][-1] == 8
+
+@pytest.mark.parametrize(
+    ("items", "poison"),
+    [(1, {0}), (8, {5}), (100, {99}), (8, {0, 7}), (8, {3, 4}), (9, set(range(9)))],
+    ids=["alone", "one", "in a hundred", "at both ends", "two together", "all"],
+)
+def test_only_poison_pairs_are_given_up_after_few_deaths(store, make, items, poison):
+    make("a", (0, items))
+
+    deaths, given_up = isolate(store, items, poison)
+
+    assert given_up == poison
+    progress = store.jobs.get("a").progress
+    assert (progress.scored, progress.errors) == (items - len(poison), len(poison))
+    assert deaths <= deaths_max(items, len(poison))
+    if len(poison) in (1, items):
+        assert deaths == deaths_max(items, len(poison))
+
+
+@given(data=st.data(), items=st.integers(1, 40))
+def test_the_deaths_are_bounded_wherever_poison_is(settings, client, data, items):
+    client.flushall()
+    store = Store(client, settings)
+    store.coordination.pulse()
+    client.set(store.keys.amnesty, 0)
+    poison = data.draw(st.sets(st.integers(0, items - 1)))
+    store.jobs.create("a", spec_of(), "digest")
+    open_(store, "a", "", "1", [OpenShard(0, items, "f")], sealed=True)
+
+    deaths, given_up = isolate(store, items, poison)
+
+    assert given_up == poison
+    assert deaths <= deaths_max(items, len(poison))
 
 
 def test_a_lease_that_ran_out_while_the_coordinator_was_away_blames_nobody(store, make):

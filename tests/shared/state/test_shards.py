@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from rerankfleet.shared.job_status import ShardSummary
@@ -18,7 +20,7 @@ from tests.support.records import (
     run_out,
     spec_of,
 )
-from tests.support.wait import wait_until
+from tests.support.wait import patient, wait_until
 
 pytestmark = pytest.mark.usefixtures("calm")
 
@@ -35,6 +37,25 @@ def test_of_two_feeders_exactly_one_wins(store):
     assert (first, second) == ("opened", "stale")
     assert store.jobs.get("a").number("fed") == 10
     assert claim(store).file == "0-0-10-x"
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["shards", "the end"])
+def test_a_feeder_that_froze_before_a_retry_opens_nothing_after_it(store, make, sealed):
+    """The next round reads the same input, so its cursor comes by the same places."""
+    make("a", (0, 10), sealed=False)
+    old = store.jobs.get("a")
+    store.jobs.cancel(old)
+    open_(store, "a", "1", "2", sealed=True)
+    end_job(store, "a")
+    assert store.jobs.retry(store.jobs.get("a"), "all") == "reopened"
+    open_(store, "a", "", "1", [OpenShard(0, 10, "1-0-10-x")])
+
+    late = [] if sealed else [OpenShard(10, 20, "0-10-20-x")]
+    answer = store.shards.open(old, ("1", "2"), late, sealed=sealed, lines=1, low_water=1)
+
+    assert answer == ("stale", 0)
+    assert not store.jobs.get("a").sealed
+    assert store.jobs.get("a").number("fed") == 10
 
 
 def test_sealing_sets_the_total(store, make):
@@ -159,6 +180,25 @@ def test_a_lease_runs_out_by_the_servers_clock(client, change, make):
     lease = wait_until(lambda: isinstance(claim(store, token="second", alone=True), Lease))
 
     assert lease
+
+
+@pytest.mark.parametrize("off_s", [-86_400, 86_400], ids=["slow", "fast"])
+def test_no_clock_but_the_servers_is_asked(store, make, monkeypatch, off_s):
+    # given a process whose clock is a day off
+    make("a", (0, 10))
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + off_s)
+    # when it claims, renews and asks for what is due
+    lease = claim(store, token="first")
+    assert store.shards.renew([lease]) == ["ok"]
+    # then its lease is as long as anybody's
+    assert store.shards.due(MODEL, 9) == []
+    assert claim(store, token="second") == "busy"
+    left_ms = store.client.zscore(store.keys.open(MODEL), "a/0-10") - store.now_ms()
+    assert 0 < left_ms <= patient(5) * 1000
+    # and the coordinator's step too
+    assert store.jobs.begin_step("a", "one") == "yes"
+    assert store.jobs.begin_step("a", "two") == "busy"
 
 
 def test_a_commit_removes_the_shard_and_adds_its_counts(store, make):

@@ -15,14 +15,16 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from rerankfleet.shared.state.records import Lease
 from rerankfleet.shared.state.store import Store
-from tests.support.carry_to_end import carry_to_end, forget_all
+from tests.support.carry_to_end import carry_to_end, end_one, forget_all
 from tests.support.shard_model import ERRORS, REJECTED, SCORED, ModelJob, bounds
 from tests.support.store_beside_model import (
     LEASE_MS,
@@ -48,6 +50,10 @@ class States(RuleBasedStateMachine):
         self.both = StoreBesideModel(self.store)
         self.sound = True
 
+    @initialize(pairs=st.integers(3, 8), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    def a_job_is_there(self, pairs: int, sizes: list[int]) -> None:
+        self.both.feed((self.both.submit(pairs), 0, "", 0), sizes)
+
     def turn(self) -> None:
         """A little time passes before every rule."""
         self.sound = False
@@ -56,15 +62,24 @@ class States(RuleBasedStateMachine):
     def jobs(self) -> list[ModelJob]:
         return list(self.both.model.jobs.values())
 
+    def unfinished(self) -> list[ModelJob]:
+        return [job for job in self.jobs() if job.finished_at is None and not job.inline_ttl]
+
     def a_job(self, data: st.DataObject, *, ended: bool = False) -> str:
         """Any job, also one that is forgotten; mostly one that has `ended` or has not."""
         some = [job.id for job in self.jobs() if (job.finished_at is not None) == ended]
         return data.draw(st.sampled_from([*some * 3, *list(self.both.records)[-2:]]), "job")
 
+    def a_lease(self, data: st.DataObject) -> Lease:
+        """Mostly one that is held, sometimes one that was."""
+        held = {shard.token for job in self.jobs() for shard in job.shards.values()}
+        live = [lease for lease in self.both.leases if lease.token in held]
+        return data.draw(st.sampled_from([*live * 2, *self.both.leases[-8:]]), "lease")
+
     def a_shard(self, data: st.DataObject) -> tuple[str, str]:
         """Mostly an open shard, sometimes one that was."""
         now = [(job.id, name) for job in self.jobs() for name in job.shards]
-        return data.draw(st.sampled_from([*now * 2, *self.both.shards[-4:]]), "shard")
+        return data.draw(st.sampled_from([*now * 3, *self.both.shards[-4:]]), "shard")
 
     # ---- jobs ------------------------------------------------------------------------------------
 
@@ -107,12 +122,23 @@ class States(RuleBasedStateMachine):
         elif id_.startswith("job"):  # a small request is not retried
             self.both.retry(id_, only or "all")
 
+    @precondition(lambda self: self.unfinished())
+    @rule(data=st.data(), errors=st.booleans(), again=st.booleans())
+    def end_and_retry(self, data: st.DataObject, errors: bool, again: bool) -> None:
+        """A job is carried to its end, and its next round may have shards of the same names."""
+        self.turn()
+        job = data.draw(st.sampled_from(self.unfinished()), "job")
+        end_one(self.both, job.id, ERRORS if errors else SCORED)
+        if again and job.finished_at is not None:
+            self.both.retry(job.id, "all")
+            self.both.feed((job.id, job.round, job.cursor, job.cut), job.sizes)
+
     @precondition(lambda self: self.both.leases)
     @rule(data=st.data(), held=st.booleans())
     def pause_for_what_failed(self, data: st.DataObject, held: bool) -> None:
         """A worker does so under its lease; the last step even where the job is cancelled."""
         self.turn()
-        lease = data.draw(st.sampled_from(self.both.leases[-6:]), "lease")
+        lease = self.a_lease(data)
         if held:
             self.both.pause(lease.job_id, lease=lease)
         else:
@@ -156,27 +182,29 @@ class States(RuleBasedStateMachine):
         self.both.claim(id_, name, token, worker=worker, alone=alone, fingerprint=fingerprint)
 
     @precondition(lambda self: self.both.leases)
-    @rule(data=st.data())
-    def renew(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def renew(self, data: st.DataObject, count: int) -> None:
         self.turn()
-        some = st.lists(st.sampled_from(self.both.leases[-8:]), min_size=1, max_size=3)
-        self.both.renew(data.draw(some, "leases"))
+        self.both.renew([self.a_lease(data) for _ in range(count)])
 
     @precondition(lambda self: self.both.leases)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         self.turn()
-        self.both.die(data.draw(st.sampled_from(self.both.leases[-6:]), "lease"))
+        self.both.die(self.a_lease(data))
 
     @precondition(lambda self: self.both.shards)
-    @rule(data=st.data(), times=st.integers(1, 3))
-    def die_alone_with_a_suspect(self, data: st.DataObject, times: int) -> None:
+    @rule(data=st.data(), times=st.integers(1, 3), at_once=st.booleans())
+    def die_alone_with_a_suspect(self, data: st.DataObject, times: int, at_once: bool) -> None:
+        """Until it is to be split, which is done at once, or later by `split`."""
         self.turn()
         id_, name = self.a_shard(data)
         for _ in range(times):
-            lease = self.both.claim(id_, name, self.both.new_name("token"), alone=True)
-            if not isinstance(lease, str):
-                self.both.die(lease)
+            answer = self.both.claim(id_, name, self.both.new_name("token"), alone=True)
+            if isinstance(answer, Lease):
+                self.both.die(answer)
+            elif answer == "split" and at_once:
+                self.both.split(id_, name)
 
     @precondition(lambda self: self.both.leases)
     @rule(data=st.data(), again=st.sampled_from([False, False, False, True]))
@@ -186,7 +214,7 @@ class States(RuleBasedStateMachine):
         if again and self.both.commits:
             self.both.commit(*data.draw(st.sampled_from(self.both.commits[-4:]), "commit"))
             return
-        lease = data.draw(st.sampled_from(self.both.leases[-6:]), "lease")
+        lease = self.a_lease(data)
         start, end = bounds(lease.shard)
         outcomes = st.lists(Outcomes, min_size=end - start, max_size=end - start)
         self.both.commit(lease, self.both.new_name("part"), data.draw(outcomes, "outcomes"))
@@ -195,7 +223,7 @@ class States(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         self.turn()
-        self.both.release(data.draw(st.sampled_from(self.both.leases[-6:]), "lease"))
+        self.both.release(self.a_lease(data))
 
     @precondition(lambda self: self.both.splits)
     @rule(data=st.data())
@@ -207,7 +235,7 @@ class States(RuleBasedStateMachine):
 
     @rule(
         ticks=st.sampled_from(
-            [1, 1, 2, 2, 3, PARTS_TTL_MS // TICK_MS + 2, RESULT_TTL_MS // TICK_MS + 2]
+            [1, 3, 10, 10, 20, PARTS_TTL_MS // TICK_MS + 2, RESULT_TTL_MS // TICK_MS + 2]
         )
     )
     def time_passes(self, ticks: int) -> None:
