@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-fast docs bench clean
+.PHONY: help setup demo up check test test-fast fuzz docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,12 @@ test: $(STAMP) ## all tests; they start the servers that they need
 test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack, nothing slow
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fast --ignore tests/test_architecture.py \
 		-m "not browser and not whole_stack and not slow"
+
+FUZZ ?= 50
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(STAMP) ## what reads what others wrote, under FUZZ times as many changed examples, by FUZZ_SEED
+	@echo "FUZZ_SEED=$(FUZZ_SEED) FUZZ=$(FUZZ)"
+	RERANK_TEST_FUZZ=$(FUZZ) RERANK_TEST_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/fuzz
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py
