@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-fast states docs bench clean
+.PHONY: help setup demo up check test test-fast states fuzz docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,12 @@ test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stac
 
 states: $(STAMP) ## thousands of drawn interleavings of what is done to jobs, beside a model
 	$(BIN)/python -m pytest -n 0 --hypothesis-profile long tests/shared/state/test_state_machine.py
+
+FUZZ ?= 50
+FUZZ_SEED ?= $(shell date +%s)
+fuzz: $(STAMP) ## what reads what others wrote, under FUZZ times as many changed examples, by FUZZ_SEED
+	@echo "FUZZ_SEED=$(FUZZ_SEED) FUZZ=$(FUZZ)"
+	RERANK_TEST_FUZZ=$(FUZZ) RERANK_TEST_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/fuzz
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py

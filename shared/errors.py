@@ -99,6 +99,12 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
+def _writable(text: str) -> str:
+    """The text with `?` for halves of characters, as names of columns and files may hold them:
+    no record, log, answer or terminal takes those."""
+    return text.encode(errors="replace").decode()
+
+
 class RerankError(Exception):
     """Root of all errors raised on purpose. `str(error)` is its text and what to do."""
 
@@ -113,9 +119,9 @@ class RerankError(Exception):
     def __init__(
         self, message: str, *, hint: str = "", path: Path | None = None, command: str = ""
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _writable(message)
+        self.hint = _writable(hint)
+        super().__init__(self.message)
         self.command = command
         if path is not None:
             self.path = path

@@ -36,8 +36,10 @@ class Channel(original.Channel):
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except ValueError as error:  # no JSON; it is taken off the list already
-            log.warning("what is no hint was dropped", error=str(error))
+        except (Empty, *self.connection_errors, *self.connection.channel_errors):
+            raise
+        except Exception as error:  # no JSON, or too deep; it is taken off the list already
+            log.warning("what is no hint was dropped", error=repr(error))
             raise Empty from error
 
 
@@ -49,7 +51,7 @@ class Transport(original.Transport):
     def _deliver(self, message: Any, queue: str) -> None:
         try:
             hint = _hint(message, queue)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except Exception as error:  # whatever a value of another shape raises
             log.warning("what is no hint was dropped", queue=queue, error=repr(error))
             return
         super()._deliver(hint, queue)  # type: ignore[no-untyped-call]

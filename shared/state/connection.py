@@ -49,6 +49,7 @@ def connect(settings: Settings) -> redis.Redis:
             max_connections=CONNECTIONS_MAX,
             timeout=CONNECTION_WAIT_S,
             decode_responses=True,
+            encoding_errors="backslashreplace",  # what is no text must not stop its reader
             retry=Retry(ExponentialBackoff(cap=1, base=0.05), 3),
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
             **TIMEOUTS,

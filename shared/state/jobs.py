@@ -21,7 +21,7 @@ from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.state.connection import Connection, now_ms
 from rerankfleet.shared.state.inline import Inline
-from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
+from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard, damaged
 
 SWEEP_MS = 600_000
 """How long the removal of a job's files may take at most."""
@@ -174,7 +174,7 @@ class Jobs:
                 return None
             spec = JobSpec.model_validate_json(facts["spec"])
             job = Job(job_id, spec, facts, waiting)
-            _ = job.progress  # whether its counts are numbers
+            job.check()
             return job
         except (ValueError, UsageError):
             if job_id not in self._unreadable:
@@ -292,11 +292,15 @@ class Jobs:
         self._scripts.run("facts", [self._keys.job(job_id)], fields)
 
     def parts(self, job_id: str) -> list[tuple[int, int, str]]:
-        """Committed ranges in order: (start, end, part); a cancelled one has a part with a !."""
+        """Committed ranges in order: (start, end, part); a cancelled one has a part with a !.
+        Raises UnreadableJob for what is no range."""
         ranges = set()
         for start, record in self._redis.hscan_iter(self._keys.job_parts(job_id), count=1000):
             end, _, part = record.partition(" ")
-            ranges.add((int(start), int(end), part))
+            try:
+                ranges.add((int(start), int(end), part))
+            except ValueError as error:
+                raise damaged(job_id, f"its part {start[:100]!a}") from error
         return sorted(ranges)
 
     def decide(self, job_id: str, token: str) -> str:

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from rerankfleet.shared.errors import UnreadableJob
 from rerankfleet.shared.job_spec import JobSpec
 from rerankfleet.shared.job_status import CODE, Progress
 from rerankfleet.shared.score_distribution import ScoreDistribution
 
 LOOK_AGAIN_MS = 10_000
 """After this time without a change, the monitor looks at an unfinished job."""
+
+
+_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+_NUMBERS = (
+    *(
+        "created_ms",
+        "began_ms",
+        "finished_ms",
+        "last_commit_ms",
+        "newer_ms",
+        "t0",
+        "d0",
+        "t1",
+        "d1",
+    ),
+    *("base", "inline", "low_water", "round"),
+)
+"""Facts that are numbers, besides its counts."""
+
+
+def damaged(job_id: str, what: str) -> UnreadableJob:
+    """The error for a record that no version writes."""
+    return UnreadableJob(
+        f"a record of job {job_id} is damaged: {what}", hint="submit it again as a new job"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +54,17 @@ class Job:
         return replace(self, facts={**self.facts, **facts})
 
     def number(self, name: str) -> int:
-        """A count among the facts; 0 when absent."""
-        return int(self.facts.get(name) or 0)
+        """A count among the facts; 0 when absent. Raises UnreadableJob for what is no number."""
+        value = self.facts.get(name) or "0"
+        if not _NUMBER.fullmatch(value):
+            raise damaged(self.id, f"{name} is {value[:100]!a}")
+        return int(value)
+
+    def check(self) -> None:
+        """Raise UnreadableJob unless its facts can be read as what they are."""
+        for name in _NUMBERS:
+            self.number(name)
+        _ = self.progress, self.error_codes, self.scores
 
     @property
     def sealed(self) -> bool:
@@ -70,9 +106,8 @@ class Job:
             "truncated",
             "crowded",
         )
-        total = self.facts.get("total")
         return Progress(
-            total=int(total) if total is not None else None,
+            total=self.number("total") if "total" in self.facts else None,
             **{name: self.number(name) for name in names},
         )
 
@@ -85,7 +120,8 @@ class Job:
     @property
     def scores(self) -> ScoreDistribution:
         """The distribution of its scores."""
-        return ScoreDistribution.from_fields(self.facts)
+        names = (name for name in self.facts if name.startswith("score"))
+        return ScoreDistribution.from_fields({name: self.number(name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)

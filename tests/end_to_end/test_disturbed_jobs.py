@@ -149,13 +149,14 @@ def nonsense() -> list[str]:
         },
     }
     arguments: list[Any] = [[], ["j"], [[], {}], [1, 2], ["j", "all"], ["a:open", "0-1"], "text"]
-    bodies = [json.dumps([a, {}, {}]) for a in arguments] + ["", "{}", "no JSON", "[1]", "\ud800"]
+    bodies = [json.dumps([a, {}, {}]) for a in arguments]
+    bodies += ["", "{}", "[]", '""', "no JSON", "[1]", "\ud800", "[" * 100_000]
     encoded = [base64.b64encode(b.encode(errors="surrogatepass")).decode() for b in bodies]
     messages: list[Any] = [{**whole, "body": body} for body in encoded]
     messages += [{**whole, name: None} for name in whole]
     messages += [{k: v for k, v in whole.items() if k != name} for name in whole]
     messages += [whole, {**whole, "headers": {"task": "no.such.task", "id": "x"}}, {}, [], 1, None]
-    return ["", "no JSON", "{", *map(json.dumps, messages)]
+    return ["", "no JSON", "{", "[" * 100_000, *map(json.dumps, messages)]
 
 
 def test_messages_and_records_that_are_none_cost_themselves_only(

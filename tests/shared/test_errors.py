@@ -160,3 +160,10 @@ def test_the_command_line_shows_what_to_type():
     assert str(error) == "it exists: set `force`"
     assert error.at_the_shell == "it exists: set `force` (--force)"
     assert UsageError("it exists").at_the_shell == "it exists"
+
+
+def test_an_error_can_be_written_anywhere_whatever_it_quotes():
+    """Names of columns and files may hold halves of characters, which no record or answer takes."""
+    error = UsageError("no column 'image', only \udc8f", hint="rename \ud800")
+    assert str(error) == "no column 'image', only ?: rename ?"
+    assert error.args == ("no column 'image', only ?",)

@@ -88,6 +88,23 @@ def test_a_lost_hint_is_sent_again_once_after_its_grace(monitor, job, hints, sto
     assert store.coordination.event_count(REPUBLISHED) == 2
 
 
+def test_records_that_are_no_text_hinder_nobody(monitor, job, hints, store, clock):
+    # given names that are no text among those of jobs, models and shards
+    job("a", (0, 2))
+    keys = store.keys
+    store.client.zadd(keys.jobs, {b"\xff\xfe": 0})
+    store.client.sadd(keys.models, b"\xed\xa0\x80")
+    store.client.zadd(keys.open(MODEL), {b"\xff/0-2": 0})
+    # when the monitor looks, then the hint that is lost is sent again
+    monitor.tick()
+    clock.now_s += GRACE_S
+    monitor.tick()
+    assert ("shard", "a", "0-2") in hints.take()
+    for key in (keys.jobs, keys.open(MODEL)):
+        store.client.zrem(key, b"\xff\xfe", b"\xff/0-2")
+    store.client.srem(keys.models, b"\xed\xa0\x80")
+
+
 def test_a_hint_that_waits_in_the_broker_is_not_sent_again(
     start, job, store, settings, real_hints, clock
 ):

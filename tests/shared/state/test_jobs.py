@@ -98,7 +98,18 @@ def test_a_job_of_another_version_hides_no_other_one(store, capsys):
         store.jobs.get("b")
 
 
-@pytest.mark.parametrize("kind", ["another type", "no spec", "no count", "no JSON", "no id"])
+WRONG_FACTS = {
+    "no spec": ("spec", "{}"),
+    "no JSON": ("spec", "{{"),
+    "no count": ("scored", "many"),
+    "no time": ("created_ms", "today"),
+    "no round": ("round", b"\xff"),
+    "no distribution": ("score_sum", "1.5"),
+    "an endless number": ("scores", "9" * 400),
+}
+
+
+@pytest.mark.parametrize("kind", ["another type", "no id", *WRONG_FACTS])
 def test_a_record_that_is_none_hides_no_job(store, kind):
     # given records that somebody else wrote among those of jobs
     for job_id in ("a", "b", "c"):
@@ -108,16 +119,22 @@ def test_a_record_that_is_none_hides_no_job(store, kind):
     if kind == "another type":
         store.client.delete(key)
         store.client.set(key, "text")
-    elif kind == "no spec":
-        store.client.hset(key, "spec", "{}")
-    elif kind == "no count":
-        store.client.hset(key, "scored", "many")
-    elif kind == "no JSON":
-        store.client.hset(key, "spec", "{{")
+    elif kind in WRONG_FACTS:
+        store.client.hset(key, *WRONG_FACTS[kind])
     # then the others are read
     assert [job.id for job in store.jobs.get_many(ids)] == ["a", "c"]
     with pytest.raises(UnknownJob):
         store.jobs.get(ids[1])
+
+
+def test_a_part_that_is_none_is_said_of_its_job(store):
+    store.jobs.create("a", spec_of(), "digest")
+    store.client.hset(store.keys.job_parts("a"), "0", "5 p1")
+    assert store.jobs.parts("a") == [(0, 5, "p1")]
+    store.client.hset(store.keys.job_parts("a"), "five", b"\xff p2")
+
+    with pytest.raises(UnreadableJob, match="a record of job a is damaged: its part 'five'"):
+        store.jobs.parts("a")
 
 
 def test_a_step_of_no_job_takes_it_off_the_list(store):
