@@ -87,7 +87,7 @@ class Decoder:
         self._inner = int(config.intermediate_size)
         self.eps = float(config.rms_norm_eps)
         self._direction = yes_minus_no(model, yes_id, no_id)
-        model.lm_head = None
+        setattr(model, "score" if hasattr(model, "score") else "lm_head", None)
         self.embedding: Tensor = text.embed_tokens.weight.detach()
         self._rotary = Rotary.of(text.rotary_emb, self.heads.dim)
         self.device, self.dtype = self.embedding.device, self.embedding.dtype

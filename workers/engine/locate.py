@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.shared.errors import ModelRefused, UnknownModel
+from rerankfleet.shared.errors import UnknownModel
 
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"
-ARCHITECTURES = {"Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"}
 #: Number and size of the samples of a weights file that its identity is computed from.
 _SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
@@ -29,7 +27,7 @@ def resolve_model(name: str, revision: str | None = None, *, download: bool = Tr
         raise UnknownModel(f"there is no pocket model {name!r}", hint=f"available: {known}")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if (folder / "config.json").is_file():
+        if any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
             return folder.resolve()
         raise UnknownModel(
             f"the folder {name} has no config.json", hint="name the folder that holds the model"
@@ -87,46 +85,6 @@ def _not_downloaded(name: str, error: Exception) -> UnknownModel:
         f"({type(error).__name__})",
         hint="go online once, or name a folder that holds the model",
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; raises ModelRefused unless it describes a Qwen3 or Qwen3-VL reranker."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{folder}/config.json cannot be read: {error}") from error
-    architectures = config.get("architectures") or []
-    if not ARCHITECTURES.intersection(architectures[:1]):
-        raise ModelRefused(
-            f"{folder.name} is a {', '.join(architectures) or 'model without architecture'}",
-            hint="use a Qwen3 reranker, such as Qwen/Qwen3-Reranker-0.6B or "
-            "Qwen/Qwen3-VL-Reranker-2B",
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise ModelRefused(
-            f"{folder} has no *.safetensors", hint="convert the weights; pickles are not loaded"
-        )
-    _refuse_strange(config)
-    return config
-
-
-def _refuse_strange(config: dict[str, Any]) -> None:
-    """Refuse architectures that the decoder loop does not support."""
-    config = config | config.get("text_config", {})
-    strange = [
-        name
-        for name, bad in (
-            ("attention_bias", bool(config.get("attention_bias"))),
-            ("use_sliding_window", bool(config.get("use_sliding_window"))),
-            ("hidden_act", config.get("hidden_act", "silu") != "silu"),
-            ("quantization_config", "quantization_config" in config),
-        )
-        if bad
-    ]
-    if strange:
-        raise ModelRefused(
-            f"the model's {', '.join(strange)} is not supported", hint="use a Qwen3 reranker"
-        )
 
 
 def weights_identity(folder: Path) -> str:

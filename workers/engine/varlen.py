@@ -119,7 +119,7 @@ def adapt(varlen_attn: Callable[..., Any], version: str, *, rocm: bool) -> Kerne
     options: dict[str, Any] = {"scale": 1.0, "window_size": (-1, 0)}
     # One split: with more, the order of summation would depend on the load of the device. torch
     # 2.12 takes the option and raises unless FlashAttention 3 is installed.
-    if "num_splits" in accepts and not rocm and TorchVersion(version) >= (2, 13):
+    if "num_splits" in accepts and not rocm and TorchVersion(version) >= TorchVersion("2.13"):
         options["num_splits"] = 1
     shares_heads = "enable_gqa" in accepts
 
