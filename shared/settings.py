@@ -130,6 +130,9 @@ class Settings(BaseSettings):
         "auto", description="attention kernel; `auto` chooses the best available"
     )
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
+    revision: str | None = Field(
+        None, description="commit, branch or tag of a model from the hub; its newest when not set"
+    )
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs that one copy of the model is split over, layer by layer"
     )
@@ -303,6 +306,7 @@ class Settings(BaseSettings):
         names = (
             "dtype",
             "attention",
+            "revision",
             "device",
             "deterministic",
             "kept_bytes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -51,39 +52,57 @@ def _could_be_hub_name(name: str) -> bool:
 
 def _from_hub(name: str, revision: str | None, *, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt"]
     offline: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **offline))
     except LocalEntryNotFoundError as error:
-        if download:
-            raise _not_downloaded(name, error) from error
+        if download:  # the hub did not help either, for a reason of its own
+            raise _not_downloaded(name, revision, error.__cause__ or error) from error
         raise UnknownModel(
             f"{name} is not on this machine yet",
             hint="a worker downloads it when it starts; then look again",
         ) from error
-    except RevisionNotFoundError as error:
-        raise UnknownModel(f"{name} has no revision {revision!r} on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise UnknownModel(
-            f"{name} is neither a folder here nor a model on the hub (or it is private)",
-            hint="check the spelling; for a private one log in to the hub",
-        ) from error
     except Exception as error:
-        raise _not_downloaded(name, error) from error
+        raise _not_downloaded(name, revision, error) from error
 
 
-def _not_downloaded(name: str, error: Exception) -> UnknownModel:
+def _not_downloaded(name: str, revision: str | None, error: BaseException) -> UnknownModel:
+    """Why the hub, or its mirror, gave nothing. No address is shown: it may hold a signature."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UnknownModel(
+            f"{name} has no revision {revision!r} on the hub",
+            hint="name a commit, a branch or a tag in RERANK_REVISION",
+        )
+    if isinstance(error, errors.GatedRepoError):
+        return UnknownModel(
+            f"{name} is gated: its owner has not granted access to this token",
+            hint="accept its terms on its page at the hub, and set HF_TOKEN",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UnknownModel(
+            f"{name} is neither a folder here nor a model on the hub (or it is private)",
+            hint="check the spelling; for a private one set HF_TOKEN to a token that may read it",
+        )
+    if status in (401, 403):
+        return UnknownModel(
+            f"the hub refuses access to {name} ({status})",
+            hint="set HF_TOKEN to a token that may read it",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOSPC, errno.EROFS):
+        return UnknownModel(
+            f"{name} cannot be stored in the hub's cache: {error.strerror}",
+            hint="set HF_HOME to a folder that can be written and has room",
+        )
+    answered = f"it answers {status}" if status else type(error).__name__
     return UnknownModel(
-        f"{name} is not a folder here and could not be downloaded from the hub "
-        f"({type(error).__name__})",
-        hint="go online once, or name a folder that holds the model",
+        f"{name} is not a folder here and could not be downloaded from the hub ({answered})",
+        hint="go online once, set HF_ENDPOINT to a mirror, or name a folder that holds the model",
     )
 
 

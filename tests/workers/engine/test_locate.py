@@ -6,11 +6,9 @@ import json
 import shutil
 import subprocess
 import sys
-from typing import ClassVar
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from rerankfleet.shared.errors import ModelRefused, UnknownModel
 from rerankfleet.workers.engine import load_engine, locate, resolve_model
@@ -44,30 +42,6 @@ def test_names_that_cannot_be_models_say_why(name, sentence, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UnknownModel, match=sentence):
         resolve_model(name.format(tmp=tmp_path))
-
-
-class Response:
-    """As much of a response as the hub's errors want."""
-
-    headers: ClassVar[dict[str, str]] = {}
-    request = None
-
-
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (ConnectionError("offline"), "could not be downloaded"),
-        (RepositoryNotFoundError("404", response=Response()), "neither a folder here nor a model"),
-        (RevisionNotFoundError("404", response=Response()), "has no revision"),
-    ],
-)
-def test_a_hub_name_that_cannot_be_downloaded_has_a_reason(error, sentence, monkeypatch):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(UnknownModel, match=sentence):
-        resolve_model("owner/model", "v9")
 
 
 def test_a_hub_name_is_downloaded_at_its_revision(model_folder, monkeypatch):
