@@ -139,9 +139,17 @@ class Settings(BaseSettings):
     deterministic: bool = Field(
         False, description="fixed pack shapes, so that equal runs give equal bits"
     )
-    kept_bytes: int = Field(256 << 20, ge=0, description="device memory of the prefix cache")
-    seen_bytes: int = Field(
-        512 << 20, ge=0, description="device memory of the cache of visual features"
+    kept_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="device memory of the prefix cache; when not set, a share of the device's, "
+        "and enough for two of the largest image queries",
+    )
+    seen_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="device memory of the cache of visual features; when not set, a share of the "
+        "device's",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a worker; chosen by torch when not set"

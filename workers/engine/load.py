@@ -14,7 +14,7 @@ import torch
 
 from rerankfleet.shared.content.outcomes import Provenance
 from rerankfleet.shared.errors import ModelRefused
-from rerankfleet.workers.engine.attention import AMPERE, choose_attention
+from rerankfleet.workers.engine.attention import AMPERE, GATHERING, choose_attention
 from rerankfleet.workers.engine.checkpoint import Checkpoint, read_checkpoint
 from rerankfleet.workers.engine.decoder import Decoder
 from rerankfleet.workers.engine.device_map import place
@@ -22,6 +22,7 @@ from rerankfleet.workers.engine.engine import Engine
 from rerankfleet.workers.engine.failures import first_line
 from rerankfleet.workers.engine.loader import bytes_by_device, check_room, empty_model, fill
 from rerankfleet.workers.engine.locate import resolve_model, revision_of
+from rerankfleet.workers.engine.memory import cache_bytes
 from rerankfleet.workers.engine.reference import Reference, take_reference
 from rerankfleet.workers.engine.self_test import self_test_prompts
 from rerankfleet.workers.engine.vision import Tower
@@ -31,8 +32,6 @@ from rerankfleet.workers.prompting.templates import prompter_of
 log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KEPT_BYTES = 256 << 20
-SEEN_BYTES = 512 << 20
 
 
 def load(
@@ -43,8 +42,8 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     deterministic: bool = False,
-    kept_bytes: int = KEPT_BYTES,
-    seen_bytes: int = SEEN_BYTES,
+    kept_bytes: int | None = None,
+    seen_bytes: int | None = None,
     threads: int | None = None,
     gpus: int = 1,
 ) -> Engine:
@@ -54,8 +53,9 @@ def load(
     attention      auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device         auto (CUDA if available), cpu, cuda or cuda:N
     deterministic  a pair has the same bits in any pack; costs speed
-    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries
-    seen_bytes     size of the cache of visual features
+    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries;
+                   None: by the device, see `rerankfleet.workers.engine.memory.cache_bytes`
+    seen_bytes     size of the cache of visual features; None: likewise
     threads        CPU threads of a forward pass; None: torch's own choice
     gpus           how many GPUs, from `device` on, the layers are placed on: for large models
 
@@ -74,6 +74,7 @@ def load(
     decoder, tower, reference = _take_apart(loaded, prompter, answers)
     del loaded
     device_name = _device_name(places)
+    kept, seen = cache_bytes(decoder, supports_images=tower is not None)
     return Engine(
         decoder,
         prompter,
@@ -88,9 +89,10 @@ def load(
         ),
         _fingerprint(checkpoint, prompter.template, number_type),
         factory,
+        gathers=name in GATHERING,
         tower=tower,
-        kept_bytes=kept_bytes,
-        seen_bytes=seen_bytes,
+        kept_bytes=kept if kept_bytes is None else kept_bytes,
+        seen_bytes=seen if seen_bytes is None else seen_bytes,
         deterministic=deterministic,
         device_name=device_name,
         reference=reference,
