@@ -161,15 +161,26 @@ class Settings(BaseSettings):
         "auto", description="attention kernel; `auto` chooses the best available"
     )
     device: str = Field("auto", description="`auto`, `cpu` or `cuda`")
+    revision: str | None = Field(
+        None, description="commit, branch or tag of a model from the hub; its newest when not set"
+    )
     gpus_per_worker: int = Field(
         1, ge=1, description="GPUs that one copy of the model is split over, layer by layer"
     )
     deterministic: bool = Field(
         False, description="fixed pack shapes, so that equal runs give equal bits"
     )
-    kept_bytes: int = Field(256 << 20, ge=0, description="device memory of the prefix cache")
-    seen_bytes: int = Field(
-        512 << 20, ge=0, description="device memory of the cache of visual features"
+    kept_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="device memory of the prefix cache; when not set, a share of the device's, "
+        "and enough for two of the largest image queries",
+    )
+    seen_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="device memory of the cache of visual features; when not set, a share of the "
+        "device's",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of a worker; chosen by torch when not set"
@@ -353,6 +364,7 @@ class Settings(BaseSettings):
         names = (
             "dtype",
             "attention",
+            "revision",
             "device",
             "deterministic",
             "kept_bytes",

@@ -59,6 +59,13 @@ def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
     assert result["job_s"] >= result["device_s"]
 
 
+def test_a_load_holds_no_more_of_the_host_than_one_file():
+    result = run_quickly("load")
+
+    assert result["files"] == 4
+    assert 0.5 < result["peak_of_largest_file"] <= result["target"] == 1.2
+
+
 def test_the_vision_benchmark_measures_both_sides_on_the_same_pairs():
     result = run_quickly("vision")
 

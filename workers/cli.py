@@ -26,6 +26,9 @@ OutputOption = Annotated[str, typer.Option("--output", "-o", help="where the ran
 ModelOption = Annotated[
     str, typer.Option("--model", help="a model folder, a hub name, or pocket-text")
 ]
+RevisionOption = Annotated[
+    str | None, typer.Option(help="commit, branch or tag of a model from the hub")
+]
 
 
 def commands(app: typer.Typer) -> None:
@@ -46,6 +49,7 @@ def worker(
         str | None,
         typer.Option(metavar="NAME", help="whose pairs a pack starts with, see `rerank profiles`"),
     ] = None,
+    revision: RevisionOption = None,
 ) -> None:
     """Serve a model: one process per GPU, or one on the CPU.
 
@@ -56,10 +60,11 @@ def worker(
     from rerankfleet.workers.engine import resolve_model
     from rerankfleet.workers.launcher import launch
 
-    overrides = {"gpus_per_worker": gpus_per_worker} if gpus_per_worker else {}
+    given = {"gpus_per_worker": gpus_per_worker, "revision": revision}
+    overrides = {name: value for name, value in given.items() if value}
     settings = starting_at(profile, load_settings(**overrides))
     connect(settings).close()
-    resolve_model(model)
+    resolve_model(model, settings.revision)
     launch(settings, model)
 
 
@@ -86,6 +91,7 @@ def score(
     output: OutputOption,
     model: ModelOption,
     profile: ProfileOption = None,
+    revision: RevisionOption = None,
     force: ForceOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
     **options: Any,
@@ -101,13 +107,13 @@ def score(
     from rerankfleet.workers.engine import resolve_model
     from rerankfleet.workers.offline import score_file
 
-    settings = load_settings()
+    settings = load_settings(**({"revision": revision} if revision else {}))
     spec = make_spec(
         model=canonical_model(model),
         input=InputRef(uri=input, size=0, tag=""),
         **resolve(profile, options, settings.profiles),
     )
-    resolve_model(model)
+    resolve_model(model, settings.revision)
     with ExitStack() as stack:
         manifest = score_file(
             input, output, spec, settings, force=force, on_progress=_progress(stack)

@@ -48,6 +48,9 @@ class Prices:
     """Keys of the images whose features are cached."""
     cached_prefixes: Container[object] = ()
     """Keys of the prefixes that are cached."""
+    gathered: float = 0.0
+    """Token-equivalents of each token before a query or document that the attention copies for
+    it: nothing where it reads them in place."""
 
     def of_images(self, tokens: Tokens) -> dict[object, float]:
         """The cost of each image that is not cached: once per pack, however often it occurs."""
@@ -56,6 +59,10 @@ class Prices:
             for _, visual in tokens.visuals
             if visual.key not in self.cached_images
         }
+
+
+NO_PRICES = Prices()
+"""Of an engine without images, caches and copies."""
 
 
 class Waiting(Protocol):
@@ -162,19 +169,22 @@ class Pack:
         )
 
 
-def cost(length: int, context: int) -> float:
-    """Token-equivalents of `length` tokens after `context` others."""
-    return length * (1 + (context + length / 2) / ATTENTION_TOKENS)
+def cost(length: int, context: int, gathered: float = 0.0) -> float:
+    """Token-equivalents of `length` tokens after `context` others, each copied at a price."""
+    if not length:
+        return 0.0
+    return length * (1 + (context + length / 2) / ATTENTION_TOKENS) + gathered * context
 
 
-def query_cost(prompt: Prompt) -> float:
+def query_cost(prompt: Prompt, prices: Prices = NO_PRICES) -> float:
     """The cost of a prompt's query, for the first pair of a pack that has it."""
-    return cost(len(prompt.query), len(prompt.prefix))
+    return cost(len(prompt.query), len(prompt.prefix), prices.gathered)
 
 
-def document_cost(prompt: Prompt) -> float:
+def document_cost(prompt: Prompt, prices: Prices = NO_PRICES) -> float:
     """The cost of a prompt's document in a pack that has its query."""
-    return cost(len(prompt.document), len(prompt.prefix) + len(prompt.query))
+    context = len(prompt.prefix) + len(prompt.query)
+    return cost(len(prompt.document), context, prices.gathered)
 
 
 def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
@@ -182,7 +192,7 @@ def pack_cost(prompts: Iterable[Prompt], prices: Prices) -> float:
     shared: dict[object, float] = {}
     own = 0.0
     for p in prompts:
-        own += document_cost(p)
+        own += document_cost(p, prices)
         shared |= _shared_costs(p, prices)
     return own + sum(shared.values())
 
@@ -193,7 +203,7 @@ def _shared_costs(prompt: Prompt, prices: Prices) -> dict[object, float]:
     A prefix is free, since it is computed once for all packs; but one with images includes its
     query, and there may be as many of those as pairs.
     """
-    costs: dict[object, float] = {(prompt.prefix, prompt.query): query_cost(prompt)}
+    costs: dict[object, float] = {(prompt.prefix, prompt.query): query_cost(prompt, prices)}
     if prompt.document.visuals:
         costs |= prices.of_images(prompt.document)
     if prompt.prefix.visuals and prompt.prefix.key not in prices.cached_prefixes:
@@ -224,7 +234,9 @@ def plan(
             full = True
             continue
         costs = _shared_costs(item.prompt, prices)
-        price = document_cost(item.prompt) + sum(costs[key] for key in costs if key not in shared)
+        price = document_cost(item.prompt, prices) + sum(
+            costs[key] for key in costs if key not in shared
+        )
         if taken and spent + price > limit.tokens:
             full = True
             continue

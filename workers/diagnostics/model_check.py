@@ -5,15 +5,14 @@ The weights themselves are checked by the self-test when a worker starts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rerankfleet.shared.content.options import PLAIN_OPTIONS
 from rerankfleet.shared.errors import ModelRefused, UnknownModel
 from rerankfleet.workers.diagnostics.checks import Check, broken, failed, ok, warning
-from rerankfleet.workers.engine.locate import read_config, resolve_model
+from rerankfleet.workers.engine.checkpoint import Checkpoint, read_checkpoint
+from rerankfleet.workers.engine.locate import resolve_model
 from rerankfleet.workers.prompting.prompts import (
     SYSTEM_TURN,
     Prompt,
@@ -51,8 +50,6 @@ CONFIG_IDS = {
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }
-_HEADER_BYTES_MAX = 100 << 20
-
 _MISMATCH = "config.json and tokenizer.json belong to different models: download the model again"
 _ANOTHER = "use the tokeniser that the model was published with"
 
@@ -65,19 +62,20 @@ def check_model(model: str) -> Iterator[Check]:
         yield failed("model", error)
         return
     try:
-        config = read_config(folder)
-        yield ok("model", f"{folder}: {config['architectures'][0]}")
+        checkpoint = read_checkpoint(folder, download=False)
+        yield ok("model", f"{folder}: {checkpoint.architecture}")
     except ModelRefused as error:
         yield failed("model", error)
         return
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer_folder
     try:
-        source, prompter = TokenSource(folder), prompter_of(folder, config)
+        source, prompter = TokenSource(tokenizer), prompter_of(tokenizer, config)
     except ModelRefused as error:
         yield failed("tokeniser", error)
         return
     yield from _ids(source, config)
     yield _template(source, prompter, config)
-    yield from _sizes(source, folder, config)
+    yield from _sizes(source, checkpoint)
 
 
 def _ids(source: TokenSource, config: Mapping[str, Any]) -> Iterator[Check]:
@@ -141,11 +139,14 @@ def _template(source: TokenSource, prompter: Prompter, config: Mapping[str, Any]
     return ok("template", f"{prompter.template}: as in the authors' procedure")
 
 
-def _sizes(source: TokenSource, folder: Path, config: Mapping[str, Any]) -> Iterator[Check]:
+def _sizes(source: TokenSource, checkpoint: Checkpoint) -> Iterator[Check]:
     """Whether tokeniser, config and weights agree on the number of tokens."""
-    text = config.get("text_config", config)
+    text = checkpoint.config.get("text_config", checkpoint.config)
     expected = int(text.get("vocab_size", 0))
-    rows = _embedding_rows(folder)
+    embeddings = [
+        t for name, t in checkpoint.tensors.items() if name.endswith("embed_tokens.weight")
+    ]
+    rows = embeddings[0].shape[0] if embeddings else None
     if source.size > expected:
         yield broken(
             "vocabulary",
@@ -164,23 +165,3 @@ def _sizes(source: TokenSource, folder: Path, config: Mapping[str, Any]) -> Iter
         )
     else:
         yield ok("vocabulary", f"{source.size:,} tokens, {rows:,} rows")
-
-
-def _embedding_rows(folder: Path) -> int | None:
-    """Rows of the token embedding, from the headers of the weights' files."""
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, tensor in _header(path).items():
-            if name.endswith("embed_tokens.weight"):
-                return int(tensor["shape"][0])
-    return None
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: a length in 8 bytes, then JSON; empty when damaged."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(min(size, _HEADER_BYTES_MAX)))
-        except ValueError:
-            return {}
-    return header if isinstance(header, dict) else {}

@@ -23,6 +23,9 @@ from rerankfleet.workers.engine.weights import Heads
 from rerankfleet.workers.engine.workspace import Workspace
 
 ATTENTIONS = ("matmul", "sdpa", "flash", "varlen", "flex")
+#: Those that copy the keys of a prefix for each document behind it. So do the groups, at a price
+#: that is part of what was measured on CPUs.
+GATHERING = ("flash", "varlen")
 #: The first compute capability with bf16, and with kernels for it.
 AMPERE = (8, 0)
 #: Preferred order for half types on CUDA.

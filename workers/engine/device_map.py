@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -11,27 +11,34 @@ from torch import nn
 
 from rerankfleet.workers.engine.weights import text_model
 
+DeviceOf = Callable[[str], torch.device]
+"""The device of a parameter, by its name; of "" that of the model's tables."""
 
-def place_on(model: Any, devices: Sequence[torch.device]) -> None:
-    """Move a loaded causal language model onto `devices`; its own forward keeps working.
+
+def place(model: Any, devices: Sequence[torch.device]) -> DeviceOf:
+    """Where each weight of a model goes; its own forward works across `devices`.
 
     The embedding is on the first device, the final norm on the last; a head that is tied to the
     embedding stays with it.
     """
     if len(devices) == 1:
-        model.to(devices[0])
-        return
+        return lambda name: devices[0]
     body = text_model(model)
+    numbers = assign_layers([_bytes(layer) for layer in body.layers], len(devices))
+    places = [(layer, devices[at]) for layer, at in zip(body.layers, numbers, strict=True)]
+    places.append((body.norm, devices[-1]))
     if visual := getattr(model.model, "visual", None):
-        _place(visual, devices[0])
-    body.embed_tokens.to(devices[0])
-    body.rotary_emb.to(devices[0])
-    assigned = assign_layers([_bytes(layer) for layer in body.layers], len(devices))
-    for layer, number in zip(body.layers, assigned, strict=True):
-        _place(layer, devices[number])
-    _place(body.norm, devices[-1])
-    tied = model.lm_head.weight is body.embed_tokens.weight
-    _place(model.lm_head, devices[0] if tied else devices[-1])
+        places.append((visual, devices[0]))
+    head = model.score if hasattr(model, "score") else model.lm_head
+    tied = bool(getattr(model.config, "tie_word_embeddings", False)) and not hasattr(model, "score")
+    places.append((head, devices[0] if tied else devices[-1]))
+    names = {module: name for name, module in model.named_modules()}
+    by_prefix = {f"{names[module]}.": device for module, device in places}
+    for module, device in places:
+        _bring(module, device)
+    return lambda name: next(
+        (device for prefix, device in by_prefix.items() if name.startswith(prefix)), devices[0]
+    )
 
 
 def assign_layers(sizes: Sequence[int], devices: int) -> list[int]:
@@ -44,12 +51,11 @@ def assign_layers(sizes: Sequence[int], devices: int) -> list[int]:
 
 
 def _bytes(module: nn.Module) -> int:
-    return sum(p.nbytes for p in module.parameters())
+    return sum(p.numel() * p.element_size() for p in module.parameters())
 
 
-def _place(module: nn.Module, device: torch.device) -> None:
-    """Move a module, and from now on the arguments of its calls."""
-    module.to(device)
+def _bring(module: nn.Module, device: torch.device) -> None:
+    """Have a module's arguments moved to its device at each call."""
 
     def bring(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         return _to(args, device), _to(kwargs, device)

@@ -35,6 +35,7 @@ class Engine:
         fingerprint: str,
         attention: AttentionFactory,
         *,
+        gathers: bool,
         tower: Tower | None,
         kept_bytes: int,
         seen_bytes: int,
@@ -53,7 +54,12 @@ class Engine:
         self._tower = tower
         self.prefix_cache = TensorCache[Tokens](kept_bytes)
         self.feature_cache = TensorCache[Visual](seen_bytes)
-        self.prices = Prices(self._tower_price, self.feature_cache, self.prefix_cache)
+        self.prices = Prices(
+            self._tower_price,
+            self.feature_cache,
+            self.prefix_cache,
+            decoder.gathered_price if gathers else 0.0,
+        )
 
     @property
     def supports_images(self) -> bool:
@@ -131,8 +137,9 @@ class Engine:
         whatever went wrong, unless the device is to blame: see `failures.told`.
         """
         parts = (self.score, self.hidden, self.decoder, self.prices, self.reference)
+        reserved = self.prefix_cache.max_bytes + self.feature_cache.max_bytes
         with told("the self-test"), ThreadPoolExecutor(1, "self-test") as thread:
-            return thread.submit(run_self_test, *parts).result()
+            return thread.submit(run_self_test, *parts, reserved_bytes=reserved).result()
 
     def _compute_prefixes(self, prefixes: Sequence[Tokens]) -> list[Tensor]:
         return [self._prefix(self.decoder, tokens) for tokens in prefixes]

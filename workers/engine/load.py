@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers.utils.logging
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import Qwen3ForCausalLM, Qwen3VLForConditionalGeneration
 
 from rerankfleet.shared.content.outcomes import Provenance
 from rerankfleet.shared.errors import ModelRefused
-from rerankfleet.workers.engine.attention import AMPERE, choose_attention
+from rerankfleet.workers.engine.attention import AMPERE, GATHERING, choose_attention
+from rerankfleet.workers.engine.checkpoint import Checkpoint, read_checkpoint
 from rerankfleet.workers.engine.decoder import Decoder
-from rerankfleet.workers.engine.device_map import place_on
+from rerankfleet.workers.engine.device_map import place
 from rerankfleet.workers.engine.engine import Engine
 from rerankfleet.workers.engine.failures import first_line
-from rerankfleet.workers.engine.locate import (
-    read_config,
-    resolve_model,
-    revision_of,
-    weights_identity,
-)
+from rerankfleet.workers.engine.loader import bytes_by_device, check_room, empty_model, fill
+from rerankfleet.workers.engine.locate import resolve_model, revision_of
+from rerankfleet.workers.engine.memory import cache_bytes
 from rerankfleet.workers.engine.reference import Reference, take_reference
 from rerankfleet.workers.engine.self_test import self_test_prompts
 from rerankfleet.workers.engine.vision import Tower
 from rerankfleet.workers.prompting.prompts import Prompter
 from rerankfleet.workers.prompting.templates import prompter_of
 
+log = logging.getLogger(__name__)
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-KEPT_BYTES = 256 << 20
-SEEN_BYTES = 512 << 20
-#: Architectures and their classes.
-_CLASSES: dict[str, Any] = {
-    "Qwen3ForCausalLM": Qwen3ForCausalLM,
-    "Qwen3VLForConditionalGeneration": Qwen3VLForConditionalGeneration,
-}
 
 
 def load(
@@ -53,8 +42,8 @@ def load(
     revision: str | None = None,
     device: str = "auto",
     deterministic: bool = False,
-    kept_bytes: int = KEPT_BYTES,
-    seen_bytes: int = SEEN_BYTES,
+    kept_bytes: int | None = None,
+    seen_bytes: int | None = None,
     threads: int | None = None,
     gpus: int = 1,
 ) -> Engine:
@@ -64,26 +53,28 @@ def load(
     attention      auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device         auto (CUDA if available), cpu, cuda or cuda:N
     deterministic  a pair has the same bits in any pack; costs speed
-    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries
-    seen_bytes     size of the cache of visual features
+    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries;
+                   None: by the device, see `rerankfleet.workers.engine.memory.cache_bytes`
+    seen_bytes     size of the cache of visual features; None: likewise
     threads        CPU threads of a forward pass; None: torch's own choice
     gpus           how many GPUs, from `device` on, the layers are placed on: for large models
 
     Raises UnknownModel when there is no such model, ModelRefused when it is not a reranker.
     """
     folder = resolve_model(model, revision)
-    config = read_config(folder)
+    checkpoint = read_checkpoint(folder)
     if threads is not None:
         torch.set_num_threads(threads)
     places = _devices(device, gpus)
     number_type = _dtype(dtype, places[0])
     name, factory = choose_attention(attention, places[0], number_type)
-    prompter = prompter_of(folder, config)
-    loaded = _load_weights(folder, config, number_type)
-    place_on(loaded, places)
-    decoder, tower, reference = _take_apart(loaded, prompter)
+    prompter = prompter_of(checkpoint.tokenizer_folder, checkpoint.config)
+    loaded = _load_weights(checkpoint, places, number_type)
+    answers = checkpoint.answers(prompter.yes_id, prompter.no_id)
+    decoder, tower, reference = _take_apart(loaded, prompter, answers)
     del loaded
     device_name = _device_name(places)
+    kept, seen = cache_bytes(decoder, supports_images=tower is not None)
     return Engine(
         decoder,
         prompter,
@@ -96,67 +87,53 @@ def load(
             device=device_name,
             version=_version(),
         ),
-        _fingerprint(folder, prompter.template, number_type),
+        _fingerprint(checkpoint, prompter.template, number_type),
         factory,
+        gathers=name in GATHERING,
         tower=tower,
-        kept_bytes=kept_bytes,
-        seen_bytes=seen_bytes,
+        kept_bytes=kept if kept_bytes is None else kept_bytes,
+        seen_bytes=seen if seen_bytes is None else seen_bytes,
         deterministic=deterministic,
         device_name=device_name,
         reference=reference,
     )
 
 
-def _take_apart(model: Any, prompter: Prompter) -> tuple[Decoder, Tower | None, Reference]:
+def _load_weights(
+    checkpoint: Checkpoint, places: Sequence[torch.device], dtype: torch.dtype
+) -> Any:
+    """The transformers model on its devices, complete."""
+    model = empty_model(checkpoint, dtype)
+    device_of = place(model, places)
+    check_room(checkpoint.folder.name, bytes_by_device(model, device_of))
+    if checkpoint.has_fp8:
+        log.warning("the FP8 weights of %s are computed in %s", checkpoint.folder, _name(dtype))
+    fill(model, checkpoint, device_of)
+    return model
+
+
+def _take_apart(
+    model: Any, prompter: Prompter, answers: tuple[int, int | None]
+) -> tuple[Decoder, Tower | None, Reference]:
     """The decoder and the vision tower of a loaded model, and the self-test's reference, which
     needs the unmodified model."""
-    answers = prompter.yes_id, prompter.no_id
     reference = take_reference(model, self_test_prompts(prompter), *answers)
+    if not all(map(math.isfinite, reference.margins)):
+        raise _not_finite(model)
     return Decoder(model, *answers), _tower(model), reference
 
 
-def _load_weights(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> Any:
-    """The transformers model in memory, complete: no weight was initialised at random."""
-    from_pretrained = _CLASSES[config["architectures"][0]].from_pretrained
-    with _no_progress_bars():
-        try:
-            model, info = from_pretrained(
-                folder,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
+def _not_finite(model: Any) -> ModelRefused:
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            return ModelRefused(
+                f"the weights hold values that are no numbers, in {name}",
+                hint="download the model again; if it was trained so, no number type helps",
             )
-        except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-            raise ModelRefused(f"the weights in {folder} cannot be loaded: {error}") from error
-    absent = [key for key in info["missing_keys"] if not _tied(key, config)]
-    if absent or info["mismatched_keys"]:
-        raise ModelRefused(
-            f"the weights in {folder} do not fit its config.json: "
-            f"{len(absent)} missing ({', '.join(sorted(absent)[:3])}), "
-            f"{len(info['mismatched_keys'])} of another shape",
-            hint="save or download the model again",
-        )
-    return model.requires_grad_(False)
-
-
-def _tied(key: str, config: dict[str, Any]) -> bool:
-    text = config.get("text_config", config)
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
-    return key == "lm_head.weight" and bool(tied)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    hf_logging: Any = transformers.utils.logging
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()
+    return ModelRefused(
+        f"the model's margins are no numbers in {_name(next(model.parameters()).dtype)}",
+        hint="use RERANK_DTYPE=bf16 or fp32, whose numbers are larger",
+    )
 
 
 def _tower(model: Any) -> Tower | None:
@@ -221,9 +198,9 @@ def _name(dtype: torch.dtype) -> str:
     return next(name for name, value in DTYPES.items() if value == dtype)
 
 
-def _fingerprint(folder: Path, template: str, dtype: torch.dtype) -> str:
+def _fingerprint(checkpoint: Checkpoint, template: str, dtype: torch.dtype) -> str:
     """Short hash of all that margins depend on besides the pair."""
-    parts = (weights_identity(folder), template, _name(dtype))
+    parts = (checkpoint.identity(), template, _name(dtype))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
-from rerankfleet.shared.errors import ModelRefused, UnknownModel
+from rerankfleet.shared.errors import UnknownModel
 
 #: Package data: small demonstration models, by name.
 POCKET_MODELS = Path(__file__).parent.parent / "models"
-ARCHITECTURES = {"Qwen3ForCausalLM", "Qwen3VLForConditionalGeneration"}
 #: Number and size of the samples of a weights file that its identity is computed from.
 _SAMPLES, _SAMPLE_BYTES = 1024, 1 << 15
 
@@ -29,7 +28,7 @@ def resolve_model(name: str, revision: str | None = None, *, download: bool = Tr
         raise UnknownModel(f"there is no pocket model {name!r}", hint=f"available: {known}")
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if (folder / "config.json").is_file():
+        if any((folder / config).is_file() for config in ("config.json", "adapter_config.json")):
             return folder.resolve()
         raise UnknownModel(
             f"the folder {name} has no config.json", hint="name the folder that holds the model"
@@ -53,80 +52,58 @@ def _could_be_hub_name(name: str) -> bool:
 
 def _from_hub(name: str, revision: str | None, *, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.txt"]
     offline: dict[str, Any] = {} if download else {"local_files_only": True}
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, **offline))
     except LocalEntryNotFoundError as error:
-        if download:
-            raise _not_downloaded(name, error) from error
+        if download:  # the hub did not help either, for a reason of its own
+            raise _not_downloaded(name, revision, error.__cause__ or error) from error
         raise UnknownModel(
             f"{name} is not on this machine yet",
             hint="a worker downloads it when it starts; then look again",
         ) from error
-    except RevisionNotFoundError as error:
-        raise UnknownModel(f"{name} has no revision {revision!r} on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise UnknownModel(
-            f"{name} is neither a folder here nor a model on the hub (or it is private)",
-            hint="check the spelling; for a private one log in to the hub",
-        ) from error
     except Exception as error:
-        raise _not_downloaded(name, error) from error
+        raise _not_downloaded(name, revision, error) from error
 
 
-def _not_downloaded(name: str, error: Exception) -> UnknownModel:
+def _not_downloaded(name: str, revision: str | None, error: BaseException) -> UnknownModel:
+    """Why the hub, or its mirror, gave nothing. No address is shown: it may hold a signature."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return UnknownModel(
+            f"{name} has no revision {revision!r} on the hub",
+            hint="name a commit, a branch or a tag in RERANK_REVISION",
+        )
+    if isinstance(error, errors.GatedRepoError):
+        return UnknownModel(
+            f"{name} is gated: its owner has not granted access to this token",
+            hint="accept its terms on its page at the hub, and set HF_TOKEN",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return UnknownModel(
+            f"{name} is neither a folder here nor a model on the hub (or it is private)",
+            hint="check the spelling; for a private one set HF_TOKEN to a token that may read it",
+        )
+    if status in (401, 403):
+        return UnknownModel(
+            f"the hub refuses access to {name} ({status})",
+            hint="set HF_TOKEN to a token that may read it",
+        )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.ENOSPC, errno.EROFS):
+        return UnknownModel(
+            f"{name} cannot be stored in the hub's cache: {error.strerror}",
+            hint="set HF_HOME to a folder that can be written and has room",
+        )
+    answered = f"it answers {status}" if status else type(error).__name__
     return UnknownModel(
-        f"{name} is not a folder here and could not be downloaded from the hub "
-        f"({type(error).__name__})",
-        hint="go online once, or name a folder that holds the model",
+        f"{name} is not a folder here and could not be downloaded from the hub ({answered})",
+        hint="go online once, set HF_ENDPOINT to a mirror, or name a folder that holds the model",
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; raises ModelRefused unless it describes a Qwen3 or Qwen3-VL reranker."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{folder}/config.json cannot be read: {error}") from error
-    architectures = config.get("architectures") or []
-    if not ARCHITECTURES.intersection(architectures[:1]):
-        raise ModelRefused(
-            f"{folder.name} is a {', '.join(architectures) or 'model without architecture'}",
-            hint="use a Qwen3 reranker, such as Qwen/Qwen3-Reranker-0.6B or "
-            "Qwen/Qwen3-VL-Reranker-2B",
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise ModelRefused(
-            f"{folder} has no *.safetensors", hint="convert the weights; pickles are not loaded"
-        )
-    _refuse_strange(config)
-    return config
-
-
-def _refuse_strange(config: dict[str, Any]) -> None:
-    """Refuse architectures that the decoder loop does not support."""
-    config = config | config.get("text_config", {})
-    strange = [
-        name
-        for name, bad in (
-            ("attention_bias", bool(config.get("attention_bias"))),
-            ("use_sliding_window", bool(config.get("use_sliding_window"))),
-            ("hidden_act", config.get("hidden_act", "silu") != "silu"),
-            ("quantization_config", "quantization_config" in config),
-        )
-        if bad
-    ]
-    if strange:
-        raise ModelRefused(
-            f"the model's {', '.join(strange)} is not supported", hint="use a Qwen3 reranker"
-        )
 
 
 def weights_identity(folder: Path) -> str:

@@ -5,12 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _STATM = Path("/proc/self/statm")
+
+
+#: The caches at least, and the shares of a GPU's memory that they may take.
+KEPT_BYTES, KEPT_SHARE = 256 << 20, 0.02
+SEEN_BYTES, SEEN_SHARE = 512 << 20, 0.03
+#: Tokens of the largest image query: 1,800 of its image, and as much text as people write.
+IMAGE_QUERY_TOKENS = 1_800 + 512
+#: What caches may take of the memory that the weights leave.
+_CACHES_SHARE = 0.25
+
+
+class Kept(Protocol):
+    """What keeps states on some devices."""
+
+    devices: tuple[torch.device, ...]
+
+    @property
+    def state_bytes_per_token(self) -> int:
+        """Memory of the keys and values of a kept token."""
+
+
+def cache_bytes(decoder: Kept, *, supports_images: bool) -> tuple[int, int]:
+    """How much the caches of prefixes and of visual features may hold, by what the weights left: at
+    least two of the largest image queries, so that two in turn are not computed again."""
+    kept, seen = KEPT_BYTES, SEEN_BYTES
+    if supports_images:
+        kept = max(kept, 2 * IMAGE_QUERY_TOKENS * decoder.state_bytes_per_token)
+    if decoder.devices[0].type != "cuda":
+        return kept, seen
+    total = total_bytes(decoder.devices)
+    free = min(torch.cuda.mem_get_info(device)[0] for device in decoder.devices)
+    kept, seen = max(kept, int(KEPT_SHARE * total)), max(seen, int(SEEN_SHARE * total))
+    fits = min(1.0, _CACHES_SHARE * free / (kept + seen))
+    return int(kept * fits), int(seen * fits)
 
 
 def free_bytes(device: torch.device) -> int | None:

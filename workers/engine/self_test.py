@@ -96,9 +96,17 @@ def _ramps(rows: int, columns: int) -> tuple[Visual, ...]:
 
 
 def run_self_test(
-    score: Score, hidden: Hidden, decoder: Decoder, prices: Prices, reference: Reference
+    score: Score,
+    hidden: Hidden,
+    decoder: Decoder,
+    prices: Prices,
+    reference: Reference,
+    *,
+    reserved_bytes: int,
 ) -> SelfTest:
     """Compare `score` and `hidden` with the unmodified model's, and time `score`.
+
+    `reserved_bytes` of the device's memory are for caches, which are empty now.
 
     Raises ModelRefused when they differ by more than that model's own roundings explain.
     """
@@ -112,7 +120,7 @@ def run_self_test(
     tokens_per_s, overhead_s = _time_packs(score, prices, decoder.device.type, prompts)
     kind = decoder.device.type
     least, most = _LIMIT_TOKENS[kind]
-    tokens_max = max(least, _tokens_that_fit(decoder))
+    tokens_max = max(least, _tokens_that_fit(decoder, reserved_bytes))
     first = int(min(most, tokens_max, max(least, tokens_per_s * _PACK_S[kind])))
     return SelfTest(
         pairs=len(prompts),
@@ -152,13 +160,16 @@ def _compare_hidden(hidden: Tensor, reference: Reference, order: Sequence[int]) 
         )
 
 
-def _tokens_that_fit(decoder: Decoder) -> int:
+def _tokens_that_fit(decoder: Decoder, reserved_bytes: int) -> int:
     """How large a pack may be with the free memory."""
     known = [free for device in decoder.devices if (free := free_bytes(device)) is not None]
     if not known:
         return TOKENS_MAX
-    share = _MEMORY_SHARE[decoder.device.type]
-    return min(TOKENS_MAX, int(min(known) * share / decoder.scratch_bytes_per_token))
+    kind = decoder.device.type
+    free = min(known) - (reserved_bytes if kind == "cuda" else 0)
+    return min(
+        TOKENS_MAX, int(max(0, free) * _MEMORY_SHARE[kind] / decoder.scratch_bytes_per_token)
+    )
 
 
 def _compare(margins: np.ndarray, reference: np.ndarray, tolerance: float) -> float:

@@ -2,6 +2,9 @@
 
 Each segment is a sequence whose keys are its context and itself; queries are its last rows, so
 the causal mask is aligned at the bottom right, as in both kernels.
+
+Keys are gathered for that: a prefix is copied for each document behind it. So that memory does not
+grow with the pack, sequences are computed some at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +26,16 @@ from rerankfleet.workers.engine.weights import Heads
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
 
 
+#: Key rows gathered at a time, unless a single sequence has more.
+GATHERED_ROWS = 1 << 17
+
+
 @dataclass(frozen=True, slots=True)
 class _Sequences:
     """Key rows of some segments one after another, and where each begins."""
 
+    rows: int
+    """of their queries"""
     keys: Tensor
     query_starts: Tensor
     key_starts: Tensor
@@ -40,8 +49,8 @@ class VarlenAttention:
     def __init__(self, layout: Layout, heads: Heads, device: torch.device, kernel: Kernel) -> None:
         self._heads, self._kernel = heads, kernel
         own = [s.own[1] for s in layout.segments]
-        self._all = _sequences(layout.segments, own, device)
-        self._last = _sequences(layout.documents, [1] * len(layout.documents), device)
+        self._all = _in_pieces(layout.segments, own, device)
+        self._last = _in_pieces(layout.documents, [1] * len(layout.documents), device)
 
     def all(self, queries: Tensor, kv: Tensor) -> Tensor:
         """See `attention.Attention`."""
@@ -51,7 +60,12 @@ class VarlenAttention:
         """See `attention.Attention`."""
         return self._attend(queries, kv, self._last)
 
-    def _attend(self, queries: Tensor, kv: Tensor, s: _Sequences) -> Tensor:
+    def _attend(self, queries: Tensor, kv: Tensor, pieces: Sequence[_Sequences]) -> Tensor:
+        parts = torch.split(queries, [piece.rows for piece in pieces])
+        outputs = [self._piece(q, kv, piece) for q, piece in zip(parts, pieces, strict=True)]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _piece(self, queries: Tensor, kv: Tensor, s: _Sequences) -> Tensor:
         heads = self._heads
         gathered = kv.index_select(0, s.keys).view(len(s.keys), 2, heads.kv, heads.dim)
         keys, values = gathered.unbind(1)
@@ -62,17 +76,33 @@ class VarlenAttention:
         return out.reshape(queries.shape)
 
 
+def _in_pieces(
+    segments: Sequence[Segment], rows: Sequence[int], device: torch.device
+) -> list[_Sequences]:
+    """The segments in order, in pieces of at most GATHERED_ROWS keys."""
+    pieces: list[_Sequences] = []
+    first = gathered = 0
+    for at, segment in enumerate(segments):
+        span = segment.context_length + segment.own[1]
+        if at > first and gathered + span > GATHERED_ROWS:
+            pieces.append(_sequences(segments[first:at], rows[first:at], device))
+            first, gathered = at, 0
+        gathered += span
+    return [*pieces, _sequences(segments[first:], rows[first:], device)]
+
+
 def _sequences(
     segments: Sequence[Segment], rows: Sequence[int], device: torch.device
 ) -> _Sequences:
     if not segments:
         empty = torch.zeros(1, dtype=torch.int32, device=device)
-        return _Sequences(empty[:0].long(), empty, empty, 0, 0)
+        return _Sequences(0, empty[:0].long(), empty, empty, 0, 0)
     keys = np.concatenate(
         [np.arange(first, first + n) for s in segments for first, n in (*s.context, s.own)]
     )
     spans = [s.context_length + s.own[1] for s in segments]
     return _Sequences(
+        sum(rows),
         torch.from_numpy(keys).to(device),
         _starts(rows, device),
         _starts(spans, device),
@@ -119,7 +149,7 @@ def adapt(varlen_attn: Callable[..., Any], version: str, *, rocm: bool) -> Kerne
     options: dict[str, Any] = {"scale": 1.0, "window_size": (-1, 0)}
     # One split: with more, the order of summation would depend on the load of the device. torch
     # 2.12 takes the option and raises unless FlashAttention 3 is installed.
-    if "num_splits" in accepts and not rocm and TorchVersion(version) >= "2.13":
+    if "num_splits" in accepts and not rocm and TorchVersion(version) >= TorchVersion("2.13"):
         options["num_splits"] = 1
     shares_heads = "enable_gqa" in accepts
 

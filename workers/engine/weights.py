@@ -114,4 +114,5 @@ def yes_minus_no(model: Any, yes_id: int, no_id: int | None) -> Tensor:
     direction: Tensor = head[yes_id].to(gain)
     if no_id is not None:
         direction = direction - head[no_id].to(gain)
-    return direction * gain
+    scaled: Tensor = direction * gain
+    return scaled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rerankfleet.shared.errors import ModelRefused
-from rerankfleet.workers.batching.packing import Pack
-from rerankfleet.workers.engine import attention, grouped, layout
+from rerankfleet.workers.batching.packing import Pack, Prices, pack_cost
+from rerankfleet.workers.engine import attention, grouped, layout, varlen
 from rerankfleet.workers.engine.attention import ATTENTIONS, choose_attention, unavailable
+from rerankfleet.workers.engine.decoder import Decoder
 from rerankfleet.workers.engine.layout import group, lay_out
 from rerankfleet.workers.engine.reference import reference_margins
 from rerankfleet.workers.engine.varlen import VarlenAttention, adapt
@@ -245,6 +247,45 @@ def test_the_varlen_kernel_of_any_torch_is_called_as_it_allows(
 
     engine.free()
     assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-4
+
+
+def test_keys_are_gathered_in_pieces_of_bounded_size(engine, plain, score, prompt_of, monkeypatch):
+    """Given many short documents behind a long query, each of which copies it."""
+    gathered = []
+
+    def kernel(q, k, v, *tables):
+        gathered.append(len(k))
+        return emulated_varlen(q, k, v, *tables)
+
+    monkeypatch.setattr(varlen, "GATHERED_ROWS", 500)
+    factory = lambda lay, heads, _, device: VarlenAttention(lay, heads, device, kernel)  # noqa: E731
+    monkeypatch.setattr(engine, "_attention", factory)
+    prompts = [prompt_of(11, 90, n, seed=0) for n in range(1, 30)]
+    prompts.append(prompt_of(11, 90, 600, seed=0))  # more than a piece by itself
+    engine.free()
+
+    got, want = score(engine, prompts), plain(engine, prompts)
+
+    engine.free()
+    assert max(abs(a - b) for a, b in zip(got, want, strict=True)) < 1e-4
+    assert max(n for n in gathered if n != 701) <= 500
+
+
+def test_the_price_of_a_pack_knows_what_its_attention_copies(engine, prompt_of):
+    """Given a long query with short documents, and the same tokens as one document."""
+    decoder, short = engine.decoder, [prompt_of(60, 2000, 20, seed=0) for _ in range(100)]
+    in_place = pack_cost(short, Prices())
+    copied = pack_cost(short, Prices(gathered=decoder.gathered_price))
+    assert engine.prices.gathered == 0  # on a CPU it is part of what was measured
+    context = 60 + 2000
+    assert copied - in_place == pytest.approx(decoder.gathered_price * (100 * context + 60))
+    # 8B in bf16: 4 KiB a layer and token, read and written, beside 193 million multiplications
+    heads = Heads(32, 8, 128)
+    shape = SimpleNamespace(layers=[0] * 36, heads=heads, dtype=torch.bfloat16)
+    shape.state_bytes_per_token = Decoder.state_bytes_per_token.fget(shape)
+    shape.multiplications_per_token = 36 * 193_000_000
+    assert shape.state_bytes_per_token == 147_456
+    assert Decoder.gathered_price.fget(shape) == pytest.approx(0.0042, rel=0.05)
 
 
 def test_a_varlen_kernel_that_takes_no_scale_is_passed_over(monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rerankfleet.shared.errors import ModelRefused
 from rerankfleet.workers.engine.attention import PerDeviceAttention
-from rerankfleet.workers.engine.device_map import assign_layers, place_on
+from rerankfleet.workers.engine.device_map import assign_layers, place
 from rerankfleet.workers.engine.load import _devices
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_a_spread_models_own_forward_goes_on_working(heads, model_folders):
     ids = torch.arange(5, 25)[None]
     with torch.inference_mode():
         want = model(ids, use_cache=False).logits
-        place_on(model, [CPU, CPU])
+        assert place(model, [CPU, CPU])("lm_head.weight") == CPU
         got = model(ids, use_cache=False).logits
     assert torch.equal(got, want)
 

@@ -75,3 +75,43 @@ def test_of_several_gpus_the_fullest_is_reported(monkeypatch):
 
     assert fullest == {"used": 20, "reserved": 200, "free": 300, "total": 1000}
     assert memory.gpu_bytes([CPU]) == {}
+
+
+class Kept:
+    """A VL-8B in bf16 on these devices."""
+
+    state_bytes_per_token = 147_456
+
+    def __init__(self, *devices: torch.device) -> None:
+        self.devices = devices
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "total_gib", "least"),
+    [(120, 140, 2), (6, 24, 2), (50, 80, 2)],
+)
+def test_the_cache_of_prefixes_holds_two_of_the_largest_image_queries(
+    free_gib, total_gib, least, monkeypatch
+):
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda device: (free_gib << 30, total_gib << 30)
+    )
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (total_gib - free_gib) << 30)
+    largest = memory.IMAGE_QUERY_TOKENS * Kept.state_bytes_per_token
+
+    kept, seen = memory.cache_bytes(Kept(torch.device("cuda", 0)), supports_images=True)
+
+    assert kept >= least * largest
+    assert seen >= memory.SEEN_BYTES
+    assert kept + seen <= (free_gib << 30) / 4
+
+
+def test_caches_leave_room_on_a_card_that_the_weights_fill(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 24 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 22 << 30)
+    kept, seen = memory.cache_bytes(Kept(torch.device("cuda", 0)), supports_images=True)
+    assert kept + seen <= 1 << 28
+
+
+def test_on_a_cpu_the_caches_are_small():
+    assert memory.cache_bytes(Kept(CPU), supports_images=False) == (256 << 20, 512 << 20)
