@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def run(settings: Settings, tmp_path: Path) -> Iterator[Run]:
 def job(control: Control, fleet: Any, jsonl: Callable[..., Path], settings: Settings) -> str:
     """A job of a few shards, all of which wait."""
     client = Client(settings)
-    client.store.client.set(client.store.keys.served(MODEL), 1)
+    client.store.client.set(client.store.keys.served(MODEL), 1, ex=600)
     lines = [{"query": f"what is {n}", "documents": ["a", "b", "c"]} for n in range(6)]
     job_id = client.submit(jsonl(*lines), model=MODEL)
     control.store.coordination.pulse()
@@ -318,7 +319,7 @@ def test_a_stack_that_is_told_to_stop_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_hurries_a_supervisor(tmp_path: Path) -> None:
-    """Given a child that takes its time, and one that must be stopped last and does too."""
+    """Given a child that takes its time."""
     slow = (
         "import signal, time\n"
         "signal.signal(15, lambda *_: print('told', flush=True))\n"
@@ -330,8 +331,14 @@ def test_a_second_signal_hurries_a_supervisor(tmp_path: Path) -> None:
     supervisor.start()
     wait_until(lambda: "up" in (tmp_path / "child").read_text())
     supervisor._signalled()
+    stopping = threading.Thread(target=supervisor.stop, args=(patient(600),))
+    stopping.start()
+    wait_until(lambda: "told" in (tmp_path / "child").read_text())
+    # when a second signal comes
     supervisor._signalled()
-    supervisor.stop(timeout_s=patient(600))
+    # then the child is told again, and does not get the time that it had
+    stopping.join(patient(30))
+    assert not stopping.is_alive()
     assert (tmp_path / "child").read_text().count("told") == 2
     assert child.process
     assert child.process.returncode == -signal.SIGKILL
