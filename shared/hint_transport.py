@@ -31,7 +31,8 @@ class Channel(original.Channel):
             super()._put(queue, message, **options)  # type: ignore[no-untyped-call]
             return
         with self.conn_or_acquire() as client:
-            client.rpush(self._q_for_pri(queue, 0), json.dumps(message))  # type: ignore[no-untyped-call]
+            key = self._q_for_pri(queue, 0)  # type: ignore[no-untyped-call]
+            client.rpush(key, json.dumps(message))
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

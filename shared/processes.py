@@ -25,6 +25,8 @@ STEADY_S = 60.0
 """The back-off of a child that ran this long starts again."""
 REFUSED = 78
 """Exit status (EX_CONFIG) of a child that a restart would not help."""
+HURRY_S = 3.0
+"""How long children have to end after a second signal: a worker needs two of it for its leases."""
 HOPELESS = (2, REFUSED)
 """Statuses after which a child is not restarted: a usage error would only repeat."""
 
@@ -128,6 +130,7 @@ class Supervisor:
     def __init__(self, children: Sequence[Child]) -> None:
         self.children = list(children)
         self._stop = threading.Event()
+        self._hurry = threading.Event()
 
     def start(self) -> None:
         """Start all children that do not run yet."""
@@ -154,25 +157,37 @@ class Supervisor:
             self.stop()
 
     def wait(self) -> None:
-        """Watch the children until SIGTERM or SIGINT."""
+        """Watch the children until SIGTERM or SIGINT. A second one hurries `stop`."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
+            signal.signal(number, lambda *_: self._signalled())
         while not self._stop.wait(0.2):
             self.watch()
 
+    def _signalled(self) -> None:
+        (self._hurry if self._stop.is_set() else self._stop).set()
+
     def stop(self, timeout_s: float = 25.0) -> None:
-        """Terminate all children; kill those that do not end in time."""
+        """Terminate all children; kill those that do not end in time. After a second signal they
+        are terminated again, and have `HURRY_S`; only the last ones keep their time."""
         deadline = time.monotonic() + timeout_s
         for last in (False, True):
-            self._stop_children([c for c in self.children if c.last == last], deadline)
+            children = [c.process for c in self.children if c.last == last and c.process]
+            self._end(children, deadline, may_hurry=not last)
 
-    def _stop_children(self, children: Sequence[Child], deadline: float) -> None:
-        alive = [c.process for c in children if c.process and c.process.poll() is None]
-        for process in alive:
+    def _end(
+        self, processes: Sequence[subprocess.Popen[bytes]], deadline: float, *, may_hurry: bool
+    ) -> None:
+        hurried = not may_hurry
+        for process in processes:
             process.terminate()
-        for process in alive:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        while alive := [process for process in processes if process.poll() is None]:
+            if self._hurry.is_set() and not hurried:
+                hurried, deadline = True, min(deadline, time.monotonic() + HURRY_S)
+                for process in alive:
+                    process.terminate()
+            if time.monotonic() >= deadline:
+                for process in alive:
+                    process.kill()
+                    process.wait()
+                return
+            time.sleep(0.05)
