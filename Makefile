@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 3
+SEED ?= 0
+DURATION ?= 600
+STORAGE ?= folder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-fast docs bench clean
+.PHONY: help setup demo up check test test-fast chaos docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +42,9 @@ test: $(STAMP) ## all tests; they start the servers that they need
 test-fast: $(STAMP) ## the tests to run while working: no browser, no whole stack, nothing slow
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile fast --ignore tests/test_architecture.py \
 		-m "not browser and not whole_stack and not slow"
+
+chaos: $(STAMP) ## kill, freeze and starve a cluster of its own, and account for every pair: SEED=0 DURATION=600 STORAGE=folder
+	$(BIN)/rerank chaos --local --i-know-this-breaks-things --seed $(SEED) --duration $(DURATION) --storage $(STORAGE)
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py
