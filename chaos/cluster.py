@@ -28,6 +28,8 @@ MARK = "CHAOS_RUN"
 """The environment variable by which the processes of a run are found."""
 PORTS = range(20_000, 30_000)
 """Of the server: ports that the system gives nobody else while it is down."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Forks of a process that computed with several threads would wait for those that they lack."""
 START_S = 180.0
 STOP_S = 40.0
 LOOK_S = 0.5
@@ -153,7 +155,7 @@ def cluster(
     """Run a cluster in a folder during the block; `run` marks its processes. `workers` of them are
     forks, one more belongs to a `rerank worker`."""
     with ExitStack() as stack:
-        stack.enter_context(environment(**{MARK: run, "OPENBLAS_NUM_THREADS": "1"}))
+        stack.enter_context(environment(**{MARK: run, **ONE_THREAD}))
         data = folder / "redis"
         data.mkdir()
         url, server = stack.enter_context(embedded_server(data, PORTS[os.getpid() % len(PORTS)]))

@@ -54,7 +54,7 @@ class Plan:
     """Mean time between two faults."""
     queries: int = 24
     documents: int = 40
-    requests_max: int = 60
+    requests_max: int = 30
     """Of a job."""
     result_ttl_s: float = 60.0
     """How long a finished job is kept. Users read their results at once."""

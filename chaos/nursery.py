@@ -2,30 +2,27 @@
 
     python -m rerankfleet.chaos.nursery --model M --workers 3
 
-Loading torch takes seconds of a core; here it is loaded once, and each worker is a fork of this
-process, from then on the same process as any other worker. One that ends is replaced at once.
-SIGTERM drains all of them.
+Loading torch and a model, and its self-test, take seconds of a core; here that is done once, and
+each worker is a fork of this process, from then on the same process as any other worker. One that
+ends is replaced at once. SIGTERM drains all of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import os
 import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from rerankfleet.shared.settings import load_settings
 from rerankfleet.shared.shown import tell
+from rerankfleet.workers import runtime
+from rerankfleet.workers.__main__ import main as work
+from rerankfleet.workers.engine import load_engine
 
-PRELOADED = (
-    "rerankfleet.workers.__main__",
-    "rerankfleet.workers.engine.load",
-    "rerankfleet.workers.engine.self_test",
-    "transformers.models.qwen3.modeling_qwen3",
-)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -35,11 +32,20 @@ def main() -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--workers", type=int, required=True)
     options = parser.parse_args()
-    for name in PRELOADED:
-        importlib.import_module(name)
+    _load(options.model)
     if threading.active_count() > 1:
         raise RuntimeError(f"a fork would lose threads: {threading.enumerate()}")
     return _keep(options.model, options.workers)
+
+
+def _load(model: str) -> None:
+    """Load a model, and have every worker find it loaded and tested. On the CPU and with one
+    thread: a fork has neither the device nor the threads of its parent."""
+    engine = load_engine(model, **load_settings(device="cpu", threads=1).engine_options)
+    tested = engine.self_test()
+    loaded: Any = engine
+    loaded.self_test = lambda: tested
+    runtime.load_engine = lambda model, **options: engine
 
 
 def _keep(model: str, count: int) -> int:
@@ -83,8 +89,6 @@ def _work(model: str, nursery: int) -> NoReturn:
     if os.getppid() != nursery:
         os._exit(1)
     try:
-        from rerankfleet.workers.__main__ import main as work
-
         status = work(["--model", model])
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
