@@ -29,6 +29,7 @@ COPY shared shared
 COPY producer producer
 COPY workers workers
 COPY studies studies
+COPY chaos chaos
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt '.[gateway,parquet]' && pip check
 
@@ -42,6 +43,7 @@ COPY shared shared
 COPY producer producer
 COPY workers workers
 COPY studies studies
+COPY chaos chaos
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install -c constraints.txt '.[worker,languages]' && pip check
 

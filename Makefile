@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_PROCESSES ?= 3
+SEED ?= 0
+DURATION ?= 600
+STORAGE ?= folder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up check test test-fast states fuzz docs bench clean
+.PHONY: help setup demo up check test test-fast states fuzz chaos docs bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +51,9 @@ FUZZ_SEED ?= $(shell date +%s)
 fuzz: $(STAMP) ## what reads what others wrote, under FUZZ times as many changed examples, by FUZZ_SEED
 	@echo "FUZZ_SEED=$(FUZZ_SEED) FUZZ=$(FUZZ)"
 	RERANK_TEST_FUZZ=$(FUZZ) RERANK_TEST_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -n $(TEST_PROCESSES) tests/fuzz
+
+chaos: $(STAMP) ## kill, freeze and starve a cluster of its own, and account for every pair: SEED=0 DURATION=600 STORAGE=folder
+	$(BIN)/rerank chaos --local --i-know-this-breaks-things --seed $(SEED) --duration $(DURATION) --storage $(STORAGE)
 
 docs: $(STAMP) ## write docs/options.md and docs/settings.md from the code
 	$(BIN)/python tools/reference.py

@@ -26,7 +26,7 @@ STARTS_MAX = 5
 
 
 @contextmanager
-def embedded_server(data: Path) -> Iterator[tuple[str, Child]]:
+def embedded_server(data: Path, preferred_port: int = DEFAULT_PORT) -> Iterator[tuple[str, Child]]:
     """Run a server with an append-only file in the existing folder `data` during the block.
 
     Yields its URL, password included, and the process to watch. Raises UsageError where the server
@@ -34,7 +34,7 @@ def embedded_server(data: Path) -> Iterator[tuple[str, Child]]:
     """
     password = secrets.token_urlsafe(24)
     for attempt in range(STARTS_MAX):
-        port = free_port(DEFAULT_PORT) if attempt == 0 else free_port()
+        port = free_port(preferred_port) if attempt == 0 else free_port()
         url = f"redis://:{password}@127.0.0.1:{port}/0"
         server = Child("server", _command(data, port, password), last=True, umask=0o077)
         server.start()

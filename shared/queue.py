@@ -39,6 +39,11 @@ CONTROL_QUEUE = "control"
 MONITOR_QUEUE = "monitor"
 """Ticks: in a queue of their own, so that they never wait for steps."""
 
+UNREAD_S = 60
+"""Hints that a worker had taken off the list and died with are listed again after this time and up
+to 100 s more. Nobody waits for them, since the monitor sends new ones; but until then the transport
+keeps them."""
+
 log = structlog.get_logger()
 
 
@@ -62,6 +67,7 @@ def make_app(settings: Settings) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_soft_shutdown_timeout=0,
+        broker_channel_error_retry=True,  # a full or read-only Redis passes: it ends no worker
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
@@ -69,6 +75,7 @@ def make_app(settings: Settings) -> Celery:
             "queue_order_strategy": "priority",
             "priority_steps": [0],  # priorities are queues of their own
             "polling_interval": 0.25,  # how soon a resumed queue is read
+            "visibility_timeout": UNREAD_S,
             **TIMEOUTS,
             "max_retries": 2,
             "interval_max": 0.5,

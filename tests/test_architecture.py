@@ -16,12 +16,13 @@ from tests.support.wait import patient
 ROOT = Path(__file__).parent.parent
 SIDES = ("shared", "producer", "workers")
 MODULES = sorted(path.relative_to(ROOT) for side in SIDES for path in (ROOT / side).rglob("*.py"))
+CHAOS = sorted(path.relative_to(ROOT) for path in (ROOT / "chaos").rglob("*.py"))
 HEAVY = {"torch", "transformers"}
 
 FORBIDDEN_SIDES = {
-    "shared": {"producer", "workers", "studies"},
-    "producer": {"workers", "studies"},
-    "workers": {"producer", "studies"},
+    "shared": {"producer", "workers", "studies", "chaos"},
+    "producer": {"workers", "studies", "chaos"},
+    "workers": {"producer", "studies", "chaos"},
 }
 FORBIDDEN_LIBRARIES = {
     "shared": {"numpy", "PIL", "tokenizers", "fastapi"} | HEAVY,
@@ -92,7 +93,7 @@ def own(module: Path) -> set[Path]:
     for name in imports(module):
         path = Path(*name.split(".")[1:])
         if name.startswith("rerankfleet.") and path.parts:
-            paths |= {path.with_suffix(".py"), path / "__init__.py"} & set(MODULES)
+            paths |= {path.with_suffix(".py"), path / "__init__.py"} & {*MODULES, *CHAOS}
     return paths
 
 
@@ -109,7 +110,7 @@ def test_imports_go_from_both_sides_to_shared(module):
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_the_project_has_one_import_name(module):
-    assert libraries(module).isdisjoint({*SIDES, "studies"})
+    assert libraries(module).isdisjoint({*SIDES, "studies", "chaos"})
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -172,7 +173,7 @@ def test_only_settings_read_the_environment():
     assert users - engine <= allowed
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
+@pytest.mark.parametrize("module", [*MODULES, *CHAOS], ids=str)
 def test_every_module_and_public_name_says_what_it_is(module):
     parsed = tree(module)
     assert ast.get_docstring(parsed), module
@@ -186,7 +187,7 @@ FUNCTION_LINES_MAX = 60
 FILE_LINES_MAX = 450
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
+@pytest.mark.parametrize("module", [*MODULES, *CHAOS], ids=str)
 def test_files_and_functions_stay_short(module):
     assert len((ROOT / module).read_text().splitlines()) <= FILE_LINES_MAX
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -226,7 +227,7 @@ def test_every_package_is_shipped():
     shipped = set(config["tool"]["setuptools"]["packages"])
     packages = {f"rerankfleet.{'.'.join(module.parent.parts)}" for module in MODULES}
     studies = {"rerankfleet.studies", "rerankfleet.studies.resolution"}  # `rerank study`
-    assert shipped == packages | studies | {"rerankfleet"}
+    assert shipped == packages | studies | {"rerankfleet", "rerankfleet.chaos"}
 
 
 def test_every_file_that_a_package_needs_is_shipped():

@@ -170,3 +170,15 @@ def test_the_worst_case_benchmark_measures_each_step_at_three_sizes():
         n, twice, four_times = case["sizes"]
         assert (twice, four_times) == (2 * n, 4 * n)
         assert len(case["seconds"]) == 3
+
+
+def test_the_durability_benchmark_measures_each_kind_of_file_and_none_at_all():
+    result = run_quickly("durability")
+
+    kinds = {"none", "no sync", "every second", "every write"}
+    assert set(result["jobs"]) == {"rerank score", *kinds}
+    assert all(side["pairs_per_s"] > 0 for side in result["jobs"].values())
+    assert set(result["shards"]) == kinds
+    for steps in result["shards"].values():
+        assert min(steps["claim_us"], steps["renew_us"], steps["commit_us"]) > 0
+        assert 0 < steps["share_of_a_shard"] < 1

@@ -272,6 +272,29 @@ def test_redis_killed_in_the_middle_comes_back_from_its_file(
     check(job)
 
 
+def test_a_redis_that_is_full_ends_no_process(stack: Stack, job: str, check: Check) -> None:
+    # given a fleet at work
+    redis = stack.client.store.client
+    processes = {process.pid for process in stack.processes("")}
+
+    def refused() -> int:
+        return int(redis.info("errorstats").get("errorstat_OOM", {"count": 0})["count"])
+
+    # when the server is full for a while, and all have to connect to it meanwhile
+    before = refused()
+    redis.config_set("maxmemory", 1)
+    try:
+        for client in redis.client_list():
+            if int(client["id"]) != redis.client_id():
+                redis.client_kill_filter(_id=client["id"])
+        wait_until(lambda: refused() > before + 40, 30, "all of them were refused")
+    finally:
+        redis.config_set("maxmemory", 0)
+    # then the job ends well, in the processes that were there before
+    check(job)
+    assert processes <= {process.pid for process in stack.processes("")}
+
+
 def answers(stack: Stack) -> bool:
     """Whether the stack's Redis answers."""
     try:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.stack import QUICK, RERANK, running_stack
 from tests.support.wait import patient
 
-PACKAGES = ("producer", "shared", "studies", "workers")
+PACKAGES = ("chaos", "producer", "shared", "studies", "workers")
 SUBMIT = (RERANK, "submit", "--model", "pocket-text", "--wait")
 MODULES = ("celery", "click", "json", "kombu", "logging", "redis", "structlog", "typer")
 

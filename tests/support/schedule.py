@@ -35,7 +35,7 @@ STACKS = {
     ),
 }
 """Files whose tests share a stack: they run one after the other in one process."""
-SINGLE = ("tests/test_benchmarks.py",)
+SINGLE = ("tests/chaos/test_runs.py", "tests/test_benchmarks.py")
 """Files whose tests are long and share nothing."""
 
 _GROUPS = {file: stack for stack, files in STACKS.items() for file in files}

@@ -34,7 +34,7 @@ def test_both_sides_bring_their_commands():
     assert set(commands()) == {
         *("up", "demo", "coordinator", "worker", "score", "submit", "status", "watch", "results"),
         *("cancel", "pause", "resume", "retry", "jobs", "workers", "profiles", "stats", "health"),
-        *("doctor", "study"),
+        *("doctor", "study", "chaos"),
         *("query", "top", "gateway", "key"),
     }
 

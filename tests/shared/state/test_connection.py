@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,58 @@ from rerankfleet.shared.errors import (
 from rerankfleet.shared.job_status import ShardSummary
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.state.connection import CONNECTIONS_MAX, connect
+from rerankfleet.shared.state.connection import CONNECTIONS_MAX, REDIS_AWAY, connect
 from rerankfleet.shared.state.rates import Rates
 from rerankfleet.shared.state.records import OpenShard
 from rerankfleet.shared.state.store import Store
 from tests.support.records import claim, spec_of
 from tests.support.server import free_port, valkey
 from tests.support.wait import patient
+
+
+def test_threads_of_one_client_get_their_own_answers_while_connections_are_closed(
+    settings, redis_server
+):
+    # given many threads of one client, and somebody who closes its connections all the time
+    client = connect(settings)
+    store, over, count = Store(client, settings), threading.Event(), CONNECTIONS_MAX // 2
+
+    def close_all() -> None:
+        with redis.Redis.from_url(redis_server) as other:
+            while not over.is_set():
+                other.client_kill_filter(_type="normal", skipme=True)
+
+    def ask(number: int) -> None:
+        for turn in range(40):
+            with suppress(*REDIS_AWAY):
+                mine = f"{number} {turn}"
+                inline = store.inline.put(f"{number:012x}", "name", mine.encode(), ttl_s=60)
+                pipe = client.pipeline()
+                pipe.echo(mine)
+                pipe.time()
+                assert pipe.execute()[0] == mine
+                assert client.eval("return ARGV[1]", 0, mine) == mine
+                assert store.inline.get(inline) == mine.encode()
+
+    closer = threading.Thread(target=close_all)
+    closer.start()
+    # when all of them ask, then each gets its own answers, or hears that Redis is away
+    try:
+        with ThreadPoolExecutor(count) as threads:
+            list(threads.map(ask, range(count)))
+    finally:
+        over.set()
+        closer.join()
+    # and afterwards no connection is missing
+    begin = threading.Barrier(CONNECTIONS_MAX)
+
+    def hold(number: int) -> None:
+        begin.wait(patient(30))
+        assert client.blpop([f"nothing:{number}"], timeout=0.1) is None
+
+    with ThreadPoolExecutor(CONNECTIONS_MAX) as threads:
+        list(threads.map(hold, range(CONNECTIONS_MAX)))
+    client.delete(*client.scan_iter(match=f"{settings.key_prefix}:*"))
 
 
 def test_more_threads_than_connections_wait_for_one_another(settings):

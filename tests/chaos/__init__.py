@@ -1,0 +1,1 @@
+"""Tests of the chaos driver, and a short run of it."""
