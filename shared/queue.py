@@ -17,7 +17,6 @@ import structlog
 from celery import Celery
 from celery.exceptions import SecurityWarning
 from kombu import Queue  # type: ignore[attr-defined]
-from kombu.exceptions import OperationalError
 
 from rerankfleet.shared.content.ranges import is_shard
 from rerankfleet.shared.ids import is_id
@@ -168,5 +167,6 @@ class Hints:
     def _send(self, task: str, args: list[str], queue: str, **options: Any) -> None:
         try:
             self._app.send_task(task, args=args, queue=queue, retry=True, **options)
-        except (OperationalError, OSError) as error:
-            log.warning("hint not sent", task=task, args=args, error=str(error))
+        except Exception as error:
+            # also an AttributeError: kombu uses a channel that it closed after another error
+            log.warning("hint not sent", task=task, args=args, error=repr(error))
