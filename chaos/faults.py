@@ -61,7 +61,7 @@ def process_faults(
         "worker": (8, 8, 2),
         "launcher": (0.3, 0.3, 0.3),
         "coordinator": (0.7, 0.3, 0.7),
-        "coordinator child": (3, 3, 1),
+        "coordinator child": (1.5, 2.5, 0.5),
         "gateway": (0.7, 0.7, 0.3),
     }
     faults = []
