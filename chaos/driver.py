@@ -108,6 +108,7 @@ class _Account:
         self.ledger = Ledger(self._undisturbed())
         self._undisturbed_rate = len(self.ledger.undisturbed.margins) / (time.monotonic() - began_s)
         self.watch = Watch(steady_client(settings), client.store.keys)
+        self.watch.start()
 
     def _undisturbed(self) -> Undisturbed:
         requests = self._pool.all_pairs()

@@ -61,7 +61,7 @@ def process_faults(
         "worker": (8, 8, 2),
         "launcher": (0.3, 0.3, 0.3),
         "coordinator": (0.7, 0.3, 0.7),
-        "coordinator child": (3, 3, 1),
+        "coordinator child": (1.5, 2.5, 0.5),
         "gateway": (0.7, 0.7, 0.3),
     }
     faults = []
@@ -70,7 +70,8 @@ def process_faults(
         acts = ((KILLED, hit.killed), (FROZEN, hit.frozen), (DRAINED, hit.drained))
         for (word, act), weight in zip(acts, of_role, strict=True):
             faults.append(Fault(f"{role} {word}", f"{word} {role}", weight, act))
-    return faults
+    every = _Processes(cluster, "worker", on_kill).all_killed
+    return [*faults, Fault(f"every worker {KILLED}", f"{KILLED} worker", 0.4, every)]
 
 
 class _Processes:
@@ -86,11 +87,18 @@ class _Processes:
         return random.choice(processes)
 
     def killed(self, random: Random) -> Course:
-        process = self._one(random)
+        self._kill(self._one(random))
+        yield 0
+
+    def all_killed(self, random: Random) -> Course:
+        for process in self._cluster.processes(self._role):
+            self._kill(process)
+        yield 0
+
+    def _kill(self, process: psutil.Process) -> None:
         if self._role == "worker":
             self._on_kill(process.pid)
         self._cluster.end(process)
-        yield 0
 
     def frozen(self, random: Random) -> Course:
         with self._cluster.frozen(self._one(random)):

@@ -45,7 +45,8 @@ def _load(model: str) -> None:
     tested = engine.self_test()
     loaded: Any = engine
     loaded.self_test = lambda: tested
-    runtime.load_engine = lambda model, **options: engine
+    of_workers: Any = runtime
+    of_workers.load_engine = lambda model, **options: engine
 
 
 def _keep(model: str, count: int) -> int:

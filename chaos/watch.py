@@ -43,7 +43,7 @@ class Times:
 
 
 class Watch:
-    """Watches until it is closed. `killed` may be called from other threads."""
+    """Watches from its start until it is closed. `killed` may be called from other threads."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._keys = client, keys
@@ -59,6 +59,9 @@ class Watch:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
         self._thread.start()
 
     def killed(self, pid: int) -> None:
@@ -70,16 +73,18 @@ class Watch:
     def close(self) -> None:
         """Stop watching."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         for tokens in self._tokens.values():
             self.claims[len(tokens)] += 1
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_S):
             with suppress(redis.RedisError):  # it is away: the next look sees what came of it
-                self._look()
+                self.look()
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look once."""
         k = self._keys
         unfinished = cast("list[str]", self._client.zrange(k.jobs, 0, -1))
         before = {job_id for job_id, _ in self._holders}

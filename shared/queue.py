@@ -173,5 +173,7 @@ class Hints:
     def _send(self, task: str, args: list[str], queue: str, **options: Any) -> None:
         try:
             self._app.send_task(task, args=args, queue=queue, retry=True, **options)
-        except Exception as error:  # a hint is disposable, whatever the broker's client raises
-            log.warning("hint not sent", task=task, args=args, error=str(error))
+        except Exception as error:
+            # a hint is disposable, whatever is raised: also an AttributeError, since kombu uses a
+            # channel that it closed after another error
+            log.warning("hint not sent", task=task, args=args, error=repr(error))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import redis
 
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import (
@@ -18,7 +21,8 @@ from rerankfleet.shared.queue import (
 )
 from rerankfleet.shared.settings import Settings
 from tests.support.records import hints_waiting
-from tests.support.server import free_port
+from tests.support.server import free_port, valkey
+from tests.support.wait import wait_until
 
 
 def test_queues_are_listened_to_most_urgent_first():
@@ -87,3 +91,37 @@ def test_only_json_is_spoken_and_no_results_are_kept(settings):
     assert conf.task_ignore_result
     assert conf.result_backend is None
     assert not conf.task_acks_late
+
+
+def test_no_hint_fails_whoever_sends_it_whatever_becomes_of_redis(tmp_path):
+    # given many threads of one client that send hints all the time
+    with valkey(tmp_path) as url, redis.Redis.from_url(url) as server:
+        hints = Hints(make_app(Settings(redis_url=url, state_dir=tmp_path)))
+        over = threading.Event()
+
+        def send(number: int) -> None:
+            while not over.is_set():
+                hints.shard("m", Priority.normal, "0123456789ab", f"{number}-{number + 1}")
+
+        def refused() -> int:
+            return int(server.info("errorstats").get("errorstat_OOM", {"count": 0})["count"])
+
+        with ThreadPoolExecutor(12) as threads:
+            sending = [threads.submit(send, number) for number in range(12)]
+            # when the server is full again and again, and closes their connections meanwhile
+            try:
+                for _ in range(8):
+                    before = refused()
+                    server.config_set("maxmemory", 1)
+                    wait_until(lambda before=before: refused() > before + 12, 20, "refused")
+                    server.client_kill_filter(_type="normal", skipme=True)
+                    wait_until(lambda before=before: refused() > before + 36, 20, "and again")
+                    server.config_set("maxmemory", 0)
+            finally:
+                over.set()
+        # then none of them has failed, and a hint is sent as ever
+        assert [future.exception() for future in sending] == [None] * 12
+        server.flushall()
+        hints.feed("0123456789ab")
+        (key,) = broker_keys(Settings(redis_url=url), [CONTROL_QUEUE])
+        assert server.llen(key) == 1
