@@ -158,7 +158,7 @@ def test_only_settings_read_the_environment():
     allowed = {
         "shared/settings.py",
         "shared/processes.py",  # passes it on to children
-        "workers/launcher.py",  # CUDA_VISIBLE_DEVICES is no setting of ours
+        "workers/gpus.py",  # CUDA_VISIBLE_DEVICES is no setting of ours
     }
     users = {
         str(module)
