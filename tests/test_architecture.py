@@ -161,7 +161,6 @@ def test_only_settings_read_the_environment():
         "shared/settings.py",
         "shared/processes.py",  # passes it on to children
         "workers/gpus.py",  # CUDA_VISIBLE_DEVICES is no setting of ours
-        "workers/launcher.py",
     }
     users = {
         str(module)

@@ -34,6 +34,11 @@ def visible_gpus() -> list[str]:
     return _listed() if chosen is None else _chosen(chosen)
 
 
+def are_chosen() -> bool:
+    """Whether whoever started this process chose its GPUs."""
+    return "CUDA_VISIBLE_DEVICES" in os.environ
+
+
 def is_part(gpu: str) -> bool:
     """Whether this names a part of a GPU (MIG)."""
     return gpu.startswith("MIG-")

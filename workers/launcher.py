@@ -6,7 +6,6 @@ itself: see `gpus.py`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +14,7 @@ import structlog
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.processes import Child, Supervisor
 from rerankfleet.shared.settings import Settings
-from rerankfleet.workers.gpus import is_part, short_names, visible_gpus
+from rerankfleet.workers.gpus import are_chosen, is_part, short_names, visible_gpus
 
 log = structlog.get_logger()
 
@@ -67,7 +66,7 @@ def _pinned(group: Sequence[str]) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(group),
         "RERANK_DEVICE": "cuda" if group else "cpu",
     }
-    if "CUDA_VISIBLE_DEVICES" not in os.environ:  # the numbers are nvidia-smi's
+    if not are_chosen():  # the numbers are nvidia-smi's
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     return env
 
