@@ -180,13 +180,13 @@ def test_8_what_waits_is_bounded_however_long_the_input_is(
     # given workers that score nothing for a while
     wait_until(stack.ready_workers, 60, "a worker is ready")
     store = stack.client.store
-    workers = [psutil.Process(worker.pid) for worker in stack.ready_workers()]
-    with frozen(workers):
+    ready = stack.ready_workers()
+    slots = sum(worker.slots for worker in ready)
+    with frozen([psutil.Process(worker.pid) for worker in ready]):
         # when a long input is submitted
         job_id = stack.client.submit(source, model=MODEL)
         opened = wait_until(lambda: _settled(stack, job_id), 60, "no more is cut")
         # then only a part of it is cut, and no more hints wait than shards
-        slots = sum(worker.slots for worker in stack.client.workers())
         assert opened <= max(stack.settings.window_min, 4 * slots)
         assert not stack.client.store.jobs.get(job_id).sealed
         lists = broker_keys(stack.settings, model_queues(MODEL))
