@@ -256,3 +256,12 @@ def _signs(name: str, signed: bool) -> bool:
 def login_of(authority: str) -> str:
     """The user and password of a URL's authority, `user:password`; empty where it has none."""
     return unquote(authority.rpartition("@")[0])
+
+
+def mask(url: str) -> str:
+    """Return the URL without its password, in its query too, fit to be printed."""
+    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.I)
+    front, at, host = url.rpartition("@")
+    scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
+    user = secret.partition(":")[0]
+    return f"{scheme}{separator}{user}:***@{host}" if at else url

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
+from rerankfleet.shared.addresses import mask
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.settings import mask
 
 TIMEOUTS = {
     "socket_timeout": 30,

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rerankfleet.shared.addresses import canonical, file_uri
+from rerankfleet.shared.environment import refuse_unknown, url_in
 from rerankfleet.shared.errors import UsageError
 
 ADDRESS_FILE = "address.json"
@@ -28,12 +26,6 @@ def _default_state_dir() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "rerankfleet"
 
-
-_OTHERS = re.compile(
-    r"RERANK_(MODEL|MODEL_GPU|TEST_\w+"  # docker-compose.yml, the tests
-    r"|(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?))"
-)
-"""Variables that are no settings: also those that Kubernetes sets for a Service rerank-..."""
 
 SECTIONS = {
     "redis_url": "Redis, storage, access",
@@ -414,7 +406,7 @@ def load_settings(**overrides: Any) -> Settings:
 def read_environment(**overrides: Any) -> Settings:
     """Read the environment alone. Raises UsageError naming the variable that is wrong, or that is
     none: a misspelt RERANK_API_KEYS would leave a gateway open."""
-    _refuse_unknown(os.environ)
+    refuse_unknown(os.environ, Settings.model_fields)
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
@@ -422,53 +414,9 @@ def read_environment(**overrides: Any) -> Settings:
         name = "_".join(str(part) for part in first["loc"][:1]).upper()
         raise UsageError(f"RERANK_{name} is wrong: {first['msg']}") from error
     if settings.redis_url is None and settings.redis_url_file is not None:
-        url = SecretStr(_first_line(settings.redis_url_file))
+        url = SecretStr(url_in(settings.redis_url_file))
         settings = settings.model_copy(update={"redis_url": url})
     return settings
-
-
-def _first_line(file: Path) -> str:
-    """The URL in a file. Raises UsageError, which never shows what else the file holds."""
-    try:
-        line, *more = file.read_text(encoding="utf-8").strip().splitlines() or [""]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(
-            f"the file of RERANK_REDIS_URL_FILE, {file}, cannot be read ({reason})",
-            hint="mount it, and let this user read it",
-        ) from error
-    if not line or more:
-        raise UsageError(
-            f"the file of RERANK_REDIS_URL_FILE, {file}, holds {len(more) + bool(line)} lines",
-            hint="write one line: redis://:PASSWORD@HOST:6379/0",
-        )
-    return line
-
-
-def _refuse_unknown(environ: Mapping[str, str]) -> None:
-    known = {f"RERANK_{name.upper()}" for name in Settings.model_fields}
-    for name in environ:
-        upper = name.upper()
-        if not upper.startswith("RERANK_") or upper in known or _OTHERS.fullmatch(upper):
-            continue
-        near = get_close_matches(upper, known, n=1, cutoff=0.8)
-        raise UsageError(
-            f"{name} is not a setting",
-            hint=f"did you mean {near[0]}?" if near else "docs/settings.md lists them: unset it",
-        )
-    for name, (what, expected) in _NEVER_EMPTY.items():
-        value = environ.get(name)
-        if value is not None and not value.replace(",", "").strip():
-            raise UsageError(
-                f"{name} is set and holds no {what}", hint=f"write {expected}, or unset it"
-            )
-
-
-_NEVER_EMPTY = {
-    "RERANK_API_KEYS": ("key", "keys, comma-separated"),
-    "RERANK_API_KEYS_FILE": ("path", "the path of a file"),
-}
-"""What would leave a gateway open if it were set in vain: what is missing, what is expected."""
 
 
 def read_address(state_dir: Path) -> dict[str, Any]:
@@ -478,12 +426,3 @@ def read_address(state_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return address if isinstance(address, dict) else {}
-
-
-def mask(url: str) -> str:
-    """Return the URL without its password, in its query too, fit to be printed."""
-    url = re.sub(r"([?&]password=)[^&#]*", r"\1***", url, flags=re.I)
-    front, at, host = url.rpartition("@")
-    scheme, separator, secret = front.partition("://") if "://" in front else ("", "", front)
-    user = secret.partition(":")[0]
-    return f"{scheme}{separator}{user}:***@{host}" if at else url

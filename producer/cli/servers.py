@@ -62,7 +62,7 @@ def up(
         )
     no_gateway = "pip install 'rerankfleet[gateway]' adds it"
     with stack(settings, model, gateway=True) as local:
-        from rerankfleet.shared.settings import mask
+        from rerankfleet.shared.addresses import mask
 
         for line in (
             f"Redis    {mask(local.settings.redis_address)}",

@@ -14,9 +14,10 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
+from rerankfleet.shared.addresses import mask
 from rerankfleet.shared.errors import QueueUnavailable, UsageError
 from rerankfleet.shared.redis_url import TIMEOUTS, read_redis_url
-from rerankfleet.shared.settings import Settings, mask
+from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.keys import Keys
 
 CONNECTIONS_MAX = 64

@@ -46,6 +46,20 @@ class StorageWait:
     """Until the next try."""
 
 
+def _refuse(answer: str, job_id: str, spec: JobSpec) -> None:
+    """Raise what a job was not made for."""
+    if answer == "conflict":
+        raise KeyConflict(
+            f"the key {spec.key!r} belongs to job {job_id}, made from another input or options",
+            hint="choose another key, or submit the same input and options",
+        )
+    if answer == "lapsed":
+        raise WrongState(
+            "the submission gave no sign of life for too long, and its files may be gone",
+            hint="submit it again",
+        )
+
+
 class Jobs:
     """The life of jobs, one atomic operation per method."""
 
@@ -107,16 +121,7 @@ class Jobs:
         )
         if answer != "made":
             self._inline.drop([shard.file for shard in shards])
-        if answer == "conflict":
-            raise KeyConflict(
-                f"the key {spec.key!r} belongs to job {id_}, made from another input or options",
-                hint="choose another key, or submit the same input and options",
-            )
-        if answer == "lapsed":
-            raise WrongState(
-                "the submission gave no sign of life for too long, and its files may be gone",
-                hint="submit it again",
-            )
+        _refuse(answer, id_, spec)
         return cast(str, id_)
 
     def with_key(self, key: str, owner: str = "") -> Job | None:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = [
     path for side in ("shared", "producer", "workers") for path in (ROOT / side).rglob("*.py")
 ]
-BODY_CODES = {"invalid_json", "internal", "http_error"}
+BODY_CODES = {"invalid_json", "internal", "http_error", "rate_limited", "too_many_wrong_keys"}
 """Codes of errors over HTTP that have no class."""
 
 
@@ -119,7 +119,7 @@ OF_THE_COMMAND_LINE = {
     *(ROOT / "producer" / "cli").rglob("*.py"),
     *(ROOT / "producer" / "terminal").rglob("*.py"),
     *(ROOT / "workers" / "diagnostics").rglob("*.py"),
-    *(ROOT / "producer" / name for name in ("local.py", "demo.py")),
+    *(ROOT / "producer" / name for name in ("local.py", "demo.py", "api_keys.py")),
     *(ROOT / "workers" / name for name in ("cli.py", "launcher.py", "__main__.py")),
     *(ROOT / "shared" / name for name in ("cli.py", "command_options.py", "advice.py")),
 }

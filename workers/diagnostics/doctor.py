@@ -16,9 +16,9 @@ from itertools import groupby
 
 from rerankfleet import __version__
 from rerankfleet.shared import advice
-from rerankfleet.shared.addresses import file_uri, local_path
+from rerankfleet.shared.addresses import file_uri, local_path, mask
 from rerankfleet.shared.errors import RerankError
-from rerankfleet.shared.settings import Settings, load_settings, mask
+from rerankfleet.shared.settings import Settings, load_settings
 from rerankfleet.shared.shown import amount
 from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.fleet import WorkerRow
