@@ -36,7 +36,7 @@ from common import passages, surroundings
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator import process as coordinator
 from rerankfleet.producer.embedded import embedded_server
-from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.processes import Child, Supervisor, die_with_parent
 from rerankfleet.shared.settings import Settings, load_settings
 from rerankfleet.shared.state.connection import connect
 from rerankfleet.shared.state.store import Store
@@ -73,6 +73,7 @@ def be_a_launcher(name: str, load_s: float) -> int:
     while True:
         worker = os.fork()
         if not worker:
+            die_with_parent()
             from rerankfleet.workers.__main__ import work
 
             sys.exit(work(load_settings(), MODEL, name))

@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG = 1
 log = structlog.get_logger()
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: a child whose supervisor is killed gets SIGTERM, so that none is left running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -64,7 +64,7 @@ def spawn(
             start_new_session=True,
             umask=umask,
             pass_fds=files,
-            preexec_fn=_die_with_parent,  # safe: no thread was started
+            preexec_fn=die_with_parent,  # safe: no thread was started
         )
     finally:
         if out:

@@ -50,6 +50,15 @@ def test_the_benchmark_of_recovery_sees_every_shard_of_a_dead_worker_again():
     assert result["errors"] == 0
 
 
+def test_the_benchmark_of_faults_samples_both_workers():
+    result = run_quickly("faults")
+
+    assert result["faults"]["jobs"] > 0
+    for worker in result["workers"].values():
+        assert len(worker["rss_mib_by_tenth"]) == len(worker["threads_by_tenth"]) == 10
+        assert max(worker["files_by_tenth"]) > 0
+
+
 def test_the_benchmark_of_decoding_ahead_decodes_every_image_in_each_turn():
     result = run_quickly("images_ahead")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from rerankfleet.shared.addresses import mask
 from rerankfleet.shared.errors import UsageError
 from rerankfleet.shared.settings import (
     ADDRESS_FILE,
     Settings,
     load_settings,
-    mask,
     read_address,
     read_environment,
 )

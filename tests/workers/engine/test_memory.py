@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from rerankfleet.workers.engine import memory
+from tests.support.wait import patient
 
 CPU = torch.device("cpu")
 SYSTEM = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"
@@ -115,3 +119,29 @@ def test_caches_leave_room_on_a_card_that_the_weights_fill(monkeypatch):
 
 def test_on_a_cpu_the_caches_are_small():
     assert memory.cache_bytes(Kept(CPU), supports_images=False) == (256 << 20, 512 << 20)
+
+
+SHAPES = """
+import psutil
+from rerankfleet import Reranker
+
+reranker = Reranker("pocket-text", engine={"threads": 1})
+
+def score(lengths):
+    for words in lengths:
+        list(reranker.results({"query": "what", "documents": ["word " * words]}))
+    return psutil.Process().memory_info().rss
+
+print(-score(range(100, 110)) + score(range(110, 360)))
+"""
+
+
+@pytest.mark.slow
+def test_packs_of_ever_new_lengths_take_no_more_memory():
+    """Given a process that scores packs of 250 different lengths, for each of which a CPU's kernels
+    are compiled anew."""
+    command = [sys.executable, "-c", SHAPES]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=patient(300))
+    assert process.returncode == 0, process.stderr
+    grown_bytes = int(process.stdout.splitlines()[-1])
+    assert grown_bytes < 100 << 20
