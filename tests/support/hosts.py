@@ -8,10 +8,12 @@ through connections that this process carries, holds back and drops.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -62,6 +64,7 @@ class Network(Protocol):
 SUBNET = "198.18.77"
 """Reserved for tests of networks; the machine itself is .1, as `client`."""
 PORT = 7000
+LOCK = Path(tempfile.gettempdir()) / "rerank-test-hosts.lock"
 
 
 @cache
@@ -85,14 +88,16 @@ class Namespaces:
     @classmethod
     @contextmanager
     def made(cls, hosts: Sequence[str]) -> Iterator[Namespaces]:
-        """The network, while the block runs."""
+        """The network, while the block runs: one at a time on this machine."""
         network = cls(hosts)
-        network._remove()  # what a test that was killed left
-        try:
-            network._make()
-            yield network
-        finally:
-            network._remove()
+        with LOCK.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            network._remove()  # what a test that was killed left
+            try:
+                network._make()
+                yield network
+            finally:
+                network._remove()
 
     def _make(self) -> None:
         _ip("link", "add", "name", "rrbridge", "type", "bridge")
