@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,11 @@ def connect(settings: Settings) -> redis.Redis:
     except (redis.RedisError, OSError) as error:
         raise redis_unavailable(error, f"Redis at {mask(settings.redis_address)}") from error
     return client
+
+
+def as_stored(text: str) -> bytes:
+    """The bytes that were read as this text: those that are no text stand in it as \\xff."""
+    return re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), text.encode())
 
 
 def redis_unavailable(error: Exception, name: str = "Redis") -> QueueUnavailable:

@@ -14,7 +14,7 @@ import structlog
 from rerankfleet.shared.content.ranges import is_shard, shard_name
 from rerankfleet.shared.ids import is_id
 from rerankfleet.shared.job_status import ShardSummary
-from rerankfleet.shared.state.connection import Connection, now_ms
+from rerankfleet.shared.state.connection import Connection, as_stored, now_ms
 from rerankfleet.shared.state.inline import Inline
 from rerankfleet.shared.state.records import LOOK_AGAIN_MS, Job, Lease, OpenShard
 from rerankfleet.shared.statistics import KINDS, TTL_MS
@@ -216,5 +216,5 @@ class Shards:
                 shards.append((job_id, shard))
             else:
                 log.warning("what is no shard was removed", model=model, member=member)
-                self._redis.zrem(key, member)
+                self._redis.zrem(key, member, as_stored(member))
         return shards
