@@ -18,12 +18,13 @@ UNREAD_MAX_S = 600.0
 BINDINGS = "celery:_kombu.binding"
 
 
-def left_in_redis(client: redis.Redis, prefix: str) -> list[str]:
-    """The keys under a prefix that should be gone."""
+def left_in_redis(client: redis.Redis, prefix: str, *, expiring: bool = False) -> list[str]:
+    """The keys under a prefix that should be gone; with `expiring`, those that will never go."""
     return sorted(
         name
         for key in client.scan_iter(match=f"{prefix}:*", count=1000)
         if not _may_stay(client, key, name := key.removeprefix(f"{prefix}:"))
+        and not (expiring and client.ttl(key) != -1)
     )
 
 

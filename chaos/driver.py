@@ -26,6 +26,7 @@ from rerankfleet.chaos.storm import Storm
 from rerankfleet.chaos.users import OURS, PATIENCE_S, Users
 from rerankfleet.chaos.watch import Watch
 from rerankfleet.producer.client import Client
+from rerankfleet.producer.interactive import ANSWER_TTL_S
 from rerankfleet.shared.errors import DeadlineExceeded
 from rerankfleet.shared.settings import Settings
 
@@ -58,6 +59,8 @@ class Plan:
     """Of a job."""
     result_ttl_s: float = 60.0
     """How long a finished job is kept. Users read their results at once."""
+    await_expiry: bool = True
+    """Whether to wait until everything that expires has; else only what never would is found."""
 
 
 def run_on_own_cluster(plan: Plan, folder: Path) -> Report:
@@ -163,17 +166,18 @@ class _Account:
         """Once the last result has expired, nothing of any job may be left; and no process ended
         that was not told to."""
 
-        prefix, client = self.settings.key_prefix, self._redis
+        def left() -> list[str]:
+            prefix = self.settings.key_prefix
+            hurry_sweep(self._redis, prefix)
+            keys = left_in_redis(self._redis, prefix, expiring=not self.plan.await_expiry)
+            return [*keys, *files.left()]
 
-        def is_left() -> bool:
-            hurry_sweep(client, prefix)
-            return bool(left_in_redis(client, prefix) or files.left())
-
-        timeout_s = self.settings.result_ttl_s + BASELINE_S
+        answers_s = self.settings.interactive_deadline_s + ANSWER_TTL_S
+        timeout_s = max(self.settings.result_ttl_s, answers_s) + BASELINE_S
         try:
-            wait_for(lambda: not is_left(), timeout_s, "everything is gone", own.upkeep)
+            wait_for(lambda: not left(), timeout_s, "everything is gone", own.upkeep)
         except DeadlineExceeded:
-            for name in [*left_in_redis(client, prefix), *files.left()][:20]:
+            for name in left()[:20]:
                 self.ledger.find("left", "", name)
         for ended in own.ended_by_themselves:
             self.ledger.find("ended", ended, "nobody had told it to")

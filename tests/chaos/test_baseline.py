@@ -35,6 +35,9 @@ def test_what_belongs_to_jobs_is_left_and_what_belongs_to_the_fleet_is_not(
         "open:m",
         "worker:w1",
     ]
+    # but what expires will go by itself
+    kept = ["celery:control", "celery:unacked_index", "worker:w1"]
+    assert left_in_redis(client, p, expiring=True) == kept
     client.delete(*client.scan_iter(match=f"{p}:*"))
 
 

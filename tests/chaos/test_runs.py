@@ -14,13 +14,14 @@ from tests.support.wait import patient
 
 SMALL = Plan(
     seed=7,
-    duration_s=12.0,
+    duration_s=10.0,
     every_s=0.6,
     workers=2,
     queries=8,
     documents=24,
     requests_max=20,
     result_ttl_s=patient(5),
+    await_expiry=False,
 )
 
 
