@@ -53,9 +53,8 @@ def load(
     attention      auto, or a kernel's name: see `rerankfleet.workers.engine.attention`
     device         auto (CUDA if available), cpu, cuda or cuda:N
     deterministic  a pair has the same bits in any pack; costs speed
-    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries;
-                   None: by the device, see `rerankfleet.workers.engine.memory.cache_bytes`
-    seen_bytes     size of the cache of visual features; None: likewise
+    kept_bytes     size of the prefix cache: keys and values of instructions and of image queries
+    seen_bytes     size of the cache of visual features; None, both: see `memory.cache_bytes`
     threads        CPU threads of a forward pass; None: torch's own choice
     gpus           how many GPUs, from `device` on, the layers are placed on: for large models
 
@@ -70,10 +69,8 @@ def load(
     name, factory = choose_attention(attention, places[0], number_type)
     prompter = prompter_of(checkpoint.tokenizer_folder, checkpoint.config)
     loaded = _load_weights(checkpoint, places, number_type)
-    answers = checkpoint.answers(prompter.yes_id, prompter.no_id)
-    decoder, tower, reference = _take_apart(loaded, prompter, answers)
+    decoder, tower, reference = _take_apart(loaded, prompter, checkpoint)
     del loaded
-    device_name = _device_name(places)
     kept, seen = cache_bytes(decoder, supports_images=tower is not None)
     return Engine(
         decoder,
@@ -84,7 +81,7 @@ def load(
             template=prompter.template,
             dtype=_name(number_type),
             attention=name,
-            device=device_name,
+            device=_device_name(places),
             version=_version(),
         ),
         _fingerprint(checkpoint, prompter.template, number_type),
@@ -94,7 +91,7 @@ def load(
         kept_bytes=kept if kept_bytes is None else kept_bytes,
         seen_bytes=seen if seen_bytes is None else seen_bytes,
         deterministic=deterministic,
-        device_name=device_name,
+        device_name=_device_name(places),
         reference=reference,
     )
 
@@ -113,10 +110,11 @@ def _load_weights(
 
 
 def _take_apart(
-    model: Any, prompter: Prompter, answers: tuple[int, int | None]
+    model: Any, prompter: Prompter, checkpoint: Checkpoint
 ) -> tuple[Decoder, Tower | None, Reference]:
     """The decoder and the vision tower of a loaded model, and the self-test's reference, which
     needs the unmodified model."""
+    answers = checkpoint.answers(prompter.yes_id, prompter.no_id)
     reference = take_reference(model, self_test_prompts(prompter), *answers)
     if not all(map(math.isfinite, reference.margins)):
         raise _not_finite(model)
