@@ -176,4 +176,6 @@ class Hints:
         except Exception as error:
             # a hint is disposable, whatever is raised: also an AttributeError, since kombu uses a
             # channel that it closed after another error
-            log.warning("hint not sent", task=task, args=args, error=repr(error))
+            log.warning(
+                "hint not sent", task=task, args=args, error=f"{type(error).__name__}: {error}"
+            )

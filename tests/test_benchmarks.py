@@ -122,7 +122,7 @@ def test_the_adaptive_benchmark_compares_policies_with_fixed_limits(of):
     assert set(result["policies"]) == {"model", "tested", "thresholds"}
     for policy in result["policies"].values():
         ratio = policy["settled"]["tokens_per_s"] / best["tokens_per_s"]
-        assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3)
+        assert math.isclose(policy["settled"]["of_best"], ratio, rel_tol=1e-3, abs_tol=1e-4)
         assert policy["limits"][-1]["reason"]
     # and each policy started at the worst limit
     firsts = {name: policy["limits"][0] for name, policy in result["policies"].items()}

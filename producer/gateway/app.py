@@ -124,9 +124,7 @@ def serve(settings: Settings, listening: socket.socket | None = None) -> None:
     reach it without a key."""
     refuse_open(settings)
     listening = listening or listen(settings.gateway_host, settings.gateway_port)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # data that is not read is not kept for ever
-        unread_ms = int(slow_clients.UNREAD_S * 1000)
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
+    drop_unread(listening)
     config = uvicorn.Config(
         make_app(Client(settings)),
         log_level="warning",
@@ -139,3 +137,11 @@ def serve(settings: Settings, listening: socket.socket | None = None) -> None:
         host, port = listening.getsockname()[:2]
         log.info("listening", address=f"http://{f'[{host}]' if ':' in host else host}:{port}")
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def drop_unread(listening: socket.socket) -> None:
+    """Have the system end connections of this socket whose clients do not take what was sent: it is
+    not kept for ever."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        unread_ms = int(slow_clients.UNREAD_S * 1000)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)

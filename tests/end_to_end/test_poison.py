@@ -59,7 +59,8 @@ def test_pairs_that_kill_their_worker_become_errors_and_all_others_get_scores(
 def test_a_small_request_gets_the_scores_of_all_other_documents(
     stack: Stack, deaths: Deaths
 ) -> None:
-    # given a gateway whose requests may take long
+    # given a gateway whose requests may take long, and a worker
+    wait_until(stack.ready_workers, 60, "a worker is ready")
     settings = stack.settings.model_copy(update={"interactive_deadline_s": patient(180)})
     with running_gateway(settings) as http:
         # when a request holds a document that kills its worker

@@ -25,6 +25,7 @@ from rerankfleet.workers.leases import Leases
 from rerankfleet.workers.monitor import Monitor
 from rerankfleet.workers.recorder import Recorder
 from rerankfleet.workers.runtime import Runtime
+from rerankfleet.workers.storage_health import StorageHealth
 from tests.support.fleet import FINGERPRINT, MODEL, PROVENANCE, Worker, worker_row
 from tests.support.mutations import Mutations, case, cases
 from tests.support.outputs import check, output
@@ -55,6 +56,7 @@ def runtime(control, monkeypatch) -> Runtime:
     def score(slices, *_: Any) -> Any:
         return [worker._score(piece) for piece in slices], 0
 
+    made.storage = StorageHealth()
     made.scorer = SimpleNamespace(score=score)
     made.batcher = SimpleNamespace(alive=True)
     monkeypatch.setattr(tasks, "BACKOFF_S", 0)

@@ -42,7 +42,7 @@ def score_slowly(gate: Path) -> None:
 
 def launch(gate: str, model: str) -> None:
     """Two such workers under the real launcher."""
-    launcher.device_groups = lambda *_: [["0"], ["1"]]  # type: ignore[assignment]
+    launcher.visible_gpus = lambda: ["0", "1"]
     children = launcher.children
 
     def gated(*arguments: Any) -> Any:
@@ -50,6 +50,7 @@ def launch(gate: str, model: str) -> None:
             python, *_, device = child.command
             command = [python, __file__, gate, "--model", model, "--device-name", device]
             child.command = command
+            child.env = {**(child.env or {}), "CUDA_VISIBLE_DEVICES": "", "RERANK_DEVICE": "cpu"}
             yield child
 
     launcher.children = lambda *arguments: list(gated(*arguments))  # type: ignore[assignment]

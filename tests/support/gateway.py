@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.step import Control
-from rerankfleet.producer.gateway.app import make_app
+from rerankfleet.producer.gateway.app import drop_unread, make_app
 from rerankfleet.producer.gateway.connections import Connection
 from rerankfleet.producer.ports import listen
 from rerankfleet.shared.settings import Settings
@@ -38,6 +38,7 @@ def running_gateway(settings: Settings) -> Iterator[httpx.Client]:
     )
     server = uvicorn.Server(config)
     with listen("127.0.0.1", 0) as listening:
+        drop_unread(listening)
         port = listening.getsockname()[1]
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
