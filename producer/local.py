@@ -20,7 +20,7 @@ from rerankfleet.producer.coordinator import process
 from rerankfleet.producer.embedded import embedded_server
 from rerankfleet.producer.ports import listen, refuse_open
 from rerankfleet.shared.errors import UsageError
-from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.processes import Child, Signals, Supervisor
 from rerankfleet.shared.settings import ADDRESS_FILE, STORAGE_FOLDER, Settings, read_address
 from rerankfleet.shared.state.connection import connect
 
@@ -37,6 +37,7 @@ def stack(
     environment: Mapping[str, str] | None = None,
     log_dir: Path | None = None,
     gateway: bool = False,
+    signals: Signals | None = None,
 ) -> Iterator[Local]:
     """Run server, coordinator, a worker per model and, with `gateway`, a gateway if installed.
 
@@ -65,7 +66,7 @@ def stack(
         children = [*server, *process.children(settings), *workers, *gateways]
         for child in children:
             child.log_file = str(log_dir / f"{child.name}.log") if log_dir else None
-        supervisor = Supervisor(children)
+        supervisor = Supervisor(children, signals)
         address = settings.state_dir / ADDRESS_FILE
         _record(address, settings, url)
         supervisor.start()

@@ -71,6 +71,26 @@ def spawn(
             out.close()
 
 
+class Signals:
+    """SIGTERM and SIGINT, once they are heeded: the first asks for the end, a second for haste.
+
+    They are noted only, so that what begins meanwhile is not torn: an exception out of a handler is
+    lost in some places.
+    """
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.hurry = threading.Event()
+
+    def heed(self) -> None:
+        """Note them from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._note())
+
+    def _note(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
 @dataclass(slots=True)
 class Child:
     """One supervised command."""
@@ -127,10 +147,9 @@ class Child:
 class Supervisor:
     """Keeps children running until it is stopped."""
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    def __init__(self, children: Sequence[Child], signals: Signals | None = None) -> None:
         self.children = list(children)
-        self._stop = threading.Event()
-        self._hurry = threading.Event()
+        self._signals = signals or Signals()
 
     def start(self) -> None:
         """Start all children that do not run yet."""
@@ -150,6 +169,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start, watch and, on SIGTERM or SIGINT, stop."""
+        self._signals.heed()
         self.start()
         try:
             self.wait()
@@ -158,13 +178,9 @@ class Supervisor:
 
     def wait(self) -> None:
         """Watch the children until SIGTERM or SIGINT. A second one hurries `stop`."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._signalled())
-        while not self._stop.wait(0.2):
+        self._signals.heed()
+        while not self._signals.stop.wait(0.2):
             self.watch()
-
-    def _signalled(self) -> None:
-        (self._hurry if self._stop.is_set() else self._stop).set()
 
     def stop(self, timeout_s: float = 25.0) -> None:
         """Terminate all children; kill those that do not end in time. After a second signal they
@@ -181,7 +197,7 @@ class Supervisor:
         for process in processes:
             process.terminate()
         while alive := [process for process in processes if process.poll() is None]:
-            if self._hurry.is_set() and not hurried:
+            if self._signals.hurry.is_set() and not hurried:
                 hurried, deadline = True, min(deadline, time.monotonic() + HURRY_S)
                 for process in alive:
                     process.terminate()

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import structlog
@@ -25,7 +25,7 @@ from rerankfleet.shared.model_names import canonical_model
 from rerankfleet.shared.observations import Observation
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
-from rerankfleet.shared.state.connection import connect
+from rerankfleet.shared.state.connection import REDIS_ERRORS, connect
 from rerankfleet.shared.state.fleet import WorkerRow, WorkerState, worker_id
 from rerankfleet.shared.state.records import Job
 from rerankfleet.shared.state.store import Store
@@ -270,7 +270,8 @@ class Runtime:
         os._exit(1)
 
     def close(self) -> None:
-        """Stop the batcher and deregister the worker."""
+        """Stop the batcher and deregister the worker; where Redis is away its record expires."""
         self.draining = True
         self.batcher.close(drain=False)
-        self._fleet.leave(self.id)
+        with suppress(*REDIS_ERRORS):
+            self._fleet.leave(self.id)

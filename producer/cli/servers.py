@@ -51,8 +51,11 @@ def up(
     Example: RERANK_GATEWAY_PORT=9000 RERANK_STATE_DIR=/data/rerank rerank up
     """
     from rerankfleet.producer.local import stack
+    from rerankfleet.shared.processes import Signals
     from rerankfleet.shared.settings import read_environment
 
+    signals = Signals()
+    signals.heed()  # also while the stack is being started
     settings = read_environment(**_no_keys(no_keys))  # not the address of another `rerank up`
     if model is None:
         model = POCKET
@@ -61,7 +64,7 @@ def up(
             "more than shared words.\nFor real scores: rerank up --model Qwen/Qwen3-Reranker-0.6B\n"
         )
     no_gateway = "pip install 'rerankfleet[gateway]' adds it"
-    with stack(settings, model, gateway=True) as local:
+    with stack(settings, model, gateway=True, signals=signals) as local:
         from rerankfleet.shared.addresses import mask
 
         for line in (
