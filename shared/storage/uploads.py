@@ -20,8 +20,8 @@ from rerankfleet.shared.addresses import canonical, local_path, scheme_of
 from rerankfleet.shared.errors import ObjectMissing, RerankError, UsageError
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.storage.objects import Objects
+from rerankfleet.shared.storage.scopes import UPLOADS
 
-UPLOADS = "uploads"
 SWEPT_AT_ONCE = 1000
 HASH = "sha256"
 """The name of the file with the hash of an upload, in hexadecimal."""
