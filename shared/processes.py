@@ -85,9 +85,10 @@ class Signals:
     def heed(self) -> None:
         """Note them from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._note())
+            signal.signal(number, lambda *_: self.note())
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Act as if one came."""
         (self.hurry if self.stop.is_set() else self.stop).set()
 
 

@@ -18,7 +18,7 @@ import pytest
 from rerankfleet.producer.client import Client
 from rerankfleet.producer.coordinator.feed import feed
 from rerankfleet.producer.coordinator.step import Control
-from rerankfleet.shared.processes import Child, Supervisor
+from rerankfleet.shared.processes import Child, Signals, Supervisor
 from rerankfleet.shared.queue import Hints, make_app
 from rerankfleet.shared.settings import Settings
 from rerankfleet.shared.state.store import Store
@@ -327,15 +327,16 @@ def test_a_second_signal_hurries_a_supervisor(tmp_path: Path) -> None:
         "while True: time.sleep(0.1)\n"
     )
     child = Child("child", [sys.executable, "-c", slow], log_file=str(tmp_path / "child"))
-    supervisor = Supervisor([child])
+    signals = Signals()
+    supervisor = Supervisor([child], signals)
     supervisor.start()
     wait_until(lambda: "up" in (tmp_path / "child").read_text())
-    supervisor._signalled()
+    signals.note()
     stopping = threading.Thread(target=supervisor.stop, args=(patient(600),))
     stopping.start()
     wait_until(lambda: "told" in (tmp_path / "child").read_text())
     # when a second signal comes
-    supervisor._signalled()
+    signals.note()
     # then the child is told again, and does not get the time that it had
     stopping.join(patient(30))
     assert not stopping.is_alive()
