@@ -28,7 +28,7 @@ Kind = Literal[
     "wrong",  # a margin is not the undisturbed one, or an error of the input became a score
     "invented",  # an error that the input does not have
     "miscounted",  # the job's own counts differ from its output
-    "unasked",  # a job was paused as a bug or cancelled, and nobody did
+    "unasked",  # a job was paused or cancelled, and no user did
     "stuck",  # something did not end although all faults were over
     "left",  # something stayed behind: a key, a file, a process
     "ended",  # a process ended that nobody had ended
