@@ -178,8 +178,8 @@ class Supervisor:
             self.stop()
 
     def wait(self) -> None:
-        """Watch the children until SIGTERM or SIGINT. A second one hurries `stop`."""
-        self._signals.heed()
+        """Watch the children until SIGTERM or SIGINT, which are heeded already. A second one
+        hurries `stop`."""
         while not self._signals.stop.wait(0.2):
             self.watch()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.stack import Stack, StartStack
-from tests.support.wait import patient
+from tests.support.wait import patient, wait_until
 
 REQUESTS = 90
 DOCUMENTS = 20
@@ -78,3 +78,12 @@ def check(
             assert [scores[i] for i in range(DOCUMENTS)] == pytest.approx(margins, abs=1e-4)
 
     return every_pair_once
+
+
+@pytest.fixture
+def job(stack: Stack, source: Path) -> str:
+    """A started job: some pairs are scored, most are not."""
+    wait_until(stack.ready_workers, 60, "a worker is ready")
+    job_id = stack.client.submit(source, model="pocket-text")
+    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the first commit")
+    return job_id

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from rerankfleet.shared.job_spec import Priority
 from rerankfleet.shared.queue import (
     CONTROL_QUEUE,
@@ -34,15 +32,6 @@ COORDINATOR = "rerankfleet.producer.coordinator.process"
 SERVER = "valkey"
 
 Check = Callable[[str], None]
-
-
-@pytest.fixture
-def job(stack: Stack, source: Path) -> str:
-    """A started job: some pairs are scored, most are not."""
-    wait_until(stack.ready_workers, 60, "a worker is ready")
-    job_id = stack.client.submit(source, model=MODEL)
-    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the first commit")
-    return job_id
 
 
 def unclaimed(stack: Stack, job_id: str) -> list[str]:

@@ -53,15 +53,6 @@ Check = Callable[[str], None]
 Fault = Callable[[Stack], None]
 
 
-@pytest.fixture
-def job(stack: Stack, source: Path) -> str:
-    """A started job: some pairs are scored, most are not."""
-    wait_until(stack.ready_workers, 60, "a worker is ready")
-    job_id = stack.client.submit(source, model=MODEL)
-    wait_until(lambda: stack.client.status(job_id).progress.scored, 60, "the first commit")
-    return job_id
-
-
 def test_1_a_worker_is_killed_at_each_stage_of_a_shard(
     stack: Stack, source: Path, check: Check, tmp_path: Path
 ) -> None:

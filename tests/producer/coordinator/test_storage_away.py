@@ -87,16 +87,21 @@ def done(control: Control, lines: list) -> None:
     assert not [text for text in records if "deaths" in text or "suspect" in text]
 
 
-def test_while_it_is_fed(control, submit, lines, away):
-    submit(lines)
-    feed("j", control)
-    Worker(control).work()
+def fed_after_an_absence(control, lines, away) -> None:
+    """The storage goes away while the job is fed, and comes back: the job ends well."""
     with away():
         feed("j", control)
         assert "storage" in waits(control)
     control.hints.feed("j")
     run(control, Worker(control))
     done(control, lines)
+
+
+def test_while_it_is_fed(control, submit, lines, away):
+    submit(lines)
+    feed("j", control)
+    Worker(control).work()
+    fed_after_an_absence(control, lines, away)
 
 
 def test_while_a_shard_file_is_read_and_a_part_written(control, submit, lines, away):
@@ -169,12 +174,7 @@ def test_while_it_is_retried(control, submit, lines, away):
     control.hints.feed("j")
     run(control, Worker(control, fails="doc 4"))
     control.store.jobs.retry(control.store.jobs.get("j"), "all")
-    with away():
-        feed("j", control)
-        assert "storage" in waits(control)
-    control.hints.feed("j")
-    run(control, Worker(control))
-    done(control, lines)
+    fed_after_an_absence(control, lines, away)
 
 
 def test_while_a_job_is_submitted_the_client_is_told(settings, jsonl, fleet, tmp_path):
